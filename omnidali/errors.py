@@ -1,0 +1,78 @@
+"""Errors that a user can act on: where, what was expected, what came, what to do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+
+class UserError(ValueError):
+    """A mistake in the user's files or settings.
+
+    Args:
+        where: the key, the file with its line, or the folder.
+        expected: what would have been right.
+        got: what was there instead.
+        advice: one imperative sentence.
+
+    >>> print(UserError("sources.web.weight", "a number above 0", "-1", "Leave the source out to switch it off."))
+    sources.web.weight: expected a number above 0, got -1. Leave the source out to switch it off.
+    """
+
+    def __init__(self, where: str, expected: str, got: str, advice: str):
+        super().__init__(f"{where}: expected {expected}, got {got}. {advice}")
+        self.where = where
+
+    def __reduce__(self):  # exceptions with several arguments do not survive pickling otherwise
+        return _rebuild, (type(self), self.args[0], self.where)
+
+
+def _rebuild(kind: type, message: str, where: str) -> UserError:
+    error = kind.__new__(kind)
+    ValueError.__init__(error, message)
+    error.where = where
+    return error
+
+
+class ConfigErrors(UserError):
+    """Every mistake of a config at once, one line each; ``errors`` holds them."""
+
+    def __init__(self, errors: Sequence[UserError]):
+        ValueError.__init__(self, "\n".join(str(error) for error in errors))
+        self.errors = tuple(errors)
+        self.where = errors[0].where
+
+    def __reduce__(self):
+        return ConfigErrors, (self.errors,)
+
+
+class DecodeError(RuntimeError):
+    """A media file that passed the probe but failed in a decoder.
+
+    Attributes say which: ``source`` (name), ``path``, ``step``, ``rank``, ``reason``.
+    """
+
+    def __init__(self, source: str, path: str, step: int, rank: int, reason: str):
+        super().__init__(
+            f"source {source}, step {step}, rank {rank}: expected to decode {path}, got: {reason}. "
+            "Repair the file or take it out of the list; the run can be resumed from its last checkpoint."
+        )
+        self.source, self.path, self.step, self.rank, self.reason = source, path, step, rank, reason
+
+    def __reduce__(self):
+        return DecodeError, (self.source, self.path, self.step, self.rank, self.reason)
+
+
+def exit_with_advice(story: Callable[[], int | None], quiet: bool = False) -> int:
+    """Run ``story``; a UserError becomes text on stderr and exit code 2, without a traceback.
+
+    ``quiet`` keeps the text back, for the ranks that would only repeat it.
+    """
+    try:
+        return story() or 0
+    except UserError as error:
+        if not quiet:
+            lines = str(error).splitlines()
+            head = "error" if len(lines) == 1 else f"{len(lines)} errors"
+            print(f"{head}:", *(f"  {line}" for line in lines), sep="\n", file=sys.stderr)
+        return 2

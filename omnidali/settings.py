@@ -1,0 +1,223 @@
+"""From YAML and the command line to a checked :class:`~omnidali.config.Config`, and back.
+
+Precedence: defaults < ``base`` files < the file < ``key.path=value``. All mistakes are reported at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from omnidali.config import Config, find_mistakes
+from omnidali.errors import ConfigErrors, UserError
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys in silence; here a repeated key is an error."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = {}
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise UserError(f"{node.start_mark.name}, line {key_node.start_mark.line + 1}",
+                                f"every key once (first on line {seen[key]})", f"{key!r} again", "Remove one of them.")
+            seen[key] = key_node.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, name: str) -> object:
+    """Parse YAML text; ``name`` is used in errors."""
+    loader = _StrictLoader(text)
+    loader.name = name
+    try:
+        return loader.get_single_data()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{name}, line {mark.line + 1}" if mark else name
+        raise UserError(where, "YAML", str(getattr(error, "problem", error)), "Correct the syntax.") from None
+    except TypeError as error:
+        raise UserError(name, "plain keys", str(error), "Use text as keys.") from None
+    finally:
+        loader.dispose()
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read, merge and check a config file.
+
+    Args:
+        path: YAML file. Its optional key ``base`` names another file (relative to this one) to build on.
+        overrides: ``key.path=value`` texts; the value is YAML.
+
+    Raises:
+        ConfigErrors: with every mistake of the file and the overrides.
+    """
+    values = _read_with_base(Path(path), ())
+    errors: list[UserError] = []
+    for text in overrides:
+        try:
+            _override(values, text)
+        except UserError as error:
+            errors.append(error)
+    config = _build(Config, values, "", errors)
+    if not errors:
+        errors.extend(find_mistakes(config))
+    if errors:
+        raise ConfigErrors(errors)
+    return config
+
+
+def dump_config(config: Config) -> str:
+    """The resolved config as YAML that :func:`load_config` reads back to an equal value."""
+    return yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
+
+
+def to_plain(value: object) -> object:
+    """Dataclasses, mappings and tuples as dicts and lists."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def _read_with_base(path: Path, above: tuple[Path, ...]) -> dict:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(str(path), "a readable config file", str(getattr(error, "strerror", error)),
+                        "Check the path.") from None
+    values = parse_yaml(text, str(path))
+    if not isinstance(values, dict):
+        raise UserError(str(path), "keys and values", type(values).__name__, "See configs/demo.yaml for an example.")
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if path.resolve() in above or not isinstance(base, str):
+        raise UserError(f"{path}: base", "another config file", str(base), "Remove the circle.")
+    return _merge(_read_with_base(path.parent / base, (*above, path.resolve())), values)
+
+
+def _merge(below: object, above: object) -> object:
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    merged = dict(below)
+    for key, value in above.items():
+        merged[key] = _merge(below.get(key), value)
+    return merged
+
+
+def _override(values: dict, text: str) -> None:
+    key, equals, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise UserError(f"override {text!r}", "key.path=value", text, "Write, for example, train.batch=64.")
+    place = values
+    for part in parts[:-1]:
+        if not isinstance(place.get(part), dict):
+            place[part] = {}
+        place = place[part]
+    place[parts[-1]] = parse_yaml(value, f"override {key}")
+
+
+def _build(kind: type, values: object, where: str, errors: list[UserError]) -> object:
+    """Make the dataclass ``kind``; mistakes go to ``errors`` and leave the default in place."""
+    if not isinstance(values, dict):
+        errors.append(UserError(where or "config", "keys and values", _show(values), "Indent its settings under it."))
+        return None
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    arguments = {}
+    for key, value in values.items():
+        path = f"{where}.{key}" if where else str(key)
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            advice = f"Did you mean '{close[0]}'?" if close else "Remove it."
+            errors.append(UserError(path, f"one of {', '.join(fields)}", f"the unknown key '{key}'", advice))
+            continue
+        before = len(errors)
+        converted = _convert(value, hints[key], path, errors)
+        if len(errors) == before:
+            arguments[key] = converted
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in arguments:
+            if name not in values:
+                errors.append(UserError(f"{where}.{name}", _describe(hints[name]), "nothing", "Add it."))
+            return None
+    return kind(**arguments)
+
+
+def _convert(value: object, hint: object, where: str, errors: list[UserError]) -> object:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _convert(value, next(item for item in inner if item is not type(None)), where, errors)
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where, errors)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        if not isinstance(value, dict):
+            errors.append(UserError(where, "names with settings under them", _show(value), "Indent them under it."))
+            return None
+        return types.MappingProxyType({str(name): _convert(item, inner[1], f"{where}.{name}", errors)
+                                       for name, item in value.items()})
+    if origin is tuple:
+        open_ended = len(inner) == 2 and inner[1] is Ellipsis
+        if not isinstance(value, (list, tuple)) or not (open_ended or len(value) == len(inner)):
+            errors.append(UserError(where, _describe(hint), _show(value), "Write it as [a, b]."))
+            return None
+        return tuple(_convert(item, inner[0 if open_ended else i], f"{where}[{i}]", errors)
+                     for i, item in enumerate(value))
+    fits = (value in inner and type(value) in {type(item) for item in inner}) if origin is typing.Literal else (
+        isinstance(value, (int, float)) and not isinstance(value, bool) if hint is float
+        else isinstance(value, int) and not isinstance(value, bool) if hint is int
+        else isinstance(value, hint))
+    if not fits:
+        errors.append(UserError(where, _describe(hint), _show(value), _advise(value, hint, inner)))
+        return None
+    return float(value) if hint is float else value
+
+
+def _describe(hint: object) -> str:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(str(item) for item in inner)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join("nothing" if item is type(None) else _describe(item) for item in inner)
+    if origin is tuple:
+        return "a list of numbers" if inner[-1] is Ellipsis else f"a list of {len(inner)} numbers"
+    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(hint, "settings")
+
+
+def _show(value: object) -> str:
+    names = {str: "the text", bool: "the truth value", dict: "settings", list: "the list", type(None): "nothing"}
+    if value is None or isinstance(value, dict):
+        return names[type(value)]
+    return f"{names.get(type(value), 'the number')} {value!r}"
+
+
+def _advise(value: object, hint: object, choices: tuple) -> str:
+    if hint is float and isinstance(value, str):
+        try:
+            return f"YAML reads this as text; write {_as_decimal(float(value))}."
+        except ValueError:
+            pass
+    if isinstance(value, bool) and choices:
+        return "YAML reads on, off, yes and no as truth values; put the word in quotes."
+    close = difflib.get_close_matches(str(value), [str(item) for item in choices], n=1)
+    return f"Did you mean '{close[0]}'?" if close else "Correct the value."
+
+
+def _as_decimal(number: float) -> str:
+    """A spelling that YAML 1.1 reads as a number: 1e-3 needs a dot before the exponent."""
+    text = f"{number:.12f}".rstrip("0")
+    return (text + "0" if text.endswith(".") else text) if float(text) == number else yaml.safe_dump(number).split()[0]
