@@ -1,0 +1,140 @@
+"""Headers of media files: what the catalog keeps of each."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+
+from omnidali.catalog.gate import HEAD_BYTES, Refused, check_size, read_image_header, sniff_video
+
+IMAGE_HEADER_BYTES = 1 << 18
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What is kept of one readable file.
+
+    Attributes:
+        container: FFmpeg's demuxer for videos, the format for images.
+        codec: such as ``h264`` or ``jpeg``.
+        width, height: pixels as a viewer shows them, after rotation.
+        frames: 1 for images.
+        frame_rate: mean frames per second, 0 for images.
+        rotation: degrees counter-clockwise that a viewer turns the coded picture by: 0, 90, 180 or 270.
+        timing: :func:`pack_numbers` of every frame's timestamp in presentation order, or of (first,
+            step) where they are evenly spaced, or of nothing where the file has none.
+        keyframes: :func:`pack_numbers` of the presentation indices of the keyframes.
+    """
+
+    container: str
+    codec: str
+    width: int
+    height: int
+    frames: int = 1
+    frame_rate: float = 0.0
+    rotation: int = 0
+    timing: bytes = b""
+    keyframes: bytes = b""
+
+
+def pack_numbers(numbers: np.ndarray) -> bytes:
+    """Sorted int64 numbers as compressed differences."""
+    return zlib.compress(np.diff(np.asarray(numbers, np.int64), prepend=0).tobytes(), 1)
+
+
+def unpack_numbers(data: bytes) -> np.ndarray:
+    """The inverse of :func:`pack_numbers`."""
+    return np.cumsum(np.frombuffer(zlib.decompress(data), np.int64)) if data else np.zeros(0, np.int64)
+
+
+def probe_image(path: str | Path) -> Probe:
+    """Read an image's header without decoding it.
+
+    Raises:
+        Refused: with the reason.
+        OSError: if the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        data = file.read(IMAGE_HEADER_BYTES)
+        if not data:
+            raise Refused("empty file")
+        try:
+            header = read_image_header(data)
+        except Refused as refusal:
+            if str(refusal) != "header cut off" or len(data) < IMAGE_HEADER_BYTES:
+                raise
+            header = read_image_header(data + file.read())  # metadata longer than usual
+    return Probe(header.codec.partition("-")[0], header.codec, header.width, header.height)
+
+
+def open_video(path: str | Path, container: str):
+    """Open a video with exactly one demuxer and no way to other files or the network."""
+    return av.open(str(path), format=container, options={"protocol_whitelist": "file"})
+
+
+def probe_video(path: str | Path) -> Probe:
+    """Walk a video's packets and decode its first frame.
+
+    Packets that an edit list discards are not counted: they give no frame.
+
+    Raises:
+        Refused: with the reason.
+        OSError: if the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        head = file.read(HEAD_BYTES)
+    if not head:
+        raise Refused("empty file")
+    demuxer = sniff_video(head)
+    try:
+        with open_video(path, demuxer) as container:
+            return _walk(container, demuxer)
+    except (av.FFmpegError, ValueError) as error:
+        raise Refused(f"broken: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _walk(container, demuxer: str) -> Probe:
+    if not container.streams.video:
+        raise Refused("no video stream")
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise Refused("no decoder for its codec")
+    stream.codec_context.thread_count = 1
+    times, keys, first = [], [], None
+    for packet in container.demux(stream):
+        if first is None:
+            first = next(iter(packet.decode()), None)
+        if packet.size and not packet.is_discard:
+            times.append(packet.pts)
+            keys.append(packet.is_keyframe)
+    if not times:
+        raise Refused("no frames")
+    if first is None:
+        raise Refused("first frame does not decode")
+    keys = np.asarray(keys, bool)
+    if None in times:  # no timestamps: frames are counted from the start instead
+        timing, keys = b"", keys[:1]
+    else:
+        times = np.asarray(times, np.int64)
+        order = np.argsort(times, kind="stable")
+        times, keys = times[order], keys[order]
+        steps = np.diff(times)
+        even = len(times) > 2 and (steps == steps[0]).all() and steps[0] > 0
+        timing = pack_numbers(times[:2] if even else times)
+    rotation = round(first.rotation) % 360
+    if rotation % 90:
+        raise Refused(f"rotated by {rotation} degrees")
+    size = (first.width, first.height) if rotation % 180 == 0 else (first.height, first.width)
+    check_size(*size)
+    return Probe(demuxer, _codec_name(stream), *size, len(keys if timing else times),
+                 float(stream.average_rate or stream.base_rate or 0), rotation, timing,
+                 pack_numbers(np.flatnonzero(keys)))
+
+
+def _codec_name(stream) -> str:
+    """The codec, not the library that happens to decode it here (libdav1d decodes av1)."""
+    return stream.codec_context.codec.canonical_name
