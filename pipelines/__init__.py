@@ -1,0 +1,10 @@
+"""The DALI graphs: from planned samples to normalised clips, on a GPU or on the CPU.
+
+The only place that imports DALI. Graphs know devices, shapes and feeds; they know no lists,
+weights or training, and they draw no random numbers.
+"""
+
+from pipelines.feeds import PipelineError
+from pipelines.graphs import DecodedClips, EncodedImages, EncodedVideos
+
+__all__ = ["DecodedClips", "EncodedImages", "EncodedVideos", "PipelineError"]

@@ -18,7 +18,7 @@ class Refused(Exception):
 class ImageHeader:
     """Size of an image as a viewer shows it, after EXIF rotation.
 
-    ``codec`` is ``jpeg``, ``png`` or ``webp``, or ``jpeg-cmyk`` for four-component JPEG.
+    ``codec`` is ``jpeg``, ``png`` or ``webp``, or ``jpeg:cmyk`` for four-component JPEG.
     """
 
     codec: str
@@ -125,7 +125,7 @@ def _jpeg(data: bytes) -> ImageHeader:
             height, width, components = struct.unpack_from(">HHB", data, position + 3)
             if orientation >= 5:
                 width, height = height, width
-            return ImageHeader("jpeg-cmyk" if components == 4 else "jpeg", width, height)
+            return ImageHeader("jpeg:cmyk" if components == 4 else "jpeg", width, height)
         position += length
 
 

@@ -20,7 +20,8 @@ class Probe:
 
     Attributes:
         container: FFmpeg's demuxer for videos, the format for images.
-        codec: such as ``h264`` or ``jpeg``.
+        codec: such as ``h264`` or ``jpeg``; a variant that not every decoder takes stands behind a
+            colon: ``h264:rotated``, ``hevc:yuv420p10le``, ``jpeg:cmyk``.
         width, height: pixels as a viewer shows them, after rotation.
         frames: 1 for images.
         frame_rate: mean frames per second, 0 for images.
@@ -68,7 +69,7 @@ def probe_image(path: str | Path) -> Probe:
             if str(refusal) != "header cut off" or len(data) < IMAGE_HEADER_BYTES:
                 raise
             header = read_image_header(data + file.read())  # metadata longer than usual
-    return Probe(header.codec.partition("-")[0], header.codec, header.width, header.height)
+    return Probe(header.codec.partition(":")[0], header.codec, header.width, header.height)
 
 
 def open_video(path: str | Path, container: str):
@@ -130,11 +131,14 @@ def _walk(container, demuxer: str) -> Probe:
         raise Refused(f"rotated by {rotation} degrees")
     size = (first.width, first.height) if rotation % 180 == 0 else (first.height, first.width)
     check_size(*size)
-    return Probe(demuxer, _codec_name(stream), *size, len(keys if timing else times),
+    return Probe(demuxer, _codec_name(stream, first.format.name, rotation), *size, len(keys if timing else times),
                  float(stream.average_rate or stream.base_rate or 0), rotation, timing,
                  pack_numbers(np.flatnonzero(keys)))
 
 
-def _codec_name(stream) -> str:
-    """The codec, not the library that happens to decode it here (libdav1d decodes av1)."""
-    return stream.codec_context.codec.canonical_name
+def _codec_name(stream, pixels: str, rotation: int) -> str:
+    """The codec, not the library that happens to decode it here (libdav1d decodes av1), and its variant."""
+    name = stream.codec_context.codec.canonical_name
+    if rotation:
+        return f"{name}:rotated"
+    return name if pixels in ("yuv420p", "yuvj420p") else f"{name}:{pixels}"

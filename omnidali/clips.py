@@ -1,0 +1,85 @@
+"""ClipBatch, the one value at every seam between loading and learning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, repr=False)
+class ClipBatch:
+    """Clips of one shape with everything that is known of them.
+
+    Attributes:
+        clips: (N, 3, T, H, W), float32, float16 or bfloat16, RGB normalised to ImageNet's mean 0 and
+            standard deviation 1; channels-last in memory (``channels_last_3d``). T = 1 for photos.
+        labels: (N,) int64, -1 where unknown.
+        source: (N,) int64, place of the source in the config.
+        record: (N,) int64, the catalog's id of the file.
+        slot: (N,) int64, global slot number; in an evaluation the number of the item.
+        valid: (N,) bool, False for repeats that only fill up an evaluation's last batch.
+
+    Raises:
+        ValueError: if a shape or type is off.
+    """
+
+    clips: torch.Tensor
+    labels: torch.Tensor
+    source: torch.Tensor
+    record: torch.Tensor
+    slot: torch.Tensor
+    valid: torch.Tensor
+
+    def __post_init__(self):
+        shape = tuple(self.clips.shape)
+        if len(shape) != 5 or shape[1] != 3:
+            raise ValueError(f"clips must be (N, 3, T, H, W), got {shape}: an image needs a time axis, T = 1")
+        if not self.clips.is_floating_point():
+            raise ValueError(f"clips must be floating point and normalised, got {self.clips.dtype}")
+        for name, dtype in {"labels": torch.int64, "source": torch.int64, "record": torch.int64, "slot": torch.int64,
+                            "valid": torch.bool}.items():
+            value = getattr(self, name)
+            if tuple(value.shape) != shape[:1] or value.dtype != dtype:
+                raise ValueError(f"{name} must be ({shape[0]},) {dtype}, got {tuple(value.shape)} {value.dtype}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.clips.shape))
+        return f"ClipBatch({shape} {str(self.clips.dtype).removeprefix('torch.')} on {self.clips.device})"
+
+
+@dataclass(frozen=True, repr=False)
+class StepBatch:
+    """What one rank gets in one step: one ClipBatch for each clip shape, so that no photo is repeated.
+
+    Attributes:
+        step: number of the step, from 0.
+        groups: ClipBatches in the order of their first source; none is empty.
+    """
+
+    step: int
+    groups: tuple[ClipBatch, ...]
+
+    @property
+    def clips(self) -> list[torch.Tensor]:
+        """The clips of the groups; our models take such a list and return logits in the same order."""
+        return [group.clips for group in self.groups]
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """(N,) int64, of all groups in order."""
+        return torch.cat([group.labels for group in self.groups])
+
+    @property
+    def source(self) -> torch.Tensor:
+        """(N,) int64, of all groups in order."""
+        return torch.cat([group.source for group in self.groups])
+
+    def __len__(self) -> int:
+        return sum(map(len, self.groups))
+
+    def __repr__(self) -> str:
+        return f"StepBatch({self.step}: {', '.join(map(repr, self.groups))})"

@@ -1,0 +1,47 @@
+"""Which decoder takes which codec: a table, looked up for each source and printed at the start.
+
+Nothing falls back in silence: a codec goes where the table says or the run does not start.
+"""
+
+from __future__ import annotations
+
+from omnidali.catalog.store import SourceTable
+from omnidali.errors import UserError
+
+CPU, DALI = "cpu", "dali"
+CPU_NAMES = {"video": "PyAV on the CPU", "image": "OpenCV on the CPU"}
+
+# What DALI takes. On the CPU it has no H.264, HEVC, AV1 or MPEG-4; on a GPU NVDEC takes 8-bit 4:2:0
+# and knows no rotation. Variants ("h264:yuv444p", "vp9:rotated", "jpeg:cmyk") are always the CPU's.
+_DALI_ON_CPU = {"vp8", "vp9", "mjpeg", "jpeg", "png", "webp"}
+_DALI_ON_GPU = {"h264", "hevc", "vp8", "vp9", "mpeg4", "jpeg", "png", "webp"}
+# NVDEC generations with AV1, by compute capability: Ampere GA10x, Ada, Blackwell. A100, H100 and H200 lack it.
+_AV1_SINCE = {(8, 6), (8, 9), (10, 0), (10, 3), (12, 0), (12, 1)}
+
+
+def choose_routes(table: SourceTable, decode: str, capability: tuple[int, int] | None) -> dict[str, str]:
+    """The decoder of every codec of a source, as {codec: "cpu" or "dali"}.
+
+    Args:
+        decode: the source's setting: ``auto`` (DALI where there is a GPU that can), ``cpu`` or ``dali``.
+        capability: compute capability of the GPU, or None without one.
+
+    Raises:
+        UserError: if ``decode`` is ``dali`` and DALI cannot take one of the codecs here.
+    """
+    able = _DALI_ON_CPU if capability is None else _DALI_ON_GPU | ({"av1"} if capability in _AV1_SINCE else set())
+    if decode == "dali":
+        unable = [codec for codec in table.codec_names if codec not in able]
+        if unable:
+            where = "the CPU" if capability is None else "this GPU"
+            raise UserError(f"sources.{table.name}.decode", f"codecs that DALI decodes on {where}", ", ".join(unable),
+                            "Use decode: auto.")
+    wants_dali = decode == "dali" or (decode == "auto" and capability is not None)
+    return {codec: DALI if wants_dali and codec in able else CPU for codec in table.codec_names}
+
+
+def describe_routes(table: SourceTable, routes: dict[str, str], on_gpu: bool) -> str:
+    """One line for the start of a run."""
+    dali = "DALI on the GPU" if on_gpu else "DALI on the CPU"
+    parts = [f"{codec} by {dali if route == DALI else CPU_NAMES[table.kind]}" for codec, route in routes.items()]
+    return f"{table.name}: " + ", ".join(parts)

@@ -1,0 +1,303 @@
+"""FusionIterator: the sources' clips, mixed as planned, one StepBatch a step."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from omnidali.clips import ClipBatch, StepBatch
+from omnidali.config import SourceConfig
+from omnidali.decoding.routes import choose_routes, describe_routes
+from omnidali.errors import UserError
+from omnidali.loading.producer import Producer
+from omnidali.loading.stats import Meter, SourceStats
+from omnidali.planning.plan import EvaluationPlan, TrainPlan
+
+
+class FusionIterator:
+    """Iterate over the steps of a plan; decoding runs ahead in the background.
+
+    Args:
+        plan: a :class:`TrainPlan` or :class:`EvaluationPlan`.
+        sources: settings of the plan's tables, in their order.
+        rank, world: which share of every step to deliver.
+        device: where the clips are needed; a CUDA device makes DALI decode there.
+        dtype: of the clips; by default float32.
+        threads: for decoding on the CPU; 0 means all cores this process may use.
+        prefetch: steps made ready ahead.
+        steps: where to stop; none means never for training and after every item for evaluation.
+
+    The state is what the consumer has taken, not what was prefetched: save ``state_dict()`` with a
+    checkpoint and every later batch is the same after ``load_state_dict``.
+
+    Example::
+
+        with FusionIterator(plan, sources, steps=1000) as batches:
+            for batch in batches:
+                loss = F.cross_entropy(model(batch.clips), batch.labels)
+    """
+
+    def __init__(self, plan: TrainPlan | EvaluationPlan, sources: Sequence[SourceConfig], *, rank: int = 0,
+                 world: int = 1, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
+                 threads: int = 0, prefetch: int = 2, steps: int | None = None):
+        self.plan, self.rank, self.world, self.prefetch = plan, rank, world, prefetch
+        self.device, self.dtype = torch.device(device), dtype
+        self.end = plan.steps(world) if steps is None and isinstance(plan, EvaluationPlan) else steps
+        capability = torch.cuda.get_device_capability(self.device) if self.device.type == "cuda" else None
+        self._routes = [choose_routes(table, source.decode, capability) for table, source in zip(plan.tables, sources)]
+        threads = threads or len(os.sched_getaffinity(0))
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._producers = [Producer(table, routes, self._pool, threads, self.device, rank)
+                           for table, routes in zip(plan.tables, self._routes)]
+        shares = plan.shares.shares if isinstance(plan, TrainPlan) else [1.0]
+        self._meters = [Meter(float(share)) for share in shares]
+        self._next_step, self._started, self._closed, self._run = 0, None, False, None
+
+    @property
+    def routes(self) -> list[str]:
+        """A line a source: which decoder takes which of its codecs."""
+        on_gpu = self.device.type == "cuda"
+        return [describe_routes(table, routes, on_gpu) for table, routes in zip(self.plan.tables, self._routes)]
+
+    def __iter__(self) -> "FusionIterator":
+        return self
+
+    def __next__(self) -> StepBatch:
+        """The batch of the next step.
+
+        Raises:
+            StopIteration: at the end, and at every later call.
+            DecodeError: naming source, file, step and rank.
+            RuntimeError: after :meth:`close`.
+        """
+        self._check_open()
+        if self.end is not None and self._next_step >= self.end:
+            raise StopIteration
+        if self._run is None:
+            self._run = _Run(self, self._next_step)
+        asked = time.perf_counter()
+        self._started = self._started or asked
+        for meter, ready in zip(self._meters, self._run.ready()):
+            meter.request(ready, self.prefetch)
+        try:
+            step = self._run.take(self._next_step)
+        except BaseException:
+            self.close()
+            raise
+        for meter, samples, finished in zip(self._meters, step.samples, step.finished):
+            meter.clips += len(samples) * samples.boxes.shape[1]
+            meter.wait_seconds += max(0.0, finished - asked)
+        self._next_step += 1
+        return step.batch(self.device)
+
+    def state_dict(self) -> dict[str, object]:
+        """The next step, and everything that the order depends on."""
+        return {"step": self._next_step, "plan": self.plan.fingerprint()}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Go on behind the last step that was consumed when ``state`` was saved.
+
+        Raises:
+            UserError: if the plan is another one, listing every difference.
+        """
+        self._check_open()
+        differences = list(_differences(state["plan"], self.plan.fingerprint()))
+        if differences:
+            raise UserError("resume", "the plan that the checkpoint was made with", "; ".join(differences),
+                            "Restore the old settings and lists, or start anew with --resume none.")
+        self._stop()
+        self._next_step = state["step"]
+
+    def stats(self) -> dict[str, SourceStats]:
+        """Figures per source since the start, by name."""
+        clips = sum(meter.clips for meter in self._meters)
+        return {table.name: meter.snapshot(clips, self._started)
+                for table, meter in zip(self.plan.tables, self._meters)}
+
+    def close(self) -> None:
+        """Stop the background work and free its memory. A second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._stop()
+            self._pool.shutdown(cancel_futures=True)
+            self._producers.clear()
+
+    def __enter__(self) -> "FusionIterator":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError(f"this FusionIterator (rank {self.rank}) was closed; make a new one")
+
+    def _stop(self) -> None:
+        if self._run is not None:
+            self._run.stop()
+            self._run = None
+
+
+class _Step:
+    """The clips of one step while the producers fill them, a slice of a shared buffer each."""
+
+    def __init__(self, plan, step: int, rank: int, world: int, device: torch.device, dtype: torch.dtype):
+        self.number, self.samples = step, plan(step, rank, world)
+        self.tables = plan.tables
+        self.finished = [0.0] * len(self.samples)  # when each source was done, perf_counter seconds
+        self.events = []  # CUDA events behind the last copies
+        self.missing = len(self.samples)
+        shapes = [(samples.frames.shape[1] * samples.repeat, samples.size) for samples in self.samples]
+        self.members = {shape: [i for i, other in enumerate(shapes) if other == shape and len(self.samples[i])]
+                        for shape in dict.fromkeys(shapes)}
+        self.buffers, self.places = {}, {}
+        for (frames, size), members in self.members.items():
+            counts = [len(self.samples[i]) * self.samples[i].boxes.shape[1] for i in members]
+            buffer = torch.empty((sum(counts), frames, size, size, 3), dtype=dtype, device=device)
+            self.buffers[frames, size] = buffer
+            for i, place in zip(members, buffer.split(counts)):
+                self.places[i] = place.view(len(self.samples[i]), -1, *buffer.shape[1:])
+
+    def batch(self, device: torch.device) -> StepBatch:
+        """Hand the finished step over to the consumer's CUDA stream."""
+        groups = []
+        for shape, members in self.members.items():
+            if not members:
+                continue
+            clips = self.buffers[shape].permute(0, 4, 1, 2, 3)
+            facts = torch.cat([self._facts(i) for i in members], dim=1)
+            if device.type == "cuda":
+                stream = torch.cuda.current_stream(device)
+                for event in self.events:
+                    stream.wait_event(event)
+                clips.record_stream(stream)
+                facts = facts.pin_memory().to(device, non_blocking=True)
+            labels, source, record, slot, valid = facts.unbind()
+            groups.append(ClipBatch(clips, labels, source, record, slot, valid.bool()))
+        return StepBatch(self.number, tuple(groups))
+
+    def _facts(self, source: int) -> torch.Tensor:
+        """int64 (5, n * V): label, source, record, slot and valid of every clip."""
+        samples, table = self.samples[source], self.tables[source]
+        rows = [table.labels[samples.rows], [source] * len(samples), table.records[samples.rows], samples.slots,
+                samples.valid]
+        facts = torch.stack([torch.as_tensor(row, dtype=torch.int64) for row in rows])
+        return facts.repeat_interleave(samples.boxes.shape[1], dim=1)
+
+
+class _Run:
+    """The producer threads from one step on, until they are stopped."""
+
+    def __init__(self, owner: FusionIterator, first: int):
+        self._owner = owner
+        self._changed = threading.Condition()
+        self._steps: dict[int, _Step] = {}
+        self._taken, self._error, self._stopped = first, None, False
+        self._threads = [threading.Thread(target=self._produce, args=(number, first), daemon=True,
+                                          name=f"source-{owner.plan.tables[number].name}")
+                         for number in range(len(owner._producers))]
+        for thread in self._threads:
+            thread.start()
+
+    def ready(self) -> list[int]:
+        """How many steps ahead of the consumer each source has finished."""
+        with self._changed:
+            return [sum(1 for step in self._steps.values() if step.finished[i]) for i in range(len(self._threads))]
+
+    def take(self, number: int) -> _Step:
+        """Wait for a step and free its place in the queue."""
+        with self._changed:
+            while self._error is None and not (number in self._steps and not self._steps[number].missing):
+                self._changed.wait(1.0)
+                if not any(thread.is_alive() for thread in self._threads) and self._error is None \
+                        and number not in self._steps:
+                    raise RuntimeError(f"the loader's threads ended before step {number}")
+            if self._error is not None:
+                raise self._error
+            self._taken = number + 1
+            self._changed.notify_all()
+            return self._steps.pop(number)
+
+    def stop(self) -> None:
+        """End the threads; waits for decodes that have begun."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        self._steps.clear()
+
+    def _step(self, number: int) -> _Step | None:
+        """The step's buffer, made by whichever producer comes first; None once stopped."""
+        owner = self._owner
+        with self._changed:
+            while not self._stopped and number >= self._taken + owner.prefetch:
+                self._changed.wait()
+            if self._stopped:
+                return None
+            if number not in self._steps:
+                self._steps[number] = _Step(owner.plan, number, owner.rank, owner.world, owner.device, owner.dtype)
+            return self._steps[number]
+
+    def _produce(self, source: int, number: int) -> None:
+        """Decode ahead: the CPU part of later steps runs while DALI finishes this one."""
+        owner, producer = self._owner, self._owner._producers[source]
+        stream = torch.cuda.Stream(owner.device) if owner.device.type == "cuda" else None
+        begun: deque = deque()
+        try:
+            with torch.cuda.stream(stream):  # does nothing without a stream
+                while True:
+                    with self._changed:
+                        free = number < self._taken + owner.prefetch
+                    in_plan = owner.end is None or number < owner.end
+                    if in_plan and (free or not begun):
+                        step = self._step(number)
+                        if step is None:
+                            break
+                        begun.append((step, producer.start(number, step.samples[source])))
+                        number += 1
+                        continue
+                    if not begun or self._stopped:
+                        break
+                    self._finish(source, producer, *begun.popleft(), stream)
+        except BaseException as error:  # the consumer gets the first error, whatever it is
+            with self._changed:
+                self._error = self._error or error
+                self._changed.notify_all()
+        finally:
+            for _, started in begun:
+                for future in started.futures:
+                    future.cancel()
+
+    def _finish(self, source: int, producer: Producer, step: _Step, started, stream) -> None:
+        replaced = 0
+        if len(started.samples):
+            replaced = producer.finish(started, step.places[source])
+            if stream is not None:
+                # DALI may reuse its output once it is let go, so the copy must be over by then
+                event = torch.cuda.Event()
+                event.record(stream)
+                event.synchronize()
+                step.events.append(event)
+        with self._changed:
+            self._owner._meters[source].replaced_frames += replaced
+            step.finished[source] = time.perf_counter()
+            step.missing -= 1
+            self._changed.notify_all()
+
+
+def _differences(old: object, new: object, where: str = "") -> Sequence[str]:
+    """Every place in which two nested settings differ, in words."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        found = []
+        for key in {**old, **new}:
+            found += _differences(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
+        return found
+    same = list(old) == list(new) if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)) else old == new
+    return [] if same else [f"{where}: {old} became {new}"]

@@ -1,0 +1,79 @@
+"""Three graphs with one output: clips of (F, H, W, C), normalised.
+
+| graph | input | decodes |
+|---|---|---|
+| DecodedClips | pixels cut and scaled on the CPU | nothing |
+| EncodedImages | file bytes and boxes | nvJPEG on a GPU, libjpeg-turbo and friends on the CPU |
+| EncodedVideos | file bytes, frame numbers and boxes | NVDEC on a GPU, VP8, VP9 and MJPEG on the CPU |
+
+The layout stays channels-last all the way, which is the memory format that convolutions like best.
+Scaling is bilinear with an antialiasing triangle filter where it shrinks.
+"""
+
+from __future__ import annotations
+
+from nvidia.dali import fn, types
+
+from pipelines.feeds import MEAN, STD, Graph
+
+
+class DecodedClips(Graph):
+    """Feeds: ``pixels`` uint8 (F, size, size, 3) and ``flip`` int32 (), both once a view and sample."""
+
+    def __init__(self, size: int, views: int, batch: int, threads: int, device_id: int | None):
+        super().__init__(size, 1, batch * views, threads, device_id)
+        self.capacity = batch
+
+    def define(self):
+        pixels = fn.external_source(name="pixels", dtype=types.UINT8, ndim=4, layout="FHWC", no_copy=True)
+        if self.on_gpu:
+            pixels = pixels.gpu()  # one byte a value crosses the bus, not four
+        return [_normalise(pixels, _flip("flip"), self.on_gpu, "FHWC")]
+
+
+class EncodedImages(Graph):
+    """Feeds: ``data`` uint8 (bytes,); for view v ``start{v}``, ``end{v}`` float32 (2,) as (y, x), ``flip{v}`` int32 ().
+
+    Boxes are in pixels of the upright picture: the decoder applies EXIF orientation.
+    """
+
+    def define(self):
+        data = fn.external_source(name="data", dtype=types.UINT8, ndim=1, no_copy=True)
+        pictures = fn.decoders.image(data, device=_decoder(self.on_gpu), output_type=types.RGB)
+        views = [_normalise(_cut_and_scale(pictures, view, self.size), _flip(f"flip{view}"), self.on_gpu, "HWC")
+                 for view in range(self.views)]
+        return [fn.expand_dims(view, axes=0, new_axis_names="F") for view in views]
+
+
+class EncodedVideos(Graph):
+    """Feeds: ``data`` uint8 (bytes,), ``frames`` int32 (F,), and per view as in :class:`EncodedImages`.
+
+    The decoder knows no rotation metadata: rotated files must not come here.
+    """
+
+    def define(self):
+        data = fn.external_source(name="data", dtype=types.UINT8, ndim=1, no_copy=True)
+        frames = fn.external_source(name="frames", dtype=types.INT32, ndim=1)
+        video = fn.decoders.video(data, frames=frames, device=_decoder(self.on_gpu))
+        return [_normalise(_cut_and_scale(video, view, self.size), _flip(f"flip{view}"), self.on_gpu, "FHWC")
+                for view in range(self.views)]
+
+
+def _decoder(on_gpu: bool) -> str:
+    return "mixed" if on_gpu else "cpu"
+
+
+def _flip(name: str):
+    return fn.external_source(name=name, dtype=types.INT32, ndim=0)
+
+
+def _cut_and_scale(pictures, view: int, size: int):
+    start, end = (fn.external_source(name=f"{edge}{view}", dtype=types.FLOAT, ndim=1) for edge in ("start", "end"))
+    return fn.resize(pictures, size=[size, size], roi_start=start, roi_end=end, interp_type=types.INTERP_LINEAR,
+                     antialias=True, dtype=types.UINT8)
+
+
+def _normalise(pictures, flip, on_gpu: bool, layout: str):
+    # half precision on the CPU costs four times as much as single
+    return fn.crop_mirror_normalize(pictures, mirror=flip, mean=list(MEAN), std=list(STD), output_layout=layout,
+                                    dtype=types.FLOAT16 if on_gpu else types.FLOAT)
