@@ -60,6 +60,11 @@ class FusionIterator:
         self._next_step, self._started, self._closed, self._run = 0, None, False, None
 
     @property
+    def next_step(self) -> int:
+        """The step that the next batch belongs to."""
+        return self._next_step
+
+    @property
     def routes(self) -> list[str]:
         """A line a source: which decoder takes which of its codecs."""
         on_gpu = self.device.type == "cuda"

@@ -1,0 +1,119 @@
+"""Evaluate a checkpoint on held-out data, each item exactly ``views`` times on any number of ranks.
+
+    python evaluate.py --config configs/demo.yaml
+    torchrun --nproc-per-node 8 evaluate.py --config configs/tsn_omni.yaml --checkpoint runs/tsn_omni
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from omnidali.config import Config
+from omnidali.errors import UserError, exit_with_advice
+from omnidali.evaluation.metrics import Accuracy, measure
+from omnidali.evaluation.score import score_items
+from omnidali.loading.data import Data, open_data
+from omnidali.models.recognizers import build_model
+from omnidali.ranks import Ranks, end_ranks, start_ranks
+from omnidali.settings import load_config
+from omnidali.training.checkpoint import load_checkpoint, load_weights
+from omnidali.training.precision import make_autocast
+
+
+def evaluate(config: Config, ranks: Ranks, checkpoint: str | None = None, protocol: str = "test") -> dict:
+    """Score the evaluation source and write per_class.csv, confusion.csv and predictions.jsonl.
+
+    Args:
+        checkpoint: file or run folder; none takes checkpoints/best.pt of the config's run folder. Averaged
+            weights are used where the checkpoint has them.
+        protocol: ``test`` or ``validation``, the views of the config to use.
+
+    Returns:
+        The row that is also printed as JSON.
+
+    Raises:
+        UserError: for missing data, and checkpoints of another model.
+    """
+    path = checkpoint or f"{config.run_dir}/checkpoints/best.pt"
+    state = load_checkpoint(path)
+    data = open_data(config, ranks, training=False)
+    names = state.get("classes") or list(data.class_names)
+    if len(names) <= data.evaluation.labels.max():
+        raise UserError("evaluation.source", f"labels below {len(names)}, the checkpoint's number of classes",
+                        str(data.evaluation.labels.max()), "Use the list that belongs to the checkpoint.")
+    model = build_model(config.model, len(names), config.clip.clip_len)
+    load_weights(model, {**state, "state_dict": state.get("ema") or state["state_dict"]}, str(path))
+    model.to(ranks.device)
+    views = getattr(config.evaluation, protocol)
+    scores = score_items(model, data.evaluation, config.evaluation.source, views, config, ranks,
+                         make_autocast(config.train.precision, ranks.device))
+    accuracy = measure(scores, data.evaluation.labels)
+    row = {"checkpoint": str(path), "protocol": protocol, "num_clips": views.num_clips, "crops": views.crops,
+           "size": views.size, "average": views.average, **accuracy.as_row()}
+    if ranks.is_main:
+        write_reports(Path(config.run_dir) / f"evaluation-{protocol}", accuracy, scores, data, names)
+    return row
+
+
+def write_reports(folder: Path, accuracy: Accuracy, scores: np.ndarray, data: Data, names: list[str]) -> None:
+    """Write per_class.csv, confusion.csv (rows are labels) and predictions.jsonl (five best classes) into ``folder``."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "per_class.csv", "w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["class", "items", "correct", "top1"])
+            for name, items, correct in zip(names, accuracy.class_items, accuracy.class_correct):
+                table.writerow([name, items, correct, f"{100 * correct / items:.2f}" if items else ""])
+        with open(folder / "confusion.csv", "w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["label", *names])
+            table.writerows([name, *row] for name, row in zip(names, accuracy.confusion.tolist()))
+        with open(folder / "predictions.jsonl", "w", encoding="utf-8") as file:
+            best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
+            for row, classes in enumerate(best.tolist()):
+                file.write(json.dumps({
+                    "path": data.evaluation.media(row).path, "label": names[data.evaluation.labels[row]],
+                    "predicted": [names[label] for label in classes],
+                    "scores": [round(float(scores[row, label]), 5) for label in classes]}) + "\n")
+    except OSError as error:
+        raise UserError(str(folder), "a folder that can be written", str(error.strerror or error),
+                        "Choose another run_dir or correct its permissions.") from None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; exit code 2 for the user's mistakes."""
+    parser = argparse.ArgumentParser(description="Evaluate a checkpoint on held-out data.")
+    parser.add_argument("--config", required=True, help="YAML file, see configs/")
+    parser.add_argument("--checkpoint", help="checkpoint or run folder; default: checkpoints/best.pt in run_dir")
+    parser.add_argument("--protocol", choices=("test", "validation"), default="test",
+                        help="which views of the config: evaluation.test or evaluation.validation")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value",
+                        help="any setting, such as evaluation.test.num_clips=25 evaluation.test.crops=three")
+    options = parser.parse_args(arguments)
+
+    def story() -> None:
+        config = load_config(options.config, options.overrides)
+        ranks = start_ranks()
+        try:
+            row = evaluate(config, ranks, options.checkpoint, options.protocol)
+        finally:
+            end_ranks()
+        if ranks.is_main:
+            print(f"{'views':>12}  {'top-1':>7}  {'top-5':>7}  {'mean class':>10}  {'correct':>11}")
+            print(f"{row['num_clips']:>4} x {row['crops']:<6} {row['top1']:>7.2f}  {row['top5']:>7.2f}"
+                  f"  {row['mean_class']:>10.2f}  {row['correct']:>5}/{row['items']}")
+            print(f"reports in {Path(config.run_dir) / f'evaluation-{options.protocol}'}")
+            print(json.dumps(row))
+
+    return exit_with_advice(story, quiet=int(os.environ.get("RANK", 0)) > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""Accuracy from scores, counted as integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """What came out of one evaluation.
+
+    Attributes:
+        items: how many were scored. top1, top5: how many of them had the label first, or among the
+            first five. class_correct, class_items: int64 (classes,), for top-1.
+        confusion: int64 (classes, classes), rows are labels, columns predictions.
+    """
+
+    items: int
+    top1: int
+    top5: int
+    class_correct: np.ndarray
+    class_items: np.ndarray
+    confusion: np.ndarray
+
+    @property
+    def mean_class(self) -> float:
+        """Top-1 accuracy averaged over the classes that have items, 0..1."""
+        seen = self.class_items > 0
+        return float((self.class_correct[seen] / self.class_items[seen]).mean())
+
+    def as_row(self) -> dict[str, float | int]:
+        """Percentages and the counts behind them, for JSON."""
+        return {"top1": round(100 * self.top1 / self.items, 3), "top5": round(100 * self.top5 / self.items, 3),
+                "mean_class": round(100 * self.mean_class, 3), "correct": self.top1, "correct_top5": self.top5,
+                "items": self.items}
+
+
+def measure(scores: np.ndarray, labels: np.ndarray) -> Accuracy:
+    """Accuracy of scores (N, classes) against int labels (N,).
+
+    A label's rank is the number of classes that score higher, ties counting against it: a model
+    that gives every class the same score is not right about any.
+
+    >>> measure(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([1, 1])).top1
+    1
+    """
+    classes = scores.shape[1]
+    own = scores[np.arange(len(labels)), labels][:, None]
+    rank = (scores >= own).sum(axis=1) - 1
+    confusion = np.zeros((classes, classes), np.int64)
+    np.add.at(confusion, (labels, scores.argmax(axis=1)), 1)
+    correct = np.bincount(labels[rank == 0], minlength=classes)
+    return Accuracy(len(labels), int((rank < 1).sum()), int((rank < 5).sum()), correct,
+                    np.bincount(labels, minlength=classes), confusion)

@@ -1,0 +1,96 @@
+"""From a config to tables: the catalog brought up to date once, then opened by every rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from omnidali.catalog.build import build_catalog
+from omnidali.catalog.lists import read_class_names
+from omnidali.catalog.store import CatalogReader, SourceTable
+from omnidali.config import Config
+from omnidali.errors import UserError
+from omnidali.loading.fusion import FusionIterator
+from omnidali.planning.plan import TrainPlan
+from omnidali.ranks import Ranks
+
+EVALUATION = "evaluation"  # name of the evaluation source in the catalog
+
+
+@dataclass(frozen=True)
+class Data:
+    """Everything a run reads.
+
+    Attributes:
+        tables: one a training source, in the config's order. evaluation: table of the held-out source.
+        class_names: in label order; the numbers as text where the user gave no names.
+        summary: lines that say what was found and what was left out, and why.
+    """
+
+    tables: tuple[SourceTable, ...]
+    evaluation: SourceTable | None
+    class_names: tuple[str, ...]
+    summary: tuple[str, ...]
+
+
+def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True) -> Data:
+    """Probe what is new, on the main rank, and open the tables on every rank.
+
+    Args:
+        training: False opens the evaluation source alone.
+
+    Raises:
+        UserError: for missing or wrong lists, roots and labels.
+    """
+    root = Path(config.data_root)
+    sources = dict(config.sources) if training else {}
+    if config.evaluation.source is not None:
+        sources[EVALUATION] = config.evaluation.source
+    elif not training:
+        raise UserError("evaluation.source", "labelled data to evaluate on", "nothing", "Add it to the config.")
+    if EVALUATION in config.sources:
+        raise UserError(f"sources.{EVALUATION}", "another name", "the name of the evaluation source", "Rename it.")
+
+    def build():
+        names = read_class_names(root / config.classes) if config.classes else _folder_names(config, root)
+        return names, [str(summary) for summary in build_catalog(config.catalog_path, sources, root, names)]
+
+    names, summary = ranks.on_main(build)
+    reader = CatalogReader(config.catalog_path)
+    tables = {name: reader.table(name) for name in sources}
+    evaluation = tables.pop(EVALUATION, None)
+    known = list(tables.values()) or [evaluation]
+    classes = len(names) if names else 1 + max(int(table.labels.max()) for table in known)
+    for table in (*known, evaluation):
+        if table is not None and table.labels.max() >= classes:
+            where = "evaluation.source" if table is evaluation else f"sources.{table.name}"
+            raise UserError(where, f"labels below {classes}, the number of classes of the training sources",
+                            str(table.labels.max()), "Correct the list.")
+    if evaluation is not None and (evaluation.labels < 0).any():
+        raise UserError("evaluation.source", "a label for every file", "files without label", "Use a list.")
+    return Data(tuple(tables.values()), evaluation, tuple(names or map(str, range(classes))), tuple(summary))
+
+
+def open_loader(config: Config, data: Data, ranks: Ranks = Ranks(), **options) -> FusionIterator:
+    """The training loader of a config; ``options`` go to :class:`FusionIterator`.
+
+    Raises:
+        UserError: if the batch cannot be shared out over the ranks.
+    """
+    if config.train.batch % ranks.world:
+        raise UserError("train.batch", f"a multiple of the number of ranks ({ranks.world})", str(config.train.batch),
+                        f"Use {max(1, config.train.batch // ranks.world) * ranks.world}, or another number of ranks.")
+    sources = list(config.sources.values())
+    plan = TrainPlan(data.tables, sources, config.clip, config.train.batch, config.seed)
+    options = {"threads": config.loader.threads or ranks.threads, "prefetch": config.loader.prefetch,
+               "device": ranks.device, "rank": ranks.rank, "world": ranks.world} | options
+    return FusionIterator(plan, sources, **options)
+
+
+def _folder_names(config: Config, root: Path) -> list[str] | None:
+    """Folder names of the first source that is given as class folders: all sources share its labels."""
+    for source in config.sources.values():
+        folder = root / source.root
+        if source.list is None and folder.is_dir():
+            return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".") or None
+    return None

@@ -1,0 +1,87 @@
+"""The processes of one job: torchrun starts them, here they find each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among its peers.
+
+    Attributes:
+        rank, world: number of this process and of all. local_world: processes on this machine.
+        device: the GPU of this process, or the CPU.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local_world: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    @property
+    def threads(self) -> int:
+        """This process's share of the machine's cores, at least 1."""
+        return max(1, len(os.sched_getaffinity(0)) // self.local_world)
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """Run ``work`` on rank 0 and return its result, or raise its error, on every rank."""
+        result, error = None, None
+        if self.is_main:
+            try:
+                result = work()
+            except Exception as raised:  # every rank must hear of it, or the others wait for ever
+                error = raised
+        if self.world > 1:
+            box = [result, error]
+            dist.broadcast_object_list(box, src=0)
+            result, error = box
+        if error is not None:
+            raise error
+        return result
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """``values`` summed over all ranks, in place."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def broadcast_buffers(self, model: torch.nn.Module) -> None:
+        """Give every rank the main rank's batch-norm statistics, which each rank gathers on its own."""
+        if self.world > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
+
+def start_ranks() -> Ranks:
+    """Join the job that torchrun describes in the environment, or stand alone without one."""
+    world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    ranks = Ranks(int(os.environ.get("RANK", 0)), world, int(os.environ.get("LOCAL_WORLD_SIZE", 1)), device)
+    if world > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cpu":
+        torch.set_num_threads(ranks.threads)
+    return ranks
+
+
+def end_ranks() -> None:
+    """Leave the job; safe to call when there is none."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

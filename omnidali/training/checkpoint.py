@@ -1,0 +1,82 @@
+"""Checkpoints: written atomically, read without running code, errors a user can act on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from omnidali.errors import UserError
+
+LAST = "last.pt"
+
+
+def save_checkpoint(path: Path, state: dict) -> None:
+    """Write ``state`` so that a crash leaves either the old file or the new one, never half of one.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    part = path.with_suffix(".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(str(path), "a place to write a checkpoint", str(error.strerror or error),
+                        "Free space or correct the permissions; resume with --resume auto.") from None
+
+
+def load_checkpoint(path: str | Path) -> dict:
+    """Read a checkpoint; pickled code in it is refused, not run.
+
+    Raises:
+        UserError: if it is missing, damaged or no checkpoint.
+    """
+    path = Path(path)
+    if path.is_dir():
+        inside = path / "checkpoints" / LAST
+        if not inside.exists():
+            raise UserError(str(path), f"a run folder with checkpoints/{LAST}", "none in it",
+                            "Name a checkpoint file, or start with --resume none.")
+        path = inside
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(str(path), "a checkpoint", "no such file", "Check the path.") from None
+    except Exception as error:  # torch raises many kinds for damaged files
+        raise UserError(str(path), "a checkpoint that can be read safely", str(error).strip().splitlines()[0][:200],
+                        "The file is damaged or foreign; use another one.") from None
+    if not isinstance(state, dict) or "state_dict" not in state:
+        raise UserError(str(path), "a checkpoint with the entry state_dict", type(state).__name__, "Use another one.")
+    return state
+
+
+def load_weights(model: torch.nn.Module, state: dict, where: str, head: bool = True) -> None:
+    """Put a checkpoint's weights into ``model``; every name and shape must match.
+
+    Args:
+        head: False leaves a classifier of another size at its initial values.
+
+    Raises:
+        UserError: naming up to five weights that do not match.
+    """
+    weights, own = dict(state["state_dict"]), model.state_dict()
+    if not head:
+        for name in [name for name in weights if name.startswith("cls_head.")]:
+            if name in own and weights[name].shape != own[name].shape:
+                weights[name] = own[name]
+    wrong = [f"{name} is missing" for name in own if name not in weights]
+    wrong += [f"{name} is unknown" for name in weights if name not in own]
+    wrong += [f"{name} is {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
+              for name in own if name in weights and weights[name].shape != own[name].shape]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        made_for = ", ".join(f"{key} {value}" for key, value in (state.get("model") or {}).items())
+        raise UserError(where, "the weights of this config's model", f"{'; '.join(wrong[:5])}{more}",
+                        f"It was made for: {made_for or 'an unknown model'}. Set model.* and classes to match.")
+    model.load_state_dict(weights)

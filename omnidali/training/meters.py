@@ -1,0 +1,36 @@
+"""Loss and top-1 per source, gathered on the device: reading them costs one synchronisation a log line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from omnidali.ranks import Ranks
+
+
+class SourceMeter:
+    """Sums over the steps since the last :meth:`read`.
+
+    Args:
+        names: of the sources, in the config's order.
+    """
+
+    def __init__(self, names: Sequence[str], ranks: Ranks):
+        self.names, self._ranks = tuple(names), ranks
+        self._sums = torch.zeros(len(names), 3, dtype=torch.float64, device=ranks.device)
+
+    @torch.no_grad()
+    def add(self, losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, source: torch.Tensor) -> None:
+        """Count a batch: losses (N,), logits (N, classes), labels and source (N,)."""
+        correct = logits.argmax(dim=1) == labels
+        rows = torch.stack([losses.double(), correct.double(), torch.ones_like(losses, dtype=torch.float64)], dim=1)
+        self._sums.index_add_(0, source, rows)
+
+    def read(self) -> dict[str, dict[str, float]]:
+        """{source: {loss, top1, clips}} over all ranks, and ``all``; starts again from zero."""
+        sums = self._ranks.sum(self._sums.clone()).cpu()
+        self._sums.zero_()
+        table = {"all": sums.sum(dim=0)} | {name: row for name, row in zip(self.names, sums) if row[2] > 0}
+        return {name: {"loss": float(loss / max(count, 1)), "top1": float(100 * correct / max(count, 1)),
+                       "clips": int(count)} for name, (loss, correct, count) in table.items()}

@@ -1,0 +1,206 @@
+"""Train TSN or SlowOnly jointly on videos and photos.
+
+    python train.py --config configs/demo.yaml
+    torchrun --nproc-per-node 8 train.py --config configs/tsn_omni.yaml data_root=/data train.batch=192
+
+The story of a run, top to bottom: data, model, optimizer, resume, then the loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import os
+import sys
+import time
+
+import torch
+import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from omnidali.config import Config
+from omnidali.errors import UserError, exit_with_advice
+from omnidali.evaluation.metrics import measure
+from omnidali.evaluation.score import score_items
+from omnidali.loading.data import open_data, open_loader
+from omnidali.models.recognizers import build_model
+from omnidali.ranks import Ranks, end_ranks, start_ranks
+from omnidali.settings import dump_config, load_config
+from omnidali.training.checkpoint import LAST, load_checkpoint, load_weights
+from omnidali.training.console import Pace, step_line
+from omnidali.training.ema import Ema
+from omnidali.training.meters import SourceMeter
+from omnidali.training.pictures import confusion_picture
+from omnidali.training.precision import DTYPES, make_autocast, make_scaler
+from omnidali.training.run_folder import RunFolder
+from omnidali.training.schedule import learning_rate
+
+
+def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | None = None) -> dict | None:
+    """Run a training; returns the last evaluation's figures.
+
+    Args:
+        resume: ``auto`` goes on where this run folder stopped, ``none`` starts anew, a path names a
+            checkpoint or another run's folder.
+        dry_run: stop after so many steps and keep no checkpoint.
+
+    Raises:
+        UserError: for everything that the user can put right.
+    """
+    say = print if ranks.is_main else lambda *_: None
+    torch.manual_seed(config.seed)
+    torch.backends.cudnn.benchmark = True
+
+    # Data: the catalog is brought up to date once, the plan is made, decoding starts with the loop.
+    data = open_data(config, ranks)
+    folder = RunFolder(config, ranks.is_main, "auto" if dry_run else resume)
+    loader = open_loader(config, data, ranks, dtype=DTYPES[config.train.precision])
+    say(*data.summary, *loader.routes, sep="\n")
+    per_epoch = loader.plan.steps_per_epoch
+    steps = config.train.steps or math.ceil(config.train.epochs * per_epoch)
+    loader.end = min(steps, dry_run or steps)
+    evaluate_every = max(1, round(config.evaluation.every_epochs * per_epoch))
+    names = tuple(config.sources)
+
+    # Model
+    model = build_model(config.model, len(data.class_names), config.clip.clip_len)
+    if config.model.pretrained:
+        load_weights(model, load_checkpoint(config.model.pretrained), "model.pretrained", head=False)
+    layout = torch.channels_last if config.model.name == "tsn" else torch.channels_last_3d
+    model = model.to(ranks.device, memory_format=layout if config.model.channels_last else torch.contiguous_format)
+    ema = Ema(model, config.train.ema) if config.train.ema is not None else None
+    network = torch.compile(model) if config.train.compile else model
+    if ranks.world > 1:
+        network = DistributedDataParallel(network, device_ids=[ranks.device] if ranks.device.type == "cuda" else None,
+                                          broadcast_buffers=False)
+
+    # Optimizer
+    settings = config.optimizer
+    optimizer = torch.optim.SGD(model.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay,
+                                nesterov=settings.nesterov, fused=ranks.device.type == "cuda")
+    scaler = make_scaler(config.train.precision, ranks.device)
+    autocast = make_autocast(config.train.precision, ranks.device)
+
+    # Resume
+    best = -1.0
+    state = folder.load(resume)
+    if state is not None:
+        load_weights(model, state, "resume")
+        loader.load_state_dict(state["loader"])
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        if ema is not None and state["ema"] is not None:
+            ema.average.load_state_dict(state["ema"])
+        best = state["best"]
+        say(f"resumed behind step {state['loader']['step']}")
+
+    def snapshot(step: int) -> dict:
+        if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+            raise not_finite(step, "weights that are not")
+        ranks.broadcast_buffers(model)
+        return {"state_dict": model.state_dict(), "ema": ema.average.state_dict() if ema else None,
+                "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "loader": loader.state_dict(),
+                "best": best, "classes": list(data.class_names),
+                "model": {"name": config.model.name, "depth": config.model.depth, "classes": len(data.class_names)}}
+
+    def evaluate(step: int) -> dict:
+        ranks.broadcast_buffers(model)
+        scores = score_items(ema.average if ema else model, data.evaluation, config.evaluation.source,
+                             config.evaluation.validation, config, ranks, autocast)
+        accuracy = measure(scores, data.evaluation.labels)
+        folder.log("evaluation", step, accuracy.as_row())
+        folder.show_confusion(confusion_picture(accuracy.confusion), step)
+        say(f"evaluation at step {step}: top1 {100 * accuracy.top1 / accuracy.items:.2f}"
+            f" ({accuracy.top1}/{accuracy.items}), mean class {100 * accuracy.mean_class:.2f}")
+        return accuracy.as_row()
+
+    def not_finite(step: int, got: str) -> UserError:
+        return UserError(f"step {step}", "a finite loss and finite weights", got,
+                         f"Lower optimizer.lr or lengthen the warm-up; {LAST} is from before.")
+
+    # The loop
+    meter, figures, first_step = SourceMeter(names, ranks), None, loader.next_step
+    pace = Pace(first_step, steps, config.train.batch)
+    model.train()
+    with loader, contextlib.closing(folder):
+        asked = time.perf_counter()
+        for batch in loader:
+            now, step = time.perf_counter(), batch.step
+            pace.waited(now - asked)
+            if step == first_step:
+                folder.show_batch(batch, names, data.class_names)
+
+            lr = learning_rate(step, steps, per_epoch, settings)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            updates = (step + 1) % settings.accumulate == 0 or step + 1 == steps
+            with network.no_sync() if ranks.world > 1 and not updates else contextlib.nullcontext():
+                labels = batch.labels
+                with autocast:
+                    logits = network(batch.clips)
+                losses = F.cross_entropy(logits.float(), labels, reduction="none")
+                scaler.scale(losses.mean() / settings.accumulate).backward()
+            if updates:
+                scaler.unscale_(optimizer)
+                if settings.clip_grad_norm:
+                    torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_grad_norm)
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad(set_to_none=True)
+                if ema is not None:
+                    ema.update(model)
+            meter.add(losses.detach(), logits.detach(), labels, batch.source)
+
+            done, to_save = step + 1, []
+            at_end = done == loader.end
+            evaluates = data.evaluation is not None and not dry_run and (done % evaluate_every == 0 or at_end)
+            if evaluates or at_end or done % config.train.checkpoint_every == 0:
+                to_save.append(LAST)
+            if config.train.keep_every and done % config.train.keep_every == 0:
+                to_save.append(f"step-{done}.pt")
+            if done % config.train.log_every == 0 or to_save:
+                sources, speed = meter.read(), pace.read(done, loader.stats(), ranks.device)
+                folder.log("train", done, {"lr": lr, "sources": sources, **speed})
+                say(step_line(done, steps, sources, speed, lr))
+                if not math.isfinite(sources["all"]["loss"]):
+                    raise not_finite(done, f"a loss of {sources['all']['loss']}")
+            paused = time.perf_counter()
+            if evaluates:
+                figures = evaluate(done)
+                if figures["top1"] > best:
+                    best = figures["top1"]
+                    to_save.append("best.pt")
+            if to_save and not dry_run:
+                folder.save(snapshot(done), *to_save)
+            asked = time.perf_counter()
+            pace.paused(asked - paused)
+    return figures
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; exit code 2 for the user's mistakes."""
+    parser = argparse.ArgumentParser(description="Train TSN or SlowOnly jointly on videos and photos.")
+    parser.add_argument("--config", required=True, help="YAML file, see configs/")
+    parser.add_argument("--resume", default="none", metavar="auto|none|PATH",
+                        help="auto: go on where run_dir stopped, if it holds a run; PATH: a checkpoint or run folder")
+    parser.add_argument("--dry-run", type=int, metavar="N", help="train N steps and keep no checkpoint")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="any setting of the config")
+    options = parser.parse_args(arguments)
+
+    def story() -> None:
+        config = load_config(options.config, options.overrides)
+        if options.print_config:
+            print(dump_config(config), end="")
+            return
+        try:
+            train(config, start_ranks(), options.resume, options.dry_run)
+        finally:
+            end_ranks()
+
+    return exit_with_advice(story, quiet=int(os.environ.get("RANK", 0)) > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
