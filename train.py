@@ -48,7 +48,7 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
     Raises:
         UserError: for everything that the user can put right.
     """
-    say = print if ranks.is_main else lambda *_: None
+    say = lambda *lines: print(*lines, sep="\n", flush=True) if ranks.is_main else None  # noqa: E731
     torch.manual_seed(config.seed)
     torch.backends.cudnn.benchmark = True
 
@@ -56,7 +56,7 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
     data = open_data(config, ranks)
     folder = RunFolder(config, ranks.is_main, "auto" if dry_run else resume)
     loader = open_loader(config, data, ranks, dtype=DTYPES[config.train.precision])
-    say(*data.summary, *loader.routes, sep="\n")
+    say(*data.summary, *loader.routes)
     per_epoch = loader.plan.steps_per_epoch
     steps = config.train.steps or math.ceil(config.train.epochs * per_epoch)
     loader.end = min(steps, dry_run or steps)
