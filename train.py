@@ -17,7 +17,6 @@ import time
 
 import torch
 import torch.nn.functional as F
-from torch.nn.parallel import DistributedDataParallel
 
 from omnidali.config import Config
 from omnidali.errors import UserError, exit_with_advice
@@ -70,10 +69,7 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
     layout = torch.channels_last if config.model.name == "tsn" else torch.channels_last_3d
     model = model.to(ranks.device, memory_format=layout if config.model.channels_last else torch.contiguous_format)
     ema = Ema(model, config.train.ema) if config.train.ema is not None else None
-    network = torch.compile(model) if config.train.compile else model
-    if ranks.world > 1:
-        network = DistributedDataParallel(network, device_ids=[ranks.device] if ranks.device.type == "cuda" else None,
-                                          broadcast_buffers=False)
+    network = ranks.wrap(torch.compile(model) if config.train.compile else model)
 
     # Optimizer
     settings = config.optimizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
 
@@ -52,6 +54,19 @@ class Ranks:
         if error is not None:
             raise error
         return result
+
+    def wrap(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The model whose gradients are averaged over the ranks; itself on a single one.
+
+        Each rank keeps its own batch-norm statistics, as the reference does.
+        """
+        if self.world == 1:
+            return model
+        # torch 2.13 renamed the switch and warns about the old name
+        known = inspect.signature(DistributedDataParallel.__init__).parameters
+        keep = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        return DistributedDataParallel(model, device_ids=[self.device] if self.device.type == "cuda" else None,
+                                       **{keep: False})
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """``values`` summed over all ranks, in place."""

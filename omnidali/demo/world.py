@@ -54,10 +54,10 @@ class Collection:
 
 
 DEMO = (
-    Collection("kinetics_{n}_train", "clip", "", 16, (_X264, _X264_LONG_GOP)),
+    Collection("kinetics_{n}_train", "clip", "", 20, (_X264, _X264_LONG_GOP)),
     Collection("kinetics_{n}_val", "clip", "", 12, (_X264, _X264_LONG_GOP)),
-    Collection("googleimage_{n}", "photo", "{label:03d}/{shard:02d}", 50, noise=0.3, duplicates=0.04),
-    Collection("insimage_{n}", "photo", "{label:03d}/{tag}", 30, noise=0.4),
+    Collection("googleimage_{n}", "photo", "{label:03d}/{shard:02d}", 100, noise=0.3, duplicates=0.04),
+    Collection("insimage_{n}", "photo", "{label:03d}/{tag}", 50, noise=0.4),
     Collection("insvideo_{n}", "clip", "{label:03d}/{tag}", 8, (_X264, _VP9, _X265), noise=0.25),
     Collection("kinetics_raw_{n}_train", "untrimmed", "pref{first}/{id}", 2),
 )

@@ -1,0 +1,64 @@
+"""Cost of planning a step and of starting on a warm catalog, by the number of rows."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from omnidali.bench.media import write_photo
+from omnidali.bench.records import write_record
+from omnidali.catalog.build import build_catalog
+from omnidali.catalog.store import CatalogReader, connect, pack
+from omnidali.config import ClipConfig, SourceConfig
+from omnidali.planning.plan import TrainPlan
+
+_SLOTS = 512
+
+
+def bench_plan(out: str | Path, sizes: list[int]) -> list[dict]:
+    """Measure both at every size; writes and prints one record each.
+
+    The catalog's rows are made up: all name one real photo, so that the start's check finds it.
+    """
+    records = []
+    for rows in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            path, source = Path(folder, "catalog.sqlite"), SourceConfig(kind="image", root=".", list="list.txt")
+            _make_catalog(Path(folder), path, source, rows)
+            start = time.perf_counter()
+            build_catalog(path, {"rows": source}, folder, progress=False)
+            table = CatalogReader(path).table("rows")
+            plan = TrainPlan([table], [source], ClipConfig(), _SLOTS, seed=0)
+            plan(0)
+            warm_start = time.perf_counter() - start
+            times = []
+            for step in range(1, 201):
+                start = time.perf_counter()
+                plan(step)
+                times.append(time.perf_counter() - start)
+        record = {"bench": "plan", "rows": rows, "slots": _SLOTS, "ms_per_step": round(1000 * float(np.median(times)), 3),
+                  "warm_start_seconds": round(warm_start, 2),
+                  "table_mb": round(sum(array.nbytes for array in vars(table).values()
+                                        if isinstance(array, np.ndarray)) / 1e6, 1)}
+        records.append(write_record(out, record))
+        print(f"{rows:>12,} rows: {record['ms_per_step']} ms a step of {_SLOTS} slots, warm start"
+              f" {record['warm_start_seconds']} s, tables {record['table_mb']} MB", flush=True)
+    return records
+
+
+def _make_catalog(folder: Path, path: Path, source: SourceConfig, rows: int) -> None:
+    write_photo(folder / "0.jpg", 0)
+    (folder / source.list).write_text("0.jpg 0\n")
+    build_catalog(path, {"rows": source}, folder, progress=False)
+    db = connect(path)
+    db.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
+               " INSERT INTO media (source, path, label, state, container, codec, width, height, frames, frame_rate,"
+               " rotation, timing, keyframes, bytes, mtime_ns)"
+               " SELECT source, '0.jpg', i, state, container, codec, width, height, frames, frame_rate, rotation,"
+               " timing, keyframes, bytes, mtime_ns FROM media, n WHERE id = 1", (rows - 1,))
+    pack(db, 1)
+    db.commit()
+    db.close()
