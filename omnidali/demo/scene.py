@@ -158,7 +158,8 @@ def _texture(rng: np.random.Generator, side: int) -> np.ndarray:
         noise += strength * cv2.resize(rng.standard_normal((cells, cells)).astype(np.float32), (side, side),
                                        interpolation=cv2.INTER_CUBIC)
     mix = (1 / (1 + np.exp(-2 * noise)))[:, :, None]
-    dark, light = rng.uniform(0, 150, 3), rng.uniform(80, 230, 3)
+    dark = rng.uniform(0, 170, 3)
+    light = dark + rng.uniform(10, 85, 3)
     grain = rng.standard_normal((side, side, 1)).astype(np.float32) * 4
     return np.clip(dark + mix * (light - dark) + grain, 0, 255).astype(np.uint8)
 
@@ -167,5 +168,5 @@ def _contrasting(base: np.ndarray, rng: np.random.Generator) -> tuple[float, ...
     """A random colour far from ``base``."""
     while True:
         colour = rng.uniform(0, 255, 3)
-        if np.abs(colour - base).sum() > 200:
+        if np.abs(colour - base).sum() > 240:
             return tuple(colour)

@@ -51,4 +51,4 @@ def sample_test(lengths: np.ndarray, clip_len: int, interval: int, clips: int) -
 
 def _expand(offsets: np.ndarray, lengths: np.ndarray, clip_len: int, interval: int) -> np.ndarray:
     frames = offsets[:, :, None] + np.arange(clip_len) * interval
-    return (frames.reshape(len(lengths), -1) % lengths).astype(np.int32)
+    return (frames.reshape(len(lengths), offsets.shape[1] * clip_len) % lengths).astype(np.int32)

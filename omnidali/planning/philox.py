@@ -60,7 +60,7 @@ class Stream:
         blocks = np.arange((count + 3) // 4, dtype=np.uint64)[None, :]
         tag = np.uint64(self.source << 8 | purpose | attempt << 24)
         words = philox((draws, draws >> _SHIFT, blocks, tag), (self.seed, self.seed >> 32))
-        return words.transpose(1, 2, 0).reshape(len(draws), -1)[:, :count]
+        return words.transpose(1, 2, 0).reshape(len(draws), 4 * blocks.shape[1])[:, :count]
 
     def uniform(self, purpose: Purpose, draws: np.ndarray, count: int, attempt: int = 0) -> np.ndarray:
         """float64 array (len(draws), count) in [0, 1)."""

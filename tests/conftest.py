@@ -1,0 +1,70 @@
+"""Shared media and tables. Everything is made here; H differs from W and every frame carries its number."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from omnidali.bench.media import write_photo, write_video
+from omnidali.catalog.build import build_catalog
+from omnidali.catalog.probe import probe_image, probe_video
+from omnidali.catalog.store import CatalogReader, Media
+from omnidali.config import SourceConfig
+
+torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    """``needs_gpu`` skips on a laptop and fails where a GPU was promised."""
+    if torch.cuda.is_available() or os.environ.get("OMNIDALI_REQUIRE_GPU") == "1":
+        return
+    for item in items:
+        if item.get_closest_marker("needs_gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def media_of(path: Path, kind: str = "video") -> Media:
+    """The catalog's view of one file, without a catalog."""
+    probe = (probe_video if kind == "video" else probe_image)(path)
+    return Media(1, str(path), probe.container, probe.codec, probe.width, probe.height, probe.frames, probe.rotation,
+                 probe.timing, probe.keyframes)
+
+
+SOURCES = {
+    "clips": SourceConfig(kind="video", root="clips", list="clips.txt", weight=2),
+    "photos": SourceConfig(kind="image", root="photos", list="photos.txt", weight=3),
+    "shorts": SourceConfig(kind="video", root="shorts", list="shorts.txt", weight=1),
+}
+
+
+@pytest.fixture(scope="session")
+def media_root(tmp_path_factory) -> Path:
+    """Three small sources with lists, 4 classes; file n of a source has label n % 4."""
+    root = tmp_path_factory.mktemp("media")
+    files: dict[str, list[str]] = {name: [] for name in SOURCES}
+    for n in range(9):
+        files["clips"].append(f"class {n % 4}/video {n}.mp4")
+        write_video(root / "clips" / files["clips"][-1], n, frames=40 + n, width=96 if n % 2 else 72, height=64,
+                    gop=(8, 250)[n % 2], b_frames=2 * (n % 2), options={"preset": "ultrafast"})
+    for n in range(14):
+        files["photos"].append(f"{n}.jpg")
+        write_photo(root / "photos" / files["photos"][-1], 100 + n, 110, 90)
+    for n in range(5):
+        files["shorts"].append(f"{n}.webm")
+        write_video(root / "shorts" / files["shorts"][-1], 200 + n, frames=12, width=80, height=64, codec="libvpx-vp9",
+                    options={"deadline": "realtime", "cpu-used": "8", "crf": "20", "b": "0"})
+    for name, paths in files.items():
+        (root / f"{name}.txt").write_text("".join(f"{path} {n % 4}\n" for n, path in enumerate(paths)))
+    return root
+
+
+@pytest.fixture(scope="session")
+def tables(media_root, tmp_path_factory):
+    """The catalog tables of the three sources."""
+    path = tmp_path_factory.mktemp("catalog") / "catalog.sqlite"
+    build_catalog(path, SOURCES, media_root, progress=False)
+    reader = CatalogReader(path)
+    return [reader.table(name) for name in SOURCES]
