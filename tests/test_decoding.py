@@ -86,7 +86,7 @@ def test_colours_follow_matrix_and_range(tmp_path, colorspace, full):
     decode_video(media_of(tmp_path / "a.mp4"), np.array([0]), np.array([[0, 16, 80, 96]]), 80, out)
     shown, wanted = (cv2.resize(picture.astype(np.float32), (5, 5), interpolation=cv2.INTER_AREA)
                      for picture in (out[0, 0], wanted[:, 16:96]))
-    assert np.abs(shown - wanted).max() < 2  # the other matrix is off by 8 and more here
+    assert np.abs(shown - wanted).max() < 3  # the other matrix is off by 13 and more here
 
 
 def test_odd_sizes(tmp_path):

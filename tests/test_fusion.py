@@ -1,0 +1,253 @@
+"""The FusionIterator: the planned clips in the planned order, restorable at every step, closing cleanly."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from conftest import SOURCES
+
+from omnidali.bench.media import read_numbers, write_photo
+from omnidali.catalog.build import build_catalog
+from omnidali.catalog.store import CatalogReader
+from omnidali.clips import ClipBatch, StepBatch
+from omnidali.config import ClipConfig, SourceConfig, ViewsConfig
+from omnidali.errors import DecodeError, UserError
+from omnidali.loading.fusion import FusionIterator
+from omnidali.planning.plan import EvaluationPlan, TrainPlan
+from pipelines.feeds import MEAN, STD
+
+CENTER = ClipConfig(num_clips=4, size=56, crop="center", flip=0.0)
+RANDOM = ClipConfig(num_clips=4, size=56)
+
+
+def make_plan(tables, clip=RANDOM, batch=12, seed=5, sources=SOURCES):
+    return TrainPlan(tables, list(sources.values()), clip, batch, seed)
+
+
+def open_fusion(tables, clip=RANDOM, seed=5, sources=SOURCES, **options):
+    return FusionIterator(make_plan(tables, clip, seed=seed, sources=sources), list(sources.values()),
+                          **{"threads": 2, **options})
+
+
+def content(batch):
+    """A batch as comparable values: what it says, and its pixels."""
+    return [(group.slot.tolist(), group.record.tolist(), group.labels.tolist(), group.source.tolist(),
+             group.clips.numpy().tobytes()) for group in batch.groups]
+
+
+def pictures(clips):
+    return (clips.permute(0, 2, 3, 4, 1) * torch.tensor(STD) + torch.tensor(MEAN)).numpy()
+
+
+def test_every_clip_shows_what_was_planned(tables):
+    plan = make_plan(tables, CENTER)
+    with open_fusion(tables, CENTER, steps=6) as batches:
+        for batch in batches:
+            planned = {int(slot): (samples.source, row, frames) for samples in plan(batch.step)
+                       for slot, row, frames in zip(samples.slots, samples.rows, samples.frames.tolist())}
+            assert [tuple(group.clips.shape[1:]) for group in batch.groups] == [(3, 4, 56, 56), (3, 1, 56, 56)]
+            seen = set()
+            for group in batch.groups:
+                for clip, slot, source, label, record in zip(pictures(group.clips), group.slot.tolist(),
+                                                             group.source.tolist(), group.labels.tolist(),
+                                                             group.record.tolist()):
+                    number, row, frames = planned[slot]
+                    assert (source, label) == (number, tables[source].labels[row])
+                    assert record == tables[source].records[row]
+                    file = (0, 100, 200)[source] + row  # as the fixture numbers its files
+                    assert [read_numbers(shown) for shown in clip] == [(file, frame) for frame in frames]
+                    seen.add(slot)
+            assert seen == planned.keys() and len(batch) == 12
+
+
+def test_memory_is_channels_last(tables):
+    with open_fusion(tables, steps=1) as batches:
+        for group in next(batches).groups:
+            assert group.clips.is_contiguous(memory_format=torch.channels_last_3d)
+            frames = group.clips.transpose(1, 2).flatten(0, 1)
+            assert frames.data_ptr() == group.clips.data_ptr()  # a 2D network reads it without a copy
+            assert frames.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("options", [{"threads": 1}, {"threads": 5}, {"prefetch": 1}, {"prefetch": 6}])
+def test_order_and_pixels_do_not_depend_on_speed(tables, options):
+    with open_fusion(tables, steps=5) as plain, open_fusion(tables, steps=5, **options) as other:
+        assert [content(batch) for batch in plain] == [content(batch) for batch in other]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_together_see_what_one_sees(tables, world):
+    with open_fusion(tables, steps=4) as batches:
+        whole = [sorted(zip(batch.groups[0].slot.tolist(), batch.groups[0].record.tolist())) for batch in batches]
+    parts = [[] for _ in whole]
+    for rank in range(world):
+        with open_fusion(tables, steps=4, rank=rank, world=world) as batches:
+            for batch in batches:
+                parts[batch.step] += zip(batch.groups[0].slot.tolist(), batch.groups[0].record.tolist())
+    assert [sorted(part) for part in parts] == whole
+
+
+def assert_restores_at_every_step(make, steps):
+    """The rest of the stream after a restore at any step equals the uninterrupted one.
+
+    Args:
+        make: returns a fresh iterator. steps: its length.
+    """
+    with make() as batches:
+        states, whole = [batches.state_dict()], []
+        for batch in batches:
+            whole.append(content(batch))
+            states.append(batches.state_dict())
+    assert len(whole) == steps
+    for step, state in enumerate(states):
+        with make() as batches:
+            batches.load_state_dict(state)
+            assert [content(batch) for batch in batches] == whole[step:]
+
+
+def test_restore_at_every_step(tables):
+    assert_restores_at_every_step(lambda: open_fusion(tables, steps=5), 5)
+
+
+def test_restore_while_running(tables):
+    with open_fusion(tables, steps=6) as batches:
+        first = [content(next(batches)) for _ in range(2)]
+        state = batches.state_dict()
+        rest = [content(next(batches)) for _ in range(2)]
+        batches.load_state_dict(state)
+        assert [content(next(batches)) for _ in range(2)] == rest != first
+
+
+def test_another_plan_is_refused_with_every_difference(tables):
+    with open_fusion(tables) as batches:
+        state = batches.state_dict()
+    other = {**SOURCES, "photos": SourceConfig(kind="image", root="photos", list="photos.txt", weight=1)}
+    with open_fusion(tables, seed=6, sources=other) as batches:
+        with pytest.raises(UserError) as caught:
+            batches.load_state_dict(state)
+    assert "seed: 5 became 6" in str(caught.value) and "sources.photos.weight: 3 became 1" in str(caught.value)
+
+
+def test_state_survives_a_checkpoint(tables, tmp_path):
+    with open_fusion(tables, steps=3) as batches:
+        next(batches)
+        torch.save(batches.state_dict(), tmp_path / "s.pt")
+        batches.load_state_dict(torch.load(tmp_path / "s.pt", weights_only=True))
+
+
+def test_still_images_fill_the_clip(tables):
+    sources = {**SOURCES, "photos": SourceConfig(kind="image", root="photos", list="photos.txt", inflate="still")}
+    with open_fusion(tables, sources=sources, steps=1) as batches:
+        group, = next(batches).groups
+        photos = group.clips[group.source == 1]
+        assert len(photos) and (photos == photos[:, :, :1]).all() and group.clips.shape[2] == 4
+
+
+def test_dali_decodes_where_it_is_asked_to(tables):
+    sources = {**SOURCES, "photos": SourceConfig(kind="image", root="photos", list="photos.txt", weight=3, decode="dali"),
+               "shorts": SourceConfig(kind="video", root="shorts", list="shorts.txt", decode="dali")}
+    with open_fusion(tables, CENTER, sources=sources, steps=3) as dali, open_fusion(tables, CENTER, steps=3) as cpu:
+        assert dali.routes[1:] == ["photos: jpeg by DALI on the CPU", "shorts: vp9 by DALI on the CPU"]
+        assert cpu.routes[0] == "clips: h264 by PyAV on the CPU"
+        for one, other in zip(dali, cpu):
+            for mine, theirs in zip(one.groups, other.groups):
+                assert mine.slot.tolist() == theirs.slot.tolist()
+                assert np.abs(pictures(mine.clips) - pictures(theirs.clips)).mean() < 4
+
+
+def test_stats(tables):
+    with open_fusion(tables, steps=20) as batches:
+        assert batches.stats()["clips"].clips == 0
+        for _ in batches:
+            pass
+        stats = batches.stats()
+    assert sum(row.clips for row in stats.values()) == 240
+    for row, share in zip(stats.values(), (2 / 6, 3 / 6, 1 / 6)):
+        assert row.planned_share == pytest.approx(share) and abs(row.realised_share - share) < 2 / 240
+        assert row.clips_per_second > 0 and row.wait_seconds >= 0 and 0 <= row.occupancy <= 1
+        assert row.replaced_frames == 0
+
+
+def test_end_stays_the_end(tables):
+    with open_fusion(tables, steps=2) as batches:
+        assert len(list(batches)) == 2
+        for _ in range(2):
+            with pytest.raises(StopIteration):
+                next(batches)
+
+
+def test_close_twice_and_use_after_close(tables):
+    before = threading.active_count()
+    batches = open_fusion(tables)
+    next(batches)
+    batches.close()
+    batches.close()
+    assert threading.active_count() == before
+    with pytest.raises(RuntimeError, match="this FusionIterator .* was closed"):
+        next(batches)
+    with pytest.raises(RuntimeError, match="closed"):
+        batches.load_state_dict({})
+
+
+def broken_source(tmp_path, decode):
+    for n in range(8):
+        write_photo(tmp_path / "pics" / f"{n}.png", n, 60, 50)
+    (tmp_path / "l.txt").write_text("".join(f"{n}.png 0\n" for n in range(8)))
+    source = {"web": SourceConfig(kind="image", root="pics", list="l.txt", decode=decode)}
+    build_catalog(tmp_path / "c.sqlite", source, tmp_path, progress=False)
+    bad = tmp_path / "pics" / "5.png"
+    bad.write_bytes(bad.read_bytes()[:90])  # broken after the probe
+    return [CatalogReader(tmp_path / "c.sqlite").table("web")], source, bad
+
+
+@pytest.mark.parametrize("decode", ["cpu", "dali"])
+def test_a_decode_error_names_source_file_step_and_rank(tmp_path, decode):
+    tables, source, bad = broken_source(tmp_path, decode)
+    plan = make_plan(tables, batch=4, sources=source)
+    step, rank = next((step, rank) for step in range(9) for rank in range(2) if 5 in plan(step, rank, 2)[0].rows)
+    with FusionIterator(plan, list(source.values()), rank=rank, world=2) as batches:
+        with pytest.raises(DecodeError) as caught:
+            for _ in batches:
+                pass
+    error = caught.value
+    assert (error.source, error.path, error.step, error.rank) == ("web", str(bad), step, rank)
+    assert f"source web, step {step}, rank {rank}" in str(error) and "got: " in str(error)
+
+
+def test_evaluation_views(tables):
+    plan = EvaluationPlan(tables[0], CENTER, ViewsConfig(num_clips=3, crops="ten", size=48, short_side=64), batch=4)
+    slots = []
+    with FusionIterator(plan, [SOURCES["clips"]]) as batches:
+        for batch in batches:
+            group, = batch.groups
+            assert group.clips.shape == (40, 3, 3, 48, 48)
+            slots += group.slot[group.valid].tolist()
+            first, flipped = group.clips[0], group.clips[5]
+            assert torch.equal(first.flip(-1), flipped)
+    assert sorted(slots) == sorted(list(range(len(tables[0]))) * 10)
+
+
+def test_clip_batches_are_checked():
+    fine = {"labels": torch.zeros(2, dtype=torch.int64), "source": torch.zeros(2, dtype=torch.int64),
+            "record": torch.zeros(2, dtype=torch.int64), "slot": torch.zeros(2, dtype=torch.int64),
+            "valid": torch.ones(2, dtype=torch.bool)}
+    batch = ClipBatch(torch.zeros(2, 3, 4, 8, 6), **fine)
+    assert repr(StepBatch(7, (batch,))) == "StepBatch(7: ClipBatch(2x3x4x8x6 float32 on cpu))"
+    with pytest.raises(ValueError, match="an image needs a time axis"):
+        ClipBatch(torch.zeros(2, 3, 8, 6), **fine)
+    with pytest.raises(ValueError, match="normalised"):
+        ClipBatch(torch.zeros(2, 3, 4, 8, 6, dtype=torch.uint8), **fine)
+    with pytest.raises(ValueError, match=r"labels must be \(2,\) torch.int64"):
+        ClipBatch(torch.zeros(2, 3, 4, 8, 6), **{**fine, "labels": torch.zeros(2)})
+
+
+@pytest.mark.needs_gpu
+def test_gpu_clips_equal_cpu_clips(tables):
+    with open_fusion(tables, CENTER, steps=3, device="cuda", dtype=torch.float32) as gpu, \
+            open_fusion(tables, CENTER, steps=3) as cpu:
+        assert "h264 by DALI on the GPU" in gpu.routes[0]
+        for one, other in zip(gpu, cpu):
+            for mine, theirs in zip(one.groups, other.groups):
+                assert mine.clips.device.type == "cuda" and mine.slot.tolist() == theirs.slot.tolist()
+                assert np.abs(pictures(mine.clips.cpu()) - pictures(theirs.clips)).mean() < 4
