@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
                         help="which views of the config: evaluation.test or evaluation.validation")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value",
                         help="any setting, such as evaluation.test.num_clips=25 evaluation.test.crops=three")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
 
     def story() -> None:
         config = load_config(options.config, options.overrides)

@@ -183,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", type=int, metavar="N", help="train N steps and keep no checkpoint")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="any setting of the config")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
 
     def story() -> None:
         config = load_config(options.config, options.overrides)

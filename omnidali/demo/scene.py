@@ -56,7 +56,7 @@ class Scene:
         self._second = _contrasting(base, rng)
         self._clutter = [(rng.uniform(0, 1, 2), rng.uniform(-0.15, 0.15, 2), rng.uniform(0.02, 0.06),
                           tuple(rng.uniform(0, 255, 3))) for _ in range(rng.integers(2, 6))]
-        self._size = rng.uniform(0.2, 0.3) * self._short
+        self._size = rng.uniform(0.24, 0.34) * self._short
         self._place = rng.uniform(0.35, 0.65, 2)
         self._phase = rng.uniform(0, 2 * math.pi)
         self._pace = rng.uniform(0.75, 1.3)

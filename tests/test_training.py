@@ -1,0 +1,133 @@
+"""Schedules, averages, meters, checkpoints: against tables and plain lines."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from omnidali.config import OptimizerConfig
+from omnidali.errors import UserError
+from omnidali.evaluation.metrics import measure
+from omnidali.models.recognizers import TSN
+from omnidali.ranks import Ranks
+from omnidali.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from omnidali.training.console import step_line
+from omnidali.training.ema import Ema
+from omnidali.training.meters import SourceMeter
+from omnidali.training.schedule import learning_rate
+
+
+def test_step_schedule_by_hand():
+    config = OptimizerConfig(lr=0.01, milestones=(40.0, 80.0))
+    rates = {0: 0.01, 39.9: 0.01, 40: 0.001, 79.9: 0.001, 80: 0.0001, 99: 0.0001}
+    for epoch, rate in rates.items():
+        assert learning_rate(round(epoch * 10), 1000, 10.0, config) == pytest.approx(rate)
+
+
+def test_cosine_and_warmup_by_hand():
+    config = OptimizerConfig(lr=2.0, schedule="cosine", warmup_epochs=2.0)
+    rates = {0: 0.2, 10: 2 * 0.55 * 0.5 * (1 + math.cos(math.pi * 0.1)), 20: 1 + math.cos(math.pi * 0.2), 50: 1.0,
+             99: 1 + math.cos(math.pi * 0.99)}
+    for step, rate in rates.items():
+        assert learning_rate(step, 100, 10.0, config) == pytest.approx(rate)
+
+
+def test_ema_follows():
+    model = torch.nn.BatchNorm1d(2)
+    ema = Ema(model, 0.9)
+    with torch.no_grad():
+        model.weight.fill_(2.0)
+        model.running_mean.fill_(7.0)
+    ema.update(model)
+    assert torch.allclose(ema.average.weight, torch.tensor([1.1, 1.1]))
+    assert (ema.average.running_mean == 7).all() and not ema.average.weight.requires_grad
+
+
+def test_meter_by_source():
+    meter = SourceMeter(["k", "web"], Ranks())
+    logits = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    for _ in range(2):
+        meter.add(torch.tensor([1.0, 2.0, 3.0]), logits, torch.tensor([0, 0, 0]), torch.tensor([0, 0, 1]))
+    assert meter.read() == {"all": {"loss": 2.0, "top1": pytest.approx(200 / 3), "clips": 6},
+                            "k": {"loss": 1.5, "top1": 50.0, "clips": 4}, "web": {"loss": 3.0, "top1": 100.0, "clips": 2}}
+    assert meter.read()["all"]["clips"] == 0
+
+
+def test_step_line_reads_like_the_readme_says():
+    line = step_line(1200, 90000, {"all": {"loss": 3.4119, "top1": 31.2}, "k400": {"top1": 35.0}, "web": {"top1": 20.1}},
+                     {"clips_per_second": 1842.3, "wait_percent": 2.1, "wait_percent_by_source": {"k400": 1.8, "web": 0.3},
+                      "mix_percent": {"k400": 66.7, "web": 33.3}, "memory_gib": 14.2, "eta_seconds": 18720}, 0.01)
+    assert line == ("step 1200/90000 1.3% | loss 3.412 | top1 31.2 (k400 35.0, web 20.1) | lr 0.01 | 1,842 clips/s | "
+                    "wait 2.1% (k400 1.8, web 0.3) | mix 66.7/33.3 | 14.2 GiB | eta 5h12m")
+
+
+@given(st.integers(1, 60), st.integers(2, 9), st.integers(0, 10**6))
+def test_accuracy_against_plain_sorting(items, classes, seed):
+    rng = np.random.default_rng(seed)
+    scores, labels = rng.normal(size=(items, classes)), rng.integers(0, classes, items)
+    accuracy = measure(scores, labels)
+    first = [sorted(range(classes), key=lambda c: -row[c]) for row in scores]
+    assert accuracy.top1 == sum(order[0] == label for order, label in zip(first, labels))
+    assert accuracy.top5 == sum(label in order[:5] for order, label in zip(first, labels))
+    assert accuracy.confusion.sum() == items and np.trace(accuracy.confusion) == accuracy.top1
+    by_class = [np.mean([first[i][0] == c for i in range(items) if labels[i] == c])
+                for c in range(classes) if (labels == c).any()]
+    assert accuracy.mean_class == pytest.approx(np.mean(by_class))
+
+
+def test_equal_scores_are_not_right():
+    assert measure(np.zeros((4, 3)), np.array([0, 1, 2, 0])).top1 == 0
+
+
+def test_checkpoints_are_replaced_whole(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoints" / "last.pt"
+    save_checkpoint(path, {"state_dict": {}, "n": 1})
+
+    def dies(state, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", dies)
+    with pytest.raises(UserError, match="No space left"):
+        save_checkpoint(path, {"state_dict": {}, "n": 2})
+    assert load_checkpoint(path)["n"] == 1
+
+
+class Evil:
+    def __reduce__(self):
+        return exec, ("open('/tmp/omnidali-evil', 'w')",)
+
+
+@pytest.mark.parametrize("content", ["garbage", "evil", "list", "missing", "empty folder"])
+def test_bad_checkpoints_are_told(tmp_path, content):
+    import os
+    path = tmp_path / "c.pt"
+    if content == "garbage":
+        path.write_bytes(b"\x80garbage" * 20)
+    elif content == "evil":
+        torch.save({"state_dict": {}, "x": Evil()}, path)
+    elif content == "list":
+        torch.save([1], path)
+    elif content == "empty folder":
+        path.mkdir()
+    with pytest.raises(UserError) as caught:
+        load_checkpoint(path)
+    assert "c.pt: expected a" in str(caught.value) and not os.path.exists("/tmp/omnidali-evil")
+
+
+def test_weights_of_another_model_are_told():
+    model, other = TSN(18, 5, 0.5), TSN(18, 7, 0.5)
+    state = {"state_dict": other.state_dict(), "model": {"name": "tsn", "depth": 18, "classes": 7}}
+    with pytest.raises(UserError) as caught:
+        load_weights(model, state, "resume")
+    assert "cls_head.fc_cls.weight is (7, 512) instead of (5, 512)" in str(caught.value)
+    assert "It was made for: name tsn, depth 18, classes 7." in str(caught.value)
+    before = model.cls_head.fc_cls.weight.clone()
+    load_weights(model, state, "pretrained", head=False)
+    assert torch.equal(model.cls_head.fc_cls.weight, before)
+    assert torch.equal(model.backbone.conv1.conv.weight, other.backbone.conv1.conv.weight)
+    with pytest.raises(UserError, match="and 2.. more|and .* more"):
+        load_weights(TSN(50, 5, 0.5), state, "resume")
