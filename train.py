@@ -123,6 +123,7 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
         asked = time.perf_counter()
         for batch in loader:
             now, step = time.perf_counter(), batch.step
+            seed_step(config.seed, step, ranks.rank)
             pace.waited(now - asked)
             if step == first_step:
                 folder.show_batch(batch, names, data.class_names)
@@ -150,10 +151,14 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
 
             done, to_save = step + 1, []
             at_end = done == loader.end
-            evaluates = data.evaluation is not None and not dry_run and (done % evaluate_every == 0 or at_end)
-            if evaluates or at_end or done % config.train.checkpoint_every == 0:
+
+            def due(every: int) -> bool:  # at the first optimizer step from each multiple of `every` on
+                return updates and done % every < settings.accumulate
+
+            evaluates = data.evaluation is not None and not dry_run and (due(evaluate_every) or at_end)
+            if evaluates or at_end or due(config.train.checkpoint_every):
                 to_save.append(LAST)
-            if config.train.keep_every and done % config.train.keep_every == 0:
+            if config.train.keep_every and due(config.train.keep_every):
                 to_save.append(f"step-{done}.pt")
             if done % config.train.log_every == 0 or to_save:
                 sources, speed = meter.read(), pace.read(done, loader.stats(), ranks.device)
@@ -172,6 +177,11 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
             asked = time.perf_counter()
             pace.paused(asked - paused)
     return figures
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Make dropout a function of (seed, step, rank), so that a resumed run draws what the whole one draws."""
+    torch.manual_seed((seed * 1_000_003 + step) * 65_537 + rank)
 
 
 def main(arguments: list[str] | None = None) -> int:

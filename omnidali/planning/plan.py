@@ -85,7 +85,7 @@ class TrainPlan:
     @property
     def steps_per_epoch(self) -> float:
         """Steps in which the first source, the target, is seen once."""
-        return len(self.tables[0]) / (self.batch * self.shares.shares[0])
+        return float(len(self.tables[0]) / (self.batch * self.shares.shares[0]))
 
     def fingerprint(self) -> dict[str, object]:
         """Everything that the order depends on, for comparison at a resume."""

@@ -49,7 +49,8 @@ def load_checkpoint(path: str | Path) -> dict:
     except FileNotFoundError:
         raise UserError(str(path), "a checkpoint", "no such file", "Check the path.") from None
     except Exception as error:  # torch raises many kinds for damaged files
-        raise UserError(str(path), "a checkpoint that can be read safely", str(error).strip().splitlines()[0][:200],
+        reason = str(error).strip().partition("WeightsUnpickler error: ")[2] or str(error).strip()
+        raise UserError(str(path), "a checkpoint that can be read safely", reason.splitlines()[0][:200],
                         "The file is damaged or foreign; use another one.") from None
     if not isinstance(state, dict) or "state_dict" not in state:
         raise UserError(str(path), "a checkpoint with the entry state_dict", type(state).__name__, "Use another one.")

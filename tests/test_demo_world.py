@@ -1,0 +1,117 @@
+"""The demo world: the release's layout and lists, honest splits, the same bits for the same seed."""
+
+import hashlib
+import json
+import sqlite3
+
+import pytest
+
+from omnidali.catalog.build import build_catalog
+from omnidali.config import SourceConfig
+from omnidali.demo import world
+from omnidali.demo.scene import ACTIONS
+from omnidali.demo.world import DEMO, make_world, plan_items, shown_parts
+from omnidali.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A world with every seventh item, so that all codecs come up."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(world, "_PART_SECONDS", 1)
+    folder = tmp_path_factory.mktemp("world")
+    items = {name: group[::7] for name, group in plan_items(3).items()}
+    patch.setattr(world, "ProcessPoolExecutor", InProcess)
+    patch.setattr(world, "plan_items", lambda seed: items)
+    for name in ("a", "b"):
+        make_world(folder / name, 3, progress=False)
+    patch.undo()
+    return folder, items
+
+
+class InProcess:
+    """Stands in for the pool: the patches above would not reach other processes."""
+
+    def __init__(self, *_):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def map(self, work, jobs, chunksize):
+        return map(work, jobs)
+
+
+def digest(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_the_same_seed_gives_the_same_bits(small):
+    folder, _ = small
+    first = digest(folder / "a")
+    assert first == digest(folder / "b") and len(first) > 60
+
+
+def test_other_seeds_give_other_items():
+    assert plan_items(1) == plan_items(1)
+    assert plan_items(1) != plan_items(2)
+
+
+def test_layout_and_lists_are_the_releases(small):
+    folder, items = small
+    notes = folder / "a" / "annotations"
+    assert (notes / "k8_actions.txt").read_text().splitlines() == [action.name for action in ACTIONS]
+    union = (notes / "webimage_8/tsn_8seg_webimage_8_wodup.txt").read_text().splitlines()
+    assert {line.split("/")[0] for line in union} == {"googleimage_8", "insimage_8"}
+    for name, listed in (("googleimage_8", "tsn_8seg"), ("insimage_8", "tsn_8seg"), ("insvideo_8", "slowonly_8x8")):
+        every = set((notes / name / f"{name}.txt").read_text().splitlines())
+        kept = set((notes / name / f"{listed}_{name}.txt").read_text().splitlines())
+        without = set((notes / name / f"{listed}_{name}_wodup.txt").read_text().splitlines())
+        assert without <= kept <= every and len(every) == len(items[name])
+    rows = json.loads((notes / "kinetics_raw_8/slowonly_8x8_kinetics_raw_8.json").read_text())
+    for row in rows:
+        assert set(row) == {"video_dir", "label", "num_clips", "positive_clip_inds"}
+        folder_of_row = folder / "a" / "kinetics_raw_8_train" / row["video_dir"]
+        assert folder_of_row.parent.name == f"pref{folder_of_row.name[0]}"
+        assert len(list(folder_of_row.glob("part_*.mp4"))) == row["num_clips"] == 6
+        assert 0 < len(row["positive_clip_inds"]) < 6
+
+
+def test_every_file_is_usable_and_codecs_are_mixed(small):
+    folder, items = small
+    sources = {name: SourceConfig(kind=kind, root=name, list=f"annotations/{listing}") for name, kind, listing in (
+        ("kinetics_8_train", "video", "kinetics_8/k8_train.txt"), ("kinetics_8_val", "video", "kinetics_8/k8_val.txt"),
+        ("insvideo_8", "video", "insvideo_8/insvideo_8.txt"), ("insimage_8", "image", "insimage_8/insimage_8.txt"),
+        ("googleimage_8", "image", "googleimage_8/googleimage_8.txt"))}
+    summaries = build_catalog(folder / "catalog.sqlite", sources, folder / "a", progress=False)
+    assert all(not summary.refused for summary in summaries)
+    db = sqlite3.connect(folder / "catalog.sqlite")
+    assert len({row for row in db.execute("SELECT DISTINCT width, height FROM media")}) > 20
+    assert len({row for row in db.execute("SELECT DISTINCT frame_rate FROM media WHERE frame_rate > 0")}) > 3
+    codecs = {codec for codec, in db.execute("SELECT DISTINCT codec FROM media")}
+    assert codecs == {"h264", "hevc", "vp9", "jpeg"}
+
+
+def test_the_split_is_honest_and_the_noise_is_planted():
+    items = plan_items(0)
+    train = {item.seed for name, group in items.items() if "val" not in name for item in group}
+    assert not train & {item.seed for item in items["kinetics_8_val"]}
+    for collection in DEMO:
+        group = items[collection.name.format(n=8)]
+        noisy = sum(item.shown != item.label for item in group) / len(group)
+        assert abs(noisy - collection.noise) < 0.12
+        assert len(group) == 8 * collection.per_class
+        if "kinetics" in collection.name:
+            assert noisy == 0 and not any(item.copy_of for item in group)
+    assert all(0 < len(shown_parts(item)) < 6 for item in items["kinetics_raw_8_train"])
+
+
+def test_foreign_folders_are_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="an empty folder or a demo world"):
+        make_world(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

@@ -1,0 +1,178 @@
+"""train.py and evaluate.py as users run them: one process, two processes, resumed, and with mistakes."""
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import evaluate
+import train
+
+ROOT = Path(__file__).parent.parent
+CONFIG = """
+sources:
+  clips: {kind: video, root: clips, list: clips.txt, weight: 2}
+  photos: {kind: image, root: photos, list: photos.txt, weight: 1}
+clip: {num_clips: 2, size: 32}
+model: {depth: 18}
+optimizer: {lr: 0.01, warmup_epochs: 1, accumulate: 2}
+train: {batch: 6, steps: 8, log_every: 2, checkpoint_every: 4, keep_every: 3, ema: 0.9}
+evaluation:
+  source: {kind: video, root: shorts, list: shorts.txt}
+  every_epochs: 2
+  batch: 2
+  validation: {num_clips: 2, size: 32, short_side: 36}
+  test: {num_clips: 3, crops: three, size: 32, short_side: 36}
+"""
+
+
+STEPS = [2, 4, 6, 8]  # every second step; evaluations and checkpoints fall on the same ones here
+
+
+def run(program, *arguments, ranks=1, check=True):
+    """One rank runs in this process, which is faster; several run as users start them."""
+    arguments = [str(argument) for argument in arguments]
+    if ranks == 1:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = {"train.py": train, "evaluate.py": evaluate}[program].main(arguments)
+        done = subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+    else:
+        done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
+                               str(ranks), str(ROOT / program), *arguments], capture_output=True, text=True,
+                              env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=ROOT, timeout=240)
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture
+def options(media_root, tmp_path):
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    return ["--config", tmp_path / "c.yaml", f"data_root={media_root}", f"run_dir={tmp_path / 'run'}"]
+
+
+def weights(folder, name="last.pt"):
+    return torch.load(folder / "checkpoints" / name, weights_only=True)
+
+
+def assert_same_weights(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+def test_a_run_leaves_what_it_promises(options, tmp_path):
+    output = run("train.py", *options).stdout
+    folder = tmp_path / "run"
+    assert "clips: 9 files, 9 probed now" in output and "clips: h264 by PyAV on the CPU" in output
+    assert "step 8/8 100.0% | loss " in output and "(clips " in output and "| mix 66.7/33.3 |" in output
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    # every second step, and before every checkpoint and evaluation (two epochs are six steps)
+    assert [row["step"] for row in rows if row["kind"] == "train"] == STEPS
+    train_row = [row for row in rows if row["kind"] == "train"][-1]
+    assert set(train_row["sources"]) == {"all", "clips", "photos"} and train_row["clips_per_second"] > 0
+    evaluation = [row for row in rows if row["kind"] == "evaluation"][-1]
+    assert evaluation["items"] == 5 and evaluation["correct"] == round(evaluation["top1"] * 5 / 100)
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.pt", "best.pt", "step-4.pt", "step-6.pt"}
+    assert (folder / "pictures" / "step0-photos.png").stat().st_size > 500
+    assert json.loads((folder / "environment.json").read_text())["versions"]["torch"]
+    assert list((folder / "tb").iterdir())
+    # the saved config is a config: it goes on with the run
+    again = run("train.py", "--config", folder / "config.yaml", "--resume", "auto", "train.steps=9").stdout
+    assert "resumed behind step 8" in again and "step 9/9" in again
+    # and a run is not overwritten
+    refused = run("train.py", *options, check=False)
+    assert refused.returncode == 2 and "Go on with --resume auto" in refused.stderr
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_resumed_runs_end_with_the_same_weights(options, tmp_path, ranks):
+    run("train.py", *options, "evaluation.every_epochs=100", ranks=ranks)
+    whole = weights(tmp_path / "run")
+    other = [*options[:3], f"run_dir={tmp_path / 'parts'}", "evaluation.every_epochs=100"]
+    run("train.py", *other, "--resume", "auto", ranks=ranks)
+    # go back to a kept checkpoint in the middle and run the rest again
+    (tmp_path / "parts" / "checkpoints" / "last.pt").unlink()
+    output = run("train.py", *other, "--resume", tmp_path / "parts" / "checkpoints" / "step-6.pt", ranks=ranks).stdout
+    assert "resumed behind step 6" in output
+    again = weights(tmp_path / "parts")
+    for part in ("state_dict", "ema"):
+        assert_same_weights(whole[part], again[part])
+    assert whole["loader"] == again["loader"]
+
+
+def test_two_ranks_evaluate_like_one(options, tmp_path):
+    run("train.py", *options)
+    rows = [json.loads(run("evaluate.py", *options, ranks=ranks).stdout.strip().splitlines()[-1]) for ranks in (1, 2)]
+    assert rows[0] == rows[1] and rows[0]["items"] == 5 and rows[0]["num_clips"] == 3
+    folder = tmp_path / "run" / "evaluation-test"
+    per_class = (folder / "per_class.csv").read_text().splitlines()
+    assert per_class[0] == "class,items,correct,top1" and len(per_class) == 5
+    predictions = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert len(predictions) == 5 and sum(row["label"] == row["predicted"][0] for row in predictions) == rows[0]["correct"]
+    assert json.loads(run("evaluate.py", *options, "--protocol", "validation").stdout.splitlines()[-1])["crops"] == "center"
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_and_slowonly(options, precision):
+    output = run("train.py", *options, f"train.precision={precision}", "model.name=slowonly", "clip.clip_len=2",
+                 "clip.num_clips=1", "sources.photos.inflate=still", "--dry-run", 2).stdout
+    assert "step 2/8" in output
+
+
+def test_dry_run_keeps_no_checkpoint(options, tmp_path):
+    run("train.py", *options, "--dry-run", 2)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_print_config(options):
+    output = run("train.py", *options, "--print-config", "clip.size=40").stdout
+    assert "size: 40" in output and "weight: 2.0" in output
+
+
+MISTAKES = {
+    "unknown key": (["clip.sise=3"], "Did you mean 'size'?"),
+    "missing list": (["sources.clips.list=none.txt"], "none.txt: expected a list file, got no such file"),
+    "missing root": (["sources.clips.root=none"], "sources.clips.root: expected a folder"),
+    "empty run": (["--resume", "{tmp}"], "expected a run folder with checkpoints/last.pt, got none in it"),
+    "corrupt checkpoint": (["--resume", "{tmp}/c.yaml"], "expected a checkpoint that can be read safely"),
+    "no such pretrained": (["model.pretrained=no.pt"], "no.pt: expected a checkpoint, got no such file"),
+    "unwritable": (["run_dir={tmp}/c.yaml/run"], "c.yaml/run/catalog.sqlite: expected a catalog file that can be opened"),
+    "number as text": (["optimizer.lr=1e-3"], "YAML reads this as text; write 0.001."),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_end_with_advice(options, tmp_path, name):
+    arguments, told = MISTAKES[name]
+    done = run("train.py", *options, *(text.format(tmp=tmp_path) for text in arguments), check=False)
+    assert told in done.stderr
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def test_more_ranks_than_clips(options):
+    done = run("train.py", *options, "train.batch=3", "sources.photos.weight=0.5", ranks=2, check=False)
+    assert "train.batch: expected a multiple of the number of ranks (2), got 3. Use 2, or" in done.stderr
+    assert done.returncode != 0
+
+
+def test_diverging_runs_stop(options):
+    done = run("train.py", *options, "optimizer.lr=1000000000000", "optimizer.clip_grad_norm=null",
+               "optimizer.warmup_epochs=0", "optimizer.accumulate=1", check=False)
+    assert done.returncode == 2 and "expected a finite loss and finite weights" in done.stderr
+
+
+def test_checkpoint_of_another_model(options, tmp_path):
+    run("train.py", *options)
+    done = run("evaluate.py", *options, "model.depth=34", check=False)
+    assert done.returncode == 2 and "expected the weights of this config's model" in done.stderr
+    other = run("train.py", *options, "model.depth=34", "--resume", "auto", check=False)
+    assert other.returncode == 2 and "It was made for: name tsn, depth 18, classes 4." in other.stderr
+    changed = run("train.py", *options, "--resume", "auto", "seed=1", "clip.size=40", check=False)
+    assert changed.returncode == 2 and "seed: 0 became 1" in changed.stderr and "clip.size: 32 became 40" in changed.stderr
