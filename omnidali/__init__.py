@@ -1,0 +1,21 @@
+"""Video recognition from web photos and videos: OmniSource on a DALI data loading service.
+
+The names below are the public interface; they load on first use, because torch and DALI take seconds.
+"""
+
+import importlib
+
+_PUBLIC = {
+    "ClipBatch": "omnidali.clips", "StepBatch": "omnidali.clips", "Config": "omnidali.config",
+    "DecodeError": "omnidali.errors", "UserError": "omnidali.errors", "FusionIterator": "omnidali.loading.fusion",
+    "TrainPlan": "omnidali.planning.plan", "EvaluationPlan": "omnidali.planning.plan",
+    "build_model": "omnidali.models.recognizers", "load_config": "omnidali.settings",
+    "open_data": "omnidali.loading.data", "open_loader": "omnidali.loading.data",
+}
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str):
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'omnidali' has no attribute {name!r}")
