@@ -1,0 +1,144 @@
+"""The command line, the benchmarks' proof, and what README shows."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import omnidali
+from omnidali import cli
+from omnidali.bench import loader as bench
+from omnidali.bench.media import BITS, picture, read_numbers
+from omnidali.bench.plan import bench_plan
+from omnidali.demo.run import run_demo
+from omnidali.settings import load_config
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("file, frame, size", [(0, 0, (340, 256)), (1234, 299, (96, 64)), (2**BITS - 1, 1365, (64, 96))])
+def test_painted_numbers_are_read_back(file, frame, size):
+    shown, short = picture(file, frame, *size), min(size)
+    top, left = (size[1] - short) // 2, (size[0] - short) // 2
+    assert read_numbers(shown[top:top + short, left:left + short]) == (file, frame)
+
+
+@pytest.fixture
+def small_bench(monkeypatch):
+    monkeypatch.setattr(bench, "_PHOTOS", 6)
+    monkeypatch.setattr(bench, "_VIDEOS", 2)
+    monkeypatch.setattr(bench, "_FRAMES", 40)
+
+
+def test_bench_loader_writes_comparable_records(small_bench, tmp_path):
+    assert cli.main(["bench", "loader", "--out", str(tmp_path), "--repeats", "2", "--seconds", "0.2", "--workloads",
+                     "W1", "W2 tsn-8 gop 16"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    assert [row["workload"] for row in rows] == ["W1 jpeg", "W2 tsn-8 gop 16"]
+    for row in rows:
+        assert 0 < row["lowest"] <= row["clips_per_second"] <= row["highest"] and row["cpu_ms_per_clip"] > 0
+        assert row["environment"]["versions"]["torch"] and row["environment"]["cores"] > 0
+
+
+def test_bench_counts_nothing_without_proof(small_bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "read_numbers", lambda shown: (0, 0))
+    with pytest.raises(RuntimeError, match="expected frame .* of file"):
+        bench.bench_loader(tmp_path, ["W1"], 1, 0.1)
+    assert not (tmp_path / "records.jsonl").exists()
+
+
+def test_bench_mistakes(tmp_path, capsys):
+    assert cli.main(["bench", "loader", "--out", str(tmp_path), "--workloads", "W9"]) == 2
+    assert "expected beginnings of: W1 jpeg" in capsys.readouterr().err
+
+
+def test_bench_plan(tmp_path):
+    small, large = bench_plan(tmp_path, [100, 100_000])
+    assert large["rows"] == 100_000 and large["warm_start_seconds"] < 10 and small["ms_per_step"] > 0
+
+
+def test_demo_refuses_foreign_folders(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert cli.main(["demo", "--only-data", str(tmp_path)]) == 2
+    assert "expected an empty folder or a demo world" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_demo_from_start_to_end(tmp_path, capfd):
+    """All of the demo but its length."""
+    row = run_demo(tmp_path, seed=5, overrides=["train.steps=4", "evaluation.test.num_clips=2"])
+    output = capfd.readouterr().out
+    assert row["items"] == 96 and row["num_clips"] == 2
+    assert "tensorboard --logdir" in output and "% on 96 held-out videos of 8 classes (chance 12.5 %)" in output
+    assert (tmp_path / "run-5" / "pictures" / "step4-confusion.png").exists()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+class Enough(Exception):
+    pass
+
+
+def test_readme_loop_runs(monkeypatch, media_root, tmp_path):
+    code, = blocks("python")
+    assert len(code.strip().splitlines()) == 6
+    (tmp_path / "c.yaml").write_text("sources:\n  clips: {kind: video, root: clips, list: clips.txt}\n"
+                                     "  photos: {kind: image, root: photos, list: photos.txt}\n"
+                                     "clip: {num_clips: 2, size: 32}\ntrain: {batch: 4, steps: 3}\n")
+    config = load_config(tmp_path / "c.yaml", [f"data_root={media_root}", f"run_dir={tmp_path}"])
+    monkeypatch.setattr(omnidali, "load_config", lambda path: config, raising=False)
+    network, calls = omnidali.build_model(config.model, 4, 1), []
+
+    def model(clips):
+        calls.append(clips)
+        if len(calls) == 3:
+            raise Enough
+        return network(clips)
+
+    with pytest.raises(Enough):
+        exec(code, {"torch": torch, "model": model})
+    assert network.cls_head.fc_cls.weight.grad.abs().sum() > 0
+
+
+def test_readme_config_is_valid(tmp_path):
+    text, = blocks("yaml")
+    (tmp_path / "c.yaml").write_text(text)
+    config = load_config(tmp_path / "c.yaml")
+    assert list(config.sources) == ["target", "photos"]
+    assert yaml.safe_load(text)["classes"] == "classes.txt"
+
+
+def test_readme_commands_name_things_that_exist():
+    text = "\n".join(blocks("bash"))
+    for path in re.findall(r"[\w/]+\.(?:py|yaml)", text):
+        assert (ROOT / path).exists(), path
+    for line in re.findall(r"train\.py (.*)", text):
+        import train
+        assert train.main([*line.split(), "--print-config"]) == 0
+    for setting in re.findall(r"evaluate\.py .*", text):
+        overrides = re.findall(r"\S+=\S+", setting)
+        load_config(ROOT / re.search(r"configs/\S+", setting).group(), overrides)
+
+
+def test_public_names_exist():
+    for name in omnidali.__all__:
+        assert getattr(omnidali, name).__doc__
+
+
+def test_docstring_examples():
+    import doctest
+    import importlib
+    import pkgutil
+    tried = 0
+    for package in ("omnidali", "pipelines"):
+        for module in pkgutil.walk_packages([str(ROOT / package)], f"{package}."):
+            result = doctest.testmod(importlib.import_module(module.name))
+            assert result.failed == 0, module.name
+            tried += result.attempted
+    assert tried >= 8
