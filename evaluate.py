@@ -31,7 +31,7 @@ def evaluate(config: Config, ranks: Ranks, checkpoint: str | None = None, protoc
     """Score the evaluation source and write per_class.csv, confusion.csv and predictions.jsonl.
 
     Args:
-        checkpoint: file or run folder; none takes checkpoints/best.pt of the config's run folder. Averaged
+        checkpoint: file, or run folder for its best.pt; none takes that of the config's run folder. Averaged
             weights are used where the checkpoint has them.
         protocol: ``test`` or ``validation``, the views of the config to use.
 
@@ -41,8 +41,8 @@ def evaluate(config: Config, ranks: Ranks, checkpoint: str | None = None, protoc
     Raises:
         UserError: for missing data, and checkpoints of another model.
     """
-    path = checkpoint or f"{config.run_dir}/checkpoints/best.pt"
-    state = load_checkpoint(path)
+    path = checkpoint or config.run_dir
+    state = load_checkpoint(path, inside="best.pt")
     data = open_data(config, ranks, training=False)
     names = state.get("classes") or list(data.class_names)
     if len(names) <= data.evaluation.labels.max():
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; exit code 2 for the user's mistakes."""
     parser = argparse.ArgumentParser(description="Evaluate a checkpoint on held-out data.")
     parser.add_argument("--config", required=True, help="YAML file, see configs/")
-    parser.add_argument("--checkpoint", help="checkpoint or run folder; default: checkpoints/best.pt in run_dir")
+    parser.add_argument("--checkpoint", help="checkpoint, or run folder for its best.pt; default: run_dir")
     parser.add_argument("--protocol", choices=("test", "validation"), default="test",
                         help="which views of the config: evaluation.test or evaluation.validation")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value",

@@ -42,7 +42,7 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
     Args:
         resume: ``auto`` goes on where this run folder stopped, ``none`` starts anew, a path names a
             checkpoint or another run's folder.
-        dry_run: stop after so many steps and keep no checkpoint.
+        dry_run: stop after so many steps and write nothing but the catalog.
 
     Raises:
         UserError: for everything that the user can put right.
@@ -53,12 +53,11 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
 
     # Data: the catalog is brought up to date once, the plan is made, decoding starts with the loop.
     data = open_data(config, ranks)
-    folder = RunFolder(config, ranks.is_main, "auto" if dry_run else resume)
+    folder = RunFolder(config, ranks.is_main and not dry_run, resume)
     loader = open_loader(config, data, ranks, dtype=DTYPES[config.train.precision])
     say(*data.summary, *loader.routes)
     per_epoch = loader.plan.steps_per_epoch
-    steps = config.train.steps or math.ceil(config.train.epochs * per_epoch)
-    loader.end = min(steps, dry_run or steps)
+    steps = loader.end
     evaluate_every = max(1, round(config.evaluation.every_epochs * per_epoch))
     names = tuple(config.sources)
 
@@ -117,6 +116,7 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
 
     # The loop
     meter, figures, first_step = SourceMeter(names, ranks), None, loader.next_step
+    loader.end = min(steps, first_step + dry_run) if dry_run else steps
     pace = Pace(first_step, steps, config.train.batch)
     model.train()
     with loader, contextlib.closing(folder):
@@ -190,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", required=True, help="YAML file, see configs/")
     parser.add_argument("--resume", default="none", metavar="auto|none|PATH",
                         help="auto: go on where run_dir stopped, if it holds a run; PATH: a checkpoint or run folder")
-    parser.add_argument("--dry-run", type=int, metavar="N", help="train N steps and keep no checkpoint")
+    parser.add_argument("--dry-run", type=int, metavar="N", help="train N steps and write nothing but the catalog")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="any setting of the config")
     options = parser.parse_intermixed_args(arguments)

@@ -21,7 +21,7 @@ class ClipBatch:
         valid: (N,) bool, False for repeats that only fill up an evaluation's last batch.
 
     Raises:
-        ValueError: if a shape or type is off.
+        ValueError: if a shape or type is off, or the memory is not channels-last.
     """
 
     clips: torch.Tensor
@@ -37,6 +37,8 @@ class ClipBatch:
             raise ValueError(f"clips must be (N, 3, T, H, W), got {shape}: an image needs a time axis, T = 1")
         if not self.clips.is_floating_point():
             raise ValueError(f"clips must be floating point and normalised, got {self.clips.dtype}")
+        if not self.clips.permute(0, 2, 3, 4, 1).is_contiguous():
+            raise ValueError(f"clips must be channels-last in memory, got strides {self.clips.stride()}")
         for name, dtype in {"labels": torch.int64, "source": torch.int64, "record": torch.int64, "slot": torch.int64,
                             "valid": torch.bool}.items():
             value = getattr(self, name)

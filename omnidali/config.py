@@ -14,17 +14,24 @@ from typing import Literal
 from omnidali.errors import UserError
 
 Mapped = Mapping[str, "SourceConfig"]
+RESERVED = ("evaluation", "all")  # names that the catalog and the reports give to other things
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceConfig:
-    """Where one source's media lie and how much of the batch they fill."""
+class MediaConfig:
+    """Where media lie and who decodes them."""
 
     kind: Literal["video", "image"]  # what the files are
     root: str = "."  # folder that the list's paths start from; relative to data_root
     list: str | None = None  # text file of `path label` lines, relative to data_root; none: class folders under root
-    weight: float = 1.0  # share of the slots, relative to the other sources' weights
     decode: Literal["auto", "cpu", "dali"] = "auto"  # who decodes: auto = DALI where there is a GPU that can
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig(MediaConfig):
+    """A training source: its media, and how much of the batch they fill."""
+
+    weight: float = 1.0  # share of the slots, relative to the other sources' weights
     inflate: Literal["single", "still"] = "single"  # an image as one frame, or repeated to the clip's length
 
 
@@ -45,18 +52,18 @@ class ClipConfig:
 class ViewsConfig:
     """The views of one item in an evaluation."""
 
-    num_clips: int = 8  # clips of an item, evenly spaced
+    num_clips: int = 8  # clips of a video, evenly spaced
     crops: Literal["center", "three", "ten"] = "center"  # crops of every clip
     size: int = 256  # side of the crop, pixels
     short_side: int = 256  # the picture counts as scaled to this short side before it is cropped, pixels
-    average: Literal["score", "prob"] = "score"  # mean of the logits, or of the probabilities
+    average: Literal["score", "prob"] = "score"  # mean over the views of logits, or of probabilities (TSN's view: all frames)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """What is evaluated, when, and with which views."""
 
-    source: SourceConfig | None = None  # labelled data that training never sees
+    source: MediaConfig | None = None  # labelled data that training never sees
     batch: int = 8  # items of one rank in one forward pass
     every_epochs: float = 1.0  # distance of evaluations in training, in epochs of the target source
     validation: ViewsConfig = field(default_factory=ViewsConfig)  # the views during training
@@ -70,7 +77,7 @@ class ModelConfig:
     name: Literal["tsn", "slowonly"] = "tsn"  # kind of network
     depth: Literal[18, 34, 50, 101] = 50  # layers of the ResNet
     dropout: float = 0.4  # before the last layer
-    pretrained: str | None = None  # checkpoint of ours to start the weights from
+    pretrained: str | None = None  # checkpoint of ours to start from; a classifier of another size is left out
     channels_last: bool = True  # memory format of weights and activations
 
 
@@ -140,6 +147,10 @@ def find_mistakes(config: Config) -> Iterator[UserError]:
     if not config.sources:
         yield UserError("sources", "at least one training source", "none", "Add one, such as `k400: {kind: video}`.")
     for name, source in config.sources.items():
+        if source.kind == "video" and source.inflate != "single":
+            yield UserError(f"sources.{name}.inflate", "a source of images", "videos", "Remove inflate.")
+        if name in RESERVED:
+            yield UserError(f"sources.{name}", "another name", f"{name}, which reports use", "Rename the source.")
         if not 0 < source.weight < float("inf"):
             yield UserError(f"sources.{name}.weight", "a number above 0", f"{source.weight:g}",
                             "Leave the source out to switch it off.")

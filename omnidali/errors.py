@@ -63,6 +63,10 @@ class DecodeError(RuntimeError):
         return DecodeError, (self.source, self.path, self.step, self.rank, self.reason)
 
 
+class CannotDecode(Exception):
+    """A file that no decoder could turn into the planned frames; its text is the reason."""
+
+
 def exit_with_advice(story: Callable[[], int | None], quiet: bool = False) -> int:
     """Run ``story``; a UserError becomes text on stderr and exit code 2, without a traceback.
 

@@ -57,6 +57,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises:
         ConfigErrors: with every mistake of the file and the overrides.
+        UserError: if a file cannot be read or is no YAML.
     """
     values = _read_with_base(Path(path), ())
     errors: list[UserError] = []
@@ -66,8 +67,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         except UserError as error:
             errors.append(error)
     config = _build(Config, values, "", errors)
-    if not errors:
-        errors.extend(find_mistakes(config))
+    told = [f"{error.where}." for error in errors]  # what lies above a mistake may only be its consequence
+    errors += [error for error in find_mistakes(config)
+               if not any(where.startswith(f"{error.where}.") for where in told)]
     if errors:
         raise ConfigErrors(errors)
     return config
@@ -145,7 +147,7 @@ def _build(kind: type, values: object, where: str, errors: list[UserError]) -> o
             continue
         before = len(errors)
         converted = _convert(value, hints[key], path, errors)
-        if len(errors) == before:
+        if converted is not None or len(errors) == before:  # settings with a mistake inside are kept without it
             arguments[key] = converted
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
@@ -168,15 +170,16 @@ def _convert(value: object, hint: object, where: str, errors: list[UserError]) -
         if not isinstance(value, dict):
             errors.append(UserError(where, "names with settings under them", _show(value), "Indent them under it."))
             return None
-        return types.MappingProxyType({str(name): _convert(item, inner[1], f"{where}.{name}", errors)
-                                       for name, item in value.items()})
+        built = {str(name): _convert(item, inner[1], f"{where}.{name}", errors) for name, item in value.items()}
+        return types.MappingProxyType({name: item for name, item in built.items() if item is not None})
     if origin is tuple:
         open_ended = len(inner) == 2 and inner[1] is Ellipsis
         if not isinstance(value, (list, tuple)) or not (open_ended or len(value) == len(inner)):
             errors.append(UserError(where, _describe(hint), _show(value), "Write it as [a, b]."))
             return None
-        return tuple(_convert(item, inner[0 if open_ended else i], f"{where}[{i}]", errors)
-                     for i, item in enumerate(value))
+        items = tuple(_convert(item, inner[0 if open_ended else i], f"{where}[{i}]", errors)
+                      for i, item in enumerate(value))
+        return None if None in items else items
     fits = (value in inner and type(value) in {type(item) for item in inner}) if origin is typing.Literal else (
         isinstance(value, (int, float)) and not isinstance(value, bool) if hint is float
         else isinstance(value, int) and not isinstance(value, bool) if hint is int

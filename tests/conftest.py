@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items):
 def media_of(path: Path, kind: str = "video") -> Media:
     """The catalog's view of one file, without a catalog."""
     probe = (probe_video if kind == "video" else probe_image)(path)
-    return Media(1, str(path), probe.container, probe.codec, probe.width, probe.height, probe.frames, probe.rotation,
+    return Media(str(path), probe.container, probe.width, probe.height, probe.frames, probe.rotation,
                  probe.timing, probe.keyframes)
 
 

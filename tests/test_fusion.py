@@ -42,7 +42,7 @@ def pictures(clips):
 
 def test_every_clip_shows_what_was_planned(tables):
     plan = make_plan(tables, CENTER)
-    with open_fusion(tables, CENTER, steps=6) as batches:
+    with open_fusion(tables, CENTER, end=6) as batches:
         for batch in batches:
             planned = {int(slot): (samples.source, row, frames) for samples in plan(batch.step)
                        for slot, row, frames in zip(samples.slots, samples.rows, samples.frames.tolist())}
@@ -62,7 +62,7 @@ def test_every_clip_shows_what_was_planned(tables):
 
 
 def test_memory_is_channels_last(tables):
-    with open_fusion(tables, steps=1) as batches:
+    with open_fusion(tables, end=1) as batches:
         for group in next(batches).groups:
             assert group.clips.is_contiguous(memory_format=torch.channels_last_3d)
             frames = group.clips.transpose(1, 2).flatten(0, 1)
@@ -72,17 +72,17 @@ def test_memory_is_channels_last(tables):
 
 @pytest.mark.parametrize("options", [{"threads": 1}, {"threads": 5}, {"prefetch": 1}, {"prefetch": 6}])
 def test_order_and_pixels_do_not_depend_on_speed(tables, options):
-    with open_fusion(tables, steps=5) as plain, open_fusion(tables, steps=5, **options) as other:
+    with open_fusion(tables, end=5) as plain, open_fusion(tables, end=5, **options) as other:
         assert [content(batch) for batch in plain] == [content(batch) for batch in other]
 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_together_see_what_one_sees(tables, world):
-    with open_fusion(tables, steps=4) as batches:
+    with open_fusion(tables, end=4) as batches:
         whole = [sorted(zip(batch.groups[0].slot.tolist(), batch.groups[0].record.tolist())) for batch in batches]
     parts = [[] for _ in whole]
     for rank in range(world):
-        with open_fusion(tables, steps=4, rank=rank, world=world) as batches:
+        with open_fusion(tables, end=4, rank=rank, world=world) as batches:
             for batch in batches:
                 parts[batch.step] += zip(batch.groups[0].slot.tolist(), batch.groups[0].record.tolist())
     assert [sorted(part) for part in parts] == whole
@@ -107,11 +107,11 @@ def assert_restores_at_every_step(make, steps):
 
 
 def test_restore_at_every_step(tables):
-    assert_restores_at_every_step(lambda: open_fusion(tables, steps=5), 5)
+    assert_restores_at_every_step(lambda: open_fusion(tables, end=5), 5)
 
 
 def test_restore_while_running(tables):
-    with open_fusion(tables, steps=6) as batches:
+    with open_fusion(tables, end=6) as batches:
         first = [content(next(batches)) for _ in range(2)]
         state = batches.state_dict()
         rest = [content(next(batches)) for _ in range(2)]
@@ -130,7 +130,7 @@ def test_another_plan_is_refused_with_every_difference(tables):
 
 
 def test_state_survives_a_checkpoint(tables, tmp_path):
-    with open_fusion(tables, steps=3) as batches:
+    with open_fusion(tables, end=3) as batches:
         next(batches)
         torch.save(batches.state_dict(), tmp_path / "s.pt")
         batches.load_state_dict(torch.load(tmp_path / "s.pt", weights_only=True))
@@ -138,7 +138,7 @@ def test_state_survives_a_checkpoint(tables, tmp_path):
 
 def test_still_images_fill_the_clip(tables):
     sources = {**SOURCES, "photos": SourceConfig(kind="image", root="photos", list="photos.txt", inflate="still")}
-    with open_fusion(tables, sources=sources, steps=1) as batches:
+    with open_fusion(tables, sources=sources, end=1) as batches:
         group, = next(batches).groups
         photos = group.clips[group.source == 1]
         assert len(photos) and (photos == photos[:, :, :1]).all() and group.clips.shape[2] == 4
@@ -147,7 +147,7 @@ def test_still_images_fill_the_clip(tables):
 def test_dali_decodes_where_it_is_asked_to(tables):
     sources = {**SOURCES, "photos": SourceConfig(kind="image", root="photos", list="photos.txt", weight=3, decode="dali"),
                "shorts": SourceConfig(kind="video", root="shorts", list="shorts.txt", decode="dali")}
-    with open_fusion(tables, CENTER, sources=sources, steps=3) as dali, open_fusion(tables, CENTER, steps=3) as cpu:
+    with open_fusion(tables, CENTER, sources=sources, end=3) as dali, open_fusion(tables, CENTER, end=3) as cpu:
         assert dali.routes[1:] == ["photos: jpeg by DALI on the CPU", "shorts: vp9 by DALI on the CPU"]
         assert cpu.routes[0] == "clips: h264 by PyAV on the CPU"
         for one, other in zip(dali, cpu):
@@ -157,7 +157,7 @@ def test_dali_decodes_where_it_is_asked_to(tables):
 
 
 def test_stats(tables):
-    with open_fusion(tables, steps=20) as batches:
+    with open_fusion(tables, end=20) as batches:
         assert batches.stats()["clips"].clips == 0
         for _ in batches:
             pass
@@ -170,7 +170,7 @@ def test_stats(tables):
 
 
 def test_end_stays_the_end(tables):
-    with open_fusion(tables, steps=2) as batches:
+    with open_fusion(tables, end=2) as batches:
         assert len(list(batches)) == 2
         for _ in range(2):
             with pytest.raises(StopIteration):
@@ -232,20 +232,22 @@ def test_clip_batches_are_checked():
     fine = {"labels": torch.zeros(2, dtype=torch.int64), "source": torch.zeros(2, dtype=torch.int64),
             "record": torch.zeros(2, dtype=torch.int64), "slot": torch.zeros(2, dtype=torch.int64),
             "valid": torch.ones(2, dtype=torch.bool)}
-    batch = ClipBatch(torch.zeros(2, 3, 4, 8, 6), **fine)
+    batch = ClipBatch(torch.zeros(2, 4, 8, 6, 3).permute(0, 4, 1, 2, 3), **fine)
     assert repr(StepBatch(7, (batch,))) == "StepBatch(7: ClipBatch(2x3x4x8x6 float32 on cpu))"
     with pytest.raises(ValueError, match="an image needs a time axis"):
         ClipBatch(torch.zeros(2, 3, 8, 6), **fine)
+    with pytest.raises(ValueError, match="channels-last in memory"):
+        ClipBatch(torch.zeros(2, 3, 4, 8, 6), **fine)
     with pytest.raises(ValueError, match="normalised"):
         ClipBatch(torch.zeros(2, 3, 4, 8, 6, dtype=torch.uint8), **fine)
     with pytest.raises(ValueError, match=r"labels must be \(2,\) torch.int64"):
-        ClipBatch(torch.zeros(2, 3, 4, 8, 6), **{**fine, "labels": torch.zeros(2)})
+        ClipBatch(torch.zeros(2, 4, 8, 6, 3).permute(0, 4, 1, 2, 3), **{**fine, "labels": torch.zeros(2)})
 
 
 @pytest.mark.needs_gpu
 def test_gpu_clips_equal_cpu_clips(tables):
-    with open_fusion(tables, CENTER, steps=3, device="cuda", dtype=torch.float32) as gpu, \
-            open_fusion(tables, CENTER, steps=3) as cpu:
+    with open_fusion(tables, CENTER, end=3, device="cuda", dtype=torch.float32) as gpu, \
+            open_fusion(tables, CENTER, end=3) as cpu:
         assert "h264 by DALI on the GPU" in gpu.routes[0]
         for one, other in zip(gpu, cpu):
             for mine, theirs in zip(one.groups, other.groups):

@@ -126,9 +126,9 @@ def test_mixed_precision_and_slowonly(options, precision):
     assert "step 2/8" in output
 
 
-def test_dry_run_keeps_no_checkpoint(options, tmp_path):
+def test_dry_run_writes_only_the_catalog(options, tmp_path):
     run("train.py", *options, "--dry-run", 2)
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["catalog.sqlite"]
 
 
 def test_print_config(options):

@@ -1,4 +1,4 @@
-"""Clips a second of the whole loader, from files to normalised batches, behind a proof of every frame."""
+"""Clips a second of the whole loader, from files to normalised batches, behind a proof that frames are the planned ones."""
 
 from __future__ import annotations
 
@@ -106,9 +106,9 @@ def _measure(table: SourceTable, load: Workload, device: torch.device, seconds: 
 
 
 def _check_frames(table: SourceTable, load: Workload, device: torch.device) -> None:
-    """Compare the numbers painted into the frames of a few steps with the plan."""
+    """Compare the numbers painted into all frames of three steps with the plan."""
     plan = TrainPlan([table], [load.source], replace(load.clip, crop="center", flip=0.0), load.batch, seed=99)
-    with FusionIterator(plan, [load.source], device=device, steps=3) as batches:
+    with FusionIterator(plan, [load.source], device=device, end=3) as batches:
         for batch in batches:
             samples, = plan(batch.step)
             clips = batch.groups[0].clips.float().cpu().permute(0, 2, 3, 4, 1)

@@ -6,12 +6,16 @@ import json
 import time
 from pathlib import Path
 
+from omnidali.environment import describe_environment
 from omnidali.errors import UserError
-from omnidali.training.run_folder import describe_environment
 
 
 def write_record(folder: str | Path, row: dict) -> dict:
-    """Append ``row`` with date, versions, hardware and commit to records.jsonl; returns what was written."""
+    """Append ``row`` with date, versions, hardware and commit to records.jsonl; returns what was written.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
     row = {"date": time.strftime("%Y-%m-%d"), **row, "environment": describe_environment()}
     path = Path(folder) / "records.jsonl"
     try:

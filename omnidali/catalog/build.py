@@ -24,13 +24,14 @@ from omnidali.catalog.store import NEW, OK, connect, pack
 from omnidali.config import SourceConfig
 from omnidali.errors import UserError
 
+EVALUATION = "evaluation"  # name of the held-out source in the catalog
 CHECKED_AT_START = 100_000  # files of a source whose size and time are compared at a warm start
 _COMMIT_SECONDS = 2.0  # what a killed probe loses at most
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a source holds: files in use, files left out by reason, files probed just now."""
+    """What a source holds: files in use, left out by reason, probed just now; lines that repeat another."""
 
     name: str
     usable: int
@@ -62,7 +63,7 @@ def build_catalog(path: str | Path, sources: Mapping[str, SourceConfig], data_ro
     """
     db = connect(path)
     try:
-        return [_build_source(db, name, source, Path(data_root), classes, threads or os.cpu_count() or 1, progress)
+        return [_build_source(db, name, source, Path(data_root), classes, threads or len(os.sched_getaffinity(0)), progress)
                 for name, source in sources.items()]
     except sqlite3.Error as error:
         raise UserError(str(path), "a catalog that can be written", str(error),
@@ -71,20 +72,15 @@ def build_catalog(path: str | Path, sources: Mapping[str, SourceConfig], data_ro
         db.close()
 
 
-def refused_files(path: str | Path, source: str, limit: int = 20) -> list[tuple[str, str]]:
-    """(path, reason) of files that were left out, in catalog order."""
-    db = connect(path, read_only=True)
-    try:
-        return db.execute("SELECT m.path, m.state FROM media m JOIN sources s ON s.id = m.source WHERE s.name = ?"
-                          " AND m.state NOT IN (?, ?) ORDER BY m.id LIMIT ?", (source, OK, NEW, limit)).fetchall()
-    finally:
-        db.close()
+def key_of(name: str) -> str:
+    """The config key of a source of the catalog."""
+    return "evaluation.source" if name == EVALUATION else f"sources.{name}"
 
 
 def _build_source(db, name, source: SourceConfig, data_root, classes, threads, progress) -> Summary:
     root = os.path.realpath(data_root / source.root)
     if not os.path.isdir(root):
-        raise UserError(f"sources.{name}.root", "a folder", f"{root}, which does not exist",
+        raise UserError(f"{key_of(name)}.root", "a folder", f"{root}, which does not exist",
                         "Check root and data_root (on the command line: data_root=DIR).")
     db.execute("INSERT OR IGNORE INTO sources (name) VALUES (?)", (name,))
     row = db.execute("SELECT id, signature, folders FROM sources WHERE name = ?", (name,)).fetchone()
@@ -109,20 +105,14 @@ def _build_source(db, name, source: SourceConfig, data_root, classes, threads, p
     usable = counts.pop(OK, 0)
     summary = Summary(name, usable, dict(counts.most_common()), probed, repeated)
     if not usable:
-        raise UserError(f"sources.{name}", f"at least one usable {source.kind}", str(summary), "Check root and list.")
+        raise UserError(key_of(name), f"at least one usable {source.kind}", str(summary), "Check root and list.")
     return summary
 
 
 def _signature(kind: str, root: str, list_path: Path | None, folders: list[str], classes: list[str] | None) -> str:
     """Text that stays the same as long as reading the source again would find the same entries."""
-    def stamp(path):
-        try:
-            status = os.stat(path)
-            return [status.st_size, status.st_mtime_ns]
-        except OSError:
-            return None
     watched = [str(list_path)] if list_path else folders
-    return json.dumps([kind, root, classes, [[path, stamp(path)] for path in watched]])
+    return json.dumps([kind, root, classes, [[path, _stamp(path)] for path in watched]])
 
 
 def _read_entries(db, source: int, kind: str, root: str, list_path: Path | None, classes) -> int:
@@ -131,14 +121,14 @@ def _read_entries(db, source: int, kind: str, root: str, list_path: Path | None,
         entries, folders = read_list(list_path, classes), []
     else:
         entries, folders = scan_folder(Path(root), kind, classes)
-    db.execute("CREATE TEMP TABLE IF NOT EXISTS listed (path TEXT, label INTEGER, line INTEGER)")
+    db.execute("CREATE TEMP TABLE IF NOT EXISTS listed (path TEXT, label INTEGER)")
     db.execute("DELETE FROM listed")
-    db.executemany("INSERT INTO listed VALUES (?, ?, ?)", entries)
+    db.executemany("INSERT INTO listed VALUES (?, ?)", entries)
     db.execute("CREATE INDEX IF NOT EXISTS temp.listed_path ON listed (path, label)")
     db.execute("DELETE FROM media WHERE source = ? AND NOT EXISTS"
                " (SELECT 1 FROM listed l WHERE l.path = media.path AND l.label = media.label)", (source,))
     total, = db.execute("SELECT COUNT(*) FROM listed").fetchone()
-    db.execute("INSERT OR IGNORE INTO media (source, path, label, line) SELECT ?, path, label, line FROM listed"
+    db.execute("INSERT OR IGNORE INTO media (source, path, label) SELECT ?, path, label FROM listed"
                " ORDER BY rowid", (source,))
     kept, = db.execute("SELECT COUNT(*) FROM media WHERE source = ?", (source,)).fetchone()
     old_root, = db.execute("SELECT root FROM sources WHERE id = ?", (source,)).fetchone()
@@ -155,14 +145,14 @@ def _mark_changed(db, source: int, root: str) -> None:
                                     (source, NEW)).fetchone()
     if not count:
         return
-    query = "SELECT id, path, bytes, mtime_ns, state FROM media WHERE source = ? AND state <> ?"
+    query = "SELECT id, path, bytes, mtime_ns FROM media WHERE source = ? AND state <> ?"
     if count <= CHECKED_AT_START:
         rows = db.execute(query, (source, NEW)).fetchall()
     else:
         wanted = np.unique(np.linspace(first, last, CHECKED_AT_START).astype(np.int64)).tolist()
         rows = [row for record in wanted
                 for row in db.execute(query + " AND id = ?", (source, NEW, record))]
-    changed = [(NEW, record) for record, path, size, mtime, _ in rows
+    changed = [(NEW, record) for record, path, size, mtime in rows
                if _stamp(os.path.join(root, path)) != (size, mtime)]
     db.executemany("UPDATE media SET state = ? WHERE id = ?", changed)
     db.commit()

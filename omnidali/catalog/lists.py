@@ -16,11 +16,10 @@ VIDEO_ENDINGS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".mpg"
 
 
 class Entry(NamedTuple):
-    """One named file: path relative to the source's root, label, and the list's line (0 for folders)."""
+    """One named file: path relative to the source's root, and label."""
 
     path: str
     label: int
-    line: int
 
 
 def read_class_names(path: Path) -> list[str]:
@@ -45,12 +44,11 @@ def read_list(path: Path, names: list[str] | None = None) -> Iterator[Entry]:
 
     Args:
         path: the list file, UTF-8.
-        names: class names; a label may then be one of them instead of a number.
+        names: class names, which limit the labels.
 
     Raises:
         UserError: naming file and line.
     """
-    numbers = {name: label for label, name in enumerate(names or ())}
     count = 0
     for number, line in enumerate(_read_lines(path, "list"), 1):
         line = line.strip()
@@ -60,17 +58,15 @@ def read_list(path: Path, names: list[str] | None = None) -> Iterator[Entry]:
         name, _, text = line.rpartition(" ") if " " in line else line.rpartition("\t")
         if not name.strip():
             raise UserError(where, "`path label`", repr(line[:200]), "Put the label behind the path.")
-        label = numbers.get(text)
-        if label is None:
-            if not (text.isascii() and text.isdigit()):
-                raise UserError(where, "`path label` with a label that is 0 or more", repr(line[:200]),
-                                "Put the class number behind the path.")
-            label = int(text)
+        if not (text.isascii() and text.isdigit()):
+            raise UserError(where, "`path label` with a label that is 0 or more", repr(line[:200]),
+                            "Put the class number behind the path.")
+        label = int(text)
         if names is not None and label >= len(names):
             raise UserError(where, f"a label below {len(names)}, the number of class names", text,
                             "Correct the label or add the class name.")
         count += 1
-        yield Entry(name.strip(), label, number)
+        yield Entry(name.strip(), label)
     if not count:
         raise UserError(str(path), "lines of `path label`", "an empty list", "Check that the right file is named.")
 
@@ -88,7 +84,7 @@ def scan_folder(root: Path, kind: str, names: list[str] | None) -> tuple[list[En
         UserError: for a folder that is no class, and for no media at all.
     """
     endings = IMAGE_ENDINGS if kind == "image" else VIDEO_ENDINGS
-    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    folders = class_folders(root)
     for folder in folders if names is not None else ():
         if folder not in names:
             raise UserError(str(root / folder), f"a folder named like a class ({names[0]}, ...)", repr(folder),
@@ -100,13 +96,18 @@ def scan_folder(root: Path, kind: str, names: list[str] | None) -> tuple[list[En
         visited.append(folder)
         relative = os.path.relpath(folder, root)
         label = labels.get(relative.split(os.sep)[0], UNLABELLED)
-        entries += [Entry(os.path.normpath(os.path.join(relative, name)), label, 0) for name in sorted(files)
+        entries += [Entry(os.path.normpath(os.path.join(relative, name)), label) for name in sorted(files)
                     if os.path.splitext(name)[1].lower() in endings]
     if not entries:
         raise UserError(str(root), f"{kind} files in class folders", "none", "Check root, or name a list.")
-    if folders and entries[0].label == UNLABELLED:  # loose files beside class folders have no class
+    if folders:  # loose files beside class folders have no class
         entries = [entry for entry in entries if entry.label != UNLABELLED]
     return entries, visited
+
+
+def class_folders(root: Path) -> list[str]:
+    """The sorted names of the folders in ``root``, hidden ones aside."""
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _read_lines(path: Path, what: str) -> Iterator[str]:

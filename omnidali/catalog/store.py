@@ -8,7 +8,6 @@ import os
 import sqlite3
 import threading
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sources (
     id INTEGER PRIMARY KEY, name TEXT UNIQUE, kind TEXT, root TEXT, signature TEXT, folders TEXT, fingerprint TEXT);
 CREATE TABLE IF NOT EXISTS media (
-    id INTEGER PRIMARY KEY, source INTEGER NOT NULL, path TEXT NOT NULL, label INTEGER NOT NULL, line INTEGER,
+    id INTEGER PRIMARY KEY, source INTEGER NOT NULL, path TEXT NOT NULL, label INTEGER NOT NULL,
     state TEXT NOT NULL DEFAULT 'new', container TEXT, codec TEXT, width INTEGER, height INTEGER, frames INTEGER,
     frame_rate REAL, rotation INTEGER, timing BLOB, keyframes BLOB, bytes INTEGER, mtime_ns INTEGER,
     UNIQUE (source, path, label));
@@ -41,10 +40,8 @@ _COLUMNS = {"records": np.int64, "labels": np.int32, "widths": np.uint16, "heigh
 class Media:
     """What a decoder needs of one file. Sizes are upright pixels."""
 
-    record: int
     path: str
     container: str
-    codec: str
     width: int
     height: int
     frames: int
@@ -52,7 +49,7 @@ class Media:
     timing: bytes
     keyframes: bytes
 
-    @cached_property
+    @property
     def frame_times(self) -> np.ndarray | None:
         """Every frame's timestamp in presentation order, in stream ticks; None where the file has none."""
         times = unpack_numbers(self.timing)
@@ -150,9 +147,6 @@ class CatalogReader:
         self.path = Path(path)
         self._local = threading.local()
 
-    def __reduce__(self):
-        return CatalogReader, (self.path,)
-
     @property
     def _db(self) -> sqlite3.Connection:
         if getattr(self._local, "pid", None) != os.getpid():  # connections must not cross threads or forks
@@ -160,7 +154,11 @@ class CatalogReader:
         return self._local.db
 
     def table(self, name: str) -> SourceTable:
-        """Load the usable rows of the source ``name``."""
+        """Load the usable rows of the source ``name``.
+
+        Raises:
+            UserError: if the catalog does not hold it.
+        """
         row = self._db.execute("SELECT id, kind, fingerprint FROM sources WHERE name = ?", (name,)).fetchone()
         if row is None or row[2] is None:
             raise UserError(str(self.path), f"the source {name} in the catalog", "nothing", "Start the run again.")
@@ -176,11 +174,11 @@ class CatalogReader:
                            _reader=self)
 
     def media(self, record: int) -> Media:
-        """What a decoder needs of the file with this catalog id."""
+        """What a decoder needs of the file with this catalog id; KeyError if there is none."""
         row = self._db.execute(
-            "SELECT m.id, s.root, m.path, m.container, m.codec, m.width, m.height, m.frames, m.rotation, m.timing,"
+            "SELECT s.root, m.path, m.container, m.width, m.height, m.frames, m.rotation, m.timing,"
             " m.keyframes FROM media m JOIN sources s ON s.id = m.source WHERE m.id = ?", (record,)).fetchone()
         if row is None:
             raise KeyError(f"no record {record} in {self.path}")
-        record, root, path, *rest = row
-        return Media(record, os.path.join(root, path), *rest)
+        root, path, *rest = row
+        return Media(os.path.join(root, path), *rest)

@@ -7,25 +7,19 @@ import numpy as np
 
 from omnidali.catalog.store import Media
 from omnidali.decoding.scale import cut_and_scale
+from omnidali.errors import CannotDecode
 
 # JPEG decodes at 1/2, 1/4 and 1/8 size for a fraction of the work; the averaging is the transform's own.
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 
 
-class CannotDecode(Exception):
-    """A file that no decoder could turn into the planned frames; its text is the reason."""
-
-
-def decode_image(media: Media, boxes: np.ndarray, size: int, out: np.ndarray) -> int:
+def decode_image(media: Media, boxes: np.ndarray, size: int, out: np.ndarray) -> None:
     """Decode a photo, turn it upright by EXIF, and write its crops.
 
     Args:
         boxes: int (V, 4), in pixels of the upright picture.
         size: side of each crop, pixels.
         out: uint8 (V, 1, size, size, 3), RGB.
-
-    Returns:
-        0, the number of frames that had to be replaced.
 
     Raises:
         CannotDecode: if OpenCV returns no picture, or one of another size than at the probe.
@@ -51,4 +45,3 @@ def decode_image(media: Media, boxes: np.ndarray, size: int, out: np.ndarray) ->
     for view, box in enumerate(boxes):
         scaled = cut_and_scale(picture, np.maximum(box // factor, [0, 0, 1, 1]), size, size)
         cv2.cvtColor(scaled, cv2.COLOR_BGR2RGB, dst=out[view, 0])
-    return 0

@@ -5,6 +5,7 @@ Nothing falls back in silence: a codec goes where the table says or the run does
 
 from __future__ import annotations
 
+from omnidali.catalog.build import key_of
 from omnidali.catalog.store import SourceTable
 from omnidali.errors import UserError
 
@@ -34,7 +35,7 @@ def choose_routes(table: SourceTable, decode: str, capability: tuple[int, int] |
         unable = [codec for codec in table.codec_names if codec not in able]
         if unable:
             where = "the CPU" if capability is None else "this GPU"
-            raise UserError(f"sources.{table.name}.decode", f"codecs that DALI decodes on {where}", ", ".join(unable),
+            raise UserError(f"{key_of(table.name)}.decode", f"codecs that DALI decodes on {where}", ", ".join(unable),
                             "Use decode: auto.")
     wants_dali = decode == "dali" or (decode == "auto" and capability is not None)
     return {codec: DALI if wants_dali and codec in able else CPU for codec in table.codec_names}

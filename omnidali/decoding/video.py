@@ -12,8 +12,8 @@ import numpy as np
 
 from omnidali.catalog.probe import open_video, unpack_numbers
 from omnidali.catalog.store import Media
-from omnidali.decoding.image import CannotDecode
 from omnidali.decoding.scale import cut_and_scale
+from omnidali.errors import CannotDecode
 
 # 8-bit planar formats whose planes can be cut and scaled on their own: shifts of the colour planes
 # (down, across). Everything else is converted to RGB as a whole frame first.
@@ -69,10 +69,7 @@ def decode_video(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int,
 def _wanted_frames(container, stream, media: Media, wanted: list[int]):
     """Yield (index, frame) of the wanted frames, in rising order, each at most once."""
     times = media.frame_times
-    if times is None:  # no timestamps: count from the start
-        keyframes = np.zeros(1, np.int64)
-    else:
-        keyframes = unpack_numbers(media.keyframes)
+    keyframes = unpack_numbers(media.keyframes)  # at most the first where there are no timestamps to seek by
     position = 0  # in wanted
     decoded_to = -1  # last index that the running decoder gave
     while position < len(wanted):
@@ -110,7 +107,7 @@ def _after_seek(container, stream, times, keyframes, key: int, wanted: int):
             break
         if key <= 0:
             break
-        key = max(key - 1 - (key - 1) // 2 if first is None else key - 1, 0)
+        key -= 1
     if first is not None:
         yield first
         yield from frames

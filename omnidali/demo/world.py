@@ -139,7 +139,7 @@ def plan_items(seed: int) -> dict[str, list[Item]]:
 
 
 def shown_parts(item: Item) -> list[int]:
-    """Which parts of a long video show its class: one or two spans of one or two parts."""
+    """Which parts of a long video show its class: two or three of them."""
     rng = np.random.default_rng([*item.seed, 77])
     parts = rng.permutation(_PARTS)[:rng.integers(2, 4)]
     return sorted(parts.tolist())

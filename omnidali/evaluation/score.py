@@ -7,14 +7,15 @@ import torch
 from tqdm import tqdm
 
 from omnidali.catalog.store import SourceTable
-from omnidali.config import Config, SourceConfig, ViewsConfig
+from omnidali.config import Config, MediaConfig, ViewsConfig
+from omnidali.loading.data import rank_options
 from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.plan import EvaluationPlan
 from omnidali.ranks import Ranks
 
 
 @torch.inference_mode()
-def score_items(model: torch.nn.Module, table: SourceTable, source: SourceConfig, views: ViewsConfig, config: Config,
+def score_items(model: torch.nn.Module, table: SourceTable, source: MediaConfig, views: ViewsConfig, config: Config,
                 ranks: Ranks, autocast: torch.autocast) -> np.ndarray:
     """Mean score of every item over its views.
 
@@ -36,8 +37,7 @@ def score_items(model: torch.nn.Module, table: SourceTable, source: SourceConfig
     classes = model.cls_head.fc_cls.out_features
     total = torch.zeros(len(table), classes + 1, dtype=torch.float64)  # the last column counts views
     expected = None
-    with FusionIterator(plan, [source], rank=ranks.rank, world=ranks.world, device=ranks.device,
-                        threads=config.loader.threads or ranks.threads, prefetch=config.loader.prefetch) as batches, \
+    with FusionIterator(plan, [source], **rank_options(config, ranks)) as batches, \
             tqdm(total=batches.end, desc="evaluate", unit="batch", disable=None if ranks.is_main else True,
                  leave=False) as bar:
         for batch in batches:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from omnidali.catalog.build import build_catalog
-from omnidali.catalog.lists import read_class_names
+from omnidali.catalog.build import EVALUATION, build_catalog, key_of
+from omnidali.catalog.lists import class_folders, read_class_names
 from omnidali.catalog.store import CatalogReader, SourceTable
 from omnidali.config import Config
 from omnidali.errors import UserError
 from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.plan import TrainPlan
 from omnidali.ranks import Ranks
-
-EVALUATION = "evaluation"  # name of the evaluation source in the catalog
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,6 @@ def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True) -> 
         sources[EVALUATION] = config.evaluation.source
     elif not training:
         raise UserError("evaluation.source", "labelled data to evaluate on", "nothing", "Add it to the config.")
-    if EVALUATION in config.sources:
-        raise UserError(f"sources.{EVALUATION}", "another name", "the name of the evaluation source", "Rename it.")
 
     def build():
         names = read_class_names(root / config.classes) if config.classes else _folder_names(config, root)
@@ -63,8 +60,7 @@ def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True) -> 
     classes = len(names) if names else 1 + max(int(table.labels.max()) for table in known)
     for table in (*known, evaluation):
         if table is not None and table.labels.max() >= classes:
-            where = "evaluation.source" if table is evaluation else f"sources.{table.name}"
-            raise UserError(where, f"labels below {classes}, the number of classes of the training sources",
+            raise UserError(key_of(table.name), f"labels below {classes}, the number of classes of the training sources",
                             str(table.labels.max()), "Correct the list.")
     if evaluation is not None and (evaluation.labels < 0).any():
         raise UserError("evaluation.source", "a label for every file", "files without label", "Use a list.")
@@ -72,7 +68,7 @@ def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True) -> 
 
 
 def open_loader(config: Config, data: Data, ranks: Ranks = Ranks(), **options) -> FusionIterator:
-    """The training loader of a config; ``options`` go to :class:`FusionIterator`.
+    """The training loader of a config, as long as the training; ``options`` go to :class:`FusionIterator`.
 
     Raises:
         UserError: if the batch cannot be shared out over the ranks.
@@ -82,9 +78,14 @@ def open_loader(config: Config, data: Data, ranks: Ranks = Ranks(), **options) -
                         f"Use {max(1, config.train.batch // ranks.world) * ranks.world}, or another number of ranks.")
     sources = list(config.sources.values())
     plan = TrainPlan(data.tables, sources, config.clip, config.train.batch, config.seed)
-    options = {"threads": config.loader.threads or ranks.threads, "prefetch": config.loader.prefetch,
-               "device": ranks.device, "rank": ranks.rank, "world": ranks.world} | options
-    return FusionIterator(plan, sources, **options)
+    end = config.train.steps or math.ceil(config.train.epochs * plan.steps_per_epoch)
+    return FusionIterator(plan, sources, **{"end": end, **rank_options(config, ranks), **options})
+
+
+def rank_options(config: Config, ranks: Ranks) -> dict[str, object]:
+    """What every :class:`FusionIterator` of this process is opened with."""
+    return {"threads": config.loader.threads or ranks.threads, "prefetch": config.loader.prefetch,
+            "device": ranks.device, "rank": ranks.rank, "world": ranks.world}
 
 
 def _folder_names(config: Config, root: Path) -> list[str] | None:
@@ -92,5 +93,5 @@ def _folder_names(config: Config, root: Path) -> list[str] | None:
     for source in config.sources.values():
         folder = root / source.root
         if source.list is None and folder.is_dir():
-            return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".") or None
+            return class_folders(folder) or None
     return None

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from omnidali.clips import ClipBatch, StepBatch
-from omnidali.config import SourceConfig
+from omnidali.config import MediaConfig
 from omnidali.decoding.routes import choose_routes, describe_routes
 from omnidali.errors import UserError
 from omnidali.loading.producer import Producer
@@ -31,24 +31,27 @@ class FusionIterator:
         dtype: of the clips; by default float32.
         threads: for decoding on the CPU; 0 means all cores this process may use.
         prefetch: steps made ready ahead.
-        steps: where to stop; none means never for training and after every item for evaluation.
+        end: step before which to stop; none means never for training and after every item for evaluation.
+
+    Raises:
+        UserError: if a source asks for a decoder that cannot take its codecs.
 
     The state is what the consumer has taken, not what was prefetched: save ``state_dict()`` with a
     checkpoint and every later batch is the same after ``load_state_dict``.
 
     Example::
 
-        with FusionIterator(plan, sources, steps=1000) as batches:
+        with FusionIterator(plan, sources, end=1000) as batches:
             for batch in batches:
                 loss = F.cross_entropy(model(batch.clips), batch.labels)
     """
 
-    def __init__(self, plan: TrainPlan | EvaluationPlan, sources: Sequence[SourceConfig], *, rank: int = 0,
+    def __init__(self, plan: TrainPlan | EvaluationPlan, sources: Sequence[MediaConfig], *, rank: int = 0,
                  world: int = 1, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
-                 threads: int = 0, prefetch: int = 2, steps: int | None = None):
+                 threads: int = 0, prefetch: int = 2, end: int | None = None):
         self.plan, self.rank, self.world, self.prefetch = plan, rank, world, prefetch
         self.device, self.dtype = torch.device(device), dtype
-        self.end = plan.steps(world) if steps is None and isinstance(plan, EvaluationPlan) else steps
+        self.end = plan.steps(world) if end is None and isinstance(plan, EvaluationPlan) else end
         capability = torch.cuda.get_device_capability(self.device) if self.device.type == "cuda" else None
         self._routes = [choose_routes(table, source.decode, capability) for table, source in zip(plan.tables, sources)]
         threads = threads or len(os.sched_getaffinity(0))
@@ -156,7 +159,6 @@ class _Step:
         self.number, self.samples = step, plan(step, rank, world)
         self.tables = plan.tables
         self.finished = [0.0] * len(self.samples)  # when each source was done, perf_counter seconds
-        self.events = []  # CUDA events behind the last copies
         self.missing = len(self.samples)
         shapes = [(samples.frames.shape[1] * samples.repeat, samples.size) for samples in self.samples]
         self.members = {shape: [i for i, other in enumerate(shapes) if other == shape and len(self.samples[i])]
@@ -170,7 +172,7 @@ class _Step:
                 self.places[i] = place.view(len(self.samples[i]), -1, *buffer.shape[1:])
 
     def batch(self, device: torch.device) -> StepBatch:
-        """Hand the finished step over to the consumer's CUDA stream."""
+        """The finished step; on a GPU its memory now belongs to the consumer's stream."""
         groups = []
         for shape, members in self.members.items():
             if not members:
@@ -179,8 +181,6 @@ class _Step:
             facts = torch.cat([self._facts(i) for i in members], dim=1)
             if device.type == "cuda":
                 stream = torch.cuda.current_stream(device)
-                for event in self.events:
-                    stream.wait_event(event)
                 clips.record_stream(stream)
                 facts = facts.pin_memory().to(device, non_blocking=True)
             labels, source, record, slot, valid = facts.unbind()
@@ -285,11 +285,7 @@ class _Run:
         if len(started.samples):
             replaced = producer.finish(started, step.places[source])
             if stream is not None:
-                # DALI may reuse its output once it is let go, so the copy must be over by then
-                event = torch.cuda.Event()
-                event.record(stream)
-                event.synchronize()
-                step.events.append(event)
+                stream.synchronize()  # DALI may reuse its output once it is let go: the copy must be over
         with self._changed:
             self._owner._meters[source].replaced_frames += replaced
             step.finished[source] = time.perf_counter()

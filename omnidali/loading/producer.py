@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from omnidali.catalog.store import SourceTable
-from omnidali.decoding.image import CannotDecode, decode_image
+from omnidali.decoding.image import decode_image
 from omnidali.decoding.routes import CPU
 from omnidali.decoding.video import decode_video
-from omnidali.errors import DecodeError
+from omnidali.errors import CannotDecode, DecodeError
 from omnidali.planning.plan import Samples
 from pipelines import DecodedClips, EncodedImages, EncodedVideos, PipelineError
 
@@ -92,7 +92,8 @@ class Producer:
         media = self.table.media(samples.rows[index])
         try:
             if self.table.kind == "image":
-                return decode_image(media, samples.boxes[index], samples.size, out)
+                decode_image(media, samples.boxes[index], samples.size, out)
+                return 0
             return decode_video(media, samples.frames[index], samples.boxes[index], samples.size, out)
         except CannotDecode as error:
             raise DecodeError(self.table.name, media.path, step, self.rank, str(error)) from None
@@ -129,6 +130,7 @@ class Producer:
         """The built graph of this kind and shape, rebuilt where the batch has outgrown it."""
         key = (kind, samples.size, samples.boxes.shape[1])
         if key not in self._graphs or self._graphs[key].capacity < count:
+            # a source's slots differ by one between steps: room for it saves building the graph twice
             self._graphs[key] = kind(samples.size, samples.boxes.shape[1], count + 1, self._threads, self._device_id)
         return self._graphs[key]
 

@@ -57,7 +57,7 @@ class TSN(nn.Module):
 class SlowOnly(nn.Module):
     """The slow pathway of SlowFast alone (Feichtenhofer et al., ICCV 2019), inflated 3x1x1.
 
-    Groups of clips with the same length share one forward pass.
+    Each group of clips has a forward pass, and so batch statistics, of its own.
 
     Args: as :class:`TSN`.
     """

@@ -33,10 +33,10 @@ def random_resized(widths: np.ndarray, heights: np.ndarray, numbers: np.ndarray,
     low, high = np.log(_ASPECT)
     aspect = np.exp(low + log_aspect * (high - low))
     wide = np.maximum(np.rint(np.sqrt(target * aspect)), 1).astype(np.int64)
-    high_ = np.maximum(np.rint(np.sqrt(target / aspect)), 1).astype(np.int64)
-    fits = (wide <= widths[:, None]) & (high_ <= heights[:, None])
+    tall = np.maximum(np.rint(np.sqrt(target / aspect)), 1).astype(np.int64)
+    fits = (wide <= widths[:, None]) & (tall <= heights[:, None])
     rows, choice = np.arange(len(widths)), fits.argmax(axis=1)
-    w, h = wide[rows, choice], high_[rows, choice]
+    w, h = wide[rows, choice], tall[rows, choice]
     top = (down[rows, choice] * (heights - h + 1)).astype(np.int64)
     left = (across[rows, choice] * (widths - w + 1)).astype(np.int64)
     boxes = _boxes(top, left, h, w, widths, heights)

@@ -16,7 +16,7 @@ class Shares:
 
     One period of slots is dealt out by Webster's divisor method, the fairest sequence for
     proportional shares, and repeated. At every moment a source is within a few slots of
-    its weight's share, and over a period exactly at it.
+    its weight's share, and over a period exactly at it where the weights are simple ratios (else to 1 in 65,536).
 
     >>> shares = Shares([2, 1, 1])
     >>> shares.before(8).tolist()
@@ -39,12 +39,12 @@ class Shares:
             counts[counts.argmax()] -= 1
         times = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
         sources = np.repeat(np.arange(len(counts)), counts)
-        self._dealt = sources[np.lexsort((sources, times))]
+        dealt = sources[np.lexsort((sources, times))]
         self._before = np.zeros((period + 1, len(counts)), np.int64)
-        np.cumsum(self._dealt[:, None] == np.arange(len(counts)), axis=0, out=self._before[1:])
+        np.cumsum(dealt[:, None] == np.arange(len(counts)), axis=0, out=self._before[1:])
         self.shares = counts / period
 
     def before(self, slots: int) -> np.ndarray:
         """int64 array (sources,): how many of the first ``slots`` slots each source has."""
-        periods, rest = divmod(slots, len(self._dealt))
+        periods, rest = divmod(slots, len(self._before) - 1)
         return periods * self._before[-1] + self._before[rest]

@@ -31,19 +31,21 @@ def save_checkpoint(path: Path, state: dict) -> None:
                         "Free space or correct the permissions; resume with --resume auto.") from None
 
 
-def load_checkpoint(path: str | Path) -> dict:
+def load_checkpoint(path: str | Path, inside: str = LAST) -> dict:
     """Read a checkpoint; pickled code in it is refused, not run.
+
+    Args:
+        path: a file, or a run folder, of which the checkpoint called ``inside`` is meant.
 
     Raises:
         UserError: if it is missing, damaged or no checkpoint.
     """
     path = Path(path)
     if path.is_dir():
-        inside = path / "checkpoints" / LAST
-        if not inside.exists():
-            raise UserError(str(path), f"a run folder with checkpoints/{LAST}", "none in it",
+        if not (path / "checkpoints" / inside).exists():
+            raise UserError(str(path), f"a run folder with checkpoints/{inside}", "none in it",
                             "Name a checkpoint file, or start with --resume none.")
-        path = inside
+        path = path / "checkpoints" / inside
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -61,16 +63,16 @@ def load_weights(model: torch.nn.Module, state: dict, where: str, head: bool = T
     """Put a checkpoint's weights into ``model``; every name and shape must match.
 
     Args:
-        head: False leaves a classifier of another size at its initial values.
+        head: False leaves the classifier at its initial values where the checkpoint has none or one of another size.
 
     Raises:
         UserError: naming up to five weights that do not match.
     """
     weights, own = dict(state["state_dict"]), model.state_dict()
     if not head:
-        for name in [name for name in weights if name.startswith("cls_head.")]:
-            if name in own and weights[name].shape != own[name].shape:
-                weights[name] = own[name]
+        for name, initial in own.items():
+            if name.startswith("cls_head.") and (name not in weights or weights[name].shape != initial.shape):
+                weights[name] = initial
     wrong = [f"{name} is missing" for name in own if name not in weights]
     wrong += [f"{name} is unknown" for name in weights if name not in own]
     wrong += [f"{name} is {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"

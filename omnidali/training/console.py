@@ -12,7 +12,7 @@ from omnidali.loading.stats import SourceStats
 
 
 class Pace:
-    """Throughput and waiting since the last line.
+    """Throughput and waiting of this rank since the last line; occupancy and mix since the start.
 
     Args:
         step: steps done before this process began. steps: of the whole run. batch: clips of one step on
@@ -61,7 +61,7 @@ def step_line(step: int, steps: int, sources: Mapping[str, Mapping[str, float]],
     def by_source(values: Mapping[str, float]) -> str:
         return f" ({', '.join(f'{name} {value:.1f}' for name, value in values.items())})" if len(values) > 1 else ""
 
-    total, *_ = sources.values()
+    total = sources["all"]
     accuracy = by_source({name: row["top1"] for name, row in sources.items() if name != "all"})
     parts = [f"step {step}/{steps} {100 * step / steps:.1f}%", f"loss {total['loss']:.3f}",
              f"top1 {total['top1']:.1f}{accuracy}", f"lr {lr:.3g}", f"{pace['clips_per_second']:,.0f} clips/s",

@@ -2,43 +2,37 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from omnidali.clips import StepBatch
 from omnidali.config import Config
+from omnidali.environment import describe_environment
 from omnidali.errors import UserError
 from omnidali.settings import dump_config
 from omnidali.training.checkpoint import LAST, load_checkpoint, save_checkpoint
 from omnidali.training.pictures import clip_grid, write_picture
 
-_PACKAGES = ("omnidali", "torch", "nvidia-dali-cuda120", "av", "opencv-python-headless", "numpy")
-
 
 class RunFolder:
-    """Everything a run writes; on ranks other than the main one every method does nothing.
+    """Everything a run writes; where ``writes`` is false only :meth:`load` does anything.
 
     Args:
         config: gives ``run_dir``.
-        is_main: whether this process writes.
+        writes: whether this process does; the main rank of a run that is meant.
         resume: ``auto`` or a path inside the folder; anything else refuses a folder with checkpoints.
 
     Raises:
         UserError: if the folder cannot be written, or holds a run that would be overwritten.
     """
 
-    def __init__(self, config: Config, is_main: bool, resume: str = "auto"):
-        self.path, self._is_main, self._writer = Path(config.run_dir), is_main, None
-        if not is_main:
+    def __init__(self, config: Config, writes: bool, resume: str = "auto"):
+        self.path, self._writes, self._writer = Path(config.run_dir), writes, None
+        if not writes:
             return
         own = resume == "auto" or self.path.resolve() in (Path(resume).resolve(), *Path(resume).resolve().parents)
         if not own and self._checkpoint(LAST).exists():
@@ -65,12 +59,12 @@ class RunFolder:
 
     def save(self, state: dict, *names: str) -> None:
         """Write a checkpoint under each of ``names``."""
-        for name in names if self._is_main else ():
+        for name in names if self._writes else ():
             save_checkpoint(self._checkpoint(name), state)
 
     def log(self, kind: str, step: int, values: Mapping[str, object]) -> None:
         """One line of metrics.jsonl; numbers also go to TensorBoard as ``kind/name``."""
-        if not self._is_main:
+        if not self._writes:
             return
         row = {"kind": kind, "step": step, "time": round(time.time(), 3)}
         self._metrics.write(json.dumps({**row, **values}) + "\n")
@@ -79,7 +73,7 @@ class RunFolder:
 
     def show_batch(self, batch: StepBatch, names: tuple[str, ...], class_names: tuple[str, ...]) -> None:
         """Write one picture a source with the clips as the model sees them, also to TensorBoard."""
-        if not self._is_main:
+        if not self._writes:
             return
         for number, name in enumerate(names):
             for group in batch.groups:
@@ -92,7 +86,7 @@ class RunFolder:
 
     def show_confusion(self, grid, step: int) -> None:
         """Write the confusion picture (H, W, 3) uint8 as a file and to TensorBoard."""
-        if self._is_main:
+        if self._writes:
             write_picture(self.path / "pictures" / f"step{step}-confusion.png", grid)
             self._writer.add_image("evaluation/confusion", grid, step, dataformats="HWC")
 
@@ -102,32 +96,6 @@ class RunFolder:
             self._writer.close()
             self._metrics.close()
             self._writer = None
-
-
-def describe_environment() -> dict[str, object]:
-    """Versions, hardware and commit, for records that others can compare with."""
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    try:
-        commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, text=True,
-                                capture_output=True, timeout=10).stdout.strip() or None
-    except (OSError, subprocess.SubprocessError):
-        commit = None
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"python": platform.python_version(), "versions": versions, "commit": commit,
-            "cores": len(os.sched_getaffinity(0)), "cpu": _cpu_name(), "gpu": gpu}
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 def _flatten(values: Mapping[str, object], above: str = ""):
