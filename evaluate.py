@@ -45,9 +45,9 @@ def evaluate(config: Config, ranks: Ranks, checkpoint: str | None = None, protoc
     state = load_checkpoint(path, inside="best.pt")
     data = open_data(config, ranks, training=False)
     names = state.get("classes") or list(data.class_names)
-    if len(names) <= data.evaluation.labels.max():
-        raise UserError("evaluation.source", f"labels below {len(names)}, the checkpoint's number of classes",
-                        str(data.evaluation.labels.max()), "Use the list that belongs to the checkpoint.")
+    if list(data.class_names) != names[:len(data.class_names)]:
+        raise UserError("evaluation.source", f"the checkpoint's classes ({', '.join(names[:3])}, ...)",
+                        f"{', '.join(data.class_names[:3])}, ...", "Use the classes and lists of the training.")
     model = build_model(config.model, len(names), config.clip.clip_len)
     load_weights(model, {**state, "state_dict": state.get("ema") or state["state_dict"]}, str(path))
     model.to(ranks.device)
@@ -101,10 +101,8 @@ def main(arguments: list[str] | None = None) -> int:
     def story() -> None:
         config = load_config(options.config, options.overrides)
         ranks = start_ranks()
-        try:
-            row = evaluate(config, ranks, options.checkpoint, options.protocol)
-        finally:
-            end_ranks()
+        row = evaluate(config, ranks, options.checkpoint, options.protocol)
+        end_ranks()
         if ranks.is_main:
             print(f"{'views':>12}  {'top-1':>7}  {'top-5':>7}  {'mean class':>10}  {'correct':>11}")
             print(f"{row['num_clips']:>4} x {row['crops']:<6} {row['top1']:>7.2f}  {row['top5']:>7.2f}"
@@ -112,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"reports in {Path(config.run_dir) / f'evaluation-{options.protocol}'}")
             print(json.dumps(row))
 
-    return exit_with_advice(story, quiet=int(os.environ.get("RANK", 0)) > 0)
+    return exit_with_advice(story, rank=int(os.environ.get("RANK", 0)))
 
 
 if __name__ == "__main__":

@@ -85,22 +85,32 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
         loader.load_state_dict(state["loader"])
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
-        if ema is not None and state["ema"] is not None:
-            ema.average.load_state_dict(state["ema"])
+        if ema is not None:
+            ema.average.load_state_dict(state["ema"] or state["state_dict"])
+        if state["classes"] != list(data.class_names):
+            raise UserError("resume", "the classes that the checkpoint was trained with", "others",
+                            "Restore the old class names, or start anew with --resume none.")
         best = state["best"]
         say(f"resumed behind step {state['loader']['step']}")
 
+    ranks.require_equal(loader.next_step, "resume", "the same checkpoint on every rank")
+
     def snapshot(step: int) -> dict:
-        if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+        if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
             raise not_finite(step, "weights that are not")
-        ranks.broadcast_buffers(model)
+        share_statistics()
         return {"state_dict": model.state_dict(), "ema": ema.average.state_dict() if ema else None,
                 "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "loader": loader.state_dict(),
                 "best": best, "classes": list(data.class_names),
                 "model": {"name": config.model.name, "depth": config.model.depth, "classes": len(data.class_names)}}
 
-    def evaluate(step: int) -> dict:
+    def share_statistics() -> None:  # each rank gathers batch-norm statistics of its own
         ranks.broadcast_buffers(model)
+        if ema:
+            ranks.broadcast_buffers(ema.average)
+
+    def evaluate(step: int) -> dict:
+        share_statistics()
         scores = score_items(ema.average if ema else model, data.evaluation, config.evaluation.source,
                              config.evaluation.validation, config, ranks, autocast)
         accuracy = measure(scores, data.evaluation.labels)
@@ -181,7 +191,7 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
 
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Make dropout a function of (seed, step, rank), so that a resumed run draws what the whole one draws."""
-    torch.manual_seed((seed * 1_000_003 + step) * 65_537 + rank)
+    torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + rank) % 2**63)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -200,12 +210,10 @@ def main(arguments: list[str] | None = None) -> int:
         if options.print_config:
             print(dump_config(config), end="")
             return
-        try:
-            train(config, start_ranks(), options.resume, options.dry_run)
-        finally:
-            end_ranks()
+        train(config, start_ranks(), options.resume, options.dry_run)
+        end_ranks()
 
-    return exit_with_advice(story, quiet=int(os.environ.get("RANK", 0)) > 0)
+    return exit_with_advice(story, rank=int(os.environ.get("RANK", 0)))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class DecodeError(RuntimeError):
     def __init__(self, source: str, path: str, step: int, rank: int, reason: str):
         super().__init__(
             f"source {source}, step {step}, rank {rank}: expected to decode {path}, got: {reason}. "
-            "Repair the file or take it out of the list; the run can be resumed from its last checkpoint."
+            "Put a readable copy of the file in its place and resume, or start anew with a list without it."
         )
         self.source, self.path, self.step, self.rank, self.reason = source, path, step, rank, reason
 
@@ -67,16 +67,17 @@ class CannotDecode(Exception):
     """A file that no decoder could turn into the planned frames; its text is the reason."""
 
 
-def exit_with_advice(story: Callable[[], int | None], quiet: bool = False) -> int:
+def exit_with_advice(story: Callable[[], int | None], rank: int = 0) -> int:
     """Run ``story``; a UserError becomes text on stderr and exit code 2, without a traceback.
 
-    ``quiet`` keeps the text back, for the ranks that would only repeat it.
+    Ranks above 0 keep back what rank 0 also says: mistakes of the config, and errors it has shared.
     """
     try:
         return story() or 0
     except UserError as error:
-        if not quiet:
+        if rank == 0 or not (isinstance(error, ConfigErrors) or getattr(error, "told_by_main", False)):
             lines = str(error).splitlines()
             head = "error" if len(lines) == 1 else f"{len(lines)} errors"
-            print(f"{head}:", *(f"  {line}" for line in lines), sep="\n", file=sys.stderr)
+            print(f"{head} on rank {rank}:" if rank else f"{head}:", *(f"  {line}" for line in lines), sep="\n",
+                  file=sys.stderr, flush=True)
         return 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import functools
 import inspect
 import os
 from collections.abc import Callable
@@ -11,6 +13,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
+
+from omnidali.errors import UserError
 
 T = TypeVar("T")
 
@@ -49,9 +53,10 @@ class Ranks:
                 error = raised
         if self.world > 1:
             box = [result, error]
-            dist.broadcast_object_list(box, src=0)
+            dist.broadcast_object_list(box, src=0, group=_patient_group())
             result, error = box
         if error is not None:
+            error.told_by_main = not self.is_main
             raise error
         return result
 
@@ -74,11 +79,25 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
+    def require_equal(self, value: int, where: str, expected: str) -> None:
+        """Raise UserError on every rank unless all have the same ``value``."""
+        values = torch.zeros(self.world, dtype=torch.int64, device=self.device)
+        values[self.rank] = value
+        values = self.sum(values).tolist()
+        if len(set(values)) > 1:
+            raise UserError(where, expected, f"{values} by rank", "Use a run_dir that all machines share.")
+
     def broadcast_buffers(self, model: torch.nn.Module) -> None:
         """Give every rank the main rank's batch-norm statistics, which each rank gathers on its own."""
         if self.world > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
+
+
+@functools.lru_cache(maxsize=1)
+def _patient_group() -> dist.ProcessGroup:
+    """A group without the usual limit of minutes: a first probe of millions of files takes hours."""
+    return dist.new_group(backend="gloo", timeout=datetime.timedelta(days=7))
 
 
 def start_ranks() -> Ranks:
@@ -97,6 +116,10 @@ def start_ranks() -> Ranks:
 
 
 def end_ranks() -> None:
-    """Leave the job; safe to call when there is none."""
+    """Leave the job after a success; safe to call when there is none.
+
+    Not after an error: leaving waits for the others, who may be waiting for this rank.
+    """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+        _patient_group.cache_clear()

@@ -242,3 +242,32 @@ def test_errors_of_sources(tmp_path):
     write(tmp_path / "bad.sqlite", "this is no database, however long it goes on")
     with pytest.raises(UserError, match="a catalog file that can be opened"):
         build_catalog(tmp_path / "bad.sqlite", PHOTOS, tmp_path, progress=False)
+
+
+def test_a_corrected_kind_is_probed_again(tmp_path):
+    make_photos(tmp_path)
+    with pytest.raises(UserError):
+        run_build(tmp_path, {"s": SourceConfig(kind="video", root="pics", list="l.txt")})
+    assert run_build(tmp_path)[0].usable == 6
+
+
+def test_pipes_and_strange_names_do_not_stop_the_probe(tmp_path):
+    for folder in ("a", "b"):
+        write_photo(tmp_path / "pics" / folder / "0.jpg", 0, 40, 30)
+    os.mkfifo(tmp_path / "pics/a/pipe.jpg")
+    (tmp_path / "pics/a").joinpath(os.fsdecode(b"\xff.jpg")).write_bytes(b"x")
+    summary, = run_build(tmp_path, {"s": SourceConfig(kind="image", root="pics")})
+    assert summary.usable == 2 and summary.refused == {"missing file": 1, "not a regular file": 1}
+
+
+def test_huge_labels_are_told(tmp_path):
+    for text in ("2000000000", "9" * 5000):
+        with pytest.raises(UserError, match="a label of at most 1,000,000"):
+            list(read_list(write(tmp_path / "l.txt", f"a.mp4 {text}\n")))
+
+
+def test_the_first_exif_counts(tmp_path):
+    write_photo(tmp_path / "a.jpg", 1, width=90, height=60)
+    jpeg = (tmp_path / "a.jpg").read_bytes()
+    header = read_image_header(jpeg[:2] + exif(1) + exif(6) + jpeg[2:])
+    assert (header.width, header.height) == (90, 60)

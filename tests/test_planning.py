@@ -240,3 +240,10 @@ def timed(work):
 def test_below_is_uniform():
     counts = np.bincount(below(Stream(0, 0).words(Purpose.FRAMES, np.arange(9000), 1)[:, 0], 9), minlength=9)
     assert counts.min() > 900 and counts.max() < 1100
+
+
+def test_the_order_of_sources_is_part_of_the_fingerprint():
+    tables = [made_up_table(50), made_up_table(50, name="s")]
+    sources = [SourceConfig(kind="video"), SourceConfig(kind="video")]
+    one, other = TrainPlan(tables, sources, ClipConfig(), 8, 0), TrainPlan(tables[::-1], sources, ClipConfig(), 8, 0)
+    assert one.fingerprint() != other.fingerprint()

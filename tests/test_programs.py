@@ -127,7 +127,7 @@ def test_mixed_precision_and_slowonly(options, precision):
 
 
 def test_dry_run_writes_only_the_catalog(options, tmp_path):
-    run("train.py", *options, "--dry-run", 2)
+    run("train.py", *options, "--dry-run", 2, f"seed={2**40}")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["catalog.sqlite"]
 
 
@@ -176,3 +176,22 @@ def test_checkpoint_of_another_model(options, tmp_path):
     assert other.returncode == 2 and "It was made for: name tsn, depth 18, classes 4." in other.stderr
     changed = run("train.py", *options, "--resume", "auto", "seed=1", "clip.size=40", check=False)
     assert changed.returncode == 2 and "seed: 0 became 1" in changed.stderr and "clip.size: 32 became 40" in changed.stderr
+
+
+def test_classes_of_a_checkpoint_are_its_own(options, tmp_path):
+    (tmp_path / "names.txt").write_text("a\nb\nc\nd\n")
+    run("train.py", *options, f"classes={tmp_path / 'names.txt'}", "train.steps=2")
+    (tmp_path / "names.txt").write_text("b\na\nc\nd\n")
+    for program, more in (("evaluate.py", []), ("train.py", ["--resume", "auto", "train.steps=4"])):
+        done = run(program, *options, f"classes={tmp_path / 'names.txt'}", *more, check=False)
+        assert done.returncode == 2 and "classes" in done.stderr
+
+
+def test_damaged_weights_have_no_accuracy(options, tmp_path):
+    run("train.py", *options, "train.steps=2")
+    path = tmp_path / "run" / "checkpoints" / "best.pt"
+    state = torch.load(path, weights_only=True)
+    state["ema"]["cls_head.fc_cls.bias"][:] = float("nan")
+    torch.save(state, path)
+    done = run("evaluate.py", *options, check=False)
+    assert done.returncode == 2 and "expected finite scores, got 5 of 5 items without" in done.stderr

@@ -79,7 +79,8 @@ def test_accuracy_against_plain_sorting(items, classes, seed):
 
 
 def test_equal_scores_are_not_right():
-    assert measure(np.zeros((4, 3)), np.array([0, 1, 2, 0])).top1 == 0
+    for scores in (np.zeros((4, 3)), np.full((4, 3), np.nan)):
+        assert measure(scores, np.array([0, 1, 2, 0])).top1 == 0
 
 
 def test_checkpoints_are_replaced_whole(tmp_path, monkeypatch):

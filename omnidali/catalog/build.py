@@ -131,8 +131,8 @@ def _read_entries(db, source: int, kind: str, root: str, list_path: Path | None,
     db.execute("INSERT OR IGNORE INTO media (source, path, label) SELECT ?, path, label FROM listed"
                " ORDER BY rowid", (source,))
     kept, = db.execute("SELECT COUNT(*) FROM media WHERE source = ?", (source,)).fetchone()
-    old_root, = db.execute("SELECT root FROM sources WHERE id = ?", (source,)).fetchone()
-    if old_root not in (None, root):
+    old = db.execute("SELECT root, kind FROM sources WHERE id = ?", (source,)).fetchone()
+    if old != (root, kind):
         db.execute("UPDATE media SET state = ? WHERE source = ?", (NEW, source))
     db.execute("UPDATE sources SET kind = ?, root = ?, folders = ? WHERE id = ?",
                (kind, root, json.dumps(folders), source))
@@ -172,6 +172,8 @@ def _probe_one(kind: str, root: str, record: int, path: str) -> tuple[int, str, 
     if state is None:
         stamp = _stamp(full)
         try:
+            if os.path.exists(full) and not os.path.isfile(full):  # opening a pipe would wait for ever
+                raise Refused("not a regular file")
             probe = (probe_image if kind == "image" else probe_video)(full)
             state = OK
         except Refused as refusal:

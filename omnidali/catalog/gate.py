@@ -106,7 +106,7 @@ def check_size(width: int, height: int) -> None:
 
 
 def _jpeg(data: bytes) -> ImageHeader:
-    position, orientation = 2, 1
+    position, orientation = 2, None
     while True:
         while data[position] != 0xFF:  # garbage between segments is allowed for
             position += 1
@@ -119,11 +119,11 @@ def _jpeg(data: bytes) -> ImageHeader:
         if marker in (0xD9, 0xDA):
             raise Refused("JPEG without a frame header")
         length, = struct.unpack_from(">H", data, position)
-        if marker == 0xE1 and data[position + 2:position + 8] == b"Exif\0\0":
+        if marker == 0xE1 and orientation is None and data[position + 2:position + 8] == b"Exif\0\0":
             orientation = _exif_orientation(data[position + 8:position + length])
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width, components = struct.unpack_from(">HHB", data, position + 3)
-            if orientation >= 5:
+            if (orientation or 1) >= 5:
                 width, height = height, width
             return ImageHeader("jpeg:cmyk" if components == 4 else "jpeg", width, height)
         position += length

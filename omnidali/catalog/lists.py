@@ -10,6 +10,7 @@ from typing import NamedTuple
 from omnidali.errors import UserError
 
 UNLABELLED = -1
+MAX_LABEL = 1_000_000  # a slip in a list must not make a classifier that no memory holds
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".jpe"}
 VIDEO_ENDINGS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".mpg", ".mpeg", ".ts", ".m2ts", ".ivf",
                  ".3gp", ".wmv"}
@@ -61,7 +62,9 @@ def read_list(path: Path, names: list[str] | None = None) -> Iterator[Entry]:
         if not (text.isascii() and text.isdigit()):
             raise UserError(where, "`path label` with a label that is 0 or more", repr(line[:200]),
                             "Put the class number behind the path.")
-        label = int(text)
+        label = int(text) if len(text) < 10 else MAX_LABEL + 1
+        if label > MAX_LABEL:
+            raise UserError(where, f"a label of at most {MAX_LABEL:,}", text, "Correct the line.")
         if names is not None and label >= len(names):
             raise UserError(where, f"a label below {len(names)}, the number of class names", text,
                             "Correct the label or add the class name.")
@@ -93,16 +96,21 @@ def scan_folder(root: Path, kind: str, names: list[str] | None) -> tuple[list[En
     entries, visited = [], []
     for folder, below, files in os.walk(root):
         below.sort()
-        visited.append(folder)
+        visited.append(_storable(folder))
         relative = os.path.relpath(folder, root)
         label = labels.get(relative.split(os.sep)[0], UNLABELLED)
-        entries += [Entry(os.path.normpath(os.path.join(relative, name)), label) for name in sorted(files)
+        entries += [Entry(_storable(os.path.normpath(os.path.join(relative, name))), label) for name in sorted(files)
                     if os.path.splitext(name)[1].lower() in endings]
     if not entries:
         raise UserError(str(root), f"{kind} files in class folders", "none", "Check root, or name a list.")
     if folders:  # loose files beside class folders have no class
         entries = [entry for entry in entries if entry.label != UNLABELLED]
     return entries, visited
+
+
+def _storable(path: str) -> str:
+    """The path; a name that is not UTF-8 becomes one that is, and later a missing file."""
+    return path.encode("utf-8", "backslashreplace").decode()
 
 
 def class_folders(root: Path) -> list[str]:

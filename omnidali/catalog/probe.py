@@ -104,6 +104,7 @@ def _walk(container, demuxer: str) -> Probe:
     stream = container.streams.video[0]
     if stream.codec_context is None:
         raise Refused("no decoder for its codec")
+    check_size(stream.codec_context.width or 1, stream.codec_context.height or 1)  # before a decoder takes memory
     stream.codec_context.thread_count = 1
     times, keys, first = [], [], None
     for packet in container.demux(stream):

@@ -33,7 +33,10 @@ def decode_image(media: Media, boxes: np.ndarray, size: int, out: np.ndarray) ->
         smallest = int((boxes[:, 2:] - boxes[:, :2]).min())
         factor = next((f for f in _REDUCED if smallest >= f * size), 1)
     try:
-        picture = cv2.imdecode(data, _REDUCED.get(factor, cv2.IMREAD_COLOR)) if len(data) else None
+        # only JPEG's orientation is honoured, as the header parser and viewers do
+        flags = _REDUCED.get(factor, cv2.IMREAD_COLOR) if media.container == "jpeg" else \
+            cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        picture = cv2.imdecode(data, flags) if len(data) else None
     except cv2.error as error:
         raise CannotDecode(error.err) from None
     if picture is None:

@@ -53,7 +53,7 @@ def decode_video(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int,
                 for other in others:
                     out[:, other] = out[:, first]
                 found.append(index)
-    except (av.FFmpegError, OSError, ValueError, IndexError, cv2.error) as error:
+    except (CannotDecode, av.FFmpegError, OSError, ValueError, IndexError, cv2.error) as error:
         if not found:
             raise CannotDecode(str(getattr(error, "strerror", None) or error)) from None
     if not found:

@@ -54,8 +54,8 @@ class Scene:
         base = self._texture.mean(axis=(0, 1))
         self._colour = _contrasting(base, rng)
         self._second = _contrasting(base, rng)
-        self._clutter = [(rng.uniform(0, 1, 2), rng.uniform(-0.15, 0.15, 2), rng.uniform(0.02, 0.06),
-                          tuple(rng.uniform(0, 255, 3))) for _ in range(rng.integers(2, 6))]
+        self._clutter = [(rng.uniform(0, 1, 2), rng.uniform(-0.15, 0.15, 2), rng.uniform(0.02, 0.045),
+                          tuple(rng.uniform(0, 255, 3))) for _ in range(rng.integers(1, 5))]
         self._size = rng.uniform(0.24, 0.34) * self._short
         self._place = rng.uniform(0.35, 0.65, 2)
         self._phase = rng.uniform(0, 2 * math.pi)
@@ -159,7 +159,7 @@ def _texture(rng: np.random.Generator, side: int) -> np.ndarray:
                                        interpolation=cv2.INTER_CUBIC)
     mix = (1 / (1 + np.exp(-2 * noise)))[:, :, None]
     dark = rng.uniform(0, 170, 3)
-    light = dark + rng.uniform(10, 85, 3)
+    light = dark + rng.uniform(10, 65, 3)
     grain = rng.standard_normal((side, side, 1)).astype(np.float32) * 4
     return np.clip(dark + mix * (light - dark) + grain, 0, 255).astype(np.uint8)
 

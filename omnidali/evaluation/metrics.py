@@ -48,7 +48,7 @@ def measure(scores: np.ndarray, labels: np.ndarray) -> Accuracy:
     """
     classes = scores.shape[1]
     own = scores[np.arange(len(labels)), labels][:, None]
-    rank = (scores >= own).sum(axis=1) - 1
+    rank = (~(scores < own)).sum(axis=1) - 1  # a score that is no number is not below
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (labels, scores.argmax(axis=1)), 1)
     correct = np.bincount(labels[rank == 0], minlength=classes)

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from omnidali.catalog.store import SourceTable
 from omnidali.config import Config, MediaConfig, ViewsConfig
+from omnidali.errors import UserError
 from omnidali.loading.data import rank_options
 from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.plan import EvaluationPlan
@@ -29,6 +30,7 @@ def score_items(model: torch.nn.Module, table: SourceTable, source: MediaConfig,
         float64 array (items, classes), the same on every rank.
 
     Raises:
+        UserError: if a score is not finite.
         RuntimeError: if an item was not scored exactly as often as it has views.
     """
     was_training = model.training
@@ -57,12 +59,17 @@ def score_items(model: torch.nn.Module, table: SourceTable, source: MediaConfig,
     counts = total[:, -1]
     if not bool((counts == expected).all()):
         raise RuntimeError(f"items were scored {int(counts.min())} to {int(counts.max())} times, not {expected} times")
-    return (total[:, :-1] / counts[:, None]).numpy()
+    scores = (total[:, :-1] / counts[:, None]).numpy()
+    if not np.isfinite(scores).all():
+        bad = int((~np.isfinite(scores)).any(axis=1).sum())
+        raise UserError("evaluation", "finite scores", f"{bad} of {len(scores)} items without",
+                        "The weights or statistics are damaged, or train.precision is too short; try fp32.")
+    return scores
 
 
 def _one_clip_a_row(clips: torch.Tensor, clip_len: int | None) -> torch.Tensor:
     """Split (N, 3, clips * L, H, W) into (N * clips, 3, L, H, W) for networks that take one clip at a time."""
     count, channels, frames, height, width = clips.shape
-    if clip_len is None or frames == clip_len:
+    if clip_len is None or frames <= clip_len:
         return clips
     return clips.permute(0, 2, 3, 4, 1).reshape(-1, clip_len, height, width, channels).permute(0, 4, 1, 2, 3)

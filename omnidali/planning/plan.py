@@ -90,6 +90,7 @@ class TrainPlan:
     def fingerprint(self) -> dict[str, object]:
         """Everything that the order depends on, for comparison at a resume."""
         return {"seed": self.seed, "batch": self.batch, "clip": vars(self.clip).copy(),
+                "order of sources": [table.name for table in self.tables],
                 "sources": {table.name: {"weight": source.weight, "inflate": source.inflate,
                                          "content": table.fingerprint}
                             for table, source in zip(self.tables, self.sources)}}
