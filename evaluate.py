@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from omnidali.config import Config
+from omnidali.environment import write_record
 from omnidali.errors import UserError, exit_with_advice
 from omnidali.evaluation.metrics import Accuracy, measure
 from omnidali.evaluation.score import score_items
@@ -28,7 +29,7 @@ from omnidali.training.precision import make_autocast
 
 
 def evaluate(config: Config, ranks: Ranks, checkpoint: str | None = None, protocol: str = "test") -> dict:
-    """Score the evaluation source and write per_class.csv, confusion.csv and predictions.jsonl.
+    """Score the evaluation source; write per_class.csv, confusion.csv, predictions.jsonl and a record.
 
     Args:
         checkpoint: file, or run folder for its best.pt; none takes that of the config's run folder. Averaged
@@ -58,12 +59,13 @@ def evaluate(config: Config, ranks: Ranks, checkpoint: str | None = None, protoc
     row = {"checkpoint": str(path), "protocol": protocol, "num_clips": views.num_clips, "crops": views.crops,
            "size": views.size, "average": views.average, **accuracy.as_row()}
     if ranks.is_main:
+        write_record(config.run_dir, {"evaluation": row, "seed": config.seed, "sources": list(config.sources)})
         write_reports(Path(config.run_dir) / f"evaluation-{protocol}", accuracy, scores, data, names)
     return row
 
 
 def write_reports(folder: Path, accuracy: Accuracy, scores: np.ndarray, data: Data, names: list[str]) -> None:
-    """Write per_class.csv, confusion.csv (rows are labels) and predictions.jsonl (five best classes) into ``folder``."""
+    """Write per_class.csv, confusion.csv (rows are labels) and predictions.jsonl (five best classes)."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "per_class.csv", "w", newline="", encoding="utf-8") as file:

@@ -58,7 +58,7 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
     say(*data.summary, *loader.routes)
     per_epoch = loader.plan.steps_per_epoch
     steps = loader.end
-    evaluate_every = max(1, round(config.evaluation.every_epochs * per_epoch))
+    evaluate_every = config.evaluation.every_steps or max(1, round(config.evaluation.every_epochs * per_epoch))
     names = tuple(config.sources)
 
     # Model

@@ -56,7 +56,7 @@ class ViewsConfig:
     crops: Literal["center", "three", "ten"] = "center"  # crops of every clip
     size: int = 256  # side of the crop, pixels
     short_side: int = 256  # the picture counts as scaled to this short side before it is cropped, pixels
-    average: Literal["score", "prob"] = "score"  # mean over the views of logits, or of probabilities (TSN's view: all frames)
+    average: Literal["score", "prob"] = "score"  # mean over views of logits or of probabilities (TSN: a crop's frames)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,7 @@ class EvaluationConfig:
     source: MediaConfig | None = None  # labelled data that training never sees
     batch: int = 8  # items of one rank in one forward pass
     every_epochs: float = 1.0  # distance of evaluations in training, in epochs of the target source
+    every_steps: int | None = None  # the same in steps, instead of every_epochs
     validation: ViewsConfig = field(default_factory=ViewsConfig)  # the views during training
     test: ViewsConfig = field(default_factory=ViewsConfig)  # the views of evaluate.py
 
@@ -158,7 +159,9 @@ def find_mistakes(config: Config) -> Iterator[UserError]:
         "clip.clip_len": config.clip.clip_len, "clip.frame_interval": config.clip.frame_interval,
         "clip.num_clips": config.clip.num_clips, "clip.size": config.clip.size, "train.batch": config.train.batch,
         "train.epochs": config.train.epochs, "train.steps": config.train.steps, "optimizer.lr": config.optimizer.lr,
-        "optimizer.accumulate": config.optimizer.accumulate, "optimizer.clip_grad_norm": config.optimizer.clip_grad_norm,
+        "optimizer.accumulate": config.optimizer.accumulate,
+        "optimizer.clip_grad_norm": config.optimizer.clip_grad_norm,
+        "evaluation.every_steps": config.evaluation.every_steps,
         "train.log_every": config.train.log_every, "train.checkpoint_every": config.train.checkpoint_every,
         "train.keep_every": config.train.keep_every, "loader.prefetch": config.loader.prefetch,
         "evaluation.batch": config.evaluation.batch, "evaluation.every_epochs": config.evaluation.every_epochs,

@@ -1,16 +1,37 @@
-"""Versions, hardware and commit: what a figure must carry to be comparable."""
+"""Records of measurements, with the versions, hardware and commit that make them comparable."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
+import time
 from pathlib import Path
 
 import torch
 
+from omnidali.errors import UserError
+
 _PACKAGES = ("omnidali", "torch", "nvidia-dali-cuda120", "av", "opencv-python-headless", "numpy")
+
+
+def write_record(folder: str | Path, row: dict) -> dict:
+    """Append ``row`` with date, versions, hardware and commit to records.jsonl; returns what was written.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    row = {"date": time.strftime("%Y-%m-%d"), **row, "environment": describe_environment()}
+    path = Path(folder) / "records.jsonl"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise UserError(str(path), "a file that can be written", str(error.strerror), "Choose another.") from None
+    return row
 
 
 def describe_environment() -> dict[str, object]:

@@ -68,13 +68,13 @@ class CannotDecode(Exception):
 
 
 def exit_with_advice(story: Callable[[], int | None], rank: int = 0) -> int:
-    """Run ``story``; a UserError becomes text on stderr and exit code 2, without a traceback.
+    """Run ``story``; errors of the user's settings and files become text on stderr and exit code 2, no traceback.
 
     Ranks above 0 keep back what rank 0 also says: mistakes of the config, and errors it has shared.
     """
     try:
         return story() or 0
-    except UserError as error:
+    except (UserError, DecodeError) as error:
         if rank == 0 or not (isinstance(error, ConfigErrors) or getattr(error, "told_by_main", False)):
             lines = str(error).splitlines()
             head = "error" if len(lines) == 1 else f"{len(lines)} errors"

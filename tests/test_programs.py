@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -166,6 +167,20 @@ def test_diverging_runs_stop(options):
     done = run("train.py", *options, "optimizer.lr=1000000000000", "optimizer.clip_grad_norm=null",
                "optimizer.warmup_epochs=0", "optimizer.accumulate=1", check=False)
     assert done.returncode == 2 and "expected a finite loss and finite weights" in done.stderr
+
+
+def test_a_file_that_breaks_later_is_named(media_root, tmp_path):
+    root = tmp_path / "media"
+    shutil.copytree(media_root, root)
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    options = ["--config", tmp_path / "c.yaml", f"data_root={root}", f"run_dir={tmp_path / 'run'}"]
+    run("train.py", *options, "--dry-run", 1)
+    for path in (root / "photos").iterdir():
+        status = path.stat()
+        path.write_bytes(b"x" * status.st_size)  # damaged in a way that the check of size and time misses
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    done = run("train.py", *options, check=False)
+    assert done.returncode == 2 and "source photos, step 0, rank 0: expected to decode " in done.stderr
 
 
 def test_checkpoint_of_another_model(options, tmp_path):

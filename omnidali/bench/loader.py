@@ -1,4 +1,4 @@
-"""Clips a second of the whole loader, from files to normalised batches, behind a proof that frames are the planned ones."""
+"""Clips a second of the whole loader, files to normalised batches, behind a proof that frames are as planned."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import torch
 from tqdm import tqdm
 
 from omnidali.bench.media import read_numbers, write_photo, write_video
-from omnidali.bench.records import write_record
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.store import CatalogReader, SourceTable
 from omnidali.config import ClipConfig, SourceConfig
+from omnidali.environment import write_record
 from omnidali.errors import UserError
 from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.plan import TrainPlan

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from omnidali.bench.media import write_photo
-from omnidali.bench.records import write_record
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.store import CatalogReader, connect, pack
 from omnidali.config import ClipConfig, SourceConfig
+from omnidali.environment import write_record
 from omnidali.planning.plan import TrainPlan
 
 _SLOTS = 512
@@ -39,7 +39,8 @@ def bench_plan(out: str | Path, sizes: list[int]) -> list[dict]:
                 start = time.perf_counter()
                 plan(step)
                 times.append(time.perf_counter() - start)
-        record = {"bench": "plan", "rows": rows, "slots": _SLOTS, "ms_per_step": round(1000 * float(np.median(times)), 3),
+        record = {"bench": "plan", "rows": rows, "slots": _SLOTS,
+                  "ms_per_step": round(1000 * float(np.median(times)), 3),
                   "warm_start_seconds": round(warm_start, 2),
                   "table_mb": round(sum(array.nbytes for array in vars(table).values()
                                         if isinstance(array, np.ndarray)) / 1e6, 1)}

@@ -63,7 +63,8 @@ def build_catalog(path: str | Path, sources: Mapping[str, SourceConfig], data_ro
     """
     db = connect(path)
     try:
-        return [_build_source(db, name, source, Path(data_root), classes, threads or len(os.sched_getaffinity(0)), progress)
+        threads = threads or len(os.sched_getaffinity(0))
+        return [_build_source(db, name, source, Path(data_root), classes, threads, progress)
                 for name, source in sources.items()]
     except sqlite3.Error as error:
         raise UserError(str(path), "a catalog that can be written", str(error),
@@ -191,8 +192,8 @@ def _probe_new(db, source: int, name: str, kind: str, root: str, threads: int, p
     db.execute("UPDATE sources SET fingerprint = NULL WHERE id = ?", (source,))
     waiting, running, last_commit = iter(todo), set(), time.monotonic()
     with ThreadPoolExecutor(threads, thread_name_prefix="probe") as pool, tqdm(
-            total=len(todo), desc=f"probe {name}", unit="file", disable=not progress, mininterval=1.0,
-            file=sys.stderr) as bar:
+            total=len(todo), desc=f"probe {name}", unit="file", disable=not progress, file=sys.stderr,
+            mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:
         while True:
             for record, path in itertools.islice(waiting, 4 * threads - len(running)):
                 running.add(pool.submit(_probe_one, kind, root, record, path))

@@ -60,8 +60,8 @@ def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True) -> 
     classes = len(names) if names else 1 + max(int(table.labels.max()) for table in known)
     for table in (*known, evaluation):
         if table is not None and table.labels.max() >= classes:
-            raise UserError(key_of(table.name), f"labels below {classes}, the number of classes of the training sources",
-                            str(table.labels.max()), "Correct the list.")
+            expected = f"labels below {classes}, the number of classes of the training sources"
+            raise UserError(key_of(table.name), expected, str(table.labels.max()), "Correct the list.")
     if evaluation is not None and (evaluation.labels < 0).any():
         raise UserError("evaluation.source", "a label for every file", "files without label", "Use a list.")
     return Data(tuple(tables.values()), evaluation, tuple(names or map(str, range(classes))), tuple(summary))

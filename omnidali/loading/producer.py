@@ -105,7 +105,8 @@ class Producer:
             try:
                 feeds["data"].append(np.fromfile(item.path, np.uint8))
             except OSError as error:
-                raise DecodeError(self.table.name, item.path, step, self.rank, f"unreadable: {error.strerror}") from None
+                reason = f"unreadable: {error.strerror}"
+                raise DecodeError(self.table.name, item.path, step, self.rank, reason) from None
         kind = EncodedImages
         if self.table.kind == "video":
             kind = EncodedVideos

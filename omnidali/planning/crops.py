@@ -16,7 +16,8 @@ RANDOM_RESIZED_NUMBERS = 4 * _TRIES
 MULTI_SCALE_NUMBERS = 2
 
 
-def random_resized(widths: np.ndarray, heights: np.ndarray, numbers: np.ndarray, area: tuple[float, float]) -> np.ndarray:
+def random_resized(widths: np.ndarray, heights: np.ndarray, numbers: np.ndarray,
+                   area: tuple[float, float]) -> np.ndarray:
     """RandomResizedCrop: uniform area share, log-uniform aspect from 3/4 to 4/3, ten tries, then the centre.
 
     Args:
