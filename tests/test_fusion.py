@@ -76,6 +76,14 @@ def test_order_and_pixels_do_not_depend_on_speed(tables, options):
         assert [content(batch) for batch in plain] == [content(batch) for batch in other]
 
 
+def test_batches_that_are_kept_stay_as_they_were(tables):
+    """Clips may lie in DALI's own memory, which must not be used again while someone holds them."""
+    with open_fusion(tables, end=8) as batches:
+        kept = list(batches)
+    with open_fusion(tables, end=8) as batches:
+        assert [content(batch) for batch in kept] == [content(batch) for batch in batches]
+
+
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_together_see_what_one_sees(tables, world):
     with open_fusion(tables, end=4) as batches:

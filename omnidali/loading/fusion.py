@@ -171,6 +171,15 @@ class _Step:
             for i, place in zip(members, buffer.split(counts)):
                 self.places[i] = place.view(len(self.samples[i]), -1, *buffer.shape[1:])
 
+    def place(self, source: int, clips: torch.Tensor) -> None:
+        """Take the clips (n, V, T, S, S, 3) of a source; alone in its group it needs no copy into the buffer."""
+        if clips is not self.places[source]:
+            shape = next(shape for shape, members in self.members.items() if source in members)
+            if self.members[shape] == [source]:
+                self.buffers[shape] = clips.flatten(0, 1)
+            else:
+                self.places[source].copy_(clips)
+
     def batch(self, device: torch.device) -> StepBatch:
         """The finished step; on a GPU its memory now belongs to the consumer's stream."""
         groups = []
@@ -283,7 +292,8 @@ class _Run:
     def _finish(self, source: int, producer: Producer, step: _Step, started, stream) -> None:
         replaced = 0
         if len(started.samples):
-            replaced = producer.finish(started, step.places[source])
+            replaced, clips = producer.finish(started, step.places[source])
+            step.place(source, clips)
             if stream is not None:
                 stream.synchronize()  # DALI may reuse its output once it is let go: the copy must be over
         with self._changed:

@@ -62,14 +62,15 @@ class Producer:
                    for place, index in enumerate(on_cpu.tolist())]
         return Started(step, samples, on_cpu, on_dali, pixels, futures)
 
-    def finish(self, started: Started, out: torch.Tensor) -> int:
+    def finish(self, started: Started, out: torch.Tensor) -> tuple[int, torch.Tensor]:
         """Wait for the CPU's part, run the DALI graphs and write the clips.
 
         Args:
             out: (n, V, F * repeat, size, size, 3), the place in the step's buffer.
 
         Returns:
-            How many frames were replaced by a neighbour.
+            How many frames were replaced by a neighbour, and the clips: ``out``, or a tensor of the same
+            shape and type that DALI made and nothing needs to copy.
 
         Raises:
             DecodeError: naming the file.
@@ -82,11 +83,14 @@ class Producer:
             flat = graph.run({"pixels": list(started.pixels.reshape(-1, *started.pixels.shape[2:])),
                               "flip": _scalars(samples.flips[started.on_cpu])})[0]
             clips = torch.from_dlpack(flat)
-            self._write(out, started.on_cpu, clips.view(count, views, *clips.shape[1:]))
+            clips = clips.view(count, views, *clips.shape[1:])
+            if clips.shape == out.shape and clips.dtype == out.dtype and self._device_id is None:
+                return replaced, clips  # DALI's dynamic executor leaves a buffer alone as long as it is held
+            self._write(out, started.on_cpu, clips)
         if len(started.on_dali):
             for view, clips in enumerate(self._run_dali(started.step, samples, started.on_dali)):
                 self._write(out[:, view:view + 1], started.on_dali, torch.from_dlpack(clips)[:, None])
-        return replaced
+        return replaced, out
 
     def _decode_on_cpu(self, step: int, samples: Samples, index: int, out: np.ndarray) -> int:
         media = self.table.media(samples.rows[index])
