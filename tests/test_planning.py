@@ -172,6 +172,14 @@ def test_ranks_share_one_order(world):
         assert (np.ptp(sizes, axis=0) <= 1).all()
 
 
+def test_no_rank_gets_more_of_a_source_over_time():
+    plan, totals = made_up_plan(), np.zeros((4, 3))
+    for step in range(200):
+        for rank in range(4):
+            totals[rank] += [len(samples) for samples in plan(step, rank, 4)]
+    assert (np.ptp(totals, axis=0) < 0.02 * totals.sum(axis=0) / 4 + 8).all()
+
+
 def test_every_row_once_an_epoch():
     plan = made_up_plan()
     rows = np.concatenate([plan(step)[0].rows for step in range(60)])

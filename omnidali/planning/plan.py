@@ -98,9 +98,10 @@ class TrainPlan:
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> tuple[Samples, ...]:
         """The samples of ``step`` for one rank, one entry a source (an entry may be empty).
 
-        The slots of a step lie source by source; rank r takes every world-th one from r on. So all
-        ranks have the same number of slots (if world divides the batch) and of each source the
-        same number but for one, and the step's content does not depend on the number of ranks.
+        The slots of a step lie source by source and are dealt to the ranks in turn, by another rank
+        first in every step. So all ranks have the same number of slots (if world divides the batch),
+        of each source the same number but for one, and over time the same share; and the step's
+        content does not depend on the number of ranks.
         """
         before, after = self.shares.before(step * self.batch), self.shares.before((step + 1) * self.batch)
         first = step * self.batch
@@ -108,7 +109,7 @@ class TrainPlan:
         for source, (low, high) in enumerate(zip(before.tolist(), after.tolist())):
             slots = np.arange(first, first + high - low)
             draws = np.arange(low, high)
-            mine = (slots - step * self.batch) % world == rank
+            mine = (slots - step * self.batch + step) % world == rank
             planned.append(self._plan(source, draws[mine], slots[mine]))
             first += high - low
         return tuple(planned)
