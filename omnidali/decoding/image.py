@@ -34,9 +34,11 @@ def decode_image(media: Media, boxes: np.ndarray, size: int, out: np.ndarray) ->
         factor = next((f for f in _REDUCED if smallest >= f * size), 1)
     try:
         # only JPEG's orientation is honoured, as the header parser and viewers do
-        flags = _REDUCED.get(factor, cv2.IMREAD_COLOR) if media.container == "jpeg" else \
-            cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        picture = cv2.imdecode(data, flags) if len(data) else None
+        flags = cv2.IMREAD_COLOR_RGB if media.container == "jpeg" else \
+            cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        picture = cv2.imdecode(data, _REDUCED.get(factor, flags)) if len(data) else None
+        if factor > 1 and picture is not None:  # the reduced modes know no RGB
+            picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
     except cv2.error as error:
         raise CannotDecode(error.err) from None
     if picture is None:
@@ -46,5 +48,4 @@ def decode_image(media: Media, boxes: np.ndarray, size: int, out: np.ndarray) ->
         raise CannotDecode(f"{picture.shape[1]}x{picture.shape[0]} pixels where the header said "
                            f"{expected[1]}x{expected[0]}")
     for view, box in enumerate(boxes):
-        scaled = cut_and_scale(picture, np.maximum(box // factor, [0, 0, 1, 1]), size, size)
-        cv2.cvtColor(scaled, cv2.COLOR_BGR2RGB, dst=out[view, 0])
+        cut_and_scale(picture, np.maximum(box // factor, [0, 0, 1, 1]), size, size, out[view, 0])

@@ -13,14 +13,16 @@ import numpy as np
 cv2.setNumThreads(0)  # samples run in parallel, one thread each
 
 
-def cut_and_scale(picture: np.ndarray, box: np.ndarray, width: int, height: int) -> np.ndarray:
+def cut_and_scale(picture: np.ndarray, box: np.ndarray, width: int, height: int,
+                  out: np.ndarray | None = None) -> np.ndarray:
     """Scale ``picture[top:bottom, left:right]`` to (height, width).
 
     Args:
         picture: uint8 (H, W) or (H, W, C).
         box: (top, left, bottom, right) in pixels of ``picture``.
+        out: where to write, uint8 (height, width[, C]); made if missing.
     """
     top, left, bottom, right = box
     shrinks = bottom - top >= 2 * height and right - left >= 2 * width
-    return cv2.resize(picture[top:bottom, left:right], (width, height),
+    return cv2.resize(picture[top:bottom, left:right], (width, height), dst=out,
                       interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
