@@ -98,7 +98,6 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
     def snapshot(step: int) -> dict:
         if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
             raise not_finite(step, "weights that are not")
-        share_statistics()
         return {"state_dict": model.state_dict(), "ema": ema.average.state_dict() if ema else None,
                 "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "loader": loader.state_dict(),
                 "best": best, "classes": list(data.class_names),
@@ -110,7 +109,6 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
             ranks.broadcast_buffers(ema.average)
 
     def evaluate(step: int) -> dict:
-        share_statistics()
         scores = score_items(ema.average if ema else model, data.evaluation, config.evaluation.source,
                              config.evaluation.validation, config, ranks, autocast)
         accuracy = measure(scores, data.evaluation.labels)
@@ -177,6 +175,8 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
                 if not math.isfinite(sources["all"]["loss"]):
                     raise not_finite(done, f"a loss of {sources['all']['loss']}")
             paused = time.perf_counter()
+            if to_save and not dry_run:
+                share_statistics()
             if evaluates:
                 figures = evaluate(done)
                 if figures["top1"] > best:

@@ -14,7 +14,13 @@ from typing import Literal
 from omnidali.errors import UserError
 
 Mapped = Mapping[str, "SourceConfig"]
-RESERVED = ("evaluation", "all")  # names that the catalog and the reports give to other things
+EVALUATION = "evaluation"  # name of the held-out source in the catalog
+RESERVED = (EVALUATION, "all")  # names that the catalog and the reports give to other things
+
+
+def key_of(name: str) -> str:
+    """The config key of a source of the catalog."""
+    return "evaluation.source" if name == EVALUATION else f"sources.{name}"
 
 
 @dataclass(frozen=True, kw_only=True)

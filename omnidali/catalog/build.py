@@ -21,10 +21,9 @@ from omnidali.catalog.gate import Refused
 from omnidali.catalog.lists import escape_reason, read_list, scan_folder
 from omnidali.catalog.probe import Probe, probe_image, probe_video
 from omnidali.catalog.store import NEW, OK, connect, pack
-from omnidali.config import SourceConfig
+from omnidali.config import MediaConfig, key_of
 from omnidali.errors import UserError
 
-EVALUATION = "evaluation"  # name of the held-out source in the catalog
 CHECKED_AT_START = 100_000  # files of a source whose size and time are compared at a warm start
 _COMMIT_SECONDS = 2.0  # what a killed probe loses at most
 
@@ -51,7 +50,7 @@ class Summary:
         return text
 
 
-def build_catalog(path: str | Path, sources: Mapping[str, SourceConfig], data_root: str | Path,
+def build_catalog(path: str | Path, sources: Mapping[str, MediaConfig], data_root: str | Path,
                   classes: list[str] | None = None, threads: int | None = None, progress: bool = True) -> list[Summary]:
     """Bring the catalog at ``path`` up to date with ``sources``.
 
@@ -73,12 +72,7 @@ def build_catalog(path: str | Path, sources: Mapping[str, SourceConfig], data_ro
         db.close()
 
 
-def key_of(name: str) -> str:
-    """The config key of a source of the catalog."""
-    return "evaluation.source" if name == EVALUATION else f"sources.{name}"
-
-
-def _build_source(db, name, source: SourceConfig, data_root, classes, threads, progress) -> Summary:
+def _build_source(db, name, source: MediaConfig, data_root, classes, threads, progress) -> Summary:
     root = os.path.realpath(data_root / source.root)
     if not os.path.isdir(root):
         raise UserError(f"{key_of(name)}.root", "a folder", f"{root}, which does not exist",

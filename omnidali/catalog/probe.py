@@ -59,16 +59,13 @@ def probe_image(path: str | Path) -> Probe:
         Refused: with the reason.
         OSError: if the file cannot be read.
     """
-    with open(path, "rb") as file:
-        data = file.read(IMAGE_HEADER_BYTES)
-        if not data:
-            raise Refused("empty file")
-        try:
-            header = read_image_header(data)
-        except Refused as refusal:
-            if str(refusal) != "header cut off" or len(data) < IMAGE_HEADER_BYTES:
-                raise
-            header = read_image_header(data + file.read())  # metadata longer than usual
+    data = _read_start(path, IMAGE_HEADER_BYTES)
+    try:
+        header = read_image_header(data)
+    except Refused as refusal:
+        if str(refusal) != "header cut off" or len(data) < IMAGE_HEADER_BYTES:
+            raise
+        header = read_image_header(Path(path).read_bytes())  # metadata longer than usual
     return Probe(header.codec.partition(":")[0], header.codec, header.width, header.height)
 
 
@@ -86,16 +83,21 @@ def probe_video(path: str | Path) -> Probe:
         Refused: with the reason.
         OSError: if the file cannot be read.
     """
-    with open(path, "rb") as file:
-        head = file.read(HEAD_BYTES)
-    if not head:
-        raise Refused("empty file")
-    demuxer = sniff_video(head)
+    demuxer = sniff_video(_read_start(path, HEAD_BYTES))
     try:
         with open_video(path, demuxer) as container:
             return _walk(container, demuxer)
     except (av.FFmpegError, ValueError) as error:
         raise Refused(f"broken: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _read_start(path: str | Path, count: int) -> bytes:
+    """The first ``count`` bytes; Refused where there are none."""
+    with open(path, "rb") as file:
+        data = file.read(count)
+    if not data:
+        raise Refused("empty file")
+    return data
 
 
 def _walk(container, demuxer: str) -> Probe:

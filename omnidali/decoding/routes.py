@@ -5,8 +5,8 @@ Nothing falls back in silence: a codec goes where the table says or the run does
 
 from __future__ import annotations
 
-from omnidali.catalog.build import key_of
 from omnidali.catalog.store import SourceTable
+from omnidali.config import key_of
 from omnidali.errors import UserError
 
 CPU, DALI = "cpu", "dali"

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from omnidali.catalog.build import EVALUATION, build_catalog, key_of
+from omnidali.catalog.build import build_catalog
 from omnidali.catalog.lists import class_folders, read_class_names
 from omnidali.catalog.store import CatalogReader, SourceTable
-from omnidali.config import Config
+from omnidali.config import EVALUATION, Config, key_of
 from omnidali.errors import UserError
 from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.plan import TrainPlan
