@@ -81,7 +81,7 @@ def write_reports(folder: Path, accuracy: Accuracy, scores: np.ndarray, data: Da
             best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
             for row, classes in enumerate(best.tolist()):
                 file.write(json.dumps({
-                    "path": data.evaluation.media(row).path, "label": names[data.evaluation.labels[row]],
+                    "path": data.evaluation.media(data.evaluation.first_record(row)).path, "label": names[data.evaluation.labels[row]],
                     "predicted": [names[label] for label in classes],
                     "scores": [round(float(scores[row, label]), 5) for label in classes]}) + "\n")
     except OSError as error:

@@ -76,6 +76,7 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
                                 nesterov=settings.nesterov, fused=ranks.device.type == "cuda")
     scaler = make_scaler(config.train.precision, ranks.device)
     autocast = make_autocast(config.train.precision, ranks.device)
+    loss_weights = torch.tensor([source.loss_weight for source in config.sources.values()], device=ranks.device)
 
     # Resume
     best = -1.0
@@ -125,7 +126,7 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
     # The loop
     meter, figures, first_step = SourceMeter(names, ranks), None, loader.next_step
     loader.end = min(steps, first_step + dry_run) if dry_run else steps
-    pace = Pace(first_step, steps, config.train.batch)
+    pace = Pace(first_step, steps, config.batch)
     model.train()
     with loader, contextlib.closing(folder):
         asked = time.perf_counter()
@@ -136,16 +137,16 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
             if step == first_step:
                 folder.show_batch(batch, names, data.class_names)
 
-            lr = learning_rate(step, steps, per_epoch, settings)
+            lr = learning_rate(loader.plan.mixing.scheduled(step), steps, per_epoch, settings)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             updates = (step + 1) % settings.accumulate == 0 or step + 1 == steps
             with network.no_sync() if ranks.world > 1 and not updates else contextlib.nullcontext():
                 labels = batch.labels
                 with autocast:
-                    logits = network(batch.clips)
+                    logits = network(batch.clips, batch.auxiliary if config.model.norm == "target_only" else ())
                 losses = F.cross_entropy(logits.float(), labels, reduction="none")
-                scaler.scale(losses.mean() / settings.accumulate).backward()
+                scaler.scale((losses * loss_weights[batch.source]).mean() / settings.accumulate).backward()
             if updates:
                 scaler.unscale_(optimizer)
                 if settings.clip_grad_norm:

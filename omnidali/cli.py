@@ -32,6 +32,17 @@ def main(arguments: list[str] | None = None) -> int:
     plan.add_argument("--rows", type=int, nargs="+", default=[10_000, 10_000_000], help="sizes of the catalog")
     plan.set_defaults(story=_bench_plan)
 
+    ablate = commands.add_parser("ablate", help="train with the target alone, with each group of sources, with all")
+    ablate.add_argument("--config", required=True, help="YAML file; its first source is the target")
+    ablate.add_argument("--out", default="ablation", help="folder for everything (default: %(default)s)")
+    ablate.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run of everything for each")
+    ablate.add_argument("--fractions", type=float, nargs="+", default=[1.0], metavar="SHARE",
+                        help="shares of the target's labels to compare at (default: all labels)")
+    ablate.add_argument("--ranks", type=int, default=1, help="processes of a run (default: %(default)s)")
+    ablate.add_argument("--set", dest="overrides", nargs="+", default=[], metavar="key.path=value",
+                        help="settings of the config")
+    ablate.set_defaults(story=_ablate)
+
     options = parser.parse_args(arguments)
     return exit_with_advice(lambda: options.story(options))
 
@@ -45,6 +56,11 @@ def _demo(options: argparse.Namespace) -> None:
         print(make_world(options.only_data, options.seed))
     else:
         run_demo(options.out, options.seed, options.overrides)
+
+
+def _ablate(options: argparse.Namespace) -> None:
+    from omnidali.ablate import ablate
+    ablate(options.config, options.overrides, options.out, options.seeds, options.fractions, options.ranks)
 
 
 def _bench_loader(options: argparse.Namespace) -> None:

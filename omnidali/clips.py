@@ -14,7 +14,7 @@ class ClipBatch:
     Attributes:
         clips: (N, 3, T, H, W), float32, float16 or bfloat16, RGB normalised to ImageNet's mean 0 and
             standard deviation 1; channels-last in memory (``channels_last_3d``). T = 1 for photos.
-        labels: (N,) int64, -1 where unknown.
+        labels: (N,) int64, -1 where unknown; after mixup (N, classes) float32, each row summing to 1.
         source: (N,) int64, place of the source in the config.
         record: (N,) int64, the catalog's id of the file.
         slot: (N,) int64, global slot number; in an evaluation the number of the item.
@@ -39,7 +39,8 @@ class ClipBatch:
             raise ValueError(f"clips must be floating point and normalised, got {self.clips.dtype}")
         if not self.clips.permute(0, 2, 3, 4, 1).is_contiguous():
             raise ValueError(f"clips must be channels-last in memory, got strides {self.clips.stride()}")
-        for name, dtype in {"labels": torch.int64, "source": torch.int64, "record": torch.int64, "slot": torch.int64,
+        soft = self.labels.ndim == 2 and len(self.labels) == shape[0] and self.labels.dtype == torch.float32
+        for name, dtype in {**({} if soft else {"labels": torch.int64}), "source": torch.int64, "record": torch.int64, "slot": torch.int64,
                             "valid": torch.bool}.items():
             value = getattr(self, name)
             if tuple(value.shape) != shape[:1] or value.dtype != dtype:
@@ -60,10 +61,12 @@ class StepBatch:
     Attributes:
         step: number of the step, from 0.
         groups: ClipBatches in the order of their first source; none is empty.
+        auxiliary: of every group, whether it holds no clip of the first source, the target.
     """
 
     step: int
     groups: tuple[ClipBatch, ...]
+    auxiliary: tuple[bool, ...] = ()
 
     @property
     def clips(self) -> list[torch.Tensor]:
@@ -72,7 +75,7 @@ class StepBatch:
 
     @property
     def labels(self) -> torch.Tensor:
-        """(N,) int64, of all groups in order."""
+        """(N,) int64, or (N, classes) float32 after mixup, of all groups in order."""
         return torch.cat([group.labels for group in self.groups])
 
     @property

@@ -6,6 +6,7 @@ the data and never stand here.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -25,20 +26,43 @@ def key_of(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class MediaConfig:
-    """Where media lie and who decodes them."""
+    """Where media lie, how they are listed, and who decodes them."""
 
-    kind: Literal["video", "image"]  # what the files are
+    kind: Literal["video", "image", "untrimmed", "frames"]  # files; long videos of which pieces count; folders of frames
     root: str = "."  # folder that the list's paths start from; relative to data_root
-    list: str | None = None  # text file of `path label` lines, relative to data_root; none: class folders under root
+    list: str | None = None  # list file, relative to data_root; none: class folders under root, or tars
+    format: Literal["auto", "path_label", "slowfast_csv", "kinetics_csv", "video_ids", "rawframes", "rawframes_offset",
+                    "parts", "parts_json", "pieces"] = "auto"  # of the list; auto: told from its first lines
+    tars: str | None = None  # WebDataset tars under root instead of a list: "*.tar", "train-{000..099}.tar"
+    pattern: str | None = None  # file names, by format: "{id}.mp4", frames "img_{:05}.jpg", parts "part_{}.mp4"
+    labels: str | None = None  # label map that the list's labels go through, relative to data_root
+    window_seconds: float = 10.0  # untrimmed: length of the pieces that a whole file is cut into
+    pieces: Literal["positive", "one_positive_rest_negative", "all"] = "positive"  # untrimmed: which ones make a clip
     decode: Literal["auto", "cpu", "dali"] = "auto"  # who decodes: auto = DALI where there is a GPU that can
 
 
 @dataclass(frozen=True, kw_only=True)
+class ResampleConfig:
+    """How often the classes of a source are drawn (OmniSource, class imbalance); exactly one of the two."""
+
+    power: float | None = None  # a class of n samples gets a share in proportion to n**power
+    clipped: int | None = None  # a class gives at most this many samples an epoch, others each epoch
+
+
+@dataclass(frozen=True, kw_only=True)
 class SourceConfig(MediaConfig):
-    """A training source: its media, and how much of the batch they fill."""
+    """A training source: its media, how much of the batch they fill, and what becomes of them."""
 
     weight: float = 1.0  # share of the slots, relative to the other sources' weights
-    inflate: Literal["single", "still"] = "single"  # an image as one frame, or repeated to the clip's length
+    batch: int | None = None  # slots of one step on all ranks instead of a weight; for all sources or none
+    loss_weight: float = 1.0  # factor of its samples' losses
+    group: str | None = None  # sources of one group are switched on together by `omnidali ablate`
+    resample: ResampleConfig | None = None  # class balance; none: every sample equally often
+    fraction: float = 1.0  # share of each class's samples that is used at all, chosen by the seed
+    inflate: Literal["single", "still", "translate_random", "translate_constant",
+                     "warp"] = "single"  # an image as one frame, repeated, or seen by a moving camera
+    motion: str | None = None  # warp: file of `omnidali motion estimate`, relative to data_root; none: the shipped one
+    motion_per_class: bool = False  # warp: each class its own distribution, where the file has it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +108,10 @@ class ModelConfig:
     name: Literal["tsn", "slowonly"] = "tsn"  # kind of network
     depth: Literal[18, 34, 50, 101] = 50  # layers of the ResNet
     dropout: float = 0.4  # before the last layer
-    pretrained: str | None = None  # checkpoint of ours to start from; a classifier of another size is left out
+    pretrained: str | None = None  # weights to start from: ours, mmaction2, torchvision, timm; .pth or .safetensors
+    pretrained_head: Literal["keep", "fresh"] = "keep"  # fresh: the classifier starts anew, as for other classes
+    norm: Literal["shared", "target_only"] = "shared"  # whose samples move the running statistics of batch norms
+    sync_norm: bool = False  # batch norms share their statistics among all ranks (GPUs only)
     channels_last: bool = True  # memory format of weights and activations
 
 
@@ -107,7 +134,11 @@ class OptimizerConfig:
 class TrainConfig:
     """The length and the machinery of a run."""
 
-    batch: int = 96  # slots of one step on all ranks together
+    batch: int | None = None  # slots of one step on all ranks together; none: 96, or the sum of the sources' batches
+    step_mode: Literal["summed", "alternating"] = "summed"  # one step on all sources, or one a source's batch
+    ratio: tuple[int, ...] | None = None  # alternating: [2, 1, 1]: after every 2nd target batch one of each other source
+    mixup: Literal["none", "intra", "cross"] = "none"  # partners: none, both of the target, or of any source
+    mixup_alpha: float = 0.2  # of mixup's Beta(alpha, alpha)
     epochs: float | None = None  # length in passes over the target source (exactly one of epochs and steps)
     steps: int | None = None  # length in steps
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast dtype
@@ -144,6 +175,22 @@ class Config:
     loader: LoaderConfig = field(default_factory=LoaderConfig)
 
     @property
+    def batches(self) -> tuple[int, ...] | None:
+        """The sources' batches where they are given, else None."""
+        sizes = tuple(source.batch for source in self.sources.values())
+        return None if None in sizes else sizes
+
+    @property
+    def batch(self) -> int:
+        """Slots of one step on all ranks; the mean of the steps where they alternate."""
+        if self.batches is None:
+            return self.train.batch or 96
+        if self.train.step_mode == "summed":
+            return sum(self.batches)
+        ratio = self.train.ratio or (1,) * len(self.batches)
+        return round(sum(map(operator.mul, ratio, self.batches)) / sum(ratio))
+
+    @property
     def catalog_path(self) -> str:
         """Where the catalog lies: ``catalog``, else inside the run folder."""
         return self.catalog or f"{self.run_dir}/catalog.sqlite"
@@ -154,14 +201,32 @@ def find_mistakes(config: Config) -> Iterator[UserError]:
     if not config.sources:
         yield UserError("sources", "at least one training source", "none", "Add one, such as `k400: {kind: video}`.")
     for name, source in config.sources.items():
-        if source.kind == "video" and source.inflate != "single":
-            yield UserError(f"sources.{name}.inflate", "a source of images", "videos", "Remove inflate.")
+        yield from _media_mistakes(f"sources.{name}", source)
+        if source.kind != "image" and source.inflate != "single":
+            yield UserError(f"sources.{name}.inflate", "a source of images", f"kind {source.kind}", "Remove inflate.")
+        if source.pieces == "one_positive_rest_negative" and (config.clip.clip_len > 1 or config.clip.num_clips < 2):
+            yield UserError(f"sources.{name}.pieces", "TSN's segments (clip.clip_len 1, clip.num_clips 2 or more)",
+                            f"{config.clip.num_clips} clips of {config.clip.clip_len} frames", "Use pieces: positive.")
         if name in RESERVED:
             yield UserError(f"sources.{name}", "another name", f"{name}, which reports use", "Rename the source.")
         if not 0 < source.weight < float("inf"):
             yield UserError(f"sources.{name}.weight", "a number above 0", f"{source.weight:g}",
                             "Leave the source out to switch it off.")
-    positive = {
+        if not 0 <= source.loss_weight < float("inf"):
+            yield UserError(f"sources.{name}.loss_weight", "0 or more", f"{source.loss_weight:g}", "Correct the value.")
+        if not 0 < source.fraction <= 1:
+            yield UserError(f"sources.{name}.fraction", "a share above 0 and at most 1", f"{source.fraction:g}",
+                            "Leave the source out to switch it off.")
+        if source.resample is not None:
+            power, clipped = source.resample.power, source.resample.clipped
+            if (power is None) == (clipped is None):
+                yield UserError(f"sources.{name}.resample", "exactly one of power and clipped",
+                                "neither" if power is None else "both", "Write, for example, {power: 0.2}.")
+            elif not 0 <= (power or 0) <= 1 or (clipped is not None and clipped < 1):
+                yield UserError(f"sources.{name}.resample", "a power from 0 to 1, or clipped of 1 or more",
+                                f"{power if clipped is None else clipped:g}", "The paper's best power is 0.2.")
+    yield from _mix_mistakes(config)
+    positive = {f"sources.{name}.batch": source.batch for name, source in config.sources.items()} | {
         "clip.clip_len": config.clip.clip_len, "clip.frame_interval": config.clip.frame_interval,
         "clip.num_clips": config.clip.num_clips, "clip.size": config.clip.size, "train.batch": config.train.batch,
         "train.epochs": config.train.epochs, "train.steps": config.train.steps, "optimizer.lr": config.optimizer.lr,
@@ -200,6 +265,59 @@ def find_mistakes(config: Config) -> Iterator[UserError]:
     if (config.train.epochs is None) == (config.train.steps is None):
         yield UserError("train", "exactly one of epochs and steps",
                         "neither" if config.train.steps is None else "both", "Set one and remove the other.")
-    if 0 < config.train.batch < len(config.sources):
+    if config.batches is None and 0 < config.batch < len(config.sources):
         yield UserError("train.batch", f"at least one slot for each of the {len(config.sources)} sources",
-                        str(config.train.batch), "Raise the batch or remove sources.")
+                        str(config.batch), "Raise the batch or remove sources.")
+    if config.evaluation.source is not None:
+        yield from _media_mistakes("evaluation.source", config.evaluation.source)
+        if config.evaluation.source.kind == "untrimmed":
+            yield UserError("evaluation.source.kind", "video, image or frames", "untrimmed",
+                            "Evaluate on trimmed videos.")
+
+
+def _media_mistakes(where: str, source: MediaConfig) -> Iterator[UserError]:
+    if source.tars and source.list:
+        yield UserError(f"{where}.tars", "either tars or a list", "both", "Remove one of them.")
+    if source.tars and source.kind not in ("image", "video"):
+        yield UserError(f"{where}.tars", "tars of images or videos", f"kind {source.kind}", "Use a list or folders.")
+    if source.format != "auto" and not source.list:
+        yield UserError(f"{where}.format", "a list that has the format", "no list", "Add list, or remove format.")
+    if not 0 < source.window_seconds < float("inf"):
+        yield UserError(f"{where}.window_seconds", "a number above 0", f"{source.window_seconds:g}",
+                        "The reference uses 10.")
+    if source.kind != "untrimmed" and source.pieces != "positive":
+        yield UserError(f"{where}.pieces", "kind: untrimmed", f"kind {source.kind}", "Remove pieces.")
+
+
+def _mix_mistakes(config: Config) -> Iterator[UserError]:
+    """Batches, step mode, ratio and mixup, which must fit each other."""
+    train, given = config.train, [source.batch is not None for source in config.sources.values()]
+    if any(given) and not all(given):
+        missing = [name for name, source in config.sources.items() if source.batch is None]
+        yield UserError("sources", "batch for all sources or for none", f"none for {', '.join(missing)}",
+                        "Add the missing ones, or use weights.")
+    if all(given) and given and train.batch is not None:
+        yield UserError("train.batch", "nothing, as every source has its batch", str(train.batch), "Remove it.")
+    if all(given) and any(source.weight != 1 for source in config.sources.values()):
+        yield UserError("sources", "either weights or batches", "both", "Remove the weights.")
+    if train.step_mode == "alternating":
+        if not all(given):
+            yield UserError("train.step_mode", "a batch for every source, as each batch is a step", "none",
+                            "Add batch to the sources, or use step_mode: summed.")
+        if train.mixup == "cross":
+            yield UserError("train.mixup", "intra, as an alternating step holds one source", "cross",
+                            "Use step_mode: summed for cross-dataset mixup.")
+        if config.optimizer.accumulate > 1:
+            yield UserError("optimizer.accumulate", "1, as every batch is a step of its own",
+                            str(config.optimizer.accumulate), "Raise the batches instead.")
+    elif train.ratio is not None:
+        yield UserError("train.ratio", "step_mode: alternating", "summed", "Remove ratio, or change step_mode.")
+    if train.ratio is not None:
+        if len(train.ratio) != len(config.sources):
+            yield UserError("train.ratio", f"one number for each of the {len(config.sources)} sources",
+                            str(list(train.ratio)), "The target's comes first, as in [2, 1, 1, 1].")
+        if any(number < 1 for number in train.ratio):
+            yield UserError("train.ratio", "numbers of 1 or more", str(list(train.ratio)),
+                            "Leave a source out to switch it off.")
+    if not 0 < train.mixup_alpha < float("inf"):
+        yield UserError("train.mixup_alpha", "a number above 0", f"{train.mixup_alpha:g}", "Use mixup: none instead.")

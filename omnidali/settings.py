@@ -161,7 +161,7 @@ def _build(kind: type, values: object, where: str, errors: list[UserError]) -> o
 def _convert(value: object, hint: object, where: str, errors: list[UserError]) -> object:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        if value is None:
+        if value is None or (value == "none" and str not in inner):
             return None
         return _convert(value, next(item for item in inner if item is not type(None)), where, errors)
     if dataclasses.is_dataclass(hint):

@@ -5,6 +5,6 @@ weights or training, and they draw no random numbers.
 """
 
 from pipelines.feeds import PipelineError
-from pipelines.graphs import DecodedClips, EncodedImages, EncodedVideos
+from pipelines.graphs import DecodedClips, EncodedImages, EncodedVideos, MovingImages
 
-__all__ = ["DecodedClips", "EncodedImages", "EncodedVideos", "PipelineError"]
+__all__ = ["DecodedClips", "EncodedImages", "EncodedVideos", "MovingImages", "PipelineError"]

@@ -26,10 +26,11 @@ class Graph:
         batch: largest number of samples of one run, also as ``capacity``.
         threads: DALI's CPU threads.
         device_id: CUDA device, or None to run on the CPU.
+        frames: of a clip, where a graph makes several of one picture.
     """
 
-    def __init__(self, size: int, views: int, batch: int, threads: int, device_id: int | None):
-        self.size, self.views, self.capacity = size, views, batch
+    def __init__(self, size: int, views: int, batch: int, threads: int, device_id: int | None, frames: int = 1):
+        self.size, self.views, self.capacity, self.frames = size, views, batch, frames
         self.on_gpu = device_id is not None
         self._pipe = Pipeline(batch_size=batch, num_threads=threads, device_id=device_id, prefetch_queue_depth=1)
         with self._pipe:

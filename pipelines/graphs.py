@@ -1,9 +1,10 @@
-"""Three graphs with one output: clips of (F, H, W, C), normalised.
+"""Four graphs with one output: clips of (F, H, W, C), normalised.
 
 | graph | input | decodes |
 |---|---|---|
 | DecodedClips | pixels cut and scaled on the CPU | nothing |
 | EncodedImages | file bytes and boxes | nvJPEG on a GPU, libjpeg-turbo and friends on the CPU |
+| MovingImages | file bytes, boxes and a matrix a frame | as EncodedImages; one picture becomes a clip |
 | EncodedVideos | file bytes, frame numbers and boxes | NVDEC on a GPU, VP8, VP9 and MJPEG on the CPU |
 
 The layout stays channels-last all the way, which is the memory format that convolutions like best.
@@ -20,8 +21,8 @@ from pipelines.feeds import MEAN, STD, Graph
 class DecodedClips(Graph):
     """Feeds: ``pixels`` uint8 (F, size, size, 3) and ``flip`` int32 (), both once a view and sample."""
 
-    def __init__(self, size: int, views: int, batch: int, threads: int, device_id: int | None):
-        super().__init__(size, 1, batch * views, threads, device_id)
+    def __init__(self, size: int, views: int, batch: int, threads: int, device_id: int | None, frames: int = 1):
+        super().__init__(size, 1, batch * views, threads, device_id, frames)
         self.capacity = batch
 
     def define(self):
@@ -40,9 +41,29 @@ class EncodedImages(Graph):
     def define(self):
         data = fn.external_source(name="data", dtype=types.UINT8, ndim=1, no_copy=True)
         pictures = fn.decoders.image(data, device=_decoder(self.on_gpu), output_type=types.RGB)
-        views = [_normalise(_cut_and_scale(pictures, view, self.size), _flip(f"flip{view}"), self.on_gpu, "HWC")
+        views = [_normalise(_cut_and_scale(pictures, view, [self.size] * 2), _flip(f"flip{view}"), self.on_gpu, "HWC")
                  for view in range(self.views)]
         return [fn.expand_dims(view, axes=0, new_axis_names="F") for view in views]
+
+
+class MovingImages(Graph):
+    """Feeds: ``data``, ``start0``, ``end0``, ``flip0`` as :class:`EncodedImages`, ``sides`` float32 (2,) as (y, x) and
+    ``matrices`` float32 (frames, 3, 3).
+
+    The box is scaled to ``sides``; a matrix takes a point of the output to a point of that, corners at whole numbers.
+    Outside of the picture its edge goes on.
+    """
+
+    def define(self):
+        data = fn.external_source(name="data", dtype=types.UINT8, ndim=1, no_copy=True)
+        sides = fn.external_source(name="sides", dtype=types.FLOAT, ndim=1)
+        matrices = fn.external_source(name="matrices", dtype=types.FLOAT, ndim=3)
+        pictures = fn.decoders.image(data, device=_decoder(self.on_gpu), output_type=types.RGB)
+        still = fn.expand_dims(_cut_and_scale(pictures, 0, sides), axes=0, new_axis_names="F")
+        clips = fn.experimental.warp_perspective(
+            fn.sequence_rearrange(still, new_order=[0] * self.frames), matrix=fn.per_frame(matrices),
+            size=[self.size, self.size], interp_type=types.INTERP_LINEAR, pixel_origin="corner")
+        return [_normalise(clips, _flip("flip0"), self.on_gpu, "FHWC")]
 
 
 class EncodedVideos(Graph):
@@ -55,7 +76,7 @@ class EncodedVideos(Graph):
         data = fn.external_source(name="data", dtype=types.UINT8, ndim=1, no_copy=True)
         frames = fn.external_source(name="frames", dtype=types.INT32, ndim=1)
         video = fn.decoders.video(data, frames=frames, device=_decoder(self.on_gpu))
-        return [_normalise(_cut_and_scale(video, view, self.size), _flip(f"flip{view}"), self.on_gpu, "FHWC")
+        return [_normalise(_cut_and_scale(video, view, [self.size] * 2), _flip(f"flip{view}"), self.on_gpu, "FHWC")
                 for view in range(self.views)]
 
 
@@ -67,9 +88,9 @@ def _flip(name: str):
     return fn.external_source(name=name, dtype=types.INT32, ndim=0)
 
 
-def _cut_and_scale(pictures, view: int, size: int):
+def _cut_and_scale(pictures, view: int, size):
     start, end = (fn.external_source(name=f"{edge}{view}", dtype=types.FLOAT, ndim=1) for edge in ("start", "end"))
-    return fn.resize(pictures, size=[size, size], roi_start=start, roi_end=end, interp_type=types.INTERP_LINEAR,
+    return fn.resize(pictures, size=size, roi_start=start, roi_end=end, interp_type=types.INTERP_LINEAR,
                      antialias=True, dtype=types.UINT8)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from omnidali.bench.media import write_photo, write_video
 from omnidali.catalog.build import build_catalog
+from omnidali.catalog.files import Place
 from omnidali.catalog.probe import probe_image, probe_video
 from omnidali.catalog.store import CatalogReader, Media
 from omnidali.config import SourceConfig
@@ -28,9 +29,10 @@ def pytest_collection_modifyitems(items):
 
 def media_of(path: Path, kind: str = "video") -> Media:
     """The catalog's view of one file, without a catalog."""
-    probe = (probe_video if kind == "video" else probe_image)(path)
+    place = Place(str(path))
+    probe = (probe_video if kind == "video" else probe_image)(place)
     return Media(str(path), probe.container, probe.width, probe.height, probe.frames, probe.rotation,
-                 probe.timing, probe.keyframes)
+                 probe.timing, probe.keyframes, place)
 
 
 SOURCES = {

@@ -13,10 +13,13 @@ from omnidali.bench.media import write_photo, write_video
 from omnidali.catalog import build
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.gate import Refused, read_image_header, sniff_video
-from omnidali.catalog.lists import Entry, escape_reason, read_class_names, read_list, scan_folder
+from omnidali.catalog.files import Place
+from omnidali.catalog.folders import escape_reason, scan_folder
+from omnidali.catalog.labels import Labels, read_class_names
+from omnidali.catalog.lists import Entry, read_list
 from omnidali.catalog.probe import pack_numbers, probe_image, probe_video, unpack_numbers
 from omnidali.catalog.store import CatalogReader
-from omnidali.config import SourceConfig
+from omnidali.config import MediaConfig, SourceConfig
 from omnidali.errors import UserError
 
 
@@ -26,27 +29,31 @@ def write(path, text):
     return path
 
 
+def read(path, names=None, **settings):
+    return list(read_list(path, MediaConfig(**{"kind": "video", **settings}), Labels(names))[1])
+
+
 def test_labels_are_split_from_the_right(tmp_path):
     path = write(tmp_path / "l.txt", "a b/c d.mp4 3\n\n# a comment\nplain.mp4\t0\n  x.mp4  12  \n")
-    assert list(read_list(path)) == [Entry("a b/c d.mp4", 3), Entry("plain.mp4", 0), Entry("x.mp4", 12)]
+    assert read(path) == [Entry("a b/c d.mp4", 3), Entry("plain.mp4", 0), Entry("x.mp4", 12)]
 
 
 @pytest.mark.parametrize("text, names, told", [
-    ("a.mp4\n", None, "line 1: expected `path label`, got 'a.mp4'"),
-    ("a.mp4 0\nb.mp4 -1\n", None, "line 2: expected `path label` with a label that is 0 or more"),
-    ("a.mp4 x\n", None, "got 'a.mp4 x'"),
+    ("a.mp4\n", None, "line 1: expected a label behind the path, got 'a.mp4'"),
+    ("a.mp4 0\nb.mp4 -1\n", None, "line 2: expected a class number of 0 or more, got '-1'"),
+    ("a.mp4 x\n", None, "got 'x'"),
     ("a.mp4 2\n", ["p", "q"], "expected a label below 2, the number of class names, got 2"),
     ("\n\n", None, "got an empty list"),
 ])
 def test_bad_lists_are_told_with_their_line(tmp_path, text, names, told):
     with pytest.raises(UserError, match="l.txt") as caught:
-        list(read_list(write(tmp_path / "l.txt", text), names))
+        read(write(tmp_path / "l.txt", text), names)
     assert told in str(caught.value)
 
 
 def test_missing_list_is_told(tmp_path):
     with pytest.raises(UserError, match="expected a list file, got no such file"):
-        list(read_list(tmp_path / "none.txt"))
+        read(tmp_path / "none.txt")
 
 
 def test_class_names(tmp_path):
@@ -60,7 +67,7 @@ def test_class_folders(tmp_path):
     for name in ("dog/2.jpg", "dog/deep/1.JPG", "ant/9.png", "dog/notes.txt", "loose.jpg"):
         write(tmp_path / name, "x")
     entries, folders = scan_folder(tmp_path, "image", None)
-    assert [(entry.path, entry.label) for entry in entries] == [("ant/9.png", 0), ("dog/2.jpg", 1),
+    assert entries == [("ant/9.png", 0), ("dog/2.jpg", 1),
                                                                ("dog/deep/1.JPG", 1)]
     assert len(folders) == 4
     with pytest.raises(UserError, match="a folder named like a class"):
@@ -113,7 +120,7 @@ def exif(orientation):
 def test_image_headers(tmp_path):
     for ending in ("jpg", "png", "webp"):
         write_photo(tmp_path / f"a.{ending}", 1, width=90, height=60)
-        probe = probe_image(tmp_path / f"a.{ending}")
+        probe = probe_image(Place(str(tmp_path / f"a.{ending}")))
         assert (probe.width, probe.height, probe.frames) == (90, 60, 1)
         assert probe.codec == {"jpg": "jpeg"}.get(ending, ending)
     jpeg = (tmp_path / "a.jpg").read_bytes()
@@ -125,7 +132,7 @@ def test_image_headers(tmp_path):
         read_image_header(huge)
     (tmp_path / "page.jpg").write_text("<!DOCTYPE html><p>404")
     with pytest.raises(Refused, match="a web page"):
-        probe_image(tmp_path / "page.jpg")
+        probe_image(Place(str(tmp_path / "page.jpg")))
 
 
 @given(st.lists(st.integers(-2**40, 2**40), max_size=50))
@@ -135,12 +142,12 @@ def test_packed_numbers_come_back(numbers):
 
 def test_video_probe(tmp_path):
     write_video(tmp_path / "a.mp4", 1, frames=50, width=90, height=62, gop=12, rate=25)
-    probe = probe_video(tmp_path / "a.mp4")
+    probe = probe_video(Place(str(tmp_path / "a.mp4")))
     assert (probe.container, probe.codec, probe.width, probe.height, probe.frames, probe.rotation) == \
         ("mov", "h264", 90, 62, 50, 0)
     assert probe.frame_rate == 25 and unpack_numbers(probe.keyframes).tolist() == [0, 12, 24, 36, 48]
     write_video(tmp_path / "phone.mp4", 1, frames=5, width=90, height=62, rotation=90)
-    probe = probe_video(tmp_path / "phone.mp4")
+    probe = probe_video(Place(str(tmp_path / "phone.mp4")))
     assert (probe.codec, probe.width, probe.height, probe.rotation) == ("h264:rotated", 62, 90, 90)
 
 
@@ -151,7 +158,7 @@ def test_broken_videos_get_a_reason(tmp_path):
                              ("cut.mp4", whole[:len(whole) // 2], "broken")):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(Refused, match=told):
-            probe_video(tmp_path / name)
+            probe_video(Place(str(tmp_path / name)))
 
 
 PHOTOS = {"s": SourceConfig(kind="image", root="pics", list="l.txt")}
@@ -179,7 +186,7 @@ def test_catalog_leaves_bad_files_out_and_says_why(tmp_path):
     reasons = sqlite3.connect(tmp_path / "c.sqlite").execute("SELECT path, state FROM media WHERE state <> 'ok'")
     assert ("gone.jpg", "missing file") in reasons.fetchall()
     table = CatalogReader(tmp_path / "c.sqlite").table("s")
-    assert table.labels.tolist() == [0, 1, 0, 1, 0, 1] and table.media(3).path.endswith("pics/3.jpg")
+    assert table.labels.tolist() == [0, 1, 0, 1, 0, 1] and table.media(table.records[3]).path.endswith("pics/3.jpg")
     assert set(table.widths) == {40} and set(table.heights) == {30}
 
 
@@ -199,7 +206,7 @@ def test_second_start_probes_nothing_and_changes_are_seen(tmp_path):
     assert run_build(tmp_path)[0].usable == 6
     write(tmp_path / "l.txt", "3.jpg 1\n4.jpg 1\n")  # the list shrinks, and one label is another
     summary, = run_build(tmp_path)
-    assert (summary.usable, summary.probed) == (2, 1)
+    assert (summary.usable, summary.probed) == (2, 0)
     assert CatalogReader(tmp_path / "c.sqlite").table("s").labels.tolist() == [1, 1]
 
 
@@ -215,11 +222,11 @@ def test_a_killed_probe_goes_on_where_it_was(tmp_path, monkeypatch):
     make_photos(tmp_path, 12)
     calls = []
 
-    def dies_late(kind, root, record, path):
+    def dies_late(source, root, record, path, *place):
         calls.append(path)
         if len(calls) > 7:
             raise KeyboardInterrupt
-        return original(kind, root, record, path)
+        return original(source, root, record, path, *place)
 
     original = build._probe_one
     monkeypatch.setattr(build, "_probe_one", dies_late)
@@ -263,7 +270,7 @@ def test_pipes_and_strange_names_do_not_stop_the_probe(tmp_path):
 def test_huge_labels_are_told(tmp_path):
     for text in ("2000000000", "9" * 5000):
         with pytest.raises(UserError, match="a label of at most 1,000,000"):
-            list(read_list(write(tmp_path / "l.txt", f"a.mp4 {text}\n")))
+            read(write(tmp_path / "l.txt", f"a.mp4 {text}\n"))
 
 
 def test_the_first_exif_counts(tmp_path):

@@ -168,7 +168,7 @@ def test_broken_photos_say_so(tmp_path):
 
 
 def table_with(codecs, kind="video"):
-    return SourceTable("web", kind, *[np.zeros(1, np.int64)] * 6, tuple(codecs))
+    return SourceTable("web", kind, *[np.zeros(1, np.int64)] * 6, codec_names=tuple(codecs))
 
 
 def test_routes():

@@ -14,7 +14,7 @@ from omnidali.planning.frames import sample_test, sample_train
 from omnidali.planning.permutation import permute
 from omnidali.planning.philox import Purpose, Stream, below, philox
 from omnidali.planning.plan import EvaluationPlan, TrainPlan
-from omnidali.planning.shares import Shares
+from omnidali.planning.mixing import Weighted
 
 
 def made_up_table(rows, kind="video", name="t", classes=7):
@@ -22,7 +22,7 @@ def made_up_table(rows, kind="video", name="t", classes=7):
     return SourceTable(name, kind, np.arange(rows), rng.integers(0, classes, rows).astype(np.int32),
                        rng.integers(50, 500, rows).astype(np.uint16), rng.integers(50, 500, rows).astype(np.uint16),
                        rng.integers(1, 400, rows).astype(np.int32) if kind == "video" else np.ones(rows, np.int32),
-                       np.zeros(rows, np.uint8), ("h264",), "f")
+                       np.zeros(rows, np.uint8), codec_names=("h264",), fingerprint="f")
 
 
 def made_up_plan(batch=24, seed=3, clip=ClipConfig()):
@@ -69,7 +69,7 @@ def test_permutations_are_uniform():
 @given(weights=st.lists(st.floats(0.001, 1000), min_size=1, max_size=6), slots=st.integers(1, 5000))
 @settings(max_examples=80, deadline=None)
 def test_shares_follow_the_weights_at_every_moment(weights, slots):
-    shares = Shares(weights)
+    shares = Weighted(weights)
     before, after = shares.before(slots), shares.before(slots + 1)
     assert before.sum() == slots and (after - before).sum() == 1 and (after >= before).all()
     wanted = np.array(weights) / sum(weights) * slots
@@ -77,8 +77,8 @@ def test_shares_follow_the_weights_at_every_moment(weights, slots):
 
 
 def test_shares_over_a_period_are_exact():
-    assert Shares([2, 1, 1]).before(400).tolist() == [200, 100, 100]
-    assert Shares([0.1, 0.2]).before(300).tolist() == [100, 200]
+    assert Weighted([2, 1, 1]).before(400).tolist() == [200, 100, 100]
+    assert Weighted([0.1, 0.2]).before(300).tolist() == [100, 200]
 
 
 def plain_sample(length, words, clip_len, interval, clips, test=False):

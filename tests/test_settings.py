@@ -21,7 +21,7 @@ def load(tmp_path, text, *overrides):
 
 @pytest.mark.parametrize("text, told", [
     ("sources: {k: {kind: video, wieght: 2}}\ntrain: {steps: 5}",
-     "sources.k.wieght: expected one of kind, root, list, decode, weight, inflate, got the unknown key 'wieght'. "
+     "got the unknown key 'wieght'. "
      "Did you mean 'weight'?"),
     (SMALL + "sedd: 1", "sedd: expected one of data_root"),
     (SMALL + "optimizer: {lr: 1e-3}",
@@ -36,7 +36,7 @@ def load(tmp_path, text, *overrides):
     (SMALL + "clip: 3", "clip: expected keys and values, got the number 3."),
     (SMALL + "sources: {a: {}}", "every key once (first on line 1), got 'sources' again"),
     ("sources: {k: {kind: video, kind: image}}\ntrain: {steps: 5}", "got 'kind' again"),
-    ("sources: {k: {weight: 2}}\ntrain: {steps: 5}", "sources.k.kind: expected one of video, image, got nothing"),
+    ("sources: {k: {weight: 2}}\ntrain: {steps: 5}", "sources.k.kind: expected one of video, image, untrimmed, frames, got nothing"),
     ("sources: {k: {kind: video, weight: 0}}\ntrain: {steps: 5}", "sources.k.weight: expected a number above 0, got 0."),
     ("sources: {k: {kind: video, weight: -2}}\ntrain: {steps: 5}", "got -2"),
     ("sources: {k: {kind: video, weight: .nan}}\ntrain: {steps: 5}", "got nan"),
@@ -46,7 +46,7 @@ def load(tmp_path, text, *overrides):
     ("sources: {k: {kind: video}, w: {kind: image}}\ntrain: {steps: 5, batch: 1}",
      "train.batch: expected at least one slot for each of the 2 sources, got 1."),
     (SMALL + "train: {steps: 0}".replace("train", "loader").replace("steps", "prefetch"), "loader.prefetch"),
-    (SMALL.replace("video", "video, inflate: still"), "sources.k.inflate: expected a source of images, got videos"),
+    (SMALL.replace("video", "video, inflate: still"), "sources.k.inflate: expected a source of images, got kind video"),
     (SMALL.replace("k:", "all:"), "sources.all: expected another name"),
     (SMALL + "clip: {flip: 1.5}", "clip.flip: expected a number from 0 to 1, got 1.5."),
     (SMALL + "clip: {area: [0.5, 0.1]}", "clip.area: expected two shares"),

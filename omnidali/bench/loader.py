@@ -114,7 +114,7 @@ def _check_frames(table: SourceTable, load: Workload, device: torch.device) -> N
             clips = batch.groups[0].clips.float().cpu().permute(0, 2, 3, 4, 1)
             pictures = (clips * torch.tensor(STD) + torch.tensor(MEAN)).numpy()
             for row, frames, clip in zip(samples.rows, samples.frames, pictures):
-                file = int(Path(table.media(row).path).stem)
+                file = int(Path(table.media(table.first_record(row)).path).stem)
                 for wanted, shown in zip(frames.tolist(), clip):
                     if read_numbers(shown) != (file, wanted):
                         raise RuntimeError(f"{load.name}: expected frame {wanted} of file {file}, the picture shows"

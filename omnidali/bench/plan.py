@@ -10,7 +10,8 @@ import numpy as np
 
 from omnidali.bench.media import write_photo
 from omnidali.catalog.build import build_catalog
-from omnidali.catalog.store import CatalogReader, connect, pack
+from omnidali.catalog.pack import pack
+from omnidali.catalog.store import CatalogReader, connect
 from omnidali.config import ClipConfig, SourceConfig
 from omnidali.environment import write_record
 from omnidali.planning.plan import TrainPlan
@@ -21,7 +22,7 @@ _SLOTS = 512
 def bench_plan(out: str | Path, sizes: list[int]) -> list[dict]:
     """Measure both at every size; writes and prints one record each.
 
-    The catalog's rows are made up: all name one real photo, so that the start's check finds it.
+    The catalog's rows are made up: all name one real photo, each by another path, so that the start's check finds it.
     """
     records = []
     for rows in sizes:
@@ -52,14 +53,18 @@ def bench_plan(out: str | Path, sizes: list[int]) -> list[dict]:
 
 def _make_catalog(folder: Path, path: Path, source: SourceConfig, rows: int) -> None:
     write_photo(folder / "0.jpg", 0)
+    for number in range(3200):
+        (folder / f"d{number}").mkdir()
     (folder / source.list).write_text("0.jpg 0\n")
     build_catalog(path, {"rows": source}, folder, progress=False)
     db = connect(path)
     db.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
-               " INSERT INTO media (source, path, label, state, container, codec, width, height, frames, frame_rate,"
+               " INSERT INTO media (source, path, state, container, codec, width, height, frames, frame_rate, tick,"
                " rotation, timing, keyframes, bytes, mtime_ns)"
-               " SELECT source, '0.jpg', i, state, container, codec, width, height, frames, frame_rate, rotation,"
+               " SELECT source, 'd' || (i / 3200) || '/../d' || (i % 3200) || '/../0.jpg', state, container, codec, width, height, frames, frame_rate, tick, rotation,"
                " timing, keyframes, bytes, mtime_ns FROM media, n WHERE id = 1", (rows - 1,))
-    pack(db, 1)
+    db.execute("INSERT INTO entries (source, media, label, unit, first, last, video, positive)"
+               " SELECT source, id, id % 1000, '', 0, 0, '', 1 FROM media WHERE id > 1")
+    pack(db, 1, by_video=False)
     db.commit()
     db.close()

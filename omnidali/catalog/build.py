@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -17,31 +19,41 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from omnidali.catalog.files import Place
+from omnidali.catalog.folders import escape_reason
 from omnidali.catalog.gate import Refused
-from omnidali.catalog.lists import escape_reason, read_list, scan_folder
-from omnidali.catalog.probe import Probe, probe_image, probe_video
-from omnidali.catalog.store import NEW, OK, connect, pack
+from omnidali.catalog.listing import list_source
+from omnidali.catalog.pack import pack
+from omnidali.catalog.probe import Probe, probe_frames, probe_image, probe_video
+from omnidali.catalog.store import NEW, OK, connect
 from omnidali.config import MediaConfig, key_of
 from omnidali.errors import UserError
 
 CHECKED_AT_START = 100_000  # files of a source whose size and time are compared at a warm start
+FRAME_PATTERN = "img_{:05}.jpg"  # of the reference's folders of frames
 _COMMIT_SECONDS = 2.0  # what a killed probe loses at most
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a source holds: files in use, left out by reason, probed just now; lines that repeat another."""
+    """What a source holds: samples in use, things left out by reason, files probed just now.
+
+    Attributes:
+        form: what the list was read as, and whether that was recognised or asked for.
+        repeated: lines that repeat another.
+    """
 
     name: str
+    form: str
     usable: int
     refused: Mapping[str, int]
     probed: int
     repeated: int
 
     def __str__(self) -> str:
-        text = f"{self.name}: {self.usable:,} files"
+        text = f"{self.name}: {self.usable:,} samples, read as {self.form}"
         if self.probed:
-            text += f", {self.probed:,} probed now"
+            text += f", {self.probed:,} files probed now"
         if self.repeated:
             text += f", {self.repeated:,} repeated lines counted once"
         if self.refused:
@@ -78,60 +90,76 @@ def _build_source(db, name, source: MediaConfig, data_root, classes, threads, pr
         raise UserError(f"{key_of(name)}.root", "a folder", f"{root}, which does not exist",
                         "Check root and data_root (on the command line: data_root=DIR).")
     db.execute("INSERT OR IGNORE INTO sources (name) VALUES (?)", (name,))
-    row = db.execute("SELECT id, signature, folders FROM sources WHERE name = ?", (name,)).fetchone()
-    source_id, old_signature, folders = row
-    list_path = data_root / source.list if source.list else None
-    signature = _signature(source.kind, root, list_path, json.loads(folders or "[]"), classes)
+    source_id, old_signature, watched = db.execute(
+        "SELECT id, signature, watched FROM sources WHERE name = ?", (name,)).fetchone()
     repeated = 0
-    if signature != old_signature:
-        repeated = _read_entries(db, source_id, source.kind, root, list_path, classes)
-        folders, = db.execute("SELECT folders FROM sources WHERE id = ?", (source_id,)).fetchone()
-        db.execute("UPDATE sources SET signature = ?, fingerprint = NULL WHERE id = ?",
-                   (_signature(source.kind, root, list_path, json.loads(folders), classes), source_id))
+    if _signature(source, root, json.loads(watched or "[]"), classes) != old_signature:
+        watched, repeated = _read_entries(db, source_id, name, source, root, data_root, classes)
+        db.execute("UPDATE sources SET signature = ?, watched = ?, fingerprint = NULL WHERE id = ?",
+                   (_signature(source, root, watched, classes), json.dumps(watched), source_id))
         db.commit()
     _mark_changed(db, source_id, root)
-    probed = _probe_new(db, source_id, name, source.kind, root, threads, progress)
+    probed = _probe_new(db, source_id, name, source, root, threads, progress)
     fingerprint, = db.execute("SELECT fingerprint FROM sources WHERE id = ?", (source_id,)).fetchone()
     if probed or fingerprint is None:
-        pack(db, source_id)
+        pack(db, source_id, by_video=source.kind == "untrimmed")
     db.commit()
+    return _summarise(db, source_id, name, source, probed, repeated)
+
+
+def _summarise(db, source_id: int, name: str, source: MediaConfig, probed: int, repeated: int) -> Summary:
     counts = Counter(dict(db.execute("SELECT state, COUNT(*) FROM media WHERE source = ? GROUP BY state",
                                      (source_id,))))
-    usable = counts.pop(OK, 0)
-    summary = Summary(name, usable, dict(counts.most_common()), probed, repeated)
+    del counts[OK]
+    form, left_out, unusable = db.execute("SELECT format, left_out, unusable FROM sources WHERE id = ?",
+                                          (source_id,)).fetchone()
+    counts.update(json.loads(left_out))
+    counts.update(json.loads(unusable))
+    usable, = db.execute("SELECT COALESCE(SUM(LENGTH(data)), 0) / 4 FROM packed WHERE source = ? AND name = 'labels'",
+                         (source_id,)).fetchone()
+    how = "recognised" if source.format == "auto" and source.list else "asked for" if source.list else "found"
+    summary = Summary(name, f"{form} ({how})", usable, dict(counts.most_common()), probed, repeated)
     if not usable:
         raise UserError(key_of(name), f"at least one usable {source.kind}", str(summary), "Check root and list.")
     return summary
 
 
-def _signature(kind: str, root: str, list_path: Path | None, folders: list[str], classes: list[str] | None) -> str:
+def _signature(source: MediaConfig, root: str, watched: list[str], classes: list[str] | None) -> str:
     """Text that stays the same as long as reading the source again would find the same entries."""
-    watched = [str(list_path)] if list_path else folders
-    return json.dumps([kind, root, classes, [[path, _stamp(path)] for path in watched]])
+    settings = [getattr(source, field.name) for field in dataclasses.fields(MediaConfig) if field.name != "decode"]
+    return json.dumps([settings, root, classes, [[path, _stamp(path)] for path in watched]])
 
 
-def _read_entries(db, source: int, kind: str, root: str, list_path: Path | None, classes) -> int:
-    """Make the media rows match the list; return how many lines only repeat another."""
-    if list_path:
-        entries, folders = read_list(list_path, classes), []
-    else:
-        entries, folders = scan_folder(Path(root), kind, classes)
-    db.execute("CREATE TEMP TABLE IF NOT EXISTS listed (path TEXT, label INTEGER)")
+def _read_entries(db, source_id: int, name: str, source: MediaConfig, root: str, data_root: Path,
+                  classes: list[str] | None) -> tuple[list[str], int]:
+    """Make media and entries match the list; return the files to watch, and how many lines repeat another."""
+    left_out: Counter = Counter()
+    db.execute("CREATE TEMP TABLE IF NOT EXISTS listed (path TEXT, label INTEGER, unit TEXT, first REAL, last REAL,"
+               " video TEXT, positive INTEGER, archive TEXT, offset INTEGER, size INTEGER)")
     db.execute("DELETE FROM listed")
-    db.executemany("INSERT INTO listed VALUES (?, ?)", entries)
-    db.execute("CREATE INDEX IF NOT EXISTS temp.listed_path ON listed (path, label)")
-    db.execute("DELETE FROM media WHERE source = ? AND NOT EXISTS"
-               " (SELECT 1 FROM listed l WHERE l.path = media.path AND l.label = media.label)", (source,))
+    form, entries, watched = list_source(name, source, root, data_root, classes, left_out)
+    db.executemany("INSERT INTO listed VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", entries)
     total, = db.execute("SELECT COUNT(*) FROM listed").fetchone()
-    db.execute("INSERT OR IGNORE INTO media (source, path, label) SELECT ?, path, label FROM listed"
-               " ORDER BY rowid", (source,))
-    kept, = db.execute("SELECT COUNT(*) FROM media WHERE source = ?", (source,)).fetchone()
-    old = db.execute("SELECT root, kind FROM sources WHERE id = ?", (source,)).fetchone()
-    if old != (root, kind):
-        db.execute("UPDATE media SET state = ? WHERE source = ?", (NEW, source))
-    db.execute("UPDATE sources SET kind = ?, root = ?, folders = ? WHERE id = ?",
-               (kind, root, json.dumps(folders), source))
-    return total - kept
+    db.execute("CREATE INDEX IF NOT EXISTS temp.listed_path ON listed (path)")
+    old = db.execute("SELECT root, kind, pattern FROM sources WHERE id = ?", (source_id,)).fetchone()
+    if old != (root, source.kind, source.pattern):
+        db.execute("DELETE FROM media WHERE source = ?", (source_id,))
+    # members of a tar have no time of their own: they are probed again where they moved
+    db.execute("DELETE FROM media WHERE source = ? AND NOT EXISTS (SELECT 1 FROM listed l WHERE l.path = media.path"
+               " AND l.archive IS media.archive AND l.offset IS media.offset AND l.size IS media.size)", (source_id,))
+    db.execute("INSERT OR IGNORE INTO media (source, path, archive, offset, size)"
+               " SELECT ?, path, archive, offset, size FROM listed ORDER BY rowid", (source_id,))
+    db.execute("DELETE FROM entries WHERE source = ?", (source_id,))
+    order = "MIN(l.rowid) OVER (PARTITION BY l.video, l.label), l.rowid" if source.kind == "untrimmed" else "l.rowid"
+    db.execute("INSERT INTO entries (source, media, label, unit, first, last, video, positive)"
+               " SELECT m.source, m.id, l.label, l.unit, l.first, l.last, l.video, l.positive FROM listed l"
+               " JOIN media m ON m.source = ? AND m.path = l.path WHERE l.rowid IN"
+               f" (SELECT MIN(rowid) FROM listed GROUP BY path, label, unit, first, last) ORDER BY {order}",
+               (source_id,))
+    kept, = db.execute("SELECT COUNT(*) FROM entries WHERE source = ?", (source_id,)).fetchone()
+    db.execute("UPDATE sources SET kind = ?, root = ?, pattern = ?, format = ?, left_out = ? WHERE id = ?",
+               (source.kind, root, source.pattern, form, json.dumps(left_out), source_id))
+    return watched, total - kept
 
 
 def _mark_changed(db, source: int, root: str) -> None:
@@ -140,15 +168,16 @@ def _mark_changed(db, source: int, root: str) -> None:
                                     (source, NEW)).fetchone()
     if not count:
         return
-    query = "SELECT id, path, bytes, mtime_ns FROM media WHERE source = ? AND state <> ?"
+    query = "SELECT id, COALESCE(archive, path), bytes, mtime_ns, archive FROM media WHERE source = ? AND state <> ?"
     if count <= CHECKED_AT_START:
         rows = db.execute(query, (source, NEW)).fetchall()
     else:
         wanted = np.unique(np.linspace(first, last, CHECKED_AT_START).astype(np.int64)).tolist()
         rows = [row for record in wanted
                 for row in db.execute(query + " AND id = ?", (source, NEW, record))]
-    changed = [(NEW, record) for record, path, size, mtime in rows
-               if _stamp(os.path.join(root, path)) != (size, mtime)]
+    stamp = functools.lru_cache(maxsize=1000)(lambda path: _stamp(os.path.join(root, path)))  # a tar has many members
+    changed = [(NEW, record) for record, path, size, mtime, archive in rows
+               if (stamp(path)[1] != mtime if archive else stamp(path) != (size, mtime))]
     db.executemany("UPDATE media SET state = ? WHERE id = ?", changed)
     db.commit()
 
@@ -161,15 +190,20 @@ def _stamp(path: str) -> tuple[int | None, int | None]:
         return None, None
 
 
-def _probe_one(kind: str, root: str, record: int, path: str) -> tuple[int, str, Probe | None, tuple]:
-    full, probe, stamp = os.path.join(root, path), None, (None, None)
-    state = escape_reason(root, path)
+def _probe_one(source: MediaConfig, root: str, record: int, path: str, archive: str | None, offset: int | None,
+               size: int | None) -> tuple[int, str, Probe | None, tuple]:
+    file = archive or path
+    full, probe, stamp = os.path.join(root, file), None, (None, None)
+    state = escape_reason(root, file)
     if state is None:
         stamp = _stamp(full)
         try:
-            if os.path.exists(full) and not os.path.isfile(full):  # opening a pipe would wait for ever
-                raise Refused("not a regular file")
-            probe = (probe_image if kind == "image" else probe_video)(full)
+            folder = source.kind == "frames"
+            if os.path.exists(full) and not (os.path.isdir if folder else os.path.isfile)(full):
+                raise Refused("not a folder" if folder else "not a regular file")  # a pipe would be waited for
+            place = Place(full, offset or 0, size)
+            probe = probe_frames(place, source.pattern or FRAME_PATTERN) if folder else \
+                (probe_image if source.kind == "image" else probe_video)(place)
             state = OK
         except Refused as refusal:
             state = str(refusal)
@@ -178,9 +212,10 @@ def _probe_one(kind: str, root: str, record: int, path: str) -> tuple[int, str, 
     return record, state, probe, stamp
 
 
-def _probe_new(db, source: int, name: str, kind: str, root: str, threads: int, progress: bool) -> int:
+def _probe_new(db, source: int, name: str, config: MediaConfig, root: str, threads: int, progress: bool) -> int:
     """Probe every ``new`` row on a pool of threads; commit as results come in."""
-    todo = db.execute("SELECT id, path FROM media WHERE source = ? AND state = ? ORDER BY id", (source, NEW)).fetchall()
+    todo = db.execute("SELECT id, path, archive, offset, size FROM media WHERE source = ? AND state = ? ORDER BY id",
+                      (source, NEW)).fetchall()
     if not todo:
         return 0
     db.execute("UPDATE sources SET fingerprint = NULL WHERE id = ?", (source,))
@@ -189,8 +224,8 @@ def _probe_new(db, source: int, name: str, kind: str, root: str, threads: int, p
             total=len(todo), desc=f"probe {name}", unit="file", disable=not progress, file=sys.stderr,
             mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:
         while True:
-            for record, path in itertools.islice(waiting, 4 * threads - len(running)):
-                running.add(pool.submit(_probe_one, kind, root, record, path))
+            for row in itertools.islice(waiting, 4 * threads - len(running)):
+                running.add(pool.submit(_probe_one, config, root, *row))
             if not running:
                 break
             done, running = wait(running, return_when=FIRST_COMPLETED)
@@ -198,10 +233,10 @@ def _probe_new(db, source: int, name: str, kind: str, root: str, threads: int, p
                 record, state, probe, (size, mtime) = future.result()
                 known = probe or Probe("", "", 0, 0, 0)
                 db.execute("UPDATE media SET state = ?, container = ?, codec = ?, width = ?, height = ?, frames = ?,"
-                           " frame_rate = ?, rotation = ?, timing = ?, keyframes = ?, bytes = ?, mtime_ns = ?"
+                           " frame_rate = ?, tick = ?, rotation = ?, timing = ?, keyframes = ?, bytes = ?, mtime_ns = ?"
                            " WHERE id = ?",
                            (state, known.container, known.codec, known.width, known.height, known.frames,
-                            known.frame_rate, known.rotation, known.timing, known.keyframes, size, mtime, record))
+                            known.frame_rate, known.tick, known.rotation, known.timing, known.keyframes, size, mtime, record))
             bar.update(len(done))
             if time.monotonic() - last_commit > _COMMIT_SECONDS:
                 db.commit()

@@ -1,142 +1,299 @@
-"""Which files a source names, with which labels: list files and class folders."""
+"""Which files a list names, with which labels: every list format that users of other projects have.
+
+| format | a line or object | of |
+|---|---|---|
+| path_label | ``path label`` (spaces, tabs or a comma; the path may hold spaces) | mmaction2, OmniSource release |
+| slowfast_csv | ``path,label`` | PySlowFast |
+| kinetics_csv | ``label,youtube_id,time_start,time_end,split`` under a header | Kinetics |
+| video_ids | ``video_id, num_frames, label_index`` | the K400 validation list of the reference |
+| rawframes | ``folder num_frames label`` | mmaction2 |
+| rawframes_offset | ``folder offset num_frames label`` | mmaction2 |
+| parts | ``folder label num_clips positive positive ...`` | mmaction2's RawVideoDataset |
+| parts_json | objects with ``video_dir, label, num_clips, positive_clip_inds`` | OmniSource release |
+| pieces | ``path start end label``, seconds | long videos whose pieces are known |
+"""
 
 from __future__ import annotations
 
+import csv
+import itertools
+import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from omnidali.catalog.folders import VIDEO_ENDINGS
+from omnidali.catalog.labels import Labels, read_lines
+from omnidali.config import MediaConfig, key_of
 from omnidali.errors import UserError
 
-UNLABELLED = -1
-MAX_LABEL = 1_000_000  # a slip in a list must not make a classifier that no memory holds
-IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".jpe"}
-VIDEO_ENDINGS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".mpg", ".mpeg", ".ts", ".m2ts", ".ivf",
-                 ".3gp", ".wmv"}
+_KINETICS = ("label", "youtube_id", "time_start", "time_end")
+_NUMBER = re.compile(r"\d+(\.\d*)?")
+_LOOKED_AT = 200  # lines that decide on the format
 
 
 class Entry(NamedTuple):
-    """One named file: path relative to the source's root, and label."""
+    """One item of a list.
+
+    Attributes:
+        path: relative to the source's root; a folder where the kind is ``frames``.
+        unit: what ``first`` and ``last`` (exclusive) count: ``frames`` or ``seconds`` of a piece; ``windows``
+            for a long video that is cut into pieces of ``last`` seconds; empty for the whole file.
+        video: entries of one video make one sample, of which each draw takes a piece; empty: a sample of its own.
+        positive: whether the piece shows its class.
+    """
 
     path: str
     label: int
+    unit: str = ""
+    first: float = 0
+    last: float = 0
+    video: str = ""
+    positive: bool = True
 
 
-def read_class_names(path: Path) -> list[str]:
-    """Class names, one a line; the line number, counted from 0, is the label.
-
-    Raises:
-        UserError: if the file is missing, empty or names a class twice.
-    """
-    names = [line.strip() for line in _read_lines(path, "classes")]
-    while names and not names[-1]:
-        names.pop()
-    if not names:
-        raise UserError(str(path), "one class name a line", "an empty file", "Write the names in label order.")
-    for number, name in enumerate(names, 1):
-        if not name or names.index(name) != number - 1:
-            raise UserError(f"{path}, line {number}", "a class name of its own", repr(name), "Correct the line.")
-    return names
-
-
-def read_list(path: Path, names: list[str] | None = None) -> Iterator[Entry]:
-    """Yield the lines ``path label``; the label is split off from the right, so paths may hold spaces.
+def read_list(path: Path, source: MediaConfig, labels: Labels, name: str = "list") -> tuple[str, Iterator[Entry]]:
+    """The format of a list, and its entries, which are read as they are asked for.
 
     Args:
-        path: the list file, UTF-8.
-        names: class names, which limit the labels.
+        source: gives kind, format, pattern and window length. name: of the source, for errors.
 
     Raises:
-        UserError: naming file and line.
+        UserError: naming file and line, also while the entries are read.
     """
-    count = 0
-    for number, line in enumerate(_read_lines(path, "list"), 1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        where = f"{path}, line {number}"
-        name, _, text = line.rpartition(" ") if " " in line else line.rpartition("\t")
-        if not name.strip():
-            raise UserError(where, "`path label`", repr(line[:200]), "Put the label behind the path.")
-        if not (text.isascii() and text.isdigit()):
-            raise UserError(where, "`path label` with a label that is 0 or more", repr(line[:200]),
-                            "Put the class number behind the path.")
-        label = int(text) if len(text) < 10 else MAX_LABEL + 1
-        if label > MAX_LABEL:
-            raise UserError(where, f"a label of at most {MAX_LABEL:,}", text, "Correct the line.")
-        if names is not None and label >= len(names):
-            raise UserError(where, f"a label below {len(names)}, the number of class names", text,
-                            "Correct the label or add the class name.")
-        count += 1
-        yield Entry(name.strip(), label)
-    if not count:
+    form = source.format if source.format != "auto" else recognise(path, source.kind)
+    kinds = KINDS.get(form)
+    if kinds is None or source.kind not in kinds:
+        raise UserError(f"{key_of(name)}.format", f"a list format for kind {source.kind}", form,
+                        f"Use kind: {' or '.join(kinds)}." if kinds else f"Use one of: {', '.join(KINDS)}.")
+    return form, _not_empty(path, form, _READERS[form](path, source, labels, name))
+
+
+def recognise(path: Path, kind: str) -> str:
+    """Tell a list's format from its first lines.
+
+    Raises:
+        UserError: if it cannot be read, or holds no line.
+    """
+    lines = [line for _, line in itertools.islice(read_lines(path, "list"), _LOOKED_AT)
+             if line and not line.startswith("#")]
+    if not lines:
         raise UserError(str(path), "lines of `path label`", "an empty list", "Check that the right file is named.")
+    if lines[0].startswith(("[", "{")):
+        return "parts_json"
+    if "youtube_id" in _fields(lines[0]):
+        return "kinetics_csv"
+
+    def fit(count: int, *numbers: int) -> bool:
+        """Whether all lines have ``count`` fields, those at ``numbers`` being numbers."""
+        return all(len(row) == count and all(_NUMBER.fullmatch(row[i]) for i in numbers) for row in rows)
+
+    rows = [_fields(line) for line in lines]
+    if kind == "frames":
+        return "rawframes_offset" if fit(4, 1, 2, 3) else "rawframes" if fit(3, 1) else "path_label"
+    if kind == "untrimmed":
+        named = all(os.path.splitext(row[0])[1].lower() in VIDEO_ENDINGS for row in rows)
+        if all(len(row) >= 4 and all(_NUMBER.fullmatch(field) for field in row[-3:-1]) for row in rows) and named:
+            return "pieces"
+        if all(len(row) >= 3 and all(field.isdigit() for field in row[2:]) for row in rows):
+            return "parts"
+    commas = all("," in line for line in lines)
+    if commas and fit(3, 1, 2) and not any(os.path.splitext(row[0])[1].lower() in VIDEO_ENDINGS for row in rows):
+        return "video_ids"
+    return "slowfast_csv" if commas and fit(2) and not any(re.search(r"\s\d+$", row[1]) for row in rows) \
+        else "path_label"
 
 
-def scan_folder(root: Path, kind: str, names: list[str] | None) -> tuple[list[Entry], list[str]]:
-    """Find media below ``root``: a folder of class folders, or a folder of unlabelled files.
+def find_class_names(path: Path, source: MediaConfig) -> list[str] | None:
+    """The sorted class names that a list's labels are, or None where they are numbers."""
+    names: set[str] = set()
 
-    Args:
-        names: class names; none: the sorted folder names are the classes.
+    class Collecting(Labels):
+        def number(self, text, where, path=""):
+            if text is None or text.isdigit():
+                raise StopIteration
+            names.add(text)
+            return 0
 
-    Returns:
-        Entries in sorted order, and the folders that were visited.
-
-    Raises:
-        UserError: for a folder that is no class, and for no media at all.
-    """
-    endings = IMAGE_ENDINGS if kind == "image" else VIDEO_ENDINGS
-    folders = class_folders(root)
-    for folder in folders if names is not None else ():
-        if folder not in names:
-            raise UserError(str(root / folder), f"a folder named like a class ({names[0]}, ...)", repr(folder),
-                            "Rename or move it, or use a list.")
-    labels = {folder: (names or folders).index(folder) for folder in folders}
-    entries, visited = [], []
-    for folder, below, files in os.walk(root):
-        below.sort()
-        visited.append(_storable(folder))
-        relative = os.path.relpath(folder, root)
-        label = labels.get(relative.split(os.sep)[0], UNLABELLED)
-        entries += [Entry(_storable(os.path.normpath(os.path.join(relative, name))), label) for name in sorted(files)
-                    if os.path.splitext(name)[1].lower() in endings]
-    if not entries:
-        raise UserError(str(root), f"{kind} files in class folders", "none", "Check root, or name a list.")
-    if folders:  # loose files beside class folders have no class
-        entries = [entry for entry in entries if entry.label != UNLABELLED]
-    return entries, visited
-
-
-def _storable(path: str) -> str:
-    """The path; a name that is not UTF-8 becomes one that is, and later a missing file."""
-    return path.encode("utf-8", "backslashreplace").decode()
-
-
-def class_folders(root: Path) -> list[str]:
-    """The sorted names of the folders in ``root``, hidden ones aside."""
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _read_lines(path: Path, what: str) -> Iterator[str]:
     try:
-        with open(path, encoding="utf-8") as file:
-            yield from file
-    except FileNotFoundError:
-        raise UserError(str(path), f"a {what} file", "no such file", "Check the path and data_root.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(str(path), f"a readable {what} file in UTF-8", str(error), "Check the file.") from None
+        for _ in read_list(path, source, Collecting())[1]:
+            pass
+    except (StopIteration, RuntimeError):  # a generator turns the first into the second
+        return None
+    return sorted(names)
 
 
-def escape_reason(root: str, path: str) -> str | None:
-    """Why ``path`` does not stay below ``root``, or None if it does.
+def _fields(line: str) -> list[str]:
+    if "," in line:
+        return [field.strip() for field in next(csv.reader([line]))]
+    return line.split()
 
-    ``root`` must be a real path (``os.path.realpath``). Links are followed.
-    """
-    if "\0" in path:
-        return "path holds a NUL byte"
-    if os.path.isabs(path):
-        return "path is absolute"
-    if not (os.path.realpath(os.path.join(root, path)) + os.sep).startswith(root.rstrip(os.sep) + os.sep):
-        return "path leaves the root"
-    return None
+
+def _not_empty(path: Path, form: str, entries: Iterator[Entry]) -> Iterator[Entry]:
+    first = next(entries, None)
+    if first is None:
+        raise UserError(str(path), f"lines of the format {form}", "none that can be used",
+                        "Check that the right file is named.")
+    yield first
+    yield from entries
+
+
+def _rows(path: Path) -> Iterator[tuple[str, str]]:
+    return ((where, line) for where, line in read_lines(path, "list") if line and not line.startswith("#"))
+
+
+def _wrong(where: str, expected: str, line: str) -> UserError:
+    return UserError(where, f"`{expected}`", repr(line[:200]), "Correct the line, or name the list's `format:`.")
+
+
+def _path_label(path: Path, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
+    for where, line in _rows(path):
+        cut = max(line.rfind(mark) for mark in " \t,")
+        item, text = line[:cut].rstrip(" \t,"), line[cut + 1:]
+        if cut < 0 or not item or "." in text or "/" in text:  # a path alone
+            item, text = line, None
+        unit = ("windows", 0, source.window_seconds) if source.kind == "untrimmed" else ()
+        entry = Entry(item, labels.number(text, where, item), *unit)
+        yield entry._replace(video=item) if unit else entry
+
+
+def _slowfast_csv(path: Path, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
+    for where, line in _rows(path):
+        row = _fields(line)
+        if len(row) != 2 or not row[0]:
+            raise _wrong(where, "path,label", line)
+        yield Entry(row[0], labels.number(row[1], where, row[0]))
+
+
+def _kinetics_csv(path: Path, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
+    rows = _rows(path)
+    where, line = next(rows, (str(path), ""))
+    header = _fields(line)
+    if not all(column in header for column in _KINETICS):
+        raise _wrong(where, ",".join(_KINETICS), line)
+    whole = source.kind == "untrimmed"  # the video that the clip was cut from
+    pattern = source.pattern or ("{id}.mp4" if whole else "{id}_{start:06d}_{end:06d}.mp4")
+    for where, line in rows:
+        row = dict(zip(header, _fields(line)))
+        try:
+            start, end = (int(float(row[column])) for column in _KINETICS[2:])
+            known = {"label": row["label"], "id": row["youtube_id"], "start": start, "end": end,
+                     "split": row.get("split", "")}
+        except (KeyError, ValueError):
+            raise _wrong(where, ",".join(_KINETICS), line) from None
+        item, label = _fill(pattern, name, **known), labels.number(row["label"], where, row["youtube_id"])
+        yield Entry(item, label, "seconds", start, end, item) if whole else Entry(item, label)
+
+
+def _video_ids(path: Path, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
+    for where, line in _rows(path):
+        row = _fields(line)
+        if len(row) != 3:
+            raise _wrong(where, "video_id, num_frames, label_index", line)
+        yield Entry(_fill(source.pattern or "{id}.mp4", name, id=row[0], label=row[2]),
+                    labels.number(row[2], where, row[0]))
+
+
+def _fill(pattern: str, name: str, **known: object) -> str:
+    try:
+        return pattern.format(**known)
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise UserError(f"{key_of(name)}.pattern", f"a pattern with {', '.join(f'{{{key}}}' for key in known)}",
+                        f"{pattern!r} ({error})", "Correct the pattern.") from None
+
+
+def _rawframes(path: Path, source: MediaConfig, labels: Labels, name: str, offset: bool = False) -> Iterator[Entry]:
+    form = "folder offset num_frames label" if offset else "folder num_frames label"
+    for where, line in _rows(path):
+        row = line.rsplit(None, 3 if offset else 2) if "," not in line else _fields(line)
+        numbers = row[1:-1]
+        if len(row) != (4 if offset else 3) or not all(field.isdigit() for field in numbers) or int(numbers[-1]) < 1:
+            raise _wrong(where, form, line)
+        first = int(numbers[0]) if offset else 0
+        yield Entry(row[0], labels.number(row[-1], where, row[0]), "frames", first, first + int(numbers[-1]))
+
+
+def _rawframes_offset(path: Path, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
+    return _rawframes(path, source, labels, name, offset=True)
+
+
+def _pieces(path: Path, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
+    for where, line in _rows(path):
+        row = line.rsplit(None, 3) if "," not in line else _fields(line)
+        if len(row) != 4 or not all(_NUMBER.fullmatch(field) for field in row[1:3]):
+            raise _wrong(where, "path start end label", line)
+        first, last = float(row[1]), float(row[2])
+        if not first < last:
+            raise UserError(where, "start before end, in seconds", f"{row[1]} to {row[2]}", "Correct the line.")
+        yield Entry(row[0], labels.number(row[3], where, row[0]), "seconds", first, last, row[0])
+
+
+def _parts(path: Path, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
+    for where, line in _rows(path):
+        row = line.split()
+        if len(row) < 3 or not all(field.isdigit() for field in row[2:]):
+            raise _wrong(where, "folder label num_clips positive positive ...", line)
+        yield from _parts_of(where, row[0], labels.number(row[1], where, row[0]), int(row[2]),
+                             [int(field) for field in row[3:]], source, name)
+
+
+def _parts_json(path: Path, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
+    for where, item in _objects(path):
+        values = [item.get(key) for key in ("video_dir", "label", "num_clips", "positive_clip_inds")] \
+            if isinstance(item, dict) else [None]
+        if values[0] is None or not isinstance(values[0], str) or type(values[1]) not in (int, str) \
+                or type(values[2]) is not int or not isinstance(values[3], list) \
+                or not all(type(index) is int for index in values[3]):
+            raise UserError(where, "an object with video_dir, label, num_clips and positive_clip_inds",
+                            json.dumps(item)[:200], "Correct the object.")
+        folder, label, count, positives = values
+        yield from _parts_of(where, folder, labels.number(str(label), where, folder), count, positives, source, name)
+
+
+def _objects(path: Path) -> Iterator[tuple[str, object]]:
+    """The objects of a JSON list, or of JSON lines, with the line that each begins on."""
+    text = "\n".join(line for _, line in read_lines(path, "list"))
+    decoder, position, between = json.JSONDecoder(), 0, re.compile(r"[\s,\[\]]*")
+    line, counted = 1, 0
+    while (position := between.match(text, position).end()) < len(text):
+        line, counted = line + text.count("\n", counted, position), position
+        try:
+            item, position = decoder.raw_decode(text, position)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {error.lineno}", "JSON", error.msg, "Correct the file.") from None
+        yield f"{path}, line {line}", item
+
+
+def _parts_of(where: str, video: str, label: int, count: int, positives: list[int], source: MediaConfig,
+              name: str) -> Iterator[Entry]:
+    """The pieces of one long video: its part files, or windows of the video itself where it is one file."""
+    for index in positives:
+        if not 0 <= index < count:
+            raise UserError(where, f"positive pieces from 0 to {count - 1}", str(index), "Correct the indices.")
+    whole = os.path.splitext(video)[1].lower() in VIDEO_ENDINGS
+    for index in range(count):
+        positive = index in positives
+        if whole:
+            yield Entry(video, label, "seconds", index * source.window_seconds, (index + 1) * source.window_seconds,
+                        video, positive)
+        else:
+            part = (source.pattern or "part_{}.mp4")
+            try:
+                part = part.format(index)
+            except (IndexError, KeyError, ValueError) as error:
+                raise UserError(f"{key_of(name)}.pattern", "a pattern with one number, such as part_{}.mp4",
+                                f"{part!r} ({error})", "Correct the pattern.") from None
+            yield Entry(f"{video}/{part}", label, video=video, positive=positive)
+
+
+_READERS: dict[str, Callable[..., Iterator[Entry]]] = {
+    "path_label": _path_label, "slowfast_csv": _slowfast_csv, "kinetics_csv": _kinetics_csv, "video_ids": _video_ids,
+    "rawframes": _rawframes, "rawframes_offset": _rawframes_offset, "parts": _parts, "parts_json": _parts_json,
+    "pieces": _pieces,
+}
+KINDS = {form: ("video", "image") for form in ("path_label", "slowfast_csv", "kinetics_csv", "video_ids")} | {
+    "path_label": ("video", "image", "frames", "untrimmed"), "kinetics_csv": ("video", "untrimmed"),
+    "rawframes": ("frames",), "rawframes_offset": ("frames",), "parts": ("untrimmed",), "parts_json": ("untrimmed",),
+    "pieces": ("untrimmed",)}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import av
 import numpy as np
 
+from omnidali.catalog.files import Place
 from omnidali.catalog.gate import HEAD_BYTES, Refused, check_size, read_image_header, sniff_video
 
 IMAGE_HEADER_BYTES = 1 << 18
@@ -19,7 +20,7 @@ class Probe:
     """What is kept of one readable file.
 
     Attributes:
-        container: FFmpeg's demuxer for videos, the format for images.
+        container: FFmpeg's demuxer for videos, the format for images, the pattern of names for frames.
         codec: such as ``h264`` or ``jpeg``; a variant that not every decoder takes stands behind a
             colon: ``h264:rotated``, ``hevc:yuv420p10le``, ``jpeg:cmyk``.
         width, height: pixels as a viewer shows them, after rotation.
@@ -27,8 +28,10 @@ class Probe:
         frame_rate: mean frames per second, 0 for images.
         rotation: degrees counter-clockwise that a viewer turns the coded picture by: 0, 90, 180 or 270.
         timing: :func:`pack_numbers` of every frame's timestamp in presentation order, or of (first,
-            step) where they are evenly spaced, or of nothing where the file has none.
+            step) where they are evenly spaced, or of nothing where the file has none. Of a folder of
+            frames: the number in the first frame's name.
         keyframes: :func:`pack_numbers` of the presentation indices of the keyframes.
+        tick: seconds of one unit of a timestamp.
     """
 
     container: str
@@ -40,6 +43,7 @@ class Probe:
     rotation: int = 0
     timing: bytes = b""
     keyframes: bytes = b""
+    tick: float = 0.0
 
 
 def pack_numbers(numbers: np.ndarray) -> bytes:
@@ -52,29 +56,57 @@ def unpack_numbers(data: bytes) -> np.ndarray:
     return np.cumsum(np.frombuffer(zlib.decompress(data), np.int64)) if data else np.zeros(0, np.int64)
 
 
-def probe_image(path: str | Path) -> Probe:
+def unpack_times(timing: bytes, frames: int) -> np.ndarray | None:
+    """Every frame's timestamp in presentation order, in stream ticks; None where the file has none."""
+    times = unpack_numbers(timing)
+    if not len(times):
+        return None
+    return times if len(times) == frames else times[0] + np.arange(frames) * (times[1] - times[0])
+
+
+def probe_image(place: Place) -> Probe:
     """Read an image's header without decoding it.
 
     Raises:
         Refused: with the reason.
         OSError: if the file cannot be read.
     """
-    data = _read_start(path, IMAGE_HEADER_BYTES)
+    data = _read_start(place, IMAGE_HEADER_BYTES)
     try:
         header = read_image_header(data)
     except Refused as refusal:
         if str(refusal) != "header cut off" or len(data) < IMAGE_HEADER_BYTES:
             raise
-        header = read_image_header(Path(path).read_bytes())  # metadata longer than usual
+        header = read_image_header(place.read().tobytes())  # metadata longer than usual
     return Probe(header.codec.partition(":")[0], header.codec, header.width, header.height)
 
 
-def open_video(path: str | Path, container: str):
+def probe_frames(place: Place, pattern: str) -> Probe:
+    """Count the images of a folder that are named by ``pattern``, from 0 or 1 on without a gap.
+
+    Raises:
+        Refused: with the reason.
+        OSError: if the folder or its first image cannot be read.
+    """
+    names = {entry.name for entry in os.scandir(place.path)}
+    first = next((number for number in (1, 0) if pattern.format(number) in names), None)
+    if first == 1 and pattern.format(0) in names:
+        first = 0
+    if first is None:
+        raise Refused(f"no frame named {pattern.format(1)}")
+    count = 1
+    while pattern.format(first + count) in names:
+        count += 1
+    image = probe_image(Place(os.path.join(place.path, pattern.format(first))))
+    return Probe(pattern, image.codec, image.width, image.height, count, timing=pack_numbers(np.array([first])))
+
+
+def open_video(place: Place, container: str):
     """Open a video with exactly one demuxer and no way to other files or the network."""
-    return av.open(str(path), format=container, options={"protocol_whitelist": "file"})
+    return av.open(place.open(), format=container, options={"protocol_whitelist": "file"}, buffer_size=1 << 18)
 
 
-def probe_video(path: str | Path) -> Probe:
+def probe_video(place: Place) -> Probe:
     """Walk a video's packets and decode its first frame.
 
     Packets that an edit list discards are not counted: they give no frame.
@@ -83,18 +115,17 @@ def probe_video(path: str | Path) -> Probe:
         Refused: with the reason.
         OSError: if the file cannot be read.
     """
-    demuxer = sniff_video(_read_start(path, HEAD_BYTES))
+    demuxer = sniff_video(_read_start(place, HEAD_BYTES))
     try:
-        with open_video(path, demuxer) as container:
+        with open_video(place, demuxer) as container:
             return _walk(container, demuxer)
     except (av.FFmpegError, ValueError) as error:
         raise Refused(f"broken: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _read_start(path: str | Path, count: int) -> bytes:
+def _read_start(place: Place, count: int) -> bytes:
     """The first ``count`` bytes; Refused where there are none."""
-    with open(path, "rb") as file:
-        data = file.read(count)
+    data = place.read(count).tobytes()
     if not data:
         raise Refused("empty file")
     return data
@@ -136,7 +167,7 @@ def _walk(container, demuxer: str) -> Probe:
     check_size(*size)
     return Probe(demuxer, _codec_name(stream, first.format.name, rotation), *size, len(keys if timing else times),
                  float(stream.average_rate or stream.base_rate or 0), rotation, timing,
-                 pack_numbers(np.flatnonzero(keys)))
+                 pack_numbers(np.flatnonzero(keys)), float(stream.time_base or 0))
 
 
 def _codec_name(stream, pixels: str, rotation: int) -> str:

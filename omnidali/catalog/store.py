@@ -2,43 +2,51 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sqlite3
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from omnidali.catalog.probe import unpack_numbers
+from omnidali.catalog.files import Place
+from omnidali.catalog.probe import unpack_times
 from omnidali.errors import UserError
 
-VERSION = 1
+VERSION = 2
 NEW, OK = "new", "ok"  # states; anything else is the reason for which a file is left out
 CHUNK = 1 << 20  # rows in one packed column piece
 
+# What the plan needs of every row or piece, as narrow as it fits; a codec is its place in the sorted list of codecs.
+COLUMNS = {"labels": np.int32, "widths": np.uint16, "heights": np.uint16, "starts": np.int64, "positives": np.int32,
+           "records": np.int64, "frames": np.int32, "codecs": np.uint8, "firsts": np.int32}
+PIECE_COLUMNS = ("records", "frames", "codecs", "firsts")
+
+# media: a row a file, as probed; entries: a row an item of the list, in its order
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sources (
-    id INTEGER PRIMARY KEY, name TEXT UNIQUE, kind TEXT, root TEXT, signature TEXT, folders TEXT, fingerprint TEXT);
+    id INTEGER PRIMARY KEY, name TEXT UNIQUE, kind TEXT, root TEXT, pattern TEXT, format TEXT, signature TEXT,
+    watched TEXT, left_out TEXT, unusable TEXT, fingerprint TEXT);
 CREATE TABLE IF NOT EXISTS media (
-    id INTEGER PRIMARY KEY, source INTEGER NOT NULL, path TEXT NOT NULL, label INTEGER NOT NULL,
+    id INTEGER PRIMARY KEY, source INTEGER NOT NULL, path TEXT NOT NULL, archive TEXT, offset INTEGER, size INTEGER,
     state TEXT NOT NULL DEFAULT 'new', container TEXT, codec TEXT, width INTEGER, height INTEGER, frames INTEGER,
-    frame_rate REAL, rotation INTEGER, timing BLOB, keyframes BLOB, bytes INTEGER, mtime_ns INTEGER,
-    UNIQUE (source, path, label));
+    frame_rate REAL, tick REAL, rotation INTEGER, timing BLOB, keyframes BLOB, bytes INTEGER, mtime_ns INTEGER,
+    UNIQUE (source, path));
 CREATE INDEX IF NOT EXISTS media_state ON media (source, state);
+CREATE TABLE IF NOT EXISTS entries (
+    id INTEGER PRIMARY KEY, source INTEGER NOT NULL, media INTEGER NOT NULL, label INTEGER NOT NULL, unit TEXT,
+    first REAL, last REAL, video TEXT, positive INTEGER);
+CREATE INDEX IF NOT EXISTS entries_source ON entries (source, id);
 CREATE TABLE IF NOT EXISTS packed (
     source INTEGER, name TEXT, chunk INTEGER, data BLOB, PRIMARY KEY (source, name, chunk));
 """
-# What the plan needs of every row, as narrow as it fits; a codec is its place in the sorted list of codecs.
-_COLUMNS = {"records": np.int64, "labels": np.int32, "widths": np.uint16, "heights": np.uint16, "frames": np.int32,
-            "codecs": np.uint8}
 
 
 @dataclass(frozen=True)
 class Media:
-    """What a decoder needs of one file. Sizes are upright pixels."""
+    """What a decoder needs of one file, member of a tar, or folder of frames. Sizes are upright pixels."""
 
     path: str
     container: str
@@ -48,23 +56,28 @@ class Media:
     rotation: int
     timing: bytes
     keyframes: bytes
+    place: Place
 
     @property
     def frame_times(self) -> np.ndarray | None:
         """Every frame's timestamp in presentation order, in stream ticks; None where the file has none."""
-        times = unpack_numbers(self.timing)
-        if not len(times):
-            return None
-        return times if len(times) == self.frames else times[0] + np.arange(self.frames) * (times[1] - times[0])
+        return unpack_times(self.timing, self.frames)
 
 
 @dataclass(frozen=True, repr=False)
 class SourceTable:
-    """The usable rows of one source as arrays of length N, in catalog order.
+    """The usable rows of one source, in the order of its list, as arrays.
+
+    A row is a sample of the list: N of them. What is decoded are its pieces: P of them, one a row
+    unless ``starts`` says otherwise, which it does for long videos.
 
     Attributes:
-        records: int64, catalog ids. labels: int32, -1 for unlabelled. widths, heights: uint16, upright
-            pixels. frames: int32. codecs: uint8, places in ``codec_names``.
+        labels: int32 (N,), -1 for unlabelled. widths, heights: uint16 (N,), upright pixels.
+        records: int64 (P,), catalog ids of the files. frames: int32 (P,), length of the piece.
+            codecs: uint8 (P,), places in ``codec_names``.
+        firsts: int32 (P,), frame of the file that the piece begins with; None: all begin with the first.
+        starts: int64 (N + 1,), the pieces of row i are starts[i] to starts[i + 1] (exclusive), those that
+            show the class first; None: one piece a row. positives: int32 (N,), how many of them do.
         fingerprint: text that changes with any row, its order, label, size or length.
     """
 
@@ -76,19 +89,38 @@ class SourceTable:
     heights: np.ndarray
     frames: np.ndarray
     codecs: np.ndarray
+    firsts: np.ndarray | None = None
+    starts: np.ndarray | None = None
+    positives: np.ndarray | None = None
     codec_names: tuple[str, ...] = ()
     fingerprint: str = ""
     _reader: "CatalogReader | None" = field(default=None)
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.labels)
 
     def __repr__(self) -> str:
-        return f"SourceTable({self.name}, {self.kind}, {len(self):,} rows, codecs {', '.join(self.codec_names)})"
+        pieces = "" if self.starts is None else f", {len(self.records):,} pieces"
+        return f"SourceTable({self.name}, {self.kind}, {len(self):,} rows{pieces}, codecs {', '.join(self.codec_names)})"
 
-    def media(self, row: int) -> Media:
-        """Everything the catalog knows of one row's file."""
-        return self._reader.media(int(self.records[row]))
+    def media(self, record: int) -> Media:
+        """Everything the catalog knows of the file with this catalog id."""
+        return self._reader.media(int(record))
+
+    def first_record(self, row: int) -> int:
+        """The catalog id of a row's first piece."""
+        return int(self.records[row if self.starts is None else self.starts[row]])
+
+    def take(self, rows: np.ndarray, note: str) -> "SourceTable":
+        """The table of these rows alone; ``note`` says in the fingerprint how they were chosen."""
+        pieces, starts = rows, None
+        if self.starts is not None:
+            counts = np.diff(self.starts)[rows]
+            starts = np.concatenate([[0], np.cumsum(counts)])
+            pieces = np.repeat(self.starts[rows] - starts[:-1], counts) + np.arange(starts[-1])
+        columns = {name: getattr(self, name)[pieces if name in PIECE_COLUMNS else rows]
+                   for name in COLUMNS if name != "starts" and getattr(self, name) is not None}
+        return replace(self, **columns, starts=starts, fingerprint=f"{self.fingerprint} {note}")
 
 
 def connect(path: str | Path, read_only: bool = False) -> sqlite3.Connection:
@@ -116,30 +148,6 @@ def connect(path: str | Path, read_only: bool = False) -> sqlite3.Connection:
                         "Check the folder's permissions; a damaged file can be deleted, it is rebuilt.") from None
 
 
-def pack(db: sqlite3.Connection, source: int) -> None:
-    """Write the packed columns of a source's usable rows, and its fingerprint."""
-    codecs = [name for name, in db.execute(
-        "SELECT DISTINCT codec FROM media WHERE source = ? AND state = ? ORDER BY codec", (source, OK))]
-    place = {name: index for index, name in enumerate(codecs)}
-    digest = hashlib.sha256()
-    db.execute("DELETE FROM packed WHERE source = ?", (source,))
-    rows = db.execute("SELECT id, label, width, height, frames, codec, path FROM media"
-                      " WHERE source = ? AND state = ? ORDER BY id", (source, OK))
-    chunk = 0
-    while batch := rows.fetchmany(CHUNK):
-        *numbers, names, paths = zip(*batch)
-        numbers.append([place[name] for name in names])
-        for (name, dtype), values in zip(_COLUMNS.items(), numbers):
-            data = np.asarray(values, dtype).tobytes()
-            if name != "records":  # ids depend on the history of the file, not on its content
-                digest.update(data)
-            db.execute("INSERT INTO packed VALUES (?, ?, ?, ?)", (source, name, chunk, data))
-        digest.update("\n".join(paths).encode())
-        chunk += 1
-    db.execute("INSERT INTO packed VALUES (?, 'codec_names', 0, ?)", (source, json.dumps(codecs)))
-    db.execute("UPDATE sources SET fingerprint = ? WHERE id = ?", (digest.hexdigest(), source))
-
-
 class CatalogReader:
     """Read-only access for many threads: tables of sources, and media by record."""
 
@@ -163,22 +171,26 @@ class CatalogReader:
         if row is None or row[2] is None:
             raise UserError(str(self.path), f"the source {name} in the catalog", "nothing", "Start the run again.")
         source, kind, fingerprint = row
+        packed: dict[str, list[bytes]] = {}
+        for column, data in self._db.execute("SELECT name, data FROM packed WHERE source = ? ORDER BY name, chunk",
+                                             (source,)):
+            packed.setdefault(column, []).append(data)
+        names = tuple(json.loads(packed.pop("codec_names")[0]))
         columns = {}
-        for column, dtype in _COLUMNS.items():
-            pieces = [np.frombuffer(data, dtype) for data, in self._db.execute(
-                "SELECT data FROM packed WHERE source = ? AND name = ? ORDER BY chunk", (source, column))]
-            columns[column] = np.concatenate(pieces) if pieces else np.zeros(0, dtype)
-        names, = self._db.execute("SELECT data FROM packed WHERE source = ? AND name = 'codec_names'",
-                                  (source,)).fetchone()
-        return SourceTable(name, kind, **columns, codec_names=tuple(json.loads(names)), fingerprint=fingerprint,
-                           _reader=self)
+        while packed:
+            column, pieces = packed.popitem()
+            columns[column] = np.concatenate([np.frombuffer(data, COLUMNS[column]) for data in pieces])
+        return SourceTable(name, kind, **columns, codec_names=names, fingerprint=fingerprint, _reader=self)
 
     def media(self, record: int) -> Media:
         """What a decoder needs of the file with this catalog id; KeyError if there is none."""
         row = self._db.execute(
-            "SELECT s.root, m.path, m.container, m.width, m.height, m.frames, m.rotation, m.timing,"
-            " m.keyframes FROM media m JOIN sources s ON s.id = m.source WHERE m.id = ?", (record,)).fetchone()
+            "SELECT s.root, m.path, m.container, m.width, m.height, m.frames, m.rotation, m.timing, m.keyframes,"
+            " m.archive, m.offset, m.size FROM media m JOIN sources s ON s.id = m.source WHERE m.id = ?",
+            (record,)).fetchone()
         if row is None:
             raise KeyError(f"no record {record} in {self.path}")
-        root, path, *rest = row
-        return Media(os.path.join(root, path), *rest)
+        root, path, *rest, archive, offset, size = row
+        path = os.path.join(root, path)
+        place = Place(path) if archive is None else Place(os.path.join(root, archive), offset, size)
+        return Media(path, *rest, place)

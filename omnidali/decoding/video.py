@@ -12,6 +12,7 @@ import numpy as np
 
 from omnidali.catalog.probe import open_video, unpack_numbers
 from omnidali.catalog.store import Media
+from omnidali.decoding.places import fill_missing, places_of
 from omnidali.decoding.scale import cut_and_scale
 from omnidali.errors import CannotDecode
 
@@ -38,12 +39,9 @@ def decode_video(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int,
     Raises:
         CannotDecode: if no wanted frame can be decoded.
     """
-    places: dict[int, list[int]] = {}
-    for place, frame in enumerate(frames.tolist()):
-        places.setdefault(frame, []).append(place)
-    found = []
+    places, found = places_of(frames), []
     try:
-        with open_video(media.path, media.container) as container:
+        with open_video(media.place, media.container) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
             stream.codec_context.thread_type = "NONE"
@@ -58,12 +56,7 @@ def decode_video(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int,
             raise CannotDecode(str(getattr(error, "strerror", None) or error)) from None
     if not found:
         raise CannotDecode(f"none of the frames {min(places)} to {max(places)} of {media.frames} came out")
-    missing = sorted(set(places) - set(found))
-    for index in missing:
-        nearest = min(found, key=lambda other: abs(other - index))
-        for place in places[index]:
-            out[:, place] = out[:, places[nearest][0]]
-    return sum(len(places[index]) for index in missing)
+    return fill_missing(out, places, found)
 
 
 def _wanted_frames(container, stream, media: Media, wanted: list[int]):

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omnidali.catalog.build import build_catalog
-from omnidali.catalog.lists import class_folders, read_class_names
+from omnidali.catalog.labels import read_class_names
+from omnidali.catalog.listing import source_class_names
 from omnidali.catalog.store import CatalogReader, SourceTable
 from omnidali.config import EVALUATION, Config, key_of
 from omnidali.errors import UserError
 from omnidali.loading.fusion import FusionIterator
+from omnidali.planning.motion import load_motion
 from omnidali.planning.plan import TrainPlan
+from omnidali.planning.resampling import fraction_of
 from omnidali.ranks import Ranks
 
 
@@ -49,12 +52,13 @@ def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True) -> 
         raise UserError("evaluation.source", "labelled data to evaluate on", "nothing", "Add it to the config.")
 
     def build():
-        names = read_class_names(root / config.classes) if config.classes else _folder_names(config, root)
+        names = read_class_names(root / config.classes) if config.classes else _found_names(config, root)
         return names, [str(summary) for summary in build_catalog(config.catalog_path, sources, root, names)]
 
     names, summary = ranks.on_main(build)
     reader = CatalogReader(config.catalog_path)
-    tables = {name: reader.table(name) for name in sources}
+    tables = {name: fraction_of(reader.table(name), getattr(source, "fraction", 1.0), config.seed)
+              for name, source in sources.items()}
     evaluation = tables.pop(EVALUATION, None)
     known = list(tables.values()) or [evaluation]
     classes = len(names) if names else 1 + max(int(table.labels.max()) for table in known)
@@ -73,13 +77,35 @@ def open_loader(config: Config, data: Data, ranks: Ranks = Ranks(), **options) -
     Raises:
         UserError: if the batch cannot be shared out over the ranks.
     """
-    if config.train.batch % ranks.world:
-        raise UserError("train.batch", f"a multiple of the number of ranks ({ranks.world})", str(config.train.batch),
-                        f"Use {max(1, config.train.batch // ranks.world) * ranks.world}, or another number of ranks.")
-    sources = list(config.sources.values())
-    plan = TrainPlan(data.tables, sources, config.clip, config.train.batch, config.seed)
-    end = config.train.steps or math.ceil(config.train.epochs * plan.steps_per_epoch)
-    return FusionIterator(plan, sources, **{"end": end, **rank_options(config, ranks), **options})
+    sources, train = list(config.sources.values()), config.train
+    alternating = train.step_mode == "alternating"
+    sizes = {f"sources.{name}.batch": source.batch for name, source in config.sources.items()} if alternating else \
+        {"train.batch": config.batch}
+    unit = 1 if train.mixup == "none" else 2  # pairs of mixup stay on one rank
+    for where, size in sizes.items():
+        if size % (unit * ranks.world):
+            step = unit * ranks.world
+            raise UserError(where, f"a multiple of {step} for {ranks.world} ranks{', in pairs' if unit == 2 else ''}",
+                            str(size), f"Use {max(1, size // step) * step}, or another number of ranks.")
+    plan = make_plan(config, data)
+    end = train.steps or math.ceil(train.epochs * plan.steps_per_epoch)
+    return FusionIterator(plan, sources, **{"end": end, "target_apart": config.model.norm == "target_only",
+                                            **rank_options(config, ranks), **options})
+
+
+def make_plan(config: Config, data: Data) -> TrainPlan:
+    """The training plan of a config.
+
+    Raises:
+        UserError: if a motion file is wrong.
+    """
+    sources, train = list(config.sources.values()), config.train
+    ratio = (train.ratio or (1,) * len(sources)) if train.step_mode == "alternating" else None
+    motions = {number: load_motion(Path(config.data_root, source.motion) if source.motion else None,
+                                   source.motion_per_class, list(data.class_names))
+               for number, source in enumerate(sources) if source.inflate == "warp"}
+    return TrainPlan(data.tables, sources, config.clip, config.batch, config.seed, ratio=ratio, mixup=train.mixup,
+                     mixup_alpha=train.mixup_alpha, motions=motions, classes=len(data.class_names))
 
 
 def rank_options(config: Config, ranks: Ranks) -> dict[str, object]:
@@ -88,10 +114,7 @@ def rank_options(config: Config, ranks: Ranks) -> dict[str, object]:
             "device": ranks.device, "rank": ranks.rank, "world": ranks.world}
 
 
-def _folder_names(config: Config, root: Path) -> list[str] | None:
-    """Folder names of the first source that is given as class folders: all sources share its labels."""
-    for source in config.sources.values():
-        folder = root / source.root
-        if source.list is None and folder.is_dir():
-            return class_folders(folder) or None
-    return None
+def _found_names(config: Config, root: Path) -> list[str] | None:
+    """Class names of the first source that gives some, as folders or in its list: all sources share its labels."""
+    found = (source_class_names(source, root) for source in config.sources.values())
+    return next((names for names in found if names), None)

@@ -9,12 +9,14 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
 
 from omnidali.clips import ClipBatch, StepBatch
 from omnidali.config import MediaConfig
 from omnidali.decoding.routes import choose_routes, describe_routes
 from omnidali.errors import UserError
+from omnidali.loading.blend import Blend, blend_clips, blend_labels
 from omnidali.loading.producer import Producer
 from omnidali.loading.stats import Meter, SourceStats
 from omnidali.planning.plan import EvaluationPlan, TrainPlan
@@ -31,6 +33,7 @@ class FusionIterator:
         dtype: of the clips; by default float32.
         threads: for decoding on the CPU; 0 means all cores this process may use.
         prefetch: steps made ready ahead.
+        target_apart: keep the first source's clips in groups of their own, for batch norms that tell it apart.
         end: step before which to stop; none means never for training and after every item for evaluation.
 
     Raises:
@@ -48,9 +51,9 @@ class FusionIterator:
 
     def __init__(self, plan: TrainPlan | EvaluationPlan, sources: Sequence[MediaConfig], *, rank: int = 0,
                  world: int = 1, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
-                 threads: int = 0, prefetch: int = 2, end: int | None = None):
+                 threads: int = 0, prefetch: int = 2, target_apart: bool = False, end: int | None = None):
         self.plan, self.rank, self.world, self.prefetch = plan, rank, world, prefetch
-        self.device, self.dtype = torch.device(device), dtype
+        self.device, self.dtype, self.target_apart = torch.device(device), dtype, target_apart
         self.end = plan.steps(world) if end is None and isinstance(plan, EvaluationPlan) else end
         capability = torch.cuda.get_device_capability(self.device) if self.device.type == "cuda" else None
         self._routes = [choose_routes(table, source.decode, capability) for table, source in zip(plan.tables, sources)]
@@ -58,7 +61,7 @@ class FusionIterator:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._producers = [Producer(table, routes, self._pool, threads, self.device, rank)
                            for table, routes in zip(plan.tables, self._routes)]
-        shares = plan.shares.shares if isinstance(plan, TrainPlan) else [1.0]
+        shares = plan.mixing.shares if isinstance(plan, TrainPlan) else [1.0]
         self._meters = [Meter(float(share)) for share in shares]
         self._next_step, self._started, self._closed, self._run = 0, None, False, None
 
@@ -155,19 +158,20 @@ class FusionIterator:
 class _Step:
     """The clips of one step while the producers fill them, a slice of a shared buffer each."""
 
-    def __init__(self, plan, step: int, rank: int, world: int, device: torch.device, dtype: torch.dtype):
+    def __init__(self, plan, step: int, rank: int, world: int, device: torch.device, dtype: torch.dtype, apart: bool):
         self.number, self.samples = step, plan(step, rank, world)
-        self.tables = plan.tables
+        self.tables, self.classes = plan.tables, getattr(plan, "classes", None)
         self.finished = [0.0] * len(self.samples)  # when each source was done, perf_counter seconds
         self.missing = len(self.samples)
-        shapes = [(samples.frames.shape[1] * samples.repeat, samples.size) for samples in self.samples]
+        shapes = [(samples.clip_frames, samples.size, apart and i > 0) for i, samples in enumerate(self.samples)]
         self.members = {shape: [i for i, other in enumerate(shapes) if other == shape and len(self.samples[i])]
                         for shape in dict.fromkeys(shapes)}
         self.buffers, self.places = {}, {}
-        for (frames, size), members in self.members.items():
+        for shape, members in self.members.items():
+            frames, size, _ = shape
             counts = [len(self.samples[i]) * self.samples[i].boxes.shape[1] for i in members]
             buffer = torch.empty((sum(counts), frames, size, size, 3), dtype=dtype, device=device)
-            self.buffers[frames, size] = buffer
+            self.buffers[shape] = buffer
             for i, place in zip(members, buffer.split(counts)):
                 self.places[i] = place.view(len(self.samples[i]), -1, *buffer.shape[1:])
 
@@ -182,24 +186,35 @@ class _Step:
 
     def batch(self, device: torch.device) -> StepBatch:
         """The finished step; on a GPU its memory now belongs to the consumer's stream."""
+        filled = [(shape, members) for shape, members in self.members.items() if members]
+        buffers, soft = [self.buffers[shape] for shape, _ in filled], None
+        if device.type == "cuda":
+            for buffer in buffers:
+                buffer.record_stream(torch.cuda.current_stream(device))
+        if self.samples[0].partners is not None:
+            blends = [self._blend(members) for _, members in filled]
+            buffers, soft = blend_clips(buffers, blends), blend_labels(blends, self.classes)
         groups = []
-        for shape, members in self.members.items():
-            if not members:
-                continue
-            clips = self.buffers[shape].permute(0, 4, 1, 2, 3)
+        for number, (buffer, (_, members)) in enumerate(zip(buffers, filled)):
             facts = torch.cat([self._facts(i) for i in members], dim=1)
             if device.type == "cuda":
-                stream = torch.cuda.current_stream(device)
-                clips.record_stream(stream)
                 facts = facts.pin_memory().to(device, non_blocking=True)
             labels, source, record, slot, valid = facts.unbind()
-            groups.append(ClipBatch(clips, labels, source, record, slot, valid.bool()))
-        return StepBatch(self.number, tuple(groups))
+            if soft is not None:
+                labels = soft[number].to(device)
+            groups.append(ClipBatch(buffer.permute(0, 4, 1, 2, 3), labels, source, record, slot, valid.bool()))
+        return StepBatch(self.number, tuple(groups), tuple(0 not in members for _, members in filled))
+
+    def _blend(self, members: list[int]) -> Blend:
+        parts = [self.samples[i] for i in members]
+        labels = np.concatenate([self.tables[i].labels[self.samples[i].rows] for i in members])
+        return Blend(*(np.concatenate([getattr(part, name) for part in parts])
+                       for name in ("slots", "partners", "own_weights", "partner_frames")), labels)
 
     def _facts(self, source: int) -> torch.Tensor:
         """int64 (5, n * V): label, source, record, slot and valid of every clip."""
         samples, table = self.samples[source], self.tables[source]
-        rows = [table.labels[samples.rows], [source] * len(samples), table.records[samples.rows], samples.slots,
+        rows = [table.labels[samples.rows], [source] * len(samples), table.records[samples.pieces[:, 0]], samples.slots,
                 samples.valid]
         facts = torch.stack([torch.as_tensor(row, dtype=torch.int64) for row in rows])
         return facts.repeat_interleave(samples.boxes.shape[1], dim=1)
@@ -256,7 +271,8 @@ class _Run:
             if self._stopped:
                 return None
             if number not in self._steps:
-                self._steps[number] = _Step(owner.plan, number, owner.rank, owner.world, owner.device, owner.dtype)
+                self._steps[number] = _Step(owner.plan, number, owner.rank, owner.world, owner.device, owner.dtype,
+                                             owner.target_apart)
             return self._steps[number]
 
     def _produce(self, source: int, number: int) -> None:

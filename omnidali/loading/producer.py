@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from omnidali.catalog.store import SourceTable
+from omnidali.catalog.store import Media, SourceTable
+from omnidali.decoding.frames import decode_frames, frame_media
 from omnidali.decoding.image import decode_image
 from omnidali.decoding.routes import CPU
 from omnidali.decoding.video import decode_video
 from omnidali.errors import CannotDecode, DecodeError
+from omnidali.planning.motion import through_region
 from omnidali.planning.plan import Samples
-from pipelines import DecodedClips, EncodedImages, EncodedVideos, PipelineError
+from pipelines import DecodedClips, EncodedImages, EncodedVideos, MovingImages, PipelineError
 
 
 @dataclass
@@ -23,7 +25,7 @@ class Started:
 
     Attributes:
         on_cpu, on_dali: int arrays, places of the samples by decoder.
-        pixels: uint8 (n on the CPU, V, F, size, size, 3), filled by the futures.
+        pixels: uint8 (n on the CPU, V, F, size, size, 3), filled by the futures; F is T for a moving image.
         futures: one a CPU sample, each giving the number of replaced frames.
     """
 
@@ -54,10 +56,10 @@ class Producer:
 
     def start(self, step: int, samples: Samples) -> Started:
         """Hand the CPU's part of the work to the pool and return at once."""
-        cpu = self._cpu_codecs[self.table.codecs[samples.rows]] if len(samples) else np.zeros(0, bool)
+        cpu = self._cpu_codecs[self.table.codecs[samples.pieces]].any(axis=1) if len(samples) else np.zeros(0, bool)
         on_cpu, on_dali = np.flatnonzero(cpu), np.flatnonzero(~cpu)
-        pixels = np.empty((len(on_cpu), samples.boxes.shape[1], samples.frames.shape[1], samples.size, samples.size, 3),
-                          np.uint8)
+        frames = samples.frames.shape[1] if samples.motions is None else samples.motions.shape[1]
+        pixels = np.empty((len(on_cpu), samples.boxes.shape[1], frames, samples.size, samples.size, 3), np.uint8)
         futures = [self._pool.submit(self._decode_on_cpu, step, samples, index, pixels[place])
                    for place, index in enumerate(on_cpu.tolist())]
         return Started(step, samples, on_cpu, on_dali, pixels, futures)
@@ -89,54 +91,101 @@ class Producer:
             self._write(out, started.on_cpu, clips)
         if len(started.on_dali):
             for view, clips in enumerate(self._run_dali(started.step, samples, started.on_dali)):
-                self._write(out[:, view:view + 1], started.on_dali, torch.from_dlpack(clips)[:, None])
+                self._write(out[:, view:view + 1], started.on_dali, clips[:, None])
         return replaced, out
 
     def _decode_on_cpu(self, step: int, samples: Samples, index: int, out: np.ndarray) -> int:
-        media = self.table.media(samples.rows[index])
-        try:
-            if self.table.kind == "image":
-                decode_image(media, samples.boxes[index], samples.size, out)
-                return 0
-            return decode_video(media, samples.frames[index], samples.boxes[index], samples.size, out)
-        except CannotDecode as error:
-            raise DecodeError(self.table.name, media.path, step, self.rank, str(error)) from None
-
-    def _run_dali(self, step: int, samples: Samples, index: np.ndarray) -> list:
-        media = [self.table.media(row) for row in samples.rows[index]]
-        feeds: dict[str, list[np.ndarray]] = {"data": []}
-        for item in media:
+        """Decode one sample into ``out`` (V, F, size, size, 3); returns how many frames a neighbour stands for."""
+        boxes, replaced = samples.boxes[index], 0
+        for record, codec, places in self._files(samples, index):
+            media = self.table.media(record)
             try:
-                feeds["data"].append(np.fromfile(item.path, np.uint8))
+                if self.table.kind == "image":
+                    motions = None if samples.motions is None else samples.motions[index]
+                    decode_image(media, boxes, samples.size, out, motions)
+                    continue
+                whole = len(places) == out.shape[1]
+                part = out if whole else np.empty((len(out), len(places), *out.shape[2:]), np.uint8)
+                frames = samples.frames[index, places]
+                if self.table.kind == "frames":
+                    replaced += decode_frames(media, codec, frames, boxes, samples.size, part)
+                else:
+                    replaced += decode_video(media, frames, boxes, samples.size, part)
+                if not whole:
+                    out[:, places] = part
+            except CannotDecode as error:
+                raise DecodeError(self.table.name, media.path, step, self.rank, str(error)) from None
+        return replaced
+
+    def _files(self, samples: Samples, index: int) -> list[tuple[int, str, np.ndarray]]:
+        """The files of one sample: catalog id, codec, and places of the frames that come from it."""
+        pieces = samples.pieces[index]
+        records, each = self.table.records[pieces], samples.frames.shape[1] // len(pieces)
+        found = []
+        for record in dict.fromkeys(records.tolist()):
+            mine = np.flatnonzero(records == record)
+            codec = self.table.codec_names[self.table.codecs[pieces[mine[0]]]]
+            found.append((record, codec, (mine[:, None] * each + np.arange(each)).reshape(-1)))
+        return found
+
+    def _run_dali(self, step: int, samples: Samples, index: np.ndarray) -> list[torch.Tensor]:
+        """Decode these samples: one tensor (n, F, size, size, 3) a view."""
+        items = [item for place in index.tolist() for item in self._dali_items(samples, place)]
+        feeds: dict[str, list[np.ndarray]] = {"data": []}
+        for media, _ in items:
+            try:
+                feeds["data"].append(media.place.read())
             except OSError as error:
                 reason = f"unreadable: {error.strerror}"
-                raise DecodeError(self.table.name, item.path, step, self.rank, reason) from None
-        kind = EncodedImages
-        if self.table.kind == "video":
+                raise DecodeError(self.table.name, media.path, step, self.rank, reason) from None
+        each = len(items) // len(index)
+        boxes, flips = (np.repeat(array[index], each, axis=0) for array in (samples.boxes, samples.flips))
+        if samples.motions is not None:
+            kind = MovingImages
+            regions = [through_region(motions, media.width, media.height, samples.size)
+                       for motions, (media, _) in zip(samples.motions[index], items)]
+            feeds |= {"sides": [sides.astype(np.float32) for _, sides, _ in regions],
+                      "matrices": [matrices.astype(np.float32) for *_, matrices in regions]}
+            boxes = np.stack([region for region, *_ in regions])[:, None]
+        elif self.table.kind in ("image", "frames"):
+            kind = EncodedImages
+        else:
             kind = EncodedVideos
-            feeds["frames"] = list(samples.frames[index])
-        for view in range(samples.boxes.shape[1]):
-            boxes = samples.boxes[index, view].astype(np.float32)
-            feeds |= {f"start{view}": list(boxes[:, :2]), f"end{view}": list(boxes[:, 2:]),
-                      f"flip{view}": _scalars(samples.flips[index, view])}
-        graph = self._graph(kind, samples, len(index))
+            feeds["frames"] = [frames for _, frames in items]
+        for view in range(boxes.shape[1]):
+            edges = boxes[:, view].astype(np.float32)
+            feeds |= {f"start{view}": list(edges[:, :2]), f"end{view}": list(edges[:, 2:]),
+                      f"flip{view}": _scalars(flips[:, view])}
+        graph = self._graph(kind, samples, len(items))
         try:
-            return graph.run(feeds)
+            outputs = graph.run(feeds)
         except PipelineError as error:
-            for place, item in enumerate(media):  # DALI does not name the culprit: each sample alone does
+            for place, (media, _) in enumerate(items):  # DALI does not name the culprit: each sample alone does
                 try:
                     graph.run({name: values[place:place + 1] for name, values in feeds.items()})
                 except PipelineError as reason:
-                    raise DecodeError(self.table.name, item.path, step, self.rank, str(reason)) from None
-            paths = f"one of {', '.join(item.path for item in media)}"
+                    raise DecodeError(self.table.name, media.path, step, self.rank, str(reason)) from None
+            paths = f"one of {', '.join(media.path for media, _ in items)}"
             raise DecodeError(self.table.name, paths, step, self.rank, f"{error} (each file alone decodes)") from None
+        return [torch.from_dlpack(clips).view(len(index), -1, *clips.shape()[2:]) for clips in outputs]
+
+    def _dali_items(self, samples: Samples, index: int) -> list[tuple[Media, np.ndarray]]:
+        """What DALI decodes for one sample: (file, frames), one a piece, or one a frame of a folder."""
+        pieces, frames = samples.pieces[index], samples.frames[index]
+        media = [self.table.media(self.table.records[piece]) for piece in pieces]
+        if self.table.kind != "frames":
+            return list(zip(media, frames.reshape(len(pieces), -1)))
+        codec = self.table.codec_names[self.table.codecs[pieces[0]]]
+        return [(frame_media(media[0], codec, frame), frames[:0]) for frame in frames.tolist()]
 
     def _graph(self, kind: type, samples: Samples, count: int):
         """The built graph of this kind and shape, rebuilt where the batch has outgrown it."""
-        key = (kind, samples.size, samples.boxes.shape[1])
+        key = (kind, samples.size, samples.boxes.shape[1], samples.clip_frames)
         if key not in self._graphs or self._graphs[key].capacity < count:
             # a source's slots differ by one between steps: room for it saves building the graph twice
-            self._graphs[key] = kind(samples.size, samples.boxes.shape[1], count + 1, self._threads, self._device_id)
+            room = count + samples.frames.shape[1]
+            self._graphs[key] = kind(samples.size, samples.boxes.shape[1], room, self._threads, self._device_id,
+                                     samples.clip_frames)
         return self._graphs[key]
 
     @staticmethod

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -44,11 +45,21 @@ class TSN(nn.Module):
         self.backbone = ResNet(depth, dims=2)
         self.cls_head = Head(self.backbone.channels, classes, dropout)
 
-    def forward(self, clips: Clips) -> torch.Tensor:
-        """(N, 3, T, H, W), or several of them, to logits (sum of N, classes) in their order."""
+    def forward(self, clips: Clips, auxiliary: Sequence[bool] = ()) -> torch.Tensor:
+        """(N, 3, T, H, W), or several of them, to logits (sum of N, classes) in their order.
+
+        Args:
+            auxiliary: of every group, whether it must not move the running statistics; those groups have
+                a forward pass, and so batch statistics, of their own. None: all move them.
+        """
         groups = [clips] if isinstance(clips, torch.Tensor) else list(clips)
+        if any(auxiliary) and not all(auxiliary):
+            target = [group for group, other in zip(groups, auxiliary) if not other]
+            rest = [group for group, other in zip(groups, auxiliary) if other]
+            return _in_order(self(target), self(rest, (True,) * len(rest)), groups, auxiliary)
         frames = [group.transpose(1, 2).flatten(0, 1) for group in groups]  # (N * T, 3, H, W), no copy
-        maps = self.backbone(torch.cat(frames) if len(frames) > 1 else frames[0])
+        with fixed_statistics(self.backbone, any(auxiliary)):
+            maps = self.backbone(torch.cat(frames) if len(frames) > 1 else frames[0])
         features = maps.mean(dim=(2, 3)).split([len(part) for part in frames])
         return self.cls_head(torch.cat([part.view(len(group), -1, part.shape[1]).mean(dim=1)
                                         for part, group in zip(features, groups)]))
@@ -68,10 +79,37 @@ class SlowOnly(nn.Module):
         self.backbone = ResNet(depth, dims=3)
         self.cls_head = Head(self.backbone.channels, classes, dropout)
 
-    def forward(self, clips: Clips) -> torch.Tensor:
-        """(N, 3, T, H, W), or several of them, to logits (sum of N, classes) in their order."""
+    def forward(self, clips: Clips, auxiliary: Sequence[bool] = ()) -> torch.Tensor:
+        """(N, 3, T, H, W), or several of them, to logits (sum of N, classes) in their order; see :meth:`TSN.forward`."""
         groups = [clips] if isinstance(clips, torch.Tensor) else clips
-        return torch.cat([self.cls_head(self.backbone(group).mean(dim=(2, 3, 4))) for group in groups])
+        logits = []
+        for group, fixed in zip(groups, auxiliary or (False,) * len(groups)):
+            with fixed_statistics(self.backbone, fixed):
+                logits.append(self.cls_head(self.backbone(group).mean(dim=(2, 3, 4))))
+        return torch.cat(logits)
+
+
+@contextlib.contextmanager
+def fixed_statistics(module: nn.Module, fixed: bool = True) -> Iterator[None]:
+    """Batch norms in training use their batch's statistics without moving the running ones (mmaction2 1.x, images)."""
+    norms = [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
+    fixed = fixed and module.training
+    for norm in norms if fixed else ():
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms if fixed else ():
+            norm.track_running_stats = True
+
+
+def _in_order(target: torch.Tensor, rest: torch.Tensor, groups: Sequence[torch.Tensor],
+              auxiliary: Sequence[bool]) -> torch.Tensor:
+    """Rows of two outputs in the order of their groups."""
+    rows = {False: target, True: rest}
+    parts = {kind: iter(rows[kind].split([len(group) for group, other in zip(groups, auxiliary) if other == kind]))
+             for kind in rows}
+    return torch.cat([next(parts[other]) for other in auxiliary])
 
 
 def build_model(config: ModelConfig, classes: int, clip_len: int) -> TSN | SlowOnly:

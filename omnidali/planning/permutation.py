@@ -7,8 +7,6 @@ more walk on through the network until they fall below N (Black and Rogaway, CT-
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from omnidali.planning.philox import Purpose, Stream, below
@@ -17,38 +15,40 @@ _ROUNDS = 8
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
-def permute(position: np.ndarray, epoch: np.ndarray, size: int, stream: Stream) -> np.ndarray:
-    """The row at each position of each epoch's random order.
+def permute(position: np.ndarray, order: np.ndarray, size: int | np.ndarray, stream: Stream) -> np.ndarray:
+    """The row at each position of each random order.
 
     Args:
         position: int64 array (n,), 0 <= position < size.
-        epoch: int64 array (n,), which order.
-        size: N, the number of rows.
+        order: int64 array (n,), which order, such as the epoch.
+        size: N, the number of rows, or int64 array (n,) with that of each order.
         stream: whose orders they are.
 
     Returns:
-        int64 array (n,); over all positions of an epoch every row comes exactly once.
+        int64 array (n,); over all positions of an order every row comes exactly once.
 
     >>> sorted(permute(np.arange(5), np.zeros(5, int), 5, Stream(seed=1, source=0)).tolist())
     [0, 1, 2, 3, 4]
     """
-    a = math.isqrt(size - 1) + 1
-    b = -(-size // a)
     rows = np.array(position, np.int64)
-    epochs, which = np.unique(epoch, return_inverse=True)
-    words = stream.words(Purpose.PERMUTATION, epochs, 2 * _ROUNDS)
+    size = np.broadcast_to(np.asarray(size, np.int64), rows.shape)
+    a = np.ceil(np.sqrt(size)).astype(np.int64)
+    b = -(-size // a)
+    orders, which = np.unique(order, return_inverse=True)
+    words = stream.words(Purpose.PERMUTATION, orders, 2 * _ROUNDS)
     keys = (words[:, ::2] << np.uint64(32) | words[:, 1::2])[which]
     walking = np.arange(len(rows))
     while len(walking):
-        left, right = np.divmod(rows[walking], b)
+        high, low = a[walking], b[walking]
+        left, right = np.divmod(rows[walking], low)
         for turn in range(_ROUNDS):
             key = keys[walking, turn]
             if turn % 2 == 0:
-                left = (left + below(_hash(right, key), a)) % a
+                left = (left + below(_hash(right, key), high)) % high
             else:
-                right = (right + below(_hash(left, key), b)) % b
-        rows[walking] = left * b + right
-        walking = walking[rows[walking] >= size]
+                right = (right + below(_hash(left, key), low)) % low
+        rows[walking] = left * low + right
+        walking = walking[rows[walking] >= size[walking]]
     return rows
 
 

@@ -23,6 +23,10 @@ class Purpose(IntEnum):
     CROP = 2
     FLIP = 3
     SUBSTITUTE = 4
+    PIECE = 5
+    MOTION = 6
+    MIXUP = 7
+    FRACTION = 8
 
 
 def philox(counter: tuple, key: tuple) -> np.ndarray:
@@ -65,6 +69,13 @@ class Stream:
     def uniform(self, purpose: Purpose, draws: np.ndarray, count: int, attempt: int = 0) -> np.ndarray:
         """float64 array (len(draws), count) in [0, 1)."""
         return self.words(purpose, draws, count, attempt) * 2.0 ** -32
+
+
+def normals(uniform: np.ndarray) -> np.ndarray:
+    """Standard normal numbers from as many uniform ones in [0, 1), an even number a row (Box and Muller, 1958)."""
+    first, second = uniform[:, ::2], uniform[:, 1::2]
+    radius = np.sqrt(-2 * np.log1p(-first))
+    return np.concatenate([radius * np.cos(2 * np.pi * second), radius * np.sin(2 * np.pi * second)], axis=1)
 
 
 def below(words: np.ndarray, limit: np.ndarray) -> np.ndarray:

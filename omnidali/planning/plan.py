@@ -6,19 +6,22 @@ so every step can be asked for at any time, on any rank, for any number of ranks
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from omnidali.catalog.store import SourceTable
 from omnidali.config import ClipConfig, SourceConfig, ViewsConfig
 from omnidali.errors import UserError
-from omnidali.planning import crops
+from omnidali.planning import crops, motion
 from omnidali.planning.frames import sample_test, sample_train
-from omnidali.planning.permutation import permute
+from omnidali.planning.mixing import Alternating, Batches, Weighted
+from omnidali.planning.mixup import Mixup, deal
 from omnidali.planning.philox import Purpose, Stream, below
-from omnidali.planning.shares import Shares
+from omnidali.planning.resampling import Rows
+
+_WHOLE_PLAN = 0xFFFF  # number of the stream that belongs to no source
 
 
 @dataclass(frozen=True)
@@ -28,14 +31,19 @@ class Samples:
     Attributes:
         source: place of the source in the config.
         size: side of the output picture, pixels.
-        repeat: how often a frame is repeated in the clip (1, or T for a still image).
+        repeat: how often a frame is repeated in the clip (1, or T for an image).
         draws: int64 (n,), numbers in the source's endless stream.
         slots: int64 (n,), global slot numbers; items in an evaluation.
         rows: int64 (n,), rows of the source's table.
-        frames: int32 (n, F), frame indices in presentation order.
+        pieces: int64 (n, P), pieces of the table that the frames come from, F / P of them each.
+        frames: int32 (n, F), frame indices in the files, in presentation order.
         boxes: int32 (n, V, 4), see :mod:`omnidali.planning.crops`.
         flips: bool (n, V).
         valid: bool (n,), False for samples that only pad the last step of an evaluation.
+        motions: float32 (n, T, 3, 3), see :mod:`omnidali.planning.motion`; None where nothing moves.
+        partners: int64 (n,), slot that the clip is blended with; its own for none.
+        own_weights: float32 (n,), of its own clip in the blend.
+        partner_frames: float32 (n,) in [0, 1), which frame of a longer partner a single picture takes.
         attempt: 0, or which substitute this is.
     """
 
@@ -45,19 +53,29 @@ class Samples:
     draws: np.ndarray
     slots: np.ndarray
     rows: np.ndarray
+    pieces: np.ndarray
     frames: np.ndarray
     boxes: np.ndarray
     flips: np.ndarray
     valid: np.ndarray
+    motions: np.ndarray | None = None
+    partners: np.ndarray | None = None
+    own_weights: np.ndarray | None = None
+    partner_frames: np.ndarray | None = None
     attempt: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def clip_frames(self) -> int:
+        """Frames of the finished clip."""
+        return self.frames.shape[1] * self.repeat
+
     def take(self, index: np.ndarray) -> "Samples":
         """The samples at ``index`` (an array of places or of truth values)."""
-        return Samples(self.source, self.size, self.repeat, self.draws[index], self.slots[index], self.rows[index],
-                       self.frames[index], self.boxes[index], self.flips[index], self.valid[index], self.attempt)
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: value[index] for name, value in arrays.items() if isinstance(value, np.ndarray)})
 
 
 class TrainPlan:
@@ -65,35 +83,62 @@ class TrainPlan:
 
     Args:
         tables: one catalog table for each source, in the order of ``sources``.
-        sources: settings of the sources (weight, inflate).
+        sources: settings of the sources (weight or batch, resample, inflate, pieces).
         clip: sampling and cropping.
-        batch: slots of one step on all ranks together.
+        batch: slots of one step on all ranks together; ignored where the sources have batches.
         seed: of the run.
+        ratio: of :class:`Alternating` steps; None for steps on all sources at once.
+        mixup: ``none``, ``intra`` (pairs of the first source) or ``cross``. mixup_alpha: of its Beta distribution.
+        motions: of the sources with ``inflate: warp``, by their place.
+        classes: of the soft labels that mixup makes.
+
+    Raises:
+        UserError: if a source lacks labels.
     """
 
     def __init__(self, tables: Sequence[SourceTable], sources: Sequence[SourceConfig], clip: ClipConfig, batch: int,
-                 seed: int):
-        self.tables, self.sources, self.clip, self.batch, self.seed = tuple(tables), tuple(sources), clip, batch, seed
-        self.shares = Shares([source.weight for source in sources])
-        self._streams = [Stream(seed, number) for number in range(len(tables))]
-        self._by_class = [_ByClass(table.labels) for table in tables]
+                 seed: int, *, ratio: Sequence[int] | None = None, mixup: str = "none", mixup_alpha: float = 0.2,
+                 motions: Mapping[int, motion.Motion] | None = None, classes: int | None = None):
+        self.tables, self.sources, self.clip, self.seed = tuple(tables), tuple(sources), clip, seed
+        batches = [source.batch for source in sources]
+        if ratio is not None:
+            self.mixing = Alternating(batches, ratio)
+        elif None not in batches:
+            self.mixing = Batches(batches)
+        else:
+            self.mixing = Weighted([source.weight for source in sources], batch)
+        self.ratio, self.mixup, self.classes = ratio, mixup, classes
+        self.motions = dict(motions or {})
+        self._mixup = Mixup(mixup_alpha, Stream(seed, _WHOLE_PLAN)) if mixup != "none" else None
         for table in tables:
             if len(table) and (table.labels < 0).any():
                 raise UserError(f"sources.{table.name}", "a label for every file", "files without label",
                                 "Use class folders or a list.")
+        self._streams = [Stream(seed, number) for number in range(len(tables))]
+        self._rows = [Rows(table.labels, source.resample, stream)
+                      for table, source, stream in zip(tables, sources, self._streams)]
+
+    @property
+    def batch(self) -> float:
+        """Slots of one step on all ranks; the mean where steps alternate."""
+        return self.mixing.batch
 
     @property
     def steps_per_epoch(self) -> float:
         """Steps in which the first source, the target, is seen once."""
-        return float(len(self.tables[0]) / (self.batch * self.shares.shares[0]))
+        return self.mixing.steps(self._rows[0].epoch)
 
     def fingerprint(self) -> dict[str, object]:
         """Everything that the order depends on, for comparison at a resume."""
-        return {"seed": self.seed, "batch": self.batch, "clip": vars(self.clip).copy(),
+        return {"seed": self.seed, "batch": self.batch, "clip": vars(self.clip).copy(), "ratio": self.ratio,
+                "mixup": self._mixup and [self.mixup, self._mixup.alpha],
                 "order of sources": [table.name for table in self.tables],
-                "sources": {table.name: {"weight": source.weight, "inflate": source.inflate,
-                                         "content": table.fingerprint}
-                            for table, source in zip(self.tables, self.sources)}}
+                "sources": {table.name: {
+                    "weight": source.weight, "batch": source.batch, "inflate": source.inflate,
+                    "resample": source.resample and vars(source.resample).copy(), "pieces": source.pieces,
+                    "motion": self.motions[number].text if number in self.motions else None,
+                    "content": table.fingerprint}
+                    for number, (table, source) in enumerate(zip(self.tables, self.sources))}}
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> tuple[Samples, ...]:
         """The samples of ``step`` for one rank, one entry a source (an entry may be empty).
@@ -101,17 +146,30 @@ class TrainPlan:
         The slots of a step lie source by source and are dealt to the ranks in turn, by another rank
         first in every step. So all ranks have the same number of slots (if world divides the batch),
         of each source the same number but for one, and over time the same share; and the step's
-        content does not depend on the number of ranks.
+        content does not depend on the number of ranks. With mixup, pairs of slots are dealt.
         """
-        before, after = self.shares.before(step * self.batch), self.shares.before((step + 1) * self.batch)
-        first = step * self.batch
-        planned = []
+        before, after = self.mixing.before(step), self.mixing.before(step + 1)
+        start, count = int(before.sum()), int((after - before).sum())
+        if self._mixup is None:
+            ranks = (np.arange(count) + step) % world
+        else:
+            eligible = np.arange(count if self.mixup == "cross" else int(after[0] - before[0]))
+            pairs, weights, frames = self._mixup.pairs(step, eligible)
+            ranks = deal(count, pairs, step, world)
+            partners, own_weights = np.arange(start, start + count), np.ones(count, np.float32)
+            partner_frames = np.zeros(count, np.float32)
+            partners[pairs], own_weights[pairs] = start + pairs[:, ::-1], weights[:, None]
+            partner_frames[pairs] = frames
+        planned, place = [], 0
         for source, (low, high) in enumerate(zip(before.tolist(), after.tolist())):
-            slots = np.arange(first, first + high - low)
-            draws = np.arange(low, high)
-            mine = (slots - step * self.batch + step) % world == rank
-            planned.append(self._plan(source, draws[mine], slots[mine]))
-            first += high - low
+            places = np.arange(place, place + high - low)
+            mine = places[ranks[places] == rank]
+            samples = self._plan(source, low + mine - place, start + mine)
+            if self._mixup is not None:
+                samples = replace(samples, partners=partners[mine], own_weights=own_weights[mine],
+                                  partner_frames=partner_frames[mine])
+            planned.append(samples)
+            place += high - low
         return tuple(planned)
 
     def substitute(self, samples: Samples, index: int, attempt: int) -> Samples:
@@ -119,27 +177,25 @@ class TrainPlan:
 
         Every run agrees on it: it depends on the draw and the attempt (1, 2, ...) alone.
         """
-        where = np.array([index])
-        draws, rows = samples.draws[where], samples.rows[where]
-        words = self._streams[samples.source].words(Purpose.SUBSTITUTE, draws, 1, attempt)
-        rows = self._by_class[samples.source].other(rows, words)
-        return self._fill(samples.source, draws, samples.slots[where], rows, attempt)
+        one = samples.take(np.array([index]))
+        words = self._streams[one.source].words(Purpose.SUBSTITUTE, one.draws, 1, attempt)
+        rows = self._rows[one.source].other(one.rows, words[:, 0])
+        other = self._fill(one.source, one.draws, one.slots, rows, attempt)
+        return replace(other, partners=one.partners, own_weights=one.own_weights, partner_frames=one.partner_frames)
 
     def _plan(self, source: int, draws: np.ndarray, slots: np.ndarray) -> Samples:
-        epochs, positions = np.divmod(draws, len(self.tables[source]))
-        rows = permute(positions, epochs, len(self.tables[source]), self._streams[source])
-        return self._fill(source, draws, slots, rows, 0)
+        return self._fill(source, draws, slots, self._rows[source](draws), 0)
 
     def _fill(self, source: int, draws: np.ndarray, slots: np.ndarray, rows: np.ndarray, attempt: int) -> Samples:
-        table, clip, stream = self.tables[source], self.clip, self._streams[source]
-        if table.kind == "image":
-            frames = np.zeros((len(rows), 1), np.int32)
-            repeat = clip.num_clips * clip.clip_len if self.sources[source].inflate == "still" else 1
-        else:
-            words = stream.words(Purpose.FRAMES, draws, clip.num_clips, attempt)
-            frames = sample_train(table.frames[rows], words, clip.clip_len, clip.frame_interval, clip.num_clips)
-            repeat = 1
+        table, clip, stream, settings = self.tables[source], self.clip, self._streams[source], self.sources[source]
+        motions, repeat = None, 1
         widths, heights = table.widths[rows], table.heights[rows]
+        if table.kind == "image":
+            pieces, frames = rows[:, None], np.zeros((len(rows), 1), np.int32)
+        else:
+            pieces = self._draw_pieces(source, draws, rows, attempt)
+            words = stream.words(Purpose.FRAMES, draws, clip.num_clips, attempt)
+            frames = _sample_pieces(table, pieces, words, clip)
         if clip.crop == "random_resized":
             numbers = stream.uniform(Purpose.CROP, draws, crops.RANDOM_RESIZED_NUMBERS, attempt)
             boxes = crops.random_resized(widths, heights, numbers, clip.area)[:, None]
@@ -148,9 +204,50 @@ class TrainPlan:
             boxes = crops.multi_scale(widths, heights, numbers)[:, None]
         else:
             boxes = crops.centered(widths, heights, 1, 1)
+        if settings.inflate != "single":
+            repeat = clip.num_clips * clip.clip_len
+            if settings.inflate != "still" and repeat > 1:
+                motions = self._move(source, draws, rows, boxes[:, 0], widths, heights, repeat, attempt)
         flips = stream.uniform(Purpose.FLIP, draws, 1, attempt) < clip.flip
-        return Samples(source, clip.size, repeat, draws, slots, rows, frames, boxes, flips, np.ones(len(rows), bool),
-                       attempt)
+        return Samples(source, clip.size, repeat, draws, slots, rows, pieces, frames, boxes, flips,
+                       np.ones(len(rows), bool), motions, attempt=attempt)
+
+    def _draw_pieces(self, source: int, draws: np.ndarray, rows: np.ndarray, attempt: int) -> np.ndarray:
+        """The pieces that a sample's frames come from: int64 (n, P); P is 1, or one a segment."""
+        table, policy = self.tables[source], self.sources[source].pieces
+        if table.starts is None:
+            return rows[:, None]
+        first, shown = table.starts[rows][:, None], table.positives[rows][:, None].astype(np.int64)
+        every = table.starts[rows + 1][:, None] - first
+        count = self.clip.num_clips if policy == "one_positive_rest_negative" else 1
+        words = self._streams[source].words(Purpose.PIECE, draws, count, attempt)
+        if policy == "all":
+            return first + below(words, every)
+        pieces = below(words, shown)
+        if count > 1:  # a video that shows its class all the time has no negative frames to offer
+            negative = np.where(every > shown, shown + below(words, np.maximum(every - shown, 1)), pieces)
+            pieces[:, 1:] = negative[:, 1:]
+        return first + pieces
+
+    def _move(self, source: int, draws, rows, boxes, widths, heights, frames: int, attempt: int) -> np.ndarray:
+        kind, size, stream = self.sources[source].inflate, self.clip.size, self._streams[source]
+        if kind == "warp":
+            uniform = stream.uniform(Purpose.MOTION, draws, motion.PARAMETERS * (frames - 1), attempt)
+            mean, factor = self.motions[source].of(self.tables[source].labels[rows])
+            return motion.warped(boxes, widths, heights, frames, size, uniform, mean, factor).astype(np.float32)
+        uniform = stream.uniform(Purpose.MOTION, draws, 2 * frames, attempt)
+        return motion.translated(boxes, widths, heights, frames, size, uniform,
+                                 kind == "translate_constant").astype(np.float32)
+
+
+def _sample_pieces(table: SourceTable, pieces: np.ndarray, words: np.ndarray, clip: ClipConfig) -> np.ndarray:
+    """Frames int32 (n, F) for training: a clip's frames from its piece, or each segment's from a piece of its own."""
+    lengths = table.frames[pieces]
+    if pieces.shape[1] == 1:
+        frames = sample_train(lengths[:, 0], words, clip.clip_len, clip.frame_interval, clip.num_clips)
+    else:
+        frames = sample_train(lengths.reshape(-1), words.reshape(-1, 1), 1, 1, 1).reshape(pieces.shape)
+    return frames if table.firsts is None else frames + table.firsts[pieces]
 
 
 class EvaluationPlan:
@@ -188,23 +285,7 @@ class EvaluationPlan:
             frames = np.zeros((len(rows), 1), np.int32)
         else:
             frames = sample_test(table.frames[rows], self.clip.clip_len, self.clip.frame_interval, views.num_clips)
-        return (Samples(0, views.size, 1, slots, slots, rows, frames, boxes, flips, slots < len(table)),)
-
-
-class _ByClass:
-    """Rows grouped by label, to find another row of the same class."""
-
-    def __init__(self, labels: np.ndarray):
-        self._labels, self._order = labels, None
-
-    def other(self, rows: np.ndarray, words: np.ndarray) -> np.ndarray:
-        """For each row another one of its class, chosen by ``words`` (n, 1); itself if it is the only one."""
-        if self._order is None:  # ten million rows take seconds, and most runs never need it
-            self._order = np.argsort(self._labels, kind="stable").astype(np.int32)
-            self._place = np.empty_like(self._order)
-            self._place[self._order] = np.arange(len(self._order), dtype=np.int32)
-            self._starts = np.concatenate([[0], np.cumsum(np.bincount(self._labels))])
-        labels = self._labels[rows]
-        start, count = self._starts[labels], self._starts[labels + 1] - self._starts[labels]
-        shift = 1 + below(words[:, 0], np.maximum(count - 1, 1))
-        return self._order[start + (self._place[rows] - start + shift) % count].astype(np.int64)
+            if table.firsts is not None:
+                frames = frames + table.firsts[rows][:, None]
+        return (Samples(0, views.size, 1, slots, slots, rows, rows[:, None], frames, boxes, flips,
+                        slots < len(table)),)

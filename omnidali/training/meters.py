@@ -22,8 +22,12 @@ class SourceMeter:
 
     @torch.no_grad()
     def add(self, losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, source: torch.Tensor) -> None:
-        """Count a batch: losses (N,), logits (N, classes), labels and source (N,)."""
-        correct = logits.argmax(dim=1) == labels
+        """Count a batch: losses (N,), logits (N, classes), labels (N,) or soft (N, classes), source (N,).
+
+        A clip with a soft label is right by the share that the predicted class has in it.
+        """
+        best = logits.argmax(dim=1)
+        correct = best == labels if labels.ndim == 1 else labels.gather(1, best[:, None])[:, 0]
         rows = torch.stack([losses.double(), correct.double(), torch.ones_like(losses, dtype=torch.float64)], dim=1)
         self._sums.index_add_(0, source, rows)
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from omnidali.clips import StepBatch
@@ -79,7 +80,7 @@ class RunFolder:
             for group in batch.groups:
                 mine = (group.source == number).nonzero()[:6, 0]
                 if len(mine):
-                    labels = [class_names[label] for label in group.labels[mine].tolist()]
+                    labels = [_title(label, class_names) for label in group.labels[mine]]
                     grid = clip_grid(group.clips[mine], labels)
                     write_picture(self.path / "pictures" / f"step{batch.step}-{name}.png", grid)
                     self._writer.add_image(f"clips/{name}", grid, batch.step, dataformats="HWC")
@@ -96,6 +97,14 @@ class RunFolder:
             self._writer.close()
             self._metrics.close()
             self._writer = None
+
+
+def _title(label: torch.Tensor, names: tuple[str, ...]) -> str:
+    """A class name, or the parts of a blended clip."""
+    if label.ndim == 0:
+        return names[int(label)]
+    parts = label.nonzero()[:, 0].tolist()
+    return " + ".join(f"{float(label[part]):.2f} {names[part]}" for part in parts)
 
 
 def _flatten(values: Mapping[str, object], above: str = ""):

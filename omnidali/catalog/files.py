@@ -1,0 +1,63 @@
+"""Where the bytes of a media file lie: in a file of their own, or inside a tar that is never unpacked."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Place:
+    """A whole file, or ``size`` bytes from ``offset`` on of the archive at ``path``."""
+
+    path: str
+    offset: int = 0
+    size: int | None = None
+
+    def read(self, count: int = -1) -> np.ndarray:
+        """The first ``count`` bytes, or all: uint8 (bytes,).
+
+        Raises:
+            OSError: if they cannot be read.
+        """
+        wanted = self.size if self.size is not None and (count < 0 or count > self.size) else count
+        return np.fromfile(self.path, np.uint8, wanted, offset=self.offset)
+
+    def open(self) -> str | "Region":
+        """What PyAV opens: the path, or a seekable view of the archive."""
+        return self.path if self.size is None else Region(self)
+
+
+class Region(io.RawIOBase):
+    """A read-only, seekable view of a part of a file."""
+
+    def __init__(self, place: Place):
+        self._file, self._place, self._position = open(place.path, "rb"), place, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._place.size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, count: int = -1) -> bytes:
+        left = max(0, self._place.size - self._position)
+        wanted = left if count is None or count < 0 else min(count, left)
+        data = os.pread(self._file.fileno(), wanted, self._place.offset + self._position)
+        self._position += len(data)
+        return data
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

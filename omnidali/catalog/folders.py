@@ -1,0 +1,74 @@
+"""Media found in folders, and the rule that nothing outside of a source's root is touched."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from omnidali.catalog.labels import UNLABELLED
+from omnidali.errors import UserError
+
+IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".jpe"}
+VIDEO_ENDINGS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".mpg", ".mpeg", ".ts", ".m2ts", ".ivf",
+                 ".3gp", ".wmv"}
+
+
+def scan_folder(root: Path, kind: str, names: list[str] | None) -> tuple[list[tuple[str, int]], list[str]]:
+    """Find media below ``root``: a folder of class folders (ImageFolder), or a folder of unlabelled files.
+
+    Args:
+        kind: ``image``; ``frames`` for folders that hold images; anything else for videos.
+        names: class names; none: the sorted folder names are the classes.
+
+    Returns:
+        (path, label) in sorted order, and the folders that were visited.
+
+    Raises:
+        UserError: for a folder that is no class, and for no media at all.
+    """
+    endings = IMAGE_ENDINGS if kind in ("image", "frames") else VIDEO_ENDINGS
+    folders = class_folders(root)
+    for folder in folders if names is not None else ():
+        if folder not in names:
+            raise UserError(str(root / folder), f"a folder named like a class ({names[0]}, ...)", repr(folder),
+                            "Rename or move it, or use a list.")
+    labels = {folder: (names or folders).index(folder) for folder in folders}
+    entries, visited = [], []
+    for folder, below, files in os.walk(root):
+        below.sort()
+        visited.append(_storable(folder))
+        relative = os.path.relpath(folder, root)
+        label = labels.get(relative.split(os.sep)[0], UNLABELLED)
+        found = [name for name in sorted(files) if os.path.splitext(name)[1].lower() in endings]
+        if kind == "frames":
+            found = [""] if found else []
+        entries += [(_storable(os.path.normpath(os.path.join(relative, name))), label) for name in found]
+    if not entries:
+        raise UserError(str(root), f"{kind} files in class folders", "none", "Check root, or name a list.")
+    if folders:  # loose files beside class folders have no class
+        entries = [entry for entry in entries if entry[1] != UNLABELLED]
+    return entries, visited
+
+
+def class_folders(root: Path) -> list[str]:
+    """The sorted names of the folders in ``root``, hidden ones aside."""
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def escape_reason(root: str, path: str) -> str | None:
+    """Why ``path`` does not stay below ``root``, or None if it does.
+
+    ``root`` must be a real path (``os.path.realpath``). Links are followed.
+    """
+    if "\0" in path:
+        return "path holds a NUL byte"
+    if os.path.isabs(path):
+        return "path is absolute"
+    if not (os.path.realpath(os.path.join(root, path)) + os.sep).startswith(root.rstrip(os.sep) + os.sep):
+        return "path leaves the root"
+    return None
+
+
+def _storable(path: str) -> str:
+    """The path; a name that is not UTF-8 becomes one that is, and later a missing file."""
+    return path.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,93 @@
+"""What a source holds before anything is probed: from its list, its class folders or its tars."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from omnidali.catalog.folders import class_folders, scan_folder
+from omnidali.catalog.labels import Labels, read_label_map
+from omnidali.catalog.lists import Entry, find_class_names, read_list
+from omnidali.catalog.tars import find_tars, read_tar
+from omnidali.config import MediaConfig, key_of
+
+_WHOLE = (None, None, None)  # archive, offset, size of a file of its own
+
+
+def list_source(name: str, source: MediaConfig, root: str, data_root: Path, classes: list[str] | None,
+                left_out: Counter) -> tuple[str, Iterator[tuple], list[str]]:
+    """The format, rows of (*Entry, archive, offset, size), and the files to watch for changes.
+
+    Args:
+        root: real path of the source's folder. left_out: gets reasons and counts while the rows are read.
+
+    Raises:
+        UserError: for missing files and wrong lines, also while the rows are read.
+    """
+    map_path = data_root / source.labels if source.labels else None
+    labels = Labels(classes, read_label_map(map_path) if map_path else None, map_path)
+    watched = [str(map_path)] if map_path else []
+    if source.tars:
+        tars = find_tars(Path(root), source.tars, f"{key_of(name)}.tars")
+        return "webdataset tars", _from_tars(tars, root, source, labels, left_out), \
+            watched + [os.path.join(root, tar) for tar in tars]
+    if source.list:
+        path = data_root / source.list
+        form, entries = read_list(path, source, labels, name)
+        return form, _chosen(_below_root(entries, root), source, left_out), [*watched, str(path)]
+    found, folders = scan_folder(Path(root), source.kind, classes)
+    unit = ("windows", 0, source.window_seconds) if source.kind == "untrimmed" else ("", 0, 0)
+    rows = ((*Entry(path, label, *unit, video=path), *_WHOLE) for path, label in found)
+    return "class folders", rows, watched + folders
+
+
+def source_class_names(source: MediaConfig, data_root: Path) -> list[str] | None:
+    """Class names that a source itself gives: its folders' names, or the labels of its list where they are names."""
+    root = data_root / source.root
+    if source.labels or not root.is_dir():
+        return None
+    if source.tars:
+        members = [member for tar in find_tars(root, source.tars, "tars")
+                   for member in read_tar(str(root), tar, source.kind).members]
+        names = {member[3] for member in members if member[3] is not None}
+        return None if not names or all(name.isdigit() for name in names) else sorted(names)
+    if source.list:
+        return find_class_names(data_root / source.list, source)
+    return class_folders(root) or None
+
+
+def _chosen(entries: Iterator[Entry], source: MediaConfig, left_out: Counter) -> Iterator[tuple]:
+    """Rows of what training will ask for: pieces that never are drawn need not be probed."""
+    for entry in entries:
+        if source.pieces != "positive" or entry.positive:
+            yield (*entry, *_WHOLE)
+        elif entry.unit == "" and entry.video:
+            left_out["part that does not show its class"] += 1
+
+
+def _below_root(entries: Iterator[Entry], root: str) -> Iterator[Entry]:
+    """Lists whose paths begin with the root's own name mean what lies in it."""
+    prefix, strips = os.path.basename(root) + "/", None
+    for entry in entries:
+        if strips is None:
+            inside = entry.path.removeprefix(prefix)
+            strips = entry.path != inside and not os.path.exists(os.path.join(root, entry.path)) \
+                and os.path.exists(os.path.join(root, inside))
+        if strips:
+            entry = entry._replace(path=entry.path.removeprefix(prefix), video=entry.video.removeprefix(prefix))
+        yield entry
+
+
+def _from_tars(tars: list[str], root: str, source: MediaConfig, labels: Labels, left_out: Counter) -> Iterator[tuple]:
+    for name in tars:
+        tar = read_tar(root, name, source.kind)
+        left_out.update(tar.left_out)
+        for member, offset, size, text in tar.members:
+            if text is None:
+                left_out["member without a class"] += 1
+            else:
+                label = labels.number(text, f"{name}: {member}", member)
+                yield (*Entry(f"{name}:{member}", label), name, offset, size)
+

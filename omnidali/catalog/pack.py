@@ -1,0 +1,144 @@
+"""From the list's entries and the probed files to the packed columns that a plan loads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections import Counter
+from itertools import groupby
+
+import numpy as np
+
+from omnidali.catalog.probe import unpack_times
+from omnidali.catalog.store import CHUNK, COLUMNS, OK, PIECE_COLUMNS
+
+_QUERY = ("SELECT e.label, m.width, m.height, m.id, m.frames, m.codec, m.path, e.unit, e.first, e.last, e.video,"
+          " e.positive, m.frame_rate, m.tick, CASE WHEN e.unit IN ('seconds', 'windows') THEN m.timing END"
+          " FROM entries e JOIN media m ON m.id = e.media WHERE e.source = ? AND m.state = ? ORDER BY e.id")
+OUTSIDE = "piece outside of its file"
+ANOTHER_SIZE = "piece of another size than its video's first"
+NO_POSITIVE = "video without a piece that shows its class"
+
+
+def pack(db: sqlite3.Connection, source: int, by_video: bool) -> None:
+    """Write the packed columns of a source's usable rows, its fingerprint, and why pieces were left out.
+
+    Args:
+        by_video: whether the pieces of one video make one sample.
+    """
+    codecs = [name for name, in db.execute(
+        "SELECT DISTINCT codec FROM media WHERE source = ? AND state = ? ORDER BY codec", (source, OK))]
+    db.execute("DELETE FROM packed WHERE source = ?", (source,))
+    rows = db.execute(_QUERY, (source, OK))
+    unusable: Counter = Counter()
+    digest = hashlib.sha256()
+    has_firsts = bool(by_video or db.execute(
+        "SELECT 1 FROM entries WHERE source = ? AND unit <> '' LIMIT 1", (source,)).fetchone())
+    batches = _videos(rows, unusable) if by_video else _pieces(rows, unusable)
+    place = {name: index for index, name in enumerate(codecs)}
+    pieces_before = 0
+    for chunk, (samples, counts, pieces, paths) in enumerate(batches):
+        columns = dict(zip(("labels", "widths", "heights", "positives"), zip(*samples)))
+        columns |= dict(zip(PIECE_COLUMNS, zip(*pieces)))
+        columns["codecs"] = [place[name] for name in columns["codecs"]]
+        if by_video:
+            ends = pieces_before + np.cumsum(counts)
+            columns["starts"] = ends if chunk else np.concatenate([[0], ends])
+            pieces_before = int(ends[-1])
+        else:
+            del columns["positives"]
+        if not has_firsts:
+            del columns["firsts"]
+        for name in sorted(columns):
+            data = np.asarray(columns[name], COLUMNS[name]).tobytes()
+            if name != "records":  # ids depend on the history of the file, not on its content
+                digest.update(data)
+            db.execute("INSERT INTO packed VALUES (?, ?, ?, ?)", (source, name, chunk, data))
+        digest.update("\n".join(paths).encode())
+    db.execute("INSERT INTO packed VALUES (?, 'codec_names', 0, ?)", (source, json.dumps(codecs)))
+    db.execute("UPDATE sources SET fingerprint = ?, unusable = ? WHERE id = ?",
+               (digest.hexdigest(), json.dumps(unusable), source))
+
+
+def _pieces(rows, unusable: Counter):
+    """Batches of (samples, pieces a sample, pieces, paths), where every entry is a sample."""
+    while batch := rows.fetchmany(CHUNK):
+        samples, pieces, paths = [], [], []
+        for row in batch:
+            if not row[7]:  # a whole file, by far the most common
+                samples.append((row[0], row[1], row[2], 1))
+                pieces.append((row[3], row[4], row[5], 0))
+                paths.append(row[6])
+                continue
+            for first, count in _spans(row, unusable):
+                samples.append((row[0], row[1], row[2], 1))
+                pieces.append((row[3], count, row[5], first))
+                paths.append(row[6])
+        if samples:
+            yield samples, None, pieces, paths
+
+
+def _videos(rows, unusable: Counter):
+    """The same, where the entries of one video and label make a sample; those that show the class come first."""
+    samples, counts, pieces, paths = [], [], [], []
+    for _, entries in groupby(rows, key=lambda row: (row[10], row[0])):
+        shown, others, size = [], [], None
+        for row in entries:
+            for first, count in _spans(row, unusable):
+                if size is None:
+                    size = row[1:3]
+                if row[1:3] != size:  # one box is cut out of all frames of a sample
+                    unusable[ANOTHER_SIZE] += 1
+                    continue
+                (shown if row[11] else others).append((row[3], count, row[5], first))
+        if not shown:
+            unusable[NO_POSITIVE] += 1
+            continue
+        if not others and row[7] == "seconds":
+            others = _gaps(shown, row[4])
+        samples.append((row[0], *size, len(shown)))
+        counts.append(len(shown) + len(others))
+        pieces += shown + others
+        paths.append(row[6])
+        if len(samples) >= CHUNK:
+            yield samples, counts, pieces, paths
+            samples, counts, pieces, paths = [], [], [], []
+    if samples:
+        yield samples, counts, pieces, paths
+
+
+def _gaps(shown: list, frames: int) -> list:
+    """What lies between the listed pieces of a file, where it is at least half as long as the shortest of them."""
+    record, _, codec, _ = shown[0]
+    shortest, gaps, end = min(piece[1] for piece in shown), [], 0
+    for _, count, _, first in sorted(shown, key=lambda piece: piece[3]) + [(0, 0, 0, frames)]:
+        if first - end >= max(1, shortest // 2):
+            gaps.append((record, first - end, codec, end))
+        end = max(end, first + count)
+    return gaps
+
+
+def _spans(row, unusable: Counter):
+    """Yield (first frame, frames) of what an entry names."""
+    frames, unit, first, last, rate, tick, timing = row[4], *row[7:10], *row[12:]
+    if not unit:
+        yield 0, frames
+        return
+    if unit == "frames":
+        cuts = [(int(first), int(last))]
+        if last > frames:
+            cuts = []
+    else:
+        times = unpack_times(timing, frames)
+        seconds = (times - times[0]) * tick if times is not None else np.arange(frames) / (rate or 25.0)
+        edges = [first, last]
+        if unit == "windows":  # a remainder of less than half a window belongs to the one before
+            length = seconds[-1] + (seconds[-1] - seconds[0]) / max(frames - 1, 1)
+            edges = [number * last for number in range(max(1, int(length / last + 0.5)))] + [length + 1]
+        # half a millisecond: timestamps are rounded, and a frame belongs to the piece it begins
+        places = np.searchsorted(seconds, np.asarray(edges) - 0.0005).tolist()
+        cuts = list(zip(places, places[1:]))
+    if not any(end > begin for begin, end in cuts):
+        unusable[OUTSIDE] += 1
+    yield from ((begin, end - begin) for begin, end in cuts if end > begin)

@@ -1,0 +1,128 @@
+"""WebDataset tars: their members, found by walking the headers; nothing is ever unpacked.
+
+Members of one sample share everything up to the first dot of their file name: ``x/0001.jpg`` with
+``x/0001.cls`` (the class as text) or ``x/0001.json`` (its ``label``, ``cls`` or ``class``). Without
+either, the first folder in the member's name is its class.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tarfile
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omnidali.catalog.folders import IMAGE_ENDINGS, VIDEO_ENDINGS
+from omnidali.errors import UserError
+
+_SMALL = 1 << 20  # largest member that is read for its label, bytes
+
+
+@dataclass
+class Tar:
+    """What a tar holds.
+
+    Attributes:
+        members: (name, offset, size, class as text or None).
+        left_out: reasons for which members are not used, with their counts.
+    """
+
+    path: str
+    members: list[tuple[str, int, int, str | None]] = field(default_factory=list)
+    left_out: Counter = field(default_factory=Counter)
+
+
+def find_tars(root: Path, pattern: str, where: str) -> list[str]:
+    """Names of tars below ``root`` by a pattern with ``*``, ``?`` and ranges such as ``{000..099}``.
+
+    Raises:
+        UserError: if a file of a range is missing, or no file fits.
+    """
+    found = []
+    for name in _expand(pattern):
+        matches = sorted(str(path.relative_to(root)) for path in root.glob(name))
+        if not matches:
+            raise UserError(where, "tars that exist", f"no {name} in {root}", "Check the pattern and root.")
+        found += matches
+    return found
+
+
+def read_tar(root: str, name: str, kind: str) -> Tar:
+    """Walk the headers of one tar.
+
+    Args:
+        kind: ``image`` or ``video``: which members are media.
+    """
+    endings = IMAGE_ENDINGS if kind == "image" else VIDEO_ENDINGS
+    tar, media, classes = Tar(name), [], {}
+    path = os.path.join(root, name)
+    try:
+        size = os.path.getsize(path)
+        with tarfile.open(path, "r:") as archive, open(path, "rb") as file:
+            for member in archive:
+                if member.isdir():
+                    continue
+                folder, slash, base = member.name.rpartition("/")
+                stem, _, ending = base.partition(".")
+                key, ending = f"{folder}{slash}{stem}", f".{ending.lower()}"
+                last = os.path.splitext(ending)[1] or ending
+                reason = _odd(member, size)
+                if reason:
+                    tar.left_out[reason] += 1
+                elif last in endings:
+                    media.append((member.name, member.offset_data, member.size, key))
+                elif ending in (".cls", ".json") and member.size <= _SMALL:
+                    file.seek(member.offset_data)
+                    text = _class_text(ending, file.read(member.size))
+                    if text is not None:
+                        classes[key] = text
+                elif last in IMAGE_ENDINGS | VIDEO_ENDINGS:
+                    tar.left_out[f"member that is no {kind}"] += 1
+    except (tarfile.TarError, OSError, EOFError, ValueError, UnicodeError) as error:
+        tar.left_out[f"tar broken: {error}"] += 1
+    for name, offset, size, key in media:
+        folder = name.lstrip("./").partition("/")
+        tar.members.append((name, offset, size, classes.get(key, folder[0] if folder[1] else None)))
+    return tar
+
+
+def _odd(member: tarfile.TarInfo, size: int) -> str | None:
+    """Why a member is not used."""
+    if member.issym() or member.islnk():
+        return "member that is a link"
+    if not member.isreg() or member.issparse():
+        return "member that is no plain file"
+    if member.name.startswith("/") or ".." in member.name.split("/") or "\0" in member.name:
+        return "member whose name leaves the tar"
+    if not member.name.isprintable():
+        return "member with an odd name"
+    if member.offset_data + member.size > size:
+        return "member cut off"
+    return None
+
+
+def _class_text(ending: str, data: bytes) -> str | None:
+    try:
+        if ending == ".cls":
+            return data.decode("utf-8").strip() or None
+        values = json.loads(data)
+        known = [values[key] for key in ("label", "cls", "class") if key in values]
+        return str(known[0]) if known and type(known[0]) in (int, str) else None
+    except (ValueError, TypeError):
+        return None
+
+
+def _expand(pattern: str) -> list[str]:
+    """
+    >>> _expand("a_{08..10}.tar")
+    ['a_08.tar', 'a_09.tar', 'a_10.tar']
+    """
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if not match:
+        return [pattern]
+    first, last = match.groups()
+    return [name for number in range(int(first), int(last) + 1)
+            for name in _expand(pattern[:match.start()] + str(number).zfill(len(first)) + pattern[match.end():])]
