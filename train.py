@@ -24,9 +24,10 @@ from omnidali.evaluation.metrics import measure
 from omnidali.evaluation.score import score_items
 from omnidali.loading.data import open_data, open_loader
 from omnidali.models.recognizers import build_model
+from omnidali.models.weights import load_pretrained
 from omnidali.ranks import Ranks, end_ranks, start_ranks
 from omnidali.settings import dump_config, load_config
-from omnidali.training.checkpoint import LAST, load_checkpoint, load_weights
+from omnidali.training.checkpoint import LAST, load_weights
 from omnidali.training.console import Pace, step_line
 from omnidali.training.ema import Ema
 from omnidali.training.meters import SourceMeter
@@ -64,7 +65,9 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
     # Model
     model = build_model(config.model, len(data.class_names), config.clip.clip_len)
     if config.model.pretrained:
-        load_weights(model, load_checkpoint(config.model.pretrained), "model.pretrained", head=False)
+        say(str(load_pretrained(model, config.model.pretrained, config.model.pretrained_head)))
+    if config.model.sync_norm:
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     layout = torch.channels_last if config.model.name == "tsn" else torch.channels_last_3d
     model = model.to(ranks.device, memory_format=layout if config.model.channels_last else torch.contiguous_format)
     ema = Ema(model, config.train.ema) if config.train.ema is not None else None

@@ -43,6 +43,23 @@ def main(arguments: list[str] | None = None) -> int:
                         help="settings of the config")
     ablate.set_defaults(story=_ablate)
 
+    export = commands.add_parser("export", help="write a checkpoint's weights for other programs")
+    export.add_argument("--checkpoint", required=True, help="checkpoint, or run folder for its best.pt")
+    export.add_argument("--out", required=True, help="file to write: .pth as mmaction2 0.x reads it, or .safetensors")
+    export.set_defaults(story=_export)
+
+    motion = commands.add_parser("motion", help="camera motion for inflate: warp").add_subparsers(dest="what",
+                                                                                                 required=True)
+    estimate = motion.add_parser("estimate", help="mean and covariance of homographies between frames of videos")
+    estimate.add_argument("--config", required=True, help="YAML file")
+    estimate.add_argument("--source", help="its source to look at (default: the first one, the target)")
+    estimate.add_argument("--interval", type=int, help="frames between the two of a pair (default: clip.frame_interval)")
+    estimate.add_argument("--videos", type=int, default=1000, help="how many to look at (default: %(default)s)")
+    estimate.add_argument("--out", required=True, help="JSON file to write, for `motion:` of a source")
+    estimate.add_argument("--set", dest="overrides", nargs="+", default=[], metavar="key.path=value",
+                          help="settings of the config")
+    estimate.set_defaults(story=_estimate_motion)
+
     options = parser.parse_args(arguments)
     return exit_with_advice(lambda: options.story(options))
 
@@ -61,6 +78,38 @@ def _demo(options: argparse.Namespace) -> None:
 def _ablate(options: argparse.Namespace) -> None:
     from omnidali.ablate import ablate
     ablate(options.config, options.overrides, options.out, options.seeds, options.fractions, options.ranks)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from omnidali.models.weights import export_weights
+    from omnidali.training.checkpoint import load_checkpoint
+    state = load_checkpoint(options.checkpoint, inside="best.pt")
+    meta = {"CLASSES": list(state.get("classes") or []), **(state.get("model") or {})}
+    weights = state.get("ema") or state["state_dict"]
+    export_weights(weights, options.out, meta)
+    print(f"{len(weights)} tensors{', averaged weights' if state.get('ema') else ''}: {options.out}")
+
+
+def _estimate_motion(options: argparse.Namespace) -> None:
+    from omnidali.curation.motion import estimate_motion, write_motion
+    from omnidali.errors import UserError
+    from omnidali.loading.data import open_data
+    from omnidali.ranks import Ranks
+    from omnidali.settings import load_config
+    config = load_config(options.config, options.overrides)
+    data = open_data(config)
+    tables = {table.name: table for table in data.tables}
+    name = options.source or next(iter(tables))
+    if name not in tables or tables[name].kind == "image":
+        videos = ", ".join(table.name for table in data.tables if table.kind != "image")
+        raise UserError("--source", f"a source of videos ({videos})", name, "Name another one.")
+    if options.interval is not None and options.interval < 1:
+        raise UserError("--interval", "1 or more", str(options.interval), "Correct the value.")
+    values = estimate_motion(tables[name], options.interval or config.clip.frame_interval, options.videos, config.seed,
+                             data.class_names, Ranks().threads)
+    write_motion(options.out, values)
+    print(f"{values['all']['pairs']} pairs of frames in {values['videos']} videos, {len(values['classes'])} classes with"
+          f" a distribution of their own: {options.out}")
 
 
 def _bench_loader(options: argparse.Namespace) -> None:

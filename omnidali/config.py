@@ -226,6 +226,12 @@ def find_mistakes(config: Config) -> Iterator[UserError]:
                 yield UserError(f"sources.{name}.resample", "a power from 0 to 1, or clipped of 1 or more",
                                 f"{power if clipped is None else clipped:g}", "The paper's best power is 0.2.")
     yield from _mix_mistakes(config)
+    parted = [name for name, source in config.sources.items() if source.kind == "image" and source.inflate == "single"]
+    if config.model.sync_norm and (config.model.norm != "shared" or (config.model.name == "slowonly" and parted)):
+        # norms that wait for each other must run equally often on every rank, also where one lacks a source
+        yield UserError("model.sync_norm", "norm: shared, and for slowonly no image as a single frame",
+                        f"norm: {config.model.norm}" + (f", {', '.join(parted)} as single frames" if parted else ""),
+                        "Switch it off, or inflate the images.")
     positive = {f"sources.{name}.batch": source.batch for name, source in config.sources.items()} | {
         "clip.clip_len": config.clip.clip_len, "clip.frame_interval": config.clip.frame_interval,
         "clip.num_clips": config.clip.num_clips, "clip.size": config.clip.size, "train.batch": config.train.batch,

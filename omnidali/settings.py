@@ -52,7 +52,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read, merge and check a config file.
 
     Args:
-        path: YAML file. Its optional key ``base`` names another file (relative to this one) to build on.
+        path: YAML file. Its optional key ``base`` names another file (relative to this one) to build on, or
+            a list of files, of which later ones win.
         overrides: ``key.path=value`` texts; the value is YAML.
 
     Raises:
@@ -103,9 +104,13 @@ def _read_with_base(path: Path, above: tuple[Path, ...]) -> dict:
     base = values.pop("base", None)
     if base is None:
         return values
-    if path.resolve() in above or not isinstance(base, str):
-        raise UserError(f"{path}: base", "another config file", str(base), "Remove the circle.")
-    return _merge(_read_with_base(path.parent / base, (*above, path.resolve())), values)
+    bases = base if isinstance(base, list) else [base]
+    if path.resolve() in above or not all(isinstance(name, str) for name in bases):
+        raise UserError(f"{path}: base", "other config files", str(base), "Remove the circle.")
+    merged: object = {}
+    for name in bases:
+        merged = _merge(merged, _read_with_base(path.parent / name, (*above, path.resolve())))
+    return _merge(merged, values)
 
 
 def _merge(below: object, above: object) -> object:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from omnidali.errors import UserError
+from omnidali.models.weights import read_weights, rename
 
 LAST = "last.pt"
 
@@ -46,33 +47,17 @@ def load_checkpoint(path: str | Path, inside: str = LAST) -> dict:
             raise UserError(str(path), f"a run folder with checkpoints/{inside}", "none in it",
                             "Name a checkpoint file, or start with --resume none.")
         path = path / "checkpoints" / inside
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(str(path), "a checkpoint", "no such file", "Check the path.") from None
-    except Exception as error:  # torch raises many kinds for damaged files
-        reason = str(error).strip().partition("WeightsUnpickler error: ")[2] or str(error).strip()
-        raise UserError(str(path), "a checkpoint that can be read safely", reason.splitlines()[0][:200],
-                        "The file is damaged or foreign; use another one.") from None
-    if not isinstance(state, dict) or "state_dict" not in state:
-        raise UserError(str(path), "a checkpoint with the entry state_dict", type(state).__name__, "Use another one.")
-    return state
+    return read_weights(path)
 
 
-def load_weights(model: torch.nn.Module, state: dict, where: str, head: bool = True) -> None:
-    """Put a checkpoint's weights into ``model``; every name and shape must match.
-
-    Args:
-        head: False leaves the classifier at its initial values where the checkpoint has none or one of another size.
+def load_weights(model: torch.nn.Module, state: dict, where: str) -> None:
+    """Put a checkpoint's weights into ``model``; every name and shape must match, in the names of any family.
 
     Raises:
         UserError: naming up to five weights that do not match.
     """
-    weights, own = dict(state["state_dict"]), model.state_dict()
-    if not head:
-        for name, initial in own.items():
-            if name.startswith("cls_head.") and (name not in weights or weights[name].shape != initial.shape):
-                weights[name] = initial
+    own = model.state_dict()
+    _, weights, _ = rename(state["state_dict"])
     wrong = [f"{name} is missing" for name in own if name not in weights]
     wrong += [f"{name} is unknown" for name in weights if name not in own]
     wrong += [f"{name} is {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"

@@ -1,0 +1,221 @@
+"""Weights from elsewhere and back: names, inflation, and a report of what matched.
+
+| family | known by | becomes |
+|---|---|---|
+| ours, mmaction2 0.x and 1.x | ``backbone.conv1.conv.weight`` | itself |
+| mmaction2 1.x OmniSource | ``backbone.conv1.weight`` | as torchvision; its heads have no counterpart |
+| torchvision, timm | ``conv1.weight`` | ``layer1.0.conv1.weight`` -> ``backbone.layer1.0.conv1.conv.weight`` and so on |
+
+A 2D kernel becomes a 3D one by repeating it over time and dividing by the length, so that a still clip
+gives the 2D response (I3D, Carreira and Zisserman, CVPR 2017).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from omnidali.errors import UserError
+
+HEAD = "cls_head.fc_cls."
+_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+_WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model")  # entries under which others keep the weights
+
+
+@dataclass
+class Report:
+    """What became of every tensor of a file, by name.
+
+    Attributes:
+        family: whose names the file has. matched: taken as they are. inflated: from 2D to 3D.
+        left_out: of the file, with the reason. missing: of the model, which keep their initial values.
+        wrong: of the model, that the file has in another shape.
+    """
+
+    family: str = ""
+    matched: list[str] = field(default_factory=list)
+    inflated: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        text = f"{self.family} weights: {len(self.matched)} tensors as they are, {len(self.inflated)} inflated to 3D"
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.left_out.items():
+            reasons.setdefault(reason, []).append(name)
+        for reason, names in reasons.items():
+            text += f"; left out, {reason}: {_some(names)}"
+        if self.missing:
+            text += f"; at their initial values: {_some(self.missing)}"
+        return text
+
+
+def read_weights(path: str | Path) -> dict:
+    """Read a checkpoint file without running code from it.
+
+    Args:
+        path: ``.safetensors``, or what torch.save wrote: ours, mmaction2's, torchvision's, timm's.
+
+    Returns:
+        The file's entries, with the tensors under ``state_dict``.
+
+    Raises:
+        UserError: if it is missing, damaged, holds more than plain data, or holds no weights.
+    """
+    try:
+        if Path(path).suffix == ".safetensors":
+            from safetensors.torch import load_file
+            state = load_file(str(path))
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(str(path), "a checkpoint", "no such file", "Check the path.") from None
+    except Exception as error:  # both readers raise many kinds for damaged files
+        reason = str(error).strip().partition("WeightsUnpickler error: ")[2] or str(error).strip()
+        raise UserError(str(path), "a checkpoint that can be read safely", (reason.splitlines() or ["nothing"])[0][:200],
+                        "The file is damaged or foreign; use another one.") from None
+    if isinstance(state, dict):
+        wrapper = next((key for key in _WRAPPERS if isinstance(state.get(key), Mapping)
+                        and (key == "state_dict" or any(isinstance(value, torch.Tensor) for value in state[key].values()))),
+                       None)
+        if wrapper is not None:
+            return {**{key: value for key, value in state.items() if key != wrapper}, "state_dict": dict(state[wrapper])}
+        if state and all(isinstance(value, torch.Tensor) for value in state.values()):
+            return {"state_dict": state}
+    raise UserError(str(path), "a checkpoint with weights, bare or under state_dict",
+                    f"the entries {', '.join(map(str, state))[:200]}" if isinstance(state, dict) else type(state).__name__,
+                    "Use another one.")
+
+
+def rename(weights: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, torch.Tensor], dict[str, str]]:
+    """The family of the names, the weights under ours, and what has no counterpart with the reason."""
+    weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    if "backbone.conv1.conv.weight" in weights:
+        left_out = {name: "normalisation of the input, which is ours" for name in weights
+                    if name.startswith("data_preprocessor.")}
+        return "mmaction2", {name: value for name, value in weights.items() if name not in left_out}, left_out
+    prefix = "backbone." if "backbone.conv1.weight" in weights else ""
+    family = "mmaction2 1.x OmniSource" if prefix else "torchvision"
+    known, left_out = {}, {}
+    for name, value in weights.items():
+        ours = _from_torchvision(name.removeprefix(prefix)) if name.startswith(prefix) else None
+        if ours is not None:
+            known[ours] = value
+        elif name.startswith(("fc.", "head.fc.", "cls_head.")):
+            left_out[name] = "classifier of another kind"
+        else:
+            left_out[name] = "no counterpart"
+    return family, known, left_out
+
+
+def _from_torchvision(name: str) -> str | None:
+    """
+    >>> _from_torchvision("layer1.0.bn2.running_mean"), _from_torchvision("layer2.0.downsample.0.weight")
+    ('backbone.layer1.0.conv2.bn.running_mean', 'backbone.layer2.0.downsample.conv.weight')
+    """
+    match = re.fullmatch(r"(layer[1-4]\.\d+\.)?(conv|bn)([1-3])\.(\w+)", name)
+    if match and (match[1] or match[3] == "1"):
+        block, kind, number, part = match.groups()
+        if part == "weight" if kind == "conv" else part in _NORM:
+            return f"backbone.{block or ''}conv{number}.{kind}.{part}"
+    match = re.fullmatch(r"(layer[1-4]\.0\.)downsample\.([01])\.(\w+)", name)
+    if match and (match[3] == "weight" if match[2] == "0" else match[3] in _NORM):
+        return f"backbone.{match[1]}downsample.{'conv' if match[2] == '0' else 'bn'}.{match[3]}"
+    return None
+
+
+def inflate(weight: torch.Tensor, length: int) -> torch.Tensor:
+    """A 2D kernel (O, I, H, W) as a 3D one (O, I, length, H, W)."""
+    return weight[:, :, None].repeat(1, 1, length, 1, 1) / length
+
+
+def fit_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], head: bool) -> tuple[dict, Report]:
+    """What of a foreign state dict goes into ``model``, renamed and inflated.
+
+    Args:
+        head: whether the classifier is wanted; else it keeps its initial values.
+    """
+    own, report = model.state_dict(), Report()
+    report.family, known, report.left_out = rename(weights)
+    fitting = {}
+    for name, value in known.items():
+        wanted = own.get(name)
+        if wanted is None:
+            report.left_out[name] = "unknown to this model"
+        elif name.startswith(HEAD) and not head:
+            report.left_out[name] = "asked for with pretrained_head: fresh"
+        elif value.shape == wanted.shape:
+            fitting[name] = value
+            report.matched.append(name)
+        elif value.ndim == 4 and wanted.ndim == 5 and (*value.shape[:2], *value.shape[2:]) == (
+                *wanted.shape[:2], *wanted.shape[3:]):
+            fitting[name] = inflate(value, wanted.shape[2])
+            report.inflated.append(name)
+        else:
+            report.wrong.append(f"{name} is {tuple(value.shape)} instead of {tuple(wanted.shape)}")
+    wrong = {text.partition(" ")[0] for text in report.wrong}
+    for name in own:
+        # files of old torch versions have no counters of batches
+        if name not in fitting and name not in wrong and not name.endswith("num_batches_tracked"):
+            report.missing.append(name)
+    return fitting, report
+
+
+def load_pretrained(model: torch.nn.Module, path: str | Path, head: str = "keep") -> Report:
+    """Start a model from a file of any family.
+
+    Args:
+        head: ``keep`` takes the classifier too, ``fresh`` leaves it at its initial values. Classifiers
+            of torchvision and timm, which name ImageNet's classes, are never taken.
+
+    Raises:
+        UserError: if a tensor has another shape, the backbone is incomplete, or the classifier is missing
+            though it is wanted.
+    """
+    state = read_weights(path)
+    fitting, report = fit_weights(model, state.get("ema") or state["state_dict"], head == "keep")
+    lacking = [name for name in report.missing if not name.startswith(HEAD)]
+    if report.wrong or lacking:
+        classes = all(text.startswith(HEAD) for text in report.wrong) and not lacking
+        raise UserError(str(path), "the weights of this config's model",
+                        _some([*report.wrong, *(f"{name} is missing" for name in lacking)]),
+                        "Set model.pretrained_head: fresh to train a classifier for other classes." if classes else
+                        "Set model.name and model.depth to what the file was made for.")
+    if not report.matched and not report.inflated:
+        raise UserError(str(path), "weights of a ResNet", _some(list(report.left_out)), "Use another file.")
+    no_head = any(name.startswith(HEAD) for name in report.missing)
+    if no_head and head == "keep" and report.family == "mmaction2":
+        raise UserError(str(path), "a classifier", "none", "Set model.pretrained_head: fresh.")
+    model.load_state_dict(fitting, strict=False)
+    return report
+
+
+def export_weights(weights: Mapping[str, torch.Tensor], path: str | Path, meta: Mapping[str, object]) -> None:
+    """Write a state dict for others: ``.pth`` as mmaction2 0.x reads it, or ``.safetensors``.
+
+    Raises:
+        UserError: for another ending, or a file that cannot be written.
+    """
+    path = Path(path)
+    weights = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".safetensors":
+            from safetensors.torch import save_file
+            save_file(weights, str(path), {key: str(value) for key, value in meta.items()})
+        elif path.suffix in (".pth", ".pt"):
+            torch.save({"meta": dict(meta), "state_dict": weights}, path)
+        else:
+            raise UserError(str(path), "a name that ends in .pth or .safetensors", path.suffix or "none", "Rename it.")
+    except OSError as error:
+        raise UserError(str(path), "a file that can be written", str(error.strerror or error),
+                        "Choose another place.") from None
+
+
+def _some(names: list[str]) -> str:
+    return "; ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
