@@ -92,13 +92,16 @@ def recognise(path: Path, kind: str) -> str:
 
     rows = [_fields(line) for line in lines]
     if kind == "frames":
-        return "rawframes_offset" if fit(4, 1, 2, 3) else "rawframes" if fit(3, 1) else "path_label"
+        if all(len(row) >= 4 and all(field.isdigit() for field in row[-3:]) for row in rows):
+            return "rawframes_offset"
+        return "rawframes" if all(len(row) >= 3 and row[-2].isdigit() for row in rows) else "path_label"
     if kind == "untrimmed":
         named = all(os.path.splitext(row[0])[1].lower() in VIDEO_ENDINGS for row in rows)
         if all(len(row) >= 4 and all(_NUMBER.fullmatch(field) for field in row[-3:-1]) for row in rows) and named:
             return "pieces"
         if all(len(row) >= 3 and all(field.isdigit() for field in row[2:]) for row in rows):
             return "parts"
+        return "path_label"
     commas = all("," in line for line in lines)
     if commas and fit(3, 1, 2) and not any(os.path.splitext(row[0])[1].lower() in VIDEO_ENDINGS for row in rows):
         return "video_ids"

@@ -1,0 +1,220 @@
+"""Every list format: told apart from its first lines, read to the same samples, mistakes with file and line."""
+
+import io
+import json
+import tarfile
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from omnidali.bench.media import write_photo
+from omnidali.catalog.build import build_catalog
+from omnidali.catalog.labels import Labels, read_label_map
+from omnidali.catalog.lists import Entry, find_class_names, read_list, recognise
+from omnidali.catalog.store import CatalogReader
+from omnidali.catalog.tars import find_tars, read_tar
+from omnidali.config import MediaConfig, SourceConfig
+from omnidali.errors import UserError
+
+
+def read(tmp_path, text, names=None, mapping=None, **settings):
+    path = tmp_path / "list.txt"
+    path.write_text(text)
+    labels = Labels(names, mapping, tmp_path / "map.json" if mapping else None)
+    form, entries = read_list(path, MediaConfig(**{"kind": "video", **settings}), labels)
+    return form, list(entries)
+
+
+JSON = [{"video_dir": "prefa/abc", "label": 3, "num_clips": 3, "positive_clip_inds": [0, 2]},
+        {"video_dir": "prefb/bcd", "label": "1", "num_clips": 1, "positive_clip_inds": []}]
+KINETICS = "label,youtube_id,time_start,time_end,split\n"
+
+
+@pytest.mark.parametrize("kind, text, form, entries", [
+    ("video", "a b/c.mp4 3\nd.mp4\t1\n", "path_label", [Entry("a b/c.mp4", 3), Entry("d.mp4", 1)]),
+    ("image", "x.jpg 0\n", "path_label", [Entry("x.jpg", 0)]),
+    ("video", "a/c, d.mp4 3\n", "path_label", [Entry("a/c, d.mp4", 3)]),
+    ("video", "/data/a.mp4,3\nb c.mp4,0\n", "slowfast_csv", [Entry("/data/a.mp4", 3), Entry("b c.mp4", 0)]),
+    ("video", KINETICS + "2,-abc_,5,15,train\n", "kinetics_csv", [Entry("-abc_000005_000015.mp4".replace("_0", "__0", 1), 2)]),
+    ("untrimmed", KINETICS + "2,abc,5,15,train\n", "kinetics_csv", [Entry("abc.mp4", 2, "seconds", 5, 15, "abc.mp4")]),
+    ("video", "abc, 300, 7\nd-e, 250, 0\n", "video_ids", [Entry("abc.mp4", 7), Entry("d-e.mp4", 0)]),
+    ("frames", "some dir/a 30 2\n", "rawframes", [Entry("some dir/a", 2, "frames", 0, 30)]),
+    ("frames", "a 5 30 2\n", "rawframes_offset", [Entry("a", 2, "frames", 5, 35)]),
+    ("frames", "a 2\n", "path_label", [Entry("a", 2)]),
+    ("untrimmed", "v.mp4 1.5 9 2\n", "pieces", [Entry("v.mp4", 2, "seconds", 1.5, 9, "v.mp4")]),
+    ("untrimmed", "v.mp4 2\n", "path_label", [Entry("v.mp4", 2, "windows", 0, 10, "v.mp4")]),
+    ("untrimmed", "a 1 2 0\n", "parts", [Entry("a/part_0.mp4", 1, video="a"),
+                                         Entry("a/part_1.mp4", 1, video="a", positive=False)]),
+    ("untrimmed", json.dumps(JSON), "parts_json",
+     [Entry("prefa/abc/part_0.mp4", 3, video="prefa/abc"), Entry("prefa/abc/part_1.mp4", 3, video="prefa/abc", positive=False),
+      Entry("prefa/abc/part_2.mp4", 3, video="prefa/abc"), Entry("prefb/bcd/part_0.mp4", 1, video="prefb/bcd", positive=False)]),
+    ("untrimmed", "\n".join(map(json.dumps, JSON[:1])).replace("prefa/abc", "whole.mp4"), "parts_json",
+     [Entry("whole.mp4", 3, "seconds", 10 * i, 10 * i + 10, "whole.mp4", i != 1) for i in range(3)]),
+])
+def test_formats_are_recognised_and_read(tmp_path, kind, text, form, entries):
+    assert recognise(write(tmp_path / "l", text), kind) == form
+    assert read(tmp_path, text, kind=kind) == (form, entries)
+    assert read(tmp_path, text, kind=kind, format=form) == (form, entries)
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_patterns_name_the_files(tmp_path):
+    assert read(tmp_path, KINETICS + "2,abc,5,15,val\n", pattern="{split}/{id}_{start}.mkv")[1] == [Entry("val/abc_5.mkv", 2)]
+    assert read(tmp_path, "abc, 300, 7\n", pattern="val/{id}.webm")[1] == [Entry("val/abc.webm", 7)]
+    assert read(tmp_path, "a 1 1 0\n", kind="untrimmed", pattern="{:03}.mkv")[1][0].path == "a/000.mkv"
+    with pytest.raises(UserError, match=r"sources.list.pattern: expected a pattern with \{id\}, \{label\}, got"):
+        read(tmp_path, "abc, 300, 7\n", pattern="{name}.mp4")
+
+
+@pytest.mark.parametrize("kind, text, told", [
+    ("untrimmed", '[{"video_dir": "a", "label": 0, "num_clips": 2, "positive_clip_inds": [0]},\n'
+     '{"video_dir": "b", "label": 0, "num_clips": 2, "positive_clip_inds": [2]}]',
+     "list.txt, line 2: expected positive pieces from 0 to 1, got 2."),
+    ("untrimmed", "a 0 2 1\nb 0 2 5\n", "list.txt, line 2: expected positive pieces from 0 to 1, got 5."),
+    ("untrimmed", '[{"video_dir": "a", "label": 0}]', "line 1: expected an object with video_dir"),
+    ("untrimmed", '[{"video_dir": "a",\n "label": 0,,}]', "list.txt, line 2: expected JSON"),
+    ("untrimmed", '["a"]', "line 1: expected an object"),
+    ("untrimmed", "v.mp4 9 1 0\n", "line 1: expected start before end, in seconds, got 9 to 1."),
+    ("frames", "a 0 1\n", "line 1: expected `folder num_frames label`"),
+    ("video", KINETICS + "2,abc,x,15,train\n", "line 2: expected `label,youtube_id,time_start,time_end"),
+    ("video", KINETICS, "expected lines of the format kinetics_csv, got none"),
+    ("video", "youtube_id,time_start\na,1\n", "line 1: expected `label,youtube_id"),
+    ("video", "a.mp4 playing tennis\n", "line 1: expected a class number of 0 or more, got 'tennis'"),
+])
+def test_mistakes_name_file_and_line(tmp_path, kind, text, told):
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, text, kind=kind)
+    assert told in str(caught.value)
+
+
+def test_a_format_of_another_kind_is_told(tmp_path):
+    with pytest.raises(UserError, match="a list format for kind video, got rawframes. Use kind: frames."):
+        read(tmp_path, "a 3 0\n", format="rawframes")
+
+
+def test_labels_may_be_names(tmp_path):
+    names = ["riding a bike", "tennis"]
+    assert read(tmp_path, "a.mp4 tennis\nb.mp4 0\n", names)[1] == [Entry("a.mp4", 1), Entry("b.mp4", 0)]
+    assert read(tmp_path, KINETICS + "riding a bike,x,0,10,train\n", names)[1][0].label == 0
+    assert read(tmp_path, '[{"video_dir": "a", "label": "tennis", "num_clips": 1, "positive_clip_inds": [0]}]', names,
+                kind="untrimmed")[1][0].label == 1
+    with pytest.raises(UserError, match="or one of 2 class names, got 'chess'"):
+        read(tmp_path, "a.mp4 chess\n", names)
+    path = write(tmp_path / "k.csv", KINETICS + "zoo,a,0,10,train\nant,b,0,10,train\n")
+    assert find_class_names(path, MediaConfig(kind="video")) == ["ant", "zoo"]
+    assert find_class_names(write(tmp_path / "l.txt", "a.mp4 3\n"), MediaConfig(kind="video")) is None
+
+
+@pytest.mark.parametrize("text, mapping", [
+    ('{"archery": 0, "bowling": "3"}', {"archery": 0, "bowling": 3}), ('["archery", "bowling"]', {"archery": 0, "bowling": 1}),
+    ("archery\nbowling a ball\n", {"archery": 0, "bowling a ball": 1}), ("archery 4\nbowling a ball 2\n", {"archery": 4, "bowling a ball": 2}),
+    ("id,name\n0,archery\n1,bowling\n", {"archery": 0, "bowling": 1}), ("12 0\n17 1\n", {"12": 0, "17": 1}),
+])
+def test_label_maps(tmp_path, text, mapping):
+    assert read_label_map(write(tmp_path / "map", text)) == mapping
+
+
+def test_label_maps_are_gone_through(tmp_path):
+    assert read(tmp_path, "a.mp4 12\n", mapping={"12": 3})[1] == [Entry("a.mp4", 3)]
+    # lists without labels: the release's k200 lists came so to some users
+    assert read(tmp_path, "x/a.mp4\nb.mp4\n", mapping={"a": 3, "b.mp4": 4})[1] == [Entry("x/a.mp4", 3), Entry("b.mp4", 4)]
+    with pytest.raises(UserError, match=r"list.txt, line 2: expected a class that the label map .*map.json holds, got '13'"):
+        read(tmp_path, "a.mp4 12\nb.mp4 13\n", mapping={"12": 3})
+    for text, told in (('{"a": -1}', "a class number"), ("{", "JSON"), ("", "an empty file"), ('{"a": [1]}', "a class number"),
+                       ("a 1\na 2\n", "every key once")):
+        with pytest.raises(UserError, match=told):
+            read_label_map(write(tmp_path / "map", text))
+
+
+@given(st.text(max_size=80), st.sampled_from(["video", "image", "frames", "untrimmed"]))
+def test_any_text_is_read_or_told(tmp_path_factory, text, kind):
+    path = tmp_path_factory.getbasetemp() / f"any-{kind}.txt"
+    path.write_text(text, encoding="utf-8", errors="replace")
+    try:
+        for entry in read_list(path, MediaConfig(kind=kind), Labels())[1]:
+            assert entry.path and entry.label >= 0
+    except UserError as error:
+        assert str(path) in str(error)
+
+
+def photo(n):
+    path = photo.folder / f"{n}.jpg"
+    write_photo(path, n, 60, 40)
+    return path.read_bytes()
+
+
+def make_tar(path, members):
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            info = data if isinstance(data, tarfile.TarInfo) else tarfile.TarInfo(name)
+            if isinstance(data, bytes):
+                info.size = len(data)
+            tar.addfile(info, io.BytesIO(data) if isinstance(data, bytes) else None)
+    return path
+
+
+def link(name, target):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = tarfile.SYMTYPE, target
+    return info
+
+
+def device(name):
+    info = tarfile.TarInfo(name)
+    info.type = tarfile.CHRTYPE
+    return info
+
+
+def test_tars_keep_their_odd_members_out(tmp_path):
+    photo.folder = tmp_path
+    make_tar(tmp_path / "a.tar", [
+        ("1.jpg", photo(1)), ("1.cls", b"2"), ("2.jpg", photo(2)), ("2.json", b'{"label": 1, "x": []}'), ("dog/3.jpg", photo(3)),
+        ("4.jpg", photo(4)), ("../5.jpg", photo(5)), ("/6.jpg", photo(6)), ("l.jpg", link("l.jpg", "/etc/passwd")),
+        ("d.jpg", device("d.jpg")), ("7.mp4", b"x"), ("2.txt", b"a caption"), ("8.json", b"{broken"), ("9.jpg", b"no photo"), ("9.cls", b"0")])
+    tar = read_tar(str(tmp_path), "a.tar", "image")
+    assert [(name, text) for name, _, _, text in tar.members] == [
+        ("1.jpg", "2"), ("2.jpg", "1"), ("dog/3.jpg", "dog"), ("4.jpg", None), ("9.jpg", "0")]
+    assert tar.left_out == {"member whose name leaves the tar": 2, "member that is a link": 1, "member that is no plain file": 1,
+                            "member that is no image": 1}
+    data = (tmp_path / "a.tar").read_bytes()
+    name, offset, size, _ = tar.members[0]
+    assert data[offset:offset + size] == photo(1)
+    sources = {"w": SourceConfig(kind="image", root=".", tars="*.tar")}
+    summary, = build_catalog(tmp_path / "c.sqlite", sources, tmp_path, ["cat", "dog", "eel"], progress=False)
+    assert "read as webdataset tars" in str(summary) and summary.usable == 3
+    assert summary.refused["member without a class"] == 1 and summary.refused["not a JPEG, PNG or WebP image: text"] == 1
+    assert CatalogReader(tmp_path / "c.sqlite").table("w").labels.tolist() == [2, 1, 1]
+    assert build_catalog(tmp_path / "c.sqlite", sources, tmp_path, ["cat", "dog", "eel"], progress=False)[0].probed == 0
+    make_tar(tmp_path / "a.tar", [("1.cls", b"0"), ("1.jpg", photo(7))])  # another tar by the same name
+    assert build_catalog(tmp_path / "c.sqlite", sources, tmp_path, ["cat", "dog", "eel"], progress=False)[0].usable == 1
+    with pytest.raises(UserError, match="a.tar: 1.jpg: expected a label below 1, the number of class names, got 5"):
+        make_tar(tmp_path / "a.tar", [("1.cls", b"5"), ("1.jpg", photo(7))])
+        build_catalog(tmp_path / "c.sqlite", sources, tmp_path, ["cat"], progress=False)
+
+
+def test_broken_tars_do_not_stop_the_others(tmp_path):
+    photo.folder = tmp_path
+    make_tar(tmp_path / "t-00.tar", [("a/1.jpg", photo(1)), ("b/2.jpg", photo(2))])
+    data = (tmp_path / "t-00.tar").read_bytes()
+    (tmp_path / "t-01.tar").write_bytes(b"garbage" * 300)
+    (tmp_path / "t-02.tar").write_bytes(data[:data.index(b"b/2.jpg") + 700])
+    assert find_tars(tmp_path, "t-{00..02}.tar", "x") == ["t-00.tar", "t-01.tar", "t-02.tar"]
+    sources = {"w": SourceConfig(kind="image", root=".", tars="t-{00..02}.tar")}
+    summary, = build_catalog(tmp_path / "c.sqlite", sources, tmp_path, ["a", "b"], progress=False)
+    assert summary.usable == 3
+    assert summary.refused == {"tar broken: invalid header": 1, "member cut off": 1, "tar broken: unexpected end of data": 1}
+    with pytest.raises(UserError, match="tars that exist, got no t-03.tar"):
+        build_catalog(tmp_path / "c.sqlite", {"w": SourceConfig(kind="image", tars="t-{00..03}.tar")}, tmp_path, progress=False)
+
+
+def test_lists_may_name_the_root_itself(tmp_path):
+    write_photo(tmp_path / "googleimage_200" / "000" / "1.jpg", 1, 60, 40)
+    write(tmp_path / "l.txt", "googleimage_200/000/1.jpg 0\n")
+    for root in (".", "googleimage_200"):
+        sources = {"w": SourceConfig(kind="image", root=root, list="l.txt")}
+        assert build_catalog(tmp_path / f"{len(root)}.sqlite", sources, tmp_path, progress=False)[0].usable == 1
