@@ -67,6 +67,8 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
     if config.model.pretrained:
         say(str(load_pretrained(model, config.model.pretrained, config.model.pretrained_head)))
     if config.model.sync_norm:
+        if ranks.device.type != "cuda":
+            raise UserError("model.sync_norm", "GPUs", "the CPU", "Switch it off.")
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     layout = torch.channels_last if config.model.name == "tsn" else torch.channels_last_3d
     model = model.to(ranks.device, memory_format=layout if config.model.channels_last else torch.contiguous_format)

@@ -67,7 +67,11 @@ def variants_of(config: Config) -> dict[str, tuple[str, ...]]:
 
 
 def make_variant(config: Config, names: Sequence[str], epochs: float, fraction: float, ranks: int) -> Config:
-    """The config with these sources alone: as many slots of each in a step as before, equal target epochs."""
+    """The config with these sources alone: as many slots of each in a step as before, equal target epochs.
+
+    Where steps sum the sources, the learning rate follows the slots linearly, as large batches want it
+    (Goyal et al., 2017); where they alternate, a step of a source is what it was.
+    """
     target = next(iter(config.sources))
     sources = {name: config.sources[name] for name in names}
     sources[target] = replace(sources[target], fraction=fraction * sources[target].fraction)
@@ -81,7 +85,11 @@ def make_variant(config: Config, names: Sequence[str], epochs: float, fraction: 
         order = list(config.sources)
         ratio = tuple(train.ratio[order.index(name)] for name in names)
         train = replace(train, ratio=(1,) if len(ratio) == 1 else ratio)
-    return replace(config, sources=MappingProxyType(sources), train=train)
+    made = replace(config, sources=MappingProxyType(sources), train=train)
+    if train.step_mode == "summed":
+        lr = config.optimizer.lr * made.batch / config.batch
+        made = replace(made, optimizer=replace(config.optimizer, lr=lr))
+    return made
 
 
 def ablate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: Sequence[int],

@@ -14,6 +14,7 @@ import torch
 
 import evaluate
 import train
+from omnidali import cli
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """
@@ -71,7 +72,7 @@ def assert_same_weights(one, other):
 def test_a_run_leaves_what_it_promises(options, tmp_path):
     output = run("train.py", *options).stdout
     folder = tmp_path / "run"
-    assert "clips: 9 files, 9 probed now" in output and "clips: h264 by PyAV on the CPU" in output
+    assert "clips: 9 samples, read as path_label (recognised), 9 files probed now" in output and "clips: h264 by PyAV on the CPU" in output
     assert "step 8/8 100.0% | loss " in output and "(clips " in output and "| mix 66.7/33.3 |" in output
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     # every second step, and before every checkpoint and evaluation (two epochs are six steps)
@@ -106,6 +107,68 @@ def test_resumed_runs_end_with_the_same_weights(options, tmp_path, ranks):
     for part in ("state_dict", "ema"):
         assert_same_weights(whole[part], again[part])
     assert whole["loader"] == again["loader"]
+
+
+# what joint training adds, each in a run that is cut and goes on; B.6 of the reference, eq. 1 of the paper
+JOINT = {
+    "alternating": ["train.step_mode=alternating", "train.ratio=[2,1]", "train.batch=null", "optimizer.accumulate=1",
+                    "sources.clips={kind: video, root: clips, list: clips.txt, batch: 4, loss_weight: 2}",
+                    "sources.photos={kind: image, root: photos, list: photos.txt, batch: 6, resample: {power: 0.2}}",
+                    "model.norm=target_only", "train.mixup=intra"],
+    "mixup": ["train.mixup=cross", "sources.photos.inflate=translate_constant", "sources.clips.fraction=0.9",
+              "sources.photos.resample={clipped: 2}", "train.mixup_alpha=0.4", "train.batch=8"],
+    "warp": ["model={name: slowonly, depth: 18}", "clip={clip_len: 2, frame_interval: 4, num_clips: 1, size: 32}",
+             "sources.photos.inflate=warp", "model.norm=target_only", "train.batch=8"],
+}
+
+
+@pytest.mark.parametrize("name", JOINT)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_joint_practices_resume_with_the_same_weights(options, tmp_path, name, ranks):
+    short = [*JOINT[name], "evaluation.every_epochs=100", "train.keep_every=4"]
+    run("train.py", *options, *short, ranks=ranks)
+    whole = weights(tmp_path / "run")
+    parts = [*options[:3], f"run_dir={tmp_path / 'parts'}", *short]
+    shutil.copytree(tmp_path / "run", tmp_path / "parts")
+    (tmp_path / "parts" / "checkpoints" / "last.pt").unlink()
+    output = run("train.py", *parts, "--resume", tmp_path / "parts" / "checkpoints" / "step-4.pt", ranks=ranks).stdout
+    assert "resumed behind step 4" in output and "loss nan" not in output
+    again = weights(tmp_path / "parts")
+    for part in ("state_dict", "ema"):
+        assert_same_weights(whole[part], again[part])
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(0 <= row["sources"]["all"]["top1"] <= 100 for row in rows if row["kind"] == "train")
+
+
+def test_alternating_rates_follow_the_target(options, tmp_path):
+    run("train.py", *options, *JOINT["alternating"], "train.log_every=1", "optimizer.schedule=cosine")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rates = [row["lr"] for row in rows if row["kind"] == "train"]
+    assert len(rates) == 8 and rates[0] == rates[1] != rates[2] and rates[3] == rates[4] != rates[5]
+    names = [set(row["sources"]) - {"all"} for row in rows if row["kind"] == "train"]
+    assert names[:3] == [{"clips"}, {"photos"}, {"clips"}]
+
+
+def test_pretrained_weights_are_reported(options, tmp_path):
+    run("train.py", *options, "train.steps=2")
+    best = tmp_path / "run" / "checkpoints" / "best.pt"
+    assert cli.main(["export", "--checkpoint", str(tmp_path / "run"), "--out", str(tmp_path / "w.safetensors")]) == 0
+    for path in (best, tmp_path / "w.safetensors"):
+        output = run("train.py", *options, f"model.pretrained={path}", "--dry-run", 1).stdout
+        assert "mmaction2 weights: 122 tensors as they are, 0 inflated to 3D" in output
+    output = run("train.py", *options, f"model.pretrained={best}", "model={name: slowonly, depth: 18}", "clip.clip_len=2",
+                 f"model.pretrained={best}", "--dry-run", 1).stdout
+    assert "20 inflated to 3D" in output
+    (tmp_path / "names.txt").write_text("a\nb\nc\nd\ne\n")
+    more = [*options, f"classes={tmp_path / 'names.txt'}", f"model.pretrained={best}"]
+    refused = run("train.py", *more, "--dry-run", 1, check=False)
+    assert refused.returncode == 2 and "Set model.pretrained_head: fresh" in refused.stderr
+    assert "asked for with pretrained_head: fresh" in run("train.py", *more, "model.pretrained_head=fresh", "--dry-run", 1).stdout
+    # mmaction2's file, as evaluate.py takes it
+    assert cli.main(["export", "--checkpoint", str(best), "--out", str(tmp_path / "w.pth")]) == 0
+    rows = [json.loads(run("evaluate.py", *options, "--checkpoint", path).stdout.splitlines()[-1])
+            for path in (best, tmp_path / "w.pth")]
+    assert rows[0]["top1"] == rows[1]["top1"]
 
 
 def test_two_ranks_evaluate_like_one(options, tmp_path):
@@ -145,6 +208,9 @@ MISTAKES = {
     "corrupt checkpoint": (["--resume", "{tmp}/c.yaml"], "expected a checkpoint that can be read safely"),
     "no such pretrained": (["model.pretrained=no.pt"], "no.pt: expected a checkpoint, got no such file"),
     "unwritable": (["run_dir={tmp}/c.yaml/run"], "c.yaml/run/catalog.sqlite: expected a catalog file that can be opened"),
+    "motion file": (["sources.photos.inflate=warp", "sources.photos.motion=no.json"], "a file of `omnidali motion estimate`"),
+    "label map": (["sources.clips.labels=clips.txt"], "line 1: expected a class that the label map"),
+    "norms on the CPU": (["model.sync_norm=true"], "model.sync_norm: expected GPUs, got the CPU."),
     "number as text": (["optimizer.lr=1e-3"], "YAML reads this as text; write 0.001."),
 }
 

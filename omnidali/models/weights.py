@@ -49,7 +49,7 @@ class Report:
         for name, reason in self.left_out.items():
             reasons.setdefault(reason, []).append(name)
         for reason, names in reasons.items():
-            text += f"; left out, {reason}: {_some(names)}"
+            text += f"; left out, {reason}: {_some(sorted(names))}"
         if self.missing:
             text += f"; at their initial values: {_some(self.missing)}"
         return text
