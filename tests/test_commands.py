@@ -1,5 +1,6 @@
 """The command line, the benchmarks' proof, and what README shows."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -106,12 +107,27 @@ def test_readme_loop_runs(monkeypatch, media_root, tmp_path):
     assert network.cls_head.fc_cls.weight.grad.abs().sum() > 0
 
 
-def test_readme_config_is_valid(tmp_path):
-    text, = blocks("yaml")
-    (tmp_path / "c.yaml").write_text(text)
-    config = load_config(tmp_path / "c.yaml")
-    assert list(config.sources) == ["target", "photos"]
-    assert yaml.safe_load(text)["classes"] == "classes.txt"
+def test_readme_configs_are_valid(tmp_path):
+    data, joint = blocks("yaml")
+    for text, names in ((data, ["target", "photos", "shards", "flow", "long"]), (joint, ["target", "web"])):
+        (tmp_path / "c.yaml").write_text(text)
+        assert list(load_config(tmp_path / "c.yaml").sources) == names
+    assert yaml.safe_load(data)["classes"] == "classes.txt"
+
+
+def test_readme_names_every_recipe():
+    rows = re.search(r"### Recipes\n(.*?)\n\n\w", README, re.S).group(1)
+    named = set()
+    for pattern in re.findall(r"`([\w/{},.]+\.yaml)`", rows):
+        parts = [part.split(",") for part in re.split(r"[{}]", pattern)]
+        named |= {"".join(choice) for choice in itertools.product(*parts)}
+    shipped = {str(path.relative_to(ROOT / "configs")) for path in (ROOT / "configs").rglob("*.yaml")}
+    assert named == {path for path in shipped if not path.startswith(("parts", "demo", "small"))}
+
+
+def test_readme_names_every_list_format():
+    from omnidali.catalog.lists import KINDS
+    assert all(f"`{name}`" in README for name in KINDS)
 
 
 def test_readme_commands_name_things_that_exist():

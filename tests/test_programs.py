@@ -225,7 +225,7 @@ def test_mistakes_end_with_advice(options, tmp_path, name):
 
 def test_more_ranks_than_clips(options):
     done = run("train.py", *options, "train.batch=3", "sources.photos.weight=0.5", ranks=2, check=False)
-    assert "train.batch: expected a multiple of the number of ranks (2), got 3. Use 2, or" in done.stderr
+    assert "train.batch: expected a multiple of 2 for 2 ranks, got 3. Use 2, or" in done.stderr
     assert done.returncode != 0
 
 

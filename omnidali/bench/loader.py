@@ -12,17 +12,18 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from omnidali.bench.media import read_numbers, write_photo, write_video
+from omnidali.bench.media import BITS, read_numbers, write_photo, write_video
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.store import CatalogReader, SourceTable
 from omnidali.config import ClipConfig, SourceConfig
 from omnidali.environment import write_record
 from omnidali.errors import UserError
 from omnidali.loading.fusion import FusionIterator
+from omnidali.planning.motion import load_motion
 from omnidali.planning.plan import TrainPlan
 from pipelines.feeds import MEAN, STD
 
-_PHOTOS, _VIDEOS, _FRAMES = 400, 24, 300
+_PHOTOS, _VIDEOS, _FRAMES, _LONG = 400, 24, 300, 30  # frames of ten seconds; tens of seconds in a long video
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,24 @@ def _videos(gop: int) -> SourceConfig:
     return SourceConfig(kind="video", root=f"h264-gop{gop}", list=f"h264-gop{gop}.txt")
 
 
+def _photos(**settings) -> SourceConfig:
+    return SourceConfig(kind="image", root="jpeg", list="jpeg.txt", **settings)
+
+
+def _pieces(gop: int) -> tuple[SourceConfig, SourceConfig]:
+    """Ten seconds as pieces of one video of five minutes, and as files of their own."""
+    return (SourceConfig(kind="untrimmed", root=f"h264-long-gop{gop}", list=f"h264-long-gop{gop}.txt", pieces="all"),
+            SourceConfig(kind="video", root=f"h264-own-gop{gop}", list=f"h264-own-gop{gop}.txt"))
+
+
 _TSN, _SLOWONLY = ClipConfig(num_clips=8), ClipConfig(num_clips=1, clip_len=8, frame_interval=8)
 WORKLOADS = (
-    Workload("W1 jpeg", SourceConfig(kind="image", root="jpeg", list="jpeg.txt"), ClipConfig(num_clips=1), 64),
+    Workload("W1 jpeg", _photos(), ClipConfig(num_clips=1), 64),
     *(Workload(f"W2 tsn-8 gop {gop}", _videos(gop), _TSN, 16) for gop in (250, 16)),
+    *(Workload(f"W4 tsn-8 {where} gop {gop}", source, _TSN, 16) for gop in (250, 30)
+      for where, source in zip(("piece of 5 min", "10 s of its own"), _pieces(gop))),
+    *(Workload(f"inflate {inflate} {decode}", _photos(inflate=inflate, decode=decode), _SLOWONLY, 16)
+      for decode in ("cpu", "dali") for inflate in ("still", "translate_constant", "warp")),
     *(Workload(f"W3 slowonly-8x8 gop {gop}", _videos(gop), _SLOWONLY, 16) for gop in (250, 16)),
 )
 
@@ -88,7 +103,7 @@ def bench_loader(out: str | Path, only: list[str] | None, repeats: int, seconds:
 
 
 def _measure(table: SourceTable, load: Workload, device: torch.device, seconds: float, seed: int) -> dict[str, float]:
-    plan = TrainPlan([table], [load.source], load.clip, load.batch, seed)
+    plan = _plan(table, load, seed)
     asked = time.perf_counter()
     with FusionIterator(plan, [load.source], device=device) as batches:
         next(batches)
@@ -107,36 +122,49 @@ def _measure(table: SourceTable, load: Workload, device: torch.device, seconds: 
 
 def _check_frames(table: SourceTable, load: Workload, device: torch.device) -> None:
     """Compare the numbers painted into all frames of three steps with the plan."""
-    plan = TrainPlan([table], [load.source], replace(load.clip, crop="center", flip=0.0), load.batch, seed=99)
+    plan = _plan(table, load, 99, clip=replace(load.clip, crop="center", flip=0.0), source=replace(
+        load.source, inflate="single" if load.source.inflate == "single" else "still"))
     with FusionIterator(plan, [load.source], device=device, end=3) as batches:
         for batch in batches:
             samples, = plan(batch.step)
             clips = batch.groups[0].clips.float().cpu().permute(0, 2, 3, 4, 1)
             pictures = (clips * torch.tensor(STD) + torch.tensor(MEAN)).numpy()
-            for row, frames, clip in zip(samples.rows, samples.frames, pictures):
-                file = int(Path(table.media(table.first_record(row)).path).stem)
+            for pieces, frames, clip in zip(samples.pieces, samples.frames, pictures):
+                file, first = int(Path(table.media(table.records[pieces[0]]).path).stem), 0
+                if load.source.root.startswith("h264-own"):
+                    file, first = 0, file * _FRAMES
                 for wanted, shown in zip(frames.tolist(), clip):
-                    if read_numbers(shown) != (file, wanted):
-                        raise RuntimeError(f"{load.name}: expected frame {wanted} of file {file}, the picture shows"
-                                           f" (file, frame) {read_numbers(shown)}")
+                    if read_numbers(shown) != (file, (first + wanted) % 2**BITS):
+                        raise RuntimeError(f"{load.name}: expected frame {first + wanted} of file {file}, the picture"
+                                           f" shows (file, frame) {read_numbers(shown)}")
+
+
+def _plan(table: SourceTable, load: Workload, seed: int, **changes) -> TrainPlan:
+    load = replace(load, **changes)
+    return TrainPlan([table], [load.source], load.clip, load.batch, seed, motions={0: load_motion(None, False)})
 
 
 def _make_media(folder: Path, roots: set[str]) -> None:
     """Generate what is missing; kept for the next run."""
     jobs = []
     for root in sorted(roots):
-        count, ending = (_PHOTOS, "jpg") if root == "jpeg" else (_VIDEOS, "mp4")
-        names = [f"{number}.{ending}" for number in range(count)]
+        form, _, gop = root.rpartition("-gop")
+        count = _PHOTOS if root == "jpeg" else 1 if form == "h264-long" else _VIDEOS
+        names = [f"{number}.{'jpg' if root == 'jpeg' else 'mp4'}" for number in range(count)]
         listing = folder / f"{root}.txt"
         if listing.exists():
             continue
+        video = {"gop": int(gop or 0), "frames": _FRAMES, "options": {"preset": "fast", "crf": "23"}}
         for number, name in enumerate(names):
             if root == "jpeg":
                 jobs.append((write_photo, folder / root / name, number, {}))
+            elif form == "h264-own":  # the same frames as in the long video
+                jobs.append((write_video, folder / root / name, 0, {**video, "first": number * _FRAMES}))
             else:
-                jobs.append((write_video, folder / root / name, number,
-                             {"gop": int(root.removeprefix("h264-gop")), "frames": _FRAMES,
-                              "options": {"preset": "fast", "crf": "23"}}))
+                length = {"frames": _LONG * _FRAMES} if form == "h264-long" else {}
+                jobs.append((write_video, folder / root / name, number, {**video, **length}))
+        if form == "h264-long":
+            names = [f"0.mp4 {10 * piece} {10 * piece + 10}" for piece in range(_VIDEOS)]
         jobs.append((_write_list, listing, names, {}))
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         pending = [pool.submit(make, *rest, **options) for make, *rest, options in jobs]

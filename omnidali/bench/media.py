@@ -57,10 +57,12 @@ def write_photo(path: Path, file: int, width: int = 500, height: int = 375, qual
 
 def write_video(path: Path, file: int, frames: int = 300, width: int = 340, height: int = 256, codec: str = "libx264",
                 pixels: str = "yuv420p", rate: int = 30, gop: int = 16, b_frames: int = 0,
-                options: Mapping[str, str] = {}, rotation: int = 0, times: list[int] | None = None) -> None:
+                options: Mapping[str, str] = {}, rotation: int = 0, times: list[int] | None = None,
+                first: int = 0) -> None:
     """A numbered video.
 
     Args:
+        first: number of the first frame; numbers wrap at 2 ** BITS.
         rotation: degrees counter-clockwise that viewers turn it by.
         times: of the frames in milliseconds, for a variable frame rate.
     """
@@ -75,7 +77,7 @@ def write_video(path: Path, file: int, frames: int = 300, width: int = 340, heig
         if rotation:
             stream.set_display_rotation(rotation)
         for number in range(frames):
-            frame = av.VideoFrame.from_ndarray(picture(file, number, width, height), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(picture(file, first + number, width, height), format="rgb24")
             if times is not None:
                 frame.pts, frame.time_base = times[number], Fraction(1, 1000)
             container.mux(stream.encode(frame))

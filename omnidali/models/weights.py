@@ -33,7 +33,7 @@ class Report:
     Attributes:
         family: whose names the file has. matched: taken as they are. inflated: from 2D to 3D.
         left_out: of the file, with the reason. missing: of the model, which keep their initial values.
-        wrong: of the model, that the file has in another shape.
+        wrong: of the backbone or the classifier, that do not fit, with what is wrong.
     """
 
     family: str = ""
@@ -145,7 +145,9 @@ def fit_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], hea
     fitting = {}
     for name, value in known.items():
         wanted = own.get(name)
-        if wanted is None:
+        if wanted is None and name.startswith("backbone."):
+            report.wrong.append(f"{name} is unknown")  # a deeper network's
+        elif wanted is None:
             report.left_out[name] = "unknown to this model"
         elif name.startswith(HEAD) and not head:
             report.left_out[name] = "asked for with pretrained_head: fresh"

@@ -87,7 +87,7 @@ class Alternating(Weighted):
         np.cumsum(np.array(order)[:, None] == np.arange(len(batches)), axis=0, out=self._turns[1:])
         self._batches, self._target_turns = np.array(batches, np.int64), ratio[0]
         slots = self._turns[-1] * self._batches
-        self.shares, self.batch = slots / slots.sum(), slots.sum() / len(order)
+        self.shares, self.batch = slots / slots.sum(), float(slots.sum() / len(order))
 
     def before(self, step: int) -> np.ndarray:
         return self._count(step) * self._batches

@@ -1,0 +1,105 @@
+"""The comparison of sources: what its variants are, that finished runs are kept, and what it writes."""
+
+import json
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from omnidali import ablate, cli
+from omnidali.config import Config, OptimizerConfig, SourceConfig, TrainConfig
+from omnidali.errors import UserError
+from omnidali.settings import load_config
+
+SOURCES = {"k": SourceConfig(kind="video", weight=2), "google": SourceConfig(kind="image", weight=3, group="images"),
+           "insta": SourceConfig(kind="image", weight=1, group="images"), "shorts": SourceConfig(kind="video", weight=2)}
+CONFIG = Config(sources=SOURCES, train=TrainConfig(batch=32, steps=100), optimizer=OptimizerConfig(lr=0.8))
+
+
+def test_variants_are_the_target_each_group_and_all():
+    assert ablate.variants_of(CONFIG) == {
+        "baseline": ("k",), "+ images": ("k", "google", "insta"), "+ shorts": ("k", "shorts"),
+        "all": ("k", "google", "insta", "shorts")}
+    assert list(ablate.variants_of(replace(CONFIG, sources={"k": SOURCES["k"], "shorts": SOURCES["shorts"]}))) == \
+        ["baseline", "+ shorts"]
+    with pytest.raises(UserError, match="the target and at least one other source, got k"):
+        ablate.variants_of(replace(CONFIG, sources={"k": SOURCES["k"]}))
+
+
+def test_every_variant_sees_the_target_equally_often():
+    for names in ablate.variants_of(CONFIG).values():
+        made = ablate.make_variant(CONFIG, names, 7.0, 0.5, 1)
+        weights = [source.weight for source in made.sources.values()]
+        assert made.batch * weights[0] / sum(weights) == pytest.approx(8)  # target slots of a step
+        assert (made.train.epochs, made.train.steps, made.sources["k"].fraction) == (7.0, None, 0.5)
+        assert made.optimizer.lr / made.batch == pytest.approx(0.8 / 32)
+
+
+def test_alternating_variants_keep_their_ratio():
+    sources = {name: replace(source, batch=8, weight=1.0) for name, source in SOURCES.items()}
+    config = replace(CONFIG, sources=sources, train=TrainConfig(epochs=3, step_mode="alternating", ratio=(2, 1, 3, 1)))
+    made = ablate.make_variant(config, ("k", "google", "insta"), 3, 1.0, 1)
+    assert made.train.ratio == (2, 1, 3) and made.optimizer.lr == 0.8
+    assert ablate.make_variant(config, ("k",), 3, 1.0, 1).train.ratio == (1,)
+
+
+@pytest.fixture
+def faked(monkeypatch):
+    """Programs that take no time: top-1 grows with the number of sources and shows the seed."""
+    calls = []
+
+    def run(program, *arguments, ranks):
+        calls.append(program)
+        config = load_config(arguments[1])
+        if program == "train.py":
+            (ablate.Path(config.run_dir) / "checkpoints").mkdir(parents=True, exist_ok=True)
+            return None
+        return {"top1": 10.0 * len(config.sources) + config.seed, "mean_class": 5.0}
+
+    monkeypatch.setattr(ablate, "run_program", run)
+    return calls
+
+
+def test_the_table_is_written_and_finished_runs_are_kept(media_root, tmp_path, faked, capsys):
+    (tmp_path / "c.yaml").write_text("""
+sources:
+  clips: {kind: video, root: clips, list: clips.txt, weight: 2}
+  photos: {kind: image, root: photos, list: photos.txt}
+  shorts: {kind: video, root: shorts, list: shorts.txt}
+train: {batch: 8, steps: 5}
+evaluation: {source: {kind: video, root: shorts, list: shorts.txt}}
+""")
+    command = ["ablate", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "out"), "--seeds", "0", "4",
+               "--fractions", "0.5", "1", "--set", f"data_root={media_root}"]
+    assert cli.main(command) == 0
+    assert len(faked) == 2 * 4 * 2 * 2  # two programs, four variants, two seeds, two fractions
+    rows = json.loads((tmp_path / "out/results.json").read_text())
+    assert [(row["variant"], row["fraction"]) for row in rows[:5]] == [
+        ("baseline", 0.5), ("+ photos", 0.5), ("+ shorts", 0.5), ("all", 0.5), ("baseline", 1.0)]
+    assert rows[3]["top1"] == [30.0, 34.0] and rows[3]["mean"] == 32 and rows[3]["gain"] == 20
+    assert rows[3]["spread"] == pytest.approx(np.std([30, 34], ddof=1))
+    assert "| all | 50 % | 32.0 | 2.8 | +20.0 | 30.0, 34.0 | 5.0 |" in (tmp_path / "out/table.md").read_text()
+    assert "| all | 100 % |" in capsys.readouterr().out
+    chart = cv2.imread(str(tmp_path / "out/table.png"))
+    assert chart.shape[0] > 8 * 30 and len(np.unique(chart.reshape(-1, 3), axis=0)) > 3
+    half, whole = (load_config(tmp_path / f"out/runs/all-{share}-seed4.yaml") for share in ("0.5", "1"))
+    assert half.train.epochs == pytest.approx(2 * whole.train.epochs) and half.seed == 4  # as many steps
+    done = len(faked)
+    assert cli.main(command) == 0 and len(faked) == done
+    assert cli.main([*command, "clip.size=40"]) == 0 and len(faked) == 2 * done  # other settings, other runs
+
+
+def test_motion_estimate_command(media_root, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text("sources: {clips: {kind: video, root: clips, list: clips.txt}, photos: {kind: image,"
+                                     " root: photos, list: photos.txt}}\ntrain: {steps: 1}\n")
+    command = ["motion", "estimate", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "m.json"), "--set",
+               f"data_root={media_root}", f"run_dir={tmp_path}"]
+    assert cli.main(command[:4] + ["--source", "photos"] + command[4:]) == 2
+    assert "--source: expected a source of videos (clips), got photos" in capsys.readouterr().err
+    assert cli.main(command[:4] + ["--interval", "0"] + command[4:]) == 2
+    assert cli.main(command[:4] + ["--videos", "1"] + command[4:]) == 2
+    assert "pairs of frames with a common plane" in capsys.readouterr().err
+    assert cli.main(command) == 0
+    values = json.loads((tmp_path / "m.json").read_text())
+    assert len(values["all"]["mean"]) == 8 and values["interval"] == 1 and values["all"]["pairs"] >= 16
