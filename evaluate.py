@@ -80,8 +80,9 @@ def write_reports(folder: Path, accuracy: Accuracy, scores: np.ndarray, data: Da
         with open(folder / "predictions.jsonl", "w", encoding="utf-8") as file:
             best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
             for row, classes in enumerate(best.tolist()):
+                path = data.evaluation.media(data.evaluation.first_record(row)).path
                 file.write(json.dumps({
-                    "path": data.evaluation.media(data.evaluation.first_record(row)).path, "label": names[data.evaluation.labels[row]],
+                    "path": path, "label": names[data.evaluation.labels[row]],
                     "predicted": [names[label] for label in classes],
                     "scores": [round(float(scores[row, label]), 5) for label in classes]}) + "\n")
     except OSError as error:

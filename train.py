@@ -139,8 +139,7 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
             now, step = time.perf_counter(), batch.step
             seed_step(config.seed, step, ranks.rank)
             pace.waited(now - asked)
-            if step == first_step:
-                folder.show_batch(batch, names, data.class_names)
+            folder.show_batch(batch, names, data.class_names)
 
             lr = learning_rate(loader.plan.mixing.scheduled(step), steps, per_epoch, settings)
             for group in optimizer.param_groups:

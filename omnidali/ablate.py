@@ -169,7 +169,8 @@ def make_table(rows: Sequence[Row]) -> str:
     | baseline | 100 % | 51.0 | 1.4 | +0.0 | 50.0, 52.0 | 49.5 |
     <BLANKLINE>
     """
-    lines = ["| sources | labels | top-1, mean | spread | gain | by seed | mean class |", "|---|---|---|---|---|---|---|"]
+    lines = ["| sources | labels | top-1, mean | spread | gain | by seed | mean class |",
+             "|---|---|---|---|---|---|---|"]
     for row in rows:
         by_seed = ", ".join(f"{value:.1f}" for value in row.top1)
         lines.append(f"| {row.variant} | {100 * row.fraction:g} % | {row.mean:.1f} | {row.spread:.1f} | {row.gain:+.1f}"
@@ -190,7 +191,8 @@ def draw_chart(rows: Sequence[Row]) -> np.ndarray:
         end = left + round(wide * row.mean / 100)
         cv2.rectangle(chart, (left, top + 5), (end, top + height - 8), (120, 170, 220), -1)
         for value in row.top1:
-            cv2.circle(chart, (left + round(wide * value / 100), top + height // 2 - 1), 4, (200, 70, 40), -1, cv2.LINE_AA)
+            dot = (left + round(wide * value / 100), top + height // 2 - 1)
+            cv2.circle(chart, dot, 4, (200, 70, 40), -1, cv2.LINE_AA)
         write(f"{row.variant}, {100 * row.fraction:g} %", 8, top + 21)
         write(f"{row.mean:.1f}", max(end, left + round(wide * max(row.top1) / 100)) + 10, top + 21)
     cv2.line(chart, (left, 8), (left, len(chart) - 22), (30, 30, 30), 1)

@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     estimate = motion.add_parser("estimate", help="mean and covariance of homographies between frames of videos")
     estimate.add_argument("--config", required=True, help="YAML file")
     estimate.add_argument("--source", help="its source to look at (default: the first one, the target)")
-    estimate.add_argument("--interval", type=int, help="frames between the two of a pair (default: clip.frame_interval)")
+    estimate.add_argument("--interval", type=int, help="frames between those of a pair (default: clip.frame_interval)")
     estimate.add_argument("--videos", type=int, default=1000, help="how many to look at (default: %(default)s)")
     estimate.add_argument("--out", required=True, help="JSON file to write, for `motion:` of a source")
     estimate.add_argument("--set", dest="overrides", nargs="+", default=[], metavar="key.path=value",
@@ -108,8 +108,8 @@ def _estimate_motion(options: argparse.Namespace) -> None:
     values = estimate_motion(tables[name], options.interval or config.clip.frame_interval, options.videos, config.seed,
                              data.class_names, Ranks().threads)
     write_motion(options.out, values)
-    print(f"{values['all']['pairs']} pairs of frames in {values['videos']} videos, {len(values['classes'])} classes with"
-          f" a distribution of their own: {options.out}")
+    print(f"{values['all']['pairs']} pairs of frames in {values['videos']} videos, {len(values['classes'])} classes"
+          f" with a distribution of their own: {options.out}")
 
 
 def _bench_loader(options: argparse.Namespace) -> None:

@@ -40,8 +40,8 @@ class ClipBatch:
         if not self.clips.permute(0, 2, 3, 4, 1).is_contiguous():
             raise ValueError(f"clips must be channels-last in memory, got strides {self.clips.stride()}")
         soft = self.labels.ndim == 2 and len(self.labels) == shape[0] and self.labels.dtype == torch.float32
-        for name, dtype in {**({} if soft else {"labels": torch.int64}), "source": torch.int64, "record": torch.int64, "slot": torch.int64,
-                            "valid": torch.bool}.items():
+        dtypes = {"source": torch.int64, "record": torch.int64, "slot": torch.int64, "valid": torch.bool}
+        for name, dtype in (dtypes if soft else {"labels": torch.int64, **dtypes}).items():
             value = getattr(self, name)
             if tuple(value.shape) != shape[:1] or value.dtype != dtype:
                 raise ValueError(f"{name} must be ({shape[0]},) {dtype}, got {tuple(value.shape)} {value.dtype}")

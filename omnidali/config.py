@@ -28,7 +28,7 @@ def key_of(name: str) -> str:
 class MediaConfig:
     """Where media lie, how they are listed, and who decodes them."""
 
-    kind: Literal["video", "image", "untrimmed", "frames"]  # files; long videos of which pieces count; folders of frames
+    kind: Literal["video", "image", "untrimmed", "frames"]  # files, long videos in pieces, folders of frames
     root: str = "."  # folder that the list's paths start from; relative to data_root
     list: str | None = None  # list file, relative to data_root; none: class folders under root, or tars
     format: Literal["auto", "path_label", "slowfast_csv", "kinetics_csv", "video_ids", "rawframes", "rawframes_offset",
@@ -136,7 +136,7 @@ class TrainConfig:
 
     batch: int | None = None  # slots of one step on all ranks together; none: 96, or the sum of the sources' batches
     step_mode: Literal["summed", "alternating"] = "summed"  # one step on all sources, or one a source's batch
-    ratio: tuple[int, ...] | None = None  # alternating: [2, 1, 1]: after every 2nd target batch one of each other source
+    ratio: tuple[int, ...] | None = None  # alternating: [2, 1, 1]: for two target batches one of each other source
     mixup: Literal["none", "intra", "cross"] = "none"  # partners: none, both of the target, or of any source
     mixup_alpha: float = 0.2  # of mixup's Beta(alpha, alpha)
     epochs: float | None = None  # length in passes over the target source (exactly one of epochs and steps)
@@ -291,6 +291,14 @@ def _media_mistakes(where: str, source: MediaConfig) -> Iterator[UserError]:
     if not 0 < source.window_seconds < float("inf"):
         yield UserError(f"{where}.window_seconds", "a number above 0", f"{source.window_seconds:g}",
                         "The reference uses 10.")
+    if source.kind == "frames" and source.pattern is not None:
+        try:
+            told = source.pattern.format(1) != source.pattern.format(2)
+        except (IndexError, KeyError, ValueError, AttributeError):
+            told = False
+        if not told:
+            yield UserError(f"{where}.pattern", "a pattern with one number", repr(source.pattern),
+                            "The reference uses img_{:05}.jpg.")
     if source.kind != "untrimmed" and source.pieces != "positive":
         yield UserError(f"{where}.pieces", "kind: untrimmed", f"kind {source.kind}", "Remove pieces.")
 

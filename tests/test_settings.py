@@ -71,6 +71,8 @@ def load(tmp_path, text, *overrides):
     (SMALL.replace("video", "video, pieces: all"), "sources.k.pieces: expected kind: untrimmed"),
     (SMALL.replace("video", "untrimmed, pieces: one_positive_rest_negative") + "clip: {clip_len: 8}",
      "sources.k.pieces: expected TSN's segments"),
+    (SMALL.replace("video", "frames, pattern: img.jpg"), "sources.k.pattern: expected a pattern with one number, got 'img.jpg'"),
+    (SMALL.replace("video", "frames, pattern: 'img_{name}.jpg'"), "sources.k.pattern: expected a pattern with one number"),
     (SMALL.replace("video", "untrimmed, window_seconds: 0"), "sources.k.window_seconds: expected a number above 0"),
     ("sources: {k: {kind: video, batch: 4}, w: {kind: image}}\ntrain: {steps: 5}",
      "sources: expected batch for all sources or for none, got none for w."),

@@ -61,8 +61,8 @@ def _make_catalog(folder: Path, path: Path, source: SourceConfig, rows: int) -> 
     db.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
                " INSERT INTO media (source, path, state, container, codec, width, height, frames, frame_rate, tick,"
                " rotation, timing, keyframes, bytes, mtime_ns)"
-               " SELECT source, 'd' || (i / 3200) || '/../d' || (i % 3200) || '/../0.jpg', state, container, codec, width, height, frames, frame_rate, tick, rotation,"
-               " timing, keyframes, bytes, mtime_ns FROM media, n WHERE id = 1", (rows - 1,))
+               " SELECT source, 'd' || (i / 3200) || '/../d' || (i % 3200) || '/../0.jpg', state, container, codec, width,"
+               " height, frames, frame_rate, tick, rotation, timing, keyframes, bytes, mtime_ns FROM media, n WHERE id = 1", (rows - 1,))
     db.execute("INSERT INTO entries (source, media, label, unit, first, last, video, positive)"
                " SELECT source, id, id % 1000, '', 0, 0, '', 1 FROM media WHERE id > 1")
     pack(db, 1, by_video=False)

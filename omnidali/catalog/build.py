@@ -236,7 +236,8 @@ def _probe_new(db, source: int, name: str, config: MediaConfig, root: str, threa
                            " frame_rate = ?, tick = ?, rotation = ?, timing = ?, keyframes = ?, bytes = ?, mtime_ns = ?"
                            " WHERE id = ?",
                            (state, known.container, known.codec, known.width, known.height, known.frames,
-                            known.frame_rate, known.tick, known.rotation, known.timing, known.keyframes, size, mtime, record))
+                            known.frame_rate, known.tick, known.rotation, known.timing, known.keyframes, size, mtime,
+                            record))
             bar.update(len(done))
             if time.monotonic() - last_commit > _COMMIT_SECONDS:
                 db.commit()

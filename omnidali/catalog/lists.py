@@ -116,16 +116,20 @@ def find_class_names(path: Path, source: MediaConfig) -> list[str] | None:
     class Collecting(Labels):
         def number(self, text, where, path=""):
             if text is None or text.isdigit():
-                raise StopIteration
+                raise _Numbered
             names.add(text)
             return 0
 
     try:
         for _ in read_list(path, source, Collecting())[1]:
             pass
-    except (StopIteration, RuntimeError):  # a generator turns the first into the second
+    except _Numbered:
         return None
     return sorted(names)
+
+
+class _Numbered(Exception):
+    """A list's labels are numbers, or missing."""
 
 
 def _fields(line: str) -> list[str]:

@@ -101,7 +101,8 @@ class SourceTable:
 
     def __repr__(self) -> str:
         pieces = "" if self.starts is None else f", {len(self.records):,} pieces"
-        return f"SourceTable({self.name}, {self.kind}, {len(self):,} rows{pieces}, codecs {', '.join(self.codec_names)})"
+        codecs = ", ".join(self.codec_names)
+        return f"SourceTable({self.name}, {self.kind}, {len(self):,} rows{pieces}, codecs {codecs})"
 
     def media(self, record: int) -> Media:
         """Everything the catalog knows of the file with this catalog id."""

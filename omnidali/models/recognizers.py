@@ -80,7 +80,7 @@ class SlowOnly(nn.Module):
         self.cls_head = Head(self.backbone.channels, classes, dropout)
 
     def forward(self, clips: Clips, auxiliary: Sequence[bool] = ()) -> torch.Tensor:
-        """(N, 3, T, H, W), or several of them, to logits (sum of N, classes) in their order; see :meth:`TSN.forward`."""
+        """(N, 3, T, H, W), or several of them, to logits (sum of N, classes) in order; see :meth:`TSN.forward`."""
         groups = [clips] if isinstance(clips, torch.Tensor) else clips
         logits = []
         for group, fixed in zip(groups, auxiliary or (False,) * len(groups)):

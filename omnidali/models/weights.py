@@ -4,7 +4,7 @@
 |---|---|---|
 | ours, mmaction2 0.x and 1.x | ``backbone.conv1.conv.weight`` | itself |
 | mmaction2 1.x OmniSource | ``backbone.conv1.weight`` | as torchvision; its heads have no counterpart |
-| torchvision, timm | ``conv1.weight`` | ``layer1.0.conv1.weight`` -> ``backbone.layer1.0.conv1.conv.weight`` and so on |
+| torchvision, timm | ``conv1.weight`` | ``layer1.0.conv1.weight`` -> ``backbone.layer1.0.conv1.conv.weight`` etc. |
 
 A 2D kernel becomes a 3D one by repeating it over time and dividing by the length, so that a still clip
 gives the 2D response (I3D, Carreira and Zisserman, CVPR 2017).
@@ -76,20 +76,18 @@ def read_weights(path: str | Path) -> dict:
     except FileNotFoundError:
         raise UserError(str(path), "a checkpoint", "no such file", "Check the path.") from None
     except Exception as error:  # both readers raise many kinds for damaged files
-        reason = str(error).strip().partition("WeightsUnpickler error: ")[2] or str(error).strip()
-        raise UserError(str(path), "a checkpoint that can be read safely", (reason.splitlines() or ["nothing"])[0][:200],
+        reason = (str(error).partition("WeightsUnpickler error: ")[2] or str(error)).strip() or "nothing"
+        raise UserError(str(path), "a checkpoint that can be read safely", reason.splitlines()[0][:200],
                         "The file is damaged or foreign; use another one.") from None
     if isinstance(state, dict):
         wrapper = next((key for key in _WRAPPERS if isinstance(state.get(key), Mapping)
-                        and (key == "state_dict" or any(isinstance(value, torch.Tensor) for value in state[key].values()))),
-                       None)
+                        and (key == "state_dict" or any(map(torch.is_tensor, state[key].values())))), None)
         if wrapper is not None:
-            return {**{key: value for key, value in state.items() if key != wrapper}, "state_dict": dict(state[wrapper])}
+            return {**state, "state_dict": dict(state[wrapper])}
         if state and all(isinstance(value, torch.Tensor) for value in state.values()):
             return {"state_dict": state}
-    raise UserError(str(path), "a checkpoint with weights, bare or under state_dict",
-                    f"the entries {', '.join(map(str, state))[:200]}" if isinstance(state, dict) else type(state).__name__,
-                    "Use another one.")
+    got = f"the entries {', '.join(map(str, state))[:200]}" if isinstance(state, dict) else type(state).__name__
+    raise UserError(str(path), "a checkpoint with weights, bare or under state_dict", got, "Use another one.")
 
 
 def rename(weights: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, torch.Tensor], dict[str, str]]:

@@ -33,6 +33,7 @@ class RunFolder:
 
     def __init__(self, config: Config, writes: bool, resume: str = "auto"):
         self.path, self._writes, self._writer = Path(config.run_dir), writes, None
+        self._shown: set[str] = set()
         if not writes:
             return
         own = resume == "auto" or self.path.resolve() in (Path(resume).resolve(), *Path(resume).resolve().parents)
@@ -73,13 +74,16 @@ class RunFolder:
             self._writer.add_scalar(f"{kind}/{name}", value, step)
 
     def show_batch(self, batch: StepBatch, names: tuple[str, ...], class_names: tuple[str, ...]) -> None:
-        """Write one picture a source with the clips as the model sees them, also to TensorBoard."""
-        if not self._writes:
+        """Write a picture of each source's first clips as the model sees them, also to TensorBoard."""
+        if not self._writes or len(self._shown) == len(names):
             return
         for number, name in enumerate(names):
+            if name in self._shown:
+                continue
             for group in batch.groups:
                 mine = (group.source == number).nonzero()[:6, 0]
                 if len(mine):
+                    self._shown.add(name)
                     labels = [_title(label, class_names) for label in group.labels[mine]]
                     grid = clip_grid(group.clips[mine], labels)
                     write_picture(self.path / "pictures" / f"step{batch.step}-{name}.png", grid)
