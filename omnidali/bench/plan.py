@@ -58,11 +58,11 @@ def _make_catalog(folder: Path, path: Path, source: SourceConfig, rows: int) -> 
     (folder / source.list).write_text("0.jpg 0\n")
     build_catalog(path, {"rows": source}, folder, progress=False)
     db = connect(path)
+    probed = ("state, container, codec, width, height, frames, frame_rate, tick, rotation, timing, keyframes, bytes,"
+              " mtime_ns")
     db.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
-               " INSERT INTO media (source, path, state, container, codec, width, height, frames, frame_rate, tick,"
-               " rotation, timing, keyframes, bytes, mtime_ns)"
-               " SELECT source, 'd' || (i / 3200) || '/../d' || (i % 3200) || '/../0.jpg', state, container, codec, width,"
-               " height, frames, frame_rate, tick, rotation, timing, keyframes, bytes, mtime_ns FROM media, n WHERE id = 1", (rows - 1,))
+               f" INSERT INTO media (source, path, {probed}) SELECT source, 'd' || (i / 3200) || '/../d' || (i % 3200)"
+               f" || '/../0.jpg', {probed} FROM media, n WHERE id = 1", (rows - 1,))
     db.execute("INSERT INTO entries (source, media, label, unit, first, last, video, positive)"
                " SELECT source, id, id % 1000, '', 0, 0, '', 1 FROM media WHERE id > 1")
     pack(db, 1, by_video=False)

@@ -121,6 +121,8 @@ class Producer:
         """The files of one sample: catalog id, codec, and places of the frames that come from it."""
         pieces = samples.pieces[index]
         records, each = self.table.records[pieces], samples.frames.shape[1] // len(pieces)
+        if len(pieces) == 1:
+            return [(int(records[0]), self.table.codec_names[self.table.codecs[pieces[0]]], np.arange(each))]
         found = []
         for record in dict.fromkeys(records.tolist()):
             mine = np.flatnonzero(records == record)
