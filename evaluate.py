@@ -22,6 +22,7 @@ from omnidali.evaluation.metrics import Accuracy, measure
 from omnidali.evaluation.score import score_items
 from omnidali.loading.data import Data, open_data
 from omnidali.models.recognizers import build_model
+from omnidali.models.weights import best_weights
 from omnidali.ranks import Ranks, end_ranks, start_ranks
 from omnidali.settings import load_config
 from omnidali.training.checkpoint import load_checkpoint, load_weights
@@ -50,7 +51,7 @@ def evaluate(config: Config, ranks: Ranks, checkpoint: str | None = None, protoc
         raise UserError("evaluation.source", f"the checkpoint's classes ({', '.join(names[:3])}, ...)",
                         f"{', '.join(data.class_names[:3])}, ...", "Use the classes and lists of the training.")
     model = build_model(config.model, len(names), config.clip.clip_len)
-    load_weights(model, {**state, "state_dict": state.get("ema") or state["state_dict"]}, str(path))
+    load_weights(model, {**state, "state_dict": best_weights(state)}, str(path))
     model.to(ranks.device)
     views = getattr(config.evaluation, protocol)
     scores = score_items(model, data.evaluation, config.evaluation.source, views, config, ranks,

@@ -1,7 +1,7 @@
 """Train TSN or SlowOnly jointly on videos and photos.
 
     python train.py --config configs/demo.yaml
-    torchrun --nproc-per-node 8 train.py --config configs/tsn_omni.yaml data_root=/data train.batch=192
+    torchrun --nproc-per-node 8 train.py --config configs/tsn_omni.yaml data_root=/data train.epochs=50
 
 The story of a run, top to bottom: data, model, optimizer, resume, then the loop.
 """
@@ -131,7 +131,7 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
     # The loop
     meter, figures, first_step = SourceMeter(names, ranks), None, loader.next_step
     loader.end = min(steps, first_step + dry_run) if dry_run else steps
-    pace = Pace(first_step, steps, config.batch)
+    pace = Pace(first_step, steps)
     model.train()
     with loader, contextlib.closing(folder):
         asked = time.perf_counter()
@@ -174,7 +174,8 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
             if config.train.keep_every and due(config.train.keep_every):
                 to_save.append(f"step-{done}.pt")
             if done % config.train.log_every == 0 or to_save:
-                sources, speed = meter.read(), pace.read(done, loader.stats(), ranks.device)
+                sources = meter.read()
+                speed = pace.read(done, sources["all"]["clips"], loader.stats(), ranks.device)
                 folder.log("train", done, {"lr": lr, "sources": sources, **speed})
                 say(step_line(done, steps, sources, speed, lr))
                 if not math.isfinite(sources["all"]["loss"]):

@@ -6,6 +6,7 @@ target, several seeds, mean and spread.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 from collections.abc import Sequence
@@ -13,15 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-import cv2
-import numpy as np
-
 from omnidali.config import Config
 from omnidali.environment import write_record
 from omnidali.errors import UserError
 from omnidali.loading.data import make_plan, open_data
 from omnidali.programs import run_program
 from omnidali.settings import dump_config, load_config
+from omnidali.training.pictures import bar_chart, write_picture
 
 BASELINE, ALL = "baseline", "all"
 
@@ -102,6 +101,12 @@ def ablate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
         UserError: if a run failed, or there is nothing to compare.
     """
     out, config = Path(out), load_config(config_path, overrides)
+    if not all(0 < fraction <= 1 for fraction in fractions):
+        raise UserError("--fractions", "shares above 0 and at most 1", str(list(fractions)), "Correct them.")
+    if ranks < 1:
+        raise UserError("--ranks", "1 or more", str(ranks), "Correct the number.")
+    if config.evaluation.source is None:
+        raise UserError("evaluation.source", "labelled data to compare on", "nothing", "Add it to the config.")
     config = replace(config, catalog=str(out / "catalog.sqlite"))
     variants, scores = variants_of(config), {}
     data = open_data(config)
@@ -113,8 +118,7 @@ def ablate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
                 # fewer labels: as many slots of the target all the same, so more epochs of what is left
                 made = make_variant(config, names, epochs / fraction, fraction, ranks)
                 scores[fraction, variant, seed] = _run(made, out, variant, fraction, seed, ranks)
-                _report(out, scores, variants, seeds, fractions)
-    rows = _report(out, scores, variants, seeds, fractions)
+                rows = _report(out, scores, variants, seeds, fractions)
     write_record(out, {"ablation": str(config_path), "overrides": list(overrides), "target_epochs": epochs,
                        "seeds": list(seeds), "rows": [vars(row) for row in rows]})
     print(f"\n{(out / 'table.md').read_text()}\nalso in {out / 'results.json'} and {out / 'table.png'}")
@@ -122,16 +126,15 @@ def ablate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
 
 
 def _run(config: Config, out: Path, variant: str, fraction: float, seed: int, ranks: int) -> dict:
-    """One run, or its result where it is known."""
+    """One run, or its result where it is known: another config has another folder."""
+    config = replace(config, seed=seed, run_dir="")
     name = f"{variant.replace('+ ', 'with-').replace(' ', '-')}-{fraction:g}-seed{seed}"
-    run = out / "runs" / name
-    config = replace(config, seed=seed, run_dir=str(run))
-    path, done = out / "runs" / f"{name}.yaml", run / "result.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = dump_config(config)
-    if done.exists() and path.exists() and path.read_text() == text:
+    run = out / "runs" / f"{name}-{hashlib.sha256(dump_config(config).encode()).hexdigest()[:8]}"
+    path, done = run.parent / f"{run.name}.yaml", run / "result.json"
+    if done.exists():
         return json.loads(done.read_text())
-    path.write_text(text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dump_config(replace(config, run_dir=str(run))))
     run_program("train.py", "--config", str(path), "--resume", "auto", ranks=ranks)
     row = run_program("evaluate.py", "--config", str(path), "--checkpoint", str(run / "checkpoints" / "last.pt"),
                       ranks=ranks)
@@ -155,8 +158,8 @@ def _report(out: Path, scores: dict, variants, seeds, fractions) -> list[Row]:
     (out / "results.json").write_text(json.dumps([vars(row) | {"mean": row.mean, "spread": row.spread}
                                                   for row in rows], indent=1) + "\n")
     (out / "table.md").write_text(make_table(rows))
-    picture = draw_chart(rows)
-    (out / "table.png").write_bytes(cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes())
+    bars = {f"{row.variant}, {100 * row.fraction:g} %": row.top1 for row in rows}
+    write_picture(out / "table.png", bar_chart(bars, "top-1, %"))
     return rows
 
 
@@ -176,25 +179,3 @@ def make_table(rows: Sequence[Row]) -> str:
         lines.append(f"| {row.variant} | {100 * row.fraction:g} % | {row.mean:.1f} | {row.spread:.1f} | {row.gain:+.1f}"
                      f" | {by_seed} | {statistics.mean(row.mean_class):.1f} |")
     return "\n".join(lines) + "\n"
-
-
-def draw_chart(rows: Sequence[Row]) -> np.ndarray:
-    """Bars of the means with a dot for every seed: uint8 (H, W, 3), RGB."""
-    height, left, wide = 34, 240, 560
-    chart = np.full((height * len(rows) + 30, left + wide + 90, 3), 255, np.uint8)
-
-    def write(text: str, x: int, y: int) -> None:
-        cv2.putText(chart, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (30, 30, 30), 1, cv2.LINE_AA)
-
-    for number, row in enumerate(rows):
-        top = 10 + number * height
-        end = left + round(wide * row.mean / 100)
-        cv2.rectangle(chart, (left, top + 5), (end, top + height - 8), (120, 170, 220), -1)
-        for value in row.top1:
-            dot = (left + round(wide * value / 100), top + height // 2 - 1)
-            cv2.circle(chart, dot, 4, (200, 70, 40), -1, cv2.LINE_AA)
-        write(f"{row.variant}, {100 * row.fraction:g} %", 8, top + 21)
-        write(f"{row.mean:.1f}", max(end, left + round(wide * max(row.top1) / 100)) + 10, top + 21)
-    cv2.line(chart, (left, 8), (left, len(chart) - 22), (30, 30, 30), 1)
-    write("top-1, %", left, len(chart) - 6)
-    return chart

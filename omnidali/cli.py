@@ -81,11 +81,11 @@ def _ablate(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from omnidali.models.weights import export_weights
+    from omnidali.models.weights import best_weights, export_weights
     from omnidali.training.checkpoint import load_checkpoint
     state = load_checkpoint(options.checkpoint, inside="best.pt")
     meta = {"CLASSES": list(state.get("classes") or []), **(state.get("model") or {})}
-    weights = state.get("ema") or state["state_dict"]
+    weights = best_weights(state)
     export_weights(weights, options.out, meta)
     print(f"{len(weights)} tensors{', averaged weights' if state.get('ema') else ''}: {options.out}")
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import yaml
 
-from omnidali.config import Config, find_mistakes
+from omnidali.config import Config
 from omnidali.errors import ConfigErrors, UserError
+from omnidali.mistakes import find_mistakes
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -10,7 +10,7 @@ import torch
 
 from omnidali.bench.media import write_photo, write_video
 from omnidali.catalog.build import build_catalog
-from omnidali.catalog.files import Place
+from omnidali.catalog.files import FileSpan
 from omnidali.catalog.probe import probe_image, probe_video
 from omnidali.catalog.store import CatalogReader, Media
 from omnidali.config import SourceConfig
@@ -29,10 +29,10 @@ def pytest_collection_modifyitems(items):
 
 def media_of(path: Path, kind: str = "video") -> Media:
     """The catalog's view of one file, without a catalog."""
-    place = Place(str(path))
-    probe = (probe_video if kind == "video" else probe_image)(place)
-    return Media(str(path), probe.container, probe.width, probe.height, probe.frames, probe.rotation,
-                 probe.timing, probe.keyframes, place)
+    span = FileSpan(str(path))
+    probe = (probe_video if kind == "video" else probe_image)(span)
+    return Media(str(path), probe.container, probe.codec, probe.width, probe.height, probe.frames, probe.rotation,
+                 probe.timing, probe.keyframes, span)
 
 
 SOURCES = {

@@ -83,23 +83,21 @@ evaluation: {source: {kind: video, root: shorts, list: shorts.txt}}
     assert "| all | 100 % |" in capsys.readouterr().out
     chart = cv2.imread(str(tmp_path / "out/table.png"))
     assert chart.shape[0] > 8 * 30 and len(np.unique(chart.reshape(-1, 3), axis=0)) > 3
-    half, whole = (load_config(tmp_path / f"out/runs/all-{share}-seed4.yaml") for share in ("0.5", "1"))
+    half, whole = (load_config(next((tmp_path / "out/runs").glob(f"all-{share}-seed4-*.yaml"))) for share in ("0.5", "1"))
     assert half.train.epochs == pytest.approx(2 * whole.train.epochs) and half.seed == 4  # as many steps
     done = len(faked)
     assert cli.main(command) == 0 and len(faked) == done
-    assert cli.main([*command, "clip.size=40"]) == 0 and len(faked) == 2 * done  # other settings, other runs
+    assert cli.main([*command, "optimizer.lr=0.5"]) == 0 and len(faked) == 2 * done  # other settings, other runs
+    folders = [load_config(path).run_dir for path in (tmp_path / "out/runs").glob("*.yaml")]
+    assert len(set(folders)) == len(folders) == 32
 
 
-def test_motion_estimate_command(media_root, tmp_path, capsys):
-    (tmp_path / "c.yaml").write_text("sources: {clips: {kind: video, root: clips, list: clips.txt}, photos: {kind: image,"
-                                     " root: photos, list: photos.txt}}\ntrain: {steps: 1}\n")
-    command = ["motion", "estimate", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "m.json"), "--set",
-               f"data_root={media_root}", f"run_dir={tmp_path}"]
-    assert cli.main(command[:4] + ["--source", "photos"] + command[4:]) == 2
-    assert "--source: expected a source of videos (clips), got photos" in capsys.readouterr().err
-    assert cli.main(command[:4] + ["--interval", "0"] + command[4:]) == 2
-    assert cli.main(command[:4] + ["--videos", "1"] + command[4:]) == 2
-    assert "pairs of frames with a common plane" in capsys.readouterr().err
-    assert cli.main(command) == 0
-    values = json.loads((tmp_path / "m.json").read_text())
-    assert len(values["all"]["mean"]) == 8 and values["interval"] == 1 and values["all"]["pairs"] >= 16
+@pytest.mark.parametrize("options, told", [
+    (["--fractions", "0"], "--fractions: expected shares above 0 and at most 1, got [0.0]."),
+    (["--ranks", "0"], "--ranks: expected 1 or more, got 0."),
+    ([], "evaluation.source: expected labelled data to compare on, got nothing."),
+])
+def test_mistakes_are_told_before_anything_runs(tmp_path, faked, capsys, options, told):
+    (tmp_path / "c.yaml").write_text("sources: {a: {kind: video}, b: {kind: image}}\ntrain: {steps: 2}\n")
+    assert cli.main(["ablate", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path), *options]) == 2
+    assert told in capsys.readouterr().err and not faked

@@ -13,7 +13,7 @@ from omnidali.bench.media import write_photo, write_video
 from omnidali.catalog import build
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.gate import Refused, read_image_header, sniff_video
-from omnidali.catalog.files import Place
+from omnidali.catalog.files import FileSpan
 from omnidali.catalog.folders import escape_reason, scan_folder
 from omnidali.catalog.labels import Labels, read_class_names
 from omnidali.catalog.lists import Entry, read_list
@@ -30,7 +30,7 @@ def write(path, text):
 
 
 def read(path, names=None, **settings):
-    return list(read_list(path, MediaConfig(**{"kind": "video", **settings}), Labels(names))[1])
+    return list(read_list(path, MediaConfig(**{"kind": "video", **settings}), Labels(names), "s")[1])
 
 
 def test_labels_are_split_from_the_right(tmp_path):
@@ -120,7 +120,7 @@ def exif(orientation):
 def test_image_headers(tmp_path):
     for ending in ("jpg", "png", "webp"):
         write_photo(tmp_path / f"a.{ending}", 1, width=90, height=60)
-        probe = probe_image(Place(str(tmp_path / f"a.{ending}")))
+        probe = probe_image(FileSpan(str(tmp_path / f"a.{ending}")))
         assert (probe.width, probe.height, probe.frames) == (90, 60, 1)
         assert probe.codec == {"jpg": "jpeg"}.get(ending, ending)
     jpeg = (tmp_path / "a.jpg").read_bytes()
@@ -132,7 +132,7 @@ def test_image_headers(tmp_path):
         read_image_header(huge)
     (tmp_path / "page.jpg").write_text("<!DOCTYPE html><p>404")
     with pytest.raises(Refused, match="a web page"):
-        probe_image(Place(str(tmp_path / "page.jpg")))
+        probe_image(FileSpan(str(tmp_path / "page.jpg")))
 
 
 @given(st.lists(st.integers(-2**40, 2**40), max_size=50))
@@ -142,12 +142,12 @@ def test_packed_numbers_come_back(numbers):
 
 def test_video_probe(tmp_path):
     write_video(tmp_path / "a.mp4", 1, frames=50, width=90, height=62, gop=12, rate=25)
-    probe = probe_video(Place(str(tmp_path / "a.mp4")))
+    probe = probe_video(FileSpan(str(tmp_path / "a.mp4")))
     assert (probe.container, probe.codec, probe.width, probe.height, probe.frames, probe.rotation) == \
         ("mov", "h264", 90, 62, 50, 0)
     assert probe.frame_rate == 25 and unpack_numbers(probe.keyframes).tolist() == [0, 12, 24, 36, 48]
     write_video(tmp_path / "phone.mp4", 1, frames=5, width=90, height=62, rotation=90)
-    probe = probe_video(Place(str(tmp_path / "phone.mp4")))
+    probe = probe_video(FileSpan(str(tmp_path / "phone.mp4")))
     assert (probe.codec, probe.width, probe.height, probe.rotation) == ("h264:rotated", 62, 90, 90)
 
 
@@ -158,7 +158,7 @@ def test_broken_videos_get_a_reason(tmp_path):
                              ("cut.mp4", whole[:len(whole) // 2], "broken")):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(Refused, match=told):
-            probe_video(Place(str(tmp_path / name)))
+            probe_video(FileSpan(str(tmp_path / name)))
 
 
 PHOTOS = {"s": SourceConfig(kind="image", root="pics", list="l.txt")}

@@ -9,11 +9,13 @@ import pytest
 import torch
 import yaml
 
+import evaluate
 import omnidali
 from omnidali import cli
 from omnidali.bench import loader as bench
 from omnidali.bench.media import BITS, picture, read_numbers
 from omnidali.bench.plan import bench_plan
+from omnidali.catalog.lists import FORMATS
 from omnidali.demo.run import run_demo
 from omnidali.settings import load_config
 
@@ -109,7 +111,7 @@ def test_readme_loop_runs(monkeypatch, media_root, tmp_path):
 
 def test_readme_configs_are_valid(tmp_path):
     data, joint = blocks("yaml")
-    for text, names in ((data, ["target", "photos", "shards", "flow", "long"]), (joint, ["target", "web"])):
+    for text, names in ((data, ["target", "photos", "shards", "folders", "long"]), (joint, ["target", "web"])):
         (tmp_path / "c.yaml").write_text(text)
         assert list(load_config(tmp_path / "c.yaml").sources) == names
     assert yaml.safe_load(data)["classes"] == "classes.txt"
@@ -126,16 +128,15 @@ def test_readme_names_every_recipe():
 
 
 def test_readme_names_every_list_format():
-    from omnidali.catalog.lists import KINDS
-    assert all(f"`{name}`" in README for name in KINDS)
+    assert all(f"`{name}`" in README for name in FORMATS)
 
 
 def test_readme_commands_name_things_that_exist():
-    text = "\n".join(blocks("bash"))
+    import train
+    text = "\n".join([*blocks("bash"), train.__doc__, evaluate.__doc__])
     for path in re.findall(r"[\w/]+\.(?:py|yaml)", text):
         assert (ROOT / path).exists(), path
     for line in re.findall(r"train\.py (.*)", text):
-        import train
         assert train.main([*line.split(), "--print-config"]) == 0
     for setting in re.findall(r"evaluate\.py .*", text):
         overrides = re.findall(r"\S+=\S+", setting)

@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 from test_fusion import assert_restores_at_every_step
 from test_planning import flat, made_up_table
 
-from omnidali.config import ClipConfig, ResampleConfig, SourceConfig
+from omnidali.config import ClipConfig, Config, ResampleConfig, SourceConfig, TrainConfig
+from omnidali.errors import UserError
+from omnidali.loading.data import Data, open_loader
 from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.mixing import Alternating, Batches
 from omnidali.planning.mixup import Mixup, deal
 from omnidali.planning.philox import Stream
 from omnidali.planning.plan import TrainPlan
 from omnidali.planning.resampling import Rows, fraction_of, quotas
+from omnidali.ranks import Ranks
 
 
 def test_fixed_batches_fill_every_step_alike():
@@ -244,14 +247,12 @@ def test_target_apart_makes_groups_of_its_own(tables):
             assert batch.auxiliary == (False, True, True)
 
 
-def test_a_batch_of_differing_sizes_is_told_where(media_root, tmp_path):
-    from omnidali.config import Config, TrainConfig
-    from omnidali.errors import UserError
-    from omnidali.loading.data import Data, open_loader
-    from omnidali.ranks import Ranks
+def test_batches_that_do_not_suit_the_ranks_are_told():
     data = Data((), None, (), ())
     for config, told in (
             (Config(sources=SOURCES, train=TrainConfig(steps=1, batch=6, mixup="cross")), "train.batch: expected a multiple of 4"),
+            (Config(sources={"a": SourceConfig(kind="video", batch=96), "b": SourceConfig(kind="video", batch=3)}),
+             "sources, sum of their batches: expected a multiple of 2 for 2 ranks, got 99"),
             (Config(sources={"a": SourceConfig(kind="video", batch=3)}, train=TrainConfig(steps=1, step_mode="alternating")),
              "sources.a.batch: expected a multiple of 2 for 2 ranks, got 3. Use 2")):
         with pytest.raises(UserError, match=told):

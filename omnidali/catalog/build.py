@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from omnidali.catalog.files import Place
+from omnidali.catalog.contents import list_source
+from omnidali.catalog.files import FileSpan
 from omnidali.catalog.folders import escape_reason
 from omnidali.catalog.gate import Refused
-from omnidali.catalog.listing import list_source
 from omnidali.catalog.pack import pack
 from omnidali.catalog.probe import Probe, probe_frames, probe_image, probe_video
 from omnidali.catalog.store import NEW, OK, connect
@@ -201,9 +201,9 @@ def _probe_one(source: MediaConfig, root: str, record: int, path: str, archive: 
             folder = source.kind == "frames"
             if os.path.exists(full) and not (os.path.isdir if folder else os.path.isfile)(full):
                 raise Refused("not a folder" if folder else "not a regular file")  # a pipe would be waited for
-            place = Place(full, offset or 0, size)
-            probe = probe_frames(place, source.pattern or FRAME_PATTERN) if folder else \
-                (probe_image if source.kind == "image" else probe_video)(place)
+            span = FileSpan(full, offset or 0, size)
+            probe = probe_frames(span, source.pattern or FRAME_PATTERN) if folder else \
+                (probe_image if source.kind == "image" else probe_video)(span)
             state = OK
         except Refused as refusal:
             state = str(refusal)

@@ -10,7 +10,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Place:
+class FileSpan:
     """A whole file, or ``size`` bytes from ``offset`` on of the archive at ``path``."""
 
     path: str
@@ -34,8 +34,8 @@ class Place:
 class Region(io.RawIOBase):
     """A read-only, seekable view of a part of a file."""
 
-    def __init__(self, place: Place):
-        self._file, self._place, self._position = open(place.path, "rb"), place, 0
+    def __init__(self, span: FileSpan):
+        self._file, self._span, self._position = open(span.path, "rb"), span, 0
 
     def readable(self) -> bool:
         return True
@@ -44,7 +44,7 @@ class Region(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._place.size}[whence]
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._span.size}[whence]
         self._position = max(0, start + offset)
         return self._position
 
@@ -52,9 +52,9 @@ class Region(io.RawIOBase):
         return self._position
 
     def read(self, count: int = -1) -> bytes:
-        left = max(0, self._place.size - self._position)
+        left = max(0, self._span.size - self._position)
         wanted = left if count is None or count < 0 else min(count, left)
-        data = os.pread(self._file.fileno(), wanted, self._place.offset + self._position)
+        data = os.pread(self._file.fileno(), wanted, self._span.offset + self._position)
         self._position += len(data)
         return data
 

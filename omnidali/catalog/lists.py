@@ -21,12 +21,13 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from omnidali.catalog.folders import VIDEO_ENDINGS
 from omnidali.catalog.labels import Labels, read_lines
-from omnidali.config import MediaConfig, key_of
+from omnidali.config import MediaConfig, has_number, key_of
 from omnidali.errors import UserError
 
 _KINETICS = ("label", "youtube_id", "time_start", "time_end")
@@ -41,7 +42,7 @@ class Entry(NamedTuple):
         path: relative to the source's root; a folder where the kind is ``frames``.
         unit: what ``first`` and ``last`` (exclusive) count: ``frames`` or ``seconds`` of a piece; ``windows``
             for a long video that is cut into pieces of ``last`` seconds; empty for the whole file.
-        video: entries of one video make one sample, of which each draw takes a piece; empty: a sample of its own.
+        video: of kind ``untrimmed``: entries of one video make one sample, of which each draw takes a piece.
         positive: whether the piece shows its class.
     """
 
@@ -54,7 +55,14 @@ class Entry(NamedTuple):
     positive: bool = True
 
 
-def read_list(path: Path, source: MediaConfig, labels: Labels, name: str = "list") -> tuple[str, Iterator[Entry]]:
+def whole_file(path: str, label: int, source: MediaConfig) -> Entry:
+    """A file that is used whole, or cut into windows where it is a long video."""
+    if source.kind == "untrimmed":
+        return Entry(path, label, "windows", 0, source.window_seconds, video=path)
+    return Entry(path, label)
+
+
+def read_list(path: Path, source: MediaConfig, labels: Labels, name: str) -> tuple[str, Iterator[Entry]]:
     """The format of a list, and its entries, which are read as they are asked for.
 
     Args:
@@ -64,11 +72,11 @@ def read_list(path: Path, source: MediaConfig, labels: Labels, name: str = "list
         UserError: naming file and line, also while the entries are read.
     """
     form = source.format if source.format != "auto" else recognise(path, source.kind)
-    kinds = KINDS.get(form)
-    if kinds is None or source.kind not in kinds:
+    read, kinds = FORMATS[form]
+    if source.kind not in kinds:
         raise UserError(f"{key_of(name)}.format", f"a list format for kind {source.kind}", form,
-                        f"Use kind: {' or '.join(kinds)}." if kinds else f"Use one of: {', '.join(KINDS)}.")
-    return form, _not_empty(path, form, _READERS[form](path, source, labels, name))
+                        f"Use kind: {' or '.join(kinds)}.")
+    return form, _not_empty(path, form, read(path, source, labels, name))
 
 
 def recognise(path: Path, kind: str) -> str:
@@ -109,7 +117,7 @@ def recognise(path: Path, kind: str) -> str:
         else "path_label"
 
 
-def find_class_names(path: Path, source: MediaConfig) -> list[str] | None:
+def find_class_names(path: Path, source: MediaConfig, name: str) -> list[str] | None:
     """The sorted class names that a list's labels are, or None where they are numbers."""
     names: set[str] = set()
 
@@ -121,7 +129,7 @@ def find_class_names(path: Path, source: MediaConfig) -> list[str] | None:
             return 0
 
     try:
-        for _ in read_list(path, source, Collecting())[1]:
+        for _ in read_list(path, source, Collecting(), name)[1]:
             pass
     except _Numbered:
         return None
@@ -161,9 +169,7 @@ def _path_label(path: Path, source: MediaConfig, labels: Labels, name: str) -> I
         item, text = line[:cut].rstrip(" \t,"), line[cut + 1:]
         if cut < 0 or not item or "." in text or "/" in text:  # a path alone
             item, text = line, None
-        unit = ("windows", 0, source.window_seconds) if source.kind == "untrimmed" else ()
-        entry = Entry(item, labels.number(text, where, item), *unit)
-        yield entry._replace(video=item) if unit else entry
+        yield whole_file(item, labels.number(text, where, item), source)
 
 
 def _slowfast_csv(path: Path, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
@@ -222,10 +228,6 @@ def _rawframes(path: Path, source: MediaConfig, labels: Labels, name: str, offse
         yield Entry(row[0], labels.number(row[-1], where, row[0]), "frames", first, first + int(numbers[-1]))
 
 
-def _rawframes_offset(path: Path, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
-    return _rawframes(path, source, labels, name, offset=True)
-
-
 def _pieces(path: Path, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
     for where, line in _rows(path):
         row = line.rsplit(None, 3) if "," not in line else _fields(line)
@@ -280,27 +282,28 @@ def _parts_of(where: str, video: str, label: int, count: int, positives: list[in
         if not 0 <= index < count:
             raise UserError(where, f"positive pieces from 0 to {count - 1}", str(index), "Correct the indices.")
     whole = os.path.splitext(video)[1].lower() in VIDEO_ENDINGS
+    pattern = source.pattern or "part_{}.mp4"
+    if not whole and not has_number(pattern):
+        raise UserError(f"{key_of(name)}.pattern", "a pattern with one number", repr(pattern),
+                        "The release uses part_{}.mp4.")
     for index in range(count):
         positive = index in positives
         if whole:
             yield Entry(video, label, "seconds", index * source.window_seconds, (index + 1) * source.window_seconds,
                         video, positive)
         else:
-            part = (source.pattern or "part_{}.mp4")
-            try:
-                part = part.format(index)
-            except (IndexError, KeyError, ValueError) as error:
-                raise UserError(f"{key_of(name)}.pattern", "a pattern with one number, such as part_{}.mp4",
-                                f"{part!r} ({error})", "Correct the pattern.") from None
-            yield Entry(f"{video}/{part}", label, video=video, positive=positive)
+            yield Entry(f"{video}/{pattern.format(index)}", label, video=video, positive=positive)
 
 
-_READERS: dict[str, Callable[..., Iterator[Entry]]] = {
-    "path_label": _path_label, "slowfast_csv": _slowfast_csv, "kinetics_csv": _kinetics_csv, "video_ids": _video_ids,
-    "rawframes": _rawframes, "rawframes_offset": _rawframes_offset, "parts": _parts, "parts_json": _parts_json,
-    "pieces": _pieces,
+# reader, and the kinds of source that it is for
+FORMATS: dict[str, tuple[Callable[..., Iterator[Entry]], tuple[str, ...]]] = {
+    "path_label": (_path_label, ("video", "image", "frames", "untrimmed")),
+    "slowfast_csv": (_slowfast_csv, ("video", "image")),
+    "kinetics_csv": (_kinetics_csv, ("video", "untrimmed")),
+    "video_ids": (_video_ids, ("video", "image")),
+    "rawframes": (_rawframes, ("frames",)),
+    "rawframes_offset": (partial(_rawframes, offset=True), ("frames",)),
+    "parts": (_parts, ("untrimmed",)),
+    "parts_json": (_parts_json, ("untrimmed",)),
+    "pieces": (_pieces, ("untrimmed",)),
 }
-KINDS = {form: ("video", "image") for form in ("path_label", "slowfast_csv", "kinetics_csv", "video_ids")} | {
-    "path_label": ("video", "image", "frames", "untrimmed"), "kinetics_csv": ("video", "untrimmed"),
-    "rawframes": ("frames",), "rawframes_offset": ("frames",), "parts": ("untrimmed",), "parts_json": ("untrimmed",),
-    "pieces": ("untrimmed",)}

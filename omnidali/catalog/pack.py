@@ -6,16 +6,49 @@ import hashlib
 import json
 import sqlite3
 from collections import Counter
+from collections.abc import Iterator
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 
 from omnidali.catalog.probe import unpack_times
 from omnidali.catalog.store import CHUNK, COLUMNS, OK, PIECE_COLUMNS
 
+
+class _Row(NamedTuple):
+    """An entry with its file, in the order of the query below."""
+
+    label: int
+    width: int
+    height: int
+    record: int
+    frames: int
+    codec: str
+    path: str
+    unit: str
+    first: float
+    last: float
+    video: str
+    positive: int
+    rate: float
+    tick: float
+    timing: bytes | None
+
+
+class _Piece(NamedTuple):
+    """Frames of a file; fields as the packed columns of pieces, and in their order."""
+
+    record: int
+    frames: int
+    codec: str
+    first: int
+
+
 _QUERY = ("SELECT e.label, m.width, m.height, m.id, m.frames, m.codec, m.path, e.unit, e.first, e.last, e.video,"
           " e.positive, m.frame_rate, m.tick, CASE WHEN e.unit IN ('seconds', 'windows') THEN m.timing END"
           " FROM entries e JOIN media m ON m.id = e.media WHERE e.source = ? AND m.state = ? ORDER BY e.id")
+_RATE_IF_UNKNOWN = 25.0  # frames a second of a file that has neither timestamps nor a rate
 OUTSIDE = "piece outside of its file"
 ANOTHER_SIZE = "piece of another size than its video's first"
 NO_POSITIVE = "video without a piece that shows its class"
@@ -65,16 +98,11 @@ def _pieces(rows, unusable: Counter):
     """Batches of (samples, pieces a sample, pieces, paths), where every entry is a sample."""
     while batch := rows.fetchmany(CHUNK):
         samples, pieces, paths = [], [], []
-        for row in batch:
-            if not row[7]:  # a whole file, by far the most common
-                samples.append((row[0], row[1], row[2], 1))
-                pieces.append((row[3], row[4], row[5], 0))
-                paths.append(row[6])
-                continue
+        for row in map(_Row._make, batch):
             for first, count in _spans(row, unusable):
-                samples.append((row[0], row[1], row[2], 1))
-                pieces.append((row[3], count, row[5], first))
-                paths.append(row[6])
+                samples.append((row.label, row.width, row.height, 1))
+                pieces.append(_Piece(row.record, count, row.codec, first))
+                paths.append(row.path)
         if samples:
             yield samples, None, pieces, paths
 
@@ -82,25 +110,24 @@ def _pieces(rows, unusable: Counter):
 def _videos(rows, unusable: Counter):
     """The same, where the entries of one video and label make a sample; those that show the class come first."""
     samples, counts, pieces, paths = [], [], [], []
-    for _, entries in groupby(rows, key=lambda row: (row[10], row[0])):
+    for _, entries in groupby(map(_Row._make, rows), key=lambda row: (row.video, row.label)):
         shown, others, size = [], [], None
         for row in entries:
             for first, count in _spans(row, unusable):
-                if size is None:
-                    size = row[1:3]
-                if row[1:3] != size:  # one box is cut out of all frames of a sample
+                size = size or (row.width, row.height)
+                if (row.width, row.height) != size:  # one box is cut out of all frames of a sample
                     unusable[ANOTHER_SIZE] += 1
                     continue
-                (shown if row[11] else others).append((row[3], count, row[5], first))
+                (shown if row.positive else others).append(_Piece(row.record, count, row.codec, first))
         if not shown:
             unusable[NO_POSITIVE] += 1
             continue
-        if not others and row[7] == "seconds":
-            others = _gaps(shown, row[4])
-        samples.append((row[0], *size, len(shown)))
+        if not others and row.unit == "seconds":
+            others = _gaps(shown, row.frames)
+        samples.append((row.label, *size, len(shown)))
         counts.append(len(shown) + len(others))
         pieces += shown + others
-        paths.append(row[6])
+        paths.append(row.path)
         if len(samples) >= CHUNK:
             yield samples, counts, pieces, paths
             samples, counts, pieces, paths = [], [], [], []
@@ -108,34 +135,32 @@ def _videos(rows, unusable: Counter):
         yield samples, counts, pieces, paths
 
 
-def _gaps(shown: list, frames: int) -> list:
+def _gaps(shown: list[_Piece], frames: int) -> list[_Piece]:
     """What lies between the listed pieces of a file, where it is at least half as long as the shortest of them."""
-    record, _, codec, _ = shown[0]
-    shortest, gaps, end = min(piece[1] for piece in shown), [], 0
-    for _, count, _, first in sorted(shown, key=lambda piece: piece[3]) + [(0, 0, 0, frames)]:
-        if first - end >= max(1, shortest // 2):
-            gaps.append((record, first - end, codec, end))
-        end = max(end, first + count)
+    shortest, gaps, end = min(piece.frames for piece in shown), [], 0
+    for piece in [*sorted(shown, key=lambda piece: piece.first), shown[0]._replace(frames=0, first=frames)]:
+        if piece.first - end >= max(1, shortest // 2):
+            gaps.append(piece._replace(frames=piece.first - end, first=end))
+        end = max(end, piece.first + piece.frames)
     return gaps
 
 
-def _spans(row, unusable: Counter):
+def _spans(row: _Row, unusable: Counter) -> Iterator[tuple[int, int]]:
     """Yield (first frame, frames) of what an entry names."""
-    frames, unit, first, last, rate, tick, timing = row[4], *row[7:10], *row[12:]
-    if not unit:
-        yield 0, frames
+    if not row.unit:  # a whole file, by far the most common
+        yield 0, row.frames
         return
-    if unit == "frames":
-        cuts = [(int(first), int(last))]
-        if last > frames:
-            cuts = []
+    if row.unit == "frames":
+        cuts = [(int(row.first), int(row.last))] if row.last <= row.frames else []
     else:
-        times = unpack_times(timing, frames)
-        seconds = (times - times[0]) * tick if times is not None else np.arange(frames) / (rate or 25.0)
-        edges = [first, last]
-        if unit == "windows":  # a remainder of less than half a window belongs to the one before
-            length = seconds[-1] + (seconds[-1] - seconds[0]) / max(frames - 1, 1)
-            edges = [number * last for number in range(max(1, int(length / last + 0.5)))] + [length + 1]
+        times = unpack_times(row.timing, row.frames)
+        seconds = (times - times[0]) * row.tick if times is not None else \
+            np.arange(row.frames) / (row.rate or _RATE_IF_UNKNOWN)
+        edges = [row.first, row.last]
+        if row.unit == "windows":  # a remainder of less than half a window belongs to the one before
+            length = seconds[-1] + (seconds[-1] - seconds[0]) / max(row.frames - 1, 1)
+            count = max(1, int(length / row.last + 0.5))
+            edges = [number * row.last for number in range(count)] + [length + 1]
         # half a millisecond: timestamps are rounded, and a frame belongs to the piece it begins
         places = np.searchsorted(seconds, np.asarray(edges) - 0.0005).tolist()
         cuts = list(zip(places, places[1:]))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import av
 import numpy as np
 
-from omnidali.catalog.files import Place
+from omnidali.catalog.files import FileSpan
 from omnidali.catalog.gate import HEAD_BYTES, Refused, check_size, read_image_header, sniff_video
 
 IMAGE_HEADER_BYTES = 1 << 18
@@ -64,31 +64,31 @@ def unpack_times(timing: bytes, frames: int) -> np.ndarray | None:
     return times if len(times) == frames else times[0] + np.arange(frames) * (times[1] - times[0])
 
 
-def probe_image(place: Place) -> Probe:
+def probe_image(span: FileSpan) -> Probe:
     """Read an image's header without decoding it.
 
     Raises:
         Refused: with the reason.
         OSError: if the file cannot be read.
     """
-    data = _read_start(place, IMAGE_HEADER_BYTES)
+    data = _read_start(span, IMAGE_HEADER_BYTES)
     try:
         header = read_image_header(data)
     except Refused as refusal:
         if str(refusal) != "header cut off" or len(data) < IMAGE_HEADER_BYTES:
             raise
-        header = read_image_header(place.read().tobytes())  # metadata longer than usual
+        header = read_image_header(span.read().tobytes())  # metadata longer than usual
     return Probe(header.codec.partition(":")[0], header.codec, header.width, header.height)
 
 
-def probe_frames(place: Place, pattern: str) -> Probe:
+def probe_frames(span: FileSpan, pattern: str) -> Probe:
     """Count the images of a folder that are named by ``pattern``, from 0 or 1 on without a gap.
 
     Raises:
         Refused: with the reason.
         OSError: if the folder or its first image cannot be read.
     """
-    names = {entry.name for entry in os.scandir(place.path)}
+    names = {entry.name for entry in os.scandir(span.path)}
     first = next((number for number in (1, 0) if pattern.format(number) in names), None)
     if first == 1 and pattern.format(0) in names:
         first = 0
@@ -97,16 +97,16 @@ def probe_frames(place: Place, pattern: str) -> Probe:
     count = 1
     while pattern.format(first + count) in names:
         count += 1
-    image = probe_image(Place(os.path.join(place.path, pattern.format(first))))
+    image = probe_image(FileSpan(os.path.join(span.path, pattern.format(first))))
     return Probe(pattern, image.codec, image.width, image.height, count, timing=pack_numbers(np.array([first])))
 
 
-def open_video(place: Place, container: str):
+def open_video(span: FileSpan, container: str):
     """Open a video with exactly one demuxer and no way to other files or the network."""
-    return av.open(place.open(), format=container, options={"protocol_whitelist": "file"}, buffer_size=1 << 18)
+    return av.open(span.open(), format=container, options={"protocol_whitelist": "file"}, buffer_size=1 << 18)
 
 
-def probe_video(place: Place) -> Probe:
+def probe_video(span: FileSpan) -> Probe:
     """Walk a video's packets and decode its first frame.
 
     Packets that an edit list discards are not counted: they give no frame.
@@ -115,17 +115,17 @@ def probe_video(place: Place) -> Probe:
         Refused: with the reason.
         OSError: if the file cannot be read.
     """
-    demuxer = sniff_video(_read_start(place, HEAD_BYTES))
+    demuxer = sniff_video(_read_start(span, HEAD_BYTES))
     try:
-        with open_video(place, demuxer) as container:
+        with open_video(span, demuxer) as container:
             return _walk(container, demuxer)
     except (av.FFmpegError, ValueError) as error:
         raise Refused(f"broken: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _read_start(place: Place, count: int) -> bytes:
+def _read_start(span: FileSpan, count: int) -> bytes:
     """The first ``count`` bytes; Refused where there are none."""
-    data = place.read(count).tobytes()
+    data = span.read(count).tobytes()
     if not data:
         raise Refused("empty file")
     return data

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from omnidali.catalog.files import Place
-from omnidali.catalog.probe import unpack_times
+from omnidali.catalog.files import FileSpan
+from omnidali.catalog.probe import unpack_numbers, unpack_times
 from omnidali.errors import UserError
 
 VERSION = 2
@@ -46,22 +46,32 @@ CREATE TABLE IF NOT EXISTS packed (
 
 @dataclass(frozen=True)
 class Media:
-    """What a decoder needs of one file, member of a tar, or folder of frames. Sizes are upright pixels."""
+    """What a decoder needs of one file, member of a tar, or folder of frames.
+
+    Fields are those of :class:`~omnidali.catalog.probe.Probe`, with the path for people and the span for reading.
+    """
 
     path: str
     container: str
+    codec: str
     width: int
     height: int
     frames: int
     rotation: int
     timing: bytes
     keyframes: bytes
-    place: Place
+    span: FileSpan
 
     @property
     def frame_times(self) -> np.ndarray | None:
         """Every frame's timestamp in presentation order, in stream ticks; None where the file has none."""
         return unpack_times(self.timing, self.frames)
+
+    def frame(self, number: int) -> "Media":
+        """The image of one frame of a folder of frames, 0 being the first that the folder holds."""
+        first = int(unpack_numbers(self.timing)[0])
+        path = os.path.join(self.path, self.container.format(first + number))
+        return replace(self, path=path, container=self.codec.partition(":")[0], span=FileSpan(path))
 
 
 @dataclass(frozen=True, repr=False)
@@ -186,12 +196,12 @@ class CatalogReader:
     def media(self, record: int) -> Media:
         """What a decoder needs of the file with this catalog id; KeyError if there is none."""
         row = self._db.execute(
-            "SELECT s.root, m.path, m.container, m.width, m.height, m.frames, m.rotation, m.timing, m.keyframes,"
-            " m.archive, m.offset, m.size FROM media m JOIN sources s ON s.id = m.source WHERE m.id = ?",
+            "SELECT s.root, m.path, m.container, m.codec, m.width, m.height, m.frames, m.rotation, m.timing,"
+            " m.keyframes, m.archive, m.offset, m.size FROM media m JOIN sources s ON s.id = m.source WHERE m.id = ?",
             (record,)).fetchone()
         if row is None:
             raise KeyError(f"no record {record} in {self.path}")
         root, path, *rest, archive, offset, size = row
         path = os.path.join(root, path)
-        place = Place(path) if archive is None else Place(os.path.join(root, archive), offset, size)
-        return Media(path, *rest, place)
+        span = FileSpan(path) if archive is None else FileSpan(os.path.join(root, archive), offset, size)
+        return Media(path, *rest, span)

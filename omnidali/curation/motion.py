@@ -84,10 +84,7 @@ def motions_of_video(table: SourceTable, row: int, interval: int) -> list[np.nda
     pixels = np.empty((1, len(frames), _SIDE, _SIDE, 3), np.uint8)
     box = np.array([[0, 0, media.height, media.width]])
     try:
-        if table.kind == "frames":
-            decode_frames(media, table.codec_names[table.codecs[piece]], frames, box, _SIDE, pixels)
-        else:
-            decode_video(media, frames, box, _SIDE, pixels)
+        (decode_frames if table.kind == "frames" else decode_video)(media, frames, box, _SIDE, pixels)
     except CannotDecode:
         return []
     grey = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pixels[0]]

@@ -31,7 +31,7 @@ def decode_image(media: Media, boxes: np.ndarray, size: int, out: np.ndarray,
         CannotDecode: if OpenCV returns no picture, or one of another size than at the probe.
     """
     try:
-        data = media.place.read()
+        data = media.span.read()
     except OSError as error:
         raise CannotDecode(f"unreadable: {error.strerror}") from None
     factor = 1

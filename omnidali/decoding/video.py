@@ -12,7 +12,7 @@ import numpy as np
 
 from omnidali.catalog.probe import open_video, unpack_numbers
 from omnidali.catalog.store import Media
-from omnidali.decoding.places import fill_missing, places_of
+from omnidali.decoding.missing import fill_missing, places_of
 from omnidali.decoding.scale import cut_and_scale
 from omnidali.errors import CannotDecode
 
@@ -41,7 +41,7 @@ def decode_video(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int,
     """
     places, found = places_of(frames), []
     try:
-        with open_video(media.place, media.container) as container:
+        with open_video(media.span, media.container) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
             stream.codec_context.thread_type = "NONE"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omnidali.catalog.build import build_catalog
+from omnidali.catalog.contents import source_class_names
 from omnidali.catalog.labels import read_class_names
-from omnidali.catalog.listing import source_class_names
 from omnidali.catalog.store import CatalogReader, SourceTable
 from omnidali.config import EVALUATION, Config, key_of
 from omnidali.errors import UserError
@@ -79,8 +79,10 @@ def open_loader(config: Config, data: Data, ranks: Ranks = Ranks(), **options) -
     """
     sources, train = list(config.sources.values()), config.train
     alternating = train.step_mode == "alternating"
-    sizes = {f"sources.{name}.batch": source.batch for name, source in config.sources.items()} if alternating else \
-        {"train.batch": config.batch}
+    if alternating:
+        sizes = {f"sources.{name}.batch": source.batch for name, source in config.sources.items()}
+    else:
+        sizes = {"train.batch" if config.batches is None else "sources, sum of their batches": config.batch}
     unit = 1 if train.mixup == "none" else 2  # pairs of mixup stay on one rank
     for where, size in sizes.items():
         if size % (unit * ranks.world):
@@ -116,5 +118,5 @@ def rank_options(config: Config, ranks: Ranks) -> dict[str, object]:
 
 def _found_names(config: Config, root: Path) -> list[str] | None:
     """Class names of the first source that gives some, as folders or in its list: all sources share its labels."""
-    found = (source_class_names(source, root) for source in config.sources.values())
+    found = (source_class_names(name, source, root) for name, source in config.sources.items())
     return next((names for names in found if names), None)

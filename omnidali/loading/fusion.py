@@ -9,16 +9,15 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import torch
 
-from omnidali.clips import ClipBatch, StepBatch
+from omnidali.clips import StepBatch
 from omnidali.config import MediaConfig
 from omnidali.decoding.routes import choose_routes, describe_routes
 from omnidali.errors import UserError
-from omnidali.loading.blend import Blend, blend_clips, blend_labels
 from omnidali.loading.producer import Producer
 from omnidali.loading.stats import Meter, SourceStats
+from omnidali.loading.step import Step
 from omnidali.planning.plan import EvaluationPlan, TrainPlan
 
 
@@ -155,78 +154,13 @@ class FusionIterator:
             self._run = None
 
 
-class _Step:
-    """The clips of one step while the producers fill them, a slice of a shared buffer each."""
-
-    def __init__(self, plan, step: int, rank: int, world: int, device: torch.device, dtype: torch.dtype, apart: bool):
-        self.number, self.samples = step, plan(step, rank, world)
-        self.tables, self.classes = plan.tables, getattr(plan, "classes", None)
-        self.finished = [0.0] * len(self.samples)  # when each source was done, perf_counter seconds
-        self.missing = len(self.samples)
-        shapes = [(samples.clip_frames, samples.size, apart and i > 0) for i, samples in enumerate(self.samples)]
-        self.members = {shape: [i for i, other in enumerate(shapes) if other == shape and len(self.samples[i])]
-                        for shape in dict.fromkeys(shapes)}
-        self.buffers, self.places = {}, {}
-        for shape, members in self.members.items():
-            frames, size, _ = shape
-            counts = [len(self.samples[i]) * self.samples[i].boxes.shape[1] for i in members]
-            buffer = torch.empty((sum(counts), frames, size, size, 3), dtype=dtype, device=device)
-            self.buffers[shape] = buffer
-            for i, place in zip(members, buffer.split(counts)):
-                self.places[i] = place.view(len(self.samples[i]), -1, *buffer.shape[1:])
-
-    def place(self, source: int, clips: torch.Tensor) -> None:
-        """Take the clips (n, V, T, S, S, 3) of a source; alone in its group it needs no copy into the buffer."""
-        if clips is not self.places[source]:
-            shape = next(shape for shape, members in self.members.items() if source in members)
-            if self.members[shape] == [source]:
-                self.buffers[shape] = clips.flatten(0, 1)
-            else:
-                self.places[source].copy_(clips)
-
-    def batch(self, device: torch.device) -> StepBatch:
-        """The finished step; on a GPU its memory now belongs to the consumer's stream."""
-        filled = [(shape, members) for shape, members in self.members.items() if members]
-        buffers, soft = [self.buffers[shape] for shape, _ in filled], None
-        if device.type == "cuda":
-            for buffer in buffers:
-                buffer.record_stream(torch.cuda.current_stream(device))
-        if self.samples[0].partners is not None:
-            blends = [self._blend(members) for _, members in filled]
-            buffers, soft = blend_clips(buffers, blends), blend_labels(blends, self.classes)
-        groups = []
-        for number, (buffer, (_, members)) in enumerate(zip(buffers, filled)):
-            facts = torch.cat([self._facts(i) for i in members], dim=1)
-            if device.type == "cuda":
-                facts = facts.pin_memory().to(device, non_blocking=True)
-            labels, source, record, slot, valid = facts.unbind()
-            if soft is not None:
-                labels = soft[number].to(device)
-            groups.append(ClipBatch(buffer.permute(0, 4, 1, 2, 3), labels, source, record, slot, valid.bool()))
-        return StepBatch(self.number, tuple(groups), tuple(0 not in members for _, members in filled))
-
-    def _blend(self, members: list[int]) -> Blend:
-        parts = [self.samples[i] for i in members]
-        labels = np.concatenate([self.tables[i].labels[self.samples[i].rows] for i in members])
-        return Blend(*(np.concatenate([getattr(part, name) for part in parts])
-                       for name in ("slots", "partners", "own_weights", "partner_frames")), labels)
-
-    def _facts(self, source: int) -> torch.Tensor:
-        """int64 (5, n * V): label, source, record, slot and valid of every clip."""
-        samples, table = self.samples[source], self.tables[source]
-        rows = [table.labels[samples.rows], [source] * len(samples), table.records[samples.pieces[:, 0]], samples.slots,
-                samples.valid]
-        facts = torch.stack([torch.as_tensor(row, dtype=torch.int64) for row in rows])
-        return facts.repeat_interleave(samples.boxes.shape[1], dim=1)
-
-
 class _Run:
     """The producer threads from one step on, until they are stopped."""
 
     def __init__(self, owner: FusionIterator, first: int):
         self._owner = owner
         self._changed = threading.Condition()
-        self._steps: dict[int, _Step] = {}
+        self._steps: dict[int, Step] = {}
         self._taken, self._error, self._stopped = first, None, False
         self._threads = [threading.Thread(target=self._produce, args=(number, first), daemon=True,
                                           name=f"source-{owner.plan.tables[number].name}")
@@ -239,7 +173,7 @@ class _Run:
         with self._changed:
             return [sum(1 for step in self._steps.values() if step.finished[i]) for i in range(len(self._threads))]
 
-    def take(self, number: int) -> _Step:
+    def take(self, number: int) -> Step:
         """Wait for a step and free its place in the queue."""
         with self._changed:
             while self._error is None and not (number in self._steps and not self._steps[number].missing):
@@ -262,7 +196,7 @@ class _Run:
             thread.join()
         self._steps.clear()
 
-    def _step(self, number: int) -> _Step | None:
+    def _step(self, number: int) -> Step | None:
         """The step's buffer, made by whichever producer comes first; None once stopped."""
         owner = self._owner
         with self._changed:
@@ -271,7 +205,7 @@ class _Run:
             if self._stopped:
                 return None
             if number not in self._steps:
-                self._steps[number] = _Step(owner.plan, number, owner.rank, owner.world, owner.device, owner.dtype,
+                self._steps[number] = Step(owner.plan, number, owner.rank, owner.world, owner.device, owner.dtype,
                                              owner.target_apart)
             return self._steps[number]
 
@@ -305,7 +239,7 @@ class _Run:
                 for future in started.futures:
                     future.cancel()
 
-    def _finish(self, source: int, producer: Producer, step: _Step, started, stream) -> None:
+    def _finish(self, source: int, producer: Producer, step: Step, started, stream) -> None:
         replaced = 0
         if len(started.samples):
             replaced, clips = producer.finish(started, step.places[source])

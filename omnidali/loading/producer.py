@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from omnidali.catalog.store import Media, SourceTable
-from omnidali.decoding.frames import decode_frames, frame_media
+from omnidali.decoding.frames import decode_frames
 from omnidali.decoding.image import decode_image
 from omnidali.decoding.routes import CPU
 from omnidali.decoding.video import decode_video
@@ -97,7 +97,8 @@ class Producer:
     def _decode_on_cpu(self, step: int, samples: Samples, index: int, out: np.ndarray) -> int:
         """Decode one sample into ``out`` (V, F, size, size, 3); returns how many frames a neighbour stands for."""
         boxes, replaced = samples.boxes[index], 0
-        for record, codec, places in self._files(samples, index):
+        decode = decode_frames if self.table.kind == "frames" else decode_video
+        for record, places in self._files(samples, index):
             media = self.table.media(record)
             try:
                 if self.table.kind == "image":
@@ -106,28 +107,23 @@ class Producer:
                     continue
                 whole = len(places) == out.shape[1]
                 part = out if whole else np.empty((len(out), len(places), *out.shape[2:]), np.uint8)
-                frames = samples.frames[index, places]
-                if self.table.kind == "frames":
-                    replaced += decode_frames(media, codec, frames, boxes, samples.size, part)
-                else:
-                    replaced += decode_video(media, frames, boxes, samples.size, part)
+                replaced += decode(media, samples.frames[index, places], boxes, samples.size, part)
                 if not whole:
                     out[:, places] = part
             except CannotDecode as error:
                 raise DecodeError(self.table.name, media.path, step, self.rank, str(error)) from None
         return replaced
 
-    def _files(self, samples: Samples, index: int) -> list[tuple[int, str, np.ndarray]]:
-        """The files of one sample: catalog id, codec, and places of the frames that come from it."""
+    def _files(self, samples: Samples, index: int) -> list[tuple[int, np.ndarray]]:
+        """The files of one sample: catalog id, and places of the frames that come from it."""
         pieces = samples.pieces[index]
         records, each = self.table.records[pieces], samples.frames.shape[1] // len(pieces)
         if len(pieces) == 1:
-            return [(int(records[0]), self.table.codec_names[self.table.codecs[pieces[0]]], np.arange(each))]
+            return [(int(records[0]), np.arange(each))]
         found = []
         for record in dict.fromkeys(records.tolist()):
             mine = np.flatnonzero(records == record)
-            codec = self.table.codec_names[self.table.codecs[pieces[mine[0]]]]
-            found.append((record, codec, (mine[:, None] * each + np.arange(each)).reshape(-1)))
+            found.append((record, (mine[:, None] * each + np.arange(each)).reshape(-1)))
         return found
 
     def _run_dali(self, step: int, samples: Samples, index: np.ndarray) -> list[torch.Tensor]:
@@ -136,7 +132,7 @@ class Producer:
         feeds: dict[str, list[np.ndarray]] = {"data": []}
         for media, _ in items:
             try:
-                feeds["data"].append(media.place.read())
+                feeds["data"].append(media.span.read())
             except OSError as error:
                 reason = f"unreadable: {error.strerror}"
                 raise DecodeError(self.table.name, media.path, step, self.rank, reason) from None
@@ -177,8 +173,7 @@ class Producer:
         media = [self.table.media(self.table.records[piece]) for piece in pieces]
         if self.table.kind != "frames":
             return list(zip(media, frames.reshape(len(pieces), -1)))
-        codec = self.table.codec_names[self.table.codecs[pieces[0]]]
-        return [(frame_media(media[0], codec, frame), frames[:0]) for frame in frames.tolist()]
+        return [(media[0].frame(frame), frames[:0]) for frame in frames.tolist()]
 
     def _graph(self, kind: type, samples: Samples, count: int):
         """The built graph of this kind and shape, rebuilt where the batch has outgrown it."""

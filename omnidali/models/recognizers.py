@@ -50,7 +50,7 @@ class TSN(nn.Module):
 
         Args:
             auxiliary: of every group, whether it must not move the running statistics; those groups have
-                a forward pass, and so batch statistics, of their own. None: all move them.
+                a forward pass, and so batch statistics, of their own. Empty: all move them.
         """
         groups = [clips] if isinstance(clips, torch.Tensor) else list(clips)
         if any(auxiliary) and not all(auxiliary):

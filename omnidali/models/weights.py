@@ -22,6 +22,7 @@ import torch
 from omnidali.errors import UserError
 
 HEAD = "cls_head.fc_cls."
+UNKNOWN = "unknown to this model"  # a reason for which a tensor is left out
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model")  # entries under which others keep the weights
 
@@ -49,9 +50,9 @@ class Report:
         for name, reason in self.left_out.items():
             reasons.setdefault(reason, []).append(name)
         for reason, names in reasons.items():
-            text += f"; left out, {reason}: {_some(sorted(names))}"
+            text += f"; left out, {reason}: {some(sorted(names))}"
         if self.missing:
-            text += f"; at their initial values: {_some(self.missing)}"
+            text += f"; at their initial values: {some(self.missing)}"
         return text
 
 
@@ -88,6 +89,11 @@ def read_weights(path: str | Path) -> dict:
             return {"state_dict": state}
     got = f"the entries {', '.join(map(str, state))[:200]}" if isinstance(state, dict) else type(state).__name__
     raise UserError(str(path), "a checkpoint with weights, bare or under state_dict", got, "Use another one.")
+
+
+def best_weights(state: Mapping[str, object]) -> Mapping[str, torch.Tensor]:
+    """The averaged weights of a checkpoint where it has them, else the plain ones."""
+    return state.get("ema") or state["state_dict"]
 
 
 def rename(weights: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, torch.Tensor], dict[str, str]]:
@@ -146,7 +152,7 @@ def fit_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], hea
         if wanted is None and name.startswith("backbone."):
             report.wrong.append(f"{name} is unknown")  # a deeper network's
         elif wanted is None:
-            report.left_out[name] = "unknown to this model"
+            report.left_out[name] = UNKNOWN
         elif name.startswith(HEAD) and not head:
             report.left_out[name] = "asked for with pretrained_head: fresh"
         elif value.shape == wanted.shape:
@@ -178,16 +184,16 @@ def load_pretrained(model: torch.nn.Module, path: str | Path, head: str = "keep"
             though it is wanted.
     """
     state = read_weights(path)
-    fitting, report = fit_weights(model, state.get("ema") or state["state_dict"], head == "keep")
+    fitting, report = fit_weights(model, best_weights(state), head == "keep")
     lacking = [name for name in report.missing if not name.startswith(HEAD)]
     if report.wrong or lacking:
         classes = all(text.startswith(HEAD) for text in report.wrong) and not lacking
         raise UserError(str(path), "the weights of this config's model",
-                        _some([*report.wrong, *(f"{name} is missing" for name in lacking)]),
+                        some([*report.wrong, *(f"{name} is missing" for name in lacking)]),
                         "Set model.pretrained_head: fresh to train a classifier for other classes." if classes else
                         "Set model.name and model.depth to what the file was made for.")
     if not report.matched and not report.inflated:
-        raise UserError(str(path), "weights of a ResNet", _some(list(report.left_out)), "Use another file.")
+        raise UserError(str(path), "weights of a ResNet", some(list(report.left_out)), "Use another file.")
     no_head = any(name.startswith(HEAD) for name in report.missing)
     if no_head and head == "keep" and report.family == "mmaction2":
         raise UserError(str(path), "a classifier", "none", "Set model.pretrained_head: fresh.")
@@ -217,5 +223,6 @@ def export_weights(weights: Mapping[str, torch.Tensor], path: str | Path, meta: 
                         "Choose another place.") from None
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first five of them, and how many more there are."""
     return "; ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -7,6 +7,7 @@ moves the crop window. The paper gives no numbers: the Gaussian comes from ``omn
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +31,12 @@ class Motion:
     Attributes:
         mean: (K, 8). factor: (K, 8, 8), Cholesky factors of the covariances. K = 1, or one a class and the
             common one last, which classes without an entry take.
-        text: identifies the content, for fingerprints.
+        fingerprint: text that changes with the content.
     """
 
     mean: np.ndarray
     factor: np.ndarray
-    text: str
+    fingerprint: str
 
     def of(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Means and factors for these labels."""
@@ -69,10 +70,13 @@ def load_motion(path: Path | None, per_class: bool, classes: list[str] | None = 
         raise
     except FileNotFoundError:
         raise UserError(str(path), "a file of `omnidali motion estimate`", "no such file", "Check the path.") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, np.linalg.LinAlgError) as error:
+    except KeyError as error:
+        raise UserError(str(path), "mean and covariance of homographies", f"no entry {error}",
+                        "Make the file with `omnidali motion estimate`.") from None
+    except (OSError, ValueError, TypeError, AttributeError, np.linalg.LinAlgError) as error:
         raise UserError(str(path), "mean and covariance of homographies", str(error),
                         "Make the file with `omnidali motion estimate`.") from None
-    return Motion(mean, factor, json.dumps(rows))
+    return Motion(mean, factor, hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16])
 
 
 def still(boxes: np.ndarray, frames: int, size: int) -> np.ndarray:

@@ -136,7 +136,7 @@ class TrainPlan:
                 "sources": {table.name: {
                     "weight": source.weight, "batch": source.batch, "inflate": source.inflate,
                     "resample": source.resample and vars(source.resample).copy(), "pieces": source.pieces,
-                    "motion": self.motions[number].text if number in self.motions else None,
+                    "motion": self.motions[number].fingerprint if number in self.motions else None,
                     "content": table.fingerprint}
                     for number, (table, source) in enumerate(zip(self.tables, self.sources))}}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from omnidali.errors import UserError
-from omnidali.models.weights import read_weights, rename
+from omnidali.models.weights import UNKNOWN, fit_weights, read_weights, some
 
 LAST = "last.pt"
 
@@ -51,20 +51,17 @@ def load_checkpoint(path: str | Path, inside: str = LAST) -> dict:
 
 
 def load_weights(model: torch.nn.Module, state: dict, where: str) -> None:
-    """Put a checkpoint's weights into ``model``; every name and shape must match, in the names of any family.
+    """Put a checkpoint's weights into ``model``; every name and shape must match, but for a module. in front.
 
     Raises:
         UserError: naming up to five weights that do not match.
     """
-    own = model.state_dict()
-    _, weights, _ = rename(state["state_dict"])
-    wrong = [f"{name} is missing" for name in own if name not in weights]
-    wrong += [f"{name} is unknown" for name in weights if name not in own]
-    wrong += [f"{name} is {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
-              for name in own if name in weights and weights[name].shape != own[name].shape]
+    fitting, report = fit_weights(model, state["state_dict"], head=True)
+    wrong = [f"{name} is missing" for name in report.missing] + report.wrong + [
+        f"{name} is unknown" for name, reason in report.left_out.items() if reason == UNKNOWN]
+    wrong += [f"{name} was inflated" for name in report.inflated]
     if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         made_for = ", ".join(f"{key} {value}" for key, value in (state.get("model") or {}).items())
-        raise UserError(where, "the weights of this config's model", f"{'; '.join(wrong[:5])}{more}",
+        raise UserError(where, "the weights of this config's model", some(wrong),
                         f"It was made for: {made_for or 'an unknown model'}. Set model.* and classes to match.")
-    model.load_state_dict(weights)
+    model.load_state_dict(fitting, strict=False)

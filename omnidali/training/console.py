@@ -15,12 +15,11 @@ class Pace:
     """Throughput and waiting of this rank since the last line; occupancy and mix since the start.
 
     Args:
-        step: steps done before this process began. steps: of the whole run. batch: clips of one step on
-            all ranks.
+        step: steps done before this process began. steps: of the whole run.
     """
 
-    def __init__(self, step: int, steps: int, batch: int):
-        self._step, self._steps, self._batch = step, steps, batch
+    def __init__(self, step: int, steps: int):
+        self._step, self._steps = step, steps
         self._time, self._wait = time.perf_counter(), 0.0
         self._source_waits: dict[str, float] = {}
 
@@ -32,14 +31,18 @@ class Pace:
         """Time that was neither training nor waiting, such as an evaluation."""
         self._time += seconds
 
-    def read(self, step: int, stats: Mapping[str, SourceStats], device: torch.device) -> dict[str, object]:
-        """Figures up to ``step`` (steps done); starts again from here."""
+    def read(self, step: int, clips: int, stats: Mapping[str, SourceStats], device: torch.device) -> dict[str, object]:
+        """Figures up to ``step`` (steps done); starts again from here.
+
+        Args:
+            clips: of all ranks since the last call.
+        """
         now = time.perf_counter()
         seconds = max(now - self._time, 1e-9)
         done = step - self._step
         waits = {name: row.wait_seconds - self._source_waits.get(name, 0.0) for name, row in stats.items()}
         figures = {
-            "clips_per_second": done * self._batch / seconds, "seconds_per_step": seconds / max(done, 1),
+            "clips_per_second": clips / seconds, "seconds_per_step": seconds / max(done, 1),
             "wait_percent": 100 * self._wait / seconds,
             "wait_percent_by_source": {name: 100 * wait / seconds for name, wait in waits.items()},
             "occupancy": {name: row.occupancy for name, row in stats.items()},

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omnidali.catalog.folders import class_folders, scan_folder
 from omnidali.catalog.labels import Labels, read_label_map
-from omnidali.catalog.lists import Entry, find_class_names, read_list
+from omnidali.catalog.lists import Entry, find_class_names, read_list, whole_file
 from omnidali.catalog.tars import find_tars, read_tar
 from omnidali.config import MediaConfig, key_of
 
@@ -38,23 +38,22 @@ def list_source(name: str, source: MediaConfig, root: str, data_root: Path, clas
         form, entries = read_list(path, source, labels, name)
         return form, _chosen(_below_root(entries, root), source, left_out), [*watched, str(path)]
     found, folders = scan_folder(Path(root), source.kind, classes)
-    unit = ("windows", 0, source.window_seconds) if source.kind == "untrimmed" else ("", 0, 0)
-    rows = ((*Entry(path, label, *unit, video=path), *_WHOLE) for path, label in found)
+    rows = ((*whole_file(path, label, source), *_WHOLE) for path, label in found)
     return "class folders", rows, watched + folders
 
 
-def source_class_names(source: MediaConfig, data_root: Path) -> list[str] | None:
+def source_class_names(name: str, source: MediaConfig, data_root: Path) -> list[str] | None:
     """Class names that a source itself gives: its folders' names, or the labels of its list where they are names."""
     root = data_root / source.root
     if source.labels or not root.is_dir():
         return None
     if source.tars:
-        members = [member for tar in find_tars(root, source.tars, "tars")
+        members = [member for tar in find_tars(root, source.tars, f"{key_of(name)}.tars")
                    for member in read_tar(str(root), tar, source.kind).members]
-        names = {member[3] for member in members if member[3] is not None}
-        return None if not names or all(name.isdigit() for name in names) else sorted(names)
+        texts = {member[3] for member in members if member[3] is not None}
+        return None if all(text.isdigit() for text in texts) else sorted(texts)
     if source.list:
-        return find_class_names(data_root / source.list, source)
+        return find_class_names(data_root / source.list, source, name)
     return class_folders(root) or None
 
 
