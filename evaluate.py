@@ -45,7 +45,7 @@ def evaluate(config: Config, ranks: Ranks, checkpoint: str | None = None, protoc
     """
     path = checkpoint or config.run_dir
     state = load_checkpoint(path, inside="best.pt")
-    data = open_data(config, ranks, training=False)
+    data = open_data(config, ranks, training=False, classes=state.get("classes"))
     names = state.get("classes") or list(data.class_names)
     if list(data.class_names) != names[:len(data.class_names)]:
         raise UserError("evaluation.source", f"the checkpoint's classes ({', '.join(names[:3])}, ...)",

@@ -62,7 +62,8 @@ class MovingImages(Graph):
         still = fn.expand_dims(_cut_and_scale(pictures, 0, sides), axes=0, new_axis_names="F")
         clips = fn.experimental.warp_perspective(
             fn.sequence_rearrange(still, new_order=[0] * self.frames), matrix=fn.per_frame(matrices),
-            size=[self.size, self.size], interp_type=types.INTERP_LINEAR, pixel_origin="corner")
+            size=[self.size, self.size], interp_type=types.INTERP_LINEAR, pixel_origin="corner",
+            border_mode="replicate")
         return [_normalise(clips, _flip("flip0"), self.on_gpu, "FHWC")]
 
 

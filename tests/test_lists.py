@@ -1,5 +1,6 @@
 """Every list format: told apart from its first lines, read to the same samples, mistakes with file and line."""
 
+import dataclasses
 import io
 import json
 import tarfile
@@ -17,8 +18,9 @@ from omnidali.catalog.labels import Labels, read_label_map
 from omnidali.catalog.lists import FORMATS, Entry, find_class_names, read_list, recognise
 from omnidali.catalog.store import CatalogReader
 from omnidali.catalog.tars import find_tars, read_tar
-from omnidali.config import MediaConfig, SourceConfig
+from omnidali.config import Config, MediaConfig, SourceConfig
 from omnidali.errors import UserError
+from omnidali.loading.data import open_data
 
 
 def read(tmp_path, text, names=None, mapping=None, **settings):
@@ -79,6 +81,14 @@ def test_every_format_of_the_schema_has_a_reader():
     assert set(named) == {"auto", *FORMATS}
 
 
+def test_whole_videos_may_be_listed_with_their_positive_windows(tmp_path):
+    entries = read(tmp_path, "long.mp4 1 3 0 2\n", kind="untrimmed")[1]
+    assert [(entry.label, entry.first, entry.positive) for entry in entries] == [(1, 0, True), (1, 10, False), (1, 20, True)]
+    assert read(tmp_path, "v.mp4 1 4 2\n", kind="untrimmed", format="pieces")[1] == [Entry("v.mp4", 2, "seconds", 1, 4, "v.mp4")]
+    with pytest.raises(UserError, match="line 1: expected start before end, in seconds, got 9 to 1."):
+        read(tmp_path, "v.mp4 9 1 0\n", kind="untrimmed", format="pieces")
+
+
 def test_part_patterns_need_a_number(tmp_path):
     with pytest.raises(UserError, match="sources.s.pattern: expected a pattern with one number, got 'part.mp4'"):
         read(tmp_path, "a 1 2 0\n", kind="untrimmed", pattern="part.mp4")
@@ -92,7 +102,7 @@ def test_part_patterns_need_a_number(tmp_path):
     ("untrimmed", '[{"video_dir": "a", "label": 0}]', "line 1: expected an object with video_dir"),
     ("untrimmed", '[{"video_dir": "a",\n "label": 0,,}]', "list.txt, line 2: expected JSON"),
     ("untrimmed", '["a"]', "line 1: expected an object"),
-    ("untrimmed", "v.mp4 9 1 0\n", "line 1: expected start before end, in seconds, got 9 to 1."),
+    ("untrimmed", "long.mp4 1 4 2\n", "expected lines that are clearly `path start end label` or"),
     ("frames", "a 0 1\n", "line 1: expected `folder num_frames label`"),
     ("video", KINETICS + "2,abc,x,15,train\n", "line 2: expected `label,youtube_id,time_start,time_end"),
     ("video", KINETICS, "expected lines of the format kinetics_csv, got none"),
@@ -113,6 +123,7 @@ def test_a_format_of_another_kind_is_told(tmp_path):
 def test_labels_may_be_names(tmp_path):
     names = ["riding a bike", "tennis"]
     assert read(tmp_path, "a.mp4 tennis\nb.mp4 0\n", names)[1] == [Entry("a.mp4", 1), Entry("b.mp4", 0)]
+    assert read(tmp_path, "a b.mp4\triding a bike\n", names)[1] == [Entry("a b.mp4", 0)]
     assert read(tmp_path, KINETICS + "riding a bike,x,0,10,train\n", names)[1][0].label == 0
     assert read(tmp_path, '[{"video_dir": "a", "label": "tennis", "num_clips": 1, "positive_clip_inds": [0]}]', names,
                 kind="untrimmed")[1][0].label == 1
@@ -220,6 +231,54 @@ def test_broken_tars_do_not_stop_the_others(tmp_path):
     assert summary.refused == {"tar broken: invalid header": 1, "member cut off": 1, "tar broken: unexpected end of data": 1}
     with pytest.raises(UserError, match="tars that exist, got no t-03.tar"):
         build_catalog(tmp_path / "c.sqlite", {"w": SourceConfig(kind="image", tars="t-{00..03}.tar")}, tmp_path, progress=False)
+
+
+def test_new_tars_are_seen_and_flat_ones_take_their_labels_from_a_map(tmp_path):
+    make_tar(tmp_path / "a.tar", [("1.jpg", photo(1))])
+    write(tmp_path / "map.txt", "1 0\n2 1\n")
+    sources = {"w": SourceConfig(kind="image", root=".", tars="*.tar", labels="map.txt")}
+    assert build_catalog(tmp_path / "c.sqlite", sources, tmp_path, progress=False)[0].usable == 1
+    make_tar(tmp_path / "b.tar", [("2.jpg", photo(2))])
+    assert build_catalog(tmp_path / "c.sqlite", sources, tmp_path, progress=False)[0].usable == 2
+    for pattern in ("/data/x.tar", "**.tar"):
+        with pytest.raises(UserError, match="sources.w.tars: expected (a pattern of tars|tars that exist)"):
+            build_catalog(tmp_path / "c.sqlite", {"w": SourceConfig(kind="image", tars=pattern)}, tmp_path, progress=False)
+
+
+def test_a_missing_first_file_does_not_hide_the_root_s_name(tmp_path):
+    write_photo(tmp_path / "ins" / "2.jpg", 1, 60, 40)
+    write(tmp_path / "l.txt", "ins/1.jpg 0\nins/2.jpg 0\n")
+    sources = {"w": SourceConfig(kind="image", root="ins", list="l.txt")}
+    assert build_catalog(tmp_path / "c.sqlite", sources, tmp_path, progress=False)[0].usable == 1
+    (tmp_path / "ins/2.jpg").rename(tmp_path / "2.jpg")
+    with pytest.raises(UserError):
+        build_catalog(tmp_path / "d.sqlite", sources, tmp_path, progress=False)
+    (tmp_path / "2.jpg").rename(tmp_path / "ins/2.jpg")  # and a start that found nothing is not believed for ever
+    assert build_catalog(tmp_path / "d.sqlite", sources, tmp_path, progress=False)[0].usable == 1
+
+
+def test_class_names_come_from_the_target_alone(tmp_path):
+    for name in ("t/a.jpg", "w/zebra/1.jpg", "w/ant/2.jpg"):
+        write_photo(tmp_path / name, 1, 60, 40)
+    write(tmp_path / "l.txt", "a.jpg 0\n")
+    write(tmp_path / "names.txt", "zebra\nant\n")
+    target, folders = SourceConfig(kind="image", root="t", list="l.txt"), SourceConfig(kind="image", root="w")
+    run = Config(data_root=str(tmp_path), run_dir=str(tmp_path), sources={"t": target, "w": folders})
+    with pytest.raises(UserError, match="classes: expected a file that names the classes, as sources.w is class folders"):
+        open_data(run)
+    assert open_data(dataclasses.replace(run, classes="names.txt")).class_names == ("zebra", "ant")
+    assert open_data(dataclasses.replace(run, sources={"w": folders})).class_names == ("ant", "zebra")
+    write(tmp_path / "w.txt", "zebra/1.jpg zebra\n")
+    named = SourceConfig(kind="image", root="w", list="w.txt")
+    with pytest.raises(UserError, match="w.txt, line 1: expected a class number of 0 or more, got 'zebra'"):
+        open_data(dataclasses.replace(run, sources={"t": target, "w": named}))
+
+
+def test_loose_files_without_labels_are_told(tmp_path):
+    write_photo(tmp_path / "p/a.jpg", 1, 60, 40)
+    run = Config(data_root=str(tmp_path), run_dir=str(tmp_path), sources={"p": SourceConfig(kind="image", root="p", fraction=0.5)})
+    with pytest.raises(UserError, match="sources.p: expected a label for every file"):
+        open_data(run)
 
 
 def test_lists_may_name_the_root_itself(tmp_path):

@@ -26,7 +26,7 @@ from omnidali.ranks import Ranks
 
 def test_fixed_batches_fill_every_step_alike():
     assert [Batches([12, 64]).before(step).tolist() for step in (0, 1, 5)] == [[0, 0], [12, 64], [60, 320]]
-    assert Batches([12, 4]).steps(120) == 10 and Batches([12, 4]).scheduled(7) == 7
+    assert Batches([12, 4]).steps(120) == 10 and Batches([104, 80]).steps(104_000) == 1000 and Batches([12, 4]).scheduled(7) == 7
 
 
 def plain_runner(iterations, ratio):
@@ -151,6 +151,13 @@ def test_intra_pairs_stay_in_the_target():
         assert set(target.partners) == set(target.slots) and (images.partners == images.slots).all()
         assert (images.own_weights == 1).all()
         assert (target.partners != target.slots).sum() == len(target) // 2 * 2
+
+
+def test_no_rank_gets_more_of_a_source_where_the_target_is_mixed():
+    tables = [made_up_table(50), made_up_table(300, "image", "i"), made_up_table(40, name="s")]
+    plan = TrainPlan(tables, [SourceConfig(kind=table.kind, batch=8) for table in tables], ClipConfig(), 0, 0, mixup="intra")
+    counts = np.array([[[len(samples) for samples in plan(step, rank, 4)] for rank in range(4)] for step in range(8)])
+    assert (np.ptp(counts[:, :, 1:], axis=1) <= 1).all() and (counts[:, :, 0] == 2).all()
 
 
 def test_cross_pairs_mix_the_sources():

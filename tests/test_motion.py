@@ -22,6 +22,8 @@ from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.motion import load_motion, still, through_region, translated, warped
 from omnidali.planning.philox import Stream, normals
 from omnidali.planning.plan import TrainPlan
+from pipelines import MovingImages
+from pipelines.feeds import MEAN, STD
 
 CLIP = ClipConfig(num_clips=1, clip_len=6, frame_interval=8, size=64)
 
@@ -121,6 +123,22 @@ def test_a_warp_shows_what_its_matrix_says(tmp_path):
     assert (out[0, 1] == source[10:74, 40:104].transpose(1, 0, 2)).all()
 
 
+def test_beyond_the_picture_its_edge_goes_on(tmp_path):
+    """On the CPU and in DALI's graph."""
+    cv2.imwrite(str(tmp_path / "flat.png"), np.full((90, 120, 3), 200, np.uint8))
+    matrices = np.array([[[1, 0, -10], [0, 1, -30], [0, 0, 1]], [[1, 0, 80], [0, 1, 60], [0, 0, 1]]], float)
+    out = np.empty((1, 2, 64, 64, 3), np.uint8)
+    decode_image(media_of(tmp_path / "flat.png", "image"), np.zeros((1, 4), int), 64, out, matrices)
+    assert (out == 200).all()
+    region, sides, inner = through_region(matrices, 120, 90, 64)
+    clips = MovingImages(64, 1, 1, 1, None, 2).run({
+        "data": [np.fromfile(tmp_path / "flat.png", np.uint8)], "sides": [sides.astype(np.float32)],
+        "matrices": [inner.astype(np.float32)], "start0": [region[:2].astype(np.float32)],
+        "end0": [region[2:].astype(np.float32)], "flip0": [np.array(0, np.int32)]})[0]
+    shown = np.asarray(clips) * STD + MEAN
+    assert np.abs(shown - 200).max() < 1
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     root = tmp_path_factory.mktemp("photos")
@@ -172,6 +190,10 @@ def test_motion_files(tmp_path):
     mean, factor = motion.of(np.array([0, 1, 5, -1]))
     assert mean[:, 0].tolist() == [0, 0.1, 0, 0] and factor[:, 0, 0] == pytest.approx([1, 2, 1, 1])
     (tmp_path / "n.json").write_text(json.dumps({"all": row}))
+    tripod = np.outer(*[np.array([1e-5, 0, 2e-5, 0, 0, 0, 0, 0])] * 2)  # one direction alone
+    (tmp_path / "t.json").write_text(json.dumps({"all": {"mean": [0.0] * 8, "covariance": tripod.tolist()}}))
+    factor = load_motion(tmp_path / "t.json", False).factor[0]
+    assert np.allclose(factor @ factor.T, tripod, atol=1e-11)
     for path, per_class, told in (("none.json", False, "got no such file"), ("n.json", True, "distributions of single classes, got none"),
                                   ("l.txt", False, "got no entry 'all'"),
                                   ("l.txt", False, "mean and covariance")):

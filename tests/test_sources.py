@@ -61,6 +61,8 @@ FORMS = {
     "one positive": (dict(kind="untrimmed", root="parts", pieces="one_positive_rest_negative"), JSON, 2,
                      {n: range(20) for n in (0, 1, 2, 10, 11, 12)}),
     "all parts": (dict(kind="untrimmed", root="parts", pieces="all"), JSON, 2, {n: range(20) for n in (0, 1, 2, 10, 11, 12)}),
+    "all of videos without a positive": (dict(kind="untrimmed", root="parts", pieces="all"), JSON.replace("[1, 0]", "[]"), 2,
+                                         {n: range(20) for n in (0, 1, 2, 10, 11, 12)}),
     "pieces in place": (dict(kind="untrimmed", root="long"), "0.mp4 1.0 2.0 0\n0.mp4 4 5.5 0\n3.mp4 0 3 1\n", 2,
                         {0: [*range(10, 20), *range(40, 55)], 3: range(30)}),
     "one positive in place": (dict(kind="untrimmed", root="long", pieces="one_positive_rest_negative"),
@@ -166,7 +168,7 @@ def test_bad_pieces_are_left_out_with_a_reason(root, tmp_path):
     assert summary.usable == 1 and summary.refused == {"missing file": 2, ANOTHER_SIZE: 1}
     assert len(CatalogReader(tmp_path / "c.sqlite").table("s").records) == 1
     write(tmp_path / "l.txt", "0.mp4 0 2 0\n0.mp4 60 70 0\n1.mp4 90 95 1\n")
-    source = SourceConfig(kind="untrimmed", root="long", list=str(tmp_path / "l.txt"))
+    source = SourceConfig(kind="untrimmed", root="long", list=str(tmp_path / "l.txt"), format="pieces")
     summary, = build_catalog(tmp_path / "c.sqlite", {"s": source}, root, progress=False)
     assert summary.usable == 1 and summary.refused == {OUTSIDE: 2, NO_POSITIVE: 1}
 

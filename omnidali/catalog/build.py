@@ -26,6 +26,7 @@ from omnidali.catalog.gate import Refused
 from omnidali.catalog.pack import pack
 from omnidali.catalog.probe import Probe, probe_frames, probe_image, probe_video
 from omnidali.catalog.store import NEW, OK, connect
+from omnidali.catalog.tars import find_tars
 from omnidali.config import MediaConfig, key_of
 from omnidali.errors import UserError
 
@@ -93,16 +94,17 @@ def _build_source(db, name, source: MediaConfig, data_root, classes, threads, pr
     source_id, old_signature, watched = db.execute(
         "SELECT id, signature, watched FROM sources WHERE name = ?", (name,)).fetchone()
     repeated = 0
-    if _signature(source, root, json.loads(watched or "[]"), classes) != old_signature:
+    tars = find_tars(Path(root), source.tars, f"{key_of(name)}.tars") if source.tars else []
+    if _signature(source, root, json.loads(watched or "[]"), tars, classes) != old_signature:
         watched, repeated = _read_entries(db, source_id, name, source, root, data_root, classes)
         db.execute("UPDATE sources SET signature = ?, watched = ?, fingerprint = NULL WHERE id = ?",
-                   (_signature(source, root, watched, classes), json.dumps(watched), source_id))
+                   (_signature(source, root, watched, tars, classes), json.dumps(watched), source_id))
         db.commit()
     _mark_changed(db, source_id, root)
     probed = _probe_new(db, source_id, name, source, root, threads, progress)
     fingerprint, = db.execute("SELECT fingerprint FROM sources WHERE id = ?", (source_id,)).fetchone()
     if probed or fingerprint is None:
-        pack(db, source_id, by_video=source.kind == "untrimmed")
+        pack(db, source_id, by_video=source.kind == "untrimmed", keep_all=source.pieces == "all")
     db.commit()
     return _summarise(db, source_id, name, source, probed, repeated)
 
@@ -119,15 +121,17 @@ def _summarise(db, source_id: int, name: str, source: MediaConfig, probed: int, 
                          (source_id,)).fetchone()
     how = "recognised" if source.format == "auto" and source.list else "asked for" if source.list else "found"
     summary = Summary(name, f"{form} ({how})", usable, dict(counts.most_common()), probed, repeated)
-    if not usable:
+    if not usable:  # what was read so may have been read wrong: the next start reads it again
+        db.execute("UPDATE sources SET signature = NULL WHERE id = ?", (source_id,))
+        db.commit()
         raise UserError(key_of(name), f"at least one usable {source.kind}", str(summary), "Check root and list.")
     return summary
 
 
-def _signature(source: MediaConfig, root: str, watched: list[str], classes: list[str] | None) -> str:
+def _signature(source: MediaConfig, root: str, watched: list[str], tars: list[str], classes: list[str] | None) -> str:
     """Text that stays the same as long as reading the source again would find the same entries."""
     settings = [getattr(source, field.name) for field in dataclasses.fields(MediaConfig) if field.name != "decode"]
-    return json.dumps([settings, root, classes, [[path, _stamp(path)] for path in watched]])
+    return json.dumps([settings, root, classes, tars, [[path, _stamp(path)] for path in watched]])
 
 
 def _read_entries(db, source_id: int, name: str, source: MediaConfig, root: str, data_root: Path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from omnidali.catalog.tars import find_tars, read_tar
 from omnidali.config import MediaConfig, key_of
 
 _WHOLE = (None, None, None)  # archive, offset, size of a file of its own
+_LOOKED_AT = 1000  # entries of a list whose files are looked for
 
 
 def list_source(name: str, source: MediaConfig, root: str, data_root: Path, classes: list[str] | None,
@@ -68,12 +70,16 @@ def _chosen(entries: Iterator[Entry], source: MediaConfig, left_out: Counter) ->
 
 def _below_root(entries: Iterator[Entry], root: str) -> Iterator[Entry]:
     """Lists whose paths begin with the root's own name mean what lies in it."""
-    prefix, strips = os.path.basename(root) + "/", None
-    for entry in entries:
-        if strips is None:
-            inside = entry.path.removeprefix(prefix)
-            strips = entry.path != inside and not os.path.exists(os.path.join(root, entry.path)) \
-                and os.path.exists(os.path.join(root, inside))
+    prefix = os.path.basename(root) + "/"
+    first = list(itertools.islice(entries, _LOOKED_AT))
+    strips = False
+    for entry in first:  # the first file that is there, one way or the other, tells
+        if os.path.exists(os.path.join(root, entry.path)):
+            break
+        if entry.path.startswith(prefix) and os.path.exists(os.path.join(root, entry.path.removeprefix(prefix))):
+            strips = True
+            break
+    for entry in itertools.chain(first, entries):
         if strips:
             entry = entry._replace(path=entry.path.removeprefix(prefix), video=entry.video.removeprefix(prefix))
         yield entry
@@ -84,7 +90,7 @@ def _from_tars(tars: list[str], root: str, source: MediaConfig, labels: Labels, 
         tar = read_tar(root, name, source.kind)
         left_out.update(tar.left_out)
         for member, offset, size, text in tar.members:
-            if text is None:
+            if text is None and not source.labels:
                 left_out["member without a class"] += 1
             else:
                 label = labels.number(text, f"{name}: {member}", member)

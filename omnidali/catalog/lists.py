@@ -104,12 +104,13 @@ def recognise(path: Path, kind: str) -> str:
             return "rawframes_offset"
         return "rawframes" if all(len(row) >= 3 and row[-2].isdigit() for row in rows) else "path_label"
     if kind == "untrimmed":
-        named = all(os.path.splitext(row[0])[1].lower() in VIDEO_ENDINGS for row in rows)
-        if all(len(row) >= 4 and all(_NUMBER.fullmatch(field) for field in row[-3:-1]) for row in rows) and named:
-            return "pieces"
-        if all(len(row) >= 3 and all(field.isdigit() for field in row[2:]) for row in rows):
-            return "parts"
-        return "path_label"
+        files = all(os.path.splitext(row[0])[1].lower() in VIDEO_ENDINGS for row in rows)
+        pieces = files and fit(4, 1, 2) and all(float(row[1]) < float(row[2]) for row in rows)
+        parts = all(len(row) >= 3 and "." not in row[1] and all(field.isdigit() for field in row[2:]) for row in rows)
+        if pieces and parts and all(int(field) < int(row[2]) for row in rows for field in row[3:]):
+            raise UserError(str(path), "lines that are clearly `path start end label` or `video label num_clips"
+                            " positive ...`", repr(lines[0][:200]), "Name the list's format: pieces or parts.")
+        return "pieces" if pieces else "parts" if parts else "path_label"
     commas = all("," in line for line in lines)
     if commas and fit(3, 1, 2) and not any(os.path.splitext(row[0])[1].lower() in VIDEO_ENDINGS for row in rows):
         return "video_ids"
@@ -165,9 +166,9 @@ def _wrong(where: str, expected: str, line: str) -> UserError:
 
 def _path_label(path: Path, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
     for where, line in _rows(path):
-        cut = max(line.rfind(mark) for mark in " \t,")
+        cut = line.rfind("\t") if "\t" in line else max(line.rfind(mark) for mark in " ,")
         item, text = line[:cut].rstrip(" \t,"), line[cut + 1:]
-        if cut < 0 or not item or "." in text or "/" in text:  # a path alone
+        if cut < 0 or not item or not text or "." in text or "/" in text:  # a path alone
             item, text = line, None
         yield whole_file(item, labels.number(text, where, item), source)
 

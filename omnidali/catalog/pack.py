@@ -54,11 +54,12 @@ ANOTHER_SIZE = "piece of another size than its video's first"
 NO_POSITIVE = "video without a piece that shows its class"
 
 
-def pack(db: sqlite3.Connection, source: int, by_video: bool) -> None:
+def pack(db: sqlite3.Connection, source: int, by_video: bool, keep_all: bool = False) -> None:
     """Write the packed columns of a source's usable rows, its fingerprint, and why pieces were left out.
 
     Args:
-        by_video: whether the pieces of one video make one sample.
+        by_video: whether the pieces of one video make one sample. keep_all: also of videos that never show
+            their class.
     """
     codecs = [name for name, in db.execute(
         "SELECT DISTINCT codec FROM media WHERE source = ? AND state = ? ORDER BY codec", (source, OK))]
@@ -68,7 +69,7 @@ def pack(db: sqlite3.Connection, source: int, by_video: bool) -> None:
     digest = hashlib.sha256()
     has_firsts = bool(by_video or db.execute(
         "SELECT 1 FROM entries WHERE source = ? AND unit <> '' LIMIT 1", (source,)).fetchone())
-    batches = _videos(rows, unusable) if by_video else _pieces(rows, unusable)
+    batches = _videos(rows, keep_all, unusable) if by_video else _pieces(rows, unusable)
     place = {name: index for index, name in enumerate(codecs)}
     pieces_before = 0
     for chunk, (samples, counts, pieces, paths) in enumerate(batches):
@@ -107,7 +108,7 @@ def _pieces(rows, unusable: Counter):
             yield samples, None, pieces, paths
 
 
-def _videos(rows, unusable: Counter):
+def _videos(rows, keep_all: bool, unusable: Counter):
     """The same, where the entries of one video and label make a sample; those that show the class come first."""
     samples, counts, pieces, paths = [], [], [], []
     for _, entries in groupby(map(_Row._make, rows), key=lambda row: (row.video, row.label)):
@@ -119,7 +120,7 @@ def _videos(rows, unusable: Counter):
                     unusable[ANOTHER_SIZE] += 1
                     continue
                 (shown if row.positive else others).append(_Piece(row.record, count, row.codec, first))
-        if not shown:
+        if not shown and not (others and keep_all):
             unusable[NO_POSITIVE] += 1
             continue
         if not others and row.unit == "seconds":
@@ -128,7 +129,7 @@ def _videos(rows, unusable: Counter):
         counts.append(len(shown) + len(others))
         pieces += shown + others
         paths.append(row.path)
-        if len(samples) >= CHUNK:
+        if len(pieces) >= CHUNK:
             yield samples, counts, pieces, paths
             samples, counts, pieces, paths = [], [], [], []
     if samples:

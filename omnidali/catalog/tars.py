@@ -43,7 +43,10 @@ def find_tars(root: Path, pattern: str, where: str) -> list[str]:
     """
     found = []
     for name in _expand(pattern):
-        matches = sorted(str(path.relative_to(root)) for path in root.glob(name))
+        try:
+            matches = sorted(str(path.relative_to(root)) for path in root.glob(name))
+        except (NotImplementedError, ValueError) as error:
+            raise UserError(where, "a pattern of tars below root", f"{name!r} ({error})", "Correct it.") from None
         if not matches:
             raise UserError(where, "tars that exist", f"no {name} in {root}", "Check the pattern and root.")
         found += matches

@@ -128,5 +128,5 @@ def _normalised(matrix: np.ndarray, units: np.ndarray) -> np.ndarray | None:
 
 def _gaussian(motions: Sequence[np.ndarray]) -> dict:
     values = np.array(motions)
-    return {"mean": values.mean(axis=0).round(8).tolist(),
-            "covariance": np.cov(values, rowvar=False, bias=True).round(10).tolist(), "pairs": len(values)}
+    return {"mean": values.mean(axis=0).tolist(),
+            "covariance": np.cov(values, rowvar=False, bias=True).tolist(), "pairs": len(values)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,11 +36,13 @@ class Data:
     summary: tuple[str, ...]
 
 
-def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True) -> Data:
+def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True,
+              classes: Sequence[str] | None = None) -> Data:
     """Probe what is new, on the main rank, and open the tables on every rank.
 
     Args:
         training: False opens the evaluation source alone.
+        classes: names to use where the config names no file of them; none: those of the target.
 
     Raises:
         UserError: for missing or wrong lists, roots and labels.
@@ -52,13 +55,22 @@ def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True) -> 
         raise UserError("evaluation.source", "labelled data to evaluate on", "nothing", "Add it to the config.")
 
     def build():
-        names = read_class_names(root / config.classes) if config.classes else _found_names(config, root)
+        names = list(classes or ()) or None
+        if config.classes:
+            names = read_class_names(root / config.classes)
+        elif names is None:
+            names = _target_names(config, root)
         return names, [str(summary) for summary in build_catalog(config.catalog_path, sources, root, names)]
 
     names, summary = ranks.on_main(build)
     reader = CatalogReader(config.catalog_path)
-    tables = {name: fraction_of(reader.table(name), getattr(source, "fraction", 1.0), config.seed)
-              for name, source in sources.items()}
+    tables = {}
+    for name, source in sources.items():
+        table = reader.table(name)
+        if (table.labels < 0).any():
+            raise UserError(key_of(name), "a label for every file", "files without label",
+                            "Use class folders or a list.")
+        tables[name] = fraction_of(table, getattr(source, "fraction", 1.0), config.seed)
     evaluation = tables.pop(EVALUATION, None)
     known = list(tables.values()) or [evaluation]
     classes = len(names) if names else 1 + max(int(table.labels.max()) for table in known)
@@ -66,8 +78,6 @@ def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True) -> 
         if table is not None and table.labels.max() >= classes:
             expected = f"labels below {classes}, the number of classes of the training sources"
             raise UserError(key_of(table.name), expected, str(table.labels.max()), "Correct the list.")
-    if evaluation is not None and (evaluation.labels < 0).any():
-        raise UserError("evaluation.source", "a label for every file", "files without label", "Use a list.")
     return Data(tuple(tables.values()), evaluation, tuple(names or map(str, range(classes))), tuple(summary))
 
 
@@ -90,7 +100,7 @@ def open_loader(config: Config, data: Data, ranks: Ranks = Ranks(), **options) -
             raise UserError(where, f"a multiple of {step} for {ranks.world} ranks{', in pairs' if unit == 2 else ''}",
                             str(size), f"Use {max(1, size // step) * step}, or another number of ranks.")
     plan = make_plan(config, data)
-    end = train.steps or math.ceil(train.epochs * plan.steps_per_epoch)
+    end = train.steps or math.ceil(train.epochs * plan.steps_per_epoch - 1e-9)  # what rounding adds is no step
     return FusionIterator(plan, sources, **{"end": end, "target_apart": config.model.norm == "target_only",
                                             **rank_options(config, ranks), **options})
 
@@ -116,7 +126,16 @@ def rank_options(config: Config, ranks: Ranks) -> dict[str, object]:
             "device": ranks.device, "rank": ranks.rank, "world": ranks.world}
 
 
-def _found_names(config: Config, root: Path) -> list[str] | None:
-    """Class names of the first source that gives some, as folders or in its list: all sources share its labels."""
-    found = (source_class_names(name, source, root) for name, source in config.sources.items())
-    return next((names for names in found if names), None)
+def _target_names(config: Config, root: Path) -> list[str] | None:
+    """Class names that the target itself gives, as folders or in its list; None where its labels are numbers.
+
+    Raises:
+        UserError: if another source is class folders then, whose numbers nobody can tell.
+    """
+    (target, source), *others = config.sources.items()
+    names = source_class_names(target, source, root)
+    for name, other in others if names is None else ():
+        if not (other.list or other.tars) and source_class_names(name, other, root):
+            raise UserError("classes", f"a file that names the classes, as sources.{name} is class folders and"
+                            f" sources.{target} is not", "nothing", "Add it: one name a line, in label order.")
+    return names

@@ -68,6 +68,9 @@ class Batches(Weighted):
     def before(self, step: int) -> np.ndarray:
         return step * self._batches
 
+    def steps(self, target_slots: float) -> float:
+        return target_slots / int(self._batches[0])
+
 
 class Alternating(Weighted):
     """Steps with one source's batch each, in the order of the reference's runner (omnisource_runner.py).

@@ -60,6 +60,9 @@ def deal(count: int, pairs: np.ndarray, step: int, world: int) -> np.ndarray:
     ranks = np.full(count, -1)
     owners = (np.arange(len(pairs)) + step) % world
     ranks[pairs] = owners[:, None]
+    # what is left lies source by source: it goes round the ranks, so that none gets more of a source
     room = count // world - 2 * np.bincount(owners, minlength=world)
-    ranks[ranks < 0] = np.repeat(np.arange(world), room)
+    order = (np.arange(world) + step) % world
+    turns = np.tile(order, (room.max(initial=0), 1))
+    ranks[ranks < 0] = turns[np.arange(len(turns))[:, None] < room[order]]
     return ranks

@@ -65,7 +65,7 @@ def load_motion(path: Path | None, per_class: bool, classes: list[str] | None = 
             rows = [found.get(name, values["all"]) for name in classes or ()] + rows
         mean = np.array([row["mean"] for row in rows], float).reshape(-1, PARAMETERS)
         covariance = np.array([row["covariance"] for row in rows], float).reshape(-1, PARAMETERS, PARAMETERS)
-        factor = np.linalg.cholesky(covariance + 1e-12 * np.eye(PARAMETERS))
+        factor = np.stack([_factor(matrix) for matrix in covariance])
     except UserError:
         raise
     except FileNotFoundError:
@@ -77,6 +77,16 @@ def load_motion(path: Path | None, per_class: bool, classes: list[str] | None = 
         raise UserError(str(path), "mean and covariance of homographies", str(error),
                         "Make the file with `omnidali motion estimate`.") from None
     return Motion(mean, factor, hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16])
+
+
+def _factor(covariance: np.ndarray) -> np.ndarray:
+    """The Cholesky factor; a camera that never moves in some direction needs a little noise there."""
+    for noise in (0, 1e-14, 1e-12, 1e-10):
+        try:
+            return np.linalg.cholesky(covariance + noise * np.eye(PARAMETERS))
+        except np.linalg.LinAlgError:
+            continue
+    raise ValueError("a covariance that is not positive")
 
 
 def still(boxes: np.ndarray, frames: int, size: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from omnidali.config import ResampleConfig
 from omnidali.planning.permutation import permute
 from omnidali.planning.philox import Purpose, Stream, below
 
+_BLOCK = 1 << 18  # rows that are looked at at once
 _CLASS_SHIFT = 40  # orders of a class are numbered apart from those of the whole
 
 
@@ -105,10 +106,13 @@ def fraction_of(table: SourceTable, fraction: float, seed: int) -> SourceTable:
     if fraction == 1:
         return table
     group = _ByClass(table.labels)
-    labels = table.labels[group.order]
-    position = np.arange(len(labels)) - group.starts[labels]
-    words = Stream(seed, 0).words(Purpose.FRACTION, labels.astype(np.int64), 1)[:, 0]
-    # the order is keyed by the class alone, so that a larger fraction holds every smaller one
-    rank = permute(position, words.astype(np.int64), group.counts[labels], Stream(seed, 0))
-    kept = rank < np.ceil(fraction * group.counts[labels])
-    return table.take(np.sort(group.order[kept].astype(np.int64)), f"fraction {fraction} of seed {seed}")
+    stream, kept = Stream(seed, 0), []
+    for begin in range(0, len(table), _BLOCK):
+        rows = group.order[begin:begin + _BLOCK].astype(np.int64)
+        labels = table.labels[rows]
+        position = begin + np.arange(len(rows)) - group.starts[labels]
+        # the order is keyed by the class alone, so that a larger fraction holds every smaller one
+        keys = stream.words(Purpose.FRACTION, labels.astype(np.int64), 1)[:, 0].astype(np.int64)
+        counts = group.counts[labels]
+        kept.append(rows[permute(position, keys, counts, stream) < np.ceil(fraction * counts)])
+    return table.take(np.sort(np.concatenate(kept)), f"fraction {fraction} of seed {seed}")
