@@ -197,11 +197,12 @@ def blended(tables):
     return make
 
 
-def test_clips_and_labels_are_blended_as_planned(tables, blended):
-    plan, batches = blended(end=4)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.needs_gpu)])
+def test_clips_and_labels_are_blended_as_planned(tables, blended, device):
+    plan, batches = blended(end=4, device=device)
     plain = TrainPlan(tables, list(SOURCES.values()), ClipConfig(num_clips=4, size=32), 12, 5)
     kinds = set()
-    with batches, FusionIterator(plain, list(SOURCES.values()), end=4) as single:
+    with batches, FusionIterator(plain, list(SOURCES.values()), end=4, device=device) as single:
         for mixed, alone in zip(batches, single):
             clips = {int(slot): (clip, int(label)) for group in alone.groups
                      for slot, clip, label in zip(group.slot, group.clips, group.labels)}
@@ -216,7 +217,7 @@ def test_clips_and_labels_are_blended_as_planned(tables, blended):
                         other = other[:, int(frame * other.shape[1])][:, None]
                     kinds.add((own.shape[1], clips[partner][0].shape[1]))
                     assert torch.allclose(clip, weight * own + (1 - weight) * other, atol=1e-5)
-                    soft = torch.zeros(4)
+                    soft = torch.zeros(4, device=device)
                     soft[clips[slot][1]] += weight
                     soft[other_label] += 1 - weight
                     assert torch.allclose(label, soft, atol=1e-6)

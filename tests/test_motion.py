@@ -5,6 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+import torch
 from conftest import media_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -168,6 +169,18 @@ def test_dali_and_the_cpu_warp_alike(photos, tmp_path, inflate):
             assert (np.abs(mine[:, 1:] - mine[:, :1]).mean(axis=(1, 2, 3, 4)) > 0).all()  # something moves
     again, _ = open_photos(photos, tmp_path, inflate)
     assert (plan(3)[0].motions == again(3)[0].motions).all() and (plan(3)[0].motions != plan(2)[0].motions).any()
+
+
+@pytest.mark.needs_gpu
+@pytest.mark.parametrize("inflate", ["translate_constant", "warp"])
+def test_the_gpu_and_the_cpu_warp_alike(photos, tmp_path, inflate):
+    _, cpu = open_photos(photos, tmp_path, inflate)
+    _, gpu = open_photos(photos, tmp_path, inflate, device="cuda", dtype=torch.float32)
+    with cpu, gpu:
+        assert gpu.routes == ["p: jpeg by DALI on the GPU"]
+        for one, other in zip(cpu, gpu):
+            mine, theirs = (pictures(batch.groups[0].clips.cpu()) for batch in (one, other))
+            assert np.abs(mine - theirs).mean() < 4
 
 
 def test_moving_images_restore_at_every_step(photos, tmp_path):

@@ -85,20 +85,21 @@ def open_form(root, tmp_path, name):
     return summary, CatalogReader(tmp_path / "c.sqlite").table("s"), source
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.needs_gpu)])
 @pytest.mark.parametrize("name", FORMS)
-def test_planned_frames_come_out(root, tmp_path, name):
+def test_planned_frames_come_out(root, tmp_path, name, device):
     *_, samples, allowed = FORMS[name]
     summary, table, source = open_form(root, tmp_path, name)
     assert len(table) == summary.usable == samples, summary
     plan, seen = TrainPlan([table], [source], CLIP, 6, 1), {}
-    with FusionIterator(plan, [source], threads=2, end=12) as batches:
+    with FusionIterator(plan, [source], threads=2, end=12, device=device) as batches:
         for batch in batches:
             planned, = plan(batch.step)
             group, = batch.groups
             assert group.record.tolist() == table.records[planned.pieces[:, 0]].tolist()
             assert group.labels.tolist() == table.labels[planned.rows].tolist()
             each = planned.frames.shape[1] // planned.pieces.shape[1]
-            for clip, pieces, frames in zip(pictures(group.clips), planned.pieces, planned.frames.tolist()):
+            for clip, pieces, frames in zip(pictures(group.clips.cpu()), planned.pieces, planned.frames.tolist()):
                 for place, (shown, frame) in enumerate(zip(clip, frames)):
                     file, number = read_numbers(shown)
                     assert number == frame
