@@ -21,7 +21,7 @@ from omnidali.decoding.image import decode_image
 from omnidali.errors import UserError
 from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.motion import load_motion, still, through_region, translated, warped
-from omnidali.planning.philox import Stream, normals
+from omnidali.planning.philox import normals
 from omnidali.planning.plan import TrainPlan
 from pipelines import MovingImages
 from pipelines.feeds import MEAN, STD
