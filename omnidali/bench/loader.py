@@ -148,7 +148,7 @@ def _make_media(folder: Path, roots: set[str]) -> None:
     """Generate what is missing; kept for the next run."""
     jobs = []
     for root in sorted(roots):
-        form, _, gop = root.rpartition("-gop")
+        form, _, gop = root.partition("-gop")
         count = _PHOTOS if root == "jpeg" else 1 if form == "h264-long" else _VIDEOS
         names = [f"{number}.{'jpg' if root == 'jpeg' else 'mp4'}" for number in range(count)]
         listing = folder / f"{root}.txt"
