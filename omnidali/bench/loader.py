@@ -46,7 +46,8 @@ def _photos(**settings) -> SourceConfig:
 
 def _pieces(gop: int) -> tuple[SourceConfig, SourceConfig]:
     """Ten seconds as pieces of one video of five minutes, and as files of their own."""
-    return (SourceConfig(kind="untrimmed", root=f"h264-long-gop{gop}", list=f"h264-long-gop{gop}.txt", pieces="all"),
+    return (SourceConfig(kind="untrimmed", root=f"h264-long-gop{gop}", list=f"h264-long-gop{gop}.txt",
+                         format="pieces"),
             SourceConfig(kind="video", root=f"h264-own-gop{gop}", list=f"h264-own-gop{gop}.txt"))
 
 
