@@ -93,8 +93,8 @@ def open_loader(config: Config, data: Data, ranks: Ranks = Ranks(), **options) -
         sizes = {f"sources.{name}.batch": source.batch for name, source in config.sources.items()}
     else:
         sizes = {"train.batch" if config.batches is None else "sources, sum of their batches": config.batch}
-    unit = 1 if train.mixup == "none" else 2  # pairs of mixup stay on one rank
-    for where, size in sizes.items():
+    for place, (where, size) in enumerate(sizes.items()):
+        unit = 1 if train.mixup == "none" or place > 0 else 2  # pairs of mixup stay on one rank
         if size % (unit * ranks.world):
             step = unit * ranks.world
             raise UserError(where, f"a multiple of {step} for {ranks.world} ranks{', in pairs' if unit == 2 else ''}",
