@@ -65,7 +65,7 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
     # Model
     model = build_model(config.model, len(data.class_names), config.clip.clip_len)
     if config.model.pretrained:
-        say(str(load_pretrained(model, config.model.pretrained, config.model.pretrained_head)))
+        say(load_pretrained(model, config.model.pretrained, config.model.pretrained_head, data.class_names))
     if config.model.sync_norm:
         if ranks.device.type != "cuda":
             raise UserError("model.sync_norm", "GPUs", "the CPU", "Switch it off.")
@@ -95,7 +95,7 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
             ema.average.load_state_dict(state["ema"] or state["state_dict"])
         if state["classes"] != list(data.class_names):
             raise UserError("resume", "the classes that the checkpoint was trained with", "others",
-                            "Restore the old class names, or start anew with --resume none.")
+                            "Restore the old class names, or start anew in another run_dir.")
         best = state["best"]
         say(f"resumed behind step {state['loader']['step']}")
 
@@ -212,6 +212,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
 
     def story() -> None:
+        if options.dry_run is not None and options.dry_run < 1:
+            raise UserError("--dry-run", "1 step or more", str(options.dry_run), "Correct the number.")
         config = load_config(options.config, options.overrides)
         if options.print_config:
             print(dump_config(config), end="")

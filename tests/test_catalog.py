@@ -182,7 +182,7 @@ def test_catalog_leaves_bad_files_out_and_says_why(tmp_path):
     summary, = run_build(tmp_path)
     assert (summary.usable, summary.probed, summary.repeated) == (6, 9, 1)
     assert summary.refused == {"missing file": 1, "not a JPEG, PNG or WebP image: text": 1, "path leaves the root": 1}
-    assert "3 left out (1 " in str(summary) and "1 repeated lines counted once" in str(summary)
+    assert "1 missing file, such as gone.jpg" in str(summary) and "1 repeated lines counted once" in str(summary)
     reasons = sqlite3.connect(tmp_path / "c.sqlite").execute("SELECT path, state FROM media WHERE state <> 'ok'")
     assert ("gone.jpg", "missing file") in reasons.fetchall()
     table = CatalogReader(tmp_path / "c.sqlite").table("s")
@@ -244,7 +244,7 @@ def test_errors_of_sources(tmp_path):
     make_photos(tmp_path)
     with pytest.raises(UserError, match=r"sources.s.root: expected a folder, got .*nowhere"):
         run_build(tmp_path, {"s": SourceConfig(kind="image", root="nowhere", list="l.txt")})
-    with pytest.raises(UserError, match="at least one usable video"):
+    with pytest.raises(UserError, match="at least one usable file for kind video"):
         run_build(tmp_path, {"s": SourceConfig(kind="video", root="pics", list="l.txt")})
     write(tmp_path / "bad.sqlite", "this is no database, however long it goes on")
     with pytest.raises(UserError, match="a catalog file that can be opened"):

@@ -99,6 +99,8 @@ def test_part_patterns_need_a_number(tmp_path):
      '{"video_dir": "b", "label": 0, "num_clips": 2, "positive_clip_inds": [2]}]',
      "list.txt, line 2: expected positive pieces from 0 to 1, got 2."),
     ("untrimmed", "a 0 2 1\nb 0 2 5\n", "list.txt, line 2: expected positive pieces from 0 to 1, got 5."),
+    ("untrimmed", "v.mp4 3 1 1\n", "line 1: expected start before end, in seconds, got 3 to 1."),
+    ("untrimmed", "v.mp4 0:01 0:04 1\n", "line 1: expected `path start end label`"),
     ("untrimmed", '[{"video_dir": "a", "label": 0}]', "line 1: expected an object with video_dir"),
     ("untrimmed", '[{"video_dir": "a",\n "label": 0,,}]', "list.txt, line 2: expected JSON"),
     ("untrimmed", '["a"]', "line 1: expected an object"),
@@ -116,7 +118,7 @@ def test_mistakes_name_file_and_line(tmp_path, kind, text, told):
 
 
 def test_a_format_of_another_kind_is_told(tmp_path):
-    with pytest.raises(UserError, match="a list format for kind video, got rawframes. Use kind: frames."):
+    with pytest.raises(UserError, match="a list format for kind video, got rawframes in .*list.txt. Use kind: frames."):
         read(tmp_path, "a 3 0\n", format="rawframes")
 
 

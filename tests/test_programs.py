@@ -155,7 +155,7 @@ def test_pretrained_weights_are_reported(options, tmp_path):
     assert cli.main(["export", "--checkpoint", str(tmp_path / "run"), "--out", str(tmp_path / "w.safetensors")]) == 0
     for path in (best, tmp_path / "w.safetensors"):
         output = run("train.py", *options, f"model.pretrained={path}", "--dry-run", 1).stdout
-        assert "mmaction2 weights: 122 tensors as they are, 0 inflated to 3D" in output
+        assert "weights with mmaction2's names: 122 tensors as they are, 0 inflated to 3D" in output
     output = run("train.py", *options, f"model.pretrained={best}", "model={name: slowonly, depth: 18}", "clip.clip_len=2",
                  f"model.pretrained={best}", "--dry-run", 1).stdout
     assert "20 inflated to 3D" in output
@@ -208,6 +208,7 @@ MISTAKES = {
     "corrupt checkpoint": (["--resume", "{tmp}/c.yaml"], "expected a checkpoint that can be read safely"),
     "no such pretrained": (["model.pretrained=no.pt"], "no.pt: expected a checkpoint, got no such file"),
     "unwritable": (["run_dir={tmp}/c.yaml/run"], "c.yaml/run/catalog.sqlite: expected a catalog file that can be opened"),
+    "no steps": (["--dry-run", "0"], "--dry-run: expected 1 step or more, got 0."),
     "motion file": (["sources.photos.inflate=warp", "sources.photos.motion=no.json"], "a file of `omnidali motion estimate`"),
     "label map": (["sources.clips.labels=clips.txt"], "line 1: expected a class that the label map"),
     "norms on the CPU": (["model.sync_norm=true"], "model.sync_norm: expected GPUs, got the CPU."),

@@ -55,7 +55,7 @@ def test_torchvision_goes_into_tsn(tmp_path, depth, tensors, ending):
     report = load_pretrained(model, path)
     assert (len(report.matched), len(report.inflated), report.wrong) == (tensors, 0, [])
     assert set(report.left_out) == {"fc.weight", "fc.bias"} and report.missing == ["cls_head.fc_cls.weight", "cls_head.fc_cls.bias"]
-    assert str(report) == (f"torchvision weights: {tensors} tensors as they are, 0 inflated to 3D; left out, classifier of another "
+    assert str(report) == (f"weights with torchvision's names: {tensors} tensors as they are, 0 inflated to 3D; left out, classifier of another "
                            "kind: fc.bias; fc.weight; at their initial values: cls_head.fc_cls.weight; cls_head.fc_cls.bias")
     own = model.state_dict()
     assert torch.equal(own["backbone.layer2.0.downsample.conv.weight"], weights["layer2.0.downsample.0.weight"])
@@ -145,6 +145,16 @@ def test_another_classifier_is_left_out_only_when_asked(tmp_path):
     assert "asked for with pretrained_head: fresh" in str(report)
     assert torch.equal(model.cls_head.fc_cls.weight, before)
     assert torch.equal(model.backbone.conv1.conv.weight, other.backbone.conv1.conv.weight)
+
+
+def test_a_classifier_of_classes_in_another_order_is_told(tmp_path):
+    torch.save({"state_dict": TSN(18, 2, 0.5).state_dict(), "classes": ["a", "b"]}, tmp_path / "o.pth")
+    load_pretrained(TSN(18, 2, 0.5), tmp_path / "o.pth", classes=["a", "b"])
+    with pytest.raises(UserError, match="expected the classes b; a, got a; b. Set model.pretrained_head: fresh"):
+        load_pretrained(TSN(18, 2, 0.5), tmp_path / "o.pth", classes=["b", "a"])
+    load_pretrained(TSN(18, 2, 0.5), tmp_path / "o.pth", "fresh", ["b", "a"])
+    with pytest.raises(UserError, match="expected a checkpoint file, got a folder. Name a file in it"):
+        load_pretrained(TSN(18, 2, 0.5), tmp_path)
 
 
 class Evil:

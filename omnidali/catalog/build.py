@@ -42,6 +42,7 @@ class Summary:
     Attributes:
         form: what the list was read as, and whether that was recognised or asked for.
         repeated: lines that repeat another.
+        examples: a path for each reason, where a file is the reason.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Summary:
     refused: Mapping[str, int]
     probed: int
     repeated: int
+    examples: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         text = f"{self.name}: {self.usable:,} samples, read as {self.form}"
@@ -58,7 +60,9 @@ class Summary:
         if self.repeated:
             text += f", {self.repeated:,} repeated lines counted once"
         if self.refused:
-            reasons = "; ".join(f"{count:,} {reason}" for reason, count in self.refused.items())
+            reasons = "; ".join(f"{count:,} {reason}" + (
+                f", such as {self.examples[reason]}" if reason in self.examples else "")
+                for reason, count in self.refused.items())
             text += f", {sum(self.refused.values()):,} left out ({reasons})"
         return text
 
@@ -106,13 +110,14 @@ def _build_source(db, name, source: MediaConfig, data_root, classes, threads, pr
     if probed or fingerprint is None:
         pack(db, source_id, by_video=source.kind == "untrimmed", keep_all=source.pieces == "all")
     db.commit()
-    return _summarise(db, source_id, name, source, probed, repeated)
+    return _summarise(db, source_id, name, source, data_root, probed, repeated)
 
 
-def _summarise(db, source_id: int, name: str, source: MediaConfig, probed: int, repeated: int) -> Summary:
-    counts = Counter(dict(db.execute("SELECT state, COUNT(*) FROM media WHERE source = ? GROUP BY state",
-                                     (source_id,))))
-    del counts[OK]
+def _summarise(db, source_id: int, name: str, source: MediaConfig, data_root: Path, probed: int,
+               repeated: int) -> Summary:
+    found = db.execute("SELECT state, COUNT(*), MIN(path) FROM media WHERE source = ? AND state <> ? GROUP BY state",
+                       (source_id, OK)).fetchall()
+    counts, examples = Counter({row[0]: row[1] for row in found}), {row[0]: row[2] for row in found}
     form, left_out, unusable = db.execute("SELECT format, left_out, unusable FROM sources WHERE id = ?",
                                           (source_id,)).fetchone()
     counts.update(json.loads(left_out))
@@ -120,11 +125,12 @@ def _summarise(db, source_id: int, name: str, source: MediaConfig, probed: int, 
     usable, = db.execute("SELECT COALESCE(SUM(LENGTH(data)), 0) / 4 FROM packed WHERE source = ? AND name = 'labels'",
                          (source_id,)).fetchone()
     how = "recognised" if source.format == "auto" and source.list else "asked for" if source.list else "found"
-    summary = Summary(name, f"{form} ({how})", usable, dict(counts.most_common()), probed, repeated)
+    summary = Summary(name, f"{form} ({how})", usable, dict(counts.most_common()), probed, repeated, examples)
     if not usable:  # what was read so may have been read wrong: the next start reads it again
         db.execute("UPDATE sources SET signature = NULL WHERE id = ?", (source_id,))
         db.commit()
-        raise UserError(key_of(name), f"at least one usable {source.kind}", str(summary), "Check root and list.")
+        raise UserError(key_of(name), f"at least one usable file for kind {source.kind}", str(summary),
+                        f"Check the list, and its paths below {os.path.realpath(data_root / source.root)}.")
     return summary
 
 

@@ -38,7 +38,7 @@ def list_source(name: str, source: MediaConfig, root: str, data_root: Path, clas
     if source.list:
         path = data_root / source.list
         form, entries = read_list(path, source, labels, name)
-        return form, _chosen(_below_root(entries, root), source, left_out), [*watched, str(path)]
+        return form, _chosen(_below_root(entries, root), source), [*watched, str(path)]
     found, folders = scan_folder(Path(root), source.kind, classes)
     rows = ((*whole_file(path, label, source), *_WHOLE) for path, label in found)
     return "class folders", rows, watched + folders
@@ -59,13 +59,9 @@ def source_class_names(name: str, source: MediaConfig, data_root: Path) -> list[
     return class_folders(root) or None
 
 
-def _chosen(entries: Iterator[Entry], source: MediaConfig, left_out: Counter) -> Iterator[tuple]:
+def _chosen(entries: Iterator[Entry], source: MediaConfig) -> Iterator[tuple]:
     """Rows of what training will ask for: pieces that never are drawn need not be probed."""
-    for entry in entries:
-        if source.pieces != "positive" or entry.positive:
-            yield (*entry, *_WHOLE)
-        elif entry.unit == "" and entry.video:
-            left_out["part that does not show its class"] += 1
+    return ((*entry, *_WHOLE) for entry in entries if source.pieces != "positive" or entry.positive)
 
 
 def _below_root(entries: Iterator[Entry], root: str) -> Iterator[Entry]:

@@ -74,7 +74,7 @@ def read_list(path: Path, source: MediaConfig, labels: Labels, name: str) -> tup
     form = source.format if source.format != "auto" else recognise(path, source.kind)
     read, kinds = FORMATS[form]
     if source.kind not in kinds:
-        raise UserError(f"{key_of(name)}.format", f"a list format for kind {source.kind}", form,
+        raise UserError(f"{key_of(name)}.format", f"a list format for kind {source.kind}", f"{form} in {path}",
                         f"Use kind: {' or '.join(kinds)}.")
     return form, _not_empty(path, form, read(path, source, labels, name))
 
@@ -89,7 +89,7 @@ def recognise(path: Path, kind: str) -> str:
              if line and not line.startswith("#")]
     if not lines:
         raise UserError(str(path), "lines of `path label`", "an empty list", "Check that the right file is named.")
-    if lines[0].startswith(("[", "{")):
+    if kind == "untrimmed" and lines[0].startswith(("[", "{")):
         return "parts_json"
     if "youtube_id" in _fields(lines[0]):
         return "kinetics_csv"
@@ -105,9 +105,11 @@ def recognise(path: Path, kind: str) -> str:
         return "rawframes" if all(len(row) >= 3 and row[-2].isdigit() for row in rows) else "path_label"
     if kind == "untrimmed":
         files = all(os.path.splitext(row[0])[1].lower() in VIDEO_ENDINGS for row in rows)
-        pieces = files and fit(4, 1, 2) and all(float(row[1]) < float(row[2]) for row in rows)
+        pieces = files and all(len(row) == 4 for row in rows)
         parts = all(len(row) >= 3 and "." not in row[1] and all(field.isdigit() for field in row[2:]) for row in rows)
         if pieces and parts and all(int(field) < int(row[2]) for row in rows for field in row[3:]):
+            if not (fit(4, 1) and all(float(row[1]) < float(row[2]) for row in rows)):
+                return "parts"
             raise UserError(str(path), "lines that are clearly `path start end label` or `video label num_clips"
                             " positive ...`", repr(lines[0][:200]), "Name the list's format: pieces or parts.")
         return "pieces" if pieces else "parts" if parts else "path_label"

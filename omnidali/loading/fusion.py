@@ -120,7 +120,7 @@ class FusionIterator:
         differences = list(_differences(state["plan"], self.plan.fingerprint()))
         if differences:
             raise UserError("resume", "the plan that the checkpoint was made with", "; ".join(differences),
-                            "Restore the old settings and lists, or start anew with --resume none.")
+                            "Restore the old settings and lists, or start anew in another run_dir.")
         self._stop()
         self._next_step = state["step"]
 

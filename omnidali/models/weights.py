@@ -13,7 +13,7 @@ gives the 2D response (I3D, Carreira and Zisserman, CVPR 2017).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,7 +45,8 @@ class Report:
     wrong: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        text = f"{self.family} weights: {len(self.matched)} tensors as they are, {len(self.inflated)} inflated to 3D"
+        text = (f"weights with {self.family}'s names: {len(self.matched)} tensors as they are,"
+                f" {len(self.inflated)} inflated to 3D")
         reasons: dict[str, list[str]] = {}
         for name, reason in self.left_out.items():
             reasons.setdefault(reason, []).append(name)
@@ -68,6 +69,8 @@ def read_weights(path: str | Path) -> dict:
     Raises:
         UserError: if it is missing, damaged, holds more than plain data, or holds no weights.
     """
+    if Path(path).is_dir():
+        raise UserError(str(path), "a checkpoint file", "a folder", "Name a file in it, such as checkpoints/best.pt.")
     try:
         if Path(path).suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -172,12 +175,14 @@ def fit_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], hea
     return fitting, report
 
 
-def load_pretrained(model: torch.nn.Module, path: str | Path, head: str = "keep") -> Report:
+def load_pretrained(model: torch.nn.Module, path: str | Path, head: str = "keep",
+                    classes: Sequence[str] = ()) -> Report:
     """Start a model from a file of any family.
 
     Args:
         head: ``keep`` takes the classifier too, ``fresh`` leaves it at its initial values. Classifiers
             of torchvision and timm, which name ImageNet's classes, are never taken.
+        classes: names that a kept classifier must have been trained with, where the file tells.
 
     Raises:
         UserError: if a tensor has another shape, the backbone is incomplete, or the classifier is missing
@@ -194,6 +199,9 @@ def load_pretrained(model: torch.nn.Module, path: str | Path, head: str = "keep"
                         "Set model.name and model.depth to what the file was made for.")
     if not report.matched and not report.inflated:
         raise UserError(str(path), "weights of a ResNet", some(list(report.left_out)), "Use another file.")
+    if head == "keep" and classes and list(state.get("classes") or classes) != list(classes):
+        raise UserError(str(path), f"the classes {some(list(classes))}", some(list(state["classes"])),
+                        "Set model.pretrained_head: fresh to train a classifier for other classes.")
     no_head = any(name.startswith(HEAD) for name in report.missing)
     if no_head and head == "keep" and report.family == "mmaction2":
         raise UserError(str(path), "a classifier", "none", "Set model.pretrained_head: fresh.")

@@ -36,17 +36,18 @@ def load_checkpoint(path: str | Path, inside: str = LAST) -> dict:
     """Read a checkpoint; pickled code in it is refused, not run.
 
     Args:
-        path: a file, or a run folder, of which the checkpoint called ``inside`` is meant.
+        path: a file, or a run folder, of which the checkpoint called ``inside`` is meant, or else the last one.
 
     Raises:
         UserError: if it is missing, damaged or no checkpoint.
     """
     path = Path(path)
     if path.is_dir():
-        if not (path / "checkpoints" / inside).exists():
+        found = [file for file in (path / "checkpoints" / inside, path / "checkpoints" / LAST) if file.exists()]
+        if not found:
             raise UserError(str(path), f"a run folder with checkpoints/{inside}", "none in it",
-                            "Name a checkpoint file, or start with --resume none.")
-        path = path / "checkpoints" / inside
+                            "Name another folder, or a checkpoint file.")
+        path = found[0]
     return read_weights(path)
 
 
