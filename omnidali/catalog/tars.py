@@ -30,7 +30,6 @@ class Tar:
         left_out: reasons for which members are not used, with their counts.
     """
 
-    path: str
     members: list[tuple[str, int, int, str | None]] = field(default_factory=list)
     left_out: Counter = field(default_factory=Counter)
 
@@ -60,7 +59,7 @@ def read_tar(root: str, name: str, kind: str) -> Tar:
         kind: ``image`` or ``video``: which members are media.
     """
     endings = IMAGE_ENDINGS if kind == "image" else VIDEO_ENDINGS
-    tar, media, classes = Tar(name), [], {}
+    tar, media, classes = Tar(), [], {}
     path = os.path.join(root, name)
     try:
         size = os.path.getsize(path)

@@ -105,6 +105,3 @@ class Alternating(Weighted):
         """Batches of each source before ``step``."""
         periods, rest = divmod(step, len(self._turns) - 1)
         return periods * self._turns[-1] + self._turns[rest]
-
-
-Mixing = Weighted | Batches | Alternating
