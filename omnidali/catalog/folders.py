@@ -13,6 +13,11 @@ VIDEO_ENDINGS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".mpg"
                  ".3gp", ".wmv"}
 
 
+def is_video_name(path: str) -> bool:
+    """Whether a path ends like a video file."""
+    return os.path.splitext(path)[1].lower() in VIDEO_ENDINGS
+
+
 def scan_folder(root: Path, kind: str, names: list[str] | None) -> tuple[list[tuple[str, int]], list[str]]:
     """Find media below ``root``: a folder of class folders (ImageFolder), or a folder of unlabelled files.
 

@@ -18,14 +18,13 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from omnidali.catalog.folders import VIDEO_ENDINGS
+from omnidali.catalog.folders import is_video_name
 from omnidali.catalog.labels import Labels, read_lines
 from omnidali.config import MediaConfig, has_number, key_of
 from omnidali.errors import UserError
@@ -104,7 +103,7 @@ def recognise(path: Path, kind: str) -> str:
             return "rawframes_offset"
         return "rawframes" if all(len(row) >= 3 and row[-2].isdigit() for row in rows) else "path_label"
     if kind == "untrimmed":
-        files = all(os.path.splitext(row[0])[1].lower() in VIDEO_ENDINGS for row in rows)
+        files = all(is_video_name(row[0]) for row in rows)
         pieces = files and all(len(row) == 4 for row in rows)
         parts = all(len(row) >= 3 and "." not in row[1] and all(field.isdigit() for field in row[2:]) for row in rows)
         if pieces and parts and all(int(field) < int(row[2]) for row in rows for field in row[3:]):
@@ -114,7 +113,7 @@ def recognise(path: Path, kind: str) -> str:
                             " positive ...`", repr(lines[0][:200]), "Name the list's format: pieces or parts.")
         return "pieces" if pieces else "parts" if parts else "path_label"
     commas = all("," in line for line in lines)
-    if commas and fit(3, 1, 2) and not any(os.path.splitext(row[0])[1].lower() in VIDEO_ENDINGS for row in rows):
+    if commas and fit(3, 1, 2) and not any(is_video_name(row[0]) for row in rows):
         return "video_ids"
     return "slowfast_csv" if commas and fit(2) and not any(re.search(r"\s\d+$", row[1]) for row in rows) \
         else "path_label"
@@ -284,7 +283,7 @@ def _parts_of(where: str, video: str, label: int, count: int, positives: list[in
     for index in positives:
         if not 0 <= index < count:
             raise UserError(where, f"positive pieces from 0 to {count - 1}", str(index), "Correct the indices.")
-    whole = os.path.splitext(video)[1].lower() in VIDEO_ENDINGS
+    whole = is_video_name(video)
     pattern = source.pattern or "part_{}.mp4"
     if not whole and not has_number(pattern):
         raise UserError(f"{key_of(name)}.pattern", "a pattern with one number", repr(pattern),

@@ -20,53 +20,53 @@ class Blend:
     labels: np.ndarray
 
 
-def blend_clips(buffers: Sequence[torch.Tensor], blends: Sequence[Blend]) -> list[torch.Tensor]:
-    """w * clip + (1 - w) * partner for every clip.
+def blend(buffers: Sequence[torch.Tensor], blends: Sequence[Blend],
+          classes: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Blend the groups of a step.
+
+    Args:
+        buffers: (N, T, S, S, 3) each, T being 1 or the clip's length. classes: of the soft labels.
+
+    Returns:
+        w * clip + (1 - w) * partner for every clip of every group, and its label: float32 (N, classes), each
+        row summing to 1.
+    """
+    place_of = {slot: (number, place) for number, group in enumerate(blends)
+                for place, slot in enumerate(group.slots.tolist())}
+    partners = [np.array([place_of[slot] for slot in group.partners.tolist()]) for group in blends]
+    return ([_blend_clips(number, buffers, blends, places) for number, places in enumerate(partners)],
+            [_blend_labels(number, blends, places, classes) for number, places in enumerate(partners)])
+
+
+def _blend_clips(number: int, buffers: Sequence[torch.Tensor], blends: Sequence[Blend],
+                 partners: np.ndarray) -> torch.Tensor:
+    """One group's clips; ``partners`` (N, 2) says in which group and where therein the partners stand.
 
     A single picture is spread over all frames of its partner's clip; where the picture is the slot's own, it is
     blended with the planned frame of the partner alone, so that it stays one picture.
-
-    Args:
-        buffers: (N, T, S, S, 3) each, T being 1 or the clip's length.
     """
-    group_of, place_of = _places(blends)
-    mixed = []
-    for buffer, blend in zip(buffers, blends):
-        weights = torch.as_tensor(blend.own_weights, dtype=buffer.dtype, device=buffer.device).view(-1, 1, 1, 1, 1)
-        out = buffer * weights
-        groups = np.array([group_of[slot] for slot in blend.partners.tolist()])
-        for number, other in enumerate(buffers):
-            rows = np.flatnonzero((groups == number) & (blend.partners != blend.slots))
-            if not len(rows):
-                continue
-            theirs = torch.as_tensor([place_of[slot] for slot in blend.partners[rows].tolist()], device=buffer.device)
-            if buffer.shape[1] == 1 < other.shape[1]:
-                frames = torch.as_tensor((blend.partner_frames[rows] * other.shape[1]).astype(np.int64))
-                clips = other[theirs, frames.to(buffer.device)][:, None]
-            else:
-                clips = other[theirs]
-            rows = torch.as_tensor(rows, device=buffer.device)
-            out[rows] += clips * (1 - weights[rows])
-        mixed.append(out)
-    return mixed
+    buffer, group = buffers[number], blends[number]
+    weights = torch.as_tensor(group.own_weights, dtype=buffer.dtype, device=buffer.device).view(-1, 1, 1, 1, 1)
+    out = buffer * weights
+    for theirs, other in enumerate(buffers):
+        rows = np.flatnonzero((partners[:, 0] == theirs) & (group.partners != group.slots))
+        if not len(rows):
+            continue
+        places = torch.as_tensor(partners[rows, 1], device=buffer.device)
+        if buffer.shape[1] == 1 < other.shape[1]:
+            frames = torch.as_tensor((group.partner_frames[rows] * other.shape[1]).astype(np.int64))
+            clips = other[places, frames.to(buffer.device)][:, None]
+        else:
+            clips = other[places]
+        rows = torch.as_tensor(rows, device=buffer.device)
+        out[rows] += clips * (1 - weights[rows])
+    return out
 
 
-def blend_labels(blends: Sequence[Blend], classes: int) -> list[torch.Tensor]:
-    """The label of a blended clip: float32 (N, classes), each row summing to 1."""
-    group_of, place_of = _places(blends)
-    soft = []
-    for blend in blends:
-        theirs = [int(blends[group_of[slot]].labels[place_of[slot]]) for slot in blend.partners.tolist()]
-        rows = np.zeros((len(theirs), classes), np.float32)
-        numbers = np.arange(len(theirs))
-        np.add.at(rows, (numbers, blend.labels), blend.own_weights)
-        np.add.at(rows, (numbers, theirs), 1 - blend.own_weights)
-        soft.append(torch.from_numpy(rows))
-    return soft
-
-
-def _places(blends: Sequence[Blend]) -> tuple[dict[int, int], dict[int, int]]:
-    """The group of every slot, and its place therein."""
-    group_of = {slot: number for number, blend in enumerate(blends) for slot in blend.slots.tolist()}
-    place_of = {slot: place for blend in blends for place, slot in enumerate(blend.slots.tolist())}
-    return group_of, place_of
+def _blend_labels(number: int, blends: Sequence[Blend], partners: np.ndarray, classes: int) -> torch.Tensor:
+    group = blends[number]
+    theirs = [int(blends[other].labels[place]) for other, place in partners.tolist()]
+    soft, rows = np.zeros((len(theirs), classes), np.float32), np.arange(len(theirs))
+    np.add.at(soft, (rows, group.labels), group.own_weights)
+    np.add.at(soft, (rows, theirs), 1 - group.own_weights)
+    return torch.from_numpy(soft)

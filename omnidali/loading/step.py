@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from omnidali.clips import ClipBatch, StepBatch
-from omnidali.loading.blend import Blend, blend_clips, blend_labels
+from omnidali.loading.blend import Blend, blend
 
 
 class Step:
@@ -47,7 +47,7 @@ class Step:
                 buffer.record_stream(torch.cuda.current_stream(device))
         if self.samples[0].partners is not None:
             blends = [self._blend(members) for _, members in filled]
-            buffers, soft = blend_clips(buffers, blends), blend_labels(blends, self.classes)
+            buffers, soft = blend(buffers, blends, self.classes)
         groups = []
         for number, (buffer, (_, members)) in enumerate(zip(buffers, filled)):
             facts = torch.cat([self._facts(i) for i in members], dim=1)

@@ -89,6 +89,11 @@ def _factor(covariance: np.ndarray) -> np.ndarray:
     raise ValueError("a covariance that is not positive")
 
 
+def _corners(size: int) -> np.ndarray:
+    """The output's corners as columns: float64 (3, 4)."""
+    return np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]], float).T
+
+
 def still(boxes: np.ndarray, frames: int, size: int) -> np.ndarray:
     """The box alone in every frame: float64 (n, frames, 3, 3) from boxes (n, 4)."""
     top, left, bottom, right = np.asarray(boxes, float).T
@@ -143,13 +148,12 @@ def warped(boxes: np.ndarray, widths: np.ndarray, heights: np.ndarray, frames: i
     pixels[:, 0, 2], pixels[:, 1, 2], pixels[:, 2, 2] = widths / 2, heights / 2, 1
     outputs = np.linalg.inv(pixels) @ matrices[:, 0]
     moved, fine = np.eye(3), np.ones(count, bool)
-    corners = np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]], float).T
     warped_matrices = matrices.copy()
     for time in range(1, frames):
         moved = steps[:, time - 1] @ moved
         inverse = np.linalg.inv(moved)
         inverse = inverse / inverse[:, 2:, 2:]
-        depth = (inverse @ outputs @ corners)[:, 2]
+        depth = (inverse @ outputs @ _corners(size))[:, 2]
         fine &= (depth > _NEAREST).all(axis=1) & (depth < 1 / _NEAREST).all(axis=1)
         warped_matrices[:, time] = pixels @ inverse @ outputs
     return np.where(fine[:, None, None, None], warped_matrices, matrices)
@@ -168,8 +172,7 @@ def through_region(motions: np.ndarray, width: int, height: int,
         The region, int64 (top, left, bottom, right) in pixels with even top and left; its sides after
         scaling, int64 (height, width); float64 (T, 3, 3) from pixels of the output to those of the scaled region.
     """
-    corners = np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]], float).T
-    points = motions.astype(float) @ corners
+    points = motions.astype(float) @ _corners(size)
     points = (points[:, :2] / points[:, 2:]).transpose(1, 0, 2).reshape(2, -1)
     low = np.clip(np.floor(points.min(axis=1)) - 2, 0, [width - 2, height - 2]).astype(np.int64)
     low = np.maximum(low, 0) & ~1
