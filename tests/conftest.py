@@ -32,7 +32,7 @@ def media_of(path: Path, kind: str = "video") -> Media:
     span = FileSpan(str(path))
     probe = (probe_video if kind == "video" else probe_image)(span)
     return Media(str(path), probe.container, probe.codec, probe.width, probe.height, probe.frames, probe.rotation,
-                 probe.timing, probe.keyframes, span)
+                 probe.timing, probe.keyframes, probe.packets, span)
 
 
 SOURCES = {

@@ -1,11 +1,15 @@
 """Every planned frame comes back, from every codec and container, on every path; and where it belongs."""
 
+from dataclasses import replace
+
+import av
 import cv2
 import numpy as np
 import pytest
 from conftest import media_of
 
 from omnidali.bench.media import picture, read_numbers, write_photo, write_video
+from omnidali.catalog.packets import PacketDecoder, PacketIndex
 from omnidali.catalog.store import SourceTable
 from omnidali.decoding.image import CannotDecode, decode_image
 from omnidali.decoding.routes import choose_routes
@@ -49,6 +53,85 @@ def test_planned_frames_come_back(made):
         assert [read_numbers(shown) for shown in out[0]] == [(77, frame) for frame in frames]
         difference = np.abs(out[0, 0].astype(int) - picture(77, int(frames[0]), 112, 80)[:, 16:96])
         assert difference.mean() < 16  # the codec's own loss, on noise; wrong colours would be far above
+
+
+def test_index_and_demuxer_give_the_same_pixels(made):
+    assert bool(made.packets) == ("ts" not in made.path)  # MPEG-TS cuts packets up
+    rng = np.random.default_rng(2)
+    for count in (1, 3, 8):
+        frames, outs = rng.integers(0, 60, count), []
+        for media in (made, replace(made, packets=b"")):
+            outs.append(np.zeros((1, count, 40, 40, 3), np.uint8))
+            assert decode_video(media, frames, np.array([[0, 0, 80, 112]]), 40, outs[-1]) == 0
+        assert np.array_equal(*outs)
+
+
+def test_index_reads_no_packet_in_vain(tmp_path):
+    write_video(tmp_path / "a.mp4", 1, frames=64, width=64, height=64, gop=16)
+    index = PacketIndex.unpack(media_of(tmp_path / "a.mp4").packets)
+    assert index.runs([40, 3, 5, 63]) == [(0, 5, {3, 5}), (32, 40, {40}), (48, 63, {63})]
+    asked = []
+
+    def read(offset, count):
+        asked.append(count)
+        return memoryview((tmp_path / "a.mp4").read_bytes()[offset:offset + count])
+
+    decoder = PacketDecoder("h264", index)
+    assert [number for number, _ in decoder.frames(index, read, [40, 3, 5])] == [3, 5, 40]
+    assert asked == [index.sizes[:6].sum(), index.sizes[32:41].sum()]
+
+
+def test_frames_that_nothing_needs_are_not_decoded(tmp_path):
+    """Of a GOP with B-frames only what others refer to; the wanted pixels stay the same (test above)."""
+    write_video(tmp_path / "b.mp4", 1, frames=60, width=64, height=64, gop=60, b_frames=3,
+                options={"x264-params": "b-adapt=0:b-pyramid=none:scenecut=0"})
+    media = media_of(tmp_path / "b.mp4")
+    index, came = PacketIndex.unpack(media.packets), []
+    decoder = PacketDecoder("h264", index)
+    context, decode = decoder._context, av.VideoCodecContext.decode
+
+    class Counting:
+        def __getattr__(self, name):
+            return getattr(context, name)
+
+        def __setattr__(self, name, value):
+            setattr(context, name, value)
+
+        def decode(self, packet):
+            came.extend(frames := decode(context, packet))
+            return frames
+
+    decoder._context = Counting()
+    with open(media.path, "rb", buffering=0) as file:
+        assert [number for number, _ in decoder.frames(index, media.span.reader(file), [50])] == [50]
+    assert len(came) <= 60 // 4 + 4
+
+
+def test_packed_index_comes_back():
+    index = PacketIndex(np.array([900, 40, 7000]), np.array([5, 9, 1]), np.array([0, -1, 1]),
+                        np.array([True, False, True]), b"header", 1, 2, 3)
+    for name, value in vars(PacketIndex.unpack(index.pack())).items():
+        assert np.array_equal(value, getattr(index, name)), name
+
+
+def test_file_that_changed_behind_the_probe_falls_back_to_the_demuxer(tmp_path):
+    path = tmp_path / "a.mp4"
+    write_video(path, 1, frames=20, width=64, height=64)
+    media = media_of(path)
+    write_video(path, 2, frames=20, width=64, height=64, options={"crf": "10"})
+    out = np.zeros((1, 2, 64, 64, 3), np.uint8)
+    assert decode_video(media, np.array([3, 17]), np.array([[0, 0, 64, 64]]), 64, out) == 0
+    assert [read_numbers(shown)[1] for shown in out[0]] == [3, 17]
+
+
+def test_part_of_a_photo_has_the_pixels_of_the_whole(tmp_path):
+    write_photo(tmp_path / "a.jpg", 3, 130, 97)
+    media = media_of(tmp_path / "a.jpg", "image")
+    for box in ([0, 0, 97, 130], [10, 24, 60, 74], [90, 2, 96, 8], [3, 100, 96, 130]):
+        part, whole = (np.zeros((1, 1, 32, 32, 3), np.uint8) for _ in range(2))
+        decode_image(media, np.array([box]), 32, part)
+        decode_image(replace(media, codec="jpeg:left to OpenCV"), np.array([box]), 32, whole)
+        assert np.array_equal(part, whole) and part.any()
 
 
 def test_boxes_are_cut_where_planned(tmp_path):

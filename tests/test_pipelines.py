@@ -12,6 +12,8 @@ from conftest import media_of
 from omnidali.bench.media import read_numbers, write_photo, write_video
 from omnidali.decoding.image import decode_image
 from omnidali.decoding.video import decode_video
+from omnidali.loading.buffers import BufferPool
+from omnidali.loading.normalise import normalise
 from pipelines import DecodedClips, EncodedImages, EncodedVideos, PipelineError
 from pipelines.feeds import MEAN, STD, first_reason
 
@@ -37,6 +39,29 @@ def decoded(pixels, size, device_id=None):
     graph = DecodedClips(size, len(pixels), 1, 1, device_id)
     output, = graph.run({"pixels": list(pixels), "flip": [np.array(flip, np.int32) for flip in FLIPS]})
     return as_pixels(output)
+
+
+def test_clips_normalised_on_the_cpu_are_dalis():
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16, 3), np.uint8)
+    for dtype, tolerance in ((torch.float32, 2e-6), (torch.bfloat16, 0.01)):
+        out = torch.zeros(2, 3, 16, 16, 3, dtype=dtype)
+        normalise(pixels, np.array(FLIPS, bool), out)
+        shown = out.float() * torch.tensor(STD) + torch.tensor(MEAN)
+        assert (shown - decoded(pixels, 16)).abs().max() < 255 * tolerance
+    still = torch.zeros(2, 5, 16, 16, 3)
+    normalise(pixels[:, :1], np.array(FLIPS, bool), still)
+    assert torch.equal(still, still[:, :1].expand_as(still)) and still.abs().sum() > 0
+
+
+def test_memory_of_a_batch_comes_back_when_nobody_holds_it():
+    pool, device = BufferPool(), torch.device("cpu")
+    first = pool.take((4, 1000), torch.float32, device)
+    place, view = first.data_ptr(), first.view(-1)[:10]
+    del first
+    second = pool.take((4, 1000), torch.float32, device)
+    assert second.data_ptr() != place  # a view of the first still lives
+    del view
+    assert pool.take((4, 990), torch.float32, device).data_ptr() == place
 
 
 def check_video(path, device_id, tolerance):

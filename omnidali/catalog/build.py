@@ -243,11 +243,11 @@ def _probe_new(db, source: int, name: str, config: MediaConfig, root: str, threa
                 record, state, probe, (size, mtime) = future.result()
                 known = probe or Probe("", "", 0, 0, 0)
                 db.execute("UPDATE media SET state = ?, container = ?, codec = ?, width = ?, height = ?, frames = ?,"
-                           " frame_rate = ?, tick = ?, rotation = ?, timing = ?, keyframes = ?, bytes = ?, mtime_ns = ?"
-                           " WHERE id = ?",
+                           " frame_rate = ?, tick = ?, rotation = ?, timing = ?, keyframes = ?, packets = ?, bytes = ?,"
+                           " mtime_ns = ? WHERE id = ?",
                            (state, known.container, known.codec, known.width, known.height, known.frames,
-                            known.frame_rate, known.tick, known.rotation, known.timing, known.keyframes, size, mtime,
-                            record))
+                            known.frame_rate, known.tick, known.rotation, known.timing, known.keyframes,
+                            known.packets, size, mtime, record))
             bar.update(len(done))
             if time.monotonic() - last_commit > _COMMIT_SECONDS:
                 db.commit()

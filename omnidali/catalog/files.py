@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,10 @@ class FileSpan:
         """
         wanted = self.size if self.size is not None and (count < 0 or count > self.size) else count
         return np.fromfile(self.path, np.uint8, wanted, offset=self.offset)
+
+    def reader(self, file: io.FileIO) -> Callable[[int, int], memoryview]:
+        """A function that gives ``count`` bytes from ``offset`` on, out of the opened file."""
+        return lambda offset, count: memoryview(os.pread(file.fileno(), count, self.offset + offset))
 
     def open(self) -> str | "Region":
         """What PyAV opens: the path, or a seekable view of the archive."""

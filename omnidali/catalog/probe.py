@@ -11,6 +11,7 @@ import numpy as np
 
 from omnidali.catalog.files import FileSpan
 from omnidali.catalog.gate import HEAD_BYTES, Refused, check_size, read_image_header, sniff_video
+from omnidali.catalog.packets import IndexMaker
 
 IMAGE_HEADER_BYTES = 1 << 18
 
@@ -32,6 +33,8 @@ class Probe:
             frames: the number in the first frame's name.
         keyframes: :func:`pack_numbers` of the presentation indices of the keyframes.
         tick: seconds of one unit of a timestamp.
+        packets: a packed :class:`~omnidali.catalog.packets.PacketIndex`, or nothing where the packets do not lie
+            in the file as a decoder needs them.
     """
 
     container: str
@@ -44,6 +47,7 @@ class Probe:
     timing: bytes = b""
     keyframes: bytes = b""
     tick: float = 0.0
+    packets: bytes = b""
 
 
 def pack_numbers(numbers: np.ndarray) -> bytes:
@@ -117,8 +121,8 @@ def probe_video(span: FileSpan) -> Probe:
     """
     demuxer = sniff_video(_read_start(span, HEAD_BYTES))
     try:
-        with open_video(span, demuxer) as container:
-            return _walk(container, demuxer)
+        with open(span.path, "rb", buffering=0) as file, open_video(span, demuxer) as container:
+            return _walk(container, demuxer, IndexMaker(span.reader(file)))
     except (av.FFmpegError, ValueError) as error:
         raise Refused(f"broken: {getattr(error, 'strerror', None) or error}") from None
 
@@ -131,7 +135,7 @@ def _read_start(span: FileSpan, count: int) -> bytes:
     return data
 
 
-def _walk(container, demuxer: str) -> Probe:
+def _walk(container, demuxer: str, index: IndexMaker) -> Probe:
     if not container.streams.video:
         raise Refused("no video stream")
     stream = container.streams.video[0]
@@ -141,16 +145,19 @@ def _walk(container, demuxer: str) -> Probe:
     stream.codec_context.thread_count = 1
     times, keys, first = [], [], None
     for packet in container.demux(stream):
-        if first is None:
+        if packet.size:
+            index.add(packet)
+            if not packet.is_discard:
+                times.append(packet.pts)
+                keys.append(packet.is_keyframe)
+        if first is None:  # the last: decoding takes the packet's bytes away
             first = next(iter(packet.decode()), None)
-        if packet.size and not packet.is_discard:
-            times.append(packet.pts)
-            keys.append(packet.is_keyframe)
     if not times:
         raise Refused("no frames")
     if first is None:
         raise Refused("first frame does not decode")
     keys = np.asarray(keys, bool)
+    packets = b""
     if None in times:  # no timestamps: frames are counted from the start instead
         timing, keys = b"", keys[:1]
     else:
@@ -160,6 +167,7 @@ def _walk(container, demuxer: str) -> Probe:
         steps = np.diff(times)
         even = len(times) > 2 and (steps == steps[0]).all() and steps[0] > 0
         timing = pack_numbers(times[:2] if even else times)
+        packets = index.make(order, stream.codec_context, first if first.pts == times[0] else None)
     rotation = round(first.rotation) % 360
     if rotation % 90:
         raise Refused(f"rotated by {rotation} degrees")
@@ -167,7 +175,7 @@ def _walk(container, demuxer: str) -> Probe:
     check_size(*size)
     return Probe(demuxer, _codec_name(stream, first.format.name, rotation), *size, len(keys if timing else times),
                  float(stream.average_rate or stream.base_rate or 0), rotation, timing,
-                 pack_numbers(np.flatnonzero(keys)), float(stream.time_base or 0))
+                 pack_numbers(np.flatnonzero(keys)), float(stream.time_base or 0), packets)
 
 
 def _codec_name(stream, pixels: str, rotation: int) -> str:

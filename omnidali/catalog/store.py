@@ -15,7 +15,7 @@ from omnidali.catalog.files import FileSpan
 from omnidali.catalog.probe import unpack_numbers, unpack_times
 from omnidali.errors import UserError
 
-VERSION = 2
+VERSION = 3
 NEW, OK = "new", "ok"  # states; anything else is the reason for which a file is left out
 CHUNK = 1 << 20  # rows in one packed column piece
 
@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS sources (
 CREATE TABLE IF NOT EXISTS media (
     id INTEGER PRIMARY KEY, source INTEGER NOT NULL, path TEXT NOT NULL, archive TEXT, offset INTEGER, size INTEGER,
     state TEXT NOT NULL DEFAULT 'new', container TEXT, codec TEXT, width INTEGER, height INTEGER, frames INTEGER,
-    frame_rate REAL, tick REAL, rotation INTEGER, timing BLOB, keyframes BLOB, bytes INTEGER, mtime_ns INTEGER,
+    frame_rate REAL, tick REAL, rotation INTEGER, timing BLOB, keyframes BLOB, packets BLOB, bytes INTEGER, mtime_ns INTEGER,
     UNIQUE (source, path));
 CREATE INDEX IF NOT EXISTS media_state ON media (source, state);
 CREATE TABLE IF NOT EXISTS entries (
@@ -60,6 +60,7 @@ class Media:
     rotation: int
     timing: bytes
     keyframes: bytes
+    packets: bytes
     span: FileSpan
 
     @property
@@ -197,7 +198,7 @@ class CatalogReader:
         """What a decoder needs of the file with this catalog id; KeyError if there is none."""
         row = self._db.execute(
             "SELECT s.root, m.path, m.container, m.codec, m.width, m.height, m.frames, m.rotation, m.timing,"
-            " m.keyframes, m.archive, m.offset, m.size FROM media m JOIN sources s ON s.id = m.source WHERE m.id = ?",
+            " m.keyframes, m.packets, m.archive, m.offset, m.size FROM media m JOIN sources s ON s.id = m.source WHERE m.id = ?",
             (record,)).fetchone()
         if row is None:
             raise KeyError(f"no record {record} in {self.path}")

@@ -1,6 +1,12 @@
-"""Photos on the CPU, through OpenCV (libjpeg-turbo, libpng, libwebp)."""
+"""Photos on the CPU: JPEG through nvImageCodec, of which only the needed part is decoded; the rest through OpenCV.
+
+Both are libjpeg-turbo underneath and give the same pixels.
+"""
 
 from __future__ import annotations
+
+import os
+import threading
 
 import cv2
 import numpy as np
@@ -9,6 +15,11 @@ from omnidali.catalog.store import Media
 from omnidali.decoding.scale import cut_and_scale
 from omnidali.errors import CannotDecode
 from omnidali.planning.motion import through_region
+
+os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")  # what it cannot decode is told by us, with the file's name
+import nvidia.nvimgcodec as nvimgcodec  # noqa: E402
+
+_LOCAL = threading.local()  # a decoder for each thread
 
 # JPEG decodes at 1/2, 1/4 and 1/8 size for a fraction of the work; the averaging is the transform's own.
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
@@ -28,16 +39,60 @@ def decode_image(media: Media, boxes: np.ndarray, size: int, out: np.ndarray,
         motions: (T, 3, 3) of :mod:`omnidali.planning.motion`, instead of the boxes; V is 1 then.
 
     Raises:
-        CannotDecode: if OpenCV returns no picture, or one of another size than at the probe.
+        CannotDecode: if no picture comes, or one of another size than at the probe.
     """
     try:
         data = media.span.read()
     except OSError as error:
         raise CannotDecode(f"unreadable: {error.strerror}") from None
-    factor = 1
+    factor, sides = 1, None
     if media.container == "jpeg":
         smallest = int((boxes[:, 2:] - boxes[:, :2]).min())
         factor = next((f for f in _REDUCED if smallest >= f * size), 1)
+    if motions is not None:
+        region, sides, matrices = through_region(motions, media.width, media.height, size)
+        boxes = region[None]
+    picture, corner = None, boxes[:, :2].min(axis=0)
+    if media.codec == "jpeg" and factor == 1:
+        picture = _decode_part(data, media, *corner.tolist(), *boxes[:, 2:].max(axis=0).tolist())
+    if picture is None:
+        picture, corner = _decode_whole(data, media, factor), np.zeros(2, np.int32)
+    boxes = np.maximum((boxes - np.tile(corner, 2)) // factor, [0, 0, 1, 1])
+    if sides is not None:
+        part = cut_and_scale(picture, boxes[0], *sides[::-1].tolist())
+        for frame, matrix in zip(out[0], matrices):  # OpenCV counts from the middle of the first pixel
+            cv2.warpPerspective(part, _TO_CORNER @ matrix @ _FROM_CORNER, (size, size), dst=frame,
+                                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
+        return
+    for view, box in enumerate(boxes):
+        cut_and_scale(picture, box, size, size, out[view, 0])
+
+
+def _decode_part(data: np.ndarray, media: Media, top: int, left: int, bottom: int, right: int) -> np.ndarray | None:
+    """The pixels of a region alone: a quarter of the work less, on average.
+
+    None where the file is better left to OpenCV: broken, or with an orientation that would turn the region.
+    """
+    encoded = data.tobytes()
+    if b"Exif\0\0" in encoded:
+        return None
+    if not hasattr(_LOCAL, "decoder"):
+        _LOCAL.decoder = nvimgcodec.Decoder(
+            device_id=nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY, max_num_cpu_threads=1,
+            backends=[nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)])
+    try:
+        stream = nvimgcodec.CodeStream(encoded)
+        if (stream.width, stream.height) != (media.width, media.height):
+            return None
+        region = nvimgcodec.Region(top, left, bottom, right)
+        picture = _LOCAL.decoder.decode(stream.get_sub_code_stream(region=region))
+    except (RuntimeError, ValueError):
+        return None
+    picture = None if picture is None else np.asarray(picture)
+    return picture if picture is not None and picture.shape == (bottom - top, right - left, 3) else None
+
+
+def _decode_whole(data: np.ndarray, media: Media, factor: int) -> np.ndarray:
     try:
         # only JPEG's orientation is honoured, as the header parser and viewers do
         flags = cv2.IMREAD_COLOR_RGB if media.container == "jpeg" else \
@@ -53,12 +108,4 @@ def decode_image(media: Media, boxes: np.ndarray, size: int, out: np.ndarray,
     if picture.shape[:2] != expected:
         raise CannotDecode(f"{picture.shape[1]}x{picture.shape[0]} pixels where the header said "
                            f"{expected[1]}x{expected[0]}")
-    if motions is not None:
-        region, sides, matrices = through_region(motions, media.width, media.height, size)
-        part = cut_and_scale(picture, np.maximum(region // factor, [0, 0, 1, 1]), *sides[::-1].tolist())
-        for frame, matrix in zip(out[0], matrices):  # OpenCV counts from the middle of the first pixel
-            cv2.warpPerspective(part, _TO_CORNER @ matrix @ _FROM_CORNER, (size, size), dst=frame,
-                                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
-        return
-    for view, box in enumerate(boxes):
-        cut_and_scale(picture, np.maximum(box // factor, [0, 0, 1, 1]), size, size, out[view, 0])
+    return picture

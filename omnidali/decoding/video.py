@@ -1,17 +1,21 @@
 """Planned frames of a video on the CPU, through PyAV (FFmpeg).
 
-Wanted frames are grouped by GOP: seek to the last keyframe before the first wanted one, decode
+Wanted frames are grouped by GOP: begin with the last keyframe before the first wanted one, decode
 forward, stop behind the last. Boxes are cut out of the YUV planes before any conversion.
 """
 
 from __future__ import annotations
 
+import threading
+
 import av
 import cv2
 import numpy as np
 
-from omnidali.catalog.probe import open_video, unpack_numbers
+from omnidali.catalog.packets import PacketDecoder, PacketIndex
+from omnidali.catalog.probe import open_video
 from omnidali.catalog.store import Media
+from omnidali.decoding.demuxed import demuxed_frames
 from omnidali.decoding.missing import fill_missing, places_of
 from omnidali.decoding.scale import cut_and_scale
 from omnidali.errors import CannotDecode
@@ -22,6 +26,7 @@ _PLANAR = {"yuv420p": (1, 1), "yuvj420p": (1, 1), "yuv422p": (0, 1), "yuvj422p":
            "yuvj444p": (0, 0)}
 _BT709 = 1
 _FULL_RANGE = 2
+_LOCAL = threading.local()  # a decoder for each thread, used again
 
 
 def decode_video(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int, out: np.ndarray) -> int:
@@ -39,88 +44,44 @@ def decode_video(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int,
     Raises:
         CannotDecode: if no wanted frame can be decoded.
     """
-    places, found = places_of(frames), []
-    try:
-        with open_video(media.span, media.container) as container:
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
-            stream.codec_context.thread_type = "NONE"
-            for index, frame in _wanted_frames(container, stream, media, sorted(places)):
-                first, *others = places[index]
+    places, found, reason = places_of(frames), set(), None
+    for come in (_indexed, _demuxed) if media.packets else (_demuxed,):
+        try:
+            for number, frame in come(media, sorted(places.keys() - found)):
+                first, *others = places[number]
                 _write_crops(frame, media, boxes, size, out[:, first])
                 for other in others:
                     out[:, other] = out[:, first]
-                found.append(index)
-    except (CannotDecode, av.FFmpegError, OSError, ValueError, IndexError, cv2.error) as error:
-        if not found:
-            raise CannotDecode(str(getattr(error, "strerror", None) or error)) from None
+                found.add(number)
+        except (CannotDecode, av.FFmpegError, OSError, ValueError, IndexError, cv2.error) as error:
+            reason = str(getattr(error, "strerror", None) or error)
+        if len(found) == len(places):  # else the demuxer has another try
+            return 0
     if not found:
-        raise CannotDecode(f"none of the frames {min(places)} to {max(places)} of {media.frames} came out")
-    return fill_missing(out, places, found)
+        raise CannotDecode(reason or f"none of the frames {min(places)} to {max(places)} of {media.frames} came out")
+    return fill_missing(out, places, sorted(found))
 
 
-def _wanted_frames(container, stream, media: Media, wanted: list[int]):
-    """Yield (index, frame) of the wanted frames, in rising order, each at most once."""
-    times = media.frame_times
-    keyframes = unpack_numbers(media.keyframes)  # at most the first where there are no timestamps to seek by
-    position = 0  # in wanted
-    decoded_to = -1  # last index that the running decoder gave
-    while position < len(wanted):
-        key = int(np.searchsorted(keyframes, wanted[position], side="right")) - 1
-        if key > 0 and keyframes[key] > decoded_to + 1:
-            source = _after_seek(container, stream, times, keyframes, key, wanted[position])
-        else:
-            source = _from_here(container, stream, times)
-        before = position
-        for index, frame in source:
-            decoded_to = index
-            while position < len(wanted) and wanted[position] < index:
-                position += 1  # the stream has a hole here
-            if position < len(wanted) and wanted[position] == index:
-                yield index, frame
-                position += 1
-                if position < len(wanted):
-                    ahead = int(np.searchsorted(keyframes, wanted[position], side="right")) - 1
-                    if ahead > 0 and keyframes[ahead] > index + 1:
-                        break  # the next wanted frame has a keyframe of its own
-            if position == len(wanted):
-                break
-        else:
-            if position == before:  # the stream ended without giving anything more
-                return
+def _indexed(media: Media, wanted: list[int]):
+    index = PacketIndex.unpack(media.packets)
+    codec = media.codec.partition(":")[0]
+    decoder = getattr(_LOCAL, "decoder", None)
+    if decoder is None or decoder.fits != (codec, index.extradata, index.colorspace, index.color_range):
+        decoder = _LOCAL.decoder = PacketDecoder(codec, index)
+    try:
+        with open(media.span.path, "rb", buffering=0) as file:
+            yield from decoder.frames(index, media.span.reader(file), wanted)
+    except BaseException:
+        _LOCAL.decoder = None  # what is left in it after an error, nobody knows
+        raise
 
 
-def _after_seek(container, stream, times, keyframes, key: int, wanted: int):
-    """Frames from a keyframe on; steps back to earlier ones where the demuxer lands too late."""
-    while True:
-        container.seek(int(times[keyframes[key]]), stream=stream, backward=True, any_frame=False)
-        frames = _from_here(container, stream, times)
-        first = next(frames, None)
-        if first is not None and first[0] <= wanted:
-            break
-        if key <= 0:
-            break
-        key -= 1
-    if first is not None:
-        yield first
-        yield from frames
-
-
-def _from_here(container, stream, times):
-    """(presentation index, frame) of all frames that the demuxer and decoder give from where they are."""
-    index = -1
-    for frame in container.decode(stream):
-        if times is None:
-            index += 1
-        elif frame.pts is None:
-            continue
-        elif 0 <= index < len(times) - 1 and times[index + 1] == frame.pts:
-            index += 1
-        else:
-            index = int(np.searchsorted(times, frame.pts))
-            if index == len(times) or times[index] != frame.pts:
-                continue  # not among the frames that the probe counted
-        yield index, frame
+def _demuxed(media: Media, wanted: list[int]):
+    with open_video(media.span, media.container) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        stream.codec_context.thread_type = "NONE"
+        yield from demuxed_frames(container, stream, media, wanted)
 
 
 def _write_crops(frame, media: Media, boxes: np.ndarray, size: int, out: np.ndarray) -> None:

@@ -15,6 +15,7 @@ from omnidali.clips import StepBatch
 from omnidali.config import MediaConfig
 from omnidali.decoding.routes import choose_routes, describe_routes
 from omnidali.errors import UserError
+from omnidali.loading.buffers import BufferPool
 from omnidali.loading.producer import Producer
 from omnidali.loading.stats import Meter, SourceStats
 from omnidali.loading.step import Step
@@ -62,6 +63,7 @@ class FusionIterator:
                            for table, routes in zip(plan.tables, self._routes)]
         shares = plan.mixing.shares if isinstance(plan, TrainPlan) else [1.0]
         self._meters = [Meter(float(share)) for share in shares]
+        self._buffers = BufferPool()
         self._next_step, self._started, self._closed, self._run = 0, None, False, None
 
     @property
@@ -206,7 +208,7 @@ class _Run:
                 return None
             if number not in self._steps:
                 self._steps[number] = Step(owner.plan, number, owner.rank, owner.world, owner.device, owner.dtype,
-                                             owner.target_apart)
+                                           owner.target_apart, owner._buffers)
             return self._steps[number]
 
     def _produce(self, source: int, number: int) -> None:
@@ -224,7 +226,9 @@ class _Run:
                         step = self._step(number)
                         if step is None:
                             break
-                        begun.append((step, producer.start(number, step.samples[source])))
+                        samples = step.samples[source]
+                        begun.append((step, producer.start(number, samples, step.places[source]) if len(samples)
+                                      else None))
                         number += 1
                         continue
                     if not begun or self._stopped:
@@ -236,16 +240,13 @@ class _Run:
                 self._changed.notify_all()
         finally:
             for _, started in begun:
-                for future in started.futures:
+                for future in started.futures if started else ():
                     future.cancel()
 
     def _finish(self, source: int, producer: Producer, step: Step, started, stream) -> None:
-        replaced = 0
-        if len(started.samples):
-            replaced, clips = producer.finish(started, step.places[source])
-            step.place(source, clips)
-            if stream is not None:
-                stream.synchronize()  # DALI may reuse its output once it is let go: the copy must be over
+        replaced = producer.finish(started) if started else 0
+        if stream is not None:
+            stream.synchronize()  # DALI may reuse its output once it is let go: the copy must be over
         with self._changed:
             self._owner._meters[source].replaced_frames += replaced
             step.finished[source] = time.perf_counter()

@@ -14,6 +14,7 @@ from omnidali.decoding.image import decode_image
 from omnidali.decoding.routes import CPU
 from omnidali.decoding.video import decode_video
 from omnidali.errors import CannotDecode, DecodeError
+from omnidali.loading.normalise import normalise, scratch
 from omnidali.planning.motion import through_region
 from omnidali.planning.plan import Samples
 from pipelines import DecodedClips, EncodedImages, EncodedVideos, MovingImages, PipelineError
@@ -24,16 +25,19 @@ class Started:
     """Samples whose CPU part is under way.
 
     Attributes:
+        out: (n, V, T, size, size, 3), the place in the step's buffer.
         on_cpu, on_dali: int arrays, places of the samples by decoder.
         pixels: uint8 (n on the CPU, V, F, size, size, 3), filled by the futures; F is T for a moving image.
+            None where they write into ``out`` themselves.
         futures: one a CPU sample, each giving the number of replaced frames.
     """
 
     step: int
     samples: Samples
+    out: torch.Tensor
     on_cpu: np.ndarray
     on_dali: np.ndarray
-    pixels: np.ndarray
+    pixels: np.ndarray | None
     futures: list[Future]
 
 
@@ -54,45 +58,46 @@ class Producer:
         self._device_id = device.index or 0 if device.type == "cuda" else None
         self._graphs: dict[tuple, object] = {}
 
-    def start(self, step: int, samples: Samples) -> Started:
+    def start(self, step: int, samples: Samples, out: torch.Tensor) -> Started:
         """Hand the CPU's part of the work to the pool and return at once."""
-        cpu = self._cpu_codecs[self.table.codecs[samples.pieces]].any(axis=1) if len(samples) else np.zeros(0, bool)
+        cpu = self._cpu_codecs[self.table.codecs[samples.pieces]].any(axis=1)
         on_cpu, on_dali = np.flatnonzero(cpu), np.flatnonzero(~cpu)
         frames = samples.frames.shape[1] if samples.motions is None else samples.motions.shape[1]
-        pixels = np.empty((len(on_cpu), samples.boxes.shape[1], frames, samples.size, samples.size, 3), np.uint8)
-        futures = [self._pool.submit(self._decode_on_cpu, step, samples, index, pixels[place])
-                   for place, index in enumerate(on_cpu.tolist())]
-        return Started(step, samples, on_cpu, on_dali, pixels, futures)
+        shape, pixels = (samples.boxes.shape[1], frames, samples.size, samples.size, 3), None
+        if self._device_id is None:
+            work = [(self._decode_and_normalise, step, samples, index, shape, out[index]) for index in on_cpu.tolist()]
+        else:  # one byte a value crosses the bus; the GPU normalises
+            pixels = np.empty((len(on_cpu), *shape), np.uint8)
+            work = [(self._decode_on_cpu, step, samples, index, pixels[place])
+                    for place, index in enumerate(on_cpu.tolist())]
+        return Started(step, samples, out, on_cpu, on_dali, pixels, [self._pool.submit(*job) for job in work])
 
-    def finish(self, started: Started, out: torch.Tensor) -> tuple[int, torch.Tensor]:
-        """Wait for the CPU's part, run the DALI graphs and write the clips.
-
-        Args:
-            out: (n, V, F * repeat, size, size, 3), the place in the step's buffer.
-
-        Returns:
-            How many frames were replaced by a neighbour, and the clips: ``out``, or a tensor of the same
-            shape and type that DALI made and nothing needs to copy.
+    def finish(self, started: Started) -> int:
+        """Wait for the CPU's part, run the DALI graphs and write the clips; returns how many frames were replaced.
 
         Raises:
             DecodeError: naming the file.
         """
         replaced = sum(future.result() for future in started.futures)
-        samples = started.samples
-        if len(started.on_cpu):
+        samples, out = started.samples, started.out
+        if started.pixels is not None and len(started.pixels):
             count, views = started.pixels.shape[:2]
             graph = self._graph(DecodedClips, samples, count)
             flat = graph.run({"pixels": list(started.pixels.reshape(-1, *started.pixels.shape[2:])),
                               "flip": _scalars(samples.flips[started.on_cpu])})[0]
             clips = torch.from_dlpack(flat)
-            clips = clips.view(count, views, *clips.shape[1:])
-            if clips.shape == out.shape and clips.dtype == out.dtype and self._device_id is None:
-                return replaced, clips  # DALI's dynamic executor leaves a buffer alone as long as it is held
-            self._write(out, started.on_cpu, clips)
+            self._write(out, started.on_cpu, clips.view(count, views, *clips.shape[1:]))
         if len(started.on_dali):
             for view, clips in enumerate(self._run_dali(started.step, samples, started.on_dali)):
                 self._write(out[:, view:view + 1], started.on_dali, clips[:, None])
-        return replaced, out
+        return replaced
+
+    def _decode_and_normalise(self, step: int, samples: Samples, index: int, shape: tuple[int, ...],
+                              out: torch.Tensor) -> int:
+        pixels = scratch("pixels", shape, np.uint8)
+        replaced = self._decode_on_cpu(step, samples, index, pixels)
+        normalise(pixels, samples.flips[index], out)
+        return replaced
 
     def _decode_on_cpu(self, step: int, samples: Samples, index: int, out: np.ndarray) -> int:
         """Decode one sample into ``out`` (V, F, size, size, 3); returns how many frames a neighbour stands for."""

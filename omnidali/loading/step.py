@@ -7,12 +7,14 @@ import torch
 
 from omnidali.clips import ClipBatch, StepBatch
 from omnidali.loading.blend import Blend, blend
+from omnidali.loading.buffers import BufferPool
 
 
 class Step:
     """The clips of one step while the producers fill them, a slice of a shared buffer each."""
 
-    def __init__(self, plan, step: int, rank: int, world: int, device: torch.device, dtype: torch.dtype, apart: bool):
+    def __init__(self, plan, step: int, rank: int, world: int, device: torch.device, dtype: torch.dtype, apart: bool,
+                 pool: BufferPool):
         self.number, self.samples = step, plan(step, rank, world)
         self.tables, self.classes = plan.tables, getattr(plan, "classes", None)
         self.finished = [0.0] * len(self.samples)  # when each source was done, perf_counter seconds
@@ -24,19 +26,10 @@ class Step:
         for shape, members in self.members.items():
             frames, size, _ = shape
             counts = [len(self.samples[i]) * self.samples[i].boxes.shape[1] for i in members]
-            buffer = torch.empty((sum(counts), frames, size, size, 3), dtype=dtype, device=device)
+            buffer = pool.take((sum(counts), frames, size, size, 3), dtype, device)
             self.buffers[shape] = buffer
             for i, place in zip(members, buffer.split(counts)):
                 self.places[i] = place.view(len(self.samples[i]), -1, *buffer.shape[1:])
-
-    def place(self, source: int, clips: torch.Tensor) -> None:
-        """Take the clips (n, V, T, S, S, 3) of a source; alone in its group it needs no copy into the buffer."""
-        if clips is not self.places[source]:
-            shape = next(shape for shape, members in self.members.items() if source in members)
-            if self.members[shape] == [source]:
-                self.buffers[shape] = clips.flatten(0, 1)
-            else:
-                self.places[source].copy_(clips)
 
     def batch(self, device: torch.device) -> StepBatch:
         """The finished step; on a GPU its memory now belongs to the consumer's stream."""

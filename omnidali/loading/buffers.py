@@ -1,0 +1,34 @@
+"""Memory of batches, used again: on the CPU, fresh pages cost as much as normalising what goes into them."""
+
+from __future__ import annotations
+
+import math
+import weakref
+
+import torch
+
+_KEPT = 8  # buffers that nobody uses at the moment
+
+
+class BufferPool:
+    """Buffers that come back by themselves when the last tensor over them is gone."""
+
+    def __init__(self):
+        self._free: dict[int, torch.Tensor] = {}
+
+    def take(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """A tensor with anything in it. On a GPU torch's own allocator does this already."""
+        if device.type != "cpu":
+            return torch.empty(shape, dtype=dtype, device=device)
+        count = math.prod(shape) * dtype.itemsize
+        fitting = [key for key, memory in list(self._free.items()) if count <= memory.nbytes <= 2 * count + (1 << 20)]
+        # a source's share differs by a slot between steps: room for it saves another buffer
+        memory = self._free.pop(fitting[0]) if fitting else torch.empty(count + count // 8, dtype=torch.uint8)
+        lease = memory.numpy()
+        weakref.finalize(lease, self._give_back, memory).atexit = False
+        return torch.from_numpy(lease)[:count].view(dtype).view(shape)
+
+    def _give_back(self, memory: torch.Tensor) -> None:
+        self._free[id(memory)] = memory
+        while len(self._free) > _KEPT:
+            self._free.pop(next(iter(self._free)), None)

@@ -1,0 +1,44 @@
+"""Cut and scaled pixels to normalised clips on the CPU: each clip by the thread that decoded it, into the batch."""
+
+from __future__ import annotations
+
+import threading
+
+import cv2
+import numpy as np
+import torch
+
+from pipelines.feeds import MEAN, STD
+
+_SCALE_AND_SHIFT = np.column_stack([np.diag(1 / np.array(STD)), -np.array(MEAN) / STD]).astype(np.float32)
+_SCRATCH = threading.local()
+
+
+def scratch(name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """This thread's own memory of that name and shape, with what was left in it."""
+    held = getattr(_SCRATCH, name, None)
+    if held is None or held.shape != shape:
+        held = np.empty(shape, dtype)
+        setattr(_SCRATCH, name, held)
+    return held
+
+
+def normalise(pixels: np.ndarray, flips: np.ndarray, out: torch.Tensor) -> None:
+    """Write a sample's clips.
+
+    Args:
+        pixels: uint8 (V, F, S, S, 3). flips: bool (V,), which views are mirrored left to right.
+        out: (V, T, S, S, 3), float32, float16 or bfloat16; T is F, or F is 1 and all T frames are the same.
+    """
+    mirrored = scratch("mirrored", pixels.shape[2:], np.uint8)
+    floats = scratch("floats", pixels.shape[2:], np.float32)
+    straight = out.numpy() if out.dtype == torch.float32 else None
+    for view, frames in enumerate(pixels):
+        for number, frame in enumerate(frames):
+            np.copyto(floats, cv2.flip(frame, 1, dst=mirrored) if flips[view] else frame)
+            if straight is not None:
+                cv2.transform(floats, _SCALE_AND_SHIFT, dst=straight[view, number])
+            else:
+                out[view, number].copy_(torch.from_numpy(cv2.transform(floats, _SCALE_AND_SHIFT, dst=floats)))
+        if len(frames) < out.shape[1]:
+            out[view, 1:] = out[view, :1]
