@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import math
 import os
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -37,13 +39,15 @@ from omnidali.training.run_folder import RunFolder
 from omnidali.training.schedule import learning_rate
 
 
-def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | None = None) -> dict | None:
+def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | None = None,
+          wrap_loader: Callable = lambda loader: loader) -> dict | None:
     """Run a training; returns the last evaluation's figures.
 
     Args:
         resume: ``auto`` goes on where this run folder stopped, ``none`` starts anew, a path names a
             checkpoint or another run's folder.
         dry_run: stop after so many steps and write nothing but the catalog.
+        wrap_loader: puts something between the loader and the loop, such as a clock.
 
     Raises:
         UserError: for everything that the user can put right.
@@ -55,7 +59,7 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
     # Data: the catalog is brought up to date once, the plan is made, decoding starts with the loop.
     data = open_data(config, ranks)
     folder = RunFolder(config, ranks.is_main and not dry_run, resume)
-    loader = open_loader(config, data, ranks, dtype=DTYPES[config.train.precision])
+    loader = wrap_loader(open_loader(config, data, ranks, dtype=DTYPES[config.train.precision]))
     say(*data.summary, *loader.routes)
     per_epoch = loader.plan.steps_per_epoch
     steps = loader.end
@@ -133,7 +137,7 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
     loader.end = min(steps, first_step + dry_run) if dry_run else steps
     pace = Pace(first_step, steps)
     model.train()
-    with loader, contextlib.closing(folder):
+    with loader, contextlib.closing(folder), collecting_when_told():
         asked = time.perf_counter()
         for batch in loader:
             now, step = time.perf_counter(), batch.step
@@ -178,6 +182,7 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
                 speed = pace.read(done, sources["all"]["clips"], loader.stats(), ranks.device)
                 folder.log("train", done, {"lr": lr, "sources": sources, **speed})
                 say(step_line(done, steps, sources, speed, lr))
+                gc.collect(1)
                 if not math.isfinite(sources["all"]["loss"]):
                     raise not_finite(done, f"a loss of {sources['all']['loss']}")
             paused = time.perf_counter()
@@ -193,6 +198,17 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
             asked = time.perf_counter()
             pace.paused(asked - paused)
     return figures
+
+
+@contextlib.contextmanager
+def collecting_when_told():
+    """Keep Python's garbage collector from stopping one rank in mid-step, for which all others would wait."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

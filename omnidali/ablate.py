@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from omnidali.charts import bar_chart, write_picture
 from omnidali.config import Config
 from omnidali.environment import write_record
 from omnidali.errors import UserError
 from omnidali.loading.data import make_plan, open_data
 from omnidali.programs import run_program
 from omnidali.settings import dump_config, load_config
-from omnidali.training.pictures import bar_chart, write_picture
 
 BASELINE, ALL = "baseline", "all"
 

@@ -21,15 +21,29 @@ def main(arguments: list[str] | None = None) -> int:
     demo.set_defaults(story=_demo)
 
     bench = commands.add_parser("bench", help="measure on this machine").add_subparsers(dest="what", required=True)
-    loader = bench.add_parser("loader", help="clips a second of the loader, on generated media")
-    loader.add_argument("--out", default="bench", help="folder for records.jsonl (default: %(default)s)")
-    loader.add_argument("--workloads", nargs="+", default=None, metavar="W", help="only these (default: all)")
-    loader.add_argument("--repeats", type=int, default=5, help="measurements of each workload (default: %(default)s)")
-    loader.add_argument("--seconds", type=float, default=5.0, help="length of one (default: %(default)s)")
-    loader.set_defaults(story=_bench_loader)
+    for name, text in (("loader", "our loader on generated media: clips a second, processor time, memory"),
+                       ("peers", "the same beside other loaders (those of the extra `bench` that are installed)")):
+        loader = bench.add_parser(name, help=text)
+        loader.add_argument("--out", default="bench", help="folder for media and records.jsonl (default: %(default)s)")
+        loader.add_argument("--workloads", nargs="+", default=None, metavar="W", help="only these (default: all)")
+        loader.add_argument("--repeats", type=int, default=5, help="measurements of each (default: %(default)s)")
+        loader.add_argument("--seconds", type=float, default=5.0, help="length of one of ours (default: %(default)s)")
+        loader.add_argument("--loaders", nargs="+", metavar="NAME", help="only these (default: " + (
+            "all)" if name == "peers" else "ours)"), default=None if name == "peers" else ["omnidali"])
+        loader.set_defaults(story=_bench_loader)
+    train = bench.add_parser("train", help="the training loop fed with synthetic, cached and real batches: the stall")
+    train.add_argument("--config", required=True, help="YAML file")
+    train.add_argument("--out", default="bench", help="folder for records.jsonl (default: %(default)s)")
+    train.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], help="to compare (default: fp32 bf16)")
+    train.add_argument("--repeats", type=int, default=3, help="runs of each (default: %(default)s)")
+    train.add_argument("--steps", type=int, default=20, help="of a run (default: %(default)s)")
+    train.add_argument("--set", dest="overrides", nargs="+", default=[], metavar="key.path=value",
+                       help="settings of the config")
+    train.set_defaults(story=_bench_train)
     plan = bench.add_parser("plan", help="cost of planning and of a warm start, over made-up catalogs")
     plan.add_argument("--out", default="bench", help="folder for records.jsonl (default: %(default)s)")
-    plan.add_argument("--rows", type=int, nargs="+", default=[10_000, 10_000_000], help="sizes of the catalog")
+    plan.add_argument("--rows", type=int, nargs="+", default=[10_000, 1_000_000, 10_000_000],
+                      help="sizes of the catalog")
     plan.set_defaults(story=_bench_plan)
 
     ablate = commands.add_parser("ablate", help="train with the target alone, with each group of sources, with all")
@@ -113,8 +127,13 @@ def _estimate_motion(options: argparse.Namespace) -> None:
 
 
 def _bench_loader(options: argparse.Namespace) -> None:
-    from omnidali.bench.loader import bench_loader
-    bench_loader(options.out, options.workloads, options.repeats, options.seconds)
+    from omnidali.bench.compare import compare
+    compare(options.out, options.workloads, options.loaders, options.repeats, options.seconds)
+
+
+def _bench_train(options: argparse.Namespace) -> None:
+    from omnidali.bench.train import bench_train
+    bench_train(options.out, options.config, options.overrides, options.precisions, options.repeats, options.steps)
 
 
 def _bench_plan(options: argparse.Namespace) -> None:

@@ -43,7 +43,7 @@ class MediaConfig:
     labels: str | None = None  # label map that the list's labels go through, relative to data_root
     window_seconds: float = 10.0  # untrimmed: length of the pieces that a whole file is cut into
     pieces: Literal["positive", "one_positive_rest_negative", "all"] = "positive"  # untrimmed: which ones make a clip
-    decode: Literal["auto", "cpu", "dali"] = "auto"  # who decodes: auto = DALI where there is a GPU that can
+    decode: Literal["auto", "cpu", "dali", "hybrid"] = "auto"  # auto = DALI where a GPU can; hybrid = both share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +160,7 @@ class LoaderConfig:
 
     threads: int = 0  # decoding threads of one rank; 0: the cores divided by the ranks of this machine
     prefetch: int = 2  # steps made ready ahead
+    cpu_share: float = 0.25  # of the slots of sources with decode: hybrid; `omnidali bench decode` measures the best
 
 
 @dataclass(frozen=True, kw_only=True)

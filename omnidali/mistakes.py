@@ -40,6 +40,8 @@ def find_mistakes(config: Config) -> Iterator[UserError]:
             elif not 0 <= (power or 0) <= 1 or (clipped is not None and clipped < 1):
                 yield UserError(f"sources.{name}.resample", "a power from 0 to 1, or clipped of 1 or more",
                                 f"{power if clipped is None else clipped:g}", "The paper's best power is 0.2.")
+    if not 0 <= config.loader.cpu_share <= 1:
+        yield UserError("loader.cpu_share", "a share from 0 to 1", f"{config.loader.cpu_share:g}", "Correct the value.")
     yield from _mix_mistakes(config)
     parted = [name for name, source in config.sources.items() if source.kind == "image" and source.inflate == "single"]
     if config.model.sync_norm and (config.model.norm != "shared" or (config.model.name == "slowonly" and parted)):

@@ -4,7 +4,7 @@ The only place that imports DALI. Graphs know devices, shapes and feeds; they kn
 weights or training, and they draw no random numbers.
 """
 
-from pipelines.feeds import PipelineError
+from pipelines.feeds import Graph, PipelineError
 from pipelines.graphs import DecodedClips, EncodedImages, EncodedVideos, MovingImages
 
-__all__ = ["DecodedClips", "EncodedImages", "EncodedVideos", "MovingImages", "PipelineError"]
+__all__ = ["DecodedClips", "EncodedImages", "EncodedVideos", "Graph", "MovingImages", "PipelineError"]

@@ -27,11 +27,14 @@ class Graph:
         threads: DALI's CPU threads.
         device_id: CUDA device, or None to run on the CPU.
         frames: of a clip, where a graph makes several of one picture.
+
+    One run is under way at most: DALI's own queue would run the first batch as often as it is deep. Who wants
+    several takes several graphs in turn, and a batch that fails takes no other one along.
     """
 
     def __init__(self, size: int, views: int, batch: int, threads: int, device_id: int | None, frames: int = 1):
         self.size, self.views, self.capacity, self.frames = size, views, batch, frames
-        self.on_gpu = device_id is not None
+        self.on_gpu, self.under_way = device_id is not None, False
         self._pipe = Pipeline(batch_size=batch, num_threads=threads, device_id=device_id, prefetch_queue_depth=1)
         with self._pipe:
             self._pipe.set_outputs(*self.define())
@@ -41,25 +44,43 @@ class Graph:
         """The graph; returns its outputs, one a view, each (F, size, size, 3) and normalised."""
         raise NotImplementedError
 
-    def run(self, feeds: Mapping[str, Sequence[np.ndarray]]) -> list:
-        """Process one batch.
+    def start(self, feeds: Mapping[str, Sequence[np.ndarray]]) -> None:
+        """Begin with one batch: a list of arrays, one a sample, for each external source.
 
-        Args:
-            feeds: a list of arrays, one a sample, for each external source.
+        Raises:
+            RuntimeError: if a run is under way.
+            PipelineError: if DALI does not take the feeds.
+        """
+        if self.under_way:
+            raise RuntimeError("a run is under way: collect it first")
+        try:
+            for name, arrays in feeds.items():
+                self._pipe.feed_input(name, list(arrays))
+            self._pipe.schedule_run()
+        except RuntimeError as error:
+            raise PipelineError(first_reason(str(error))) from None
+        self.under_way = True
+
+    def collect(self) -> list:
+        """Wait for the run that was started.
 
         Returns:
             One DALI tensor a view: (n, F, size, size, 3), float32 on the CPU and float16 on a GPU,
-            readable through DLPack until the next run.
+            readable through DLPack until the next call.
 
         Raises:
             PipelineError: if any sample fails; DALI does not say reliably which.
         """
+        self.under_way = False
         try:
-            for name, arrays in feeds.items():
-                self._pipe.feed_input(name, list(arrays))
-            return [output.as_tensor() for output in self._pipe.run()]
+            return [output.as_tensor() for output in self._pipe.outputs()]
         except RuntimeError as error:
             raise PipelineError(first_reason(str(error))) from None
+
+    def run(self, feeds: Mapping[str, Sequence[np.ndarray]]) -> list:
+        """:meth:`start` and :meth:`collect` at once."""
+        self.start(feeds)
+        return self.collect()
 
 
 def first_reason(text: str) -> str:

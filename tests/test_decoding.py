@@ -12,7 +12,7 @@ from omnidali.bench.media import picture, read_numbers, write_photo, write_video
 from omnidali.catalog.packets import PacketDecoder, PacketIndex
 from omnidali.catalog.store import SourceTable
 from omnidali.decoding.image import CannotDecode, decode_image
-from omnidali.decoding.routes import choose_routes
+from omnidali.decoding.routes import choose_routes, on_cpu
 from omnidali.decoding.scale import cut_and_scale
 from omnidali.decoding.video import decode_video
 from omnidali.errors import UserError
@@ -263,5 +263,11 @@ def test_routes():
         "av1": "cpu", "h264": "dali", "h264:rotated": "cpu", "hevc:yuv420p10le": "cpu", "vp9": "dali"}
     assert choose_routes(table_with(codecs), "auto", ada)["av1"] == "dali"
     assert choose_routes(table_with(["vp9"]), "dali", None) == {"vp9": "dali"}
+    assert choose_routes(table_with(codecs), "hybrid", hopper) == {
+        "av1": "cpu", "h264": "hybrid", "h264:rotated": "cpu", "hevc:yuv420p10le": "cpu", "vp9": "hybrid"}
+    with pytest.raises(UserError, match="a codec that DALI decodes here, got h264"):
+        choose_routes(table_with(["h264"]), "hybrid", None)
+    for share in (0, 0.25, 0.6, 1):
+        assert on_cpu(np.arange(1000), share).sum() == 1000 * share
     with pytest.raises(UserError, match="codecs that DALI decodes on the CPU, got h264"):
         choose_routes(table_with(["h264", "vp9"]), "dali", None)

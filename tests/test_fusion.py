@@ -152,16 +152,24 @@ def test_still_images_fill_the_clip(tables):
         assert len(photos) and (photos == photos[:, :, :1]).all() and group.clips.shape[2] == 4
 
 
-def test_dali_decodes_where_it_is_asked_to(tables):
-    sources = {**SOURCES, "photos": SourceConfig(kind="image", root="photos", list="photos.txt", weight=3, decode="dali"),
-               "shorts": SourceConfig(kind="video", root="shorts", list="shorts.txt", decode="dali")}
-    with open_fusion(tables, CENTER, sources=sources, end=3) as dali, open_fusion(tables, CENTER, end=3) as cpu:
-        assert dali.routes[1:] == ["photos: jpeg by DALI on the CPU", "shorts: vp9 by DALI on the CPU"]
+@pytest.mark.parametrize("decode, said", [
+    ("dali", "photos: jpeg by DALI on the CPU"),
+    ("hybrid", "photos: jpeg by DALI on the CPU and, of every 100 slots, 40 by OpenCV on the CPU")])
+def test_dali_decodes_where_it_is_asked_to(tables, decode, said):
+    sources = {**SOURCES, "photos": SourceConfig(kind="image", root="photos", list="photos.txt", weight=3, decode=decode),
+               "shorts": SourceConfig(kind="video", root="shorts", list="shorts.txt", decode=decode)}
+    differ = []
+    with open_fusion(tables, CENTER, sources=sources, end=4, cpu_share=0.4) as dali, \
+            open_fusion(tables, CENTER, end=4) as cpu:
+        assert dali.routes[1] == said
         assert cpu.routes[0] == "clips: h264 by PyAV on the CPU"
         for one, other in zip(dali, cpu):
             for mine, theirs in zip(one.groups, other.groups):
                 assert mine.slot.tolist() == theirs.slot.tolist()
                 assert np.abs(pictures(mine.clips) - pictures(theirs.clips)).mean() < 4
+                differ += (mine.clips != theirs.clips).flatten(1).any(1)[mine.source == 1].tolist()
+    # where DALI decoded, the filter is another one
+    assert np.mean(differ) == (1 if decode == "dali" else pytest.approx(0.6, abs=0.1))
 
 
 def test_stats(tables):

@@ -25,12 +25,13 @@ from omnidali.catalog.folders import escape_reason
 from omnidali.catalog.gate import Refused
 from omnidali.catalog.pack import pack
 from omnidali.catalog.probe import Probe, probe_frames, probe_image, probe_video
-from omnidali.catalog.store import NEW, OK, connect
+from omnidali.catalog.store import COLUMNS, NEW, OK, connect
 from omnidali.catalog.tars import find_tars
 from omnidali.config import MediaConfig, key_of
 from omnidali.errors import UserError
 
-CHECKED_AT_START = 100_000  # files of a source whose size and time are compared at a warm start
+CHECKED_AT_START = 100_000  # files of a source whose size and time are compared at a warm start; of more than that
+SAMPLE_AT_START = 20_000  # these, evenly spread
 FRAME_PATTERN = "img_{:05}.jpg"  # of the reference's folders of frames
 _COMMIT_SECONDS = 2.0  # what a killed probe loses at most
 
@@ -115,8 +116,10 @@ def _build_source(db, name, source: MediaConfig, data_root, classes, threads, pr
 
 def _summarise(db, source_id: int, name: str, source: MediaConfig, data_root: Path, probed: int,
                repeated: int) -> Summary:
-    found = db.execute("SELECT state, COUNT(*), MIN(path) FROM media WHERE source = ? AND state <> ? GROUP BY state",
-                       (source_id, OK)).fetchall()
+    # two ranges instead of <>: millions of usable files are not looked at
+    found = [row for side in "<>" for row in db.execute(
+        f"SELECT state, COUNT(*), MIN(path) FROM media WHERE source = ? AND state {side} ? GROUP BY state",
+        (source_id, OK))]
     counts, examples = Counter({row[0]: row[1] for row in found}), {row[0]: row[2] for row in found}
     form, left_out, unusable = db.execute("SELECT format, left_out, unusable FROM sources WHERE id = ?",
                                           (source_id,)).fetchone()
@@ -174,19 +177,17 @@ def _read_entries(db, source_id: int, name: str, source: MediaConfig, root: str,
 
 def _mark_changed(db, source: int, root: str) -> None:
     """Set files back to ``new`` whose size or time is not what it was at the probe."""
-    first, last, count = db.execute("SELECT MIN(id), MAX(id), COUNT(*) FROM media WHERE source = ? AND state <> ?",
-                                    (source, NEW)).fetchone()
-    if not count:
-        return
-    query = "SELECT id, COALESCE(archive, path), bytes, mtime_ns, archive FROM media WHERE source = ? AND state <> ?"
-    if count <= CHECKED_AT_START:
-        rows = db.execute(query, (source, NEW)).fetchall()
+    query = "SELECT id, COALESCE(archive, path), bytes, mtime_ns, archive FROM media WHERE source = ?"
+    packed = [np.frombuffer(data, COLUMNS["records"]) for data, in db.execute(
+        "SELECT data FROM packed WHERE source = ? AND name = 'records' ORDER BY chunk", (source,))]
+    records = np.concatenate(packed) if packed else np.zeros(0, np.int64)
+    if len(records) <= CHECKED_AT_START:
+        rows = db.execute(f"{query} AND state <> ? LIMIT {CHECKED_AT_START}", (source, NEW)).fetchall()
     else:
-        wanted = np.unique(np.linspace(first, last, CHECKED_AT_START).astype(np.int64)).tolist()
-        rows = [row for record in wanted
-                for row in db.execute(query + " AND id = ?", (source, NEW, record))]
+        wanted = records[np.linspace(0, len(records) - 1, SAMPLE_AT_START).astype(np.int64)]
+        rows = [db.execute(f"{query} AND id = ?", (source, record)).fetchone() for record in np.unique(wanted).tolist()]
     stamp = functools.lru_cache(maxsize=1000)(lambda path: _stamp(os.path.join(root, path)))  # a tar has many members
-    changed = [(NEW, record) for record, path, size, mtime, archive in rows
+    changed = [(NEW, record) for record, path, size, mtime, archive in filter(None, rows)
                if (stamp(path)[1] != mtime if archive else stamp(path) != (size, mtime))]
     db.executemany("UPDATE media SET state = ? WHERE id = ?", changed)
     db.commit()

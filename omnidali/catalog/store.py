@@ -32,8 +32,8 @@ CREATE TABLE IF NOT EXISTS sources (
 CREATE TABLE IF NOT EXISTS media (
     id INTEGER PRIMARY KEY, source INTEGER NOT NULL, path TEXT NOT NULL, archive TEXT, offset INTEGER, size INTEGER,
     state TEXT NOT NULL DEFAULT 'new', container TEXT, codec TEXT, width INTEGER, height INTEGER, frames INTEGER,
-    frame_rate REAL, tick REAL, rotation INTEGER, timing BLOB, keyframes BLOB, packets BLOB, bytes INTEGER, mtime_ns INTEGER,
-    UNIQUE (source, path));
+    frame_rate REAL, tick REAL, rotation INTEGER, timing BLOB, keyframes BLOB, packets BLOB, bytes INTEGER,
+    mtime_ns INTEGER, UNIQUE (source, path));
 CREATE INDEX IF NOT EXISTS media_state ON media (source, state);
 CREATE TABLE IF NOT EXISTS entries (
     id INTEGER PRIMARY KEY, source INTEGER NOT NULL, media INTEGER NOT NULL, label INTEGER NOT NULL, unit TEXT,
@@ -198,8 +198,8 @@ class CatalogReader:
         """What a decoder needs of the file with this catalog id; KeyError if there is none."""
         row = self._db.execute(
             "SELECT s.root, m.path, m.container, m.codec, m.width, m.height, m.frames, m.rotation, m.timing,"
-            " m.keyframes, m.packets, m.archive, m.offset, m.size FROM media m JOIN sources s ON s.id = m.source WHERE m.id = ?",
-            (record,)).fetchone()
+            " m.keyframes, m.packets, m.archive, m.offset, m.size FROM media m JOIN sources s ON s.id = m.source"
+            " WHERE m.id = ?", (record,)).fetchone()
         if row is None:
             raise KeyError(f"no record {record} in {self.path}")
         root, path, *rest, archive, offset, size = row

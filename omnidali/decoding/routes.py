@@ -5,11 +5,13 @@ Nothing falls back in silence: a codec goes where the table says or the run does
 
 from __future__ import annotations
 
+import numpy as np
+
 from omnidali.catalog.store import SourceTable
 from omnidali.config import key_of
 from omnidali.errors import UserError
 
-CPU, DALI = "cpu", "dali"
+CPU, DALI, HYBRID = "cpu", "dali", "hybrid"
 CPU_NAMES = {"video": "PyAV on the CPU", "untrimmed": "PyAV on the CPU", "image": "OpenCV on the CPU",
              "frames": "OpenCV on the CPU"}
 
@@ -22,14 +24,16 @@ _AV1_SINCE = {(8, 6), (8, 9), (10, 0), (10, 3), (12, 0), (12, 1)}
 
 
 def choose_routes(table: SourceTable, decode: str, capability: tuple[int, int] | None) -> dict[str, str]:
-    """The decoder of every codec of a source, as {codec: "cpu" or "dali"}.
+    """The decoder of every codec of a source, as {codec: "cpu", "dali" or "hybrid"}.
 
     Args:
-        decode: the source's setting: ``auto`` (DALI where there is a GPU that can), ``cpu`` or ``dali``.
+        decode: the source's setting: ``auto`` (DALI where there is a GPU that can), ``cpu``, ``dali``, or ``hybrid``
+            (both, by slot, where DALI can).
         capability: compute capability of the GPU, or None without one.
 
     Raises:
-        UserError: if ``decode`` is ``dali`` and DALI cannot take one of the codecs here.
+        UserError: if ``decode`` is ``dali`` and DALI cannot take one of the codecs here; if it is ``hybrid`` and
+            DALI can take none of them.
     """
     able = _DALI_ON_CPU if capability is None else _DALI_ON_GPU | ({"av1"} if capability in _AV1_SINCE else set())
     if decode == "dali":
@@ -38,12 +42,23 @@ def choose_routes(table: SourceTable, decode: str, capability: tuple[int, int] |
             where = "the CPU" if capability is None else "this GPU"
             raise UserError(f"{key_of(table.name)}.decode", f"codecs that DALI decodes on {where}", ", ".join(unable),
                             "Use decode: auto.")
+    if decode == HYBRID:
+        if not able.intersection(table.codec_names):
+            raise UserError(f"{key_of(table.name)}.decode", "a codec that DALI decodes here",
+                            ", ".join(table.codec_names), "Use decode: auto.")
+        return {codec: HYBRID if codec in able else CPU for codec in table.codec_names}
     wants_dali = decode == "dali" or (decode == "auto" and capability is not None)
     return {codec: DALI if wants_dali and codec in able else CPU for codec in table.codec_names}
 
 
-def describe_routes(table: SourceTable, routes: dict[str, str], on_gpu: bool) -> str:
+def on_cpu(slots: np.ndarray, cpu_share: float) -> np.ndarray:
+    """Which slots of a hybrid source the CPU decodes, evenly spread: bool (n,). A function of the plan alone."""
+    return np.floor((slots + 1) * cpu_share) > np.floor(slots * cpu_share)
+
+
+def describe_routes(table: SourceTable, routes: dict[str, str], on_gpu: bool, cpu_share: float) -> str:
     """One line for the start of a run."""
     dali = "DALI on the GPU" if on_gpu else "DALI on the CPU"
-    parts = [f"{codec} by {dali if route == DALI else CPU_NAMES[table.kind]}" for codec, route in routes.items()]
-    return f"{table.name}: " + ", ".join(parts)
+    names = {CPU: CPU_NAMES[table.kind], DALI: dali,
+             HYBRID: f"{dali} and, of every 100 slots, {100 * cpu_share:g} by {CPU_NAMES[table.kind]}"}
+    return f"{table.name}: " + ", ".join(f"{codec} by {names[route]}" for codec, route in routes.items())

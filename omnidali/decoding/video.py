@@ -45,7 +45,7 @@ def decode_video(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int,
         CannotDecode: if no wanted frame can be decoded.
     """
     places, found, reason = places_of(frames), set(), None
-    for come in (_indexed, _demuxed) if media.packets else (_demuxed,):
+    for come in (indexed_frames, _demuxed) if media.packets else (_demuxed,):
         try:
             for number, frame in come(media, sorted(places.keys() - found)):
                 first, *others = places[number]
@@ -62,7 +62,7 @@ def decode_video(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int,
     return fill_missing(out, places, sorted(found))
 
 
-def _indexed(media: Media, wanted: list[int]):
+def indexed_frames(media: Media, wanted: list[int]):
     index = PacketIndex.unpack(media.packets)
     codec = media.codec.partition(":")[0]
     decoder = getattr(_LOCAL, "decoder", None)

@@ -123,6 +123,7 @@ def make_plan(config: Config, data: Data) -> TrainPlan:
 def rank_options(config: Config, ranks: Ranks) -> dict[str, object]:
     """What every :class:`FusionIterator` of this process is opened with."""
     return {"threads": config.loader.threads or ranks.threads, "prefetch": config.loader.prefetch,
+            "cpu_share": config.loader.cpu_share,
             "device": ranks.device, "rank": ranks.rank, "world": ranks.world}
 
 

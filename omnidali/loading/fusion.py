@@ -33,6 +33,7 @@ class FusionIterator:
         dtype: of the clips; by default float32.
         threads: for decoding on the CPU; 0 means all cores this process may use.
         prefetch: steps made ready ahead.
+        cpu_share: of the slots of sources with ``decode: hybrid``.
         target_apart: keep the first source's clips in groups of their own, for batch norms that tell it apart.
         end: step before which to stop; none means never for training and after every item for evaluation.
 
@@ -51,15 +52,17 @@ class FusionIterator:
 
     def __init__(self, plan: TrainPlan | EvaluationPlan, sources: Sequence[MediaConfig], *, rank: int = 0,
                  world: int = 1, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
-                 threads: int = 0, prefetch: int = 2, target_apart: bool = False, end: int | None = None):
+                 threads: int = 0, prefetch: int = 2, cpu_share: float = 0.25, target_apart: bool = False,
+                 end: int | None = None):
         self.plan, self.rank, self.world, self.prefetch = plan, rank, world, prefetch
         self.device, self.dtype, self.target_apart = torch.device(device), dtype, target_apart
+        self.cpu_share = cpu_share
         self.end = plan.steps(world) if end is None and isinstance(plan, EvaluationPlan) else end
         capability = torch.cuda.get_device_capability(self.device) if self.device.type == "cuda" else None
         self._routes = [choose_routes(table, source.decode, capability) for table, source in zip(plan.tables, sources)]
         threads = threads or len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self._producers = [Producer(table, routes, self._pool, threads, self.device, rank)
+        self._producers = [Producer(table, routes, self._pool, threads, self.device, rank, cpu_share)
                            for table, routes in zip(plan.tables, self._routes)]
         shares = plan.mixing.shares if isinstance(plan, TrainPlan) else [1.0]
         self._meters = [Meter(float(share)) for share in shares]
@@ -75,7 +78,8 @@ class FusionIterator:
     def routes(self) -> list[str]:
         """A line a source: which decoder takes which of its codecs."""
         on_gpu = self.device.type == "cuda"
-        return [describe_routes(table, routes, on_gpu) for table, routes in zip(self.plan.tables, self._routes)]
+        return [describe_routes(table, routes, on_gpu, self.cpu_share)
+                for table, routes in zip(self.plan.tables, self._routes)]
 
     def __iter__(self) -> "FusionIterator":
         return self

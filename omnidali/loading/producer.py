@@ -11,13 +11,15 @@ import torch
 from omnidali.catalog.store import Media, SourceTable
 from omnidali.decoding.frames import decode_frames
 from omnidali.decoding.image import decode_image
-from omnidali.decoding.routes import CPU
+from omnidali.decoding.routes import CPU, DALI, on_cpu
 from omnidali.decoding.video import decode_video
 from omnidali.errors import CannotDecode, DecodeError
 from omnidali.loading.normalise import normalise, scratch
 from omnidali.planning.motion import through_region
 from omnidali.planning.plan import Samples
-from pipelines import DecodedClips, EncodedImages, EncodedVideos, MovingImages, PipelineError
+from pipelines import DecodedClips, EncodedImages, EncodedVideos, Graph, MovingImages, PipelineError
+
+_DECODES_ON_GPU = 8
 
 
 @dataclass
@@ -30,6 +32,7 @@ class Started:
         pixels: uint8 (n on the CPU, V, F, size, size, 3), filled by the futures; F is T for a moving image.
             None where they write into ``out`` themselves.
         futures: one a CPU sample, each giving the number of replaced frames.
+        run: of DALI, which has begun.
     """
 
     step: int
@@ -39,6 +42,16 @@ class Started:
     on_dali: np.ndarray
     pixels: np.ndarray | None
     futures: list[Future]
+    run: "_Run | None" = None
+
+
+@dataclass
+class _Run:
+    """A DALI graph at work: on which files, for the error if there is one."""
+
+    graph: Graph
+    feeds: dict[str, list[np.ndarray]]
+    files: list[Media]
 
 
 class Producer:
@@ -48,29 +61,38 @@ class Producer:
         table: the source's rows. routes: {codec: decoder} of :func:`choose_routes`.
         pool: threads for decoding on the CPU, shared by all sources.
         threads: DALI's threads. device: where the clips go. rank: named in errors.
+        cpu_share: of the slots of codecs that DALI and the CPU share.
     """
 
     def __init__(self, table: SourceTable, routes: dict[str, str], pool: ThreadPoolExecutor, threads: int,
-                 device: torch.device, rank: int):
-        self.table, self.rank = table, rank
-        self._cpu_codecs = np.array([routes[name] == CPU for name in table.codec_names])
-        self._pool, self._threads = pool, threads
+                 device: torch.device, rank: int, cpu_share: float = 0.0):
+        self.table, self.rank, self._cpu_share = table, rank, cpu_share
+        self._cpu_codecs, self._dali_codecs = (
+            np.array([routes[name] == route for name in table.codec_names]) for route in (CPU, DALI))
         self._device_id = device.index or 0 if device.type == "cuda" else None
-        self._graphs: dict[tuple, object] = {}
+        # an H200 has seven video engines, and each wants a stream of its own to work on
+        self._pool, self._threads = pool, threads if self._device_id is None else max(threads, _DECODES_ON_GPU)
+        self._graphs: dict[tuple, list[Graph]] = {}
 
     def start(self, step: int, samples: Samples, out: torch.Tensor) -> Started:
         """Hand the CPU's part of the work to the pool and return at once."""
-        cpu = self._cpu_codecs[self.table.codecs[samples.pieces]].any(axis=1)
-        on_cpu, on_dali = np.flatnonzero(cpu), np.flatnonzero(~cpu)
+        codecs = self.table.codecs[samples.pieces]
+        cpu = self._cpu_codecs[codecs].any(axis=1)
+        if not (self._cpu_codecs | self._dali_codecs).all():  # the rest is shared
+            cpu |= ~self._dali_codecs[codecs].any(axis=1) & on_cpu(samples.slots, self._cpu_share)
+        by_cpu, by_dali = np.flatnonzero(cpu), np.flatnonzero(~cpu)
         frames = samples.frames.shape[1] if samples.motions is None else samples.motions.shape[1]
         shape, pixels = (samples.boxes.shape[1], frames, samples.size, samples.size, 3), None
         if self._device_id is None:
-            work = [(self._decode_and_normalise, step, samples, index, shape, out[index]) for index in on_cpu.tolist()]
+            work = [(self._decode_and_normalise, step, samples, index, shape, out[index]) for index in by_cpu.tolist()]
         else:  # one byte a value crosses the bus; the GPU normalises
-            pixels = np.empty((len(on_cpu), *shape), np.uint8)
+            pixels = np.empty((len(by_cpu), *shape), np.uint8)
             work = [(self._decode_on_cpu, step, samples, index, pixels[place])
-                    for place, index in enumerate(on_cpu.tolist())]
-        return Started(step, samples, out, on_cpu, on_dali, pixels, [self._pool.submit(*job) for job in work])
+                    for place, index in enumerate(by_cpu.tolist())]
+        started = Started(step, samples, out, by_cpu, by_dali, pixels, [self._pool.submit(*job) for job in work])
+        if len(by_dali):
+            started.run = self._start_dali(step, samples, by_dali)
+        return started
 
     def finish(self, started: Started) -> int:
         """Wait for the CPU's part, run the DALI graphs and write the clips; returns how many frames were replaced.
@@ -81,14 +103,14 @@ class Producer:
         replaced = sum(future.result() for future in started.futures)
         samples, out = started.samples, started.out
         if started.pixels is not None and len(started.pixels):
-            count, views = started.pixels.shape[:2]
-            graph = self._graph(DecodedClips, samples, count)
+            amount, views = started.pixels.shape[:2]
+            graph = self._graph(DecodedClips, samples, amount)
             flat = graph.run({"pixels": list(started.pixels.reshape(-1, *started.pixels.shape[2:])),
                               "flip": _scalars(samples.flips[started.on_cpu])})[0]
             clips = torch.from_dlpack(flat)
-            self._write(out, started.on_cpu, clips.view(count, views, *clips.shape[1:]))
-        if len(started.on_dali):
-            for view, clips in enumerate(self._run_dali(started.step, samples, started.on_dali)):
+            self._write(out, started.on_cpu, clips.view(amount, views, *clips.shape[1:]))
+        if started.run is not None:
+            for view, clips in enumerate(self._collect_dali(started)):
                 self._write(out[:, view:view + 1], started.on_dali, clips[:, None])
         return replaced
 
@@ -131,13 +153,14 @@ class Producer:
             found.append((record, (mine[:, None] * each + np.arange(each)).reshape(-1)))
         return found
 
-    def _run_dali(self, step: int, samples: Samples, index: np.ndarray) -> list[torch.Tensor]:
-        """Decode these samples: one tensor (n, F, size, size, 3) a view."""
+    def _start_dali(self, step: int, samples: Samples, index: np.ndarray) -> _Run:
+        """Read these samples' files and hand them to a graph."""
         items = [item for place in index.tolist() for item in self._dali_items(samples, place)]
+        files = [media for media, _ in items]
         feeds: dict[str, list[np.ndarray]] = {"data": []}
-        for media, _ in items:
+        for media, reading in [(media, self._pool.submit(media.span.read)) for media in files]:
             try:
-                feeds["data"].append(media.span.read())
+                feeds["data"].append(reading.result())
             except OSError as error:
                 reason = f"unreadable: {error.strerror}"
                 raise DecodeError(self.table.name, media.path, step, self.rank, reason) from None
@@ -146,7 +169,7 @@ class Producer:
         if samples.motions is not None:
             kind = MovingImages
             regions = [through_region(motions, media.width, media.height, samples.size)
-                       for motions, (media, _) in zip(samples.motions[index], items)]
+                       for motions, media in zip(samples.motions[index], files)]
             feeds |= {"sides": [sides.astype(np.float32) for _, sides, _ in regions],
                       "matrices": [matrices.astype(np.float32) for *_, matrices in regions]}
             boxes = np.stack([region for region, *_ in regions])[:, None]
@@ -159,18 +182,30 @@ class Producer:
             edges = boxes[:, view].astype(np.float32)
             feeds |= {f"start{view}": list(edges[:, :2]), f"end{view}": list(edges[:, 2:]),
                       f"flip{view}": _scalars(flips[:, view])}
-        graph = self._graph(kind, samples, len(items))
+        run = _Run(self._graph(kind, samples, len(items)), feeds, files)
         try:
-            outputs = graph.run(feeds)
+            run.graph.start(feeds)
         except PipelineError as error:
-            for place, (media, _) in enumerate(items):  # DALI does not name the culprit: each sample alone does
-                try:
-                    graph.run({name: values[place:place + 1] for name, values in feeds.items()})
-                except PipelineError as reason:
-                    raise DecodeError(self.table.name, media.path, step, self.rank, str(reason)) from None
-            paths = f"one of {', '.join(media.path for media, _ in items)}"
-            raise DecodeError(self.table.name, paths, step, self.rank, f"{error} (each file alone decodes)") from None
-        return [torch.from_dlpack(clips).view(len(index), -1, *clips.shape()[2:]) for clips in outputs]
+            raise self._dali_error(step, run, error) from None
+        return run
+
+    def _collect_dali(self, started: Started) -> list[torch.Tensor]:
+        """What the graph made: one tensor (n, F, size, size, 3) a view."""
+        try:
+            outputs = started.run.graph.collect()
+        except PipelineError as error:
+            raise self._dali_error(started.step, started.run, error) from None
+        return [torch.from_dlpack(clips).view(len(started.on_dali), -1, *clips.shape()[2:]) for clips in outputs]
+
+    def _dali_error(self, step: int, run: _Run, error: PipelineError) -> DecodeError:
+        """DALI does not name the culprit: each sample alone does."""
+        for place, media in enumerate(run.files):
+            try:
+                run.graph.run({name: values[place:place + 1] for name, values in run.feeds.items()})
+            except PipelineError as reason:
+                return DecodeError(self.table.name, media.path, step, self.rank, str(reason))
+        paths = f"one of {', '.join(media.path for media in run.files)}"
+        return DecodeError(self.table.name, paths, step, self.rank, f"{error} (each file alone decodes)")
 
     def _dali_items(self, samples: Samples, index: int) -> list[tuple[Media, np.ndarray]]:
         """What DALI decodes for one sample: (file, frames), one a piece, or one a frame of a folder."""
@@ -180,15 +215,19 @@ class Producer:
             return list(zip(media, frames.reshape(len(pieces), -1)))
         return [(media[0].frame(frame), frames[:0]) for frame in frames.tolist()]
 
-    def _graph(self, kind: type, samples: Samples, count: int):
-        """The built graph of this kind and shape, rebuilt where the batch has outgrown it."""
+    def _graph(self, kind: type, samples: Samples, amount: int) -> Graph:
+        """A built graph of this kind and shape that is not at work; one more where all are, as many as steps ahead."""
         key = (kind, samples.size, samples.boxes.shape[1], samples.clip_frames)
-        if key not in self._graphs or self._graphs[key].capacity < count:
-            # a source's slots differ by one between steps: room for it saves building the graph twice
-            room = count + samples.frames.shape[1]
-            self._graphs[key] = kind(samples.size, samples.boxes.shape[1], room, self._threads, self._device_id,
-                                     samples.clip_frames)
-        return self._graphs[key]
+        idle = [graph for graph in self._graphs.setdefault(key, []) if not graph.under_way]
+        if idle and idle[0].capacity >= amount:
+            return idle[0]
+        if idle:  # outgrown
+            self._graphs[key].remove(idle[0])
+        # a source's slots differ by one between steps: room for it saves building the graph twice
+        room = amount + samples.frames.shape[1]
+        self._graphs[key].append(kind(samples.size, samples.boxes.shape[1], room, self._threads, self._device_id,
+                                      samples.clip_frames))
+        return self._graphs[key][-1]
 
     @staticmethod
     def _write(out: torch.Tensor, index: np.ndarray, clips: torch.Tensor) -> None:

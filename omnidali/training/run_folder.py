@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from omnidali.charts import write_picture
 from omnidali.clips import StepBatch
 from omnidali.config import Config
 from omnidali.environment import describe_environment
 from omnidali.errors import UserError
 from omnidali.settings import dump_config
 from omnidali.training.checkpoint import LAST, load_checkpoint, save_checkpoint
-from omnidali.training.pictures import clip_grid, write_picture
+from omnidali.training.pictures import clip_grid
 
 
 class RunFolder:

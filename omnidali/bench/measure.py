@@ -1,0 +1,162 @@
+"""One loader over one workload, in a process of its own: the frames it gives, its speed, what it costs.
+
+``python -m omnidali.bench.measure SPEC.json`` is started by :mod:`omnidali.bench.compare` and prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from omnidali.bench.job import Job
+from omnidali.bench.media import BITS, read_numbers
+from omnidali.bench.workloads import WORKLOADS, Workload, open_tables, plan_of
+from omnidali.loading.fusion import FusionIterator
+from pipelines.feeds import MEAN, STD
+
+OURS, CODEC = "omnidali", "codec alone"
+_SKIPPED = 4  # batches before the clock starts: as many as any loader has under way
+
+
+def check_frames(batches: Iterator, wanted: list[list[tuple[int, tuple[int, ...]]]]) -> None:
+    """Compare the numbers painted into every returned frame with the wanted (file, frames).
+
+    Raises:
+        ValueError: naming the first frame that is another.
+    """
+    count = 0
+    for step, (batch, items) in enumerate(zip(batches, wanted)):
+        pictures = batch.float().cpu().permute(0, 2, 3, 4, 1) * torch.tensor(STD) + torch.tensor(MEAN)
+        if len(pictures) != len(items):
+            raise ValueError(f"{len(pictures)} clips in a batch of {len(items)}")
+        for clip, (file, frames) in zip(pictures.numpy(), items):
+            shown = [read_numbers(picture) for picture in clip]
+            if shown != [(file, frame % 2**BITS) for frame in frames]:
+                raise ValueError(f"wrong frames: step {step}, file {file}, frames {list(frames)} were asked for, the"
+                                 f" pictures show {shown}")
+        count += 1
+    if count != len(wanted):
+        raise ValueError(f"{count} batches instead of {len(wanted)}")
+
+
+def measure(batches: Iterator, asked: float) -> dict[str, float]:
+    """Clips a second, processor time of a clip, resident memory, and time to the first batch since ``asked``."""
+    marks, clips, memory = [], [], 0.0
+    for batch in batches:
+        marks.append(time.perf_counter())
+        if len(marks) == _SKIPPED:
+            processor = _tree("stat")
+        clips.append(len(batch))
+        if len(marks) % 4 == 0:
+            memory = max(memory, _tree("smaps_rollup"))
+        del batch
+    processor = _tree("stat") - processor  # while the workers still live
+    count, seconds = sum(clips[_SKIPPED:]), marks[-1] - marks[_SKIPPED - 1]
+    return {"clips_per_second": count / seconds, "cpu_ms_per_clip": 1000 * processor / count,
+            "seconds_to_first_batch": marks[0] - asked, "resident_mb": memory, "clips": count}
+
+
+def _ours(load: Workload, media: Path, seed: int, steps: int, check: bool = False) -> Iterator[torch.Tensor]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    plan = plan_of(open_tables(media, load), load, seed, check)
+    with FusionIterator(plan, load.sources, device=device, end=steps) as batches:
+        for batch in batches:
+            yield batch.groups[0].clips if len(batch.groups) == 1 else batch
+            del batch
+
+
+def _codec(load: Workload, media: Path, seed: int, steps: int) -> Iterator[list]:
+    """What no loader gets below: the wanted frames decoded by the index on all cores, and thrown away."""
+    from omnidali.decoding.video import indexed_frames
+    plan = plan_of(open_tables(media, load), load, seed)
+    table = plan.tables[0]
+
+    def decode(record: int, frames) -> None:
+        for _ in indexed_frames(table.media(record), sorted(set(frames.tolist()))):
+            pass
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        def start(step: int):
+            samples, = plan(step)
+            return [pool.submit(decode, record, frames)
+                    for record, frames in zip(table.records[samples.pieces[:, 0]].tolist(), samples.frames)]
+
+        running = [start(0), start(1)]
+        for step in range(steps):
+            running.append(start(step + 2) if step + 2 < steps else [])
+            done = running.pop(0)
+            yield [future.result() for future in done]
+
+
+def _tree(file: str) -> float:
+    """Seconds of processor time (``stat``) or resident MB (``smaps_rollup``) of this process and its children."""
+    parents, total, ticks = {}, 0.0, os.sysconf("SC_CLK_TCK")
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+            parents[int(path.parent.name)] = (int(fields[1]), (int(fields[11]) + int(fields[12])) / ticks)
+        except (OSError, IndexError):
+            continue
+    for number, (_, seconds) in parents.items():
+        ancestor = number
+        while ancestor not in (os.getpid(), 0) and ancestor in parents:
+            ancestor = parents[ancestor][0]
+        if ancestor != os.getpid():
+            continue
+        if file == "stat":
+            total += seconds
+            continue
+        try:
+            lines = Path(f"/proc/{number}/smaps_rollup").read_text().splitlines()
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+        except OSError:
+            continue
+    return total
+
+
+def main(spec: dict) -> dict[str, float]:
+    """Check, then measure: what the spec's ``loader`` does with its ``workload``."""
+    load = next(load for load in WORKLOADS if load.name == spec["workload"])
+    media, seed, steps = Path(spec["media"]), spec["seed"], spec["steps"]
+    torch.set_num_threads(1)
+    ours = spec["loader"] == OURS
+    if ours or spec["loader"] == CODEC:
+        deliver = None
+    else:
+        from omnidali.bench.peers import PEERS
+        deliver = PEERS[spec["loader"]].deliver
+    if spec["check"] and spec["loader"] != CODEC and len(load.sources) == 1:
+        plan = plan_of(open_tables(media, load), load, 99, check=True)
+        table, wanted = plan.tables[0], []
+        for step in range(2):
+            samples, = plan(step)
+            paths = [table.media(record).path for record in table.records[samples.pieces[:, 0]].tolist()]
+            wanted.append([(int(Path(path).stem), tuple(frames.tolist()) * samples.repeat)
+                           for path, frames in zip(paths, samples.frames)])
+        check_frames(_ours(load, media, 99, 2, check=True) if ours else
+                     deliver(Job.read(spec["check"]), **spec["settings"]), wanted)
+    gc.collect()
+    gc.freeze()
+    gc.disable()  # as training loops do
+    asked = time.perf_counter()
+    if ours:
+        batches = _ours(load, media, seed, steps)
+    elif deliver is None:
+        batches = _codec(load, media, seed, steps)
+    else:
+        batches = deliver(Job.read(spec["job"]), **spec["settings"])
+    return measure(batches, asked)
+
+
+if __name__ == "__main__":
+    result = main(json.loads(Path(sys.argv[1]).read_text()))
+    print(json.dumps(result), flush=True)
+    os._exit(0)  # some libraries crash while they are taken down; the figures are out
