@@ -52,7 +52,7 @@ class Peer:
     Attributes:
         package: what has to be importable.
         kinds: of jobs that it can do.
-        codecs: that it decodes on a CPU, as the catalog calls them; None for whatever FFmpeg decodes.
+        codecs: of videos that it decodes on a CPU, as the catalog calls them; None for whatever FFmpeg decodes.
         settings: arguments of ``deliver`` to choose the best of.
         deliver: (job, **settings) -> float32 (N, 3, T, size, size) of each step, in any memory layout;
             raises ImportError at once where the package is missing.
@@ -481,13 +481,14 @@ def _spdl(job: Job, scale: str) -> Iterator[torch.Tensor]:
 
 
 _BOTH = ("processes", "threads")
+_NO_AV1 = ("h264", "hevc", "mpeg4", "vp8", "vp9", "mjpeg")  # the FFmpeg in their wheels has no decoder for it
 PEERS = {peer.name: peer for peer in (
-    Peer("decord", "decord", ("video",), None, tuple({"way": way} for way in _BOTH), _decord),
+    Peer("decord", "decord", ("video",), _NO_AV1, tuple({"way": way} for way in _BOTH), _decord),
     Peer("pyav", "av", ("video",), None, tuple({"way": way} for way in _BOTH), _pyav),
-    Peer("opencv", "cv2", ("image", "video"), None,
+    Peer("opencv", "cv2", ("image", "video"), _NO_AV1,
          tuple({"way": way, "jump": jump} for way in _BOTH for jump in (1 << 30, 32)), _opencv),
     Peer("dali", "nvidia.dali", ("image", "video"), ("vp8", "vp9", "mjpeg"), ({},), _dali),
-    Peer("mmaction2", "mmaction", ("image", "video"), None, ({"layout": "NCHW"}, {"layout": "NCTHW"}), _mmaction2),
+    Peer("mmaction2", "mmaction", ("image", "video"), _NO_AV1, ({"layout": "NCHW"}, {"layout": "NCTHW"}), _mmaction2),
     Peer("spdl", "spdl", ("image", "video"), None, ({"scale": "opencv"}, {"scale": "ffmpeg"}), _spdl),
     Peer("torchcodec", "torchcodec", ("video",), None,
          tuple({"way": way, "seek_mode": mode} for way in _BOTH for mode in ("approximate", "exact")), _torchcodec),
