@@ -11,7 +11,7 @@ import numpy as np
 
 def bar_chart(bars: Mapping[str, Sequence[float]], title: str, full: float = 100) -> np.ndarray:
     """Bars of the means, with a dot for every value; ``full`` is the longest: uint8 (H, W, 3), RGB."""
-    height, left, wide = 34, 240, 560
+    height, left, wide = 34, 20 + 9 * max(map(len, bars), default=0), 560
     chart = np.full((height * len(bars) + 30, left + wide + 90, 3), 255, np.uint8)
 
     def write(text: str, x: int, y: int) -> None:

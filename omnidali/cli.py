@@ -31,6 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
         loader.add_argument("--loaders", nargs="+", metavar="NAME", help="only these (default: " + (
             "all)" if name == "peers" else "ours)"), default=None if name == "peers" else ["omnidali"])
         loader.set_defaults(story=_bench_loader)
+    report = bench.add_parser("report", help="write RESULTS.md's tables of throughput and the chart from the records")
+    report.add_argument("--records", default="bench/records.jsonl", help="default: %(default)s")
+    report.add_argument("--results", default="RESULTS.md", help="with the two marks (default: %(default)s)")
+    report.add_argument("--chart", default="docs/throughput.png", help="default: %(default)s")
+    report.set_defaults(story=_bench_report)
     train = bench.add_parser("train", help="the training loop fed with synthetic, cached and real batches: the stall")
     train.add_argument("--config", required=True, help="YAML file")
     train.add_argument("--out", default="bench", help="folder for records.jsonl (default: %(default)s)")
@@ -129,6 +134,11 @@ def _estimate_motion(options: argparse.Namespace) -> None:
 def _bench_loader(options: argparse.Namespace) -> None:
     from omnidali.bench.compare import compare
     compare(options.out, options.workloads, options.loaders, options.repeats, options.seconds)
+
+
+def _bench_report(options: argparse.Namespace) -> None:
+    from omnidali.bench.report import report
+    print(report(options.records, options.results, options.chart))
 
 
 def _bench_train(options: argparse.Namespace) -> None:

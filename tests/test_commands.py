@@ -1,4 +1,4 @@
-"""The command line, the benchmarks' proof, and what README shows."""
+"""The command line, the numbers in generated media, and what README shows."""
 
 import itertools
 import json
@@ -12,9 +12,7 @@ import yaml
 import evaluate
 import omnidali
 from omnidali import cli
-from omnidali.bench import loader as bench
 from omnidali.bench.media import BITS, picture, read_numbers
-from omnidali.bench.plan import bench_plan
 from omnidali.catalog.lists import FORMATS
 from omnidali.demo.run import run_demo
 from omnidali.settings import load_config
@@ -28,40 +26,6 @@ def test_painted_numbers_are_read_back(file, frame, size):
     shown, short = picture(file, frame, *size), min(size)
     top, left = (size[1] - short) // 2, (size[0] - short) // 2
     assert read_numbers(shown[top:top + short, left:left + short]) == (file, frame)
-
-
-@pytest.fixture
-def small_bench(monkeypatch):
-    monkeypatch.setattr(bench, "_PHOTOS", 6)
-    monkeypatch.setattr(bench, "_VIDEOS", 2)
-    monkeypatch.setattr(bench, "_FRAMES", 40)
-
-
-def test_bench_loader_writes_comparable_records(small_bench, tmp_path):
-    assert cli.main(["bench", "loader", "--out", str(tmp_path), "--repeats", "2", "--seconds", "0.2", "--workloads",
-                     "W1", "W2 tsn-8 gop 16"]) == 0
-    rows = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
-    assert [row["workload"] for row in rows] == ["W1 jpeg", "W2 tsn-8 gop 16"]
-    for row in rows:
-        assert 0 < row["lowest"] <= row["clips_per_second"] <= row["highest"] and row["cpu_ms_per_clip"] > 0
-        assert row["environment"]["versions"]["torch"] and row["environment"]["cores"] > 0
-
-
-def test_bench_counts_nothing_without_proof(small_bench, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "read_numbers", lambda shown: (0, 0))
-    with pytest.raises(RuntimeError, match="expected frame .* of file"):
-        bench.bench_loader(tmp_path, ["W1"], 1, 0.1)
-    assert not (tmp_path / "records.jsonl").exists()
-
-
-def test_bench_mistakes(tmp_path, capsys):
-    assert cli.main(["bench", "loader", "--out", str(tmp_path), "--workloads", "W9"]) == 2
-    assert "expected beginnings of: W1 jpeg" in capsys.readouterr().err
-
-
-def test_bench_plan(tmp_path):
-    small, large = bench_plan(tmp_path, [100, 100_000])
-    assert large["rows"] == 100_000 and large["warm_start_seconds"] < 10 and small["ms_per_step"] > 0
 
 
 def test_demo_refuses_foreign_folders(tmp_path, capsys):

@@ -76,7 +76,7 @@ def compare(out: str | Path, only: list[str] | None, loaders: list[str] | None, 
                         if turn == 0:
                             run.choose(row, best)
                         if row.error is None:
-                            run.once(row, turn)
+                            run.once(row, turn, check=turn == 0)
                         bar.update()
         records = [_record(run, row, repeats, out) for run, members in zip(runs, rows) for row in members]
     print(*(table(records, load.name) for load in chosen), sep="\n\n", flush=True)
@@ -116,33 +116,29 @@ class _Workbench:
             job_of(plan_of(self.tables, load, 99, check=True), 2).write(folder / "check.json")
 
     def choose(self, row: _Row, best: dict[tuple[str, str], dict]) -> None:
-        """Prove the frames; take the best of the loader's settings, tried on its first workload of this kind."""
+        """Take the best of a loader's settings, tried on its first workload of this kind."""
         if self.steps == _STEPS[0]:  # first of all how long ours needs
             rate = self._child(_Row(self.load, OURS), 0, False, 8).get("clips_per_second", 0)
             self.steps = int(np.clip(rate * self.seconds / self.load.batch, *_STEPS)) + 4
             self.facts = self._facts()
         if row.loader in (OURS, CODEC):
-            result = self._child(row, 0, True, 6)
-            row.error = result.get("error")
             return
-        peer = PEERS[row.loader]
+        peer, key = PEERS[row.loader], (row.loader, self.tables[0].kind)
         if find_spec(peer.package) is None:
             row.error = f"not installed ({peer.package}): pip install -c constraints.txt -e '.[bench]'"
-            return
-        key = (row.loader, self.tables[0].kind)
-        trials = []
-        for settings in (best[key],) if key in best else peer.settings:
-            row.settings = settings
-            trials.append((self._child(row, 0, True, max(8, self.steps // 2)), settings))
-        worked = [trial for trial in trials if "error" not in trial[0]]
-        if worked:
-            row.settings = best[key] = max(worked, key=lambda trial: trial[0]["clips_per_second"])[1]
+        elif key in best:
+            row.settings = best[key]
         else:
-            row.error = trials[0][0]["error"]
+            trials = []
+            for settings in peer.settings:
+                row.settings = settings
+                trials.append((self._child(row, 0, False, max(8, self.steps // 2)), settings))
+            rates = [trial[0].get("clips_per_second", 0) for trial in trials]
+            row.settings = best[key] = trials[int(np.argmax(rates))][1]
 
-    def once(self, row: _Row, turn: int) -> None:
-        """One measurement."""
-        result = self._child(row, turn, False, self.steps)
+    def once(self, row: _Row, turn: int, check: bool) -> None:
+        """One measurement, behind a proof of the frames where ``check`` says so."""
+        result = self._child(row, turn, check, self.steps)
         row.error = result.get("error")
         row.results.append(result)
 

@@ -47,18 +47,20 @@ def check_frames(batches: Iterator, wanted: list[list[tuple[int, tuple[int, ...]
         raise ValueError(f"{count} batches instead of {len(wanted)}")
 
 
-def measure(batches: Iterator, asked: float) -> dict[str, float]:
+def measure(batches: Iterator, asked: float, steps: int) -> dict[str, float]:
     """Clips a second, processor time of a clip, resident memory, and time to the first batch since ``asked``."""
-    marks, clips, memory = [], [], 0.0
+    marks, clips, memory, processor = [], [], 0.0, {}
     for batch in batches:
         marks.append(time.perf_counter())
-        if len(marks) == _SKIPPED:
-            processor = _tree("stat")
+        if len(marks) in (_SKIPPED, steps):  # workers end behind the last batch
+            processor[len(marks)] = _tree("stat")
         clips.append(len(batch))
-        if len(marks) % 4 == 0:
-            memory = max(memory, _tree("smaps_rollup"))
+        if len(marks) == max(_SKIPPED, steps // 2):
+            memory = _tree("smaps_rollup")
         del batch
-    processor = _tree("stat") - processor  # while the workers still live
+    if len(marks) != steps:
+        raise ValueError(f"{len(marks)} batches instead of {steps}")
+    processor = processor[steps] - processor[_SKIPPED]
     count, seconds = sum(clips[_SKIPPED:]), marks[-1] - marks[_SKIPPED - 1]
     return {"clips_per_second": count / seconds, "cpu_ms_per_clip": 1000 * processor / count,
             "seconds_to_first_batch": marks[0] - asked, "resident_mb": memory, "clips": count}
@@ -102,7 +104,7 @@ def _tree(file: str) -> float:
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rpartition(")")[2].split()
-            parents[int(path.parent.name)] = (int(fields[1]), (int(fields[11]) + int(fields[12])) / ticks)
+            parents[int(path.parent.name)] = (int(fields[1]), sum(map(int, fields[11:15])) / ticks)
         except (OSError, IndexError):
             continue
     for number, (_, seconds) in parents.items():
@@ -153,7 +155,7 @@ def main(spec: dict) -> dict[str, float]:
         batches = _codec(load, media, seed, steps)
     else:
         batches = deliver(Job.read(spec["job"]), **spec["settings"])
-    return measure(batches, asked)
+    return measure(batches, asked, steps)
 
 
 if __name__ == "__main__":
