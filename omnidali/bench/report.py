@@ -1,0 +1,87 @@
+"""RESULTS.md's tables of throughput and a chart, made from the records alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from omnidali.bench.compare import table
+from omnidali.bench.measure import CODEC, OURS
+from omnidali.charts import bar_chart, write_picture
+from omnidali.errors import UserError
+
+BEGIN, END = "<!-- throughput: made by `omnidali bench report` -->", "<!-- end of throughput -->"
+_REFERENCE = ("mmaction2", "decord")  # what users of the reference implementation have
+# milliseconds of one core: a decoded frame of H.264 at 340x256, cutting, scaling and normalising a returned one
+_DECODE_MS, _RETURN_MS = 0.30, 0.40
+_CHARTED = ("W1 jpeg", "W2 tsn-8 h264 gop 250", "W2 tsn-8 h264 gop 16", "W3 slowonly-8x8 h264 gop 16")
+
+
+def report(records: str | Path, results: str | Path, chart: str | Path) -> str:
+    """Write the newest record of every row between the marks in ``results``, and the chart; returns the text.
+
+    Raises:
+        UserError: if there are no records, or no marks.
+    """
+    records, results = Path(records), Path(results)
+    if not records.exists():
+        raise UserError(str(records), "records of measurements", "no such file", "Run `omnidali bench peers` first.")
+    newest: dict[tuple, dict] = {}
+    for line in records.read_text().splitlines():
+        row = json.loads(line)
+        if row["bench"] == "loader" and "loader" in row:
+            newest[row["workload"], row["loader"]] = row
+    if not newest:
+        raise UserError(str(records), "records of `omnidali bench loader` or `peers`", "none", "Run one of them first.")
+    rows = list(newest.values())
+    workloads = list(dict.fromkeys(row["workload"] for row in rows))
+    text = "\n\n".join([summary(rows, workloads), *(table(rows, name) for name in workloads)])
+    before, begin, rest = results.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise UserError(str(results), f"a line {BEGIN} and a line {END}", "none", "Put them where the tables belong.")
+    results.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+    write_picture(Path(chart), _draw(rows))
+    return text
+
+
+def summary(rows: list[dict], workloads: list[str]) -> str:
+    """Ours against the best of the others, against what users of the reference have, and against the limits."""
+    lines = ["| workload | ours, clips/s | best other | ours / best other | ours / mmaction2 and decord |"
+             " of the codec alone | of the limit | CPU ms, ours / best other |", "|---|---|---|---|---|---|---|---|"]
+    for name in workloads:
+        members = {row["loader"]: row for row in rows if row["workload"] == name and "error" not in row}
+        if OURS not in members:
+            continue
+        ours = members.pop(OURS)
+        codec = members.pop(CODEC, None)
+        rate = ours["clips_per_second"]
+        best = max(members.values(), key=lambda row: row["clips_per_second"], default=None)
+        known = [members[other]["clips_per_second"] for other in _REFERENCE if other in members]
+        limit = _limit(ours)
+        lines.append(" | ".join([
+            f"| {name}", f"{rate:.1f}", f"{best['loader']} {best['clips_per_second']:.1f}" if best else "",
+            f"**{rate / best['clips_per_second']:.2f}**" if best else "", f"{rate / max(known):.2f}" if known else "",
+            f"{rate / codec['clips_per_second']:.2f}" if codec else "", f"{rate / limit:.2f}" if limit else "",
+            f"{ours['cpu_ms_per_clip']:.1f} / {min(row['cpu_ms_per_clip'] for row in members.values()):.1f} |"
+            if members else f"{ours['cpu_ms_per_clip']:.1f} |"]))
+    return "\n".join(lines)
+
+
+def _limit(row: dict) -> float | None:
+    """Clips a second that all cores could give, by the budget of a core; H.264 only."""
+    if "packets_per_clip" not in row or "h264" not in row["workload"]:
+        return None
+    return 1000 * row["environment"]["cores"] / (
+        row["packets_per_clip"] * _DECODE_MS + row["frames_per_clip"] * _RETURN_MS)
+
+
+def _draw(rows: list[dict]):
+    bars = {}
+    for name in _CHARTED:
+        members = [row for row in rows if row["workload"] == name and "error" not in row and row["loader"] != CODEC]
+        fastest = max((row["clips_per_second"] for row in members), default=1)
+        for row in sorted(members, key=lambda row: -row["clips_per_second"]):
+            bars[f"{name.replace(' h264', '')}: {row['loader']}"] = [
+                100 * row[field] / fastest for field in ("clips_per_second", "lowest", "highest")]
+    return bar_chart(bars, "clips per second, % of the fastest median; dots: lowest and highest", full=125)

@@ -1,0 +1,146 @@
+"""The benchmarks: nothing is counted without proof, failures become rows, and the tables come from the records."""
+
+import json
+import time
+
+import pytest
+import torch
+from test_programs import CONFIG
+
+from omnidali import cli
+from omnidali.bench import compare as comparing
+from omnidali.bench import workloads
+from omnidali.bench.job import Job
+from omnidali.bench.measure import CODEC, OURS, check_frames, measure
+from omnidali.bench.plan import bench_plan
+from omnidali.bench.report import BEGIN, END, report, summary
+from omnidali.bench.workloads import WORKLOADS, job_of, make_media, open_tables, plan_of
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(workloads, "_PHOTOS", 6)
+    monkeypatch.setattr(workloads, "_VIDEOS", 2)
+    monkeypatch.setattr(workloads, "_FRAMES", 40)
+    monkeypatch.setattr(comparing, "_STEPS", (5, 5))
+
+
+@pytest.mark.slow
+def test_loaders_side_by_side(small, tmp_path, monkeypatch, capsys):
+    """A peer that is there (PyAV always is), one that is not, and one that fails: each has its row."""
+    monkeypatch.setattr(comparing, "find_spec", lambda name: None if name == "decord" else name)
+    assert cli.main(["bench", "peers", "--out", str(tmp_path), "--repeats", "1", "--seconds", "0.1", "--workloads",
+                     "W2 tsn-8 h264 gop 16", "--loaders", "omnidali", CODEC, "pyav", "decord"]) == 0
+    rows = {row["loader"]: row for row in map(json.loads, (tmp_path / "records.jsonl").read_text().splitlines())}
+    assert set(rows) == {OURS, CODEC, "pyav", "decord"}
+    assert "not installed (decord)" in rows["decord"]["error"]
+    for name in (OURS, CODEC, "pyav"):
+        row = rows[name]
+        assert 0 < row["lowest"] <= row["clips_per_second"] <= row["highest"] and row["cpu_ms_per_clip"] > 0
+        assert row["resident_mb"] > 50 and row["seconds_to_first_batch"] > 0 and row["frames_per_clip"] == 8
+        assert row["packets_per_clip"] > 8 and row["environment"]["versions"]["torch"]
+    printed = capsys.readouterr().out
+    assert "| decord | not installed (decord)" in printed and "| pyav |" in printed
+
+
+def test_a_loader_that_fails_says_why(small, tmp_path, monkeypatch):
+    load = next(load for load in WORKLOADS if load.name == "W1 jpeg")
+    make_media(tmp_path / "media", [load])
+    (tmp_path / "media" / "jpeg" / "3.jpg").unlink()
+    bench = comparing._Workbench(load, tmp_path / "media", tmp_path / "bench", 0.1)
+    row = comparing._Row(load, "opencv", {"way": "threads"})
+    assert "3.jpg" in bench._child(row, 0, False, 6)["error"]
+
+
+def test_job_is_the_plan(small, tmp_path):
+    load = next(load for load in WORKLOADS if load.name == "W1 jpeg")
+    make_media(tmp_path, [load])
+    plan = plan_of(open_tables(tmp_path, load), load, 5)
+    job = job_of(plan, 2)
+    samples, = plan(1)
+    assert [list(item.box) for item in job.steps[1]] == samples.boxes[:, 0].tolist()
+    assert [item.flip for item in job.steps[1]] == samples.flips[:, 0].tolist() and job.kind == "image"
+    assert [item.path.rpartition("/")[2] for item in job.steps[1]] == [f"{item.file}.jpg" for item in job.steps[1]]
+    job.write(tmp_path / "job.json")
+    assert Job.read(tmp_path / "job.json") == job
+
+
+def test_nothing_is_counted_without_proof(small, tmp_path):
+    from omnidali.bench.peers import PEERS
+    load = next(load for load in WORKLOADS if load.name == "W1 jpeg")
+    make_media(tmp_path, [load])
+    job = job_of(plan_of(open_tables(tmp_path, load), load, 5, check=True), 1)
+    wanted = [[(item.file, item.frames) for item in job.steps[0]]]
+    check_frames(PEERS["opencv"].deliver(job, way="threads"), wanted)
+    wrong = [[(item.file + 1, item.frames) for item in job.steps[0]]]
+    with pytest.raises(ValueError, match="wrong frames: step 0, file 1"):
+        check_frames(PEERS["opencv"].deliver(job, way="threads"), [[(1, (0,)), *wrong[0][1:]]]
+                     if job.steps[0][0].file != 1 else wrong)
+    with pytest.raises(ValueError, match="1 batches instead of 2"):
+        check_frames(PEERS["opencv"].deliver(job, way="threads"), wanted * 2)
+
+
+def test_the_clock_leaves_out_the_warm_up():
+    def slow_start():
+        for number in range(10):
+            time.sleep(0.2 if number < 4 else 0.01)
+            yield torch.zeros(5, 1)
+
+    asked = time.perf_counter()
+    row = measure(slow_start(), asked, 10)
+    assert row["clips"] == 30 and 150 < row["clips_per_second"] < 500 and 0.2 < row["seconds_to_first_batch"] < 0.3
+
+
+def row(loader, rate, workload="W2 tsn-8 h264 gop 16", **more):
+    return {"bench": "loader", "workload": workload, "loader": loader, "settings": {}, "clips_per_second": rate,
+            "lowest": rate, "highest": rate, "cpu_ms_per_clip": 100 / rate, "seconds_to_first_batch": 1.0,
+            "resident_mb": 100, "packets_per_clip": 60, "frames_per_clip": 8, "environment": {"cores": 2}, **more}
+
+
+def test_report(tmp_path):
+    rows = [row(OURS, 1.0), row(OURS, 50.0), row("decord", 20.0), row("torchcodec", 40.0), row(CODEC, 60.0),
+            {"bench": "loader", "workload": "W2 tsn-8 h264 gop 16", "loader": "spdl", "settings": {}, "error": "broke"},
+            {"bench": "plan", "rows": 5}]
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    (tmp_path / "R.md").write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
+    for _ in range(2):  # a second time gives the same
+        report(tmp_path / "records.jsonl", tmp_path / "R.md", tmp_path / "chart.png")
+        text = (tmp_path / "R.md").read_text()
+        assert text.startswith("above\n") and text.endswith("\nbelow\n") and "old" not in text
+        # the newest record of a row; 2 cores / (60 * 0.30 + 8 * 0.40) ms
+        limit = 2000 / (60 * 0.30 + 8 * 0.40)
+        assert (f"| W2 tsn-8 h264 gop 16 | 50.0 | torchcodec 40.0 | **1.25** | 2.50 | 0.83 | {50 / limit:.2f} |"
+                " 2.0 / 2.5 |") in text
+        assert "| spdl | broke |" in text and (tmp_path / "chart.png").stat().st_size > 1000
+    assert "W1" not in summary([row("decord", 1.0, "W1 jpeg")], ["W1 jpeg"])  # nothing of ours to compare
+
+
+def test_bench_mistakes(tmp_path, capsys):
+    cases = [(["loader", "--out", str(tmp_path), "--workloads", "W9"], "expected beginnings of: W1 jpeg"),
+             (["peers", "--out", str(tmp_path), "--loaders", "ffcv"], "expected some of: omnidali, codec alone"),
+             (["report", "--records", str(tmp_path / "none.jsonl")], "Run `omnidali bench peers` first"),
+             (["train", "--config", str(tmp_path / "none.yaml"), "--out", str(tmp_path)], "none.yaml"),
+             (["train", "--config", "x", "--steps", "2"], "more than the 3 of the warm-up")]
+    for arguments, said in cases:
+        assert cli.main(["bench", *arguments]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_bench_plan(tmp_path):
+    small, large = bench_plan(tmp_path, [100, 100_000])
+    assert large["rows"] == 100_000 and large["warm_start_seconds"] < 10 and small["ms_per_step"] > 0
+    assert large["first_batch_seconds"] > large["warm_start_seconds"] and large["table_mb"] > 1
+
+
+@pytest.mark.slow
+def test_bench_train(media_root, tmp_path, capsys):
+    """The real loop, fed three ways; none of them leaves a run folder behind."""
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    assert cli.main(["bench", "train", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "out"), "--repeats",
+                     "1", "--steps", "6", "--precisions", "fp32", "--set", f"data_root={media_root}"]) == 0
+    rows = {one["feed"]: one for one in map(json.loads, (tmp_path / "out" / "records.jsonl").read_text().splitlines())}
+    assert set(rows) == {"synthetic", "cached", "real"} and rows["synthetic"]["stall"] == 0
+    for one in rows.values():
+        assert one["clips_per_second"] > 0
+        assert one["stall"] == pytest.approx(1 - one["clips_per_second"] / rows["synthetic"]["clips_per_second"], abs=0.02)
+    assert str(media_root) not in json.dumps(rows) and "| fp32 | real |" in capsys.readouterr().out
