@@ -39,23 +39,25 @@ class Recipe:
     gop: int
     crf: int
     preset: str
-    tune: str | None = None
+    tune: str
 
     @property
     def options(self) -> dict[str, str]:
         """For FFmpeg's libx264."""
         exact = f"keyint={self.gop}:min-keyint={self.gop}:scenecut=0:bframes=0"
-        return {"preset": self.preset, "crf": str(self.crf), "x264-params": exact,
-                **({"tune": self.tune} if self.tune else {})}
+        return {"preset": self.preset, "crf": str(self.crf), "tune": self.tune, "x264-params": exact}
 
     def __str__(self) -> str:
         return f"h264 gop {self.gop}, crf {self.crf}, {self.preset}, tune {self.tune}"
 
 
+# Measured on 501 frames of 8 real clips at a short side of 256, against GOP 16, crf 23, medium with B-frames: fast is
+# 1.53 times the bytes and decodes in 0.55 of the time a frame, small 0.80 and 0.41, intra 3.5 and 1.0. Slower presets
+# save 3 % at the same PSNR for 2.5 times the encoding; CABAC saves 8 % for 1.8 times the decoding.
 RECIPES = {
-    "fast": Recipe(8, 23, "medium", "fastdecode"),
-    "small": Recipe(16, 23, "medium"),
-    "intra": Recipe(1, 23, "medium", "fastdecode"),
+    "fast": Recipe(8, 23, "veryfast", "fastdecode"),
+    "small": Recipe(16, 26, "veryfast", "fastdecode"),
+    "intra": Recipe(1, 23, "veryfast", "fastdecode"),
 }
 
 
