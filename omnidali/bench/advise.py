@@ -77,7 +77,8 @@ def advise_on(name: str, rows: list[dict]) -> str:
     if faster < _WORTH:
         return f"`{name}`: no copy would help; the best is {best / original['rate']:.2f} times as fast."
     recipe = "" if chosen["as"] == "copy" else f" --recipe {chosen['as']}"
-    return f"`{name}`: `omnidali transcode{recipe}` would make it {faster:.1f} times as fast for {larger:.2f} times the bytes."
+    return (f"`{name}`: `omnidali transcode{recipe}` would make it {faster:.1f} times as fast for {larger:.2f} times"
+            " the bytes.")
 
 
 def _sample(table: SourceTable, count: int) -> SourceTable:

@@ -136,8 +136,11 @@ def _quality(table: SourceTable, copy: SourceTable) -> dict[str, float]:
 
 
 def _line(name: str, row: dict) -> str:
+    if not row["files"]:
+        return f"{name}: its files are those of another source"
     ratio = row["bytes_out"] / max(row["bytes_in"], 1)
-    text = f"{name}: {row['files']:,} files, {_size(row['bytes_in'])} became {_size(row['bytes_out'])} ({ratio:.2f} times)"
+    text = (f"{name}: {row['files']:,} files, {_size(row['bytes_in'])} became {_size(row['bytes_out'])}"
+            f" ({ratio:.2f} times)")
     if "psnr" in row:
         text += f", PSNR {row['psnr']:.1f} dB, SSIM {row['ssim']:.3f}"
     if "clips_per_second_after" in row:

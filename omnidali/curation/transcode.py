@@ -1,4 +1,4 @@
-"""A training copy of a config's media: every file under its old name, quick to decode; made once, resumed when killed."""
+"""A training copy of a config's media: every file under its old name, quick to decode, resumed where it was killed."""
 
 from __future__ import annotations
 
@@ -113,8 +113,9 @@ def _refuse_many_failures(journal: dict[str, dict], units: list[Unit], out: Path
     failed = [failure for row in journal.values() for failure in row["failed"]]
     total = sum(len(unit.records) for unit in units)
     if 2 * len(failed) > total:
-        raise UserError(str(out / JOURNAL), "at least half of the files copied", f"{len(failed)} of {total} failed, such"
-                        f" as {': '.join(failed[0])}", "Look at the files that the journal names.")
+        raise UserError(str(out / JOURNAL), "at least half of the files copied",
+                        f"{len(failed)} of {total} that failed, such as {': '.join(failed[0])}",
+                        "Look at the files that the journal names.")
 
 
 def find_units(layout: Layout, tables: dict[str, SourceTable]) -> list[Unit]:
@@ -181,7 +182,8 @@ def _copy(unit: Unit, out: Path, recipe: Recipe, short_side: int) -> tuple[Unit,
     """Write one unit and rename it into its place; returns the journal's entry."""
     part = out / _UNFINISHED / f"{unit.table.name}-{unit.records[0]}"
     row = {"path": _key(unit, out), "original": _stamp(unit.original), "made": _made(unit, recipe, short_side),
-           "files": len(unit.records), "frames": unit.frames, "replaced": 0, "bytes_in": 0, "bytes_out": 0, "failed": []}
+           "files": len(unit.records), "frames": unit.frames, "replaced": 0, "bytes_in": 0, "bytes_out": 0,
+           "failed": []}
     media = unit.table.media(unit.records[0])
     try:
         unit.copy.parent.mkdir(parents=True, exist_ok=True)
@@ -273,7 +275,9 @@ def _stamp(path: str) -> list[int] | None:
 
 def _lies(unit: Unit, size: int) -> bool:
     """Whether the copy is there, and as long as it was."""
-    return unit.copy.is_dir() if unit.table.kind == "frames" else unit.copy.is_file() and unit.copy.stat().st_size == size
+    if unit.table.kind == "frames":
+        return unit.copy.is_dir()
+    return unit.copy.is_file() and unit.copy.stat().st_size == size
 
 
 def _key(unit: Unit, out: Path) -> str:
