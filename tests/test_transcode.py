@@ -362,7 +362,7 @@ def test_broken_files_are_named_and_the_run_goes_on(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(transcode, "encode_video", picky)
     assert cli.main(command) == 0
     told = capsys.readouterr().out
-    assert "1 left out (1 not a video: text" in told and "1 failed, such as" in told and "bad luck" in told
+    assert "1 left out (1 not a video: text" in told and "1 failed (1 bad luck, such as" in told
     assert sorted(content(tmp_path / "copy")) == ["v/0.mp4", "v/2.mp4"]
     row = json.loads((tmp_path / "copy/transcode.json").read_text())["v"]
     assert row["failed"] == [[str(tmp_path / "media/v/1.mp4"), "bad luck"]] and row["clips_per_second_after"] > 0
@@ -380,6 +380,38 @@ def test_copy_and_originals_stay_apart(tmp_path, capsys, out, told):
     command = small(tmp_path, 1)
     assert cli.main([*command[:4], str(tmp_path / out), *command[5:]]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_foreign_folders_are_refused(tmp_path, capsys):
+    command = small(tmp_path, 1)
+    write(tmp_path / "copy/v/0.mp4", "mine")
+    assert cli.main(command) == 2 and (tmp_path / "copy/v/0.mp4").read_text() == "mine"
+    assert "expected an empty folder or an earlier copy" in capsys.readouterr().err
+
+
+def test_a_tar_with_a_member_that_fails_is_made_once(tmp_path, monkeypatch):
+    for n in range(3):
+        write_video(tmp_path / f"{n}.mp4", n, frames=10, **PLAIN)
+    (tmp_path / "media").mkdir()
+    with tarfile.open(tmp_path / "media/a.tar", "w") as tar:
+        for n in range(3):
+            tar.add(tmp_path / f"{n}.mp4", f"{n % 2}/{n}.mp4")
+    write(tmp_path / "c.yaml", f"data_root: {tmp_path}/media\nrun_dir: {tmp_path}/run\n"
+          "clip: {num_clips: 2, size: 32}\nsources: {v: {kind: video, tars: a.tar}}\ntrain: {steps: 1, batch: 4}\n")
+    command = ["transcode", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "copy")]
+    encode_one, done = transcode.encode_video, []
+
+    def picky(media, *rest):
+        done.append(media.path)
+        if media.path.endswith("1.mp4"):
+            raise CannotDecode("bad luck")
+        return encode_one(media, *rest)
+    monkeypatch.setattr(transcode, "encode_video", picky)
+    assert cli.main(command) == 0 and cli.main(command) == 0 and len(done) == 3
+    with tarfile.open(tmp_path / "copy/a.tar") as tar:
+        assert tar.getnames() == ["0/0.mp4", "0/2.mp4"]
+    row = json.loads((tmp_path / "copy/transcode.json").read_text())["v"]
+    assert len(row["failed"]) == 1 and row["same_rows"] and row["clips_per_second_after"] > 0
 
 
 def test_files_from_elsewhere(tmp_path, capsys):

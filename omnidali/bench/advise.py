@@ -47,17 +47,21 @@ def advise(config: Config, sample: int = 12, short_side: int = 256) -> list[dict
         sample: files of a source.
 
     Raises:
-        UserError: if no file of a source's sample can be decoded.
+        UserError: if no file of a source's sample can be decoded, or the temporary folder cannot be written.
     """
     data = open_data(config)
     print(*data.summary, sep="\n", flush=True)
     rows, advice = [], []
     for table, source in zip(data.tables, config.sources.values()):
-        with tempfile.TemporaryDirectory() as folder:
-            forms = _copies(_sample(table, sample), Path(folder), short_side)
-            rates = compare_rates([form for form, _ in forms.values()], source, config, _SECONDS)
-            measured = [{"source": table.name, "as": name, **_costs(form, source, config.clip), "rate": rate,
-                         "bytes": size} for (name, (form, size)), rate in zip(forms.items(), rates)]
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                forms = _copies(_sample(table, sample), Path(folder), short_side)
+                rates = compare_rates([form for form, _ in forms.values()], source, config, _SECONDS)
+                measured = [{"source": table.name, "as": name, **_costs(form, source, config.clip), "rate": rate,
+                             "bytes": size} for (name, (form, size)), rate in zip(forms.items(), rates)]
+        except OSError as error:
+            raise UserError(tempfile.gettempdir(), "a folder for copies of the sample", str(error),
+                            "Make room, or set TMPDIR to another folder.") from None
         rows += measured
         advice.append(advise_on(table.name, measured))
     print(f"\n| {' | '.join(_HEAD)} |", f"|{'---|' * len(_HEAD)}", sep="\n")

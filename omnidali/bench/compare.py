@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from omnidali.catalog.store import Media, SourceTable
 from omnidali.config import ClipConfig, Config, SourceConfig
 from omnidali.curation.encode import pictures
 from omnidali.curation.transcode import Copied
-from omnidali.errors import CannotDecode, DecodeError
+from omnidali.errors import CannotDecode, DecodeError, UserError
 from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.motion import load_motion
 from omnidali.planning.plan import TrainPlan
@@ -108,7 +109,11 @@ def report(config: Config, copied: Copied) -> dict:
                                        (round(rate, 1) for rate in rates)))
         except (CannotDecode, DecodeError) as error:
             told[name]["not_measured"] = str(error)
-    (copied.layout.out / "transcode.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    path = copied.layout.out / "transcode.json"
+    try:
+        path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(str(path), "a file that can be written", str(error.strerror), "Make room.") from None
     for name, row in told.items():
         print(_line(name, row), flush=True)
     return told
@@ -149,7 +154,10 @@ def _line(name: str, row: dict) -> str:
     if row["replaced"]:
         text += f", {row['replaced']:,} frames did not come out and the next stands for them"
     if row["failed"]:
-        text += f", {len(row['failed']):,} failed, such as {': '.join(row['failed'][0])}"
+        reasons = Counter(reason for _, reason in row["failed"])
+        examples = {reason: path for path, reason in row["failed"]}
+        text += f", {len(row['failed']):,} failed (" + "; ".join(
+            f"{count:,} {reason}, such as {examples[reason]}" for reason, count in reasons.most_common()) + ")"
     if not row["same_rows"]:
         text += "; the copy's samples are NOT those of the original, so clips cannot be compared"
     return text + (f"; not measured: {row['not_measured']}" if "not_measured" in row else "")

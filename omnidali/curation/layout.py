@@ -96,7 +96,7 @@ def _take(layout: Layout, data_root: Path, path: str, name: str) -> str:
     original = str(data_root / path)
     relative = _below(data_root, path) or os.path.basename(path)
     taken = {place: file for file, place in layout.files.items()}
-    if taken.get(layout.out / relative, original) != original:
+    while taken.get(layout.out / relative, original) != original:
         relative = f"{name}-{relative}"
     layout.files[original] = layout.out / relative
     return relative

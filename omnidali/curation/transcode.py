@@ -82,11 +82,14 @@ def transcode(config: Config, out: str | Path, recipe: str = "fast", names: Coll
     unfinished = layout.out / _UNFINISHED
     try:
         layout.out.mkdir(parents=True, exist_ok=True)
+        if any(layout.out.iterdir()) and not (unfinished.exists() or (layout.out / JOURNAL).exists()):
+            raise UserError("--out", "an empty folder or an earlier copy", f"other files in {out}", "Choose another one.")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
         for original, copy in layout.files.items():
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(original, copy)
+            os.utime(copy, ns=(0, os.stat(original).st_mtime_ns))  # or the catalog would read it again
         for root, copy in layout.class_roots:  # a class without a usable file keeps its number
             for folder in class_folders(Path(root)):
                 (copy / folder).mkdir(parents=True, exist_ok=True)
@@ -146,7 +149,7 @@ def _run(units: list[Unit], out: Path, recipe: Recipe, short_side: int, workers:
     journal, todo = {}, []
     for unit in units:
         row = known.pop(_key(unit, out), None)  # what remains is of sources that are not copied this time
-        if row and not row["failed"] and row["original"] == _stamp(unit.original) and _lies(unit, row["bytes_out"]) \
+        if row and row["bytes_out"] and row["original"] == _stamp(unit.original) and _lies(unit, row["bytes_out"]) \
                 and row["made"] == _made(unit, recipe, short_side):
             journal[row["path"]] = row
         else:
