@@ -83,7 +83,7 @@ def transcode(config: Config, out: str | Path, recipe: str = "fast", names: Coll
     try:
         layout.out.mkdir(parents=True, exist_ok=True)
         if any(layout.out.iterdir()) and not (unfinished.exists() or (layout.out / JOURNAL).exists()):
-            raise UserError("--out", "an empty folder or an earlier copy", f"other files in {out}", "Choose another one.")
+            raise UserError("--out", "an empty folder or an earlier copy", f"other files in {out}", "Choose another.")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
         for original, copy in layout.files.items():
