@@ -221,12 +221,15 @@ def test_equal_timestamps_stay_as_good_as_equal(tmp_path, monkeypatch):
     assert seconds[2] == seconds[3] == seconds[4] and tick.numerator == 1 and tick.denominator < 2**31
 
 
-def test_full_range_colours_stay(tmp_path):
-    write_video(tmp_path / "a.mp4", 1, frames=2, pixels="yuvj420p", **PLAIN)
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuvj420p", "yuv444p"])
+def test_colours_stay(tmp_path, pixels):
+    write_video(tmp_path / "a.mp4", 1, frames=2, pixels=pixels, **PLAIN)
     encode_video(media_of(tmp_path / "a.mp4"), tmp_path / "b", RECIPES["fast"], SHORT)
     shown = next(frames_of(media_of(tmp_path / "b")))
     wanted = cv2.resize(picture(1, 0, 144, 96), (96, 64), interpolation=cv2.INTER_AREA).astype(float)
-    assert np.abs((shown - wanted).mean((0, 1))).max() < 2.5
+    for channel in range(3):  # a wrong range would stretch the values by 1.16, or its inverse
+        slope, offset = np.polyfit(wanted[..., channel].ravel(), shown[..., channel].ravel(), 1)
+        assert abs(slope - 1) < 0.08 and abs(offset + (slope - 1) * 128) < 2.5
 
 
 def test_holes_are_filled_and_counted(tmp_path, monkeypatch):
@@ -418,15 +421,17 @@ def test_files_from_elsewhere(tmp_path, capsys):
     """Absolute roots and lists, a list that begins with the root's name, a source that stays where it is."""
     command = small(tmp_path, 2)
     write_photo(tmp_path / "photos/p.jpg", 5, 150, 100)
-    write(tmp_path / "lists/list.txt", "v/1.mp4 1\n")
+    write_video(tmp_path / "elsewhere/v/7.mp4", 7, frames=10, **PLAIN)
+    write(tmp_path / "lists/list.txt", "v/7.mp4 1\n")
     write(tmp_path / "lists/p.txt", "p.jpg 1\n")
-    extra = [f"sources.w={{kind: video, root: {tmp_path}/media/../media/v, list: {tmp_path}/lists/list.txt}}",
+    extra = [f"sources.w={{kind: video, root: {tmp_path}/elsewhere/v, list: {tmp_path}/lists/list.txt}}",
              f"sources.p={{kind: image, root: ../photos, list: {tmp_path}/lists/p.txt}}"]
     assert cli.main([*command, "--sources", "v", "w", "--set", *extra]) == 0
     config = load_config(tmp_path / "copy/config.yaml")
     assert config.data_root == str(tmp_path / "copy") and config.catalog_path == str(tmp_path / "copy/catalog.sqlite")
     assert config.sources["v"].list == "list.txt" and config.sources["w"].list == "w-list.txt"
     assert [len(table) for table in open_data(config).tables] == [2, 1, 1]
+    assert (tmp_path / "copy/w/v/7.mp4").exists() and (tmp_path / "copy/v/1.mp4").exists()
     assert os.path.samefile(config.sources["p"].root, tmp_path / "photos")
     assert cli.main([*command, "--sources", "nobody"]) == 2
     assert "--sources: expected some of v, got nobody" in capsys.readouterr().err
