@@ -463,6 +463,9 @@ def test_advice_is_honest():
             (("original", 10, 100), ("fast", 30, 50), ("small", 28, 30), ("intra", 31, 90))]
     assert advice.advise_on("x", rows) == \
         "`x`: `omnidali transcode --recipe small` would make it 2.8 times as fast for 0.30 times the bytes."
+    assert advice.advise_on("x", [*rows[:3], {**rows[3], "rate": 40}]) == \
+        "`x`: `omnidali transcode --recipe intra` would make it 4.0 times as fast for 0.90 times the bytes," \
+        " `--recipe small` 2.8 times as fast for 0.30 times the bytes."
     assert advice.advise_on("x", [rows[0], {**rows[1], "rate": 11}]) == \
         "`x`: no copy would help; the best is 1.10 times as fast."
 

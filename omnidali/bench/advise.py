@@ -73,16 +73,21 @@ def advise(config: Config, sample: int = 12, short_side: int = 256) -> list[dict
 
 
 def advise_on(name: str, rows: list[dict]) -> str:
-    """One sentence from the rows of a source, the original's first."""
+    """One sentence from the rows of a source, the original's first: the fastest copy, and the smallest that helps."""
     original, *copies = rows
     best = max(row["rate"] for row in copies)
-    chosen = min((row for row in copies if row["rate"] >= _NEAR * best), key=lambda row: row["bytes"])
-    faster, larger = (chosen[key] / original[key] for key in ("rate", "bytes"))
-    if faster < _WORTH:
+    if best < _WORTH * original["rate"]:
         return f"`{name}`: no copy would help; the best is {best / original['rate']:.2f} times as fast."
-    recipe = "" if chosen["as"] == "copy" else f" --recipe {chosen['as']}"
-    return (f"`{name}`: `omnidali transcode{recipe}` would make it {faster:.1f} times as fast for {larger:.2f} times"
-            " the bytes.")
+    fastest = min((row for row in copies if row["rate"] >= _NEAR * best), key=lambda row: row["bytes"])
+    smallest = min((row for row in copies if row["rate"] >= _WORTH * original["rate"]), key=lambda row: row["bytes"])
+
+    def gain(row: dict) -> str:
+        faster, larger = (row[key] / original[key] for key in ("rate", "bytes"))
+        return f"{faster:.1f} times as fast for {larger:.2f} times the bytes"
+
+    recipe = "" if fastest["as"] == "copy" else f" --recipe {fastest['as']}"
+    other = f", `--recipe {smallest['as']}` {gain(smallest)}" if smallest is not fastest else ""
+    return f"`{name}`: `omnidali transcode{recipe}` would make it {gain(fastest)}{other}."
 
 
 def _sample(table: SourceTable, count: int) -> SourceTable:

@@ -52,12 +52,13 @@ class Recipe:
 
 
 # Measured on 501 frames of 8 real clips at a short side of 256, against GOP 16, crf 23, medium with B-frames: fast is
-# 1.53 times the bytes and decodes in 0.55 of the time a frame, small 0.80 and 0.41, intra 3.5 and 1.0. Slower presets
-# save 3 % at the same PSNR for 2.5 times the encoding; CABAC saves 8 % for 1.8 times the decoding.
+# 1.53 times the bytes and decodes in 0.54 of the time a frame, small 0.80 and 0.43, intra 4.27 and 1.03. Slower presets
+# save 3 % at the same PSNR for 2.5 times the encoding; CABAC saves 8 % for 1.8 times the decoding. Keyframes alone need
+# a lower crf for the PSNR of `small`.
 RECIPES = {
     "fast": Recipe(8, 23, "veryfast", "fastdecode"),
     "small": Recipe(16, 26, "veryfast", "fastdecode"),
-    "intra": Recipe(1, 23, "veryfast", "fastdecode"),
+    "intra": Recipe(1, 21, "veryfast", "fastdecode"),
 }
 
 
