@@ -369,6 +369,7 @@ def test_broken_files_are_named_and_the_run_goes_on(tmp_path, monkeypatch, capsy
     assert sorted(content(tmp_path / "copy")) == ["v/0.mp4", "v/2.mp4"]
     row = json.loads((tmp_path / "copy/transcode.json").read_text())["v"]
     assert row["failed"] == [[str(tmp_path / "media/v/1.mp4"), "bad luck"]] and row["clips_per_second_after"] > 0
+    assert 30 < row["psnr"] < 45 and 0.8 < row["ssim"] < 1
 
     def never(media, *rest):
         raise CannotDecode("bad luck")
