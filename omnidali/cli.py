@@ -50,6 +50,25 @@ def main(arguments: list[str] | None = None) -> int:
     plan.add_argument("--rows", type=int, nargs="+", default=[10_000, 1_000_000, 10_000_000],
                       help="sizes of the catalog")
     plan.set_defaults(story=_bench_plan)
+    advice = bench.add_parser("advise", help="what decoding one's own sources costs, and which copy would help most")
+    advice.add_argument("--config", required=True, help="YAML file")
+    advice.add_argument("--sample", type=int, default=12, help="files of a source to measure (default: %(default)s)")
+    advice.add_argument("--set", dest="overrides", nargs="+", default=[], metavar="key.path=value",
+                        help="settings of the config")
+    advice.set_defaults(story=_bench_advise)
+
+    copy = commands.add_parser("transcode", help="make a copy of a config's media that decodes quickly")
+    copy.add_argument("--config", required=True, help="YAML file")
+    copy.add_argument("--out", required=True, help="folder for the copy and its config.yaml; a second start goes on")
+    copy.add_argument("--recipe", choices=("fast", "small", "intra"), default="fast",
+                      help="fast: quick at any frame; small: fewer bytes; intra: keyframes only (default: %(default)s)")
+    copy.add_argument("--sources", nargs="+", default=[], metavar="NAME",
+                      help="only these, `evaluation` being the held-out one (default: all)")
+    copy.add_argument("--short-side", type=int, default=256, help="pixels, never scaled up to (default: %(default)s)")
+    copy.add_argument("--workers", type=int, default=0, help="files at a time (default: the cores)")
+    copy.add_argument("--set", dest="overrides", nargs="+", default=[], metavar="key.path=value",
+                      help="settings of the config")
+    copy.set_defaults(story=_transcode)
 
     ablate = commands.add_parser("ablate", help="train with the target alone, with each group of sources, with all")
     ablate.add_argument("--config", required=True, help="YAML file; its first source is the target")
@@ -144,6 +163,31 @@ def _bench_report(options: argparse.Namespace) -> None:
 def _bench_train(options: argparse.Namespace) -> None:
     from omnidali.bench.train import bench_train
     bench_train(options.out, options.config, options.overrides, options.precisions, options.repeats, options.steps)
+
+
+def _bench_advise(options: argparse.Namespace) -> None:
+    from omnidali.bench.advise import advise
+    from omnidali.settings import load_config
+    _at_least(options.sample, 1, "--sample")
+    advise(load_config(options.config, options.overrides), options.sample)
+
+
+def _transcode(options: argparse.Namespace) -> None:
+    from omnidali.bench.copies import report
+    from omnidali.curation.transcode import transcode
+    from omnidali.settings import load_config
+    _at_least(options.short_side, 16, "--short-side")
+    _at_least(options.workers, 0, "--workers")
+    config = load_config(options.config, options.overrides)
+    copied = transcode(config, options.out, options.recipe, options.sources, options.short_side, options.workers)
+    report(config, copied)
+    print(f"train on it: train.py --config {copied.layout.out / 'config.yaml'}")
+
+
+def _at_least(value: int, least: int, where: str) -> None:
+    from omnidali.errors import UserError
+    if value < least:
+        raise UserError(where, f"{least} or more", str(value), "Correct the value.")
 
 
 def _bench_plan(options: argparse.Namespace) -> None:

@@ -1,0 +1,112 @@
+"""Where everything lies in a training copy: the same relative paths below another folder, and a config for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+
+from omnidali.config import EVALUATION, Config, MediaConfig, key_of
+from omnidali.errors import UserError
+
+_FILES = ("list", "labels", "motion")  # settings of a source that name a file
+
+
+@dataclass
+class Layout:
+    """A copy's folder.
+
+    Attributes:
+        out: absolute. config: for training on the copy.
+        roots: of the copied sources, as (real path of the original, path of the copy).
+        files: lists, label maps and the like to copy: the copy by the original.
+    """
+
+    out: Path
+    config: Config
+    roots: dict[str, tuple[str, Path]] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def class_roots(self) -> list[tuple[str, Path]]:
+        """``roots`` of the sources whose classes are folders."""
+        sources = {**self.config.sources, EVALUATION: self.config.evaluation.source}
+        return [roots for name, roots in self.roots.items() if not (sources[name].list or sources[name].tars)]
+
+    def place(self, source: str, file: str) -> Path:
+        """Where the copy of a media file lies, given its absolute path."""
+        root, copy = self.roots[source]
+        return copy / os.path.relpath(file, root)
+
+
+def lay_out(config: Config, names: Collection[str], out: str | Path) -> Layout:
+    """Plan the copy of the sources ``names`` in ``out``; what is left out stays where it is.
+
+    Raises:
+        UserError: for unknown sources, and where the copy and the originals would lie inside each other.
+    """
+    data_root, out = Path(os.path.abspath(config.data_root)), Path(os.path.abspath(out))
+    sources = dict(config.sources)
+    if config.evaluation.source is not None:
+        sources[EVALUATION] = config.evaluation.source
+    names = list(names) or list(sources)
+    for name in names:
+        if name not in sources:
+            raise UserError("--sources", f"some of {', '.join(sources)}", name, "Correct the name.")
+    roots = {name: os.path.realpath(data_root / sources[name].root) for name in names}
+    target = os.path.realpath(out)
+    for where, folder in {"data_root": str(data_root), **{key_of(n): root for n, root in roots.items()}}.items():
+        if _inside(target, os.path.realpath(folder)):
+            raise UserError("--out", f"a folder outside of {where}, {folder}", str(out), "Choose another one.")
+    for name, root in roots.items():
+        if _inside(root, target):
+            raise UserError("--out", f"a folder that does not hold the originals of {key_of(name)}, {root}", str(out),
+                            "Choose another one.")
+    layout = Layout(out, config)
+    copied = {}
+    for name, source in sources.items():
+        if name in names:
+            inside = _below(data_root, source.root)
+            # a list may begin its paths with the name of the root's folder: it stays
+            relative = inside or os.path.join(name, os.path.basename(roots[name]))
+            layout.roots[name] = (roots[name], out / relative)
+            paths = {key: _take(layout, data_root, value, name) for key, value in _files_of(source)}
+            # DALI on a CPU takes no H.264: where it was asked for, it is so wherever it can
+            decode = "auto" if source.kind in ("video", "untrimmed") and source.decode == "dali" else source.decode
+            copied[name] = replace(source, root=os.path.normpath(relative), decode=decode, **paths)
+        else:
+            paths = {key: str(data_root / value) for key, value in _files_of(source)}
+            copied[name] = replace(source, root=str(data_root / source.root), **paths)
+    evaluation = replace(config.evaluation, source=copied.pop(EVALUATION, None))
+    run = _below(data_root, os.path.abspath(config.run_dir))
+    layout.config = replace(config, data_root=str(out), sources=MappingProxyType(copied), evaluation=evaluation,
+                            catalog=str(out / "catalog.sqlite"), run_dir=str(out / run) if run else config.run_dir,
+                            classes=config.classes and _take(layout, data_root, config.classes, "classes"))
+    return layout
+
+
+def _files_of(source: MediaConfig) -> list[tuple[str, str]]:
+    return [(key, getattr(source, key)) for key in _FILES if getattr(source, key, None)]
+
+
+def _take(layout: Layout, data_root: Path, path: str, name: str) -> str:
+    """Plan to copy a file that the config names; returns its path below the copy."""
+    original = str(data_root / path)
+    relative = _below(data_root, path) or os.path.basename(path)
+    taken = {place: file for file, place in layout.files.items()}
+    while taken.get(layout.out / relative, original) != original:
+        relative = f"{name}-{relative}"
+    layout.files[original] = layout.out / relative
+    return relative
+
+
+def _below(root: Path, path: str) -> str | None:
+    """``path`` relative to ``root``, from which it starts; None where it does not lie below."""
+    relative = os.path.relpath(root / path, root)
+    return None if relative.split(os.sep)[0] == os.pardir else relative
+
+
+def _inside(path: str, folder: str) -> bool:
+    return f"{path}/".startswith(f"{folder.rstrip('/')}/")

@@ -1,0 +1,299 @@
+"""A training copy of a config's media: every file under its old name, quick to decode, resumed where it was killed."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import shutil
+import sys
+import tarfile
+from collections.abc import Collection
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import av
+import numpy as np
+from tqdm import tqdm
+
+from omnidali.catalog.folders import class_folders
+from omnidali.catalog.store import CatalogReader, Media, SourceTable
+from omnidali.config import Config
+from omnidali.curation.encode import JPEG_QUALITY, RECIPES, Recipe, encode_photo, encode_video
+from omnidali.curation.layout import Layout, lay_out
+from omnidali.errors import CannotDecode, UserError
+from omnidali.loading.data import open_data
+from omnidali.settings import dump_config
+
+JOURNAL = "transcode.jsonl"
+_UNFINISHED = ".transcode"  # folder in the copy for files that are being written; same disk, so they are renamed
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+
+
+@dataclass
+class Unit:
+    """What is copied in one go: a file, a folder of frames, or a tar with its members.
+
+    Attributes:
+        original: absolute path. records: catalog ids of its media in ``table``.
+    """
+
+    original: str
+    copy: Path
+    table: SourceTable
+    records: list[int] = field(default_factory=list)
+    frames: int = 0
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What :func:`transcode` did.
+
+    Attributes:
+        layout: of the copy. tables, copies: of the originals and of the copies, by source.
+        rows: of each source, journal entries of its units. lost: catalog ids of the originals that failed, by source.
+    """
+
+    layout: Layout
+    tables: dict[str, SourceTable]
+    copies: dict[str, SourceTable]
+    rows: dict[str, list[dict]]
+    lost: dict[str, list[int]]
+
+
+def transcode(config: Config, out: str | Path, recipe: str = "fast", names: Collection[str] = (),
+              short_side: int = 256, workers: int = 0) -> Copied:
+    """Make or complete the copy in ``out``, write its config and fill its catalog.
+
+    Args:
+        names: of the sources, ``evaluation`` among them; none: all. workers: threads, 0 for all cores.
+
+    Raises:
+        UserError: for folders inside each other, a full disk, and if more than half of the files fail.
+    """
+    layout, workers = lay_out(config, names, out), workers or len(os.sched_getaffinity(0))
+    data = open_data(config)
+    print(*data.summary, sep="\n", flush=True)
+    reader = CatalogReader(config.catalog_path)
+    tables = {name: reader.table(name) for name in layout.roots}  # with what `fraction` leaves out
+    units = find_units(layout, tables)
+    unfinished = layout.out / _UNFINISHED
+    try:
+        layout.out.mkdir(parents=True, exist_ok=True)
+        if any(layout.out.iterdir()) and not (unfinished.exists() or (layout.out / JOURNAL).exists()):
+            raise UserError("--out", "an empty folder or an earlier copy", f"other files in {out}", "Choose another.")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        for original, copy in layout.files.items():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(original, copy)
+            os.utime(copy, ns=(0, os.stat(original).st_mtime_ns))  # or the catalog would read it again
+        for root, copy in layout.class_roots:  # a class without a usable file keeps its number
+            for folder in class_folders(Path(root)):
+                (copy / folder).mkdir(parents=True, exist_ok=True)
+        journal = _run(units, layout.out, RECIPES[recipe], short_side, workers)
+        unfinished.rmdir()
+        _refuse_many_failures(journal, units, layout.out)
+        (layout.out / "config.yaml").write_text(dump_config(layout.config), encoding="utf-8")
+    except (OSError, av.FFmpegError) as error:
+        raise UserError(str(getattr(error, "filename", None) or layout.out), "a folder that can be written",
+                        str(getattr(error, "strerror", None) or error),
+                        "Make room or choose another --out; a second start goes on where this one stopped.") from None
+    open_data(layout.config)
+    copied = CatalogReader(layout.config.catalog_path)
+    rows, lost = {name: [] for name in tables}, {name: [] for name in tables}
+    for unit in units:
+        row = journal[_key(unit, layout.out)]
+        rows[unit.table.name].append(row)
+        bad = {path for path, _ in row["failed"]}
+        lost[unit.table.name] += [record for record in unit.records if bad and unit.table.media(record).path in bad]
+    return Copied(layout, tables, {name: copied.table(name) for name in tables}, rows, lost)
+
+
+def _refuse_many_failures(journal: dict[str, dict], units: list[Unit], out: Path) -> None:
+    failed = [failure for row in journal.values() for failure in row["failed"]]
+    total = sum(len(unit.records) for unit in units)
+    if 2 * len(failed) > total:
+        raise UserError(str(out / JOURNAL), "at least half of the files copied",
+                        f"{len(failed)} of {total} that failed, such as {': '.join(failed[0])}",
+                        "Look at the files that the journal names.")
+
+
+def find_units(layout: Layout, tables: dict[str, SourceTable]) -> list[Unit]:
+    """What there is to copy, the longest first, so that no long video is left for one thread at the end.
+
+    Raises:
+        UserError: if two originals have the same place in the copy.
+    """
+    units: dict[Path, Unit] = {}
+    for name, table in tables.items():
+        for record in np.unique(table.records).tolist():
+            media = table.media(record)
+            file = media.span.path
+            place = layout.place(name, file)
+            unit = units.setdefault(place, Unit(file, place, table))
+            if unit.original != file:
+                raise UserError(str(place), "one original", f"{unit.original} and {file}",
+                                "Copy one of the sources elsewhere with --sources.")
+            if unit.table is table:  # the same file of another source is the same copy
+                unit.records.append(record)
+                unit.frames += media.frames
+    return sorted(units.values(), key=lambda unit: -unit.frames)
+
+
+def _run(units: list[Unit], out: Path, recipe: Recipe, short_side: int, workers: int) -> dict[str, dict]:
+    """Copy what the journal does not know, a few units ahead; returns the journal's entry of every unit."""
+    known = _read_journal(out / JOURNAL)
+    journal, todo = {}, []
+    for unit in units:
+        row = known.pop(_key(unit, out), None)  # what remains is of sources that are not copied this time
+        if row and row["bytes_out"] and row["original"] == _stamp(unit.original) and _lies(unit, row["bytes_out"]) \
+                and row["made"] == _made(unit, recipe, short_side):
+            journal[row["path"]] = row
+        else:
+            todo.append(unit)
+    part = out / _UNFINISHED / JOURNAL
+    part.write_text("".join(json.dumps(row) + "\n" for row in (*known.values(), *journal.values())), encoding="utf-8")
+    os.replace(part, out / JOURNAL)
+    if journal:
+        print(f"{len(journal):,} of {len(units):,} files lie there already", flush=True)
+    waiting, running = iter(todo), set()
+    with open(out / JOURNAL, "a", encoding="utf-8") as file, ThreadPoolExecutor(workers) as pool, \
+            tqdm(total=sum(unit.frames for unit in todo), desc="transcode", unit="frame", unit_scale=True,
+                 file=sys.stderr, mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:
+        try:
+            while True:
+                for unit in itertools.islice(waiting, 2 * workers - len(running)):
+                    running.add(pool.submit(_copy, unit, out, recipe, short_side))
+                if not running:
+                    return journal
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    unit, row = future.result()
+                    journal[row["path"]] = row
+                    file.write(json.dumps(row) + "\n")
+                    file.flush()
+                    bar.update(unit.frames)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # of those that run, each finishes its file
+            raise
+
+
+def _copy(unit: Unit, out: Path, recipe: Recipe, short_side: int) -> tuple[Unit, dict]:
+    """Write one unit and rename it into its place; returns the journal's entry."""
+    part = out / _UNFINISHED / f"{unit.table.name}-{unit.records[0]}"
+    row = {"path": _key(unit, out), "original": _stamp(unit.original), "made": _made(unit, recipe, short_side),
+           "files": len(unit.records), "frames": unit.frames, "replaced": 0, "bytes_in": 0, "bytes_out": 0,
+           "failed": []}
+    media = unit.table.media(unit.records[0])
+    try:
+        unit.copy.parent.mkdir(parents=True, exist_ok=True)
+        if unit.table.kind == "frames":
+            _copy_folder(media, unit.copy, part, short_side, row)
+            return unit, row
+        if media.span.size is not None:
+            _copy_tar(unit, part, recipe, short_side, row)
+        else:
+            row["replaced"] = _encode(media, part, recipe, short_side)
+        row["bytes_in"], row["bytes_out"] = os.path.getsize(unit.original), os.path.getsize(part)
+        os.replace(part, unit.copy)
+    except (CannotDecode, av.FFmpegError, OSError) as error:
+        part.unlink(missing_ok=True)
+        if getattr(error, "errno", None) in _DISK:
+            raise
+        if unit.table.kind != "frames":
+            unit.copy.unlink(missing_ok=True)
+        row["failed"].append((media.path, str(error)))
+    return unit, row
+
+
+def _copy_folder(media: Media, folder: Path, part: Path, short_side: int, row: dict) -> None:
+    """Copy the images of a folder of frames; none stays where one fails."""
+    folder.mkdir(exist_ok=True)
+    images = [media.frame(number) for number in range(media.frames)]
+    copies = [folder / os.path.basename(image.path) for image in images]
+    try:
+        for image, copy in zip(images, copies):
+            encode_photo(image, part, short_side)
+            os.replace(part, copy)
+    except CannotDecode:
+        for copy in copies:
+            copy.unlink(missing_ok=True)
+        raise
+    # one left from when the original had more frames would count as its next
+    (folder / os.path.basename(media.frame(media.frames).path)).unlink(missing_ok=True)
+    row["bytes_in"] = sum(os.path.getsize(image.path) for image in images)
+    row["bytes_out"] = sum(copy.stat().st_size for copy in copies)
+
+
+def _copy_tar(unit: Unit, part: Path, recipe: Recipe, short_side: int, row: dict) -> None:
+    """The same members in the same order; those that the catalog refused stay as they are, those that fail go."""
+    media = {entry.span.offset: entry for entry in map(unit.table.media, unit.records)}
+    member_file = part.with_name(f"{part.name}-member")
+    try:
+        with tarfile.open(unit.original, "r:") as original, tarfile.open(part, "w") as copy:
+            for member in original:
+                entry = media.get(member.offset_data) if member.isreg() else None
+                if entry is None:
+                    copy.addfile(member, original.extractfile(member) if member.isreg() else None)
+                    continue
+                try:
+                    row["replaced"] += _encode(entry, member_file, recipe, short_side)
+                except CannotDecode as error:
+                    row["failed"].append((entry.path, str(error)))
+                    continue
+                member.size = member_file.stat().st_size
+                with open(member_file, "rb") as data:
+                    copy.addfile(member, data)
+    except tarfile.TarError as error:
+        raise CannotDecode(f"tar broken: {error}") from None
+    finally:
+        member_file.unlink(missing_ok=True)
+
+
+def _encode(media: Media, path: Path, recipe: Recipe, short_side: int) -> int:
+    """A photo or a video; returns how many frames of it were replaced."""
+    if media.container in ("jpeg", "png", "webp"):
+        encode_photo(media, path, short_side)
+        return 0
+    return encode_video(media, path, recipe, short_side)
+
+
+def _made(unit: Unit, recipe: Recipe, short_side: int) -> str:
+    """Text that changes with anything that the copy's bytes depend on, but for the original's."""
+    how = f"jpeg quality {JPEG_QUALITY}" if unit.table.kind in ("image", "frames") else str(recipe)
+    return f"{how}, short side {short_side}"
+
+
+def _stamp(path: str) -> list[int] | None:
+    """Size and time of an original; None where it is gone."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _lies(unit: Unit, size: int) -> bool:
+    """Whether the copy is there, and as long as it was."""
+    if unit.table.kind == "frames":
+        return unit.copy.is_dir()
+    return unit.copy.is_file() and unit.copy.stat().st_size == size
+
+
+def _key(unit: Unit, out: Path) -> str:
+    return os.path.relpath(unit.copy, out)
+
+
+def _read_journal(path: Path) -> dict[str, dict]:
+    """The last entry of every unit; a line cut off by a kill counts as not there."""
+    rows = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+            rows[row["path"]] = row
+        except (ValueError, KeyError, TypeError):
+            continue
+    return rows
