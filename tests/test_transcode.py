@@ -51,7 +51,7 @@ evaluation: {source: {kind: video, root: clips, list: lists/val.txt}}
 
 @pytest.fixture(autouse=True)
 def short_measurements(monkeypatch):
-    monkeypatch.setattr(compare, "_SECONDS", 0.1)
+    monkeypatch.setattr(copies, "_SECONDS", 0.1)
     monkeypatch.setattr(advice, "_SECONDS", 0.1)
 
 
@@ -102,7 +102,7 @@ def both(world, tmp_path_factory):
     """Config of the world and of its copy."""
     folder = tmp_path_factory.mktemp("both")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compare, "_SECONDS", 0.1)
+        patch.setattr(copies, "_SECONDS", 0.1)
         assert run(world, folder) == 0
     return original(world, folder), load_config(folder / "copy/config.yaml")
 
