@@ -27,6 +27,17 @@ class FileSpan:
         wanted = self.size if self.size is not None and (count < 0 or count > self.size) else count
         return np.fromfile(self.path, np.uint8, wanted, offset=self.offset)
 
+    def read_bytes(self) -> bytes:
+        """All bytes.
+
+        Raises:
+            OSError: if they cannot be read.
+        """
+        with open(self.path, "rb", buffering=0) as file:
+            if self.size is None:
+                return file.read()
+            return os.pread(file.fileno(), self.size, self.offset)
+
     def reader(self, file: io.FileIO) -> Callable[[int, int], memoryview]:
         """A function that gives ``count`` bytes from ``offset`` on, out of the opened file."""
         return lambda offset, count: memoryview(os.pread(file.fileno(), count, self.offset + offset))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+from operator import sub
 
 import cv2
 import numpy as np
@@ -20,6 +21,8 @@ os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")  # what it cannot decode is
 import nvidia.nvimgcodec as nvimgcodec  # noqa: E402
 
 _LOCAL = threading.local()  # a decoder for each thread
+
+_EXIF_WITHIN = 1 << 14  # bytes; by its standard EXIF comes first of all segments
 
 # JPEG decodes at 1/2, 1/4 and 1/8 size for a fraction of the work; the averaging is the transform's own.
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
@@ -42,22 +45,24 @@ def decode_image(media: Media, boxes: np.ndarray, size: int, out: np.ndarray,
         CannotDecode: if no picture comes, or one of another size than at the probe.
     """
     try:
-        data = media.span.read()
+        data = media.span.read_bytes()
     except OSError as error:
         raise CannotDecode(f"unreadable: {error.strerror}") from None
     factor, sides = 1, None
+    tops, lefts, bottoms, rights = boxes.T.tolist()  # plain numbers: arrays this small cost more than they save
     if media.container == "jpeg":
-        smallest = int((boxes[:, 2:] - boxes[:, :2]).min())
+        smallest = min(min(map(sub, bottoms, tops)), min(map(sub, rights, lefts)))
         factor = next((f for f in _REDUCED if smallest >= f * size), 1)
     if motions is not None:
         region, sides, matrices = through_region(motions, media.width, media.height, size)
-        boxes = region[None]
-    picture, corner = None, boxes[:, :2].min(axis=0)
+        tops, lefts, bottoms, rights = region[:, None].tolist()
+    picture, top, left = None, min(tops), min(lefts)
     if media.codec == "jpeg" and factor == 1:
-        picture = _decode_part(data, media, *corner.tolist(), *boxes[:, 2:].max(axis=0).tolist())
+        picture = _decode_part(data, media, top, left, max(bottoms), max(rights))
     if picture is None:
-        picture, corner = _decode_whole(data, media, factor), np.zeros(2, np.int32)
-    boxes = np.maximum((boxes - np.tile(corner, 2)) // factor, [0, 0, 1, 1])
+        picture, top, left = _decode_whole(data, media, factor), 0, 0
+    boxes = [((y0 - top) // factor, (x0 - left) // factor, max(1, (y1 - top) // factor), max(1, (x1 - left) // factor))
+             for y0, x0, y1, x1 in zip(tops, lefts, bottoms, rights)]
     if sides is not None:
         part = cut_and_scale(picture, boxes[0], *sides[::-1].tolist())
         for frame, matrix in zip(out[0], matrices):  # OpenCV counts from the middle of the first pixel
@@ -68,20 +73,19 @@ def decode_image(media: Media, boxes: np.ndarray, size: int, out: np.ndarray,
         cut_and_scale(picture, box, size, size, out[view, 0])
 
 
-def _decode_part(data: np.ndarray, media: Media, top: int, left: int, bottom: int, right: int) -> np.ndarray | None:
+def _decode_part(data: bytes, media: Media, top: int, left: int, bottom: int, right: int) -> np.ndarray | None:
     """The pixels of a region alone: a quarter of the work less, on average.
 
     None where the file is better left to OpenCV: broken, or with an orientation that would turn the region.
     """
-    encoded = data.tobytes()
-    if b"Exif\0\0" in encoded:
+    if data.find(b"Exif\0\0", 0, _EXIF_WITHIN) >= 0:
         return None
     if not hasattr(_LOCAL, "decoder"):
         _LOCAL.decoder = nvimgcodec.Decoder(
             device_id=nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY, max_num_cpu_threads=1,
             backends=[nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)])
     try:
-        stream = nvimgcodec.CodeStream(encoded)
+        stream = nvimgcodec.CodeStream(data)
         if (stream.width, stream.height) != (media.width, media.height):
             return None
         region = nvimgcodec.Region(top, left, bottom, right)
@@ -92,12 +96,12 @@ def _decode_part(data: np.ndarray, media: Media, top: int, left: int, bottom: in
     return picture if picture is not None and picture.shape == (bottom - top, right - left, 3) else None
 
 
-def _decode_whole(data: np.ndarray, media: Media, factor: int) -> np.ndarray:
+def _decode_whole(data: bytes, media: Media, factor: int) -> np.ndarray:
     try:
         # only JPEG's orientation is honoured, as the header parser and viewers do
         flags = cv2.IMREAD_COLOR_RGB if media.container == "jpeg" else \
             cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-        picture = cv2.imdecode(data, _REDUCED.get(factor, flags)) if len(data) else None
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED.get(factor, flags)) if data else None
         if factor > 1 and picture is not None:  # the reduced modes know no RGB
             picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
     except cv2.error as error:
