@@ -21,6 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
     demo.set_defaults(story=_demo)
 
     bench = commands.add_parser("bench", help="measure on this machine").add_subparsers(dest="what", required=True)
+    decode = bench.add_parser("decode", help="what opening, decoding and scaling cost on one core, and on a GPU")
+    decode.add_argument("--out", default="bench", help="folder for media and records.jsonl (default: %(default)s)")
+    decode.add_argument("--media", nargs="+", metavar="NAME", help="beginnings of media, such as h264 (default: all)")
+    decode.set_defaults(story=_bench_decode)
     for name, text in (("loader", "our loader on generated media: clips a second, processor time, memory"),
                        ("peers", "the same beside other loaders (those of the extra `bench` that are installed)")):
         loader = bench.add_parser(name, help=text)
@@ -153,6 +157,11 @@ def _estimate_motion(options: argparse.Namespace) -> None:
 def _bench_loader(options: argparse.Namespace) -> None:
     from omnidali.bench.compare import compare
     compare(options.out, options.workloads, options.loaders, options.repeats, options.seconds)
+
+
+def _bench_decode(options: argparse.Namespace) -> None:
+    from omnidali.bench.decode import bench_decode
+    bench_decode(options.out, options.media)
 
 
 def _bench_report(options: argparse.Namespace) -> None:

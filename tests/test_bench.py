@@ -132,6 +132,25 @@ def test_bench_plan(tmp_path):
     assert large["first_batch_seconds"] > large["warm_start_seconds"] and large["table_mb"] > 1
 
 
+def test_bench_decode(small, tmp_path, capsys):
+    assert cli.main(["bench", "decode", "--out", str(tmp_path), "--media", "jpeg", "h264-gop8"]) == 0
+    video, photo = map(json.loads, (tmp_path / "records.jsonl").read_text().splitlines())
+    assert (video["media"], photo["media"]) == ("h264-gop8", "jpeg")
+    for name in ("open_ms", "index_ms", "frame_ms", "passed_packet_ms", "bytes_per_frame"):
+        assert video[name] > 0
+    assert video["index_ms"] < video["open_ms"]  # what the index is for
+    assert 0 < photo["half_the_area_ms"] < photo["whole_ms"]
+    assert cli.main(["bench", "decode", "--out", str(tmp_path), "--media", "x"]) == 2
+    assert "expected beginnings of: " in capsys.readouterr().err
+
+
+@pytest.mark.needs_gpu
+def test_bench_decode_on_a_gpu(small, tmp_path):
+    assert cli.main(["bench", "decode", "--out", str(tmp_path), "--media", "jpeg", "h264-gop8"]) == 0
+    for line in (tmp_path / "records.jsonl").read_text().splitlines():
+        assert 0 < json.loads(line)["best_cpu_share"] < 1 and json.loads(line)["gpu_samples_per_second_depth_8"] > 0
+
+
 @pytest.mark.slow
 def test_bench_train(media_root, tmp_path, capsys):
     """The real loop, fed three ways; none of them leaves a run folder behind."""

@@ -172,6 +172,19 @@ def test_dali_decodes_where_it_is_asked_to(tables, decode, said):
     assert np.mean(differ) == (1 if decode == "dali" else pytest.approx(0.6, abs=0.1))
 
 
+@pytest.mark.needs_gpu
+def test_clips_are_whole_while_the_gpu_is_busy(tables):
+    """Batches are handed over between streams: one that is used late, behind heavy work, is still the planned one."""
+    with open_fusion(tables, CENTER, end=60, device="cuda", prefetch=3) as busy, open_fusion(tables, CENTER, end=60) as calm:
+        weights, sums = torch.randn(4096, 4096, device="cuda"), []
+        for batch in busy:
+            weights = (weights @ weights).clamp(-1, 1)  # the consumer's stream falls behind
+            sums.append([group.clips.float().mean(dim=(1, 2, 3, 4)) for group in batch.groups])
+        for batch, mine in zip(calm, sums):
+            for group, means in zip(batch.groups, mine):
+                assert (group.clips.mean(dim=(1, 2, 3, 4)) - means.cpu()).abs().max() < 0.1
+
+
 def test_stats(tables):
     with open_fusion(tables, end=20) as batches:
         assert batches.stats()["clips"].clips == 0

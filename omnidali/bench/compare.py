@@ -7,6 +7,7 @@ becomes a row that says why; the others go on.
 from __future__ import annotations
 
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -164,7 +165,8 @@ class _Workbench:
     def _facts(self) -> dict:
         """Files, batch, and for videos the packets that lie between the wanted frames and their keyframes."""
         table = self.tables[0]
-        facts = {"files": len(np.unique(table.records)), "batch": self.load.batch}
+        files = [table.media(record).span.path for record in np.unique(table.records).tolist()]
+        facts = {"files": len(files), "mb": round(sum(map(os.path.getsize, files)) / 1e6, 2), "batch": self.load.batch}
         if len(self.tables) > 1 or table.kind == "image" or not table.media(table.records[0]).packets:
             return facts
         plan, decoded, returned, clips = plan_of(self.tables, self.load, 0), 0, 0, 0

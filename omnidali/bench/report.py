@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omnidali.bench.compare import table
 from omnidali.bench.measure import CODEC, OURS
+from omnidali.bench.workloads import DENSE_COPY, FAST_COPY
 from omnidali.charts import bar_chart, write_picture
 from omnidali.errors import UserError
 
@@ -35,7 +36,7 @@ def report(records: str | Path, results: str | Path, chart: str | Path) -> str:
         raise UserError(str(records), "records of `omnidali bench loader` or `peers`", "none", "Run one of them first.")
     rows = list(newest.values())
     workloads = list(dict.fromkeys(row["workload"] for row in rows))
-    text = "\n\n".join([summary(rows, workloads), *(table(rows, name) for name in workloads)])
+    text = "\n\n".join([summary(rows, workloads), *copies(rows), *(table(rows, name) for name in workloads)])
     before, begin, rest = results.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
@@ -66,6 +67,21 @@ def summary(rows: list[dict], workloads: list[str]) -> str:
             f"{ours['cpu_ms_per_clip']:.1f} / {min(row['cpu_ms_per_clip'] for row in members.values()):.1f} |"
             if members else f"{ours['cpu_ms_per_clip']:.1f} |"]))
     return "\n".join(lines)
+
+
+def copies(rows: list[dict]) -> list[str]:
+    """What a training copy brings: ours on it against what users of the reference have on their dense one."""
+    found, lines = {(row["workload"], row["loader"]): row for row in rows if "error" not in row}, []
+    for name in ("W2 tsn-8", "W3 slowonly-8x8"):
+        ours = found.get((f"{name} {FAST_COPY}", OURS))
+        dense = [row for other in _REFERENCE if (row := found.get((f"{name} {DENSE_COPY}", other)))]
+        if ours and dense:
+            theirs = max(dense, key=lambda row: row["clips_per_second"])
+            rate, best = ours["clips_per_second"], theirs["clips_per_second"]
+            lines.append(f"{name}: ours on `transcode --recipe fast` {rate:.1f} clips/s, {theirs['loader']} on x264"
+                         f" medium with GOP 16 {best:.1f}: **{rate / best:.2f} times**, for"
+                         f" {ours['mb'] / theirs['mb']:.2f} times the bytes.")
+    return lines
 
 
 def _limit(row: dict) -> float | None:

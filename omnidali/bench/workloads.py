@@ -14,6 +14,7 @@ from omnidali.bench.media import BITS, write_photo, write_video
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.store import CatalogReader, SourceTable
 from omnidali.config import ClipConfig, SourceConfig
+from omnidali.curation.encode import RECIPES
 from omnidali.planning.motion import load_motion
 from omnidali.planning.plan import TrainPlan
 
@@ -25,7 +26,10 @@ _ENCODERS = {
     "vp9": ("webm", {"codec": "libvpx-vp9",
                      "options": {"deadline": "realtime", "cpu-used": "6", "crf": "32", "b": "0"}}),
     "mjpeg": ("avi", {"codec": "mjpeg", "pixels": "yuvj420p", "options": {"q": "4"}}),
+    # what `omnidali transcode` makes of the same pictures
+    **{name: ("mp4", {"options": recipe.options}) for name, recipe in RECIPES.items()},
 }
+FAST_COPY, DENSE_COPY = f"fast copy gop {RECIPES['fast'].gop}", "h264 gop 16"
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ WORKLOADS = (
     *(Workload(f"W2 tsn-8 {codec} gop 16", (_videos(f"{codec}-gop16"),), _TSN, 16) for codec in ("hevc", "vp9")),
     Workload("W2 tsn-8 mjpeg", (_videos("mjpeg-gop1"),), _TSN, 16),
     *(Workload(f"W3 slowonly-8x8 h264 gop {gop}", (_videos(f"h264-gop{gop}"),), _SLOWONLY, 16) for gop in _GOPS),
+    *(Workload(f"{name} {FAST_COPY}", (_videos(f"fast-gop{RECIPES['fast'].gop}"),), clip, 16)
+      for name, clip in (("W2 tsn-8", _TSN), ("W3 slowonly-8x8", _SLOWONLY))),
     Workload("W3 slowonly-4x16 h264 gop 16", (_videos("h264-gop16"),), _SLOWONLY_4, 16),
     *(Workload(f"W4 tsn-8 of 5 min gop {gop}", (_pieces(gop),), _TSN, 16) for gop in (250, 30)),
     *(Workload(f"W4 4 clips 8x8 of 5 min gop {gop}", (_pieces(gop),), _FOUR, 4) for gop in (250, 30)),
