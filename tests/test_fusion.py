@@ -154,7 +154,7 @@ def test_still_images_fill_the_clip(tables):
 
 @pytest.mark.parametrize("decode, said", [
     ("dali", "photos: jpeg by DALI on the CPU"),
-    ("hybrid", "photos: jpeg by DALI on the CPU and, of every 100 slots, 40 by OpenCV on the CPU")])
+    ("hybrid", "photos: jpeg by DALI on the CPU and, of every 100 slots, 40 by nvImageCodec and OpenCV on the CPU")])
 def test_dali_decodes_where_it_is_asked_to(tables, decode, said):
     sources = {**SOURCES, "photos": SourceConfig(kind="image", root="photos", list="photos.txt", weight=3, decode=decode),
                "shorts": SourceConfig(kind="video", root="shorts", list="shorts.txt", decode=decode)}

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from omnidali.bench.measure import CODEC, OURS
+from omnidali.bench.measure import CODEC, OURS, TWO_RANKS
 from omnidali.bench.peers import PEERS
 from omnidali.bench.workloads import WORKLOADS, Workload, job_of, make_media, open_tables, plan_of
 from omnidali.catalog.packets import PacketIndex
@@ -58,7 +58,7 @@ def compare(out: str | Path, only: list[str] | None, loaders: list[str] | None, 
     if not chosen:
         raise UserError("--workloads", f"beginnings of: {', '.join(load.name for load in WORKLOADS)}",
                         " ".join(only), "Correct the name.")
-    known = (OURS, CODEC, *PEERS)
+    known = (OURS, TWO_RANKS, CODEC, *PEERS)
     if unknown := [name for name in loaders or () if name not in known]:
         raise UserError("--loaders", f"some of: {', '.join(known)}", ", ".join(unknown), "Correct the name.")
     make_media(out / "media", chosen)
@@ -122,7 +122,7 @@ class _Workbench:
             rate = self._child(_Row(self.load, OURS), 0, False, 8).get("clips_per_second", 0)
             self.steps = int(np.clip(rate * self.seconds / self.load.batch, *_STEPS)) + 4
             self.facts = self._facts()
-        if row.loader in (OURS, CODEC):
+        if row.loader in (OURS, TWO_RANKS, CODEC):
             return
         peer, key = PEERS[row.loader], (row.loader, self.tables[0].kind)
         if find_spec(peer.package) is None:
@@ -180,8 +180,8 @@ class _Workbench:
 
 
 def _can(load: Workload, loader: str) -> bool:
-    if loader == OURS:
-        return True
+    if loader in (OURS, TWO_RANKS):
+        return loader == OURS or load.batch % 2 == 0
     kind = load.sources[0].kind
     if not load.compare or loader == CODEC:
         return load.compare and kind != "image"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from omnidali.bench.workloads import WORKLOADS, Workload, open_tables, plan_of
 from omnidali.loading.fusion import FusionIterator
 from pipelines.feeds import MEAN, STD
 
-OURS, CODEC = "omnidali", "codec alone"
+OURS, CODEC, TWO_RANKS = "omnidali", "codec alone", "omnidali, 2 ranks"
 _SKIPPED = 4  # batches before the clock starts: as many as any loader has under way
 
 
@@ -66,10 +67,12 @@ def measure(batches: Iterator, asked: float, steps: int) -> dict[str, float]:
             "seconds_to_first_batch": marks[0] - asked, "resident_mb": memory, "clips": count}
 
 
-def _ours(load: Workload, media: Path, seed: int, steps: int, check: bool = False) -> Iterator[torch.Tensor]:
+def _ours(load: Workload, media: Path, seed: int, steps: int, check: bool = False, rank: int = 0,
+          world: int = 1) -> Iterator[torch.Tensor]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plan = plan_of(open_tables(media, load), load, seed, check)
-    with FusionIterator(plan, load.sources, device=device, end=steps) as batches:
+    with FusionIterator(plan, load.sources, rank=rank, world=world, device=device, end=steps,
+                        threads=max(1, len(os.sched_getaffinity(0)) // world)) as batches:
         for batch in batches:
             yield batch.groups[0].clips if len(batch.groups) == 1 else batch
             del batch
@@ -96,6 +99,20 @@ def _codec(load: Workload, media: Path, seed: int, steps: int) -> Iterator[list]
             running.append(start(step + 2) if step + 2 < steps else [])
             done = running.pop(0)
             yield [future.result() for future in done]
+
+
+def _together(spec: dict) -> dict[str, float]:
+    """Two ranks of one job at the same time, as two processes with half of the cores each."""
+    folder, running = Path(spec["check"] or spec["job"]).parent, []
+    for rank in range(2):
+        path = folder / f"rank-{rank}.json"
+        path.write_text(json.dumps({**spec, "loader": OURS, "rank": rank, "world": 2}))
+        running.append(subprocess.Popen([sys.executable, "-m", "omnidali.bench.measure", str(path)], text=True,
+                                        stdout=subprocess.PIPE))
+    rows = [json.loads(process.communicate()[0].splitlines()[-1]) for process in running]
+    together = {name: sum(row[name] for row in rows) for name in ("clips_per_second", "resident_mb", "clips")}
+    return {**together, "cpu_ms_per_clip": sum(row["cpu_ms_per_clip"] for row in rows) / 2,
+            "seconds_to_first_batch": max(row["seconds_to_first_batch"] for row in rows)}
 
 
 def _tree(file: str) -> float:
@@ -126,6 +143,8 @@ def _tree(file: str) -> float:
 
 def main(spec: dict) -> dict[str, float]:
     """Check, then measure: what the spec's ``loader`` does with its ``workload``."""
+    if spec["loader"] == TWO_RANKS:
+        return _together(spec)
     load = next(load for load in WORKLOADS if load.name == spec["workload"])
     media, seed, steps = Path(spec["media"]), spec["seed"], spec["steps"]
     torch.set_num_threads(1)
@@ -150,7 +169,7 @@ def main(spec: dict) -> dict[str, float]:
     gc.disable()  # as training loops do
     asked = time.perf_counter()
     if ours:
-        batches = _ours(load, media, seed, steps)
+        batches = _ours(load, media, seed, steps, rank=spec.get("rank", 0), world=spec.get("world", 1))
     elif deliver is None:
         batches = _codec(load, media, seed, steps)
     else:

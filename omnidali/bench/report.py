@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from omnidali.bench.compare import table
-from omnidali.bench.measure import CODEC, OURS
+from omnidali.bench.measure import CODEC, OURS, TWO_RANKS
 from omnidali.bench.workloads import DENSE_COPY, FAST_COPY
 from omnidali.charts import bar_chart, write_picture
 from omnidali.errors import UserError
@@ -55,7 +55,7 @@ def summary(rows: list[dict], workloads: list[str]) -> str:
         if OURS not in members:
             continue
         ours = members.pop(OURS)
-        codec = members.pop(CODEC, None)
+        codec, _ = members.pop(CODEC, None), members.pop(TWO_RANKS, None)
         rate = ours["clips_per_second"]
         best = max(members.values(), key=lambda row: row["clips_per_second"], default=None)
         known = [members[other]["clips_per_second"] for other in _REFERENCE if other in members]
@@ -95,7 +95,7 @@ def _limit(row: dict) -> float | None:
 def _draw(rows: list[dict]):
     bars = {}
     for name in _CHARTED:
-        members = [row for row in rows if row["workload"] == name and "error" not in row and row["loader"] != CODEC]
+        members = [row for row in rows if row["workload"] == name and "error" not in row and row["loader"] not in (CODEC, TWO_RANKS)]
         fastest = max((row["clips_per_second"] for row in members), default=1)
         for row in sorted(members, key=lambda row: -row["clips_per_second"]):
             bars[f"{name.replace(' h264', '')}: {row['loader']}"] = [

@@ -12,8 +12,8 @@ from omnidali.config import key_of
 from omnidali.errors import UserError
 
 CPU, DALI, HYBRID = "cpu", "dali", "hybrid"
-CPU_NAMES = {"video": "PyAV on the CPU", "untrimmed": "PyAV on the CPU", "image": "OpenCV on the CPU",
-             "frames": "OpenCV on the CPU"}
+CPU_NAMES = {"video": "PyAV on the CPU", "untrimmed": "PyAV on the CPU",
+             "image": "nvImageCodec and OpenCV on the CPU", "frames": "nvImageCodec and OpenCV on the CPU"}
 
 # What DALI takes. On the CPU it has no H.264, HEVC, AV1 or MPEG-4; on a GPU NVDEC takes 8-bit 4:2:0
 # and knows no rotation. Variants ("h264:yuv444p", "vp9:rotated", "jpeg:cmyk") are always the CPU's.
