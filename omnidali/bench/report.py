@@ -95,7 +95,8 @@ def _limit(row: dict) -> float | None:
 def _draw(rows: list[dict]):
     bars = {}
     for name in _CHARTED:
-        members = [row for row in rows if row["workload"] == name and "error" not in row and row["loader"] not in (CODEC, TWO_RANKS)]
+        members = [row for row in rows if row["workload"] == name and "error" not in row
+                   and row["loader"] not in (CODEC, TWO_RANKS)]
         fastest = max((row["clips_per_second"] for row in members), default=1)
         for row in sorted(members, key=lambda row: -row["clips_per_second"]):
             bars[f"{name.replace(' h264', '')}: {row['loader']}"] = [
