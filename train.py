@@ -25,6 +25,7 @@ from omnidali.errors import UserError, exit_with_advice
 from omnidali.evaluation.metrics import measure
 from omnidali.evaluation.score import score_items
 from omnidali.loading.data import open_data, open_loader
+from omnidali.loading.fusion import FusionIterator
 from omnidali.models.recognizers import build_model
 from omnidali.models.weights import load_pretrained
 from omnidali.ranks import Ranks, end_ranks, start_ranks
@@ -40,14 +41,14 @@ from omnidali.training.schedule import learning_rate
 
 
 def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | None = None,
-          wrap_loader: Callable = lambda loader: loader) -> dict | None:
+          wrap_loader: Callable[[FusionIterator], FusionIterator] = lambda loader: loader) -> dict | None:
     """Run a training; returns the last evaluation's figures.
 
     Args:
         resume: ``auto`` goes on where this run folder stopped, ``none`` starts anew, a path names a
             checkpoint or another run's folder.
         dry_run: stop after so many steps and write nothing but the catalog.
-        wrap_loader: puts something between the loader and the loop, such as a clock.
+        wrap_loader: puts something between the loader and the loop, such as `omnidali bench train`'s clock.
 
     Raises:
         UserError: for everything that the user can put right.
@@ -182,7 +183,7 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
                 speed = pace.read(done, sources["all"]["clips"], loader.stats(), ranks.device)
                 folder.log("train", done, {"lr": lr, "sources": sources, **speed})
                 say(step_line(done, steps, sources, speed, lr))
-                gc.collect(1)
+                gc.collect(1)  # young objects only; here all ranks pause alike
                 if not math.isfinite(sources["all"]["loss"]):
                     raise not_finite(done, f"a loss of {sources['all']['loss']}")
             paused = time.perf_counter()
@@ -202,7 +203,10 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
 
 @contextlib.contextmanager
 def collecting_when_told():
-    """Keep Python's garbage collector from stopping one rank in mid-step, for which all others would wait."""
+    """Keep Python's garbage collector from stopping one rank in mid-step, for which all others would wait.
+
+    Cycles that outlive two collections are freed at the end.
+    """
     gc.collect()
     gc.disable()
     try:

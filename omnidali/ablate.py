@@ -158,7 +158,7 @@ def _report(out: Path, scores: dict, variants, seeds, fractions) -> list[Row]:
     (out / "results.json").write_text(json.dumps([vars(row) | {"mean": row.mean, "spread": row.spread}
                                                   for row in rows], indent=1) + "\n")
     (out / "table.md").write_text(make_table(rows))
-    bars = {f"{row.variant}, {100 * row.fraction:g} %": row.top1 for row in rows}
+    bars = {f"{row.variant}, {100 * row.fraction:g} %": (row.mean, row.top1) for row in rows}
     write_picture(out / "table.png", bar_chart(bars, "top-1, %"))
     return rows
 

@@ -182,14 +182,14 @@ def _bench_advise(options: argparse.Namespace) -> None:
 
 
 def _transcode(options: argparse.Namespace) -> None:
-    from omnidali.bench.copies import report
+    from omnidali.bench.copies import write_summary
     from omnidali.curation.transcode import transcode
     from omnidali.settings import load_config
     _at_least(options.short_side, 16, "--short-side")
     _at_least(options.workers, 0, "--workers")
     config = load_config(options.config, options.overrides)
     copied = transcode(config, options.out, options.recipe, options.sources, options.short_side, options.workers)
-    report(config, copied)
+    write_summary(config, copied)
     print(f"train on it: train.py --config {copied.layout.out / 'config.yaml'}")
 
 

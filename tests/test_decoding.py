@@ -56,7 +56,7 @@ def test_planned_frames_come_back(made):
 
 
 def test_index_and_demuxer_give_the_same_pixels(made):
-    assert bool(made.packets) == ("ts" not in made.path)  # MPEG-TS cuts packets up
+    assert bool(made.packets) == (not made.path.endswith(".ts"))  # MPEG-TS cuts packets up
     rng = np.random.default_rng(2)
     for count in (1, 3, 8):
         frames, outs = rng.integers(0, 60, count), []

@@ -1,7 +1,7 @@
 """Loaders side by side: the same files, frames and boxes for all, a process for each, in turn and in fresh order.
 
-Every figure stands behind a proof by painted numbers that the loader returned the frames it was asked for. What fails
-becomes a row that says why; the others go on.
+Before a loader's first measurement of a workload, painted numbers prove that it returns the frames it is asked for
+(moving photos: standing still). What fails becomes a row that says why; the others go on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from omnidali.bench.measure import CODEC, OURS, TWO_RANKS
+from omnidali.bench.measure import CODEC, OURS, TWO_RANKS, WARM_UP
 from omnidali.bench.peers import PEERS
 from omnidali.bench.workloads import WORKLOADS, Workload, job_of, make_media, open_tables, plan_of
 from omnidali.catalog.packets import PacketIndex
@@ -28,7 +28,7 @@ from omnidali.environment import write_record
 from omnidali.errors import UserError
 
 _SECONDS_A_CHILD = 240
-_STEPS = (10, 200)  # of a measurement, four of which are for warming up
+_STEPS = (10, 200)  # least and most of a measurement
 
 
 @dataclass
@@ -70,6 +70,8 @@ def compare(out: str | Path, only: list[str] | None, loaders: list[str] | None, 
         best: dict[tuple[str, str], dict] = {}
         rng = random.Random(0)
         with tqdm(total=repeats * sum(map(len, rows)), desc="measure", unit="run", disable=None) as bar:
+            for run in runs:
+                run.prepare()
             for turn in range(repeats):
                 for run, members in zip(runs, rows):
                     for row in rng.sample(members, len(members)):
@@ -116,12 +118,14 @@ class _Workbench:
         if load.compare:
             job_of(plan_of(self.tables, load, 99, check=True), 2).write(folder / "check.json")
 
+    def prepare(self) -> None:
+        """Find how many steps ours does in the time that was asked for."""
+        rate = self._child(_Row(self.load, OURS), 0, False, 8).get("clips_per_second", 0)
+        self.steps = int(np.clip(rate * self.seconds / self.load.batch, *_STEPS)) + WARM_UP
+        self.facts = self._facts()
+
     def choose(self, row: _Row, best: dict[tuple[str, str], dict]) -> None:
         """Take the best of a loader's settings, tried on its first workload of this kind."""
-        if self.steps == _STEPS[0]:  # first of all how long ours needs
-            rate = self._child(_Row(self.load, OURS), 0, False, 8).get("clips_per_second", 0)
-            self.steps = int(np.clip(rate * self.seconds / self.load.batch, *_STEPS)) + 4
-            self.facts = self._facts()
         if row.loader in (OURS, TWO_RANKS, CODEC):
             return
         peer, key = PEERS[row.loader], (row.loader, self.tables[0].kind)
@@ -148,8 +152,8 @@ class _Workbench:
         if self.load.compare and not job.exists():
             job_of(plan_of(self.tables, self.load, seed), steps).write(job)
         spec = {"loader": row.loader, "settings": row.settings, "workload": self.load.name, "media": str(self.media),
-                "seed": seed, "steps": steps, "job": str(job),
-                "check": str(self.folder / "check.json") if check else ""}
+                "seed": seed, "steps": steps, "job": str(job), "check": check,
+                "check_job": str(self.folder / "check.json")}
         path = self.folder / "spec.json"
         path.write_text(json.dumps(spec))
         try:
@@ -181,7 +185,7 @@ class _Workbench:
 
 def _can(load: Workload, loader: str) -> bool:
     if loader in (OURS, TWO_RANKS):
-        return loader == OURS or load.batch % 2 == 0
+        return True
     kind = load.sources[0].kind
     if not load.compare or loader == CODEC:
         return load.compare and kind != "image"

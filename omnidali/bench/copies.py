@@ -82,7 +82,7 @@ def ssim(one: np.ndarray, other: np.ndarray) -> float:
                   / ((mean_x ** 2 + mean_y ** 2 + c1) * (var_x + var_y + c2))).mean())
 
 
-def report(config: Config, copied: Copied) -> dict:
+def write_summary(config: Config, copied: Copied) -> dict:
     """Write transcode.json into the copy, print a line a source, and return what was written.
 
     Args:

@@ -1,6 +1,6 @@
 """What decoding alone costs, step by step, on one core; and on a GPU how many decodes at once it takes.
 
-These are the figures behind the limits in RESULTS.md: a loader cannot be faster than its codec. With a GPU the same
+A loader cannot be faster than its codec. With a GPU the same
 samples are decoded by DALI too, at several depths, and the best ``loader.cpu_share`` for ``decode: hybrid`` follows.
 """
 
@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from omnidali.bench.workloads import WORKLOADS, make_media, open_tables, plan_of
-from omnidali.catalog.packets import PacketDecoder, PacketIndex
+from omnidali.catalog.packets import PacketIndex
 from omnidali.catalog.probe import open_video
 from omnidali.catalog.store import Media
 from omnidali.decoding.image import decode_image
-from omnidali.decoding.video import decode_video
+from omnidali.decoding.video import decode_video, indexed_frames
 from omnidali.environment import write_record
 from omnidali.errors import UserError
 from pipelines import EncodedImages, EncodedVideos
@@ -75,10 +75,7 @@ def _videos(media: list[Media]) -> dict[str, float | None]:
             pass
 
     def decoded(one: Media, wanted) -> int:
-        index = PacketIndex.unpack(one.packets)
-        decoder = PacketDecoder(one.codec.partition(":")[0], index)
-        with open(one.span.path, "rb", buffering=0) as file:
-            return sum(1 for _ in decoder.frames(index, one.span.reader(file), wanted))
+        return sum(1 for _ in indexed_frames(one, list(wanted)))
 
     def ends(one: Media) -> list[int]:
         """The last frame of each GOP: how fast are those before it passed?"""

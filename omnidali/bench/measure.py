@@ -21,31 +21,54 @@ from omnidali.bench.job import Job
 from omnidali.bench.media import BITS, read_numbers
 from omnidali.bench.workloads import WORKLOADS, Workload, open_tables, plan_of
 from omnidali.loading.fusion import FusionIterator
+from omnidali.planning.plan import TrainPlan
 from pipelines.feeds import MEAN, STD
 
 OURS, CODEC, TWO_RANKS = "omnidali", "codec alone", "omnidali, 2 ranks"
-_SKIPPED = 4  # batches before the clock starts: as many as any loader has under way
+WARM_UP = 4  # batches before the clock starts: as many as any loader has under way
 
 
-def check_frames(batches: Iterator, wanted: list[list[tuple[int, tuple[int, ...]]]]) -> None:
-    """Compare the numbers painted into every returned frame with the wanted (file, frames).
+Clips = list[tuple[int, tuple[int, ...]]]  # (file, frames) of each clip
+
+
+def check_frames(batches: Iterator, wanted: list[list[Clips]]) -> None:
+    """Compare the numbers painted into every returned frame with what was asked for.
+
+    Args:
+        batches: of each step a tensor (N, 3, T, S, S), or a StepBatch. wanted: of each step, for each of its groups.
 
     Raises:
         ValueError: naming the first frame that is another.
     """
     count = 0
-    for step, (batch, items) in enumerate(zip(batches, wanted)):
-        pictures = batch.float().cpu().permute(0, 2, 3, 4, 1) * torch.tensor(STD) + torch.tensor(MEAN)
-        if len(pictures) != len(items):
-            raise ValueError(f"{len(pictures)} clips in a batch of {len(items)}")
-        for clip, (file, frames) in zip(pictures.numpy(), items):
-            shown = [read_numbers(picture) for picture in clip]
-            if shown != [(file, frame % 2**BITS) for frame in frames]:
-                raise ValueError(f"wrong frames: step {step}, file {file}, frames {list(frames)} were asked for, the"
-                                 f" pictures show {shown}")
+    for step, (batch, groups) in enumerate(zip(batches, wanted)):
+        tensors = [batch] if isinstance(batch, torch.Tensor) else batch.clips
+        if [len(tensor) for tensor in tensors] != [len(clips) for clips in groups]:
+            raise ValueError(f"{[len(tensor) for tensor in tensors]} clips instead of {list(map(len, groups))}")
+        for tensor, clips in zip(tensors, groups):
+            pictures = tensor.float().cpu().permute(0, 2, 3, 4, 1) * torch.tensor(STD) + torch.tensor(MEAN)
+            for clip, (file, frames) in zip(pictures.numpy(), clips):
+                shown = [read_numbers(picture) for picture in clip]
+                if shown != [(file, frame % 2**BITS) for frame in frames]:
+                    raise ValueError(f"wrong frames: step {step}, file {file}, frames {list(frames)} were asked for,"
+                                     f" the pictures show {shown}")
         count += 1
     if count != len(wanted):
         raise ValueError(f"{count} batches instead of {len(wanted)}")
+
+
+def wanted_frames(plan: TrainPlan, steps: int) -> list[list[Clips]]:
+    """What a plan asks for, in the terms of :func:`check_frames`."""
+    wanted = []
+    for step in range(steps):
+        groups: dict[int, Clips] = {}
+        for table, samples in zip(plan.tables, plan(step)):
+            files = [int(Path(table.media(record).path).stem) % 2**BITS
+                     for record in table.records[samples.pieces[:, 0]].tolist()]
+            groups.setdefault(samples.clip_frames, []).extend(
+                (file, tuple(frames.tolist()) * samples.repeat) for file, frames in zip(files, samples.frames))
+        wanted.append(list(groups.values()))
+    return wanted
 
 
 def measure(batches: Iterator, asked: float, steps: int) -> dict[str, float]:
@@ -53,16 +76,16 @@ def measure(batches: Iterator, asked: float, steps: int) -> dict[str, float]:
     marks, clips, memory, processor = [], [], 0.0, {}
     for batch in batches:
         marks.append(time.perf_counter())
-        if len(marks) in (_SKIPPED, steps):  # workers end behind the last batch
+        if len(marks) in (WARM_UP, steps):  # workers end behind the last batch
             processor[len(marks)] = _tree("stat")
         clips.append(len(batch))
-        if len(marks) == max(_SKIPPED, steps // 2):
+        if len(marks) == max(WARM_UP, steps // 2):
             memory = _tree("smaps_rollup")
         del batch
     if len(marks) != steps:
         raise ValueError(f"{len(marks)} batches instead of {steps}")
-    processor = processor[steps] - processor[_SKIPPED]
-    count, seconds = sum(clips[_SKIPPED:]), marks[-1] - marks[_SKIPPED - 1]
+    processor = processor[steps] - processor[WARM_UP]
+    count, seconds = sum(clips[WARM_UP:]), marks[-1] - marks[WARM_UP - 1]
     return {"clips_per_second": count / seconds, "cpu_ms_per_clip": 1000 * processor / count,
             "seconds_to_first_batch": marks[0] - asked, "resident_mb": memory, "clips": count}
 
@@ -74,8 +97,8 @@ def _ours(load: Workload, media: Path, seed: int, steps: int, check: bool = Fals
     with FusionIterator(plan, load.sources, rank=rank, world=world, device=device, end=steps,
                         threads=max(1, len(os.sched_getaffinity(0)) // world)) as batches:
         for batch in batches:
-            yield batch.groups[0].clips if len(batch.groups) == 1 else batch
-            del batch
+            yield batch
+            del batch  # or its memory could not be used for the next one
 
 
 def _codec(load: Workload, media: Path, seed: int, steps: int) -> Iterator[list]:
@@ -103,13 +126,16 @@ def _codec(load: Workload, media: Path, seed: int, steps: int) -> Iterator[list]
 
 def _together(spec: dict) -> dict[str, float]:
     """Two ranks of one job at the same time, as two processes with half of the cores each."""
-    folder, running = Path(spec["check"] or spec["job"]).parent, []
+    folder, running = Path(spec["job"]).parent, []
     for rank in range(2):
         path = folder / f"rank-{rank}.json"
         path.write_text(json.dumps({**spec, "loader": OURS, "rank": rank, "world": 2}))
         running.append(subprocess.Popen([sys.executable, "-m", "omnidali.bench.measure", str(path)], text=True,
                                         stdout=subprocess.PIPE))
-    rows = [json.loads(process.communicate()[0].splitlines()[-1]) for process in running]
+    printed = [process.communicate()[0] for process in running]
+    if any(process.returncode for process in running):
+        raise RuntimeError("a rank failed, see above")
+    rows = [json.loads(text.splitlines()[-1]) for text in printed]
     together = {name: sum(row[name] for row in rows) for name in ("clips_per_second", "resident_mb", "clips")}
     return {**together, "cpu_ms_per_clip": sum(row["cpu_ms_per_clip"] for row in rows) / 2,
             "seconds_to_first_batch": max(row["seconds_to_first_batch"] for row in rows)}
@@ -154,16 +180,10 @@ def main(spec: dict) -> dict[str, float]:
     else:
         from omnidali.bench.peers import PEERS
         deliver = PEERS[spec["loader"]].deliver
-    if spec["check"] and spec["loader"] != CODEC and len(load.sources) == 1:
-        plan = plan_of(open_tables(media, load), load, 99, check=True)
-        table, wanted = plan.tables[0], []
-        for step in range(2):
-            samples, = plan(step)
-            paths = [table.media(record).path for record in table.records[samples.pieces[:, 0]].tolist()]
-            wanted.append([(int(Path(path).stem), tuple(frames.tolist()) * samples.repeat)
-                           for path, frames in zip(paths, samples.frames)])
+    if spec["check"] and spec["loader"] != CODEC:
+        wanted = wanted_frames(plan_of(open_tables(media, load), load, 99, check=True), 2)
         check_frames(_ours(load, media, 99, 2, check=True) if ours else
-                     deliver(Job.read(spec["check"]), **spec["settings"]), wanted)
+                     deliver(Job.read(spec["check_job"]), **spec["settings"]), wanted)
     gc.collect()
     gc.freeze()
     gc.disable()  # as training loops do

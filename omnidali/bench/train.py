@@ -11,6 +11,7 @@ import dataclasses
 import io
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -86,8 +87,7 @@ def bench_train(out: str | Path, config: str, overrides: list[str], precisions: 
                     rates.setdefault((precision, kind), []).append(_child(spec))
     records = []
     for (precision, kind), values in rates.items():
-        median = sorted(values)[len(values) // 2]
-        ceiling = sorted(rates[precision, "synthetic"])[repeats // 2]
+        median, ceiling = statistics.median(values), statistics.median(rates[precision, "synthetic"])
         record = {"bench": "train", "config": Path(config).name, "overrides": [text for text in overrides
                                                                              if not text.startswith("data_root=")],
                   "precision": precision, "feed": kind, "steps": steps, "repeats": repeats,

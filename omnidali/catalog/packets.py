@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import av
 import numpy as np
@@ -104,13 +105,21 @@ class PacketDecoder:
     """A decoder that is fed from an index, one thread's own; used again for the next video that fits."""
 
     def __init__(self, codec: str, index: PacketIndex):
-        self.fits = (codec, index.extradata, index.colorspace, index.color_range)
+        self._made_for = self._needs(codec, index)
         self._context = av.CodecContext.create(_DECODERS.get(codec, codec), "r")
         if index.extradata:
             self._context.extradata = index.extradata
         self._context.colorspace, self._context.color_range = index.colorspace, index.color_range
         self._context.thread_count, self._context.thread_type = 1, "NONE"
         self._skips = codec in _SKIPPING
+
+    def fits(self, codec: str, index: PacketIndex) -> bool:
+        """Whether it may decode by this index, too."""
+        return self._made_for == self._needs(codec, index)
+
+    @staticmethod
+    def _needs(codec: str, index: PacketIndex) -> tuple:
+        return codec, index.extradata, index.colorspace, index.color_range
 
     def frames(self, index: PacketIndex, read: Callable[[int, int], memoryview],
                wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -129,22 +138,21 @@ class PacketDecoder:
             offsets, sizes = index.offsets[first:last + 1].tolist(), index.sizes[first:last + 1].tolist()
             begin, end = min(offsets), max(map(sum, zip(offsets, sizes)))
             block = read(begin, end - begin) if end - begin <= 2 * sum(sizes) + (1 << 16) else None
-            for offset, size, number in zip(offsets, sizes, index.numbers[first:last + 1].tolist()):
-                packet = av.Packet(size)
-                packet.update(read(offset, size) if block is None else block[offset - begin:offset - begin + size])
-                packet.pts = number
-                if self._skips:  # a frame that nothing refers to is decoded only if it is wanted itself
-                    context.skip_frame = "DEFAULT" if number in numbers else "NONREF"
+            places = zip(offsets, sizes, index.numbers[first:last + 1].tolist())
+            for offset, size, number in chain(places, [(0, 0, None)]):
+                packet = None  # at the end: what the decoder holds back
+                if number is not None:
+                    packet = av.Packet(size)
+                    packet.update(read(offset, size) if block is None else block[offset - begin:offset - begin + size])
+                    packet.pts = number
+                    if self._skips:  # a frame that nothing refers to is decoded only if it is wanted itself
+                        context.skip_frame = "DEFAULT" if number in numbers else "NONREF"
                 for frame in context.decode(packet):
                     if frame.pts in numbers:
                         numbers.discard(frame.pts)
                         yield frame.pts, frame
-            if numbers:
-                context.skip_frame = "DEFAULT"
-                for frame in context.decode(None):
-                    if frame.pts in numbers:
-                        numbers.discard(frame.pts)
-                        yield frame.pts, frame
+                if not numbers:
+                    break
 
 
 class IndexMaker:
@@ -191,5 +199,4 @@ def _same(one: av.VideoFrame, other: av.VideoFrame) -> bool:
     facts = ("width", "height", "colorspace", "color_range")
     if one.format.name != other.format.name or any(getattr(one, name) != getattr(other, name) for name in facts):
         return False
-    return all(np.array_equal(*(np.frombuffer(plane, np.uint8).reshape(plane.height, -1)[:, :plane.width]
-                                for plane in planes)) for planes in zip(one.planes, other.planes))
+    return np.array_equal(*(frame.to_ndarray(format="rgb24") for frame in (one, other)))

@@ -1,18 +1,37 @@
 """Wanted frames of a video whose packets cannot be read by an index: through FFmpeg's demuxer, with seeks.
 
-Needed where a container cuts its packets up (MPEG-TS), or has no timestamps.
+Needed where a container cuts its packets up (MPEG-TS) or has no timestamps, and where the index gave less than was
+wanted, as of a file that changed behind the probe.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import av
 import numpy as np
 
-from omnidali.catalog.probe import unpack_numbers
+from omnidali.catalog.probe import open_video, unpack_numbers
 from omnidali.catalog.store import Media
 
 
-def demuxed_frames(container, stream, media: Media, wanted: list[int]):
-    """Yield (index, frame) of the wanted frames, in rising order, each at most once."""
+def demuxed_frames(media: Media, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    """(number, frame) of the wanted frames, in rising order, each at most once.
+
+    Wanted frames are grouped by GOP: seek to the last keyframe before the first one, decode forward, stop behind the
+    last.
+
+    Raises:
+        av.FFmpegError, OSError, ValueError, IndexError: from a file that is broken.
+    """
+    with open_video(media.span, media.container) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        stream.codec_context.thread_type = "NONE"
+        yield from _wanted(container, stream, media, wanted)
+
+
+def _wanted(container, stream, media: Media, wanted: list[int]):
     times = media.frame_times
     keyframes = unpack_numbers(media.keyframes)  # at most the first where there are no timestamps to seek by
     position = 0  # in wanted

@@ -1,19 +1,19 @@
 """Planned frames of a video on the CPU, through PyAV (FFmpeg).
 
-Wanted frames are grouped by GOP: begin with the last keyframe before the first wanted one, decode
-forward, stop behind the last. Boxes are cut out of the YUV planes before any conversion.
+Frames come by the packet index, or through the demuxer where there is none. Boxes are cut out of the
+YUV planes before any conversion.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 
 import av
 import cv2
 import numpy as np
 
 from omnidali.catalog.packets import PacketDecoder, PacketIndex
-from omnidali.catalog.probe import open_video
 from omnidali.catalog.store import Media
 from omnidali.decoding.demuxed import demuxed_frames
 from omnidali.decoding.missing import fill_missing, places_of
@@ -45,9 +45,9 @@ def decode_video(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int,
         CannotDecode: if no wanted frame can be decoded.
     """
     places, found, reason = places_of(frames), set(), None
-    for come in (indexed_frames, _demuxed) if media.packets else (_demuxed,):
+    for source in (indexed_frames, demuxed_frames) if media.packets else (demuxed_frames,):
         try:
-            for number, frame in come(media, sorted(places.keys() - found)):
+            for number, frame in source(media, sorted(places.keys() - found)):
                 first, *others = places[number]
                 _write_crops(frame, media, boxes, size, out[:, first])
                 for other in others:
@@ -62,11 +62,13 @@ def decode_video(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int,
     return fill_missing(out, places, sorted(found))
 
 
-def indexed_frames(media: Media, wanted: list[int]):
+def indexed_frames(media: Media, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    """(number, frame) of the wanted frames by the packet index, with this thread's decoder; arguments and errors as
+    :meth:`~omnidali.catalog.packets.PacketDecoder.frames`."""
     index = PacketIndex.unpack(media.packets)
     codec = media.codec.partition(":")[0]
     decoder = getattr(_LOCAL, "decoder", None)
-    if decoder is None or decoder.fits != (codec, index.extradata, index.colorspace, index.color_range):
+    if decoder is None or not decoder.fits(codec, index):
         decoder = _LOCAL.decoder = PacketDecoder(codec, index)
     try:
         with open(media.span.path, "rb", buffering=0) as file:
@@ -74,14 +76,6 @@ def indexed_frames(media: Media, wanted: list[int]):
     except BaseException:
         _LOCAL.decoder = None  # what is left in it after an error, nobody knows
         raise
-
-
-def _demuxed(media: Media, wanted: list[int]):
-    with open_video(media.span, media.container) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1
-        stream.codec_context.thread_type = "NONE"
-        yield from demuxed_frames(container, stream, media, wanted)
 
 
 def _write_crops(frame, media: Media, boxes: np.ndarray, size: int, out: np.ndarray) -> None:

@@ -25,7 +25,7 @@ _PHOTOS_A_TASK = 4
 
 @dataclass
 class Started:
-    """Samples whose CPU part is under way.
+    """Samples that are being decoded.
 
     Attributes:
         out: (n, V, T, size, size, 3), the place in the step's buffer.
@@ -76,7 +76,11 @@ class Producer:
         self._graphs: dict[tuple, list[Graph]] = {}
 
     def start(self, step: int, samples: Samples, out: torch.Tensor) -> Started:
-        """Hand the CPU's part of the work to the pool and return at once."""
+        """Hand the CPU's part of the work to the pool; read the files for DALI and start its graph.
+
+        Raises:
+            DecodeError: naming a file that cannot be read.
+        """
         codecs = self.table.codecs[samples.pieces]
         cpu = self._cpu_codecs[codecs].any(axis=1)
         if not (self._cpu_codecs | self._dali_codecs).all():  # the rest is shared
@@ -107,7 +111,7 @@ class Producer:
         return started
 
     def finish(self, started: Started) -> int:
-        """Wait for the CPU's part, run the DALI graphs and write the clips; returns how many frames were replaced.
+        """Wait for the CPU's part and for DALI, and write the clips; returns how many frames were replaced.
 
         Raises:
             DecodeError: naming the file.
