@@ -183,7 +183,7 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
                 speed = pace.read(done, sources["all"]["clips"], loader.stats(), ranks.device)
                 folder.log("train", done, {"lr": lr, "sources": sources, **speed})
                 say(step_line(done, steps, sources, speed, lr))
-                gc.collect(1)  # young objects only; here all ranks pause alike
+                gc.collect(1)
                 if not math.isfinite(sources["all"]["loss"]):
                     raise not_finite(done, f"a loss of {sources['all']['loss']}")
             paused = time.perf_counter()
@@ -194,6 +194,8 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
                 if figures["top1"] > best:
                     best = figures["top1"]
                     to_save.append("best.pt")
+            if to_save:
+                gc.collect()
             if to_save and not dry_run:
                 folder.save(snapshot(done), *to_save)
             asked = time.perf_counter()
@@ -205,14 +207,16 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
 def collecting_when_told():
     """Keep Python's garbage collector from stopping one rank in mid-step, for which all others would wait.
 
-    Cycles that outlive two collections are freed at the end.
+    The loop collects young objects when it logs, and all when it saves.
     """
+    was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if was_enabled:
+            gc.enable()
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

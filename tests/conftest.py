@@ -31,8 +31,7 @@ def media_of(path: Path, kind: str = "video") -> Media:
     """The catalog's view of one file, without a catalog."""
     span = FileSpan(str(path))
     probe = (probe_video if kind == "video" else probe_image)(span)
-    return Media(str(path), probe.container, probe.codec, probe.width, probe.height, probe.frames, probe.rotation,
-                 probe.timing, probe.keyframes, probe.packets, span)
+    return Media.of(str(path), span, probe)
 
 
 SOURCES = {

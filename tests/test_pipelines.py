@@ -4,6 +4,9 @@ Tolerance between the CPU decoders and DALI, as the mean difference on a scale o
 and 4 for photos at ordinary scales (their filters for colour planes and for shrinking differ).
 """
 
+import sys
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -62,6 +65,35 @@ def test_memory_of_a_batch_comes_back_when_nobody_holds_it():
     assert second.data_ptr() != place  # a view of the first still lives
     del view
     assert pool.take((4, 990), torch.float32, device).data_ptr() == place
+
+
+def test_batches_that_come_back_at_any_moment_hurt_nobody():
+    pool, device, failed = BufferPool(), torch.device("cpu"), []
+
+    def work(seed):
+        rng, held = np.random.default_rng(seed), []
+        try:
+            for _ in range(1500):
+                tensor = pool.take((int(rng.integers(1, 5)) * 1000,), torch.float32, device)
+                tensor.fill_(seed)
+                held.append(tensor)
+                if len(held) > 12:
+                    assert all((one == seed).all() for one in held)
+                    held.clear()
+        except BaseException as error:
+            failed.append(error)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not failed
 
 
 def check_video(path, device_id, tolerance):

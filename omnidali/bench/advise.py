@@ -133,8 +133,7 @@ def _copy(media: Media, path: Path, recipe, short_side: int, kind: str) -> Media
     else:
         encode_video(media, path, recipe, short_side, limit=_LONGEST)
         probe = probe_video(FileSpan(str(path)))
-    return Media(str(path), probe.container, probe.codec, probe.width, probe.height, probe.frames, probe.rotation,
-                 probe.timing, probe.keyframes, probe.packets, FileSpan(str(path)))
+    return Media.of(str(path), FileSpan(str(path)), probe)
 
 
 def _table(sample: SourceTable, files: dict[int, Media]) -> SourceTable:

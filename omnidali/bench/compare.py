@@ -67,7 +67,6 @@ def compare(out: str | Path, only: list[str] | None, loaders: list[str] | None, 
                 for number, load in enumerate(chosen)]
         rows = [[_Row(load, name) for name in known if (loaders is None or name in loaders) and _can(load, name)]
                 for load in chosen]
-        best: dict[tuple[str, str], dict] = {}
         rng = random.Random(0)
         with tqdm(total=repeats * sum(map(len, rows)), desc="measure", unit="run", disable=None) as bar:
             for run in runs:
@@ -77,7 +76,7 @@ def compare(out: str | Path, only: list[str] | None, loaders: list[str] | None, 
                     for row in rng.sample(members, len(members)):
                         bar.set_postfix_str(f"{row.load.name}, {row.loader}")
                         if turn == 0:
-                            run.choose(row, best)
+                            run.choose(row)
                         if row.error is None:
                             run.once(row, turn, check=turn == 0)
                         bar.update()
@@ -124,22 +123,20 @@ class _Workbench:
         self.steps = int(np.clip(rate * self.seconds / self.load.batch, *_STEPS)) + WARM_UP
         self.facts = self._facts()
 
-    def choose(self, row: _Row, best: dict[tuple[str, str], dict]) -> None:
-        """Take the best of a loader's settings, tried on its first workload of this kind."""
+    def choose(self, row: _Row) -> None:
+        """Take the best of a loader's settings for this workload."""
         if row.loader in (OURS, TWO_RANKS, CODEC):
             return
-        peer, key = PEERS[row.loader], (row.loader, self.tables[0].kind)
+        peer = PEERS[row.loader]
         if find_spec(peer.package) is None:
             row.error = f"not installed ({peer.package}): pip install -c constraints.txt -e '.[bench]'"
-        elif key in best:
-            row.settings = best[key]
         else:
             trials = []
             for settings in peer.settings:
                 row.settings = settings
                 trials.append((self._child(row, 0, False, max(8, self.steps // 2)), settings))
             rates = [trial[0].get("clips_per_second", 0) for trial in trials]
-            row.settings = best[key] = trials[int(np.argmax(rates))][1]
+            row.settings = trials[int(np.argmax(rates))][1]
 
     def once(self, row: _Row, turn: int, check: bool) -> None:
         """One measurement, behind a proof of the frames where ``check`` says so."""

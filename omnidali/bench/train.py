@@ -52,6 +52,7 @@ class Feed:
         if self._kind != "real" and not self._kept:
             self._kept = [_synthetic(next(self._loader))] if self._kind == "synthetic" else \
                 [next(self._loader) for _ in range(_CACHED)]
+            self._loader.close()  # or it would go on decoding beside the steps
         self.marks.append(time.perf_counter())
         batch = self._kept[self._step % len(self._kept)] if self._kept else next(self._loader)
         self.clips.append(len(batch))

@@ -177,15 +177,16 @@ def _read_entries(db, source_id: int, name: str, source: MediaConfig, root: str,
 
 def _mark_changed(db, source: int, root: str) -> None:
     """Set files back to ``new`` whose size or time is not what it was at the probe."""
-    query = "SELECT id, COALESCE(archive, path), bytes, mtime_ns, archive FROM media WHERE source = ?"
-    packed = [np.frombuffer(data, COLUMNS["records"]) for data, in db.execute(
+    usable = [np.frombuffer(data, COLUMNS["records"]) for data, in db.execute(
         "SELECT data FROM packed WHERE source = ? AND name = 'records' ORDER BY chunk", (source,))]
-    records = np.concatenate(packed) if packed else np.zeros(0, np.int64)
-    if len(records) <= CHECKED_AT_START:
-        rows = db.execute(f"{query} AND state <> ? LIMIT {CHECKED_AT_START}", (source, NEW)).fetchall()
-    else:
-        wanted = records[np.linspace(0, len(records) - 1, SAMPLE_AT_START).astype(np.int64)]
-        rows = [db.execute(f"{query} AND id = ?", (source, record)).fetchone() for record in np.unique(wanted).tolist()]
+    refused = np.array([record for side in "<>" for record, in db.execute(
+        f"SELECT id FROM media WHERE source = ? AND state {side} ? AND state <> ?", (source, OK, NEW))], np.int64)
+    rows = []
+    for records in (np.concatenate(usable) if usable else np.zeros(0, np.int64), refused):
+        if len(records) > CHECKED_AT_START:
+            records = records[np.linspace(0, len(records) - 1, SAMPLE_AT_START).astype(np.int64)]
+        rows += [db.execute("SELECT id, COALESCE(archive, path), bytes, mtime_ns, archive FROM media WHERE id = ?",
+                            (record,)).fetchone() for record in np.unique(records).tolist()]
     stamp = functools.lru_cache(maxsize=1000)(lambda path: _stamp(os.path.join(root, path)))  # a tar has many members
     changed = [(NEW, record) for record, path, size, mtime, archive in filter(None, rows)
                if (stamp(path)[1] != mtime if archive else stamp(path) != (size, mtime))]

@@ -39,8 +39,12 @@ class FileSpan:
             return os.pread(file.fileno(), self.size, self.offset)
 
     def reader(self, file: io.FileIO) -> Callable[[int, int], memoryview]:
-        """A function that gives ``count`` bytes from ``offset`` on, out of the opened file."""
-        return lambda offset, count: memoryview(os.pread(file.fileno(), count, self.offset + offset))
+        """A function that gives ``count`` bytes from ``offset`` on, out of the opened file and within the span."""
+        def read(offset: int, count: int) -> memoryview:
+            inside = count if self.size is None else max(0, min(count, self.size - offset))
+            return memoryview(os.pread(file.fileno(), inside, self.offset + offset))
+
+        return read
 
     def open(self) -> str | "Region":
         """What PyAV opens: the path, or a seekable view of the archive."""

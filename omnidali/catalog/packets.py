@@ -17,10 +17,11 @@ import av
 import numpy as np
 
 _HEAD = struct.Struct("<IIiiB")  # packets, bytes of extradata, colour space, colour range, reorder depth
+_BLOCK = 1 << 22  # bytes that are read at once
 _FRAMING = 64  # bytes that a container may put between the position that FFmpeg tells and a packet's data
 _DECODERS = {"av1": "libdav1d"}  # FFmpeg's own av1 needs hardware
-# Decoders whose way of skipping frames that no other frame refers to was compared with decoding them all.
-_SKIPPING = {"h264", "hevc"}
+# Decoders that know which frames no other refers to. HEVC's do, but for frames of the same temporal layer only.
+_SKIPPING = {"h264"}
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,11 @@ class PacketIndex:
         runs: list[tuple[int, int, set[int]]] = []
         for packet, begin, number in zip(packets[order].tolist(), self._key_packets[begins][order].tolist(),
                                          wanted[order].tolist()):
-            if runs and begin <= runs[-1][1]:
-                runs[-1] = (runs[-1][0], packet, runs[-1][2] | {number})
-            else:
-                runs.append((begin, packet, {number}))
+            numbers = {number}
+            while runs and begin <= runs[-1][1]:  # a leading frame may reach back behind several runs
+                first, _, others = runs.pop()
+                begin, numbers = min(begin, first), numbers | others
+            runs.append((begin, packet, numbers))
         return runs
 
     @cached_property
@@ -136,14 +138,15 @@ class PacketDecoder:
             context.flush_buffers() if context.is_open else context.open()
             context.reorder_depth = index.reorder
             offsets, sizes = index.offsets[first:last + 1].tolist(), index.sizes[first:last + 1].tolist()
-            begin, end = min(offsets), max(map(sum, zip(offsets, sizes)))
-            block = read(begin, end - begin) if end - begin <= 2 * sum(sizes) + (1 << 16) else None
+            block, begin, end = memoryview(b""), 0, max(map(sum, zip(offsets, sizes)))
             places = zip(offsets, sizes, index.numbers[first:last + 1].tolist())
             for offset, size, number in chain(places, [(0, 0, None)]):
                 packet = None  # at the end: what the decoder holds back
                 if number is not None:
+                    if not begin <= offset <= offset + size <= begin + len(block):
+                        begin, block = offset, read(offset, max(size, min(_BLOCK, end - offset)))
                     packet = av.Packet(size)
-                    packet.update(read(offset, size) if block is None else block[offset - begin:offset - begin + size])
+                    packet.update(block[offset - begin:offset - begin + size])
                     packet.pts = number
                     if self._skips:  # a frame that nothing refers to is decoded only if it is wanted itself
                         context.skip_frame = "DEFAULT" if number in numbers else "NONREF"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from omnidali.catalog.files import FileSpan
-from omnidali.catalog.probe import unpack_numbers, unpack_times
+from omnidali.catalog.probe import Probe, unpack_numbers, unpack_times
 from omnidali.errors import UserError
 
 VERSION = 3
@@ -48,7 +48,8 @@ CREATE TABLE IF NOT EXISTS packed (
 class Media:
     """What a decoder needs of one file, member of a tar, or folder of frames.
 
-    Fields are those of :class:`~omnidali.catalog.probe.Probe`, with the path for people and the span for reading.
+    Fields are those of :class:`~omnidali.catalog.probe.Probe`, with the path for people, the span for reading, and
+    size and time (nanoseconds) of the file, or of its tar, at the probe.
     """
 
     path: str
@@ -61,7 +62,15 @@ class Media:
     timing: bytes
     keyframes: bytes
     packets: bytes
+    stamp: tuple[int | None, int | None]
     span: FileSpan
+
+    @classmethod
+    def of(cls, path: str, span: FileSpan, probe: Probe) -> "Media":
+        """A file that was just probed, without a catalog."""
+        status = os.stat(span.path)
+        return cls(path, probe.container, probe.codec, probe.width, probe.height, probe.frames, probe.rotation,
+                   probe.timing, probe.keyframes, probe.packets, (status.st_size, status.st_mtime_ns), span)
 
     @property
     def frame_times(self) -> np.ndarray | None:
@@ -198,11 +207,11 @@ class CatalogReader:
         """What a decoder needs of the file with this catalog id; KeyError if there is none."""
         row = self._db.execute(
             "SELECT s.root, m.path, m.container, m.codec, m.width, m.height, m.frames, m.rotation, m.timing,"
-            " m.keyframes, m.packets, m.archive, m.offset, m.size FROM media m JOIN sources s ON s.id = m.source"
-            " WHERE m.id = ?", (record,)).fetchone()
+            " m.keyframes, m.packets, m.bytes, m.mtime_ns, m.archive, m.offset, m.size FROM media m"
+            " JOIN sources s ON s.id = m.source WHERE m.id = ?", (record,)).fetchone()
         if row is None:
             raise KeyError(f"no record {record} in {self.path}")
-        root, path, *rest, archive, offset, size = row
+        root, path, *rest, size_then, time_then, archive, offset, size = row
         path = os.path.join(root, path)
         span = FileSpan(path) if archive is None else FileSpan(os.path.join(root, archive), offset, size)
-        return Media(path, *rest, span)
+        return Media(path, *rest, (size_then, time_then), span)

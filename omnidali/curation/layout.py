@@ -74,7 +74,8 @@ def lay_out(config: Config, names: Collection[str], out: str | Path) -> Layout:
             layout.roots[name] = (roots[name], out / relative)
             paths = {key: _take(layout, data_root, value, name) for key, value in _files_of(source)}
             # DALI on a CPU takes no H.264: where it was asked for, it is so wherever it can
-            decode = "auto" if source.kind in ("video", "untrimmed") and source.decode == "dali" else source.decode
+            videos = source.kind in ("video", "untrimmed")
+            decode = "auto" if videos and source.decode in ("dali", "hybrid") else source.decode
             copied[name] = replace(source, root=os.path.normpath(relative), decode=decode, **paths)
         else:
             paths = {key: str(data_root / value) for key, value in _files_of(source)}

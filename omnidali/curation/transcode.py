@@ -29,7 +29,8 @@ from omnidali.settings import dump_config
 
 JOURNAL = "transcode.jsonl"
 _UNFINISHED = ".transcode"  # folder in the copy for files that are being written; same disk, so they are renamed
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EIO}  # of the copy; an original that is denied is a failed file
 
 
 @dataclass
@@ -199,9 +200,10 @@ def _copy(unit: Unit, out: Path, recipe: Recipe, short_side: int) -> tuple[Unit,
             row["replaced"] = _encode(media, part, recipe, short_side)
         row["bytes_in"], row["bytes_out"] = os.path.getsize(unit.original), os.path.getsize(part)
         os.replace(part, unit.copy)
-    except (CannotDecode, av.FFmpegError, OSError) as error:
+    except (CannotDecode, av.FFmpegError, OSError, OverflowError) as error:
         part.unlink(missing_ok=True)
-        if getattr(error, "errno", None) in _DISK:
+        number, file = getattr(error, "errno", None), getattr(error, "filename", None)
+        if number in _DISK or (number in _DENIED and str(file or out).startswith(str(out))):
             raise
         if unit.table.kind != "frames":
             unit.copy.unlink(missing_ok=True)

@@ -23,6 +23,7 @@ import nvidia.nvimgcodec as nvimgcodec  # noqa: E402
 _LOCAL = threading.local()  # a decoder for each thread
 
 _EXIF_WITHIN = 1 << 14  # bytes; by its standard EXIF comes first of all segments
+_END_WITHIN = 1 << 10  # bytes; the end's mark, and what some programs append to it
 
 # JPEG decodes at 1/2, 1/4 and 1/8 size for a fraction of the work; the averaging is the transform's own.
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
@@ -76,21 +77,21 @@ def decode_image(media: Media, boxes: np.ndarray, size: int, out: np.ndarray,
 def _decode_part(data: bytes, media: Media, top: int, left: int, bottom: int, right: int) -> np.ndarray | None:
     """The pixels of a region alone: a quarter of the work less, on average.
 
-    None where the file is better left to OpenCV: broken, or with an orientation that would turn the region.
+    None where the file is better left to OpenCV: broken or cut off, or with an orientation that would turn the region.
     """
-    if data.find(b"Exif\0\0", 0, _EXIF_WITHIN) >= 0:
+    if data.find(b"Exif\0\0", 0, _EXIF_WITHIN) >= 0 or data.rfind(b"\xff\xd9", -_END_WITHIN) < 0:
         return None
-    if not hasattr(_LOCAL, "decoder"):
-        _LOCAL.decoder = nvimgcodec.Decoder(
-            device_id=nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY, max_num_cpu_threads=1,
-            backends=[nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)])
     try:
+        if not hasattr(_LOCAL, "decoder"):
+            _LOCAL.decoder = nvimgcodec.Decoder(
+                device_id=nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY, max_num_cpu_threads=1,
+                backends=[nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)])
         stream = nvimgcodec.CodeStream(data)
         if (stream.width, stream.height) != (media.width, media.height):
             return None
         region = nvimgcodec.Region(top, left, bottom, right)
         picture = _LOCAL.decoder.decode(stream.get_sub_code_stream(region=region))
-    except (RuntimeError, ValueError):
+    except (RuntimeError, ValueError, AttributeError, TypeError):  # the last two: another version's interface
         return None
     picture = None if picture is None else np.asarray(picture)
     return picture if picture is not None and picture.shape == (bottom - top, right - left, 3) else None

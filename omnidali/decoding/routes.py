@@ -11,6 +11,7 @@ from omnidali.catalog.store import SourceTable
 from omnidali.config import key_of
 from omnidali.errors import UserError
 
+_GOLDEN = (5 ** 0.5 - 1) / 2
 CPU, DALI, HYBRID = "cpu", "dali", "hybrid"
 CPU_NAMES = {"video": "PyAV on the CPU", "untrimmed": "PyAV on the CPU",
              "image": "nvImageCodec and OpenCV on the CPU", "frames": "nvImageCodec and OpenCV on the CPU"}
@@ -52,8 +53,11 @@ def choose_routes(table: SourceTable, decode: str, capability: tuple[int, int] |
 
 
 def on_cpu(slots: np.ndarray, cpu_share: float) -> np.ndarray:
-    """Which slots of a hybrid source the CPU decodes, evenly spread: bool (n,). A function of the plan alone."""
-    return np.floor((slots + 1) * cpu_share) > np.floor(slots * cpu_share)
+    """Which slots of a hybrid source the CPU decodes: bool (n,). A function of the plan alone.
+
+    Multiples of the golden ratio are spread evenly over every arithmetic sequence of slots, hence over all ranks, too.
+    """
+    return slots * _GOLDEN % 1 < cpu_share
 
 
 def describe_routes(table: SourceTable, routes: dict[str, str], on_gpu: bool, cpu_share: float) -> str:

@@ -6,7 +6,10 @@ YUV planes before any conversion.
 
 from __future__ import annotations
 
+import os
+import struct
 import threading
+import zlib
 from collections.abc import Iterator
 
 import av
@@ -53,7 +56,8 @@ def decode_video(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int,
                 for other in others:
                     out[:, other] = out[:, first]
                 found.add(number)
-        except (CannotDecode, av.FFmpegError, OSError, ValueError, IndexError, cv2.error) as error:
+        except (CannotDecode, av.FFmpegError, OSError, ValueError, IndexError, cv2.error, zlib.error,
+                struct.error) as error:
             reason = str(getattr(error, "strerror", None) or error)
         if len(found) == len(places):  # else the demuxer has another try
             return 0
@@ -72,6 +76,9 @@ def indexed_frames(media: Media, wanted: list[int]) -> Iterator[tuple[int, av.Vi
         decoder = _LOCAL.decoder = PacketDecoder(codec, index)
     try:
         with open(media.span.path, "rb", buffering=0) as file:
+            status = os.fstat(file.fileno())
+            if (status.st_size, status.st_mtime_ns) != media.stamp:
+                raise CannotDecode("the file changed behind the probe")  # another one's packets lie elsewhere
             yield from decoder.frames(index, media.span.reader(file), wanted)
     except BaseException:
         _LOCAL.decoder = None  # what is left in it after an error, nobody knows

@@ -21,14 +21,19 @@ class BufferPool:
         if device.type != "cpu":
             return torch.empty(shape, dtype=dtype, device=device)
         count = math.prod(shape) * dtype.itemsize
-        fitting = [key for key, memory in list(self._free.items()) if count <= memory.nbytes <= 2 * count + (1 << 20)]
-        # a source's share differs by a slot between steps: room for it saves another buffer
-        memory = self._free.pop(fitting[0]) if fitting else torch.empty(count + count // 8, dtype=torch.uint8)
+        memory = None
+        for key, free in list(self._free.items()):
+            if count <= free.nbytes <= 2 * count + (1 << 20):
+                memory = self._free.pop(key, None)  # none: one that comes back at this moment has pushed it out
+                if memory is not None:
+                    break
+        if memory is None:  # a source's share differs by a slot between steps: room for it saves another buffer
+            memory = torch.empty(count + count // 8, dtype=torch.uint8)
         lease = memory.numpy()
         weakref.finalize(lease, self._give_back, memory).atexit = False
         return torch.from_numpy(lease)[:count].view(dtype).view(shape)
 
     def _give_back(self, memory: torch.Tensor) -> None:
         self._free[id(memory)] = memory
-        while len(self._free) > _KEPT:
-            self._free.pop(next(iter(self._free)), None)
+        for key in list(self._free)[:-_KEPT]:  # this may run in any thread at any moment: no lock, one step at a time
+            self._free.pop(key, None)

@@ -244,8 +244,8 @@ class _Run:
                 self._changed.notify_all()
         finally:
             for _, started in begun:
-                for future in started.futures if started else ():
-                    future.cancel()
+                if started:
+                    producer.drop(started)
 
     def _finish(self, source: int, producer: Producer, step: Step, started, stream) -> None:
         replaced = producer.finish(started) if started else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from pipelines import DecodedClips, EncodedImages, EncodedVideos, Graph, MovingI
 
 _DECODES_ON_GPU = 8
 _PHOTOS_A_TASK = 4
+_READERS = 4
 
 
 @dataclass
@@ -73,6 +75,7 @@ class Producer:
         self._device_id = device.index or 0 if device.type == "cuda" else None
         # an H200 has seven video engines, and each wants a stream of its own to work on
         self._pool, self._threads = pool, threads if self._device_id is None else max(threads, _DECODES_ON_GPU)
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")  # its threads start when needed
         self._graphs: dict[tuple, list[Graph]] = {}
 
     def start(self, step: int, samples: Samples, out: torch.Tensor) -> Started:
@@ -103,12 +106,10 @@ class Producer:
 
         # a photo is done so soon that handing over each one alone would cost a tenth of the time
         each = _PHOTOS_A_TASK if self.table.kind == "image" else 1
+        run = self._start_dali(step, samples, by_dali) if len(by_dali) else None
         futures = [self._pool.submit(decode, range(len(by_cpu))[first:first + each])
                    for first in range(0, len(by_cpu), each)]
-        started = Started(step, samples, out, by_cpu, by_dali, pixels, futures)
-        if len(by_dali):
-            started.run = self._start_dali(step, samples, by_dali)
-        return started
+        return Started(step, samples, out, by_cpu, by_dali, pixels, futures, run)
 
     def finish(self, started: Started) -> int:
         """Wait for the CPU's part and for DALI, and write the clips; returns how many frames were replaced.
@@ -129,6 +130,14 @@ class Producer:
             for view, clips in enumerate(self._collect_dali(started)):
                 self._write(out[:, view:view + 1], started.on_dali, clips[:, None])
         return replaced
+
+    def drop(self, started: Started) -> None:
+        """Let go of what nobody will finish; its graph is free again."""
+        for future in started.futures:
+            future.cancel()
+        if started.run is not None:
+            with contextlib.suppress(PipelineError):
+                started.run.graph.collect()
 
     def _decode_on_cpu(self, step: int, samples: Samples, index: int, out: np.ndarray) -> int:
         """Decode one sample into ``out`` (V, F, size, size, 3); returns how many frames a neighbour stands for."""
@@ -167,7 +176,7 @@ class Producer:
         items = [item for place in index.tolist() for item in self._dali_items(samples, place)]
         files = [media for media, _ in items]
         feeds: dict[str, list[np.ndarray]] = {"data": []}
-        for media, reading in [(media, self._pool.submit(media.span.read)) for media in files]:
+        for media, reading in [(media, self._readers.submit(media.span.read)) for media in files]:
             try:
                 feeds["data"].append(reading.result())
             except OSError as error:
