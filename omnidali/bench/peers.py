@@ -248,15 +248,22 @@ def _pyav(job: Job, way: str) -> Iterator[torch.Tensor]:
 # ---- OpenCV ----
 
 
+def _imread(path: str, flag: int) -> np.ndarray:
+    picture = cv2.imread(path, flag)
+    if picture is None:
+        raise RuntimeError(f"OpenCV reads no picture in {path}")
+    return picture
+
+
 def _opencv_photo(item: Item, size: int) -> np.ndarray:
     out, (top, left, bottom, right) = _blank(item, size), item.box
     factor = next((factor for factor in (8, 4, 2) if min(bottom - top, right - left) >= factor * size), 1)
     if factor == 1:
-        _cut(cv2.imread(item.path, cv2.IMREAD_COLOR_RGB), item, out[0])
+        _cut(_imread(item.path, cv2.IMREAD_COLOR_RGB), item, out[0])
     else:  # JPEG decodes at a fraction of the size for a fraction of the work
         flag = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}[factor]
         small = Item(item.path, item.frames, tuple(edge // factor for edge in item.box), item.flip, item.file)
-        _cut(cv2.cvtColor(cv2.imread(item.path, flag), cv2.COLOR_BGR2RGB), small, out[0])
+        _cut(cv2.cvtColor(_imread(item.path, flag), cv2.COLOR_BGR2RGB), small, out[0])
     return out
 
 
