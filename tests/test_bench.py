@@ -99,7 +99,7 @@ def row(loader, rate, workload="W2 tsn-8 h264 gop 16", **more):
 def test_report(tmp_path):
     rows = [row(OURS, 1.0), row(OURS, 50.0), row("decord", 20.0, cpu_ms_per_clip=1.0), row("torchcodec", 40.0), row(CODEC, 60.0),
             {"bench": "loader", "workload": "W2 tsn-8 h264 gop 16", "loader": "spdl", "settings": {}, "error": "broke"},
-            {"bench": "plan", "rows": 5}]
+            {"bench": "plan", "rows": 5}, {"what": "another program's record"}]
     (tmp_path / "records.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
     (tmp_path / "R.md").write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
     for _ in range(2):  # a second time gives the same

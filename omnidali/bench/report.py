@@ -30,7 +30,7 @@ def report(records: str | Path, results: str | Path, chart: str | Path) -> str:
     newest: dict[tuple, dict] = {}
     for line in records.read_text().splitlines():
         row = json.loads(line)
-        if row["bench"] == "loader" and "loader" in row:
+        if row.get("bench") == "loader" and "loader" in row:
             newest[row["workload"], row["loader"]] = row
     if not newest:
         raise UserError(str(records), "records of `omnidali bench loader` or `peers`", "none", "Run one of them first.")
