@@ -24,6 +24,7 @@ from omnidali.bench.measure import CODEC, OURS, TWO_RANKS, WARM_UP
 from omnidali.bench.peers import PEERS
 from omnidali.bench.workloads import WORKLOADS, Workload, job_of, make_media, open_tables, plan_of
 from omnidali.catalog.packets import PacketIndex
+from omnidali.curation.encode import RECIPES
 from omnidali.environment import write_record
 from omnidali.errors import UserError
 
@@ -189,7 +190,8 @@ def _can(load: Workload, loader: str) -> bool:
     peer = PEERS[loader]
     if kind == "image":
         return "image" in peer.kinds
-    codec = load.sources[0].root.partition("-")[0]
+    media = load.sources[0].root.partition("-")[0]
+    codec = "h264" if media in RECIPES else media
     return "video" in peer.kinds and (peer.codecs is None or codec in peer.codecs)
 
 

@@ -78,9 +78,10 @@ def copies(rows: list[dict]) -> list[str]:
         if ours and dense:
             theirs = max(dense, key=lambda row: row["clips_per_second"])
             rate, best = ours["clips_per_second"], theirs["clips_per_second"]
+            size = f", for {ours['mb'] / theirs['mb']:.2f} times the bytes" if "mb" in ours and "mb" in theirs else ""
             lines.append(f"{name}: ours on files made as by `transcode --recipe fast` {rate:.1f} clips/s,"
-                         f" {theirs['loader']} on x264 medium with GOP 16 {best:.1f}: **{rate / best:.2f} times**, for"
-                         f" {ours['mb'] / theirs['mb']:.2f} times the bytes.")
+                         f" {theirs['loader']} on x264 medium with GOP 16 {best:.1f}:"
+                         f" **{rate / best:.2f} times**{size}.")
     return lines
 
 
