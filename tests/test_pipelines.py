@@ -65,6 +65,7 @@ def test_memory_of_a_batch_comes_back_when_nobody_holds_it():
     assert second.data_ptr() != place  # a view of the first still lives
     del view
     assert pool.take((4, 990), torch.float32, device).data_ptr() == place
+    assert pool.take((0, 1, 32, 32, 3), torch.float32, device).shape == (0, 1, 32, 32, 3)  # a source without a slot
 
 
 def test_batches_that_come_back_at_any_moment_hurt_nobody():

@@ -18,7 +18,7 @@ class BufferPool:
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """A tensor with anything in it. On a GPU torch's own allocator does this already."""
-        if device.type != "cpu":
+        if device.type != "cpu" or 0 in shape:
             return torch.empty(shape, dtype=dtype, device=device)
         count = math.prod(shape) * dtype.itemsize
         memory = None
