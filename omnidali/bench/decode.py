@@ -1,7 +1,7 @@
 """What decoding alone costs, step by step, on one core; and on a GPU how many decodes at once it takes.
 
-A loader cannot be faster than its codec. With a GPU the same
-samples are decoded by DALI too, at several depths, and the best ``loader.cpu_share`` for ``decode: hybrid`` follows.
+A loader cannot be faster than its codec. With a GPU the same samples are decoded by DALI too, at several depths, and
+the best ``loader.cpu_share`` for ``decode: hybrid`` follows.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def _videos(media: list[Media]) -> dict[str, float | None]:
 
     frames = media[0].frames
     pixels = np.empty((1, frames, _SIZE, _SIZE, 3), np.uint8)
-    whole = np.array([[0, (one.width - one.height) // 2, one.height, (one.width + one.height) // 2]
-                      for one in media[:1]])
+    width, height = media[0].width, media[0].height
+    whole = np.array([[0, (width - height) // 2, height, (width + height) // 2]])
     plain = _best(lambda one: decoded(one, range(frames)), media)
     with_pixels = _best(lambda one: decode_video(one, np.arange(frames), whole, _SIZE, pixels), media)
     return {"open_ms": _best(opened, media),

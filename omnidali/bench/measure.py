@@ -22,6 +22,7 @@ import torch
 from omnidali.bench.job import Job
 from omnidali.bench.media import BITS, read_numbers
 from omnidali.bench.workloads import WORKLOADS, Workload, open_tables, plan_of
+from omnidali.clips import StepBatch
 from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.plan import TrainPlan
 from pipelines.feeds import MEAN, STD
@@ -93,7 +94,7 @@ def measure(batches: Iterator, asked: float, steps: int) -> dict[str, float]:
 
 
 def _ours(load: Workload, media: Path, seed: int, steps: int, check: bool = False, rank: int = 0,
-          world: int = 1) -> Iterator[torch.Tensor]:
+          world: int = 1) -> Iterator[StepBatch]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plan = plan_of(open_tables(media, load), load, seed, check)
     with FusionIterator(plan, load.sources, rank=rank, world=world, device=device, end=steps,

@@ -185,10 +185,10 @@ def _mark_changed(db, source: int, root: str) -> None:
     for records in (np.concatenate(usable) if usable else np.zeros(0, np.int64), refused):
         if len(records) > CHECKED_AT_START:
             records = records[np.linspace(0, len(records) - 1, SAMPLE_AT_START).astype(np.int64)]
-        rows += [db.execute("SELECT id, COALESCE(archive, path), bytes, mtime_ns, archive FROM media WHERE id = ?",
-                            (record,)).fetchone() for record in np.unique(records).tolist()]
+        rows += db.execute("SELECT id, COALESCE(archive, path), bytes, mtime_ns, archive FROM media WHERE id IN"
+                           " (SELECT value FROM json_each(?))", (json.dumps(records.tolist()),)).fetchall()
     stamp = functools.lru_cache(maxsize=1000)(lambda path: _stamp(os.path.join(root, path)))  # a tar has many members
-    changed = [(NEW, record) for record, path, size, mtime, archive in filter(None, rows)
+    changed = [(NEW, record) for record, path, size, mtime, archive in rows
                if (stamp(path)[1] != mtime if archive else stamp(path) != (size, mtime))]
     db.executemany("UPDATE media SET state = ? WHERE id = ?", changed)
     db.commit()

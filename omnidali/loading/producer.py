@@ -12,7 +12,7 @@ import torch
 from omnidali.catalog.store import Media, SourceTable
 from omnidali.decoding.frames import decode_frames
 from omnidali.decoding.image import decode_image
-from omnidali.decoding.routes import CPU, DALI, on_cpu
+from omnidali.decoding.routes import CPU, HYBRID, on_cpu
 from omnidali.decoding.video import decode_video
 from omnidali.errors import CannotDecode, DecodeError
 from omnidali.loading.normalise import normalise, scratch
@@ -70,8 +70,8 @@ class Producer:
     def __init__(self, table: SourceTable, routes: dict[str, str], pool: ThreadPoolExecutor, threads: int,
                  device: torch.device, rank: int, cpu_share: float = 0.0):
         self.table, self.rank, self._cpu_share = table, rank, cpu_share
-        self._cpu_codecs, self._dali_codecs = (
-            np.array([routes[name] == route for name in table.codec_names]) for route in (CPU, DALI))
+        self._cpu_codecs, self._shared_codecs = (
+            np.array([routes[name] == route for name in table.codec_names]) for route in (CPU, HYBRID))
         self._device_id = device.index or 0 if device.type == "cuda" else None
         # an H200 has seven video engines, and each wants a stream of its own to work on
         self._pool, self._threads = pool, threads if self._device_id is None else max(threads, _DECODES_ON_GPU)
@@ -86,8 +86,7 @@ class Producer:
         """
         codecs = self.table.codecs[samples.pieces]
         cpu = self._cpu_codecs[codecs].any(axis=1)
-        if not (self._cpu_codecs | self._dali_codecs).all():  # the rest is shared
-            cpu |= ~self._dali_codecs[codecs].any(axis=1) & on_cpu(samples.slots, self._cpu_share)
+        cpu |= self._shared_codecs[codecs].any(axis=1) & on_cpu(samples.slots, self._cpu_share)
         by_cpu, by_dali = np.flatnonzero(cpu), np.flatnonzero(~cpu)
         frames = samples.frames.shape[1] if samples.motions is None else samples.motions.shape[1]
         shape, pixels = (samples.boxes.shape[1], frames, samples.size, samples.size, 3), None
