@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from omnidali.planning.plan import Samples
+
 
 @dataclass(frozen=True, repr=False)
 class ClipBatch:
@@ -62,11 +64,14 @@ class StepBatch:
         step: number of the step, from 0.
         groups: ClipBatches in the order of their first source; none is empty.
         auxiliary: of every group, whether it holds no clip of the first source, the target.
+        samples: what was decoded, one entry a source: rows, frames, boxes and flips of every slot, with substitutes
+            where a file failed.
     """
 
     step: int
     groups: tuple[ClipBatch, ...]
     auxiliary: tuple[bool, ...] = ()
+    samples: tuple[Samples, ...] = ()
 
     @property
     def clips(self) -> list[torch.Tensor]:

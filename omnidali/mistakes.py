@@ -42,6 +42,9 @@ def find_mistakes(config: Config) -> Iterator[UserError]:
                                 f"{power if clipped is None else clipped:g}", "The paper's best power is 0.2.")
     if not 0 <= config.loader.cpu_share <= 1:
         yield UserError("loader.cpu_share", "a share from 0 to 1", f"{config.loader.cpu_share:g}", "Correct the value.")
+    if not 0 <= config.loader.max_bad_ratio <= 1:
+        yield UserError("loader.max_bad_ratio", "a share from 0 to 1", f"{config.loader.max_bad_ratio:g}",
+                        "Correct the value.")
     yield from _mix_mistakes(config)
     parted = [name for name, source in config.sources.items() if source.kind == "image" and source.inflate == "single"]
     if config.model.sync_norm and (config.model.norm != "shared" or (config.model.name == "slowonly" and parted)):
@@ -58,6 +61,8 @@ def find_mistakes(config: Config) -> Iterator[UserError]:
         "evaluation.every_steps": config.evaluation.every_steps,
         "train.log_every": config.train.log_every, "train.checkpoint_every": config.train.checkpoint_every,
         "train.keep_every": config.train.keep_every, "loader.prefetch": config.loader.prefetch,
+        "loader.max_bad_in_a_row": config.loader.max_bad_in_a_row, "loader.hang_seconds": config.loader.hang_seconds,
+        "loader.stall_seconds": config.loader.stall_seconds,
         "evaluation.batch": config.evaluation.batch, "evaluation.every_epochs": config.evaluation.every_epochs,
     }
     for protocol in ("validation", "test"):

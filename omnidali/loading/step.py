@@ -50,7 +50,8 @@ class Step:
             if soft is not None:
                 labels = soft[number].to(device)
             groups.append(ClipBatch(buffer.permute(0, 4, 1, 2, 3), labels, source, record, slot, valid.bool()))
-        return StepBatch(self.number, tuple(groups), tuple(0 not in members for _, members in filled))
+        return StepBatch(self.number, tuple(groups), tuple(0 not in members for _, members in filled),
+                         self.samples)
 
     def _blend(self, members: list[int]) -> Blend:
         parts = [self.samples[i] for i in members]
