@@ -20,7 +20,7 @@ from omnidali.environment import write_record
 from omnidali.errors import UserError, exit_with_advice
 from omnidali.evaluation.metrics import Accuracy, measure
 from omnidali.evaluation.score import score_items
-from omnidali.loading.data import Data, open_data
+from omnidali.loading.data import QUARANTINE, Data, open_data
 from omnidali.models.recognizers import build_model
 from omnidali.models.weights import best_weights
 from omnidali.ranks import Ranks, end_ranks, start_ranks
@@ -81,6 +81,8 @@ def write_reports(folder: Path, accuracy: Accuracy, scores: np.ndarray, data: Da
         with open(folder / "predictions.jsonl", "w", encoding="utf-8") as file:
             best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
             for row, classes in enumerate(best.tolist()):
+                if np.isnan(scores[row, 0]):
+                    classes = []  # its file does not decode
                 path = data.evaluation.media(data.evaluation.first_record(row)).path
                 file.write(json.dumps({
                     "path": path, "label": names[data.evaluation.labels[row]],
@@ -111,6 +113,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{'views':>12}  {'top-1':>7}  {'top-5':>7}  {'mean class':>10}  {'correct':>11}")
             print(f"{row['num_clips']:>4} x {row['crops']:<6} {row['top1']:>7.2f}  {row['top5']:>7.2f}"
                   f"  {row['mean_class']:>10.2f}  {row['correct']:>5}/{row['items']}")
+            if row["unreadable"]:
+                print(f"{row['unreadable']} items could not be decoded and are not counted, see {QUARANTINE}")
             print(f"reports in {Path(config.run_dir) / f'evaluation-{options.protocol}'}")
             print(json.dumps(row))
 

@@ -26,6 +26,7 @@ from omnidali.evaluation.metrics import measure
 from omnidali.evaluation.score import score_items
 from omnidali.loading.data import open_data, open_loader
 from omnidali.loading.fusion import FusionIterator
+from omnidali.loading.quarantine import Quarantine
 from omnidali.models.recognizers import build_model
 from omnidali.models.weights import load_pretrained
 from omnidali.ranks import Ranks, end_ranks, start_ranks
@@ -60,7 +61,8 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
     # Data: the catalog is brought up to date once, the plan is made, decoding starts with the loop.
     data = open_data(config, ranks)
     folder = RunFolder(config, ranks.is_main and not dry_run, resume)
-    loader = wrap_loader(open_loader(config, data, ranks, dtype=DTYPES[config.train.precision]))
+    kept = {"quarantine": Quarantine()} if dry_run else {}
+    loader = wrap_loader(open_loader(config, data, ranks, dtype=DTYPES[config.train.precision], **kept))
     say(*data.summary, *loader.routes)
     per_epoch = loader.plan.steps_per_epoch
     steps = loader.end
@@ -126,7 +128,8 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
         folder.log("evaluation", step, accuracy.as_row())
         folder.show_confusion(confusion_picture(accuracy.confusion), step)
         say(f"evaluation at step {step}: top1 {100 * accuracy.top1 / accuracy.items:.2f}"
-            f" ({accuracy.top1}/{accuracy.items}), mean class {100 * accuracy.mean_class:.2f}")
+            f" ({accuracy.top1}/{accuracy.items}), mean class {100 * accuracy.mean_class:.2f}"
+            + (f", {accuracy.unreadable} items unreadable" if accuracy.unreadable else ""))
         return accuracy.as_row()
 
     def not_finite(step: int, got: str) -> UserError:
@@ -179,8 +182,9 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
             if config.train.keep_every and due(config.train.keep_every):
                 to_save.append(f"step-{done}.pt")
             if done % config.train.log_every == 0 or to_save:
-                sources = meter.read()
-                speed = pace.read(done, sources["all"]["clips"], loader.stats(), ranks.device)
+                stats = loader.stats()
+                sources = meter.read(stats)
+                speed = pace.read(done, sources["all"]["clips"], stats, ranks.device)
                 folder.log("train", done, {"lr": lr, "sources": sources, **speed})
                 say(step_line(done, steps, sources, speed, lr))
                 gc.collect(1)

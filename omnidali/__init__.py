@@ -7,7 +7,7 @@ import importlib
 
 _PUBLIC = {
     "ClipBatch": "omnidali.clips", "StepBatch": "omnidali.clips", "Config": "omnidali.config",
-    "DecodeError": "omnidali.errors", "UserError": "omnidali.errors", "FusionIterator": "omnidali.loading.fusion",
+    "BadSource": "omnidali.errors", "UserError": "omnidali.errors", "FusionIterator": "omnidali.loading.fusion",
     "TrainPlan": "omnidali.planning.plan", "EvaluationPlan": "omnidali.planning.plan",
     "build_model": "omnidali.models.recognizers", "load_config": "omnidali.settings",
     "open_data": "omnidali.loading.data", "open_loader": "omnidali.loading.data",

@@ -46,21 +46,8 @@ class ConfigErrors(UserError):
         return ConfigErrors, (self.errors,)
 
 
-class DecodeError(RuntimeError):
-    """A media file that passed the probe but failed in a decoder.
-
-    Attributes say which: ``source`` (name), ``path``, ``step``, ``rank``, ``reason``.
-    """
-
-    def __init__(self, source: str, path: str, step: int, rank: int, reason: str):
-        super().__init__(
-            f"source {source}, step {step}, rank {rank}: expected to decode {path}, got: {reason}. "
-            "Put a readable copy of the file in its place and resume, or start anew with a list without it."
-        )
-        self.source, self.path, self.step, self.rank, self.reason = source, path, step, rank, reason
-
-    def __reduce__(self):
-        return DecodeError, (self.source, self.path, self.step, self.rank, self.reason)
+class BadSource(UserError):
+    """More files of a source fail than its limits allow."""
 
 
 class CannotDecode(Exception):
@@ -74,7 +61,7 @@ def exit_with_advice(story: Callable[[], int | None], rank: int = 0) -> int:
     """
     try:
         return story() or 0
-    except (UserError, DecodeError) as error:
+    except UserError as error:
         if rank == 0 or not (isinstance(error, ConfigErrors) or getattr(error, "told_by_main", False)):
             lines = str(error).splitlines()
             head = "error" if len(lines) == 1 else f"{len(lines)} errors"

@@ -256,7 +256,7 @@ def test_broken_photos_say_so(tmp_path):
     with pytest.raises(CannotDecode):
         decode_image(media, np.array([[0, 0, 90, 90]]), 90, out)
     write_photo(tmp_path / "a.png", 9, 50, 90)
-    with pytest.raises(CannotDecode, match="50x90 pixels where the header said 110x90"):
+    with pytest.raises(CannotDecode, match="a picture of 50x90 where it had 110x90"):
         decode_image(media, np.array([[0, 0, 90, 90]]), 90, out)
 
 

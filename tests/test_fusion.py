@@ -1,6 +1,9 @@
 """The FusionIterator: the planned clips in the planned order, restorable at every step, closing cleanly."""
 
+import json
+import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -12,8 +15,10 @@ from omnidali.catalog.build import build_catalog
 from omnidali.catalog.store import CatalogReader
 from omnidali.clips import ClipBatch, StepBatch
 from omnidali.config import ClipConfig, SourceConfig, ViewsConfig
-from omnidali.errors import DecodeError, UserError
+from omnidali.errors import BadSource, UserError
+from omnidali.loading.faults import Limits
 from omnidali.loading.fusion import FusionIterator
+from omnidali.loading.quarantine import Quarantine
 from omnidali.planning.plan import EvaluationPlan, TrainPlan
 from pipelines.feeds import MEAN, STD
 
@@ -219,29 +224,177 @@ def test_close_twice_and_use_after_close(tables):
         batches.load_state_dict({})
 
 
-def broken_source(tmp_path, decode):
-    for n in range(8):
-        write_photo(tmp_path / "pics" / f"{n}.png", n, 60, 50)
-    (tmp_path / "l.txt").write_text("".join(f"{n}.png 0\n" for n in range(8)))
-    source = {"web": SourceConfig(kind="image", root="pics", list="l.txt", decode=decode)}
-    build_catalog(tmp_path / "c.sqlite", source, tmp_path, progress=False)
-    bad = tmp_path / "pics" / "5.png"
-    bad.write_bytes(bad.read_bytes()[:90])  # broken after the probe
-    return [CatalogReader(tmp_path / "c.sqlite").table("web")], source, bad
+def photo_source(folder, decode="cpu", count=8, kind="image"):
+    """A source of numbered PNGs in two classes: its table, its settings, and the folder of the files."""
+    for n in range(count):
+        write_photo(folder / "pics" / f"{n}.png", n, 60, 50)
+    (folder / "l.txt").write_text("".join(f"{n}.png {n % 2}\n" for n in range(count)))
+    source = {"web": SourceConfig(kind=kind, root="pics", list="l.txt", decode=decode)}
+    build_catalog(folder / "c.sqlite", source, folder, progress=False)
+    return CatalogReader(folder / "c.sqlite").table("web"), source, folder / "pics"
+
+
+def cut(path):
+    """Damage a file behind the probe."""
+    path.write_bytes(path.read_bytes()[:90])
+
+
+def open_photos(table, source, plan=None, **options):
+    return FusionIterator(plan or make_plan([table], batch=4, sources=source), list(source.values()),
+                          **{"threads": 2, "end": 8, "limits": Limits(1.0), **options})
+
+
+def clips_by_slot(batches):
+    return {int(slot): (int(record), int(label), clip.numpy().tobytes()) for batch in batches for group in batch.groups
+            for slot, record, label, clip in zip(group.slot, group.record, group.labels, group.clips)}
 
 
 @pytest.mark.parametrize("decode", ["cpu", "dali"])
-def test_a_decode_error_names_source_file_step_and_rank(tmp_path, decode):
-    tables, source, bad = broken_source(tmp_path, decode)
-    plan = make_plan(tables, batch=4, sources=source)
-    step, rank = next((step, rank) for step in range(9) for rank in range(2) if 5 in plan(step, rank, 2)[0].rows)
-    with FusionIterator(plan, list(source.values()), rank=rank, world=2) as batches:
-        with pytest.raises(DecodeError) as caught:
-            for _ in batches:
-                pass
-    error = caught.value
-    assert (error.source, error.path, error.step, error.rank) == ("web", str(bad), step, rank)
-    assert f"source web, step {step}, rank {rank}" in str(error) and "got: " in str(error)
+def test_a_broken_file_is_replaced_as_planned(tmp_path, decode, caplog):
+    table, source, pics = photo_source(tmp_path, decode)
+    plan = make_plan([table], batch=4, sources=source)
+    with open_photos(table, source) as batches:
+        whole = clips_by_slot(batches)
+    cut(pics / "5.png")
+    (pics / "2.png").unlink()
+    bad = {5, 2}
+    for world, options in ((1, {}), (2, {"prefetch": 5, "threads": 3})):
+        parts, path = {}, tmp_path / f"q{world}.jsonl"
+        for rank in range(world):
+            with open_photos(table, source, rank=rank, world=world, quarantine=Quarantine(path), **options) as batches:
+                part = list(batches)
+                assert [(batch.step, len(batch)) for batch in part] == [(step, 4 // world) for step in range(8)]
+                stats = batches.stats()["web"]
+                assert stats.substituted == sum(int((batch.samples[0].attempts > 0).sum()) for batch in part) > 0
+                assert stats.bad_files == 2 and stats.replaced_frames == 0
+            parts |= clips_by_slot(part)
+        assert parts.keys() == whole.keys()
+        for step in range(8):
+            samples, = plan(step)
+            for index, (slot, row) in enumerate(zip(samples.slots.tolist(), samples.rows.tolist())):
+                attempt, expected = 0, samples.take(np.array([index]))
+                while expected.rows[0] in bad:
+                    attempt += 1
+                    expected = plan.substitute(samples, index, attempt)
+                row = int(expected.rows[0])
+                assert parts[slot][:2] == (table.records[row], row % 2)  # the same class
+                if not attempt and decode == "cpu":
+                    assert parts[slot] == whole[slot]
+        if world == 1:
+            expected_clips = parts
+        assert parts == expected_clips or decode == "dali"  # a substitute is decoded by the CPU
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert sorted((row["path"], row["state"]) for row in rows) == [(str(pics / "2.png"), "quarantined"),
+                                                                        (str(pics / "5.png"), "quarantined")]
+        assert "OpenCV reads no picture in it" in str(rows)
+        assert "unreadable: No such file" in str(rows)
+    assert caplog.text.count(f"quarantined: {pics / '5.png'}") == 2  # once a run
+
+
+def test_the_quarantine_holds_until_the_file_changes(tmp_path):
+    table, source, pics = photo_source(tmp_path)
+    good = (pics / "5.png").read_bytes()
+    cut(pics / "5.png")
+    with open_photos(table, source, quarantine=Quarantine(tmp_path / "q.jsonl")) as batches:
+        first = clips_by_slot(batches)
+    status = (pics / "5.png").stat()
+    (pics / "5.png").write_bytes(good[:90])  # as it was: it would be tried in vain
+    os.utime(pics / "5.png", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert Quarantine(tmp_path / "q.jsonl").blocks("web", str(pics / "5.png"))
+    with open_photos(table, source, quarantine=Quarantine(tmp_path / "q.jsonl")) as batches:
+        assert clips_by_slot(batches) == first
+    assert len((tmp_path / "q.jsonl").read_text().splitlines()) == 1
+    (pics / "5.png").write_bytes(good)
+    again = Quarantine(tmp_path / "q.jsonl")
+    assert not again.blocks("web", str(pics / "5.png")) and again.count("web") == 0
+    with open_photos(table, source, quarantine=again) as batches:
+        assert clips_by_slot(batches) != first
+    with open(tmp_path / "q.jsonl", "a") as file:
+        file.write('{"source": "we')  # cut off by a crash
+    (pics / "4.png").unlink()
+    Quarantine(tmp_path / "q.jsonl").add("web", str(pics / "4.png"), str(pics / "4.png"), "gone", "quarantined", 3, 1)
+    assert Quarantine(tmp_path / "q.jsonl").blocks("web", str(pics / "4.png"))
+
+
+def test_ranks_share_a_quarantine(tmp_path, caplog):
+    ranks = [Quarantine(tmp_path / "q.jsonl") for _ in range(4)]
+
+    def name_all(quarantine):
+        for n in range(30):
+            quarantine.add("web", f"/{n}", f"/{n}", "gone", "quarantined", n, 0)
+
+    threads = [threading.Thread(target=name_all, args=(quarantine,)) for quarantine in ranks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rows = [json.loads(line)["path"] for line in (tmp_path / "q.jsonl").read_text().splitlines()]
+    assert sorted(rows) == sorted(f"/{n}" for n in range(30))
+    assert all(quarantine.count("web") == 30 for quarantine in ranks)
+
+
+def test_faults_are_kept_while_the_disk_is_full(tmp_path, monkeypatch):
+    quarantine = Quarantine(tmp_path / "none" / "q.jsonl")
+    (tmp_path / "none").write_text("a file where the folder should be")
+    quarantine.add("web", "/1", "/1", "gone", "quarantined", 0, 0)
+    assert quarantine.blocks("web", "/1")
+    (tmp_path / "none").unlink()
+    quarantine.add("web", "/2", "/2", "gone", "quarantined", 0, 0)
+    assert [json.loads(line)["path"] for line in quarantine.path.read_text().splitlines()] == ["/1", "/2"]
+
+
+@pytest.mark.parametrize("limits, told", [
+    (Limits(0.0), "sources.web: expected at most 0 of 8 files to fail (loader.max_bad_ratio), got 1"),
+    (Limits(1.0, max_bad_in_a_row=5), "at most 5 clips to fail one after the other (loader.max_bad_in_a_row), got 6")])
+def test_too_many_broken_files_stop_the_run(tmp_path, limits, told):
+    table, source, pics = photo_source(tmp_path)
+    for path in pics.iterdir():
+        cut(path)
+    with open_photos(table, source, limits=limits, threads=1) as batches:
+        with pytest.raises(BadSource, match="--resume auto") as caught:
+            next(batches)
+    assert told in str(caught.value) and " OpenCV reads no picture in it, such as " in str(caught.value)
+
+
+def test_a_class_without_a_readable_file_gets_another(tmp_path):
+    table, source, pics = photo_source(tmp_path)
+    for n in (1, 3, 5, 7):
+        cut(pics / f"{n}.png")
+    with open_photos(table, source, limits=Limits(1.0, 1000)) as batches:
+        assert {label for _, label, _ in clips_by_slot(batches).values()} == {0}
+
+
+@pytest.mark.parametrize("decode", ["cpu", "dali"])
+def test_a_hanging_file_is_given_up(tmp_path, decode, caplog):
+    table, source, pics = photo_source(tmp_path, decode)
+    for n in (3, 6):
+        (pics / f"{n}.png").unlink()
+        os.mkfifo(pics / f"{n}.png")  # opening it waits for ever
+    began, before = time.monotonic(), threading.active_count()
+    with open_photos(table, source, limits=Limits(1.0, hang_seconds=1.0, stall_seconds=0.6)) as batches:
+        assert len(clips_by_slot(batches)) == 32
+        assert batches.stats()["web"].bad_files == 2
+    assert time.monotonic() - began < 15
+    assert "not read and decoded within 1 s" in caplog.text
+    stall = next(record.message for record in caplog.records if "no batch for 0.6 s" in record.message)
+    assert stall.startswith("rank 0: ") and "waits for source web" in stall and str(pics) in stall
+    for n in (3, 6):  # let the threads go
+        os.close(os.open(pics / f"{n}.png", os.O_WRONLY | os.O_NONBLOCK))
+    end = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < end:
+        time.sleep(0.05)
+    assert threading.active_count() == before
+
+
+def test_an_evaluation_goes_on_without_a_broken_item(tmp_path):
+    table, source, pics = photo_source(tmp_path)
+    cut(pics / "5.png")
+    plan = EvaluationPlan(table, CENTER, ViewsConfig(num_clips=1, size=32, short_side=40), batch=3)
+    with open_photos(table, source, plan, end=None) as batches:
+        rows = [(slot, valid) for batch in batches for slot, valid in zip(batch.groups[0].slot.tolist(),
+                                                                           batch.groups[0].valid.tolist())]
+        assert batches.stats()["web"].substituted == 1
+    assert [slot for slot, valid in rows if valid] == [0, 1, 2, 3, 4, 6, 7]
 
 
 def test_evaluation_views(tables):

@@ -209,7 +209,7 @@ def test_substitute_is_agreed_on_and_of_the_same_class():
                 other = plan.substitute(samples, index, attempt)
                 again = plan.substitute(samples.take(np.array([index])), 0, attempt)
                 assert flat([other]) == flat([again])
-                assert other.slots[0] == samples.slots[index] and other.attempt == attempt
+                assert other.slots[0] == samples.slots[index] and other.attempts[0] == attempt
                 assert table.labels[other.rows[0]] == table.labels[samples.rows[index]]
                 seen.add(int(other.rows[0]))
             if (table.labels == table.labels[samples.rows[index]]).sum() > 1:

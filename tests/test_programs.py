@@ -236,18 +236,59 @@ def test_diverging_runs_stop(options):
     assert done.returncode == 2 and "expected a finite loss and finite weights" in done.stderr
 
 
-def test_a_file_that_breaks_later_is_named(media_root, tmp_path):
+def damage(path):
+    """Damage a file in a way that the check of size and time at the next start does not see."""
+    status = path.stat()
+    path.write_bytes(b"x" * status.st_size)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.fixture
+def own_media(media_root, tmp_path):
+    """A copy of the media that may be damaged, and the options of a run that has probed it."""
     root = tmp_path / "media"
     shutil.copytree(media_root, root)
     (tmp_path / "c.yaml").write_text(CONFIG)
     options = ["--config", tmp_path / "c.yaml", f"data_root={root}", f"run_dir={tmp_path / 'run'}"]
     run("train.py", *options, "--dry-run", 1)
+    return root, options
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_files_that_break_later_do_not_end_a_run(own_media, tmp_path, caplog, ranks):
+    root, options = own_media
+    bad = [root / "photos" / "3.jpg", root / "photos" / "8.jpg", root / "shorts" / "2.webm"]
+    for path in bad:
+        damage(path)
+    done = run("train.py", *options, "train.steps=12", ranks=ranks)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()]
+    assert sorted(row["path"] for row in rows) == sorted(map(str, bad))
+    assert all(row["state"] == "quarantined" and row["reason"] for row in rows)
+    assert {row["source"] for row in rows} == {"photos", "evaluation"}
+    assert f"photos: quarantined: {bad[0]}: not a JPEG, PNG or WebP image: text" in done.stderr + caplog.text
+    assert "bad files: photos 2, " in done.stdout and "/4), mean class" in done.stdout
+    assert ", 1 items unreadable" in done.stdout
+    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    last = [row for row in metrics if row["kind"] == "train"][-1]
+    assert last["bad_files"]["photos"] == 2 and last["sources"]["photos"]["substituted"] > 0
+    assert last["sources"]["all"]["clips"] % 6 == 0  # no slot is left empty
+    assert [row["unreadable"] for row in metrics if row["kind"] == "evaluation"][-1] == 1
+    done = run("evaluate.py", *options, ranks=ranks)
+    row = json.loads(done.stdout.splitlines()[-1])
+    assert row["unreadable"] == 1 and row["items"] == 4 and "1 items could not be decoded and are not counted" in done.stdout
+    assert str(bad[2]) not in done.stderr  # it is named already
+
+
+def test_a_source_that_breaks_ends_a_run(own_media, tmp_path):
+    root, options = own_media
     for path in (root / "photos").iterdir():
-        status = path.stat()
-        path.write_bytes(b"x" * status.st_size)  # damaged in a way that the check of size and time misses
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    done = run("train.py", *options, check=False)
-    assert done.returncode == 2 and "source photos, step 0, rank 0: expected to decode " in done.stderr
+        damage(path)
+    done = run("train.py", *options, "loader.threads=1", check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "sources.photos: expected at most 10 of 14 files to fail (loader.max_bad_ratio), got 11" in done.stderr
+    done = run("train.py", *options, "loader.max_bad_ratio=1", check=False)
+    assert done.returncode == 2
+    assert "at most 64 clips to fail one after the other (loader.max_bad_in_a_row), got 65" in done.stderr
 
 
 def test_checkpoint_of_another_model(options, tmp_path):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from omnidali.config import OptimizerConfig
 from omnidali.errors import UserError
 from omnidali.evaluation.metrics import measure
+from omnidali.loading.stats import SourceStats
 from omnidali.models.recognizers import TSN
 from omnidali.ranks import Ranks
 from omnidali.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
@@ -51,17 +52,22 @@ def test_meter_by_source():
     logits = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
     for _ in range(2):
         meter.add(torch.tensor([1.0, 2.0, 3.0]), logits, torch.tensor([0, 0, 0]), torch.tensor([0, 0, 1]))
-    assert meter.read() == {"all": {"loss": 2.0, "top1": pytest.approx(200 / 3), "clips": 6},
-                            "k": {"loss": 1.5, "top1": 50.0, "clips": 4}, "web": {"loss": 3.0, "top1": 100.0, "clips": 2}}
-    assert meter.read()["all"]["clips"] == 0
+    stats = {name: SourceStats(0, 0.0, 0.0, 0.0, 0.5, 0.5, substituted, 2 * substituted, 1)
+             for name, substituted in (("web", 3), ("k", 4))}
+    assert meter.read(stats) == {
+        "all": {"loss": 2.0, "top1": pytest.approx(200 / 3), "clips": 6, "substituted": 7, "replaced_frames": 14},
+        "k": {"loss": 1.5, "top1": 50.0, "clips": 4, "substituted": 4, "replaced_frames": 8},
+        "web": {"loss": 3.0, "top1": 100.0, "clips": 2, "substituted": 3, "replaced_frames": 6}}
+    assert meter.read(stats)["all"]["clips"] == 0
 
 
 def test_step_line_reads_like_the_readme_says():
-    line = step_line(1200, 90000, {"all": {"loss": 3.4119, "top1": 31.2}, "k400": {"top1": 35.0}, "web": {"top1": 20.1}},
-                     {"clips_per_second": 1842.3, "wait_percent": 2.1, "wait_percent_by_source": {"k400": 1.8, "web": 0.3},
+    sources = {"all": {"loss": 3.4119, "top1": 31.2, "substituted": 5}, "k400": {"top1": 35.0}, "web": {"top1": 20.1}}
+    line = step_line(1200, 90000, sources,
+                     {"bad_files": {"k400": 0, "web": 3}, "clips_per_second": 1842.3, "wait_percent": 2.1, "wait_percent_by_source": {"k400": 1.8, "web": 0.3},
                       "mix_percent": {"k400": 66.7, "web": 33.3}, "memory_gib": 14.2, "eta_seconds": 18720}, 0.01)
     assert line == ("step 1200/90000 1.3% | loss 3.412 | top1 31.2 (k400 35.0, web 20.1) | lr 0.01 | 1,842 clips/s | "
-                    "wait 2.1% (k400 1.8, web 0.3) | mix 66.7/33.3 | 14.2 GiB | eta 5h12m")
+                    "wait 2.1% (k400 1.8, web 0.3) | mix 66.7/33.3 | bad files: web 3, 5 clips substituted | 14.2 GiB | eta 5h12m")
 
 
 @given(st.integers(1, 60), st.integers(2, 9), st.integers(0, 10**6))
@@ -79,8 +85,14 @@ def test_accuracy_against_plain_sorting(items, classes, seed):
 
 
 def test_equal_scores_are_not_right():
-    for scores in (np.zeros((4, 3)), np.full((4, 3), np.nan)):
-        assert measure(scores, np.array([0, 1, 2, 0])).top1 == 0
+    for scores in (np.zeros((4, 3)), np.array([[0, 1, np.nan]] * 4)):
+        assert measure(scores, np.array([0, 2, 2, 0])).top1 == 0
+
+
+def test_items_without_a_score_are_counted_apart():
+    accuracy = measure(np.array([[0.0, 1], [np.nan] * 2, [1, 0]]), np.array([1, 1, 1]))
+    assert (accuracy.items, accuracy.top1, accuracy.unreadable) == (2, 1, 1)
+    assert accuracy.class_items.tolist() == [0, 2] and accuracy.confusion.sum() == 2
 
 
 def test_checkpoints_are_replaced_whole(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from omnidali.catalog.store import Media, SourceTable
 from omnidali.config import ClipConfig, Config, SourceConfig
 from omnidali.curation.encode import pictures
 from omnidali.curation.transcode import Copied
-from omnidali.errors import CannotDecode, DecodeError, UserError
+from omnidali.errors import BadSource, CannotDecode, UserError
 from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.motion import load_motion
 from omnidali.planning.plan import TrainPlan
@@ -34,7 +34,7 @@ def compare_rates(tables: Sequence[SourceTable], source: SourceConfig, config: C
         seconds: for everything together, start and end of the loader aside.
 
     Raises:
-        DecodeError: if a file cannot be decoded.
+        BadSource: if too many files cannot be decoded.
     """
     plain = replace(source, weight=1.0, batch=None, resample=None, decode="cpu")
     rates = [[_rate(table, plain, config.clip, turn, config.loader.threads, seconds / len(tables) / _TURNS)
@@ -107,7 +107,7 @@ def write_summary(config: Config, copied: Copied) -> dict:
                 rates = compare_rates(sample, config.sources[name], config, _SECONDS / len(known))
                 told[name] |= dict(zip(("clips_per_second_before", "clips_per_second_after"),
                                        (round(rate, 1) for rate in rates)))
-        except (CannotDecode, DecodeError) as error:
+        except (CannotDecode, BadSource) as error:
             told[name]["not_measured"] = str(error)
     path = copied.layout.out / "transcode.json"
     try:

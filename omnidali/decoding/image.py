@@ -12,6 +12,7 @@ from operator import sub
 import cv2
 import numpy as np
 
+from omnidali.catalog.gate import Refused, read_image_header
 from omnidali.catalog.store import Media
 from omnidali.decoding.scale import cut_and_scale
 from omnidali.errors import CannotDecode
@@ -20,6 +21,7 @@ from omnidali.planning.motion import through_region
 os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")  # what it cannot decode is told by us, with the file's name
 import nvidia.nvimgcodec as nvimgcodec  # noqa: E402
 
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
 _LOCAL = threading.local()  # a decoder for each thread
 
 _EXIF_WITHIN = 1 << 14  # bytes; by its standard EXIF comes first of all segments
@@ -49,6 +51,12 @@ def decode_image(media: Media, boxes: np.ndarray, size: int, out: np.ndarray,
         data = media.span.read_bytes()
     except OSError as error:
         raise CannotDecode(f"unreadable: {error.strerror}") from None
+    try:
+        header = read_image_header(data)  # a file that was replaced meets the gate, too, and its limits
+    except Refused as refusal:
+        raise CannotDecode(str(refusal)) from None
+    if (header.width, header.height) != (media.width, media.height):
+        raise CannotDecode(f"a picture of {header.width}x{header.height} where it had {media.width}x{media.height}")
     factor, sides = 1, None
     tops, lefts, bottoms, rights = boxes.T.tolist()  # plain numbers: arrays this small cost more than they save
     if media.container == "jpeg":

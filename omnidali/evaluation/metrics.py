@@ -15,6 +15,7 @@ class Accuracy:
         items: how many were scored. top1, top5: how many of them had the label first, or among the
             first five. class_correct, class_items: int64 (classes,), for top-1.
         confusion: int64 (classes, classes), rows are labels, columns predictions.
+        unreadable: items that have no score, as their files do not decode; they count nowhere else.
     """
 
     items: int
@@ -23,6 +24,7 @@ class Accuracy:
     class_correct: np.ndarray
     class_items: np.ndarray
     confusion: np.ndarray
+    unreadable: int = 0
 
     @property
     def mean_class(self) -> float:
@@ -34,11 +36,11 @@ class Accuracy:
         """Percentages and the counts behind them, for JSON."""
         return {"top1": round(100 * self.top1 / self.items, 3), "top5": round(100 * self.top5 / self.items, 3),
                 "mean_class": round(100 * self.mean_class, 3), "correct": self.top1, "correct_top5": self.top5,
-                "items": self.items}
+                "items": self.items, "unreadable": self.unreadable}
 
 
 def measure(scores: np.ndarray, labels: np.ndarray) -> Accuracy:
-    """Accuracy of scores (N, classes) against int labels (N,).
+    """Accuracy of scores (N, classes) against int labels (N,); a row of NaN is an item without a score.
 
     A label's rank is the number of classes that score higher, ties counting against it: a model
     that gives every class the same score is not right about any.
@@ -46,11 +48,13 @@ def measure(scores: np.ndarray, labels: np.ndarray) -> Accuracy:
     >>> measure(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([1, 1])).top1
     1
     """
-    classes = scores.shape[1]
+    classes, everything = scores.shape[1], len(labels)
+    scored = ~np.isnan(scores).all(axis=1)
+    scores, labels = scores[scored], labels[scored]
     own = scores[np.arange(len(labels)), labels][:, None]
     rank = (~(scores < own)).sum(axis=1) - 1  # a score that is no number is not below
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (labels, scores.argmax(axis=1)), 1)
     correct = np.bincount(labels[rank == 0], minlength=classes)
     return Accuracy(len(labels), int((rank < 1).sum()), int((rank < 5).sum()), correct,
-                    np.bincount(labels, minlength=classes), confusion)
+                    np.bincount(labels, minlength=classes), confusion, everything - len(labels))

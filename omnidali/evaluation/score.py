@@ -9,7 +9,7 @@ from tqdm import tqdm
 from omnidali.catalog.store import SourceTable
 from omnidali.config import Config, MediaConfig, ViewsConfig
 from omnidali.errors import UserError
-from omnidali.loading.data import rank_options
+from omnidali.loading.data import QUARANTINE, rank_options
 from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.plan import EvaluationPlan
 from omnidali.ranks import Ranks
@@ -27,10 +27,10 @@ def score_items(model: torch.nn.Module, table: SourceTable, source: MediaConfig,
         autocast: context of the forward pass.
 
     Returns:
-        float64 array (items, classes), the same on every rank.
+        float64 array (items, classes), the same on every rank; NaN for items that cannot be decoded.
 
     Raises:
-        UserError: if a score is not finite.
+        UserError: if a score is not finite, or no item can be decoded.
         RuntimeError: if an item was not scored exactly as often as it has views.
     """
     was_training = model.training
@@ -57,11 +57,15 @@ def score_items(model: torch.nn.Module, table: SourceTable, source: MediaConfig,
     model.train(was_training)
     total = ranks.sum(total.to(ranks.device)).cpu()
     counts = total[:, -1]
-    if not bool((counts == expected).all()):
+    scored = counts > 0
+    if not bool(scored.any()):
+        raise UserError("evaluation.source", "items that can be decoded", "none", f"See {QUARANTINE} in the run folder.")
+    if not bool((counts[scored] == expected).all()):
         raise RuntimeError(f"items were scored {int(counts.min())} to {int(counts.max())} times, not {expected} times")
     scores = (total[:, :-1] / counts[:, None]).numpy()
-    if not np.isfinite(scores).all():
-        bad = int((~np.isfinite(scores)).any(axis=1).sum())
+    finite = np.isfinite(scores).all(axis=1)
+    if not finite[scored.numpy()].all():
+        bad = int((~finite[scored.numpy()]).sum())
         raise UserError("evaluation", "finite scores", f"{bad} of {len(scores)} items without",
                         "The weights or statistics are damaged, or train.precision is too short; try fp32.")
     return scores

@@ -13,11 +13,15 @@ from omnidali.catalog.labels import read_class_names
 from omnidali.catalog.store import CatalogReader, SourceTable
 from omnidali.config import EVALUATION, Config, key_of
 from omnidali.errors import UserError
+from omnidali.loading.faults import Limits
 from omnidali.loading.fusion import FusionIterator
+from omnidali.loading.quarantine import Quarantine
 from omnidali.planning.motion import load_motion
 from omnidali.planning.plan import TrainPlan
 from omnidali.planning.resampling import fraction_of
 from omnidali.ranks import Ranks
+
+QUARANTINE = "quarantine.jsonl"  # in the run folder
 
 
 @dataclass(frozen=True)
@@ -122,8 +126,10 @@ def make_plan(config: Config, data: Data) -> TrainPlan:
 
 def rank_options(config: Config, ranks: Ranks) -> dict[str, object]:
     """What every :class:`FusionIterator` of this process is opened with."""
-    return {"threads": config.loader.threads or ranks.threads, "prefetch": config.loader.prefetch,
-            "cpu_share": config.loader.cpu_share,
+    loader = config.loader
+    return {"threads": loader.threads or ranks.threads, "prefetch": loader.prefetch, "cpu_share": loader.cpu_share,
+            "quarantine": Quarantine(Path(config.run_dir) / QUARANTINE),
+            "limits": Limits(loader.max_bad_ratio, loader.max_bad_in_a_row, loader.hang_seconds, loader.stall_seconds),
             "device": ranks.device, "rank": ranks.rank, "world": ranks.world}
 
 

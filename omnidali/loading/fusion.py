@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -16,10 +16,16 @@ from omnidali.config import MediaConfig
 from omnidali.decoding.routes import choose_routes, describe_routes
 from omnidali.errors import UserError
 from omnidali.loading.buffers import BufferPool
+from omnidali.loading.faults import Faults, Limits
 from omnidali.loading.producer import Producer
+from omnidali.loading.quarantine import Quarantine
 from omnidali.loading.stats import Meter, SourceStats
 from omnidali.loading.step import Step
+from omnidali.loading.workers import Workers
 from omnidali.planning.plan import EvaluationPlan, TrainPlan
+
+_LOG = logging.getLogger("omnidali")
+_TOLD = 5  # files of a source
 
 
 class FusionIterator:
@@ -34,11 +40,16 @@ class FusionIterator:
         threads: for decoding on the CPU; 0 means all cores this process may use.
         prefetch: steps made ready ahead.
         cpu_share: of the slots of sources with ``decode: hybrid``.
+        quarantine: names the files that fail; by default in memory.
+        limits: how much may fail, and how long a file or a batch may take.
         target_apart: keep the first source's clips in groups of their own, for batch norms that tell it apart.
         end: step before which to stop; none means never for training and after every item for evaluation.
 
     Raises:
         UserError: if a source asks for a decoder that cannot take its codecs.
+
+    A clip that cannot be decoded is replaced by the planned substitute, the same one on any number of ranks; its file
+    is named in the quarantine, and every step has all its clips. In an evaluation the clip is not valid.
 
     The state is what the consumer has taken, not what was prefetched: save ``state_dict()`` with a
     checkpoint and every later batch is the same after ``load_state_dict``.
@@ -53,19 +64,21 @@ class FusionIterator:
     def __init__(self, plan: TrainPlan | EvaluationPlan, sources: Sequence[MediaConfig], *, rank: int = 0,
                  world: int = 1, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
                  threads: int = 0, prefetch: int = 2, cpu_share: float = 0.25, target_apart: bool = False,
-                 end: int | None = None):
+                 quarantine: Quarantine | None = None, limits: Limits = Limits(), end: int | None = None):
         self.plan, self.rank, self.world, self.prefetch = plan, rank, world, prefetch
         self.device, self.dtype, self.target_apart = torch.device(device), dtype, target_apart
-        self.cpu_share = cpu_share
+        self.cpu_share, self.limits = cpu_share, limits
         self.end = plan.steps(world) if end is None and isinstance(plan, EvaluationPlan) else end
         capability = torch.cuda.get_device_capability(self.device) if self.device.type == "cuda" else None
         self._routes = [choose_routes(table, source.decode, capability) for table, source in zip(plan.tables, sources)]
         threads = threads or len(os.sched_getaffinity(0))
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self._producers = [Producer(table, routes, self._pool, threads, self.device, rank, cpu_share)
-                           for table, routes in zip(plan.tables, self._routes)]
+        self._workers, quarantine = Workers(threads, "decode"), quarantine or Quarantine()
+        self._producers = [
+            Producer(plan, number, routes, self._workers, threads, self.device,
+                     Faults(table, quarantine, rank, limits), cpu_share)
+            for number, (table, routes) in enumerate(zip(plan.tables, self._routes))]
         shares = plan.mixing.shares if isinstance(plan, TrainPlan) else [1.0]
-        self._meters = [Meter(float(share)) for share in shares]
+        self._meters = [Meter(float(share), producer.faults) for share, producer in zip(shares, self._producers)]
         self._buffers = BufferPool()
         self._next_step, self._started, self._closed, self._run = 0, None, False, None
 
@@ -89,7 +102,7 @@ class FusionIterator:
 
         Raises:
             StopIteration: at the end, and at every later call.
-            DecodeError: naming source, file, step and rank.
+            BadSource: if more of a source fails than the limits allow.
             RuntimeError: after :meth:`close`.
         """
         self._check_open()
@@ -141,7 +154,9 @@ class FusionIterator:
         if not self._closed:
             self._closed = True
             self._stop()
-            self._pool.shutdown(cancel_futures=True)
+            for producer in self._producers:
+                producer.close()
+            self._workers.close(self.limits.hang_seconds)
             self._producers.clear()
 
     def __enter__(self) -> "FusionIterator":
@@ -181,9 +196,14 @@ class _Run:
 
     def take(self, number: int) -> Step:
         """Wait for a step and free its place in the queue."""
+        patience = self._owner.limits.stall_seconds
+        tell_at = time.monotonic() + patience
         with self._changed:
             while self._error is None and not (number in self._steps and not self._steps[number].missing):
                 self._changed.wait(1.0)
+                if time.monotonic() >= tell_at:
+                    tell_at += patience
+                    self._tell_stall(number, patience)
                 if not any(thread.is_alive() for thread in self._threads) and self._error is None \
                         and number not in self._steps:
                     raise RuntimeError(f"the loader's threads ended before step {number}")
@@ -192,6 +212,16 @@ class _Run:
             self._taken = number + 1
             self._changed.notify_all()
             return self._steps.pop(number)
+
+    def _tell_stall(self, number: int, seconds: float) -> None:
+        """Say whom a batch has been waiting for."""
+        owner, step = self._owner, self._steps.get(number)
+        for source, producer in enumerate(owner._producers):
+            if step is None or not step.finished[source]:
+                flights = sorted(producer.in_flight(), key=lambda flight: -flight[1])[:_TOLD]
+                files = ", ".join(f"{path} ({age:.0f} s)" for path, age in flights) or "no file in flight"
+                _LOG.error("rank %d: no batch for %g s; step %d waits for source %s: %s", owner.rank, seconds, number,
+                           owner.plan.tables[source].name, files)
 
     def stop(self) -> None:
         """End the threads; waits for decodes that have begun."""
@@ -248,11 +278,11 @@ class _Run:
                     producer.drop(started)
 
     def _finish(self, source: int, producer: Producer, step: Step, started, stream) -> None:
-        replaced = producer.finish(started) if started else 0
+        if started:
+            producer.finish(started, lambda: self._stopped)
         if stream is not None:
             stream.synchronize()  # DALI may reuse its output once it is let go: the copy must be over
         with self._changed:
-            self._owner._meters[source].replaced_frames += replaced
             step.finished[source] = time.perf_counter()
             step.missing -= 1
             self._changed.notify_all()

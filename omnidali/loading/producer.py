@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
+from omnidali.catalog.gate import Refused, read_image_header
 from omnidali.catalog.store import Media, SourceTable
 from omnidali.decoding.frames import decode_frames
 from omnidali.decoding.image import decode_image
+from omnidali.decoding.last_try import anything_decodes
 from omnidali.decoding.routes import CPU, HYBRID, on_cpu
 from omnidali.decoding.video import decode_video
-from omnidali.errors import CannotDecode, DecodeError
+from omnidali.errors import CannotDecode
+from omnidali.loading.faults import SUBSTITUTES, Faults
 from omnidali.loading.normalise import normalise, scratch
+from omnidali.loading.quarantine import FAILED, QUARANTINED
+from omnidali.loading.workers import Job, Workers
 from omnidali.planning.motion import through_region
-from omnidali.planning.plan import Samples
+from omnidali.planning.plan import EvaluationPlan, Samples, TrainPlan
 from pipelines import DecodedClips, EncodedImages, EncodedVideos, Graph, MovingImages, PipelineError
 
 _DECODES_ON_GPU = 8
 _PHOTOS_A_TASK = 4
 _READERS = 4
+_LOOK = 0.5  # seconds between two looks at whether a file hangs
+_LOG = logging.getLogger("omnidali")
 
 
 @dataclass
@@ -31,119 +40,195 @@ class Started:
 
     Attributes:
         out: (n, V, T, size, size, 3), the place in the step's buffer.
-        on_cpu, on_dali: int arrays, places of the samples by decoder.
-        pixels: uint8 (n on the CPU, V, F, size, size, 3), filled by the futures; F is T for a moving image.
-            None where they write into ``out`` themselves.
-        futures: for the CPU's samples, each giving the number of replaced frames.
+        on_dali: int array, places of the samples that DALI decodes.
+        pixels: of the others, uint8 (V, F, size, size, 3) each by its place; F is T for a moving image. None where
+            the jobs write into ``out`` themselves.
+        jobs: of the CPU, with the places that each of them is to decode. done: places that are.
         run: of DALI, which has begun.
     """
 
     step: int
     samples: Samples
     out: torch.Tensor
-    on_cpu: np.ndarray
     on_dali: np.ndarray
-    pixels: np.ndarray | None
-    futures: list[Future]
+    pixels: dict[int, np.ndarray] | None
+    jobs: deque[tuple[Job, list[int]]] = field(default_factory=deque)
+    done: set[int] = field(default_factory=set)
     run: "_Run | None" = None
 
 
 @dataclass
 class _Run:
-    """A DALI graph at work: on which files, for the error if there is one."""
+    """A DALI graph at work: on which files, ``each`` of them a sample."""
 
     graph: Graph
     feeds: dict[str, list[np.ndarray]]
     files: list[Media]
+    each: int
+
+
+class _Failed(Exception):
+    """A file of a sample does not decode."""
+
+    def __init__(self, media: Media, reason: str):
+        super().__init__(reason)
+        self.media, self.reason = media, reason
 
 
 class Producer:
     """Decodes the samples of one source.
 
     Args:
-        table: the source's rows. routes: {codec: decoder} of :func:`choose_routes`.
-        pool: threads for decoding on the CPU, shared by all sources.
-        threads: DALI's threads. device: where the clips go. rank: named in errors.
-        cpu_share: of the slots of codecs that DALI and the CPU share.
+        plan: names the substitutes of what fails. source: place of the source in the plan.
+        routes: {codec: decoder} of :func:`choose_routes`.
+        workers: threads for decoding on the CPU, shared by all sources.
+        threads: DALI's threads. device: where the clips go.
+        faults: are told of every file that fails. cpu_share: of the slots of codecs that DALI and the CPU share.
     """
 
-    def __init__(self, table: SourceTable, routes: dict[str, str], pool: ThreadPoolExecutor, threads: int,
-                 device: torch.device, rank: int, cpu_share: float = 0.0):
-        self.table, self.rank, self._cpu_share = table, rank, cpu_share
+    def __init__(self, plan: TrainPlan | EvaluationPlan, source: int, routes: dict[str, str], workers: Workers,
+                 threads: int, device: torch.device, faults: Faults, cpu_share: float = 0.0):
+        self.table: SourceTable = plan.tables[source]
+        self.faults, self._plan, self._cpu_share = faults, plan, cpu_share
         self._cpu_codecs, self._shared_codecs = (
-            np.array([routes[name] == route for name in table.codec_names]) for route in (CPU, HYBRID))
+            np.array([routes[name] == route for name in self.table.codec_names]) for route in (CPU, HYBRID))
         self._device_id = device.index or 0 if device.type == "cuda" else None
         # an H200 has seven video engines, and each wants a stream of its own to work on
-        self._pool, self._threads = pool, threads if self._device_id is None else max(threads, _DECODES_ON_GPU)
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")  # its threads start when needed
+        self._workers, self._threads = workers, threads if self._device_id is None else max(threads, _DECODES_ON_GPU)
+        self._readers = Workers(_READERS, "read")
         self._graphs: dict[tuple, list[Graph]] = {}
+        self._rescued = False
 
     def start(self, step: int, samples: Samples, out: torch.Tensor) -> Started:
-        """Hand the CPU's part of the work to the pool; read the files for DALI and start its graph.
-
-        Raises:
-            DecodeError: naming a file that cannot be read.
-        """
+        """Hand the CPU's part of the work to the workers; read the files for DALI and start its graph."""
         codecs = self.table.codecs[samples.pieces]
         cpu = self._cpu_codecs[codecs].any(axis=1)
         cpu |= self._shared_codecs[codecs].any(axis=1) & on_cpu(samples.slots, self._cpu_share)
-        by_cpu, by_dali = np.flatnonzero(cpu), np.flatnonzero(~cpu)
-        frames = samples.frames.shape[1] if samples.motions is None else samples.motions.shape[1]
-        shape, pixels = (samples.boxes.shape[1], frames, samples.size, samples.size, 3), None
-        if self._device_id is not None:  # one byte a value crosses the bus; the GPU normalises
-            pixels = np.empty((len(by_cpu), *shape), np.uint8)
-
-        def decode(places: range) -> int:
-            replaced = 0
-            for place in places:
-                index = int(by_cpu[place])
-                into = scratch("pixels", shape, np.uint8) if pixels is None else pixels[place]
-                replaced += self._decode_on_cpu(step, samples, index, into)
-                if pixels is None:
-                    normalise(into, samples.flips[index], out[index])
-            return replaced
-
+        # one byte a value crosses the bus; the GPU normalises
+        started = Started(step, samples, out, np.flatnonzero(~cpu), None if self._device_id is None else {})
+        by_cpu = np.flatnonzero(cpu).tolist()
+        if len(started.on_dali):
+            by_cpu += self._start_dali(started)
         # a photo is done so soon that handing over each one alone would cost a tenth of the time
         each = _PHOTOS_A_TASK if self.table.kind == "image" else 1
-        run = self._start_dali(step, samples, by_dali) if len(by_dali) else None
-        futures = [self._pool.submit(decode, range(len(by_cpu))[first:first + each])
-                   for first in range(0, len(by_cpu), each)]
-        return Started(step, samples, out, by_cpu, by_dali, pixels, futures, run)
+        for first in range(0, len(by_cpu), each):
+            self._submit(started, by_cpu[first:first + each])
+        return started
 
-    def finish(self, started: Started) -> int:
-        """Wait for the CPU's part and for DALI, and write the clips; returns how many frames were replaced.
+    def finish(self, started: Started, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Wait for DALI and for the CPU's part, and write the clips; what fails is replaced by its substitute.
+
+        Args:
+            stopped: once true, nobody wants the clips any more.
 
         Raises:
-            DecodeError: naming the file.
+            BadSource: where too much fails.
         """
-        replaced = sum(future.result() for future in started.futures)
-        samples, out = started.samples, started.out
-        if started.pixels is not None and len(started.pixels):
-            amount, views = started.pixels.shape[:2]
-            graph = self._graph(DecodedClips, samples, amount)
-            flat = graph.run({"pixels": list(started.pixels.reshape(-1, *started.pixels.shape[2:])),
-                              "flip": _scalars(samples.flips[started.on_cpu])})[0]
-            clips = torch.from_dlpack(flat)
-            self._write(out, started.on_cpu, clips.view(amount, views, *clips.shape[1:]))
         if started.run is not None:
-            for view, clips in enumerate(self._collect_dali(started)):
-                self._write(out[:, view:view + 1], started.on_dali, clips[:, None])
-        return replaced
+            for place in self._finish_dali(started):
+                self._submit(started, [place])
+        while started.jobs and not stopped():
+            job, places = started.jobs[0]
+            if job.given_up:
+                started.jobs.popleft()
+                self._hung(started, job, places)
+            elif self._workers.wait(job, _LOOK):
+                started.jobs.popleft()
+                job.future.result()
+            else:
+                self._workers.give_up_hanging(self.faults.limits.hang_seconds)
+        if started.jobs:
+            self.drop(started)
+        elif started.pixels:
+            places, pixels = map(list, zip(*sorted(started.pixels.items())))
+            flat = np.concatenate(pixels)  # (n * V, F, size, size, 3)
+            graph = self._graph(DecodedClips, started.samples, len(places))
+            clips = torch.from_dlpack(graph.run({"pixels": list(flat),
+                                                 "flip": _scalars(started.samples.flips[places])})[0])
+            self._write(started.out, np.array(places), clips.view(len(places), -1, *clips.shape[1:]))
 
     def drop(self, started: Started) -> None:
         """Let go of what nobody will finish; its graph is free again."""
-        for future in started.futures:
-            future.cancel()
-        if started.run is not None:
-            with contextlib.suppress(PipelineError):
+        for job, _ in started.jobs:
+            job.future.cancel()
+        if started.run is not None and started.run.graph.under_way:
+            try:
                 started.run.graph.collect()
+            except PipelineError:
+                pass
 
-    def _decode_on_cpu(self, step: int, samples: Samples, index: int, out: np.ndarray) -> int:
+    def close(self) -> None:
+        """End the threads of its own."""
+        self._readers.close(_LOOK)
+
+    def in_flight(self) -> list[tuple[str, float]]:
+        """Files that are being read or decoded, and for how many seconds."""
+        flights = self._workers.in_flight(self.table.name) + self._readers.in_flight(self.table.name)
+        return [(media.path, seconds) for media, seconds in flights]
+
+    def _submit(self, started: Started, places: list[int]) -> None:
+        job = self._workers.submit(self.table.name, lambda job: self._decode(job, started, places))
+        started.jobs.append((job, places))
+
+    def _hung(self, started: Started, job: Job, places: list[int]) -> None:
+        """A thread was given up with this job: what it has not done is another's."""
+        flight, rest = job.in_flight, [place for place in places if place not in started.done]
+        if flight is not None and rest:
+            media, _ = flight
+            self.faults.failed(media, f"not read and decoded within {self.faults.limits.hang_seconds:g} s", QUARANTINED,
+                               started.step)
+        for place in rest:
+            self._submit(started, [place])
+
+    def _decode(self, job: Job, started: Started, places: Sequence[int]) -> None:
+        """Decode samples on this thread, each with substitutes if need be."""
+        samples = started.samples
+        frames = samples.frames.shape[1] if samples.motions is None else samples.motions.shape[1]
+        into = scratch("pixels", (samples.boxes.shape[1], frames, samples.size, samples.size, 3), np.uint8)
+        for place in places:
+            mine, index, attempt = samples, place, 0
+            while mine is not None and not job.given_up:
+                try:
+                    replaced = self._decode_one(job, mine, index, into)
+                    break
+                except _Failed as failure:
+                    self._tell(job, failure, started.step)
+                attempt += 1
+                mine = self._plan.substitute(samples, place, attempt) if attempt <= SUBSTITUTES else None
+                index = 0
+            with job.lock:  # who is given up on must not write behind the one that stands in for it
+                if job.given_up:
+                    return
+                if mine is None:
+                    into[:] = 0
+                    samples.valid[place] = False
+                    self.faults.lost()
+                else:
+                    if attempt:
+                        samples.put(place, mine)
+                    self.faults.decoded(job.in_flight[0], replaced, started.step, attempt)
+                if started.pixels is None:
+                    normalise(into, samples.flips[place], started.out[place])
+                else:
+                    started.pixels[place] = into.copy()
+                started.done.add(place)
+
+    def _tell(self, job: Job, failure: _Failed, step: int) -> None:
+        if self.faults.blocks(failure.media):
+            self.faults.skipped()
+        elif not job.given_up:
+            state = FAILED if anything_decodes(failure.media, self.table.kind) else QUARANTINED
+            self.faults.failed(failure.media, failure.reason, state, step)
+
+    def _decode_one(self, job: Job, samples: Samples, index: int, out: np.ndarray) -> int:
         """Decode one sample into ``out`` (V, F, size, size, 3); returns how many frames a neighbour stands for."""
         boxes, replaced = samples.boxes[index], 0
         decode = decode_frames if self.table.kind == "frames" else decode_video
         for record, places in self._files(samples, index):
             media = self.table.media(record)
+            job.at(media)
+            if self.faults.blocks(media):
+                raise _Failed(media, "quarantined")
             try:
                 if self.table.kind == "image":
                     motions = None if samples.motions is None else samples.motions[index]
@@ -155,7 +240,7 @@ class Producer:
                 if not whole:
                     out[:, places] = part
             except CannotDecode as error:
-                raise DecodeError(self.table.name, media.path, step, self.rank, str(error)) from None
+                raise _Failed(media, str(error)) from None
         return replaced
 
     def _files(self, samples: Samples, index: int) -> list[tuple[int, np.ndarray]]:
@@ -170,18 +255,24 @@ class Producer:
             found.append((record, (mine[:, None] * each + np.arange(each)).reshape(-1)))
         return found
 
-    def _start_dali(self, step: int, samples: Samples, index: np.ndarray) -> _Run:
-        """Read these samples' files and hand them to a graph."""
-        items = [item for place in index.tolist() for item in self._dali_items(samples, place)]
-        files = [media for media, _ in items]
-        feeds: dict[str, list[np.ndarray]] = {"data": []}
-        for media, reading in [(media, self._readers.submit(media.span.read)) for media in files]:
-            try:
-                feeds["data"].append(reading.result())
-            except OSError as error:
-                reason = f"unreadable: {error.strerror}"
-                raise DecodeError(self.table.name, media.path, step, self.rank, reason) from None
-        each = len(items) // len(index)
+    def _start_dali(self, started: Started) -> list[int]:
+        """Read the files and hand them to a graph; returns the places of samples whose files have changed or cannot be
+        read, which are the CPU's."""
+        samples, items, data, left = started.samples, [], [], []
+        wanted = [(place, self._dali_items(samples, place)) for place in started.on_dali.tolist()]
+        reading = [[self._read(media) for media, _ in mine] for _, mine in wanted]
+        for (place, mine), jobs in zip(wanted, reading):
+            read = [self._result(job) for job in jobs]
+            if any(bytes_ is None for bytes_ in read):
+                left.append(place)
+            else:
+                items += mine
+                data += read
+        index = started.on_dali = np.setdiff1d(started.on_dali, left)
+        if not len(index):
+            return left
+        feeds: dict[str, list[np.ndarray]] = {"data": data}
+        files, each = [media for media, _ in items], len(items) // len(index)
         boxes, flips = (np.repeat(array[index], each, axis=0) for array in (samples.boxes, samples.flips))
         if samples.motions is not None:
             kind = MovingImages
@@ -199,30 +290,82 @@ class Producer:
             edges = boxes[:, view].astype(np.float32)
             feeds |= {f"start{view}": list(edges[:, :2]), f"end{view}": list(edges[:, 2:]),
                       f"flip{view}": _scalars(flips[:, view])}
-        run = _Run(self._graph(kind, samples, len(items)), feeds, files)
-        try:
-            run.graph.start(feeds)
-        except PipelineError as error:
-            raise self._dali_error(step, run, error) from None
-        return run
+        started.run = _Run(self._graph(kind, samples, len(items)), feeds, files, each)
+        started.run.graph.start(feeds)
+        return left
 
-    def _collect_dali(self, started: Started) -> list[torch.Tensor]:
-        """What the graph made: one tensor (n, F, size, size, 3) a view."""
-        try:
-            outputs = started.run.graph.collect()
-        except PipelineError as error:
-            raise self._dali_error(started.step, started.run, error) from None
-        return [torch.from_dlpack(clips).view(len(started.on_dali), -1, *clips.shape()[2:]) for clips in outputs]
+    def _read(self, media: Media) -> Job | None:
+        """Begin to read a file for DALI; None for one that is known to be of no use."""
+        if self.faults.blocks(media):
+            return None
 
-    def _dali_error(self, step: int, run: _Run, error: PipelineError) -> DecodeError:
-        """DALI does not name the culprit: each sample alone does."""
-        for place, media in enumerate(run.files):
+        def read(job: Job) -> np.ndarray | None:
+            job.at(media)
             try:
-                run.graph.run({name: values[place:place + 1] for name, values in run.feeds.items()})
-            except PipelineError as reason:
-                return DecodeError(self.table.name, media.path, step, self.rank, str(reason))
-        paths = f"one of {', '.join(media.path for media in run.files)}"
-        return DecodeError(self.table.name, paths, step, self.rank, f"{error} (each file alone decodes)")
+                data = media.span.read()
+                if self.table.kind in ("image", "frames"):
+                    header = read_image_header(data.tobytes())
+                    same = (header.codec, header.width, header.height) == (media.codec, media.width, media.height)
+                else:
+                    status = os.stat(media.span.path)
+                    same = (status.st_size, status.st_mtime_ns) == media.stamp
+                return data if same else None
+            except (OSError, Refused):
+                return None
+
+        return self._readers.submit(self.table.name, read)
+
+    def _result(self, job: Job | None) -> np.ndarray | None:
+        """What was read; None where it is not what the probe saw, or hangs."""
+        while job is not None and not job.given_up:
+            if self._readers.wait(job, _LOOK):
+                return job.future.result()
+            self._readers.give_up_hanging(self.faults.limits.hang_seconds)
+        return None
+
+    def _finish_dali(self, started: Started) -> list[int]:
+        """Write what the graph made; returns the places that it could not do, which are the CPU's now."""
+        run = started.run
+        try:
+            self._write_views(started.out, started.on_dali, run.graph.collect())
+            return []
+        except PipelineError as error:
+            failed = self._by_halves(started, np.arange(len(started.on_dali)), str(error))
+        for place, reason in failed[:1] if not self._rescued else ():
+            self._rescued = True
+            media = run.files[int(np.flatnonzero(started.on_dali == place)[0]) * run.each]
+            _LOG.warning("%s: DALI cannot decode %s (%s); the CPU tries, here and from now on", self.table.name,
+                         media.path, reason)
+        return [place for place, _ in failed]
+
+    def _by_halves(self, started: Started, part: np.ndarray, reason: str) -> list[tuple[int, str]]:
+        """A batch that failed, again in ever smaller parts: DALI does not say whose fault it was.
+
+        Args:
+            part: int array, which of the graph's samples. reason: of the failure of all of them together.
+
+        Returns:
+            (place, reason) of those that fail alone.
+        """
+        if len(part) == 1:
+            return [(int(started.on_dali[part[0]]), reason)]
+        failed, run = [], started.run
+        for half in np.array_split(part, 2):
+            items = (half[:, None] * run.each + np.arange(run.each)).reshape(-1).tolist()
+            try:
+                views = run.graph.run({name: [values[item] for item in items] for name, values in run.feeds.items()})
+                self._write_views(started.out, started.on_dali[half], views)
+                if started.out.is_cuda:  # the next run may use the memory again
+                    torch.cuda.current_stream(started.out.device).synchronize()
+            except PipelineError as error:
+                failed += self._by_halves(started, half, str(error))
+        return failed
+
+    def _write_views(self, out: torch.Tensor, places: np.ndarray, outputs: list) -> None:
+        """Write what a graph made, one tensor a view."""
+        for view, clips in enumerate(outputs):
+            clips = torch.from_dlpack(clips)
+            self._write(out[:, view:view + 1], places, clips.view(len(places), 1, -1, *clips.shape[2:]))
 
     def _dali_items(self, samples: Samples, index: int) -> list[tuple[Media, np.ndarray]]:
         """What DALI decodes for one sample: (file, frames), one a piece, or one a frame of a folder."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from omnidali.loading.faults import Faults
+
 
 @dataclass(frozen=True)
 class SourceStats:
@@ -18,7 +20,9 @@ class SourceStats:
         occupancy: mean share of the prefetch queue that was ready when a batch was asked for; near 1
             the loader is ahead, near 0 the consumer starves.
         planned_share, realised_share: of all slots, by the weights and as delivered.
+        substituted: clips whose file failed and another one stands for.
         replaced_frames: frames that a damaged file did not give and a neighbour stands for.
+        bad_files: named in the quarantine, by any rank.
     """
 
     clips: int
@@ -27,15 +31,17 @@ class SourceStats:
     occupancy: float
     planned_share: float
     realised_share: float
+    substituted: int
     replaced_frames: int
+    bad_files: int
 
 
 class Meter:
-    """Counts of one source; written by the consumer, but for ``replaced_frames`` by the producer."""
+    """Counts of one source, written by the consumer; ``faults`` by the producer."""
 
-    def __init__(self, planned_share: float):
-        self.planned_share = planned_share
-        self.clips = self.requests = self.replaced_frames = 0
+    def __init__(self, planned_share: float, faults: Faults):
+        self.planned_share, self.faults = planned_share, faults
+        self.clips = self.requests = 0
         self.wait_seconds = self.occupancy = 0.0
 
     def request(self, ready: int, capacity: int) -> None:
@@ -46,6 +52,8 @@ class Meter:
     def snapshot(self, all_clips: int, started: float | None) -> SourceStats:
         """The figures as they stand now."""
         seconds = time.perf_counter() - started if started is not None else 0.0
+        faults = self.faults
         return SourceStats(self.clips, self.clips / seconds if seconds else 0.0, self.wait_seconds,
                            self.occupancy / self.requests if self.requests else 0.0, self.planned_share,
-                           self.clips / all_clips if all_clips else 0.0, self.replaced_frames)
+                           self.clips / all_clips if all_clips else 0.0, faults.substituted, faults.replaced_frames,
+                           faults.quarantine.count(faults.table.name))

@@ -21,6 +21,7 @@ from omnidali.planning.mixup import Mixup, deal
 from omnidali.planning.philox import Purpose, Stream, below
 from omnidali.planning.resampling import Rows
 
+_OF_THE_CLASS = 8  # substitutes; a class of which so many fail may have nothing else
 _WHOLE_PLAN = 0xFFFF  # number of the stream that belongs to no source
 
 
@@ -44,7 +45,7 @@ class Samples:
         partners: int64 (n,), slot that the clip is blended with; its own for none.
         own_weights: float32 (n,), of its own clip in the blend.
         partner_frames: float32 (n,) in [0, 1), which frame of a longer partner a single picture takes.
-        attempt: 0, or which substitute this is.
+        attempts: int64 (n,), 0, or which substitute this is.
     """
 
     source: int
@@ -58,11 +59,11 @@ class Samples:
     boxes: np.ndarray
     flips: np.ndarray
     valid: np.ndarray
+    attempts: np.ndarray
     motions: np.ndarray | None = None
     partners: np.ndarray | None = None
     own_weights: np.ndarray | None = None
     partner_frames: np.ndarray | None = None
-    attempt: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -76,6 +77,13 @@ class Samples:
         """The samples at ``index`` (an array of places or of truth values)."""
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: value[index] for name, value in arrays.items() if isinstance(value, np.ndarray)})
+
+    def put(self, index: int, other: "Samples") -> None:
+        """Set a sample to the first one of ``other``, in place."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                value[index] = getattr(other, field.name)[0]
 
 
 class TrainPlan:
@@ -173,13 +181,17 @@ class TrainPlan:
         return tuple(planned)
 
     def substitute(self, samples: Samples, index: int, attempt: int) -> Samples:
-        """What takes the place of a sample that cannot be decoded: same source, same class, same slot.
+        """What takes the place of a planned sample that cannot be decoded: same source, same slot, and same class
+        unless several of that have failed, too.
 
-        Every run agrees on it: it depends on the draw and the attempt (1, 2, ...) alone.
+        Every run agrees on it: it depends on the draw and the attempt (1 to 255) alone.
         """
         one = samples.take(np.array([index]))
         words = self._streams[one.source].words(Purpose.SUBSTITUTE, one.draws, 1, attempt)
-        rows = self._rows[one.source].other(one.rows, words[:, 0])
+        if attempt <= _OF_THE_CLASS:
+            rows = self._rows[one.source].other(one.rows, words[:, 0])
+        else:
+            rows = below(words[:, 0], np.array([len(self.tables[one.source])]))
         other = self._fill(one.source, one.draws, one.slots, rows, attempt)
         return replace(other, partners=one.partners, own_weights=one.own_weights, partner_frames=one.partner_frames)
 
@@ -210,7 +222,7 @@ class TrainPlan:
                 motions = self._move(source, draws, rows, boxes[:, 0], widths, heights, repeat, attempt)
         flips = stream.uniform(Purpose.FLIP, draws, 1, attempt) < clip.flip
         return Samples(source, clip.size, repeat, draws, slots, rows, pieces, frames, boxes, flips,
-                       np.ones(len(rows), bool), motions, attempt=attempt)
+                       np.ones(len(rows), bool), np.full(len(rows), attempt), motions)
 
     def _draw_pieces(self, source: int, draws: np.ndarray, rows: np.ndarray, attempt: int) -> np.ndarray:
         """The pieces that a sample's frames come from: int64 (n, P); P is 1, or one a segment."""
@@ -288,4 +300,7 @@ class EvaluationPlan:
             if table.firsts is not None:
                 frames = frames + table.firsts[rows][:, None]
         return (Samples(0, views.size, 1, slots, slots, rows, rows[:, None], frames, boxes, flips,
-                        slots < len(table)),)
+                        slots < len(table), np.zeros(len(rows), np.int64)),)
+
+    def substitute(self, samples: Samples, index: int, attempt: int) -> None:
+        """None: nothing stands for an item of an evaluation."""

@@ -47,7 +47,7 @@ class Pace:
             "wait_percent_by_source": {name: 100 * wait / seconds for name, wait in waits.items()},
             "occupancy": {name: row.occupancy for name, row in stats.items()},
             "mix_percent": {name: 100 * row.realised_share for name, row in stats.items()},
-            "replaced_frames": sum(row.replaced_frames for row in stats.values()),
+            "bad_files": {name: row.bad_files for name, row in stats.items()},
             "memory_gib": _memory(device), "eta_seconds": (self._steps - step) * seconds / max(done, 1),
         }
         self._time, self._step, self._wait = now, step, 0.0
@@ -59,7 +59,7 @@ def step_line(step: int, steps: int, sources: Mapping[str, Mapping[str, float]],
     """One line of a run, for example::
 
         step 1200/90000 1.3% | loss 3.412 | top1 31.2 (k400 35.0, web 20.1) | lr 0.01 | 1,842 clips/s | wait 2.1%
-        (k400 1.8, web 0.3) | mix 66.7/33.3 | 14.2 GiB | eta 5h12m
+        (k400 1.8, web 0.3) | mix 66.7/33.3 | bad files: web 3, 5 clips substituted | 14.2 GiB | eta 5h12m
     """
     def by_source(values: Mapping[str, float]) -> str:
         return f" ({', '.join(f'{name} {value:.1f}' for name, value in values.items())})" if len(values) > 1 else ""
@@ -70,8 +70,14 @@ def step_line(step: int, steps: int, sources: Mapping[str, Mapping[str, float]],
              f"top1 {total['top1']:.1f}{accuracy}", f"lr {lr:.3g}", f"{pace['clips_per_second']:,.0f} clips/s",
              f"wait {pace['wait_percent']:.1f}%{by_source(pace['wait_percent_by_source'])}",
              "mix " + "/".join(f"{share:.1f}" for share in pace["mix_percent"].values()),
-             f"{pace['memory_gib']:.1f} GiB", f"eta {format_seconds(pace['eta_seconds'])}"]
+             *_faults(total, pace["bad_files"]), f"{pace['memory_gib']:.1f} GiB", f"eta {format_seconds(pace['eta_seconds'])}"]
     return " | ".join(parts)
+
+
+def _faults(total: Mapping[str, float], bad_files: Mapping[str, int]) -> list[str]:
+    """What failed, where something did."""
+    named = ", ".join(f"{name} {count}" for name, count in bad_files.items() if count)
+    return [f"bad files: {named}, {total['substituted']} clips substituted"] if named else []
 
 
 def format_seconds(seconds: float) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
+from omnidali.loading.stats import SourceStats
 from omnidali.ranks import Ranks
 
 
@@ -31,10 +32,18 @@ class SourceMeter:
         rows = torch.stack([losses.double(), correct.double(), torch.ones_like(losses, dtype=torch.float64)], dim=1)
         self._sums.index_add_(0, source, rows)
 
-    def read(self) -> dict[str, dict[str, float]]:
-        """{source: {loss, top1, clips}} over all ranks, and ``all``; starts again from zero."""
-        sums = self._ranks.sum(self._sums.clone()).cpu()
+    def read(self, stats: Mapping[str, SourceStats]) -> dict[str, dict[str, float]]:
+        """{source: {loss, top1, clips, substituted, replaced_frames}} over all ranks, and ``all``.
+
+        Loss, top1 and clips start again from zero.
+
+        Args:
+            stats: of the loader, by source.
+        """
+        faults = torch.tensor([[stats[name].substituted, stats[name].replaced_frames] for name in self.names])
+        sums = self._ranks.sum(torch.cat([self._sums, faults.to(self._sums)], dim=1)).cpu()
         self._sums.zero_()
         table = {"all": sums.sum(dim=0)} | {name: row for name, row in zip(self.names, sums) if row[2] > 0}
         return {name: {"loss": float(loss / max(count, 1)), "top1": float(100 * correct / max(count, 1)),
-                       "clips": int(count)} for name, (loss, correct, count) in table.items()}
+                       "clips": int(count), "substituted": int(substituted), "replaced_frames": int(replaced)}
+                for name, (loss, correct, count, substituted, replaced) in table.items()}

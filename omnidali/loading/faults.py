@@ -1,0 +1,106 @@
+"""What happens to files that fail in a running loader: they are named, counted, and stop the run past a limit."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+
+from omnidali.catalog.store import Media, SourceTable
+from omnidali.config import key_of
+from omnidali.errors import BadSource
+from omnidali.loading.quarantine import DAMAGED, Quarantine
+
+ALLOWED = 10  # files that may fail in any source: of a handful, a ratio says nothing
+SUBSTITUTES = 255  # of one clip; far more than the limits let through
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Fields of :class:`~omnidali.config.LoaderConfig`."""
+
+    max_bad_ratio: float = 0.01
+    max_bad_in_a_row: int = 64
+    hang_seconds: float = 60.0
+    stall_seconds: float = 120.0
+
+
+@dataclass
+class Faults:
+    """One source's failures on one rank.
+
+    Attributes:
+        substituted: clips that another one stands for, or in an evaluation none. replaced_frames: frames that a
+            neighbour stands for.
+    """
+
+    table: SourceTable
+    quarantine: Quarantine
+    rank: int
+    limits: Limits
+    substituted: int = 0
+    replaced_frames: int = 0
+    _in_a_row: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def allowed(self) -> int:
+        """How many files may fail."""
+        ratio = self.limits.max_bad_ratio
+        return max(ALLOWED, int(ratio * len(self.table))) if ratio else 0
+
+    def blocks(self, media: Media) -> bool:
+        """Whether a file need not be tried."""
+        return self.quarantine.blocks(self.table.name, media.path)
+
+    def failed(self, media: Media, reason: str, state: str, step: int) -> None:
+        """A clip of ``media`` did not decode.
+
+        Raises:
+            BadSource: past a limit.
+        """
+        self.quarantine.add(self.table.name, media.path, media.span.path, reason, state, step, self.rank)
+        self.skipped()
+        failing = len(self.quarantine.failing(self.table.name))
+        if failing > self.allowed:
+            raise self._stop(f"{failing:,}", f"at most {self.allowed:,} of {len(self.table):,} files to fail"
+                             " (loader.max_bad_ratio)")
+
+    def skipped(self) -> None:
+        """A clip is not there, such as one that was not tried as its file is quarantined.
+
+        Raises:
+            BadSource: past a limit.
+        """
+        with self._lock:
+            self._in_a_row += 1
+            in_a_row, most = self._in_a_row, self.limits.max_bad_in_a_row
+        if in_a_row > most:
+            raise self._stop(f"{in_a_row}", f"at most {most} clips to fail one after the other"
+                             " (loader.max_bad_in_a_row)")
+
+    def decoded(self, media: Media, replaced: int, step: int, tried: int) -> None:
+        """A clip is there; ``replaced`` of its frames are neighbours', and it is the ``tried``-th substitute."""
+        self._in_a_row = 0
+        if replaced or tried:
+            with self._lock:
+                self.replaced_frames += replaced
+                self.substituted += tried > 0
+        if replaced:
+            self.quarantine.add(self.table.name, media.path, media.span.path,
+                                f"{replaced} frames of a clip do not decode", DAMAGED, step, self.rank)
+
+    def lost(self) -> None:
+        """A clip that nothing stands for."""
+        with self._lock:
+            self.substituted += 1
+
+    def _stop(self, got: str, expected: str) -> BadSource:
+        faults = self.quarantine.failing(self.table.name)
+        reasons = Counter(fault.reason for fault in faults).most_common(5)
+        told = "; ".join(f"{count:,} {reason}, such as {next(f.path for f in faults if f.reason == reason)}"
+                         for reason, count in reasons)
+        where = f" ({self.quarantine.path})" if self.quarantine.path else ""
+        return BadSource(f"{key_of(self.table.name)}", expected, f"{got}{where}: {told}",
+                         "Check the disk; restore the files or take them out of the list, or raise the limit; then go"
+                         " on with --resume auto.")

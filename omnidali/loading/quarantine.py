@@ -1,0 +1,170 @@
+"""The files that failed in a run: each named once with its reason, on all ranks and over all starts."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+QUARANTINED = "quarantined"  # nothing of the file decodes: it is not opened again while its size and time stay
+FAILED = "failed"  # a clip of it did not decode, others may
+DAMAGED = "damaged"  # frames of it did not decode, and neighbours stand for them
+_LOG = logging.getLogger("omnidali")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A line of ``quarantine.jsonl``.
+
+    Attributes:
+        source, path, reason: what failed and why. state: ``quarantined``, ``failed`` or ``damaged``.
+        step, rank: where it was seen first.
+        file: that lies on the disk, a tar for its members. size, mtime_ns: of it then; None where there is none.
+        time: seconds since 1970.
+    """
+
+    source: str
+    path: str
+    reason: str
+    state: str
+    step: int
+    rank: int
+    file: str
+    size: int | None
+    mtime_ns: int | None
+    time: float
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What makes a file another one."""
+        return self.source, self.path
+
+    @property
+    def fails(self) -> bool:
+        """Whether clips were lost, not frames alone."""
+        return self.state != DAMAGED
+
+
+class Quarantine:
+    """The faults of a run, in a file that its ranks share.
+
+    Args:
+        path: a file of JSON lines, made with the first fault; None keeps them in memory. Faults of files that have
+            changed since do not count any more.
+    """
+
+    def __init__(self, path: str | Path | None = None):
+        self.path = Path(path) if path is not None else None
+        self._lock = threading.Lock()
+        self._faults: dict[tuple[str, str], Fault] = {}
+        self._blocked: set[tuple[str, str]] = set()
+        self._unwritten: list[Fault] = []
+        self._named: set[tuple[str, str]] = set()  # in the file, since this start
+        self._read, self._told = 0, False
+        if self.path is not None:
+            with contextlib.suppress(OSError), open(self.path, "rb") as file:
+                for fault in self._lines(file):
+                    if stamp_of(fault.file) == (fault.size, fault.mtime_ns):
+                        self._learn(fault)
+
+    def blocks(self, source: str, path: str) -> bool:
+        """Whether the file is known to be of no use."""
+        return (source, path) in self._blocked
+
+    def count(self, source: str) -> int:
+        """How many files of a source are named, by any rank."""
+        with self._lock:
+            self._look()
+        return sum(1 for name, _ in list(self._faults) if name == source)
+
+    def failing(self, source: str) -> list[Fault]:
+        """The faults of a source that cost clips."""
+        return [fault for fault in list(self._faults.values()) if fault.source == source and fault.fails]
+
+    def add(self, source: str, path: str, file: str, reason: str, state: str, step: int, rank: int) -> None:
+        """Name a file, unless it is named already.
+
+        Args:
+            file: whose size and time tell whether it is still the same: the path itself, or the tar that it lies in.
+        """
+        fault = Fault(source, path, reason, state, step, rank, file, *stamp_of(file), round(time.time(), 3))
+        with self._lock:
+            self._look()
+            known = self._faults.get(fault.key)
+            self._learn(fault)
+            if known is None:
+                self._unwritten.append(fault)
+            if self.path is None:
+                self._unwritten.clear()
+            elif self._unwritten:
+                self._write()
+        if known is None:
+            _LOG.warning("%s: %s: %s: %s (step %d, rank %d)", source, state, path, reason, step, rank)
+
+    def _learn(self, fault: Fault) -> None:
+        known = self._faults.get(fault.key)
+        if known is None or (fault.fails and not known.fails):  # who lost frames first may lose clips later
+            self._faults[fault.key] = fault
+        if fault.state == QUARANTINED:
+            self._blocked.add(fault.key)
+
+    def _write(self) -> None:
+        """Append what is not written yet and no other rank has named meanwhile."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a+b") as file:
+                with contextlib.suppress(OSError):  # without locks, two ranks may name the same file
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                file.seek(self._read)
+                self._take(file)
+                file.seek(self._read)
+                text = "\n" if file.read() else ""  # behind a line that a crash cut off
+                text += "".join(json.dumps(asdict(fault)) + "\n" for fault in self._unwritten
+                               if fault.key not in self._named)
+                file.write(text.encode())
+                file.flush()
+                self._read = file.tell()
+            self._named.update(fault.key for fault in self._unwritten)
+            self._unwritten.clear()
+        except OSError as error:
+            if not self._told:
+                self._told = True
+                _LOG.warning("%s cannot be written (%s): faults are kept in memory until it can", self.path,
+                             error.strerror)
+
+    def _look(self) -> None:
+        if self.path is not None:
+            with contextlib.suppress(OSError), open(self.path, "rb") as file:
+                file.seek(self._read)
+                self._take(file)
+
+    def _take(self, file) -> None:
+        """Learn what other ranks have named."""
+        for fault in self._lines(file):
+            self._named.add(fault.key)
+            self._learn(fault)
+
+    def _lines(self, file) -> Iterator[Fault]:
+        """The faults from here to the end."""
+        data = file.read()
+        data = data[:data.rfind(b"\n") + 1]  # the last line may be under way
+        self._read += len(data)
+        for line in data.splitlines():
+            with contextlib.suppress(ValueError, TypeError):
+                yield Fault(**json.loads(line))
+
+
+def stamp_of(path: str) -> tuple[int | None, int | None]:
+    """Size and time of a file, nanoseconds; Nones where there is none."""
+    try:
+        status = os.stat(path)
+        return status.st_size, status.st_mtime_ns
+    except (OSError, ValueError):
+        return None, None
