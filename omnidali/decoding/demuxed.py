@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import av
 import numpy as np
 
+from omnidali.catalog.gate import check_size
 from omnidali.catalog.probe import open_video, unpack_numbers
 from omnidali.catalog.store import Media
 
@@ -22,10 +23,11 @@ def demuxed_frames(media: Media, wanted: list[int]) -> Iterator[tuple[int, av.Vi
     last.
 
     Raises:
-        av.FFmpegError, OSError, ValueError, IndexError: from a file that is broken.
+        Refused, av.FFmpegError, OSError, ValueError, IndexError: from a file that is broken.
     """
     with open_video(media.span, media.container) as container:
         stream = container.streams.video[0]
+        check_size(stream.codec_context.width or 1, stream.codec_context.height or 1)  # it may be another file by now
         stream.codec_context.thread_count = 1
         stream.codec_context.thread_type = "NONE"
         yield from _wanted(container, stream, media, wanted)

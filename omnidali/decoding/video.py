@@ -16,6 +16,7 @@ import av
 import cv2
 import numpy as np
 
+from omnidali.catalog.gate import Refused
 from omnidali.catalog.packets import PacketDecoder, PacketIndex
 from omnidali.catalog.store import Media
 from omnidali.decoding.demuxed import demuxed_frames
@@ -56,7 +57,7 @@ def decode_video(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int,
                 for other in others:
                     out[:, other] = out[:, first]
                 found.add(number)
-        except (CannotDecode, av.FFmpegError, OSError, ValueError, IndexError, cv2.error, zlib.error,
+        except (CannotDecode, Refused, av.FFmpegError, OSError, ValueError, IndexError, cv2.error, zlib.error,
                 struct.error) as error:
             reason = str(getattr(error, "strerror", None) or error)
         if len(found) == len(places):  # else the demuxer has another try

@@ -59,7 +59,8 @@ def score_items(model: torch.nn.Module, table: SourceTable, source: MediaConfig,
     counts = total[:, -1]
     scored = counts > 0
     if not bool(scored.any()):
-        raise UserError("evaluation.source", "items that can be decoded", "none", f"See {QUARANTINE} in the run folder.")
+        raise UserError("evaluation.source", "items that can be decoded", "none",
+                        f"See {QUARANTINE} in the run folder.")
     if not bool((counts[scored] == expected).all()):
         raise RuntimeError(f"items were scored {int(counts.min())} to {int(counts.max())} times, not {expected} times")
     scores = (total[:, :-1] / counts[:, None]).numpy()

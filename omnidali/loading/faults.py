@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from omnidali.catalog.store import Media, SourceTable
 from omnidali.config import key_of
 from omnidali.errors import BadSource
-from omnidali.loading.quarantine import DAMAGED, Quarantine
+from omnidali.loading.quarantine import DAMAGED, FAILED, QUARANTINED, Quarantine
 
 ALLOWED = 10  # files that may fail in any source: of a handful, a ratio says nothing
 SUBSTITUTES = 255  # of one clip; far more than the limits let through
@@ -53,12 +54,18 @@ class Faults:
         """Whether a file need not be tried."""
         return self.quarantine.blocks(self.table.name, media.path)
 
-    def failed(self, media: Media, reason: str, state: str, step: int) -> None:
+    def failed(self, media: Media, reason: str, step: int, hopeless: Callable[[], bool]) -> None:
         """A clip of ``media`` did not decode.
+
+        Args:
+            hopeless: tells whether nothing of the file decodes; asked where that is not known.
 
         Raises:
             BadSource: past a limit.
         """
+        state = FAILED
+        if not self.quarantine.fails(self.table.name, media.path) and hopeless():
+            state = QUARANTINED
         self.quarantine.add(self.table.name, media.path, media.span.path, reason, state, step, self.rank)
         self.skipped()
         failing = len(self.quarantine.failing(self.table.name))
@@ -79,16 +86,21 @@ class Faults:
             raise self._stop(f"{in_a_row}", f"at most {most} clips to fail one after the other"
                              " (loader.max_bad_in_a_row)")
 
-    def decoded(self, media: Media, replaced: int, step: int, tried: int) -> None:
-        """A clip is there; ``replaced`` of its frames are neighbours', and it is the ``tried``-th substitute."""
+    def decoded(self, holes: Sequence[tuple[Media, int]], step: int, attempt: int) -> None:
+        """A clip is there.
+
+        Args:
+            holes: its files that gave less than was wanted, and for how many frames a neighbour stands.
+            attempt: 0, or which substitute it is.
+        """
         self._in_a_row = 0
-        if replaced or tried:
+        if holes or attempt:
             with self._lock:
-                self.replaced_frames += replaced
-                self.substituted += tried > 0
-        if replaced:
+                self.replaced_frames += sum(frames for _, frames in holes)
+                self.substituted += attempt > 0
+        for media, frames in holes:
             self.quarantine.add(self.table.name, media.path, media.span.path,
-                                f"{replaced} frames of a clip do not decode", DAMAGED, step, self.rank)
+                                f"{frames} frames of a clip do not decode", DAMAGED, step, self.rank)
 
     def lost(self) -> None:
         """A clip that nothing stands for."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +23,6 @@ from omnidali.decoding.video import decode_video
 from omnidali.errors import CannotDecode
 from omnidali.loading.faults import SUBSTITUTES, Faults
 from omnidali.loading.normalise import normalise, scratch
-from omnidali.loading.quarantine import FAILED, QUARANTINED
 from omnidali.loading.workers import Job, Workers
 from omnidali.planning.motion import through_region
 from omnidali.planning.plan import EvaluationPlan, Samples, TrainPlan
@@ -57,14 +58,15 @@ class Started:
     run: "_Run | None" = None
 
 
-@dataclass
+@dataclass(eq=False)
 class _Run:
-    """A DALI graph at work: on which files, ``each`` of them a sample."""
+    """A DALI graph at work: on which files, ``each`` of them a sample, and since when."""
 
     graph: Graph
     feeds: dict[str, list[np.ndarray]]
     files: list[Media]
     each: int
+    since: float
 
 
 class _Failed(Exception):
@@ -97,6 +99,7 @@ class Producer:
         self._workers, self._threads = workers, threads if self._device_id is None else max(threads, _DECODES_ON_GPU)
         self._readers = Workers(_READERS, "read")
         self._graphs: dict[tuple, list[Graph]] = {}
+        self._runs: deque[_Run] = deque()
         self._rescued = False
 
     def start(self, step: int, samples: Samples, out: torch.Tensor) -> Started:
@@ -151,11 +154,10 @@ class Producer:
         """Let go of what nobody will finish; its graph is free again."""
         for job, _ in started.jobs:
             job.future.cancel()
-        if started.run is not None and started.run.graph.under_way:
-            try:
+        if started.run in self._runs:
+            self._runs.remove(started.run)
+            with contextlib.suppress(PipelineError):
                 started.run.graph.collect()
-            except PipelineError:
-                pass
 
     def close(self) -> None:
         """End the threads of its own."""
@@ -164,6 +166,8 @@ class Producer:
     def in_flight(self) -> list[tuple[str, float]]:
         """Files that are being read or decoded, and for how many seconds."""
         flights = self._workers.in_flight(self.table.name) + self._readers.in_flight(self.table.name)
+        now = time.monotonic()
+        flights += [(media, now - run.since) for run in list(self._runs) for media in run.files]
         return [(media.path, seconds) for media, seconds in flights]
 
     def _submit(self, started: Started, places: list[int]) -> None:
@@ -174,9 +178,8 @@ class Producer:
         """A thread was given up with this job: what it has not done is another's."""
         flight, rest = job.in_flight, [place for place in places if place not in started.done]
         if flight is not None and rest:
-            media, _ = flight
-            self.faults.failed(media, f"not read and decoded within {self.faults.limits.hang_seconds:g} s", QUARANTINED,
-                               started.step)
+            self.faults.failed(flight[0], f"not read and decoded within {self.faults.limits.hang_seconds:g} s",
+                               started.step, hopeless=lambda: True)
         for place in rest:
             self._submit(started, [place])
 
@@ -189,7 +192,7 @@ class Producer:
             mine, index, attempt = samples, place, 0
             while mine is not None and not job.given_up:
                 try:
-                    replaced = self._decode_one(job, mine, index, into)
+                    holes = self._decode_one(job, mine, index, into)
                     break
                 except _Failed as failure:
                     self._tell(job, failure, started.step)
@@ -206,7 +209,7 @@ class Producer:
                 else:
                     if attempt:
                         samples.put(place, mine)
-                    self.faults.decoded(job.in_flight[0], replaced, started.step, attempt)
+                    self.faults.decoded(holes, started.step, attempt)
                 if started.pixels is None:
                     normalise(into, samples.flips[place], started.out[place])
                 else:
@@ -217,12 +220,17 @@ class Producer:
         if self.faults.blocks(failure.media):
             self.faults.skipped()
         elif not job.given_up:
-            state = FAILED if anything_decodes(failure.media, self.table.kind) else QUARANTINED
-            self.faults.failed(failure.media, failure.reason, state, step)
+            self.faults.failed(failure.media, failure.reason, step,
+                               hopeless=lambda: not anything_decodes(failure.media, self.table.kind))
 
-    def _decode_one(self, job: Job, samples: Samples, index: int, out: np.ndarray) -> int:
-        """Decode one sample into ``out`` (V, F, size, size, 3); returns how many frames a neighbour stands for."""
-        boxes, replaced = samples.boxes[index], 0
+    def _decode_one(self, job: Job, samples: Samples, index: int, out: np.ndarray) -> list[tuple[Media, int]]:
+        """Decode one sample into ``out`` (V, F, size, size, 3); returns its files for whose frames neighbours stand,
+        and for how many.
+
+        Raises:
+            _Failed: naming the file.
+        """
+        boxes, holes = samples.boxes[index], []
         decode = decode_frames if self.table.kind == "frames" else decode_video
         for record, places in self._files(samples, index):
             media = self.table.media(record)
@@ -236,12 +244,17 @@ class Producer:
                     continue
                 whole = len(places) == out.shape[1]
                 part = out if whole else np.empty((len(out), len(places), *out.shape[2:]), np.uint8)
-                replaced += decode(media, samples.frames[index, places], boxes, samples.size, part)
+                replaced = decode(media, samples.frames[index, places], boxes, samples.size, part)
+                if replaced:
+                    holes.append((media, replaced))
                 if not whole:
                     out[:, places] = part
             except CannotDecode as error:
                 raise _Failed(media, str(error)) from None
-        return replaced
+            except Exception as error:  # no file may end a run, whatever it does to a decoder
+                _LOG.debug("%s: %s", self.table.name, media.path, exc_info=True)
+                raise _Failed(media, f"{type(error).__name__}: {error}") from None
+        return holes
 
     def _files(self, samples: Samples, index: int) -> list[tuple[int, np.ndarray]]:
         """The files of one sample: catalog id, and places of the frames that come from it."""
@@ -290,7 +303,8 @@ class Producer:
             edges = boxes[:, view].astype(np.float32)
             feeds |= {f"start{view}": list(edges[:, :2]), f"end{view}": list(edges[:, 2:]),
                       f"flip{view}": _scalars(flips[:, view])}
-        started.run = _Run(self._graph(kind, samples, len(items)), feeds, files, each)
+        started.run = _Run(self._graph(kind, samples, len(items)), feeds, files, each, time.monotonic())
+        self._runs.append(started.run)
         started.run.graph.start(feeds)
         return left
 
@@ -325,7 +339,7 @@ class Producer:
 
     def _finish_dali(self, started: Started) -> list[int]:
         """Write what the graph made; returns the places that it could not do, which are the CPU's now."""
-        run = started.run
+        run = self._runs.popleft()
         try:
             self._write_views(started.out, started.on_dali, run.graph.collect())
             return []

@@ -78,6 +78,11 @@ class Quarantine:
         """Whether the file is known to be of no use."""
         return (source, path) in self._blocked
 
+    def fails(self, source: str, path: str) -> bool:
+        """Whether clips of the file have failed before."""
+        known = self._faults.get((source, path))
+        return known is not None and known.fails
+
     def count(self, source: str) -> int:
         """How many files of a source are named, by any rank."""
         with self._lock:

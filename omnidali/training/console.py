@@ -70,7 +70,8 @@ def step_line(step: int, steps: int, sources: Mapping[str, Mapping[str, float]],
              f"top1 {total['top1']:.1f}{accuracy}", f"lr {lr:.3g}", f"{pace['clips_per_second']:,.0f} clips/s",
              f"wait {pace['wait_percent']:.1f}%{by_source(pace['wait_percent_by_source'])}",
              "mix " + "/".join(f"{share:.1f}" for share in pace["mix_percent"].values()),
-             *_faults(total, pace["bad_files"]), f"{pace['memory_gib']:.1f} GiB", f"eta {format_seconds(pace['eta_seconds'])}"]
+             *_faults(total, pace["bad_files"]), f"{pace['memory_gib']:.1f} GiB",
+             f"eta {format_seconds(pace['eta_seconds'])}"]
     return " | ".join(parts)
 
 
