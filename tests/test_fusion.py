@@ -4,13 +4,14 @@ import json
 import os
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from conftest import SOURCES
 
-from omnidali.bench.media import read_numbers, write_photo
+from omnidali.bench.media import read_numbers, write_photo, write_video
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.store import CatalogReader
 from omnidali.clips import ClipBatch, StepBatch
@@ -20,7 +21,7 @@ from omnidali.loading.faults import Limits
 from omnidali.loading.fusion import FusionIterator
 from omnidali.loading.quarantine import Quarantine
 from omnidali.planning.plan import EvaluationPlan, TrainPlan
-from pipelines.feeds import MEAN, STD
+from pipelines.feeds import MEAN, STD, Graph, PipelineError
 
 CENTER = ClipConfig(num_clips=4, size=56, crop="center", flip=0.0)
 RANDOM = ClipConfig(num_clips=4, size=56)
@@ -384,6 +385,66 @@ def test_a_hanging_file_is_given_up(tmp_path, decode, caplog):
     while threading.active_count() > before and time.monotonic() < end:
         time.sleep(0.05)
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("unable", [{4}, {1, 2, 3, 4, 5, 6, 7, 0}])
+def test_the_cpu_decodes_what_dali_cannot(tmp_path, monkeypatch, caplog, unable):
+    table, source, _ = photo_source(tmp_path, "dali")
+    refused = [(tmp_path / "pics" / f"{n}.png").read_bytes() for n in unable]
+    start, collect = Graph.start, Graph.collect
+
+    def remember(graph, feeds):
+        graph.fails = any(data.tobytes() in refused for data in feeds["data"])
+        start(graph, feeds)
+
+    def fail(graph):
+        outputs = collect(graph)
+        if graph.fails:
+            raise PipelineError("no such codec")
+        return outputs
+
+    monkeypatch.setattr(Graph, "start", remember)
+    monkeypatch.setattr(Graph, "collect", fail)
+    with open_photos(table, source) as batches, \
+            open_photos(table, {"web": replace(source["web"], decode="cpu")}) as others:
+        same = 0
+        for one, other in zip(batches, others):
+            (group,), (expected,) = one.groups, other.groups
+            assert group.record.tolist() == expected.record.tolist()
+            assert np.abs(pictures(group.clips) - pictures(expected.clips)).mean() < 4
+            same += int((group.clips == expected.clips).flatten(1).all(1).sum())
+            assert (one.samples[0].attempts == 0).all()
+        assert same == sum(int(np.isin(plan.rows, list(unable)).sum()) for step in range(8)
+                           for plan in make_plan([table], batch=4, sources=source)(step))
+        assert batches.stats()["web"].bad_files == 0
+    assert caplog.text.count("DALI cannot decode") == 1 and "(no such codec); the CPU tries" in caplog.text
+
+
+@pytest.mark.needs_gpu
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_broken_files_on_a_gpu(tmp_path, kind):
+    """Cut off behind the probe, damaged with size and time kept, and gone: the clips are those of the CPU."""
+    ending = {"image": "jpg", "video": "mp4"}[kind]
+    for n in range(12):
+        path = tmp_path / "files" / f"{n}.{ending}"
+        write_photo(path, n, 320, 240) if kind == "image" else write_video(path, n, frames=24, width=320, height=240)
+    (tmp_path / "l.txt").write_text("".join(f"{n}.{ending} {n % 2}\n" for n in range(12)))
+    source = {"web": SourceConfig(kind=kind, root="files", list="l.txt")}
+    build_catalog(tmp_path / "c.sqlite", source, tmp_path, progress=False)
+    table = CatalogReader(tmp_path / "c.sqlite").table("web")
+    cut(tmp_path / "files" / f"3.{ending}")
+    (tmp_path / "files" / f"4.{ending}").unlink()
+    path = tmp_path / "files" / f"7.{ending}"
+    status = path.stat()
+    path.write_bytes(path.read_bytes()[:60] + bytes(status.st_size - 60))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    plan = make_plan([table], CENTER, batch=8, sources=source)
+    with open_photos(table, source, plan, device="cuda") as gpu, open_photos(table, source, plan) as cpu:
+        for one, other in zip(gpu, cpu):
+            (mine,), (theirs,) = one.groups, other.groups
+            assert mine.record.tolist() == theirs.record.tolist() and len(mine) == 8
+            assert np.abs(pictures(mine.clips.float().cpu()) - pictures(theirs.clips)).mean() < 4
+        assert gpu.stats()["web"].bad_files == 3
 
 
 def test_an_evaluation_goes_on_without_a_broken_item(tmp_path):
