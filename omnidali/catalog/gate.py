@@ -8,7 +8,6 @@ from dataclasses import dataclass
 HEAD_BYTES = 4096  # enough for every signature below
 MAX_PIXELS = 89_478_485  # about 256 MiB as RGB; a small file can claim far more than a machine holds
 MAX_SIDE = 65_535
-DECODER_OPTIONS = {"max_pixels": str(MAX_PIXELS)}  # for FFmpeg: a stream may change its size in the middle
 
 
 class Refused(Exception):

@@ -16,8 +16,6 @@ from itertools import chain
 import av
 import numpy as np
 
-from omnidali.catalog.gate import DECODER_OPTIONS
-
 _HEAD = struct.Struct("<IIiiB")  # packets, bytes of extradata, colour space, colour range, reorder depth
 _BLOCK = 1 << 22  # bytes that are read at once
 _FRAMING = 64  # bytes that a container may put between the position that FFmpeg tells and a packet's data
@@ -115,7 +113,6 @@ class PacketDecoder:
             self._context.extradata = index.extradata
         self._context.colorspace, self._context.color_range = index.colorspace, index.color_range
         self._context.thread_count, self._context.thread_type = 1, "NONE"
-        self._context.options = DECODER_OPTIONS
         self._skips = codec in _SKIPPING
 
     def fits(self, codec: str, index: PacketIndex) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import av
 import numpy as np
 
-from omnidali.catalog.gate import DECODER_OPTIONS, check_size
+from omnidali.catalog.gate import check_size
 from omnidali.catalog.probe import open_video, unpack_numbers
 from omnidali.catalog.store import Media
 
@@ -28,7 +28,6 @@ def demuxed_frames(media: Media, wanted: list[int]) -> Iterator[tuple[int, av.Vi
     with open_video(media.span, media.container) as container:
         stream = container.streams.video[0]
         check_size(stream.codec_context.width or 1, stream.codec_context.height or 1)  # it may be another file by now
-        stream.codec_context.options = DECODER_OPTIONS
         stream.codec_context.thread_count = 1
         stream.codec_context.thread_type = "NONE"
         yield from _wanted(container, stream, media, wanted)
