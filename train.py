@@ -93,7 +93,7 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
     state = folder.load(resume)
     if state is not None:
         load_weights(model, state, "resume")
-        loader.load_state_dict(state["loader"])
+        notes = loader.load_state_dict(state["loader"])
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
         if ema is not None:
@@ -102,7 +102,7 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
             raise UserError("resume", "the classes that the checkpoint was trained with", "others",
                             "Restore the old class names, or start anew in another run_dir.")
         best = state["best"]
-        say(f"resumed behind step {state['loader']['step']}")
+        say(f"resumed behind step {state['loader']['step']}", *notes)
 
     ranks.require_equal(loader.next_step, "resume", "the same checkpoint on every rank")
 
