@@ -94,7 +94,8 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
     if state is not None:
         load_weights(model, state, "resume")
         notes = loader.load_state_dict(state["loader"])
-        optimizer.load_state_dict(state["optimizer"])
+        # momentum and the like come from the config, as lr does, and not from the checkpoint
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state["optimizer"]["state"]})
         scaler.load_state_dict(state["scaler"])
         if ema is not None:
             ema.average.load_state_dict(state["ema"] or state["state_dict"])
