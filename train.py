@@ -198,7 +198,7 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
             if to_save:
                 gc.collect()
             if to_save and not dry_run:
-                folder.save(snapshot(done), *to_save)
+                folder.save(snapshot(done), *reversed(to_save))  # LAST last: a run goes on behind it
             asked = time.perf_counter()
             pace.paused(asked - paused)
     return figures
