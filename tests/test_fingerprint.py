@@ -32,6 +32,7 @@ BATCHES = ["sources.clips={kind: video, root: clips, list: clips.txt, batch: 4}"
 TURNS = [*BATCHES, "train.step_mode=alternating", "train.ratio=[1,1]", "optimizer.accumulate=1"]
 POWER = "sources.photos={kind: image, root: photos, list: photos.txt, resample: {power: 0.2}}"
 CLIPPED = "sources.photos={kind: image, root: photos, list: photos.txt, resample: {clipped: 2}}"
+PARTS = "sources.clips={kind: untrimmed, root: parts, list: parts.txt}"
 TARS = "sources.photos={kind: image, root: shards, tars: '0.tar'}"
 
 # field: [(settings before, the change, what the refusal says)]; these change the order, or what stands in it
@@ -57,7 +58,8 @@ ORDER = {
     "sources.*.list": [([], "sources.photos.list=fewer.txt", "sources.photos had 14 samples and has 10"),
                        ([], "sources.photos.list=reversed.txt", "sources.photos has its samples in another order"),
                        ([], "sources.photos.list=relabelled.txt", "sources.photos has other labels, with other numbers"),
-                       ([], "sources.photos.list=renamed.txt", "sources.photos has other paths in its list")],
+                       ([], "sources.photos.list=renamed.txt", "sources.photos has other paths in its list"),
+                       ([PARTS], "sources.clips.list=parts2.txt", "sources.clips has other paths in its list")],
     "sources.*.format": [([NAMED.replace("kinetics_csv", "path_label").replace("ids.csv", "plain.txt"), "classes=names.txt"],
                           NAMED, "sources.clips had 3 samples and has 2")],
     "sources.*.tars": [([TARS], "sources.photos.tars='*.tar'", "sources.photos had 2 samples and has 4")],
@@ -145,6 +147,7 @@ def root(media_root, tmp_path_factory):
              "renamed.txt": ["copy.jpg 0", *lines[1:]], "names.txt": [f"class {n}" for n in range(4)],
              "swapped.txt": ["class 0", "class 2", "class 1", "class 3"], "same.txt": [f"{n} {n}" for n in range(4)],
              "map.txt": ["0 0", "1 0", "2 2", "3 3"], "folders.txt": ["f 0", "g 1"],
+             "parts.txt": ["v 0 5 0 1 4"], "parts2.txt": ["v 0 5 0 2 4"],
              "plain.txt": ["video 0.mp4 0", "video 4.mp4 0", "video 8.mp4 0"],
              "ids.csv": ["label,youtube_id,time_start,time_end,split", "class 0,video 0,0,10,train",
                          "class 0,video 4,0,10,train"]}
@@ -153,6 +156,9 @@ def root(media_root, tmp_path_factory):
     shutil.copy(root / "photos" / "0.jpg", root / "photos" / "copy.jpg")
     shutil.copytree(root / "clips" / "class 0", root / "ids")
     shutil.copy(root / "ids" / "video 0.mp4", root / "ids" / "video 0.mkv")
+    (root / "parts" / "v").mkdir(parents=True)
+    for number in range(5):
+        shutil.copy(root / "ids" / "video 0.mp4", root / "parts" / "v" / f"part_{number}.mp4")
     for number in range(4):
         target = root / "other" / f"class {number}"
         target.mkdir(parents=True)
