@@ -41,8 +41,9 @@ def probed(tmp_path_factory):
 
 def decoded(media, kind):
     """What the pictures of a file show, (file, frame) each, and how many neighbours stand for others."""
-    top, left = (media.height - min(media.height, media.width)) // 2, (media.width - min(media.height, media.width)) // 2
-    boxes = np.array([[top, left, media.height - top, media.width - left]])
+    side = min(media.height, media.width)
+    top, left = (media.height - side) // 2, (media.width - side) // 2
+    boxes = np.array([[top, left, top + side, left + side]])
     out, replaced = np.zeros((1, media.frames, SIDE, SIDE, 3), np.uint8), 0
     if kind == "image":
         decode_image(media, boxes, SIDE, out)

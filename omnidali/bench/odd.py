@@ -5,11 +5,9 @@ Every maker takes the path to write and the number to paint into the pictures; t
 
 from __future__ import annotations
 
-import io
-import os
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -28,10 +26,10 @@ _QUICK = {"libx264": {"preset": "ultrafast"}, "libx265": {"preset": "ultrafast",
           "mpeg4": {"b": "2000000"}, "mjpeg": {"q": "4"}}
 
 
-def video(form: str = "mp4", codec: str = "libx264", *, pixels: str = "yuv420p", size: tuple[int, int] = (WIDTH, HEIGHT),
-          frames: int = FRAMES, gop: int = GOP, b_frames: int = 0, options: dict[str, str] | None = None,
-          muxer: dict[str, str] | None = None, rotation: int = 0, times: list[int] | None = None, drop_first: int = 0,
-          begin: int = 0) -> Make:
+def video(form: str = "mp4", codec: str = "libx264", *, pixels: str = "yuv420p",
+          size: tuple[int, int] = (WIDTH, HEIGHT), frames: int = FRAMES, gop: int = GOP, b_frames: int = 0,
+          options: Mapping[str, str] = {}, muxer: Mapping[str, str] = {}, rotation: int = 0,
+          times: Sequence[int] | None = None, drop_first: int = 0, begin: int = 0) -> Make:
     """A maker of numbered videos.
 
     Args:
@@ -41,8 +39,8 @@ def video(form: str = "mp4", codec: str = "libx264", *, pixels: str = "yuv420p",
         drop_first: packets that are left out at the start.
     """
     def make(path: Path, file: int) -> None:
-        with av.open(str(path), "w", format=form, container_options=muxer or {}) as container:
-            stream = container.add_stream(codec, rate=Fraction(30), options={**_QUICK.get(codec, {}), **(options or {})})
+        with av.open(str(path), "w", format=form, container_options=dict(muxer)) as container:
+            stream = container.add_stream(codec, rate=Fraction(30), options={**_QUICK[codec], **options})
             (stream.width, stream.height), stream.pix_fmt = size, pixels
             stream.codec_context.gop_size, stream.codec_context.max_b_frames = gop, b_frames
             stream.codec_context.thread_count = 1
@@ -97,7 +95,8 @@ def image(ending: str, *options: int, size: tuple[int, int] = (PHOTO_WIDTH, PHOT
 
 def cmyk_jpeg(path: Path, file: int) -> None:
     """A four-component JPEG as Adobe's programs write it, of four grey ones: a scan for each component."""
-    planes = [*picture(file, 0, PHOTO_WIDTH, PHOTO_HEIGHT).transpose(2, 0, 1), np.full((PHOTO_HEIGHT, PHOTO_WIDTH), 255, np.uint8)]
+    shown = picture(file, 0, PHOTO_WIDTH, PHOTO_HEIGHT)
+    planes = np.concatenate([shown, np.full_like(shown[:, :, :1], 255)], axis=2).transpose(2, 0, 1)
     parts = [_segments(cv2.imencode(".jpg", plane)[1].tobytes()) for plane in planes]
     tables = b"".join(body for marker, body in parts[0] if marker in (0xDB, 0xC4))
     adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
