@@ -101,7 +101,8 @@ def _decode_part(data: bytes, media: Media, top: int, left: int, bottom: int, ri
         picture = _LOCAL.decoder.decode(stream.get_sub_code_stream(region=region))
     except (RuntimeError, ValueError, AttributeError, TypeError):  # the last two: another version's interface
         return None
-    picture = None if picture is None else np.asarray(picture)
+    # np.asarray takes __array_interface__, which keeps 32 bytes for ever in nvImageCodec 0.9
+    picture = None if picture is None else picture.__array__()
     return picture if picture is not None and picture.shape == (bottom - top, right - left, 3) else None
 
 
