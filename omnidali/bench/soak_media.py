@@ -19,7 +19,7 @@ from omnidali.config import ClipConfig, Config, LoaderConfig, SourceConfig, Trai
 CLASSES = 8
 HANG_SECONDS = 2.0
 SOURCES = {
-    "photos": SourceConfig(kind="image", root="photos", list="photos.txt", weight=4, decode="hybrid"),
+    "photos": SourceConfig(kind="image", root="photos", list="photos.txt", weight=4),
     "shorts": SourceConfig(kind="video", root="shorts", list="shorts.txt", weight=2),
     "long": SourceConfig(kind="untrimmed", root="long", list="long.txt", weight=1, format="pieces"),
     "folders": SourceConfig(kind="frames", root="folders", list="folders.txt", weight=1),
