@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from omnidali.errors import exit_with_advice
+from omnidali.errors import UserError, exit_with_advice
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,6 +60,14 @@ def main(arguments: list[str] | None = None) -> int:
     advice.add_argument("--set", dest="overrides", nargs="+", default=[], metavar="key.path=value",
                         help="settings of the config")
     advice.set_defaults(story=_bench_advise)
+
+    soak = commands.add_parser("soak", help="run the loader for long over media that go bad, and check it")
+    soak.add_argument("--out", required=True, help="new or empty folder for the media and the record")
+    soak.add_argument("--minutes", type=float, default=30.0, help="length at the least (default: %(default)s)")
+    soak.add_argument("--clips", type=int, help="number at the least (default: as 200,000 in 30 minutes)")
+    soak.add_argument("--seed", type=int, default=0, help="of what goes bad, and when (default: %(default)s)")
+    soak.add_argument("--ranks", type=int, default=1, help="processes that load together (default: %(default)s)")
+    soak.set_defaults(story=_soak)
 
     copy = commands.add_parser("transcode", help="make a copy of a config's media that decodes quickly")
     copy.add_argument("--config", required=True, help="YAML file")
@@ -134,7 +142,6 @@ def _export(options: argparse.Namespace) -> None:
 
 def _estimate_motion(options: argparse.Namespace) -> None:
     from omnidali.curation.motion import estimate_motion, write_motion
-    from omnidali.errors import UserError
     from omnidali.loading.data import open_data
     from omnidali.ranks import Ranks
     from omnidali.settings import load_config
@@ -152,6 +159,15 @@ def _estimate_motion(options: argparse.Namespace) -> None:
     write_motion(options.out, values)
     print(f"{values['all']['pairs']} pairs of frames in {values['videos']} videos, {len(values['classes'])} classes"
           f" with a distribution of their own: {options.out}")
+
+
+def _soak(options: argparse.Namespace) -> int:
+    from omnidali.bench.soak import soak
+    _at_least(options.ranks, 1, "--ranks")
+    if options.minutes <= 0:
+        raise UserError("--minutes", "more than 0", str(options.minutes), "Correct the value.")
+    passed = soak(options.out, options.minutes, options.clips, options.seed, options.ranks)["passed"]
+    return 0 if passed else 1
 
 
 def _bench_loader(options: argparse.Namespace) -> None:
@@ -194,7 +210,6 @@ def _transcode(options: argparse.Namespace) -> None:
 
 
 def _at_least(value: int, least: int, where: str) -> None:
-    from omnidali.errors import UserError
     if value < least:
         raise UserError(where, f"{least} or more", str(value), "Correct the value.")
 

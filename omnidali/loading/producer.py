@@ -16,7 +16,7 @@ import torch
 from omnidali.catalog.gate import Refused, read_image_header
 from omnidali.catalog.store import Media, SourceTable
 from omnidali.decoding.frames import decode_frames
-from omnidali.decoding.image import decode_image
+from omnidali.decoding.image import decode_image, has_readable_header
 from omnidali.decoding.last_try import anything_decodes
 from omnidali.decoding.routes import CPU, HYBRID, on_cpu
 from omnidali.decoding.video import decode_video
@@ -319,7 +319,8 @@ class Producer:
                 data = media.span.read()
                 if self.table.kind in ("image", "frames"):
                     header = read_image_header(data.tobytes())
-                    same = (header.codec, header.width, header.height) == (media.codec, media.width, media.height)
+                    same = (header.codec, header.width, header.height) == (media.codec, media.width, media.height) \
+                        and has_readable_header(data)
                 else:
                     status = os.stat(media.span.path)
                     same = (status.st_size, status.st_mtime_ns) == media.stamp

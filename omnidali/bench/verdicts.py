@@ -1,0 +1,115 @@
+"""What a soak must show, each with the figure and the limit: pure functions of what was seen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from omnidali.bench.faults import EXACT, FAILS, REFUSED
+from omnidali.bench.soak_media import Damage
+
+GROWTH = 0.02  # of the memory behind the warm-up
+_WINDOW = 0.15  # of the time behind the warm-up: single samples go up and down with what is under way
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One thing that was checked."""
+
+    name: str
+    figure: str
+    limit: str
+    passed: bool
+
+    def __str__(self) -> str:
+        return f"{'ok  ' if self.passed else 'FAIL'} {self.name}: {self.figure} (limit: {self.limit})"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The process at one moment.
+
+    Attributes:
+        seconds: since the first batch. rss, own, pss: resident memory, the part that belongs to no file, and the
+            share of what several processes use; bytes.
+        files, threads: descriptors and threads of the process.
+        clips: delivered so far.
+    """
+
+    seconds: float
+    rss: int
+    own: int
+    pss: int
+    files: int
+    threads: int
+    clips: int
+
+
+def windows(samples: Sequence[Sample], warm_up: float) -> tuple[list[Sample], list[Sample]]:
+    """The first and the last samples of the time behind the warm-up (seconds).
+
+    Raises:
+        ValueError: if there are too few to tell anything.
+    """
+    warm = [sample for sample in samples if sample.seconds >= warm_up]
+    length = max(3, int(_WINDOW * len(warm)))
+    if len(warm) < 2 * length:
+        raise ValueError(f"{len(warm)} samples behind a warm-up of {warm_up:.0f} s: too few to compare")
+    return warm[:length], warm[-length:]
+
+
+def memory(samples: Sequence[Sample], warm_up: float) -> list[Verdict]:
+    """Whether memory stays as it is behind the warm-up: the median of the last samples against the first."""
+    verdicts, (first, last) = [], windows(samples, warm_up)
+    for name, text in (("rss", "resident memory"), ("own", "memory of its own")):
+        before, after = (median(getattr(sample, name) for sample in part) for part in (first, last))
+        growth = after / before - 1
+        verdicts.append(Verdict(text, f"{before / 2**20:.1f} MiB became {after / 2**20:.1f} MiB, {100 * growth:+.2f} %",
+                                f"below {100 * GROWTH:+.0f} %", growth < GROWTH))
+    return verdicts
+
+
+def handles(samples: Sequence[Sample], warm_up: float, before: Mapping[str, int],
+            closed: Mapping[str, int]) -> list[Verdict]:
+    """Whether descriptors and threads stay as many, and are gone behind ``close``.
+
+    Args:
+        before: how many ``files`` and ``threads`` there were before the loader was opened. closed: and behind its end.
+    """
+    verdicts, (first, last) = [], windows(samples, warm_up)
+    for name, text in (("files", "open descriptors"), ("threads", "threads")):
+        early, late = (median(getattr(sample, name) for sample in part) for part in (first, last))
+        # a file that is being read at the moment of the sample is no leak
+        verdicts.append(Verdict(f"{text} while it runs", f"{early:g} became {late:g}", "no more", late <= early))
+        verdicts.append(Verdict(f"{text} behind close()", f"{closed[name]}", f"{before[name]}, as before",
+                                closed[name] <= before[name]))
+    return verdicts
+
+
+def naming(damages: Iterable[Damage], named: Sequence[Mapping], asked: Mapping[str, float]) -> list[Verdict]:
+    """Whether each bad file was named once, and no good one.
+
+    Args:
+        damages: all that was done. named: the lines of the quarantine, with ``path`` and ``time``.
+        asked: when a clip of a path was decided on last, seconds since 1970.
+    """
+    bad = {damage.path: damage for damage in damages if damage.outcome not in (EXACT, REFUSED)}
+    counts = Counter(line["path"] for line in named)
+    twice = [path for path, count in counts.items() if count > 1]
+    wrongly = [line["path"] for line in named
+               if line["path"] not in bad or line["time"] < bad[line["path"]].begun - 1]
+    certain = [damage for damage in bad.values() if damage.outcome == FAILS]
+    due = [damage for damage in certain if asked.get(damage.path, 0) > damage.done]
+    missed = [damage for damage in due if damage.path not in counts]
+    return [
+        Verdict("bad files that were asked for and named", f"{len(due) - len(missed)}" + _such(
+            f"{damage.path} ({damage.fault})" for damage in missed), f"all {len(due)}", bool(due) and not missed),
+        Verdict("files named more than once", f"{len(twice)}" + _such(twice), "0", not twice),
+        Verdict("good files that were named", f"{len(wrongly)}" + _such(wrongly), "0", not wrongly)]
+
+
+def _such(paths: Iterable[str]) -> str:
+    first = next(iter(paths), None)
+    return "" if first is None else f", such as {first}"
