@@ -31,7 +31,7 @@ def consumed(samples, tables):
     found = {}
     for part in samples:
         table, count = tables[part.source], len(part)
-        attempts = np.broadcast_to(part.attempt, count).tolist()
+        attempts = np.broadcast_to(part.attempts, count).tolist()
         for i in range(count):
             paths = [Path(table.media(record).path).name for record in table.records[part.pieces[i]].tolist()]
             moved = None if part.motions is None else zlib.crc32(part.motions[i].tobytes())
