@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -33,13 +34,13 @@ class RunLock:
             folder.mkdir(parents=True, exist_ok=True)
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.register_at_fork(after_in_child=self.release)  # a child must not hold it when this process is gone
+            os.register_at_fork(after_in_child=self._forget)  # a child must not hold it when this process is gone
             os.ftruncate(self._handle, 0)
             os.pwrite(self._handle, json.dumps({"host": socket.gethostname(), "pid": os.getpid(),
                                                 "since": time.strftime("%Y-%m-%d %H:%M:%S")}).encode(), 0)
         except BlockingIOError:
             holder = _read(self._handle)
-            self.release()
+            self._forget()
             raise UserError(f"run_dir {folder}", "a folder that no other run is writing to", f"one of {holder}",
                             "Wait for that run, end it, or choose another run_dir.") from None
         except OSError as error:
@@ -47,15 +48,21 @@ class RunLock:
                 print(f"{path} cannot be locked here ({error.strerror}): make sure that no other run uses this folder",
                       file=sys.stderr, flush=True)
                 return
-            self.release()
+            self._forget()
             raise UserError(f"run_dir {folder}", "a folder that can be written", str(error.strerror or error),
                             "Choose another run_dir or correct its permissions.") from None
 
     def release(self) -> None:
         """Let others have the folder. A second call does nothing."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            os.close(handle)
+        if self._handle is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._handle, fcntl.LOCK_UN)  # also where a child has not closed its copy yet
+            self._forget()
+
+    def _forget(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
 
 
 def _read(handle: int) -> str:
