@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from omnidali.errors import UserError
+from omnidali.models.digest import DIGEST, digest_of
 
 HEAD = "cls_head.fc_cls."
 UNKNOWN = "unknown to this model"  # a reason for which a tensor is left out
@@ -86,6 +87,9 @@ def read_weights(path: str | Path) -> dict:
     if isinstance(state, dict):
         wrapper = next((key for key in _WRAPPERS if isinstance(state.get(key), Mapping)
                         and (key == "state_dict" or any(map(torch.is_tensor, state[key].values())))), None)
+        if DIGEST in state and state[DIGEST] != digest_of(state):
+            raise UserError(str(path), "the contents that were saved", "others than its checksum says",
+                            "The file is damaged; use another one, such as previous.pt beside it.")
         if wrapper is not None:
             return {**state, "state_dict": dict(state[wrapper])}
         if state and all(isinstance(value, torch.Tensor) for value in state.values()):
