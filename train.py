@@ -219,7 +219,8 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
             if to_save:
                 gc.collect()
             if to_save and not dry_run:
-                failed = folder.save(snapshot(done), *reversed(to_save), final=at_end or stops)  # LAST last: it is resumed
+                # LAST is written last, as a run goes on behind it
+                failed = folder.save(snapshot(done), *reversed(to_save), final=at_end or stops)
                 best = best_before if BEST in failed else best  # what no file holds is not the best
             if stops:
                 say(f"stopped by {stop.heard or 'a signal to another rank'} behind step {done};"
