@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import json
 import os
 import sqlite3
@@ -12,7 +11,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,19 +18,18 @@ import numpy as np
 from tqdm import tqdm
 
 from omnidali.catalog.contents import list_source
-from omnidali.catalog.files import FileSpan
-from omnidali.catalog.folders import escape_reason
-from omnidali.catalog.gate import Refused
+from omnidali.catalog.gate import OK
 from omnidali.catalog.pack import pack
-from omnidali.catalog.probe import Probe, probe_frames, probe_image, probe_video
-from omnidali.catalog.store import COLUMNS, NEW, OK, connect
+from omnidali.catalog.probe import Probe
+from omnidali.catalog.probe_worker import stamp_of
+from omnidali.catalog.store import COLUMNS, NEW, connect
 from omnidali.catalog.tars import find_tars
+from omnidali.catalog.workers import ProbePool
 from omnidali.config import MediaConfig, key_of
 from omnidali.errors import UserError
 
 CHECKED_AT_START = 100_000  # files of a source whose size and time are compared at a warm start; of more than that
 SAMPLE_AT_START = 20_000  # these, evenly spread
-FRAME_PATTERN = "img_{:05}.jpg"  # of the reference's folders of frames
 _COMMIT_SECONDS = 2.0  # what a killed probe loses at most
 
 
@@ -80,9 +77,9 @@ def build_catalog(path: str | Path, sources: Mapping[str, MediaConfig], data_roo
     """
     db = connect(path)
     try:
-        threads = threads or len(os.sched_getaffinity(0))
-        return [_build_source(db, name, source, Path(data_root), classes, threads, progress)
-                for name, source in sources.items()]
+        with ProbePool(threads or len(os.sched_getaffinity(0))) as pool:
+            return [_build_source(db, name, source, Path(data_root), classes, pool, progress)
+                    for name, source in sources.items()]
     except sqlite3.Error as error:
         raise UserError(str(path), "a catalog that can be written", str(error),
                         "Check the disk and the permissions of the folder.") from None
@@ -90,7 +87,7 @@ def build_catalog(path: str | Path, sources: Mapping[str, MediaConfig], data_roo
         db.close()
 
 
-def _build_source(db, name, source: MediaConfig, data_root, classes, threads, progress) -> Summary:
+def _build_source(db, name, source: MediaConfig, data_root, classes, pool, progress) -> Summary:
     root = os.path.realpath(data_root / source.root)
     if not os.path.isdir(root):
         raise UserError(f"{key_of(name)}.root", "a folder", f"{root}, which does not exist",
@@ -106,7 +103,7 @@ def _build_source(db, name, source: MediaConfig, data_root, classes, threads, pr
                    (_signature(source, root, watched, tars, classes), json.dumps(watched), source_id))
         db.commit()
     _mark_changed(db, source_id, root)
-    probed = _probe_new(db, source_id, name, source, root, threads, progress)
+    probed = _probe_new(db, source_id, name, source, root, pool, progress)
     fingerprint, = db.execute("SELECT fingerprint FROM sources WHERE id = ?", (source_id,)).fetchone()
     if probed or fingerprint is None:
         pack(db, source_id, by_video=source.kind == "untrimmed", keep_all=source.pieces == "all")
@@ -140,7 +137,7 @@ def _summarise(db, source_id: int, name: str, source: MediaConfig, data_root: Pa
 def _signature(source: MediaConfig, root: str, watched: list[str], tars: list[str], classes: list[str] | None) -> str:
     """Text that stays the same as long as reading the source again would find the same entries."""
     settings = [getattr(source, field.name) for field in dataclasses.fields(MediaConfig) if field.name != "decode"]
-    return json.dumps([settings, root, classes, tars, [[path, _stamp(path)] for path in watched]])
+    return json.dumps([settings, root, classes, tars, [[path, stamp_of(path)] for path in watched]])
 
 
 def _read_entries(db, source_id: int, name: str, source: MediaConfig, root: str, data_root: Path,
@@ -187,70 +184,32 @@ def _mark_changed(db, source: int, root: str) -> None:
             records = records[np.linspace(0, len(records) - 1, SAMPLE_AT_START).astype(np.int64)]
         rows += db.execute("SELECT id, COALESCE(archive, path), bytes, mtime_ns, archive FROM media WHERE id IN"
                            " (SELECT value FROM json_each(?))", (json.dumps(records.tolist()),)).fetchall()
-    stamp = functools.lru_cache(maxsize=1000)(lambda path: _stamp(os.path.join(root, path)))  # a tar has many members
+    stamp = functools.lru_cache(maxsize=1000)(lambda path: stamp_of(os.path.join(root, path)))  # a tar has many members
     changed = [(NEW, record) for record, path, size, mtime, archive in rows
                if (stamp(path)[1] != mtime if archive else stamp(path) != (size, mtime))]
     db.executemany("UPDATE media SET state = ? WHERE id = ?", changed)
     db.commit()
 
 
-def _stamp(path: str) -> tuple[int | None, int | None]:
-    try:
-        status = os.stat(path)
-        return status.st_size, status.st_mtime_ns
-    except (OSError, ValueError):
-        return None, None
-
-
-def _probe_one(source: MediaConfig, root: str, record: int, path: str, archive: str | None, offset: int | None,
-               size: int | None) -> tuple[int, str, Probe | None, tuple]:
-    file = archive or path
-    full, probe, stamp = os.path.join(root, file), None, (None, None)
-    state = escape_reason(root, file)
-    if state is None:
-        stamp = _stamp(full)
-        try:
-            folder = source.kind == "frames"
-            if os.path.exists(full) and not (os.path.isdir if folder else os.path.isfile)(full):
-                raise Refused("not a folder" if folder else "not a regular file")  # a pipe would be waited for
-            span = FileSpan(full, offset or 0, size)
-            probe = probe_frames(span, source.pattern or FRAME_PATTERN) if folder else \
-                (probe_image if source.kind == "image" else probe_video)(span)
-            state = OK
-        except Refused as refusal:
-            state = str(refusal)
-        except OSError as error:
-            state = "missing file" if isinstance(error, FileNotFoundError) else f"unreadable: {error.strerror}"
-    return record, state, probe, stamp
-
-
-def _probe_new(db, source: int, name: str, config: MediaConfig, root: str, threads: int, progress: bool) -> int:
-    """Probe every ``new`` row on a pool of threads; commit as results come in."""
+def _probe_new(db, source: int, name: str, config: MediaConfig, root: str, pool: ProbePool, progress: bool) -> int:
+    """Probe every ``new`` row in the pool; commit as results come in."""
     todo = db.execute("SELECT id, path, archive, offset, size FROM media WHERE source = ? AND state = ? ORDER BY id",
                       (source, NEW)).fetchall()
     if not todo:
         return 0
     db.execute("UPDATE sources SET fingerprint = NULL WHERE id = ?", (source,))
-    waiting, running, last_commit = iter(todo), set(), time.monotonic()
-    with ThreadPoolExecutor(threads, thread_name_prefix="probe") as pool, tqdm(
-            total=len(todo), desc=f"probe {name}", unit="file", disable=not progress, file=sys.stderr,
-            mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:
-        while True:
-            for row in itertools.islice(waiting, 4 * threads - len(running)):
-                running.add(pool.submit(_probe_one, config, root, *row))
-            if not running:
-                break
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                record, state, probe, (size, mtime) = future.result()
-                known = probe or Probe("", "", 0, 0, 0)
-                db.execute("UPDATE media SET state = ?, container = ?, codec = ?, width = ?, height = ?, frames = ?,"
-                           " frame_rate = ?, tick = ?, rotation = ?, timing = ?, keyframes = ?, packets = ?, bytes = ?,"
-                           " mtime_ns = ? WHERE id = ?",
-                           (state, known.container, known.codec, known.width, known.height, known.frames,
-                            known.frame_rate, known.tick, known.rotation, known.timing, known.keyframes,
-                            known.packets, size, mtime, record))
-            bar.update(len(done))
+    last_commit = time.monotonic()
+    with tqdm(total=len(todo), desc=f"probe {name}", unit="file", disable=not progress, file=sys.stderr,
+              mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:
+        for record, state, probe, (size, mtime) in pool.probe(config, root, todo):
+            known = probe or Probe("", "", 0, 0, 0)
+            db.execute("UPDATE media SET state = ?, container = ?, codec = ?, width = ?, height = ?, frames = ?,"
+                       " frame_rate = ?, tick = ?, rotation = ?, timing = ?, keyframes = ?, packets = ?, bytes = ?,"
+                       " mtime_ns = ? WHERE id = ?",
+                       (state, known.container, known.codec, known.width, known.height, known.frames,
+                        known.frame_rate, known.tick, known.rotation, known.timing, known.keyframes,
+                        known.packets, size, mtime, record))
+            bar.update()
             if time.monotonic() - last_commit > _COMMIT_SECONDS:
                 db.commit()
                 last_commit = time.monotonic()

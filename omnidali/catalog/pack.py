@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from omnidali.catalog.gate import OK
 from omnidali.catalog.probe import unpack_times
-from omnidali.catalog.store import CHUNK, COLUMNS, OK, PIECE_COLUMNS
+from omnidali.catalog.store import CHUNK, COLUMNS, PIECE_COLUMNS
 
 
 class _Row(NamedTuple):
@@ -160,7 +161,7 @@ def _spans(row: _Row, unusable: Counter) -> Iterator[tuple[int, int]]:
         edges = [row.first, row.last]
         if row.unit == "windows":  # a remainder of less than half a window belongs to the one before
             length = seconds[-1] + (seconds[-1] - seconds[0]) / max(row.frames - 1, 1)
-            count = max(1, int(length / row.last + 0.5))
+            count = max(1, min(row.frames, int(min(length / row.last + 0.5, 1 << 31))))  # each holds a frame or more
             edges = [number * row.last for number in range(count)] + [length + 1]
         # half a millisecond: timestamps are rounded, and a frame belongs to the piece it begins
         places = np.searchsorted(seconds, np.asarray(edges) - 0.0005).tolist()

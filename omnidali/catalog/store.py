@@ -16,7 +16,7 @@ from omnidali.catalog.probe import Probe, unpack_numbers, unpack_times
 from omnidali.errors import UserError
 
 VERSION = 3
-NEW, OK = "new", "ok"  # states; anything else is the reason for which a file is left out
+NEW = "new"  # the state of a file before its probe
 CHUNK = 1 << 20  # rows in one packed column piece
 
 # What the plan needs of every row or piece, as narrow as it fits; a codec is its place in the sorted list of codecs.
