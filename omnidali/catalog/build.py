@@ -9,6 +9,7 @@ import os
 import sqlite3
 import sys
 import time
+import zlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,10 +20,11 @@ from tqdm import tqdm
 
 from omnidali.catalog.contents import list_source
 from omnidali.catalog.gate import OK
+from omnidali.catalog.integrity import Damaged, crc_of, damage, is_damage, move_aside, only_build
 from omnidali.catalog.pack import pack
 from omnidali.catalog.probe import Probe
 from omnidali.catalog.probe_worker import stamp_of
-from omnidali.catalog.store import COLUMNS, NEW, connect
+from omnidali.catalog.store import COLUMNS, MEDIA_COLUMNS, NEW, connect, read_packed
 from omnidali.catalog.tars import find_tars
 from omnidali.catalog.workers import ProbePool
 from omnidali.config import MediaConfig, key_of
@@ -59,10 +61,16 @@ class Summary:
             text += f", {self.repeated:,} repeated lines counted once"
         if self.refused:
             reasons = "; ".join(f"{count:,} {reason}" + (
-                f", such as {self.examples[reason]}" if reason in self.examples else "")
+                f", such as {_shown(self.examples[reason])}" if reason in self.examples else "")
                 for reason, count in self.refused.items())
             text += f", {sum(self.refused.values()):,} left out ({reasons})"
         return text
+
+
+def _shown(path: str) -> str:
+    """A path as a terminal may print it."""
+    path = path if len(path) <= 300 else f"{path[:300]}..."
+    return path if path.isprintable() else ascii(path)
 
 
 def build_catalog(path: str | Path, sources: Mapping[str, MediaConfig], data_root: str | Path,
@@ -70,17 +78,37 @@ def build_catalog(path: str | Path, sources: Mapping[str, MediaConfig], data_roo
     """Bring the catalog at ``path`` up to date with ``sources``.
 
     A source whose list has not changed costs a size-and-time check of its files (of an even sample
-    above 100,000). A build that was killed goes on where it was.
+    above 100,000). A build that was killed goes on where it was; a damaged catalog is moved aside and made
+    anew; a second build at the same time waits for the first.
 
     Raises:
         UserError: for missing roots and lists, bad lines, and sources without any usable file.
     """
+    path = Path(path)
+    with only_build(path), ProbePool(threads or len(os.sched_getaffinity(0))) as pool:
+        for attempt in range(2):
+            try:
+                return _build(path, sources, Path(data_root), classes, pool, progress)
+            except Damaged as seen:
+                if attempt:
+                    raise damage(path, seen) from None
+                move_aside(path, seen)
+    raise AssertionError
+
+
+def _build(path: Path, sources: Mapping[str, MediaConfig], data_root: Path, classes: list[str] | None,
+           pool: ProbePool, progress: bool) -> list[Summary]:
     db = connect(path)
     try:
-        with ProbePool(threads or len(os.sched_getaffinity(0))) as pool:
-            return [_build_source(db, name, source, Path(data_root), classes, pool, progress)
-                    for name, source in sources.items()]
+        return [_build_source(db, name, source, data_root, classes, pool, progress)
+                for name, source in sources.items()]
     except sqlite3.Error as error:
+        if is_damage(error):
+            raise Damaged(str(error)) from None
+        if "readonly" in str(error):
+            raise UserError(str(path), "a catalog that knows every file, or one that can be written",
+                            "new or changed files or lists, and no permission to write",
+                            "Ask its owner to build it again, or let the run have a catalog of its own.") from None
         raise UserError(str(path), "a catalog that can be written", str(error),
                         "Check the disk and the permissions of the folder.") from None
     finally:
@@ -92,23 +120,49 @@ def _build_source(db, name, source: MediaConfig, data_root, classes, pool, progr
     if not os.path.isdir(root):
         raise UserError(f"{key_of(name)}.root", "a folder", f"{root}, which does not exist",
                         "Check root and data_root (on the command line: data_root=DIR).")
-    db.execute("INSERT OR IGNORE INTO sources (name) VALUES (?)", (name,))
-    source_id, old_signature, watched = db.execute(
-        "SELECT id, signature, watched FROM sources WHERE name = ?", (name,)).fetchone()
+    known = "SELECT id, signature, watched, root, kind, pattern FROM sources WHERE name = ?"
+    row = db.execute(known, (name,)).fetchone()
+    if row is None:  # a catalog that cannot be written is good enough where nothing is new
+        db.execute("INSERT INTO sources (name) VALUES (?)", (name,))
+        row = db.execute(known, (name,)).fetchone()
+    source_id, old_signature, watched, *old = row
     repeated = 0
     tars = find_tars(Path(root), source.tars, f"{key_of(name)}.tars") if source.tars else []
-    if _signature(source, root, json.loads(watched or "[]"), tars, classes) != old_signature:
+    listed = old != [root, source.kind, source.pattern] or \
+        _signature(source, root, _plain(watched or "[]"), tars, classes) != old_signature
+    if listed:
         watched, repeated = _read_entries(db, source_id, name, source, root, data_root, classes)
-        db.execute("UPDATE sources SET signature = ?, watched = ?, fingerprint = NULL WHERE id = ?",
-                   (_signature(source, root, watched, tars, classes), json.dumps(watched), source_id))
+        db.execute("UPDATE sources SET signature = ?, watched = ?, fingerprint = NULL, entries_crc = ? WHERE id = ?",
+                   (_signature(source, root, watched, tars, classes), json.dumps(watched),
+                    _entries_crc(db, source_id), source_id))
         db.commit()
     _mark_changed(db, source_id, root)
     probed = _probe_new(db, source_id, name, source, root, pool, progress)
-    fingerprint, = db.execute("SELECT fingerprint FROM sources WHERE id = ?", (source_id,)).fetchone()
-    if probed or fingerprint is None:
+    fingerprint, crc = db.execute("SELECT fingerprint, entries_crc FROM sources WHERE id = ?", (source_id,)).fetchone()
+    if not probed and fingerprint is not None:
+        read_packed(db, source_id, fingerprint)  # flipped bits are no error of SQLite's
+    else:
+        if not listed and crc != _entries_crc(db, source_id):
+            raise Damaged("the entries of the list changed")
         pack(db, source_id, by_video=source.kind == "untrimmed", keep_all=source.pieces == "all")
     db.commit()
     return _summarise(db, source_id, name, source, data_root, probed, repeated)
+
+
+def _plain(text: str) -> object:
+    """What the catalog holds as JSON."""
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError):
+        raise Damaged("a text that is not as it was written") from None
+
+
+def _entries_crc(db, source: int) -> int:
+    crc = 0
+    for row in db.execute("SELECT media, label, unit, first, last, video, positive FROM entries WHERE source = ?"
+                          " ORDER BY id", (source,)):
+        crc = zlib.crc32(repr(row).encode("utf-8", "surrogatepass"), crc)
+    return crc
 
 
 def _summarise(db, source_id: int, name: str, source: MediaConfig, data_root: Path, probed: int,
@@ -120,8 +174,8 @@ def _summarise(db, source_id: int, name: str, source: MediaConfig, data_root: Pa
     counts, examples = Counter({row[0]: row[1] for row in found}), {row[0]: row[2] for row in found}
     form, left_out, unusable = db.execute("SELECT format, left_out, unusable FROM sources WHERE id = ?",
                                           (source_id,)).fetchone()
-    counts.update(json.loads(left_out))
-    counts.update(json.loads(unusable))
+    counts.update(_plain(left_out))
+    counts.update(_plain(unusable))
     usable, = db.execute("SELECT COALESCE(SUM(LENGTH(data)), 0) / 4 FROM packed WHERE source = ? AND name = 'labels'",
                          (source_id,)).fetchone()
     how = "recognised" if source.format == "auto" and source.list else "asked for" if source.list else "found"
@@ -198,17 +252,17 @@ def _probe_new(db, source: int, name: str, config: MediaConfig, root: str, pool:
     if not todo:
         return 0
     db.execute("UPDATE sources SET fingerprint = NULL WHERE id = ?", (source,))
+    places = {row[0]: dict(zip(("path", "archive", "offset", "size"), row[1:])) for row in todo}
     last_commit = time.monotonic()
     with tqdm(total=len(todo), desc=f"probe {name}", unit="file", disable=not progress, file=sys.stderr,
               mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:
         for record, state, probe, (size, mtime) in pool.probe(config, root, todo):
             known = probe or Probe("", "", 0, 0, 0)
-            db.execute("UPDATE media SET state = ?, container = ?, codec = ?, width = ?, height = ?, frames = ?,"
-                       " frame_rate = ?, tick = ?, rotation = ?, timing = ?, keyframes = ?, packets = ?, bytes = ?,"
-                       " mtime_ns = ? WHERE id = ?",
-                       (state, known.container, known.codec, known.width, known.height, known.frames,
-                        known.frame_rate, known.tick, known.rotation, known.timing, known.keyframes,
-                        known.packets, size, mtime, record))
+            columns = {**vars(known), "bytes": size, "mtime_ns": mtime}
+            crc = crc_of(root, *({**places[record], **columns}[name] for name in MEDIA_COLUMNS))
+            columns |= {"state": state, "crc": crc}
+            db.execute(f"UPDATE media SET {', '.join(f'{name} = :{name}' for name in columns)} WHERE id = :id",
+                       {**columns, "id": record})
             bar.update()
             if time.monotonic() - last_commit > _COMMIT_SECONDS:
                 db.commit()

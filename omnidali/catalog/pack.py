@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from omnidali.catalog.gate import OK
+from omnidali.catalog.integrity import crc_of
 from omnidali.catalog.probe import unpack_times
 from omnidali.catalog.store import CHUNK, COLUMNS, PIECE_COLUMNS
 
@@ -72,6 +73,11 @@ def pack(db: sqlite3.Connection, source: int, by_video: bool, keep_all: bool = F
         "SELECT 1 FROM entries WHERE source = ? AND unit <> '' LIMIT 1", (source,)).fetchone())
     batches = _videos(rows, keep_all, unusable) if by_video else _pieces(rows, unusable)
     place = {name: index for index, name in enumerate(codecs)}
+
+    def keep(name: str, chunk: int, data: bytes | str) -> None:
+        db.execute("INSERT INTO packed VALUES (?, ?, ?, ?, ?)",
+                   (source, name, chunk, data, crc_of(source, name, chunk, data)))
+
     pieces_before = 0
     for chunk, (samples, counts, pieces, paths) in enumerate(batches):
         columns = dict(zip(("labels", "widths", "heights", "positives"), zip(*samples)))
@@ -89,9 +95,10 @@ def pack(db: sqlite3.Connection, source: int, by_video: bool, keep_all: bool = F
             data = np.asarray(columns[name], COLUMNS[name]).tobytes()
             if name != "records":  # ids depend on the history of the file, not on its content
                 digest.update(data)
-            db.execute("INSERT INTO packed VALUES (?, ?, ?, ?)", (source, name, chunk, data))
+            keep(name, chunk, data)
         digest.update("\n".join(paths).encode())
-    db.execute("INSERT INTO packed VALUES (?, 'codec_names', 0, ?)", (source, json.dumps(codecs)))
+    keep("codec_names", 0, json.dumps(codecs))
+    keep("fingerprint", 0, digest.hexdigest())
     db.execute("UPDATE sources SET fingerprint = ?, unusable = ? WHERE id = ?",
                (digest.hexdigest(), json.dumps(unusable), source))
 

@@ -12,10 +12,20 @@ import numpy as np
 
 from omnidali.catalog.files import FileSpan, Region
 from omnidali.catalog.folders import escape_reason
-from omnidali.catalog.gate import (HEAD_BYTES, HUNGRY, MAX_STREAMS, MAX_VIDEO_PIXELS, VIDEO_DECODERS, Refused,
-                                   check_size, check_video, sniff_video)
+from omnidali.catalog.gate import (
+    HEAD_BYTES,
+    HUNGRY,
+    MAX_STREAMS,
+    MAX_VIDEO_PIXELS,
+    VIDEO_DECODERS,
+    Refused,
+    check_size,
+    check_video,
+    sniff_video,
+)
 from omnidali.catalog.packets import IndexMaker
 from omnidali.catalog.photo import Probe, probe_image, read_start
+
 
 def pack_numbers(numbers: np.ndarray) -> bytes:
     """Sorted int64 numbers as compressed differences."""

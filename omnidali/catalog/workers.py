@@ -154,8 +154,9 @@ class _Worker:
         # the current folder is no place to import from
         path = [_ROOT, *filter(None, sys.path)]
         code = f"import sys; sys.path[:] = {path!r}; {_MAIN.format(memory=MEMORY)}"
-        self._process = subprocess.Popen([sys.executable, "-S", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                         stderr=self._errors, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
+        self._process = subprocess.Popen(
+            [sys.executable, "-S", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
         self._ready = False
 
     @property
