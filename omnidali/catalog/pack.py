@@ -98,7 +98,8 @@ def pack(db: sqlite3.Connection, source: int, by_video: bool, keep_all: bool = F
             keep(name, chunk, data)
         digest.update("\n".join(paths).encode())
     keep("codec_names", 0, json.dumps(codecs))
-    keep("fingerprint", 0, digest.hexdigest())
+    count, = db.execute("SELECT COUNT(*) FROM packed WHERE source = ?", (source,)).fetchone()
+    keep("fingerprint", 0, f"{digest.hexdigest()} of {count}")
     db.execute("UPDATE sources SET fingerprint = ?, unusable = ? WHERE id = ?",
                (digest.hexdigest(), json.dumps(unusable), source))
 

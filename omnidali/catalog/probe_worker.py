@@ -94,7 +94,8 @@ def main(memory: int) -> None:
     Args:
         memory: bytes that the process may take.
     """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # a hung probe does not see that stdin ended
+    # with the thread that started it: a hung probe does not see that stdin ended
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the build ends this process itself
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, whatever library it is in
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import islice
 from pathlib import Path
 
@@ -42,6 +43,8 @@ class ProbePool:
 
     def __init__(self, processes: int):
         self._processes, self._closed, self._lock = processes, False, threading.Lock()
+        # they live as long as the pool: the kernel ends a worker together with the thread that started it
+        self._threads = ThreadPoolExecutor(processes, thread_name_prefix="probe")
         self._idle: list[_Worker] = []
         self._all: list[_Worker] = []
 
@@ -57,6 +60,7 @@ class ProbePool:
             self._closed = True
             for worker in self._all:
                 worker.kill()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def probe(self, source: MediaConfig, root: str, rows: Sequence[Row]) -> Iterator[Outcome]:
         """Probe the files of a source below ``root``, a real path; yields as they are done, in any order.
@@ -80,13 +84,13 @@ class ProbePool:
             except BaseException as error:
                 self._put(results, error)
 
-        for _ in range(min(self._processes, -(-len(rows) // size))):
-            threading.Thread(target=serve, name="probe", daemon=True).start()
+        served = [self._threads.submit(serve) for _ in range(min(self._processes, -(-len(rows) // size)))]
         for _ in range(len(rows)):
             outcome = results.get()
             if isinstance(outcome, BaseException):
                 raise outcome
             yield outcome
+        wait(served)  # they give their workers back for the next source
 
     def _next(self, waiting: Iterator[Row], count: int) -> list[Row]:
         with self._lock:
