@@ -40,8 +40,8 @@ from omnidali.settings import dump_config, load_config, parse_yaml
 
 SECONDS = float(os.environ.get("OMNIDALI_FUZZ_SECONDS", 0))
 SHARES = {"lists": 0.1, "labels": 0.05, "gate": 0.05, "config": 0.1, "tars": 0.1, "checkpoints": 0.05, "media": 0.55}
-IN_CI = {"lists": 300, "labels": 150, "gate": 500, "config": 250, "tars": 150, "checkpoints": 60, "media": 1200}
-SLOWEST = 20.0  # seconds that one input may take, also on a busy machine
+IN_CI = {"lists": 200, "labels": 100, "gate": 400, "config": 100, "tars": 150, "checkpoints": 60, "media": 600}
+SLOWEST = 20.0  # seconds of a core that one input may take
 COUNTS: dict[str, int] = {}
 
 
@@ -206,10 +206,10 @@ def test_tars(tmp_path):
 
     def check(seed):
         (tmp_path / "t.tar").write_bytes(mutate(random.Random(seed), base.getvalue()))
-        size, began = os.path.getsize(tmp_path / "t.tar"), time.monotonic()
+        size, began = os.path.getsize(tmp_path / "t.tar"), time.process_time()
         for name, offset, count, _ in read_tar(str(tmp_path), "t.tar", "image").members:
             assert 0 <= offset <= offset + count <= size and name.isprintable() and ".." not in name.split("/")
-        assert time.monotonic() - began < SLOWEST
+        assert time.process_time() - began < SLOWEST
 
     fuzz("tars", st.integers(0, 2 ** 60), check)
 
@@ -264,13 +264,14 @@ def try_media(folder, seed, count, seconds):
         kind, path, row = name.rsplit(".")[-1], folder / f"now.{name.rsplit('.')[-1]}", tried[name.rsplit(".")[-1]]
         path.write_bytes(mutate(rng, bases[name], [data for other, data in bases.items() if other.endswith(kind)]))
         row[0] += 1
-        began = time.monotonic()
+        began = time.process_time()
         try:
             check_media(path, row)
+            assert time.process_time() - began < SLOWEST
         except BaseException:
             path.rename(folder / f"failed.{kind}")
             raise
-        slowest = max(slowest, time.monotonic() - began)
+        slowest = max(slowest, time.process_time() - began)
         path.unlink()
     print(json.dumps({"tried": tried, "slowest": slowest}))
 
@@ -308,7 +309,7 @@ def test_media(tmp_path):
     for kind, (tried, taken, decoded) in said["tried"].items():
         COUNTS[f"media {kind}"], COUNTS[f"media {kind}, taken"], COUNTS[f"media {kind}, decoded"] = tried, taken, decoded
         assert 0 < decoded <= taken < tried, kind
-    assert said["slowest"] < SLOWEST
+    COUNTS["media, slowest in seconds"] = said["slowest"]
 
 
 def test_folders_of_frames(tmp_path):

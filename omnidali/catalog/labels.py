@@ -28,7 +28,7 @@ def read_class_names(path: Path) -> list[str]:
     names: dict[str, int] = {}
     for where, name in lines:
         if not name or name in names:
-            raise UserError(where, "a class name of its own", repr(name), "Correct the line.")
+            raise UserError(where, "a class name of its own", repr(name[:200]), "Correct the line.")
         names[name] = len(names)
     return list(names)
 
@@ -63,7 +63,7 @@ def read_label_map(path: Path) -> dict[str, int]:
             raise UserError(where, f"a class number from 0 to {MAX_LABEL:,}", repr(f"{key[:100]}: {number[:100]}"),
                             "Correct the label map.")
         if mapping.setdefault(key, int(number)) != int(number):
-            raise UserError(where, "every key once", f"{key!r} again with another number", "Remove one of them.")
+            raise UserError(where, "every key once", f"{key[:200]!r} again with another number", "Remove one of them.")
     if not mapping:
         raise UserError(str(path), "classes and their numbers", "an empty file", "Fill it, or leave labels out.")
     return mapping
@@ -105,10 +105,10 @@ class Labels:
             keys = [text] if text is not None else [path, Path(path).name, Path(path).stem]
             label = next((self._mapping[key] for key in keys if key in self._mapping), None)
             if label is None:
-                raise UserError(where, f"a class that the label map {self._map_path} holds", repr(keys[-1]),
+                raise UserError(where, f"a class that the label map {self._map_path} holds", repr(keys[-1][:200]),
                                 "Add it to the map, or remove the line.")
         elif text is None:
-            raise UserError(where, "a label behind the path", repr(path),
+            raise UserError(where, "a label behind the path", repr(path[:200]),
                             "Add the label, or name a label map with `labels:`.")
         elif text.isascii() and text.isdigit():
             label = int(text) if len(text) < 10 else MAX_LABEL + 1
