@@ -42,6 +42,9 @@ SETTINGS = {
                "train.steps=24", "evaluation.every_steps=10", "loader.prefetch=4", "train.ema=0.9"],
     "alternating": [*JOINT["alternating"], "train.checkpoint_every=2", "train.steps=16", "evaluation.every_epochs=100"],
     "mixup": [*JOINT["mixup"], "train.checkpoint_every=3", "train.steps=18", "evaluation.every_epochs=100"],
+    # with files that pass the probe and do not decode
+    "broken": ["train.batch=8", "train.checkpoint_every=3", "train.steps=18", "evaluation.every_epochs=100",
+               "loader.max_bad_ratio=1", "train.mixup=cross"],
     "warp": [*JOINT["warp"], "optimizer.accumulate=1", "train.checkpoint_every=2", "train.steps=12",
              "evaluation.every_epochs=100"],
 }
@@ -188,7 +191,8 @@ def test_evaluations_load_every_item_once(tables, world):
 class Runner:
     """Starts trainings, as many ranks as asked for, and kills them."""
 
-    def __init__(self, media_root):
+    def __init__(self, media_root, broken_root):
+        self.roots = {"broken": break_behind_headers(media_root, broken_root)}
         self.media_root, self.figures, self.random = media_root, Counter(), random.Random(os.environ.get("OMNIDALI_SEED"))
         self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMNIDALI_SMALL_NETWORK": "1"}
         self.server = subprocess.Popen([sys.executable, RECORDER, "serve"], text=True, bufsize=1, env=self.environment,
@@ -203,7 +207,7 @@ class Runner:
         record, log = folder / f"life{life}", folder / f"life{life}.log"
         (folder / "c.yaml").write_text(CONFIG)
         log.touch()
-        arguments = ["--config", f"{folder}/c.yaml", f"data_root={self.media_root}", f"run_dir={folder}/run",
+        arguments = ["--config", f"{folder}/c.yaml", f"data_root={self.roots.get(name, self.media_root)}", f"run_dir={folder}/run",
                      "--resume", "auto", *SETTINGS[name], *SHORT]
         if torchrun:
             with open(log, "a") as output:
@@ -234,6 +238,22 @@ class Runner:
         in_save = any((folder / "run" / "checkpoints").glob("*.part")) and killed
         self.figures.update(kills=killed, resumes=len(resumed), kills_in_saves=in_save)
         return not killed
+
+
+def break_behind_headers(media_root, root):
+    """A copy of the media: photos cut off in the middle, and videos of which some clips are gone and others are not."""
+    shutil.copytree(media_root, root)
+    for n in (2, 5, 6, 11):
+        path = root / "photos" / f"{n}.jpg"
+        path.write_bytes(path.read_bytes()[:-200])
+    for n in (0, 2, 5):
+        path = root / "clips" / f"class {n % 4}" / f"video {n}.mp4"
+        data = bytearray(path.read_bytes())
+        middle = data.index(b"mdat") + 4
+        middle += (data.index(b"moov") - middle if data.index(b"moov") > middle else len(data) - middle) // 2
+        data[middle:middle + 6000] = bytes(6000)
+        path.write_bytes(data)
+    return root
 
 
 def children(parent):
@@ -320,8 +340,8 @@ def differing_values(one, other, where="checkpoint"):
 
 
 @pytest.fixture(scope="module")
-def runner(media_root, request):
-    runner = Runner(media_root)
+def runner(media_root, request, tmp_path_factory):
+    runner = Runner(media_root, tmp_path_factory.mktemp("broken") / "media")
     yield runner
     runner.server.stdin.close()
     runner.server.wait(20)
@@ -392,6 +412,21 @@ def test_kills_and_other_numbers_of_ranks(runner, whole_runs, tmp_path):
         (1, after_steps(5)), (2, after_steps(5), True), (4, after_steps(4, 0.03)), (1, in_a_save(1))])
 
 
+def test_kills_and_broken_files(runner, whole_runs, tmp_path):
+    """Substitutes are the same in every life, on any number of ranks, with a quarantine from before or without."""
+    check(runner, whole_runs, tmp_path, "broken", [(1, after_steps(5)), (4, after_steps(6)), (2, after_steps(4, 0.03))])
+    _, steps = whole_runs("broken")
+    attempts = [item[6] for slots in steps.values() for item in slots.values()]
+    assert sum(map(bool, attempts)) > 5
+    states = {}
+    for folder in (tmp_path, whole_runs("broken")[0]):
+        rows = [json.loads(line) for line in (folder / "run" / "quarantine.jsonl").read_text().splitlines()]
+        states[folder] = {row["path"]: row["state"] for row in rows}
+        assert len(rows) == len(states[folder])
+    assert states[tmp_path].keys() >= {str(runner.roots["broken"] / "photos" / f"{n}.jpg") for n in (2, 5, 6, 11)}
+    assert "quarantined" in states[tmp_path].values()
+
+
 def test_four_ranks_go_on_with_the_same_bits(runner, whole_runs, tmp_path):
     check(runner, whole_runs, tmp_path, "warp", [(4, after_steps(5)), (4, after_steps(4))])
 
@@ -416,7 +451,7 @@ def test_kills_at_random(runner, whole_runs, tmp_path):
         folder = tmp_path / str(number)
         folder.mkdir()
         name = draw.choice(list(SETTINGS))
-        may = [1, 2, 4] if name in ("mixup", "warp") else [1]
+        may = [1, 2, 4] if name in ("mixup", "warp", "broken") else [1]
         constant = draw.choice(may)
         changes = draw.random() < 0.5
         check(runner, whole_runs, folder, name, [
