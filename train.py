@@ -95,8 +95,9 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
     state = folder.load(resume)
     if state is not None:
         load_weights(model, state, "resume")
-        loader.load_state_dict(state["loader"])
-        optimizer.load_state_dict(state["optimizer"])
+        notes = loader.load_state_dict(state["loader"])
+        # momentum and the like come from the config, as lr does, and not from the checkpoint
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state["optimizer"]["state"]})
         scaler.load_state_dict(state["scaler"])
         if ema is not None:
             ema.average.load_state_dict(state["ema"] or state["state_dict"])
@@ -104,7 +105,7 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
             raise UserError("resume", "the classes that the checkpoint was trained with", "others",
                             "Restore the old class names, or start anew in another run_dir.")
         best = state["best"]
-        say(f"resumed behind step {state['loader']['step']}")
+        say(f"resumed behind step {state['loader']['step']}", *notes)
 
     ranks.require_equal(loader.next_step, "resume", "the same checkpoint on every rank")
 
@@ -201,7 +202,7 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
             if to_save:
                 gc.collect()
             if to_save and not dry_run:
-                folder.save(snapshot(done), *to_save)
+                folder.save(snapshot(done), *reversed(to_save))  # LAST last: a run goes on behind it
             asked = time.perf_counter()
             pace.paused(asked - paused)
     return figures

@@ -112,8 +112,9 @@ def _videos(rows, keep_all: bool, unusable: Counter):
     """The same, where the entries of one video and label make a sample; those that show the class come first."""
     samples, counts, pieces, paths = [], [], [], []
     for _, entries in groupby(map(_Row._make, rows), key=lambda row: (row.video, row.label)):
-        shown, others, size = [], [], None
+        shown, others, size, files = [], [], None, {}
         for row in entries:
+            files[row.record] = row.path
             for first, count in _spans(row, unusable):
                 size = size or (row.width, row.height)
                 if (row.width, row.height) != size:  # one box is cut out of all frames of a sample
@@ -128,7 +129,7 @@ def _videos(rows, keep_all: bool, unusable: Counter):
         samples.append((row.label, *size, len(shown)))
         counts.append(len(shown) + len(others))
         pieces += shown + others
-        paths.append(row.path)
+        paths += dict.fromkeys(files[piece.record] for piece in shown + others)
         if len(pieces) >= CHUNK:
             yield samples, counts, pieces, paths
             samples, counts, pieces, paths = [], [], [], []

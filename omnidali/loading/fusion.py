@@ -22,6 +22,7 @@ from omnidali.loading.quarantine import Quarantine
 from omnidali.loading.stats import Meter, SourceStats
 from omnidali.loading.step import Step
 from omnidali.loading.workers import Workers
+from omnidali.planning.fingerprint import find_differences
 from omnidali.planning.plan import EvaluationPlan, TrainPlan
 
 _LOG = logging.getLogger("omnidali")
@@ -126,22 +127,36 @@ class FusionIterator:
         return step.batch(self.device)
 
     def state_dict(self) -> dict[str, object]:
-        """The next step, and everything that the order depends on."""
-        return {"step": self._next_step, "plan": self.plan.fingerprint()}
+        """The next step, everything that the order depends on, and who decodes, on which the pixels depend."""
+        return {"step": self._next_step, "plan": self._fingerprint(), "decoders": self._decoders()}
 
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
+    def load_state_dict(self, state: Mapping[str, object]) -> list[str]:
         """Go on behind the last step that was consumed when ``state`` was saved.
+
+        Returns:
+            A line for each source that is decoded in another way now: the order is the same, its pixels are not quite.
 
         Raises:
             UserError: if the plan is another one, listing every difference.
         """
         self._check_open()
-        differences = list(_differences(state["plan"], self.plan.fingerprint()))
+        differences = find_differences(state["plan"], self._fingerprint())
         if differences:
             raise UserError("resume", "the plan that the checkpoint was made with", "; ".join(differences),
                             "Restore the old settings and lists, or start anew in another run_dir.")
         self._stop()
         self._next_step = state["step"]
+        before, now = state.get("decoders", {}), self._decoders()
+        return [f"same order, but slightly other pixels from here on: {before[name]}; now {now[name]}"
+                for name in before if before[name] != now[name]]
+
+    def _fingerprint(self) -> dict[str, object]:
+        plan = self.plan.fingerprint()
+        return {**plan, "ranks": self.world} if isinstance(self.plan, EvaluationPlan) else plan
+
+    def _decoders(self) -> dict[str, str]:
+        place = "" if self.device.type == "cpu" else f", finished on {self.device.type}"
+        return {table.name: line + place for table, line in zip(self.plan.tables, self.routes)}
 
     def stats(self) -> dict[str, SourceStats]:
         """Figures per source since the start, by name."""
@@ -286,14 +301,3 @@ class _Run:
             step.finished[source] = time.perf_counter()
             step.missing -= 1
             self._changed.notify_all()
-
-
-def _differences(old: object, new: object, where: str = "") -> Sequence[str]:
-    """Every place in which two nested settings differ, in words."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        found = []
-        for key in {**old, **new}:
-            found += _differences(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
-        return found
-    same = list(old) == list(new) if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)) else old == new
-    return [] if same else [f"{where}: {old} became {new}"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from omnidali.catalog.store import SourceTable
 from omnidali.config import ClipConfig, SourceConfig, ViewsConfig
 from omnidali.errors import UserError
 from omnidali.planning import crops, motion
+from omnidali.planning.fingerprint import describe_content
 from omnidali.planning.frames import sample_test, sample_train
 from omnidali.planning.mixing import Alternating, Batches, Weighted
 from omnidali.planning.mixup import Mixup, deal
@@ -145,8 +147,12 @@ class TrainPlan:
                     "weight": source.weight, "batch": source.batch, "inflate": source.inflate,
                     "resample": source.resample and vars(source.resample).copy(), "pieces": source.pieces,
                     "motion": self.motions[number].fingerprint if number in self.motions else None,
-                    "content": table.fingerprint}
+                    **self._contents[number]}
                     for number, (table, source) in enumerate(zip(self.tables, self.sources))}}
+
+    @cached_property
+    def _contents(self) -> list[dict[str, object]]:
+        return [describe_content(table, source.pattern) for table, source in zip(self.tables, self.sources)]
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> tuple[Samples, ...]:
         """The samples of ``step`` for one rank, one entry a source (an entry may be empty).
@@ -280,7 +286,7 @@ class EvaluationPlan:
     def fingerprint(self) -> dict[str, object]:
         """Everything that the order depends on."""
         return {"batch": self.batch, "clip": vars(self.clip).copy(), "views": vars(self.views).copy(),
-                "sources": {self.tables[0].name: self.tables[0].fingerprint}}
+                "sources": {self.tables[0].name: describe_content(self.tables[0])}}
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> tuple[Samples, ...]:
         """The items of ``step`` for one rank; those past the end repeat the last item and are not valid."""
