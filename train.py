@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from omnidali.config import Config
-from omnidali.errors import UserError, exit_with_advice
+from omnidali.errors import UserError, exit_with_advice, telling_peers
 from omnidali.evaluation.metrics import measure
 from omnidali.evaluation.score import score_items
 from omnidali.loading.data import open_data, open_loader
@@ -31,14 +31,16 @@ from omnidali.models.recognizers import build_model
 from omnidali.models.weights import load_pretrained
 from omnidali.ranks import Ranks, end_ranks, start_ranks
 from omnidali.settings import dump_config, load_config
-from omnidali.training.checkpoint import LAST, load_weights
-from omnidali.training.console import Pace, step_line
+from omnidali.training.around import closing_behind, collecting_when_told
+from omnidali.training.checkpoint import BEST, LAST, load_weights
+from omnidali.training.console import Pace, make_say, step_line
 from omnidali.training.ema import Ema
 from omnidali.training.meters import SourceMeter
 from omnidali.training.pictures import confusion_picture
 from omnidali.training.precision import DTYPES, make_autocast, make_scaler
 from omnidali.training.run_folder import RunFolder
 from omnidali.training.schedule import learning_rate
+from omnidali.training.stopping import StopSignals
 
 
 def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | None = None,
@@ -54,13 +56,19 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
     Raises:
         UserError: for everything that the user can put right.
     """
-    say = lambda *lines: print(*lines, sep="\n", flush=True) if ranks.is_main else None  # noqa: E731
+    with RunFolder(config, ranks, resume, writes=not dry_run) as folder, telling_peers():
+        return run_training(config, ranks, folder, resume, dry_run, wrap_loader)
+
+
+def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, dry_run: int | None,
+               wrap_loader: Callable[[FusionIterator], FusionIterator]) -> dict | None:
+    """The run itself, in a folder that is its own; arguments and result as those of :func:`train`."""
+    say = make_say(ranks)
     torch.manual_seed(config.seed)
     torch.backends.cudnn.benchmark = True
 
     # Data: the catalog is brought up to date once, the plan is made, decoding starts with the loop.
     data = open_data(config, ranks)
-    folder = RunFolder(config, ranks.is_main and not dry_run, resume)
     kept = {"quarantine": Quarantine()} if dry_run else {}
     loader = wrap_loader(open_loader(config, data, ranks, dtype=DTYPES[config.train.precision], **kept))
     say(*data.summary, *loader.routes)
@@ -92,7 +100,9 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
 
     # Resume
     best = -1.0
-    state = folder.load(resume)
+    state, passed_over = folder.load(resume)
+    if passed_over:
+        say(passed_over)
     if state is not None:
         load_weights(model, state, "resume")
         notes = loader.load_state_dict(state["loader"])
@@ -122,9 +132,12 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
         if ema:
             ranks.broadcast_buffers(ema.average)
 
-    def evaluate(step: int) -> dict:
+    def evaluate(step: int) -> dict | None:
         scores = score_items(ema.average if ema else model, data.evaluation, config.evaluation.source,
-                             config.evaluation.validation, config, ranks, autocast)
+                             config.evaluation.validation, config, ranks, autocast, lambda: stop.heard is not None)
+        if scores is None:
+            say(f"evaluation at step {step} abandoned")
+            return None
         accuracy = measure(scores, data.evaluation.labels)
         folder.log("evaluation", step, accuracy.as_row())
         folder.show_confusion(confusion_picture(accuracy.confusion), step)
@@ -142,7 +155,7 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
     loader.end = min(steps, first_step + dry_run) if dry_run else steps
     pace = Pace(first_step, steps)
     model.train()
-    with loader, contextlib.closing(folder), collecting_when_told():
+    with closing_behind(loader), StopSignals(ranks) as stop, telling_peers(), collecting_when_told():
         asked = time.perf_counter()
         for batch in loader:
             now, step = time.perf_counter(), batch.step
@@ -177,8 +190,10 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
             def due(every: int) -> bool:  # at the first optimizer step from each multiple of `every` on
                 return updates and done % every < settings.accumulate
 
-            evaluates = data.evaluation is not None and not dry_run and (due(evaluate_every) or at_end)
-            if evaluates or at_end or due(config.train.checkpoint_every):
+            stops = updates and not at_end and stop.agreed()
+            evaluates = data.evaluation is not None and not dry_run and not stops and (due(evaluate_every) or at_end)
+            owed = folder.owes_save and due(config.train.log_every)
+            if evaluates or at_end or stops or owed or due(config.train.checkpoint_every):
                 to_save.append(LAST)
             if config.train.keep_every and due(config.train.keep_every):
                 to_save.append(f"step-{done}.pt")
@@ -194,34 +209,26 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
             paused = time.perf_counter()
             if to_save and not dry_run:
                 share_statistics()
+            best_before = best
             if evaluates:
                 figures = evaluate(done)
-                if figures["top1"] > best:
+                stops = figures is None
+                if figures and figures["top1"] > best:
                     best = figures["top1"]
-                    to_save.append("best.pt")
+                    to_save.append(BEST)
             if to_save:
                 gc.collect()
             if to_save and not dry_run:
-                folder.save(snapshot(done), *reversed(to_save))  # LAST last: a run goes on behind it
+                # LAST is written last, as a run goes on behind it
+                failed = folder.save(snapshot(done), *reversed(to_save), final=at_end or stops)
+                best = best_before if BEST in failed else best  # what no file holds is not the best
+            if stops:
+                say(f"stopped by {stop.heard or 'a signal to another rank'} behind step {done};"
+                    " go on with --resume auto")
+                break
             asked = time.perf_counter()
             pace.paused(asked - paused)
     return figures
-
-
-@contextlib.contextmanager
-def collecting_when_told():
-    """Keep Python's garbage collector from stopping one rank in mid-step, for which all others would wait.
-
-    The loop collects young objects when it logs, and all when it saves.
-    """
-    was_enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
@@ -243,11 +250,11 @@ def main(arguments: list[str] | None = None) -> int:
     def story() -> None:
         if options.dry_run is not None and options.dry_run < 1:
             raise UserError("--dry-run", "1 step or more", str(options.dry_run), "Correct the number.")
-        config = load_config(options.config, options.overrides)
         if options.print_config:
-            print(dump_config(config), end="")
+            print(dump_config(load_config(options.config, options.overrides)), end="")
             return
-        train(config, start_ranks(), options.resume, options.dry_run)
+        ranks = start_ranks()  # first, so that a mistake in one machine's copy of the config ends all ranks
+        train(load_config(options.config, options.overrides), ranks, options.resume, options.dry_run)
         end_ranks()
 
     return exit_with_advice(story, rank=int(os.environ.get("RANK", 0)))

@@ -6,6 +6,7 @@ the data and never stand here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -21,10 +22,15 @@ def key_of(name: str) -> str:
     return "evaluation.source" if name == EVALUATION else f"sources.{name}"
 
 
+def is_wide(pattern: str) -> bool:
+    """Whether a pattern of file names asks for thousands of characters, as img_{:09999}.jpg does."""
+    return re.search(r"\{[^}]*[0-9]{4}", pattern) is not None
+
+
 def has_number(pattern: str) -> bool:
     """Whether a pattern of file names, such as img_{:05}.jpg, gives every number another name."""
     try:
-        return pattern.format(1) != pattern.format(2)
+        return not is_wide(pattern) and pattern.format(1) != pattern.format(2)
     except (IndexError, KeyError, ValueError, AttributeError):
         return False
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+
+from omnidali import watch
 
 
 class UserError(ValueError):
@@ -21,16 +25,16 @@ class UserError(ValueError):
 
     def __init__(self, where: str, expected: str, got: str, advice: str):
         super().__init__(f"{where}: expected {expected}, got {got}. {advice}")
-        self.where = where
+        self.where, self.got = where, got
 
     def __reduce__(self):  # exceptions with several arguments do not survive pickling otherwise
-        return _rebuild, (type(self), self.args[0], self.where)
+        return _rebuild, (type(self), self.args[0], self.where, self.got)
 
 
-def _rebuild(kind: type, message: str, where: str) -> UserError:
+def _rebuild(kind: type, message: str, where: str, got: str) -> UserError:
     error = kind.__new__(kind)
     ValueError.__init__(error, message)
-    error.where = where
+    error.where, error.got = where, got
     return error
 
 
@@ -40,7 +44,7 @@ class ConfigErrors(UserError):
     def __init__(self, errors: Sequence[UserError]):
         ValueError.__init__(self, "\n".join(str(error) for error in errors))
         self.errors = tuple(errors)
-        self.where = errors[0].where
+        self.where, self.got = errors[0].where, errors[0].got
 
     def __reduce__(self):
         return ConfigErrors, (self.errors,)
@@ -57,14 +61,53 @@ class CannotDecode(Exception):
 def exit_with_advice(story: Callable[[], int | None], rank: int = 0) -> int:
     """Run ``story``; errors of the user's settings and files become text on stderr and exit code 2, no traceback.
 
-    Ranks above 0 keep back what rank 0 also says: mistakes of the config, and errors it has shared.
+    Ranks above 0 keep back what rank 0 also says: mistakes of the config, and errors it has shared. An error that
+    another rank's end has caused is told as that end, in one line. An interrupt from the keyboard is 130, and quiet.
     """
     try:
         return story() or 0
-    except UserError as error:
-        if rank == 0 or not (isinstance(error, ConfigErrors) or getattr(error, "told_by_main", False)):
-            lines = str(error).splitlines()
-            head = "error" if len(lines) == 1 else f"{len(lines)} errors"
-            print(f"{head} on rank {rank}:" if rank else f"{head}:", *(f"  {line}" for line in lines), sep="\n",
-                  file=sys.stderr, flush=True)
-        return 2
+    except KeyboardInterrupt as interrupt:
+        tell_peers(interrupt)
+        return watch.leave(130, lambda: None)
+    except Exception as raised:
+        error = raised
+    ending = tell_peers(error)
+    if ending is not None:
+        return watch.leave(ending.code, lambda: print(ending, file=sys.stderr, flush=True))
+    if isinstance(error, UserError):
+        return watch.leave(2, lambda: _advise(error, rank))
+    if not watch.is_on():
+        raise error
+    return watch.leave(1, lambda: traceback.print_exception(error))
+
+
+@contextlib.contextmanager
+def telling_peers():
+    """Tell the other ranks of an error at once, before files and loaders are closed, which may take long."""
+    try:
+        yield
+    except BaseException as error:
+        tell_peers(error)
+        raise
+
+
+def tell_peers(error: BaseException) -> watch.Ending | None:
+    """Tell the other ranks that this one ends; where another rank's end is behind ``error``, that is returned."""
+    if isinstance(error, KeyboardInterrupt):
+        watch.report(130, error)
+    elif isinstance(error, UserError):
+        watch.report(2, error)
+    else:
+        ending = watch.ending_behind(error)
+        if ending is not None:
+            return ending
+        watch.report(1, error)
+    return None
+
+
+def _advise(error: Exception, rank: int) -> None:
+    if rank == 0 or not (isinstance(error, ConfigErrors) or getattr(error, "told_by_main", False)):
+        lines = str(error).splitlines()
+        head = "error" if len(lines) == 1 else f"{len(lines)} errors"
+        print(f"{head} on rank {rank}:" if rank else f"{head}:", *(f"  {line}" for line in lines), sep="\n",
+              file=sys.stderr, flush=True)

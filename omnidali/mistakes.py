@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from omnidali.config import RESERVED, Config, MediaConfig, has_number
+from omnidali.config import RESERVED, Config, MediaConfig, has_number, is_wide
 from omnidali.errors import UserError
 
 
@@ -113,7 +113,10 @@ def _media_mistakes(where: str, source: MediaConfig) -> Iterator[UserError]:
     if not 0 < source.window_seconds < float("inf"):
         yield UserError(f"{where}.window_seconds", "a number above 0", f"{source.window_seconds:g}",
                         "The reference uses 10.")
-    if source.kind == "frames" and source.pattern is not None and not has_number(source.pattern):
+    if source.pattern is not None and is_wide(source.pattern):
+        yield UserError(f"{where}.pattern", "numbers of a few digits", repr(source.pattern)[:200],
+                        "Correct the pattern.")
+    elif source.kind == "frames" and source.pattern is not None and not has_number(source.pattern):
         yield UserError(f"{where}.pattern", "a pattern with one number", repr(source.pattern),
                         "The reference uses img_{:05}.jpg.")
     if source.kind != "untrimmed" and source.pieces != "positive":

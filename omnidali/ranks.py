@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from omnidali import watch
 from omnidali.errors import UserError
 
 T = TypeVar("T")
@@ -82,6 +83,12 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
+    def any_soon(self, flag: bool) -> Callable[[], bool]:
+        """Start to ask whether ``flag`` is set on any of several ranks; what is returned waits for the answer."""
+        flags = torch.tensor([int(flag)])
+        work = dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=_patient_group(), async_op=True)
+        return lambda: work.wait() and bool(flags)
+
     def require_equal(self, value: int, where: str, expected: str) -> None:
         """Raise UserError on every rank unless all have the same ``value``."""
         values = torch.zeros(self.world, dtype=torch.int64, device=self.device)
@@ -125,6 +132,7 @@ def start_ranks() -> Ranks:
     ranks = Ranks(int(os.environ.get("RANK", 0)), world, int(os.environ.get("LOCAL_WORLD_SIZE", 1)), device)
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        watch.start(ranks.rank, ranks.local_world == world, ranks.on_main)
     if device.type == "cpu":
         torch.set_num_threads(ranks.threads)
     return ranks
@@ -135,6 +143,7 @@ def end_ranks() -> None:
 
     Not after an error: leaving waits for the others, who may be waiting for this rank.
     """
+    watch.stop()
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
         _patient_group.cache_clear()

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -17,6 +18,11 @@ import yaml
 from omnidali.config import Config
 from omnidali.errors import ConfigErrors, UserError
 from omnidali.mistakes import find_mistakes
+
+MAX_TEXT = 1 << 18  # characters of a config file: 2,000 sources; PyYAML takes 5 s for them
+MAX_VALUES = 100_000  # of a config, counted with what aliases stand for
+MAX_BASES = 100  # files that a config is built on, counted as often as they are named
+MAX_NUMBER = (1 << 63) - 1
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -34,19 +40,57 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def parse_yaml(text: str, name: str) -> object:
-    """Parse YAML text; ``name`` is used in errors."""
-    loader = _StrictLoader(text)
-    loader.name = name
+    """Parse YAML text; ``name`` is used in errors.
+
+    Raises:
+        UserError: for what is no YAML, for tags that would make objects, and for more than a config can hold:
+            text, aliases that multiply, levels, digits.
+    """
+    if len(text) > MAX_TEXT:
+        raise UserError(name, f"at most {MAX_TEXT:,} characters", "more", "Check that the right file is named.")
     try:
-        return loader.get_single_data()
+        loader = _StrictLoader(text)
+        loader.name = name
+        node = loader.get_single_node()
+        _check_aliases(node, name)
+        return None if node is None else loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}, line {mark.line + 1}" if mark else name
-        raise UserError(where, "YAML", str(getattr(error, "problem", error)), "Correct the syntax.") from None
+        problem = str(getattr(error, "problem", None) or error).splitlines()[0]
+        raise UserError(where, "YAML", problem[:200], "Correct the syntax.") from None
     except TypeError as error:
         raise UserError(name, "plain keys", str(error), "Use text as keys.") from None
-    finally:
-        loader.dispose()
+    except RecursionError:
+        raise UserError(name, "settings of a few levels", "hundreds of levels", "Remove the brackets.") from None
+    except UserError:
+        raise
+    except ValueError as error:  # a date that is none, a number of thousands of digits
+        raise UserError(name, "YAML", str(error).splitlines()[0][:200], "Put the value in quotes, or correct it.") \
+            from None
+
+
+def _check_aliases(root: yaml.Node | None, name: str) -> None:
+    """Refuse aliases that contain themselves, or that multiply: ten lines can stand for a billion values."""
+    sizes: dict[int, int | None] = {}  # None: being counted
+    waiting = [] if root is None else [root]
+    while waiting:
+        node = waiting[-1]
+        below = [] if isinstance(node, yaml.ScalarNode) else [
+            part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
+        if id(node) not in sizes:
+            sizes[id(node)] = None
+            if any(sizes.get(id(part), 0) is None for part in below):
+                raise UserError(f"{name}, line {node.start_mark.line + 1}", "values that end", "an alias of what it"
+                                " stands in", "Remove the alias.")
+            waiting += [part for part in below if id(part) not in sizes]
+            continue
+        waiting.pop()
+        if sizes[id(node)] is None:
+            sizes[id(node)] = 1 + sum(sizes[id(part)] for part in below)
+            if sizes[id(node)] > MAX_VALUES:
+                raise UserError(f"{name}, line {node.start_mark.line + 1}", f"at most {MAX_VALUES:,} values",
+                                "more, by aliases of aliases", "Write the values out, or remove the aliases.")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -61,7 +105,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigErrors: with every mistake of the file and the overrides.
         UserError: if a file cannot be read or is no YAML.
     """
-    values = _read_with_base(Path(path), ())
+    values = _read_with_base(Path(path), (), itertools.count())
     errors: list[UserError] = []
     for text in overrides:
         try:
@@ -93,10 +137,14 @@ def to_plain(value: object) -> object:
     return value
 
 
-def _read_with_base(path: Path, above: tuple[Path, ...]) -> dict:
+def _read_with_base(path: Path, above: tuple[Path, ...], reads: Iterator[int]) -> dict:
+    count = next(reads)
+    if count > MAX_BASES:
+        raise UserError(f"{path}: base", f"at most {MAX_BASES} config files", "more", "Name each base once.")
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(MAX_TEXT + 1)
+    except (OSError, ValueError) as error:
         raise UserError(str(path), "a readable config file", str(getattr(error, "strerror", error)),
                         "Check the path.") from None
     values = parse_yaml(text, str(path))
@@ -110,7 +158,7 @@ def _read_with_base(path: Path, above: tuple[Path, ...]) -> dict:
         raise UserError(f"{path}: base", "other config files", str(base), "Remove the circle.")
     merged: object = {}
     for name in bases:
-        merged = _merge(merged, _read_with_base(path.parent / name, (*above, path.resolve())))
+        merged = _merge(merged, _read_with_base(path.parent / name, (*above, path.resolve()), reads))
     return _merge(merged, values)
 
 
@@ -145,11 +193,12 @@ def _build(kind: type, values: object, where: str, errors: list[UserError]) -> o
     fields = {field.name: field for field in dataclasses.fields(kind)}
     arguments = {}
     for key, value in values.items():
-        path = f"{where}.{key}" if where else str(key)
+        path = f"{where}.{_short(key)}" if where else _short(key)
         if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1)
+            shown = _short(key)
+            close = difflib.get_close_matches(shown, fields, n=1)
             advice = f"Did you mean '{close[0]}'?" if close else "Remove it."
-            errors.append(UserError(path, f"one of {', '.join(fields)}", f"the unknown key '{key}'", advice))
+            errors.append(UserError(path, f"one of {', '.join(fields)}", f"the unknown key '{shown}'", advice))
             continue
         before = len(errors)
         converted = _convert(value, hints[key], path, errors)
@@ -176,7 +225,8 @@ def _convert(value: object, hint: object, where: str, errors: list[UserError]) -
         if not isinstance(value, dict):
             errors.append(UserError(where, "names with settings under them", _show(value), "Indent them under it."))
             return None
-        built = {str(name): _convert(item, inner[1], f"{where}.{name}", errors) for name, item in value.items()}
+        built = {_short(name): _convert(item, inner[1], f"{where}.{_short(name)}", errors)
+                 for name, item in value.items()}
         return types.MappingProxyType({name: item for name, item in built.items() if item is not None})
     if origin is tuple:
         open_ended = len(inner) == 2 and inner[1] is Ellipsis
@@ -192,6 +242,12 @@ def _convert(value: object, hint: object, where: str, errors: list[UserError]) -
         else isinstance(value, hint))
     if not fits:
         errors.append(UserError(where, _describe(hint), _show(value), _advise(value, hint, inner)))
+        return None
+    if isinstance(value, int) and abs(value) > MAX_NUMBER:
+        errors.append(UserError(where, f"a number of at most {MAX_NUMBER:,}", _show(value), "Correct the value."))
+        return None
+    if isinstance(value, str) and not value.isprintable():
+        errors.append(UserError(where, "printable text", _show(value), "Remove the control characters."))
         return None
     return float(value) if hint is float else value
 
@@ -211,7 +267,14 @@ def _show(value: object) -> str:
     names = {str: "the text", bool: "the truth value", dict: "settings", list: "the list", type(None): "nothing"}
     if value is None or isinstance(value, dict):
         return names[type(value)]
-    return f"{names.get(type(value), 'the number')} {value!r}"
+    return f"{names.get(type(value), 'the number')} {_short(value if isinstance(value, int) else repr(value))}"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, int) and abs(value) > MAX_NUMBER:  # Python writes no number of thousands of digits
+        return f"of {value.bit_length():,} bits"
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _advise(value: object, hint: object, choices: tuple) -> str:
@@ -222,7 +285,7 @@ def _advise(value: object, hint: object, choices: tuple) -> str:
             pass
     if isinstance(value, bool) and choices:
         return "YAML reads on, off, yes and no as truth values; put the word in quotes."
-    close = difflib.get_close_matches(str(value), [str(item) for item in choices], n=1)
+    close = difflib.get_close_matches(_short(value), [str(item) for item in choices], n=1)
     return f"Did you mean '{close[0]}'?" if close else "Correct the value."
 
 

@@ -127,7 +127,7 @@ def test_image_headers(tmp_path):
     for orientation in range(1, 9):
         header = read_image_header(jpeg[:2] + exif(orientation) + jpeg[2:])
         assert (header.width, header.height) == ((90, 60) if orientation < 5 else (60, 90))
-    huge = b"\x89PNG\r\n\x1a\n" + bytes(8) + struct.pack(">II", 65536, 65536)
+    huge = b"\x89PNG\r\n\x1a\n" + bytes(4) + b"IHDR" + struct.pack(">II", 65536, 65536)
     with pytest.raises(Refused, match="too large: 65536x65536"):
         read_image_header(huge)
     (tmp_path / "page.jpg").write_text("<!DOCTYPE html><p>404")
@@ -220,20 +220,19 @@ def test_new_files_in_class_folders_are_seen(tmp_path):
 
 def test_a_killed_probe_goes_on_where_it_was(tmp_path, monkeypatch):
     make_photos(tmp_path, 12)
-    calls = []
+    original = build.ProbePool.probe
 
-    def dies_late(source, root, record, path, *place):
-        calls.append(path)
-        if len(calls) > 7:
-            raise KeyboardInterrupt
-        return original(source, root, record, path, *place)
+    def dies_late(self, *arguments):
+        for number, outcome in enumerate(original(self, *arguments)):
+            if number == 7:
+                raise KeyboardInterrupt
+            yield outcome
 
-    original = build._probe_one
-    monkeypatch.setattr(build, "_probe_one", dies_late)
+    monkeypatch.setattr(build.ProbePool, "probe", dies_late)
     monkeypatch.setattr(build, "_COMMIT_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         build_catalog(tmp_path / "c.sqlite", PHOTOS, tmp_path, threads=1, progress=False)
-    monkeypatch.setattr(build, "_probe_one", original)
+    monkeypatch.setattr(build.ProbePool, "probe", original)
     done = sqlite3.connect(tmp_path / "c.sqlite").execute("SELECT COUNT(*) FROM media WHERE state = 'ok'").fetchone()[0]
     assert 0 < done < 12
     summary, = run_build(tmp_path)

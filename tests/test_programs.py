@@ -81,7 +81,7 @@ def test_a_run_leaves_what_it_promises(options, tmp_path):
     assert set(train_row["sources"]) == {"all", "clips", "photos"} and train_row["clips_per_second"] > 0
     evaluation = [row for row in rows if row["kind"] == "evaluation"][-1]
     assert evaluation["items"] == 5 and evaluation["correct"] == round(evaluation["top1"] * 5 / 100)
-    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.pt", "best.pt", "step-4.pt", "step-6.pt"}
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.pt", "previous.pt", "best.pt", "step-4.pt", "step-6.pt"}
     assert (folder / "pictures" / "step0-photos.png").stat().st_size > 500
     assert json.loads((folder / "environment.json").read_text())["versions"]["torch"]
     assert list((folder / "tb").iterdir())
@@ -207,7 +207,7 @@ MISTAKES = {
     "empty run": (["--resume", "{tmp}"], "expected a run folder with checkpoints/last.pt, got none in it"),
     "corrupt checkpoint": (["--resume", "{tmp}/c.yaml"], "expected a checkpoint that can be read safely"),
     "no such pretrained": (["model.pretrained=no.pt"], "no.pt: expected a checkpoint, got no such file"),
-    "unwritable": (["run_dir={tmp}/c.yaml/run"], "c.yaml/run/catalog.sqlite: expected a catalog file that can be opened"),
+    "unwritable": (["run_dir={tmp}/c.yaml/run"], "c.yaml/run: expected a folder that can be written"),
     "no steps": (["--dry-run", "0"], "--dry-run: expected 1 step or more, got 0."),
     "motion file": (["sources.photos.inflate=warp", "sources.photos.motion=no.json"], "a file of `omnidali motion estimate`"),
     "label map": (["sources.clips.labels=clips.txt"], "line 1: expected a class that the label map"),

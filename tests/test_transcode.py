@@ -24,6 +24,7 @@ from omnidali import cli
 from omnidali.bench import advise as advice
 from omnidali.bench import copies
 from omnidali.bench.media import picture, read_numbers, write_photo, write_video
+from omnidali.catalog.probe import open_video
 from omnidali.catalog.store import CatalogReader
 from omnidali.curation import encode, transcode
 from omnidali.curation.encode import RECIPES, encode_video, scaled_size
@@ -147,7 +148,7 @@ def test_rows_and_labels_stay(both):
 
 
 def frames_of(media):
-    with av.open(media.span.open()) as container:
+    with open_video(media.span, media.container) as container:
         yield from (frame.to_ndarray(format="rgb24") for frame in container.decode(video=0))
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import json
 import os
 import sqlite3
 import sys
 import time
+import zlib
 from collections import Counter
 from collections.abc import Mapping
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,19 +19,19 @@ import numpy as np
 from tqdm import tqdm
 
 from omnidali.catalog.contents import list_source
-from omnidali.catalog.files import FileSpan
-from omnidali.catalog.folders import escape_reason
-from omnidali.catalog.gate import Refused
+from omnidali.catalog.gate import OK
+from omnidali.catalog.integrity import Damaged, crc_of, damage, is_damage, move_aside, only_build
 from omnidali.catalog.pack import pack
-from omnidali.catalog.probe import Probe, probe_frames, probe_image, probe_video
-from omnidali.catalog.store import COLUMNS, NEW, OK, connect
+from omnidali.catalog.probe import Probe
+from omnidali.catalog.probe_worker import stamp_of
+from omnidali.catalog.store import COLUMNS, MEDIA_COLUMNS, NEW, connect, read_packed
 from omnidali.catalog.tars import find_tars
+from omnidali.catalog.workers import ProbePool
 from omnidali.config import MediaConfig, key_of
 from omnidali.errors import UserError
 
 CHECKED_AT_START = 100_000  # files of a source whose size and time are compared at a warm start; of more than that
 SAMPLE_AT_START = 20_000  # these, evenly spread
-FRAME_PATTERN = "img_{:05}.jpg"  # of the reference's folders of frames
 _COMMIT_SECONDS = 2.0  # what a killed probe loses at most
 
 
@@ -62,10 +61,16 @@ class Summary:
             text += f", {self.repeated:,} repeated lines counted once"
         if self.refused:
             reasons = "; ".join(f"{count:,} {reason}" + (
-                f", such as {self.examples[reason]}" if reason in self.examples else "")
+                f", such as {_shown(self.examples[reason])}" if reason in self.examples else "")
                 for reason, count in self.refused.items())
             text += f", {sum(self.refused.values()):,} left out ({reasons})"
         return text
+
+
+def _shown(path: str) -> str:
+    """A path as a terminal may print it."""
+    path = path if len(path) <= 300 else f"{path[:300]}..."
+    return path if path.isprintable() else ascii(path)
 
 
 def build_catalog(path: str | Path, sources: Mapping[str, MediaConfig], data_root: str | Path,
@@ -73,45 +78,91 @@ def build_catalog(path: str | Path, sources: Mapping[str, MediaConfig], data_roo
     """Bring the catalog at ``path`` up to date with ``sources``.
 
     A source whose list has not changed costs a size-and-time check of its files (of an even sample
-    above 100,000). A build that was killed goes on where it was.
+    above 100,000). A build that was killed goes on where it was; a damaged catalog is moved aside and made
+    anew; a second build at the same time waits for the first.
 
     Raises:
         UserError: for missing roots and lists, bad lines, and sources without any usable file.
     """
+    path = Path(path)
+    with only_build(path), ProbePool(threads or len(os.sched_getaffinity(0))) as pool:
+        for attempt in range(2):
+            try:
+                return _build(path, sources, Path(data_root), classes, pool, progress)
+            except Damaged as seen:
+                if attempt:
+                    raise damage(path, seen) from None
+                move_aside(path, seen)
+    raise AssertionError
+
+
+def _build(path: Path, sources: Mapping[str, MediaConfig], data_root: Path, classes: list[str] | None,
+           pool: ProbePool, progress: bool) -> list[Summary]:
     db = connect(path)
     try:
-        threads = threads or len(os.sched_getaffinity(0))
-        return [_build_source(db, name, source, Path(data_root), classes, threads, progress)
+        return [_build_source(db, name, source, data_root, classes, pool, progress)
                 for name, source in sources.items()]
     except sqlite3.Error as error:
+        if is_damage(error):
+            raise Damaged(str(error)) from None
+        if "readonly" in str(error):
+            raise UserError(str(path), "a catalog that knows every file, or one that can be written",
+                            "new or changed files or lists, and no permission to write",
+                            "Ask its owner to build it again, or let the run have a catalog of its own.") from None
         raise UserError(str(path), "a catalog that can be written", str(error),
                         "Check the disk and the permissions of the folder.") from None
     finally:
         db.close()
 
 
-def _build_source(db, name, source: MediaConfig, data_root, classes, threads, progress) -> Summary:
+def _build_source(db, name, source: MediaConfig, data_root, classes, pool, progress) -> Summary:
     root = os.path.realpath(data_root / source.root)
     if not os.path.isdir(root):
         raise UserError(f"{key_of(name)}.root", "a folder", f"{root}, which does not exist",
                         "Check root and data_root (on the command line: data_root=DIR).")
-    db.execute("INSERT OR IGNORE INTO sources (name) VALUES (?)", (name,))
-    source_id, old_signature, watched = db.execute(
-        "SELECT id, signature, watched FROM sources WHERE name = ?", (name,)).fetchone()
+    known = "SELECT id, signature, watched, root, kind, pattern FROM sources WHERE name = ?"
+    row = db.execute(known, (name,)).fetchone()
+    if row is None:  # a catalog that cannot be written is good enough where nothing is new
+        db.execute("INSERT INTO sources (name) VALUES (?)", (name,))
+        row = db.execute(known, (name,)).fetchone()
+    source_id, old_signature, watched, *old = row
     repeated = 0
     tars = find_tars(Path(root), source.tars, f"{key_of(name)}.tars") if source.tars else []
-    if _signature(source, root, json.loads(watched or "[]"), tars, classes) != old_signature:
+    listed = old != [root, source.kind, source.pattern] or \
+        _signature(source, root, _plain(watched or "[]"), tars, classes) != old_signature
+    if listed:
         watched, repeated = _read_entries(db, source_id, name, source, root, data_root, classes)
-        db.execute("UPDATE sources SET signature = ?, watched = ?, fingerprint = NULL WHERE id = ?",
-                   (_signature(source, root, watched, tars, classes), json.dumps(watched), source_id))
+        db.execute("UPDATE sources SET signature = ?, watched = ?, fingerprint = NULL, entries_crc = ? WHERE id = ?",
+                   (_signature(source, root, watched, tars, classes), json.dumps(watched),
+                    _entries_crc(db, source_id), source_id))
         db.commit()
     _mark_changed(db, source_id, root)
-    probed = _probe_new(db, source_id, name, source, root, threads, progress)
-    fingerprint, = db.execute("SELECT fingerprint FROM sources WHERE id = ?", (source_id,)).fetchone()
-    if probed or fingerprint is None:
+    probed = _probe_new(db, source_id, name, source, root, pool, progress)
+    fingerprint, crc = db.execute("SELECT fingerprint, entries_crc FROM sources WHERE id = ?", (source_id,)).fetchone()
+    if not probed and fingerprint is not None:
+        read_packed(db, source_id, fingerprint)  # flipped bits are no error of SQLite's
+    else:
+        if not listed and crc != _entries_crc(db, source_id):
+            raise Damaged("the entries of the list changed")
         pack(db, source_id, by_video=source.kind == "untrimmed", keep_all=source.pieces == "all")
     db.commit()
     return _summarise(db, source_id, name, source, data_root, probed, repeated)
+
+
+def _plain(text: str) -> object:
+    """What the catalog holds as JSON."""
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError):
+        raise Damaged("a text that is not as it was written") from None
+
+
+def _entries_crc(db, source: int) -> int:
+    crc = 0
+    for row in db.execute("SELECT media, label, unit, first, last, video, positive FROM entries WHERE source = ?"
+                          " ORDER BY id", (source,)):
+        crc = zlib.crc32(repr(row).encode("utf-8", "surrogatepass"), crc)
+    return crc
 
 
 def _summarise(db, source_id: int, name: str, source: MediaConfig, data_root: Path, probed: int,
@@ -123,8 +174,8 @@ def _summarise(db, source_id: int, name: str, source: MediaConfig, data_root: Pa
     counts, examples = Counter({row[0]: row[1] for row in found}), {row[0]: row[2] for row in found}
     form, left_out, unusable = db.execute("SELECT format, left_out, unusable FROM sources WHERE id = ?",
                                           (source_id,)).fetchone()
-    counts.update(json.loads(left_out))
-    counts.update(json.loads(unusable))
+    counts.update(_plain(left_out))
+    counts.update(_plain(unusable))
     usable, = db.execute("SELECT COALESCE(SUM(LENGTH(data)), 0) / 4 FROM packed WHERE source = ? AND name = 'labels'",
                          (source_id,)).fetchone()
     how = "recognised" if source.format == "auto" and source.list else "asked for" if source.list else "found"
@@ -140,7 +191,7 @@ def _summarise(db, source_id: int, name: str, source: MediaConfig, data_root: Pa
 def _signature(source: MediaConfig, root: str, watched: list[str], tars: list[str], classes: list[str] | None) -> str:
     """Text that stays the same as long as reading the source again would find the same entries."""
     settings = [getattr(source, field.name) for field in dataclasses.fields(MediaConfig) if field.name != "decode"]
-    return json.dumps([settings, root, classes, tars, [[path, _stamp(path)] for path in watched]])
+    return json.dumps([settings, root, classes, tars, [[path, stamp_of(path)] for path in watched]])
 
 
 def _read_entries(db, source_id: int, name: str, source: MediaConfig, root: str, data_root: Path,
@@ -187,70 +238,32 @@ def _mark_changed(db, source: int, root: str) -> None:
             records = records[np.linspace(0, len(records) - 1, SAMPLE_AT_START).astype(np.int64)]
         rows += db.execute("SELECT id, COALESCE(archive, path), bytes, mtime_ns, archive FROM media WHERE id IN"
                            " (SELECT value FROM json_each(?))", (json.dumps(records.tolist()),)).fetchall()
-    stamp = functools.lru_cache(maxsize=1000)(lambda path: _stamp(os.path.join(root, path)))  # a tar has many members
+    stamp = functools.lru_cache(maxsize=1000)(lambda path: stamp_of(os.path.join(root, path)))  # a tar has many members
     changed = [(NEW, record) for record, path, size, mtime, archive in rows
                if (stamp(path)[1] != mtime if archive else stamp(path) != (size, mtime))]
     db.executemany("UPDATE media SET state = ? WHERE id = ?", changed)
     db.commit()
 
 
-def _stamp(path: str) -> tuple[int | None, int | None]:
-    try:
-        status = os.stat(path)
-        return status.st_size, status.st_mtime_ns
-    except (OSError, ValueError):
-        return None, None
-
-
-def _probe_one(source: MediaConfig, root: str, record: int, path: str, archive: str | None, offset: int | None,
-               size: int | None) -> tuple[int, str, Probe | None, tuple]:
-    file = archive or path
-    full, probe, stamp = os.path.join(root, file), None, (None, None)
-    state = escape_reason(root, file)
-    if state is None:
-        stamp = _stamp(full)
-        try:
-            folder = source.kind == "frames"
-            if os.path.exists(full) and not (os.path.isdir if folder else os.path.isfile)(full):
-                raise Refused("not a folder" if folder else "not a regular file")  # a pipe would be waited for
-            span = FileSpan(full, offset or 0, size)
-            probe = probe_frames(span, source.pattern or FRAME_PATTERN) if folder else \
-                (probe_image if source.kind == "image" else probe_video)(span)
-            state = OK
-        except Refused as refusal:
-            state = str(refusal)
-        except OSError as error:
-            state = "missing file" if isinstance(error, FileNotFoundError) else f"unreadable: {error.strerror}"
-    return record, state, probe, stamp
-
-
-def _probe_new(db, source: int, name: str, config: MediaConfig, root: str, threads: int, progress: bool) -> int:
-    """Probe every ``new`` row on a pool of threads; commit as results come in."""
+def _probe_new(db, source: int, name: str, config: MediaConfig, root: str, pool: ProbePool, progress: bool) -> int:
+    """Probe every ``new`` row in the pool; commit as results come in."""
     todo = db.execute("SELECT id, path, archive, offset, size FROM media WHERE source = ? AND state = ? ORDER BY id",
                       (source, NEW)).fetchall()
     if not todo:
         return 0
     db.execute("UPDATE sources SET fingerprint = NULL WHERE id = ?", (source,))
-    waiting, running, last_commit = iter(todo), set(), time.monotonic()
-    with ThreadPoolExecutor(threads, thread_name_prefix="probe") as pool, tqdm(
-            total=len(todo), desc=f"probe {name}", unit="file", disable=not progress, file=sys.stderr,
-            mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:
-        while True:
-            for row in itertools.islice(waiting, 4 * threads - len(running)):
-                running.add(pool.submit(_probe_one, config, root, *row))
-            if not running:
-                break
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                record, state, probe, (size, mtime) = future.result()
-                known = probe or Probe("", "", 0, 0, 0)
-                db.execute("UPDATE media SET state = ?, container = ?, codec = ?, width = ?, height = ?, frames = ?,"
-                           " frame_rate = ?, tick = ?, rotation = ?, timing = ?, keyframes = ?, packets = ?, bytes = ?,"
-                           " mtime_ns = ? WHERE id = ?",
-                           (state, known.container, known.codec, known.width, known.height, known.frames,
-                            known.frame_rate, known.tick, known.rotation, known.timing, known.keyframes,
-                            known.packets, size, mtime, record))
-            bar.update(len(done))
+    places = {row[0]: dict(zip(("path", "archive", "offset", "size"), row[1:])) for row in todo}
+    last_commit = time.monotonic()
+    with tqdm(total=len(todo), desc=f"probe {name}", unit="file", disable=not progress, file=sys.stderr,
+              mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:
+        for record, state, probe, (size, mtime) in pool.probe(config, root, todo):
+            known = probe or Probe("", "", 0, 0, 0)
+            columns = {**vars(known), "bytes": size, "mtime_ns": mtime}
+            crc = crc_of(root, *({**places[record], **columns}[name] for name in MEDIA_COLUMNS))
+            columns |= {"state": state, "crc": crc}
+            db.execute(f"UPDATE media SET {', '.join(f'{name} = :{name}' for name in columns)} WHERE id = :id",
+                       {**columns, "id": record})
+            bar.update()
             if time.monotonic() - last_commit > _COMMIT_SECONDS:
                 db.commit()
                 last_commit = time.monotonic()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from omnidali.catalog.labels import UNLABELLED
@@ -11,6 +13,11 @@ from omnidali.errors import UserError
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".jpe"}
 VIDEO_ENDINGS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".mpg", ".mpeg", ".ts", ".m2ts", ".ivf",
                  ".3gp", ".wmv"}
+
+
+MAX_PATH = 4096  # characters; the kernel takes no more, and looking at each folder on the way takes its time
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # a terminal would obey them
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(file|concat|concatf|pipe|data|subfile|crypto|async|cache|fd):")
 
 
 def is_video_name(path: str) -> bool:
@@ -39,7 +46,7 @@ def scan_folder(root: Path, kind: str, names: list[str] | None) -> tuple[list[tu
                             "Rename or move it, or use a list.")
     labels = {folder: (names or folders).index(folder) for folder in folders}
     entries, visited = [], []
-    for folder, below, files in os.walk(root):
+    for folder, below, files in _walk(root):
         below.sort()
         visited.append(_storable(folder))
         relative = os.path.relpath(folder, root)
@@ -55,6 +62,13 @@ def scan_folder(root: Path, kind: str, names: list[str] | None) -> tuple[list[tu
     return entries, visited
 
 
+def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    try:
+        yield from os.walk(root)
+    except RecursionError:
+        raise UserError(str(root), "folders of a few levels", "hundreds of levels", "Flatten them.") from None
+
+
 def class_folders(root: Path) -> list[str]:
     """The sorted names of the folders in ``root``, hidden ones aside."""
     return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
@@ -67,6 +81,12 @@ def escape_reason(root: str, path: str) -> str | None:
     """
     if "\0" in path:
         return "path holds a NUL byte"
+    if _CONTROL.search(path):
+        return "path holds control characters"
+    if len(path) > MAX_PATH:
+        return "path is too long"
+    if _URL.match(path):
+        return "path is a URL"
     if os.path.isabs(path):
         return "path is absolute"
     if not (os.path.realpath(os.path.join(root, path)) + os.sep).startswith(root.rstrip(os.sep) + os.sep):

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 
+OK = "ok"  # the state of a file that is used; any other but "new" is the reason for which it is not
+HUNGRY = "needs too much memory"
 HEAD_BYTES = 4096  # enough for every signature below
 MAX_PIXELS = 89_478_485  # about 256 MiB as RGB; a small file can claim far more than a machine holds
-MAX_SIDE = 65_535
+MAX_SIDE = 65_535  # of JPEG's format, and of the catalog's columns
+MAX_IMAGE_BYTES = 1 << 28  # a photo is read whole; more than the largest picture has as RGB is no photo
+MAX_HEADER_BYTES = 1 << 24  # of a photo's metadata: profiles, thumbnails and depth maps take a few megabytes
+MAX_SEGMENTS = 4096  # of a JPEG before its picture; a 16 MiB header in full ones has 256
+MAX_VIDEO_PIXELS = 35_651_584  # a frame of level 6.2, the highest of HEVC and AV1; decoders hold up to 16 of them
+MAX_VIDEO_SECONDS = 48 * 3600  # what timestamps span; windows are cut along them, so a claim would become memory
+MAX_VIDEO_FRAMES = 1 << 22  # 19 hours at 60 a second; the probe keeps 200 bytes a packet until it is done
+MAX_STREAMS = 64  # of a container; a film with all its dubs has fewer
+# FFmpeg brings 500 decoders along. Those that web videos and research sets use are few, and looked after.
+VIDEO_DECODERS = ("h264", "hevc", "libdav1d", "av1", "vp8", "vp9", "libvpx", "libvpx-vp9", "mpeg4", "mpeg1video",
+                  "mpeg2video", "mjpeg", "h263", "flv", "msmpeg4", "msmpeg4v2", "theora", "prores", "ffv1")
+
+
+# a segment's marker that has a length behind it: neither stuffing (00, 01) nor a restart or start of image (D0 to D8)
+_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
+_JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive: what every libjpeg-turbo decodes
 
 
 class Refused(Exception):
@@ -37,7 +55,8 @@ def sniff_video(head: bytes) -> str:
     >>> sniff_video(bytes.fromhex("1a45dfa3"))
     'matroska'
     """
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"):
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot") and \
+            (head[:4] in (bytes(4), b"\0\0\0\1") or int.from_bytes(head[:4], "big") >= 8):  # a box's own size
         return "mov"
     if head.startswith(b"\x1aE\xdf\xa3"):
         return "matroska"
@@ -49,25 +68,29 @@ def sniff_video(head: bytes) -> str:
         return "mpeg"
     if head.startswith(b"DKIF"):
         return "ivf"
-    if len(head) > 376 and head[0] == head[188] == head[376] == 0x47:
-        return "mpegts"
+    for start, packet in ((0, 188), (4, 192)):  # broadcast, and discs and cameras with a time before each packet
+        if {head[place:place + 1] for place in range(start, start + 3 * packet, packet)} == {b"G"}:
+            return "mpegts"
     raise Refused(f"not a video: {describe_head(head)}")
 
 
 def describe_head(head: bytes) -> str:
     """Say in words what the first bytes look like."""
     known = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF",
-             b"MM\0*": "TIFF", b"%PDF": "PDF", b"\x1f\x8b": "gzip", b"PK\3\4": "ZIP"}
+             b"MM\0*": "TIFF", b"%PDF": "PDF", b"\x1f\x8b": "gzip", b"PK\3\4": "ZIP", b"BZh": "bzip2",
+             b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"ID3": "MP3", b"\x30\x26\xb2\x75": "ASF (WMV)"}
     for magic, name in known.items():
         if head.startswith(magic):
             return name
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "WebP"
     if head[4:8] == b"ftyp":
-        return f"ISO media ({head[8:12].decode('ascii', 'replace')})"
-    start = head[:256].lstrip().lower()
+        return f"ISO media ({''.join(chr(byte) if 32 <= byte < 127 else '?' for byte in head[8:12])})"
+    start = head[:256].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
         return "a web page"
+    if start.startswith((b"#extm3u", b"ffconcat", b"v=0", b"[playlist]")):
+        return "a playlist"
     if start and all(byte >= 32 or byte in b"\t\n\r" for byte in start):
         return "text"
     return "unknown bytes"
@@ -80,13 +103,13 @@ def read_image_header(data: bytes) -> ImageHeader:
         data: the file from its start; the first 256 KiB are enough unless metadata is larger.
 
     Raises:
-        Refused: for other formats, cut headers and pictures over the limits.
+        Refused: for other formats, cut headers, kinds that no decoder here takes, and pictures over the limits.
     """
     try:
         if data.startswith(b"\xff\xd8\xff"):
             header = _jpeg(data)
         elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-            header = ImageHeader("png", *struct.unpack_from(">II", data, 16))
+            header = _png(data)
         elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
             header = _webp(data)
         else:
@@ -97,36 +120,49 @@ def read_image_header(data: bytes) -> ImageHeader:
     return header
 
 
-def check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int, pixels: int = MAX_PIXELS) -> None:
     """Raise Refused for pictures without area and for those over the limits."""
     if width < 1 or height < 1:
         raise Refused(f"no picture: {width}x{height}")
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+    if width * height > pixels or max(width, height) > MAX_SIDE:
         raise Refused(f"too large: {width}x{height}")
+
+
+def check_video(seconds: float, frames: int) -> None:
+    """Raise Refused for more time or frames than a video has."""
+    if frames > MAX_VIDEO_FRAMES:
+        raise Refused(f"more than {MAX_VIDEO_FRAMES:,} frames")
+    if not abs(seconds) <= MAX_VIDEO_SECONDS:
+        raise Refused(f"longer than {MAX_VIDEO_SECONDS // 3600} hours")
+
+
+def _png(data: bytes) -> ImageHeader:
+    if data[12:16] != b"IHDR"[:len(data[12:16])]:
+        raise Refused("PNG without a header")
+    return ImageHeader("png", *struct.unpack_from(">II", data, 16))
 
 
 def _jpeg(data: bytes) -> ImageHeader:
     position, orientation = 2, None
-    while True:
-        while data[position] != 0xFF:  # garbage between segments is allowed for
-            position += 1
-        while data[position] == 0xFF:
-            position += 1
-        marker = data[position]
-        position += 1
-        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
-            continue
+    for _ in range(MAX_SEGMENTS):
+        found = _MARKER.search(data, position)  # garbage between segments is allowed for
+        if found is None:
+            raise IndexError
+        marker, position = found[1][0], found.end()
         if marker in (0xD9, 0xDA):
             raise Refused("JPEG without a frame header")
         length, = struct.unpack_from(">H", data, position)
         if marker == 0xE1 and orientation is None and data[position + 2:position + 8] == b"Exif\0\0":
             orientation = _exif_orientation(data[position + 8:position + length])
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width, components = struct.unpack_from(">HHB", data, position + 3)
+            bits, height, width, components = struct.unpack_from(">BHHB", data, position + 2)
+            if marker not in _JPEG_FRAMES or bits != 8 or components not in (1, 3, 4):
+                raise Refused(f"JPEG of a rare kind: process {marker - 0xC0}, {bits} bits, {components} components")
             if (orientation or 1) >= 5:
                 width, height = height, width
             return ImageHeader("jpeg:cmyk" if components == 4 else "jpeg", width, height)
-        position += length
+        position += max(length, 2)
+    raise Refused(f"JPEG with more than {MAX_SEGMENTS:,} segments before its picture")
 
 
 def _exif_orientation(tiff: bytes) -> int:
@@ -155,6 +191,8 @@ def _webp(data: bytes) -> ImageHeader:
         bits, = struct.unpack_from("<I", data, 21)
         width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     elif chunk == b"VP8 ":
+        if data[23:26] != b"\x9d\x01\x2a"[:len(data[23:26])]:
+            raise Refused("WebP without a picture")
         width, height = (value & 0x3FFF for value in struct.unpack_from("<HH", data, 26))
     else:
         raise Refused("WebP without a picture")

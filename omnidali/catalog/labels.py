@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from omnidali.errors import UserError
+from omnidali.reading import is_whole, parse_json, read_lines
 
 UNLABELLED = -1
 MAX_LABEL = 1_000_000  # a slip in a list must not make a classifier that no memory holds
-_KEY_NUMBER = re.compile(r"(.+?)\s*[,\s]\s*(\d+)")
 _NUMBER_NAME = re.compile(r"(\d+)\s*[,\s]\s*(.+)")
-
-
-def read_lines(path: Path, what: str) -> Iterator[tuple[str, str]]:
-    """Yield ("FILE, line N", stripped line) of a text file; ``what`` names it in errors.
-
-    Raises:
-        UserError: if it cannot be read as UTF-8.
-    """
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                yield f"{path}, line {number}", line.strip()
-    except FileNotFoundError:
-        raise UserError(str(path), f"a {what} file", "no such file", "Check the path and data_root.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(str(path), f"a readable {what} file in UTF-8", str(error), "Check the file.") from None
 
 
 def read_class_names(path: Path) -> list[str]:
@@ -45,7 +28,7 @@ def read_class_names(path: Path) -> list[str]:
     names: dict[str, int] = {}
     for where, name in lines:
         if not name or name in names:
-            raise UserError(where, "a class name of its own", repr(name), "Correct the line.")
+            raise UserError(where, "a class name of its own", repr(name[:200]), "Correct the line.")
         names[name] = len(names)
     return list(names)
 
@@ -62,31 +45,41 @@ def read_label_map(path: Path) -> dict[str, int]:
     lines = list(read_lines(path, "label map"))
     text = "\n".join(line for _, line in lines)
     if text.lstrip().startswith(("{", "[")):
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {error.lineno}", "JSON", error.msg, "Correct the file.") from None
+        values = parse_json(text, str(path))
         pairs = list(values.items()) if isinstance(values, dict) else [(name, i) for i, name in enumerate(values)]
         pairs = [(str(path), str(key), str(number)) for key, number in pairs]
     else:
         lines = [(where, line) for where, line in lines if line and not line.startswith("#")]
-        for form, order in ((_KEY_NUMBER, (1, 2)), (_NUMBER_NAME, (2, 1))):
-            found = [form.fullmatch(line) for _, line in lines]
+        for form in (_key_number, _number_name):
+            found = [form(line) for _, line in lines]
             if sum(map(bool, found)) >= len(lines) - 1 and all(found[1:]):  # the first line may be a header
-                pairs = [(where, match[order[0]], match[order[1]])
-                         for (where, _), match in zip(lines, found) if match]
+                pairs = [(where, *pair) for (where, _), pair in zip(lines, found) if pair]
                 break
         else:
             pairs = [(where, name, str(number)) for number, (where, name) in enumerate(lines)]
     mapping: dict[str, int] = {}
     for where, key, number in pairs:
-        if not (number.isascii() and number.isdigit() and int(number) <= MAX_LABEL):
-            raise UserError(where, "a class number of 0 or more", f"{key}: {number}", "Correct the label map.")
+        if not (is_whole(number) and int(number) <= MAX_LABEL):
+            raise UserError(where, f"a class number from 0 to {MAX_LABEL:,}", repr(f"{key[:100]}: {number[:100]}"),
+                            "Correct the label map.")
         if mapping.setdefault(key, int(number)) != int(number):
-            raise UserError(where, "every key once", f"{key!r} again with another number", "Remove one of them.")
+            raise UserError(where, "every key once", f"{key[:200]!r} again with another number", "Remove one of them.")
     if not mapping:
         raise UserError(str(path), "classes and their numbers", "an empty file", "Fill it, or leave labels out.")
     return mapping
+
+
+def _key_number(line: str) -> tuple[str, str] | None:
+    """(key, number) of ``key number`` or ``key,number``."""
+    head = line.rstrip("0123456789")
+    key = head.rstrip().removesuffix(",").rstrip()
+    return (key, line[len(head):]) if key and key != head and head != line else None
+
+
+def _number_name(line: str) -> tuple[str, str] | None:
+    """(name, number) of ``number,name``."""
+    match = _NUMBER_NAME.fullmatch(line)
+    return (match[2], match[1]) if match else None
 
 
 class Labels:
@@ -112,10 +105,10 @@ class Labels:
             keys = [text] if text is not None else [path, Path(path).name, Path(path).stem]
             label = next((self._mapping[key] for key in keys if key in self._mapping), None)
             if label is None:
-                raise UserError(where, f"a class that the label map {self._map_path} holds", repr(keys[-1]),
+                raise UserError(where, f"a class that the label map {self._map_path} holds", repr(keys[-1][:200]),
                                 "Add it to the map, or remove the line.")
         elif text is None:
-            raise UserError(where, "a label behind the path", repr(path),
+            raise UserError(where, "a label behind the path", repr(path[:200]),
                             "Add the label, or name a label map with `labels:`.")
         elif text.isascii() and text.isdigit():
             label = int(text) if len(text) < 10 else MAX_LABEL + 1
@@ -126,7 +119,7 @@ class Labels:
                 "a class number of 0 or more"
             raise UserError(where, known, repr(text[:200]), "Correct the label, or name the classes with `classes:`.")
         if label > MAX_LABEL:
-            raise UserError(where, f"a label of at most {MAX_LABEL:,}", str(text), "Correct the line.")
+            raise UserError(where, f"a label of at most {MAX_LABEL:,}", str(text)[:200], "Correct the line.")
         if self.names is not None and label >= len(self.names):
             raise UserError(where, f"a label below {len(self.names)}, the number of class names", str(label),
                             "Correct the label or add the class name.")

@@ -25,13 +25,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from omnidali.catalog.folders import is_video_name
-from omnidali.catalog.labels import Labels, read_lines
+from omnidali.catalog.labels import Labels
 from omnidali.config import MediaConfig, has_number, key_of
 from omnidali.errors import UserError
+from omnidali.reading import is_text, is_whole, read_json, read_lines
 
 _KINETICS = ("label", "youtube_id", "time_start", "time_end")
-_NUMBER = re.compile(r"\d+(\.\d*)?")
+_NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{0,30})?")
 _LOOKED_AT = 200  # lines that decide on the format
+MAX_PIECES = 100_000  # of one long video: eleven days in pieces of ten seconds
 
 
 class Entry(NamedTuple):
@@ -99,13 +101,13 @@ def recognise(path: Path, kind: str) -> str:
 
     rows = [_fields(line) for line in lines]
     if kind == "frames":
-        if all(len(row) >= 4 and all(field.isdigit() for field in row[-3:]) for row in rows):
+        if all(len(row) >= 4 and all(is_whole(field) for field in row[-3:]) for row in rows):
             return "rawframes_offset"
-        return "rawframes" if all(len(row) >= 3 and row[-2].isdigit() for row in rows) else "path_label"
+        return "rawframes" if all(len(row) >= 3 and is_whole(row[-2]) for row in rows) else "path_label"
     if kind == "untrimmed":
         files = all(is_video_name(row[0]) for row in rows)
         pieces = files and all(len(row) == 4 for row in rows)
-        parts = all(len(row) >= 3 and "." not in row[1] and all(field.isdigit() for field in row[2:]) for row in rows)
+        parts = all(len(row) >= 3 and "." not in row[1] and all(is_whole(field) for field in row[2:]) for row in rows)
         if pieces and parts and all(int(field) < int(row[2]) for row in rows for field in row[3:]):
             if not (fit(4, 1) and all(float(row[1]) < float(row[2]) for row in rows)):
                 return "parts"
@@ -144,7 +146,10 @@ class _Numbered(Exception):
 
 def _fields(line: str) -> list[str]:
     if "," in line:
-        return [field.strip() for field in next(csv.reader([line]))]
+        try:
+            return [field.strip() for field in next(csv.reader([line]))]
+        except csv.Error:  # a quote that never ends, or a NUL
+            return [line]
     return line.split()
 
 
@@ -194,9 +199,11 @@ def _kinetics_csv(path: Path, source: MediaConfig, labels: Labels, name: str) ->
         row = dict(zip(header, _fields(line)))
         try:
             start, end = (int(float(row[column])) for column in _KINETICS[2:])
+            if not 0 <= start <= end < 10 ** 6:  # they become digits of a file's name
+                raise ValueError
             known = {"label": row["label"], "id": row["youtube_id"], "start": start, "end": end,
                      "split": row.get("split", "")}
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, OverflowError):
             raise _wrong(where, ",".join(_KINETICS), line) from None
         item, label = _fill(pattern, name, **known), labels.number(row["label"], where, row["youtube_id"])
         yield Entry(item, label, "seconds", start, end, item) if whole else Entry(item, label)
@@ -214,7 +221,7 @@ def _video_ids(path: Path, source: MediaConfig, labels: Labels, name: str) -> It
 def _fill(pattern: str, name: str, **known: object) -> str:
     try:
         return pattern.format(**known)
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, ValueError, AttributeError, MemoryError, OverflowError) as error:
         raise UserError(f"{key_of(name)}.pattern", f"a pattern with {', '.join(f'{{{key}}}' for key in known)}",
                         f"{pattern!r} ({error})", "Correct the pattern.") from None
 
@@ -224,7 +231,7 @@ def _rawframes(path: Path, source: MediaConfig, labels: Labels, name: str, offse
     for where, line in _rows(path):
         row = line.rsplit(None, 3 if offset else 2) if "," not in line else _fields(line)
         numbers = row[1:-1]
-        if len(row) != (4 if offset else 3) or not all(field.isdigit() for field in numbers) or int(numbers[-1]) < 1:
+        if len(row) != (4 if offset else 3) or not all(is_whole(field) for field in numbers) or int(numbers[-1]) < 1:
             raise _wrong(where, form, line)
         first = int(numbers[0]) if offset else 0
         yield Entry(row[0], labels.number(row[-1], where, row[0]), "frames", first, first + int(numbers[-1]))
@@ -244,7 +251,7 @@ def _pieces(path: Path, source: MediaConfig, labels: Labels, name: str) -> Itera
 def _parts(path: Path, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
     for where, line in _rows(path):
         row = line.split()
-        if len(row) < 3 or not all(field.isdigit() for field in row[2:]):
+        if len(row) < 3 or not all(is_whole(field) for field in row[2:]):
             raise _wrong(where, "folder label num_clips positive positive ...", line)
         yield from _parts_of(where, row[0], labels.number(row[1], where, row[0]), int(row[2]),
                              [int(field) for field in row[3:]], source, name)
@@ -256,7 +263,7 @@ def _parts_json(path: Path, source: MediaConfig, labels: Labels, name: str) -> I
             if isinstance(item, dict) else [None]
         if values[0] is None or not isinstance(values[0], str) or type(values[1]) not in (int, str) \
                 or type(values[2]) is not int or not isinstance(values[3], list) \
-                or not all(type(index) is int for index in values[3]):
+                or not all(type(index) is int for index in values[3]) or not is_text(values[0]):
             raise UserError(where, "an object with video_dir, label, num_clips and positive_clip_inds",
                             json.dumps(item)[:200], "Correct the object.")
         folder, label, count, positives = values
@@ -266,20 +273,19 @@ def _parts_json(path: Path, source: MediaConfig, labels: Labels, name: str) -> I
 def _objects(path: Path) -> Iterator[tuple[str, object]]:
     """The objects of a JSON list, or of JSON lines, with the line that each begins on."""
     text = "\n".join(line for _, line in read_lines(path, "list"))
-    decoder, position, between = json.JSONDecoder(), 0, re.compile(r"[\s,\[\]]*")
+    position, between = 0, re.compile(r"[\s,\[\]]*")
     line, counted = 1, 0
     while (position := between.match(text, position).end()) < len(text):
         line, counted = line + text.count("\n", counted, position), position
-        try:
-            item, position = decoder.raw_decode(text, position)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {error.lineno}", "JSON", error.msg, "Correct the file.") from None
+        item, position = read_json(text, position, str(path))
         yield f"{path}, line {line}", item
 
 
 def _parts_of(where: str, video: str, label: int, count: int, positives: list[int], source: MediaConfig,
               name: str) -> Iterator[Entry]:
     """The pieces of one long video: its part files, or windows of the video itself where it is one file."""
+    if count > MAX_PIECES:
+        raise UserError(where, f"at most {MAX_PIECES:,} pieces of one video", str(count), "Correct the number.")
     for index in positives:
         if not 0 <= index < count:
             raise UserError(where, f"positive pieces from 0 to {count - 1}", str(index), "Correct the indices.")
@@ -288,8 +294,9 @@ def _parts_of(where: str, video: str, label: int, count: int, positives: list[in
     if not whole and not has_number(pattern):
         raise UserError(f"{key_of(name)}.pattern", "a pattern with one number", repr(pattern),
                         "The release uses part_{}.mp4.")
+    shown = set(positives)
     for index in range(count):
-        positive = index in positives
+        positive = index in shown
         if whole:
             yield Entry(video, label, "seconds", index * source.window_seconds, (index + 1) * source.window_seconds,
                         video, positive)

@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from omnidali.catalog.gate import OK
+from omnidali.catalog.integrity import crc_of
 from omnidali.catalog.probe import unpack_times
-from omnidali.catalog.store import CHUNK, COLUMNS, OK, PIECE_COLUMNS
+from omnidali.catalog.store import CHUNK, COLUMNS, PIECE_COLUMNS
 
 
 class _Row(NamedTuple):
@@ -71,6 +73,11 @@ def pack(db: sqlite3.Connection, source: int, by_video: bool, keep_all: bool = F
         "SELECT 1 FROM entries WHERE source = ? AND unit <> '' LIMIT 1", (source,)).fetchone())
     batches = _videos(rows, keep_all, unusable) if by_video else _pieces(rows, unusable)
     place = {name: index for index, name in enumerate(codecs)}
+
+    def keep(name: str, chunk: int, data: bytes | str) -> None:
+        db.execute("INSERT INTO packed VALUES (?, ?, ?, ?, ?)",
+                   (source, name, chunk, data, crc_of(source, name, chunk, data)))
+
     pieces_before = 0
     for chunk, (samples, counts, pieces, paths) in enumerate(batches):
         columns = dict(zip(("labels", "widths", "heights", "positives"), zip(*samples)))
@@ -88,9 +95,11 @@ def pack(db: sqlite3.Connection, source: int, by_video: bool, keep_all: bool = F
             data = np.asarray(columns[name], COLUMNS[name]).tobytes()
             if name != "records":  # ids depend on the history of the file, not on its content
                 digest.update(data)
-            db.execute("INSERT INTO packed VALUES (?, ?, ?, ?)", (source, name, chunk, data))
+            keep(name, chunk, data)
         digest.update("\n".join(paths).encode())
-    db.execute("INSERT INTO packed VALUES (?, 'codec_names', 0, ?)", (source, json.dumps(codecs)))
+    keep("codec_names", 0, json.dumps(codecs))
+    count, = db.execute("SELECT COUNT(*) FROM packed WHERE source = ?", (source,)).fetchone()
+    keep("fingerprint", 0, f"{digest.hexdigest()} of {count}")
     db.execute("UPDATE sources SET fingerprint = ?, unusable = ? WHERE id = ?",
                (digest.hexdigest(), json.dumps(unusable), source))
 
@@ -161,7 +170,7 @@ def _spans(row: _Row, unusable: Counter) -> Iterator[tuple[int, int]]:
         edges = [row.first, row.last]
         if row.unit == "windows":  # a remainder of less than half a window belongs to the one before
             length = seconds[-1] + (seconds[-1] - seconds[0]) / max(row.frames - 1, 1)
-            count = max(1, int(length / row.last + 0.5))
+            count = max(1, min(row.frames, int(min(length / row.last + 0.5, 1 << 31))))  # each holds a frame or more
             edges = [number * row.last for number in range(count)] + [length + 1]
         # half a millisecond: timestamps are rounded, and a frame belongs to the piece it begins
         places = np.searchsorted(seconds, np.asarray(edges) - 0.0005).tolist()

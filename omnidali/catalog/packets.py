@@ -16,6 +16,8 @@ from itertools import chain
 import av
 import numpy as np
 
+from omnidali.catalog.gate import MAX_VIDEO_PIXELS
+
 _HEAD = struct.Struct("<IIiiB")  # packets, bytes of extradata, colour space, colour range, reorder depth
 _BLOCK = 1 << 22  # bytes that are read at once
 _FRAMING = 64  # bytes that a container may put between the position that FFmpeg tells and a packet's data
@@ -113,6 +115,7 @@ class PacketDecoder:
             self._context.extradata = index.extradata
         self._context.colorspace, self._context.color_range = index.colorspace, index.color_range
         self._context.thread_count, self._context.thread_type = 1, "NONE"
+        self._context.options = {"max_pixels": str(MAX_VIDEO_PIXELS)}  # pictures may grow in the middle of a video
         self._skips = codec in _SKIPPING
 
     def fits(self, codec: str, index: PacketIndex) -> bool:

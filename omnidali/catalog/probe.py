@@ -1,53 +1,30 @@
-"""Headers of media files: what the catalog keeps of each."""
+"""Headers of videos and of folders of frames: what the catalog keeps of each."""
 
 from __future__ import annotations
 
 import os
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import av
 import numpy as np
 
-from omnidali.catalog.files import FileSpan
-from omnidali.catalog.gate import HEAD_BYTES, Refused, check_size, read_image_header, sniff_video
+from omnidali.catalog.files import FileSpan, Region
+from omnidali.catalog.folders import escape_reason
+from omnidali.catalog.gate import (
+    HEAD_BYTES,
+    HUNGRY,
+    MAX_STREAMS,
+    MAX_VIDEO_PIXELS,
+    VIDEO_DECODERS,
+    Refused,
+    check_size,
+    check_video,
+    sniff_video,
+)
 from omnidali.catalog.packets import IndexMaker
-
-IMAGE_HEADER_BYTES = 1 << 18
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What is kept of one readable file.
-
-    Attributes:
-        container: FFmpeg's demuxer for videos, the format for images, the pattern of names for frames.
-        codec: such as ``h264`` or ``jpeg``; a variant that not every decoder takes stands behind a
-            colon: ``h264:rotated``, ``hevc:yuv420p10le``, ``jpeg:cmyk``.
-        width, height: pixels as a viewer shows them, after rotation.
-        frames: 1 for images.
-        frame_rate: mean frames per second, 0 for images.
-        rotation: degrees counter-clockwise that a viewer turns the coded picture by: 0, 90, 180 or 270.
-        timing: :func:`pack_numbers` of every frame's timestamp in presentation order, or of (first,
-            step) where they are evenly spaced, or of nothing where the file has none. Of a folder of
-            frames: the number in the first frame's name.
-        keyframes: :func:`pack_numbers` of the presentation indices of the keyframes.
-        tick: seconds of one unit of a timestamp.
-        packets: a packed :class:`~omnidali.catalog.packets.PacketIndex`, or nothing where the packets do not lie
-            in the file as a decoder needs them.
-    """
-
-    container: str
-    codec: str
-    width: int
-    height: int
-    frames: int = 1
-    frame_rate: float = 0.0
-    rotation: int = 0
-    timing: bytes = b""
-    keyframes: bytes = b""
-    tick: float = 0.0
-    packets: bytes = b""
+from omnidali.catalog.photo import Probe, probe_image, read_start
 
 
 def pack_numbers(numbers: np.ndarray) -> bytes:
@@ -68,46 +45,60 @@ def unpack_times(timing: bytes, frames: int) -> np.ndarray | None:
     return times if len(times) == frames else times[0] + np.arange(frames) * (times[1] - times[0])
 
 
-def probe_image(span: FileSpan) -> Probe:
-    """Read an image's header without decoding it.
-
-    Raises:
-        Refused: with the reason.
-        OSError: if the file cannot be read.
-    """
-    data = _read_start(span, IMAGE_HEADER_BYTES)
-    try:
-        header = read_image_header(data)
-    except Refused as refusal:
-        if str(refusal) != "header cut off" or len(data) < IMAGE_HEADER_BYTES:
-            raise
-        header = read_image_header(span.read().tobytes())  # metadata longer than usual
-    return Probe(header.codec.partition(":")[0], header.codec, header.width, header.height)
-
-
-def probe_frames(span: FileSpan, pattern: str) -> Probe:
+def probe_frames(span: FileSpan, pattern: str, root: str | None = None) -> Probe:
     """Count the images of a folder that are named by ``pattern``, from 0 or 1 on without a gap.
+
+    Args:
+        root: real path of the folder that links among the frames may not leave; none: the folder itself.
 
     Raises:
         Refused: with the reason.
         OSError: if the folder or its first image cannot be read.
     """
-    names = {entry.name for entry in os.scandir(span.path)}
-    first = next((number for number in (1, 0) if pattern.format(number) in names), None)
-    if first == 1 and pattern.format(0) in names:
-        first = 0
+    folder = os.path.realpath(span.path)
+    root = root or folder
+    entries = {entry.name: entry for entry in os.scandir(folder)}
+
+    def holds(number: int) -> bool:
+        entry = entries.get(pattern.format(number))
+        if entry is None:
+            return False
+        if entry.is_symlink() and escape_reason(root, os.path.relpath(entry.path, root)):
+            raise Refused("a frame is a link that leaves the root")
+        if not entry.is_file():
+            raise Refused("a frame is not a regular file")  # a pipe would be waited for
+        return True
+
+    first = next((number for number in (0, 1) if holds(number)), None)
     if first is None:
         raise Refused(f"no frame named {pattern.format(1)}")
     count = 1
-    while pattern.format(first + count) in names:
+    while holds(first + count):
         count += 1
     image = probe_image(FileSpan(os.path.join(span.path, pattern.format(first))))
     return Probe(pattern, image.codec, image.width, image.height, count, timing=pack_numbers(np.array([first])))
 
 
-def open_video(span: FileSpan, container: str):
-    """Open a video with exactly one demuxer and no way to other files or the network."""
-    return av.open(span.open(), format=container, options={"protocol_whitelist": "file"}, buffer_size=1 << 18)
+@contextmanager
+def open_video(span: FileSpan, container: str) -> Iterator[av.container.InputContainer]:
+    """Open a video with exactly one demuxer, few decoders, and no way to other files or the network.
+
+    FFmpeg gets an opened file instead of a name, and leave to use that alone: what a file says of other places, as
+    QuickTime's external references do, names protocols that are not there.
+    """
+    options = {"protocol_whitelist": "fd", "format_whitelist": container, "codec_whitelist": ",".join(VIDEO_DECODERS),
+               "max_streams": str(MAX_STREAMS), "enable_drefs": "0"}
+    with open(span.path, "rb", buffering=0) if span.size is None else Region(span) as file:
+        if span.size is None:
+            opened = av.open("fd:", format=container, options={**options, "fd": str(file.fileno())},
+                             buffer_size=1 << 18)
+        else:
+            opened = av.open(file, format=container, options=options, buffer_size=1 << 18)
+        with opened:
+            for stream in opened.streams.video:
+                if stream.codec_context is not None:  # pictures may grow behind the header that was checked
+                    stream.codec_context.options = {"max_pixels": str(MAX_VIDEO_PIXELS)}
+            yield opened
 
 
 def probe_video(span: FileSpan) -> Probe:
@@ -119,20 +110,14 @@ def probe_video(span: FileSpan) -> Probe:
         Refused: with the reason.
         OSError: if the file cannot be read.
     """
-    demuxer = sniff_video(_read_start(span, HEAD_BYTES))
+    demuxer = sniff_video(read_start(span, HEAD_BYTES))
     try:
         with open(span.path, "rb", buffering=0) as file, open_video(span, demuxer) as container:
             return _walk(container, demuxer, IndexMaker(span.reader(file)))
-    except (av.FFmpegError, ValueError) as error:
+    except av.error.MemoryError:
+        raise Refused(HUNGRY) from None
+    except (av.FFmpegError, ValueError, OverflowError) as error:
         raise Refused(f"broken: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _read_start(span: FileSpan, count: int) -> bytes:
-    """The first ``count`` bytes; Refused where there are none."""
-    data = span.read(count).tobytes()
-    if not data:
-        raise Refused("empty file")
-    return data
 
 
 def _walk(container, demuxer: str, index: IndexMaker) -> Probe:
@@ -141,7 +126,11 @@ def _walk(container, demuxer: str, index: IndexMaker) -> Probe:
     stream = container.streams.video[0]
     if stream.codec_context is None:
         raise Refused("no decoder for its codec")
-    check_size(stream.codec_context.width or 1, stream.codec_context.height or 1)  # before a decoder takes memory
+    if stream.codec_context.codec.name not in VIDEO_DECODERS:
+        raise Refused(f"a codec that the gate does not let through: {stream.codec_context.codec.canonical_name}")
+    # before a decoder takes memory
+    check_size(stream.codec_context.width or 1, stream.codec_context.height or 1, MAX_VIDEO_PIXELS)
+    check_video((container.duration or 0) / av.time_base, 1)
     stream.codec_context.thread_count = 1
     times, keys, first = [], [], None
     for packet in container.demux(stream):
@@ -150,6 +139,7 @@ def _walk(container, demuxer: str, index: IndexMaker) -> Probe:
             if not packet.is_discard:
                 times.append(packet.pts)
                 keys.append(packet.is_keyframe)
+                check_video(0, len(times))
         if first is None:  # the last: decoding takes the packet's bytes away
             first = next(iter(packet.decode()), None)
     if not times:
@@ -161,6 +151,7 @@ def _walk(container, demuxer: str, index: IndexMaker) -> Probe:
     if None in times:  # no timestamps: frames are counted from the start instead
         timing, keys = b"", keys[:1]
     else:
+        check_video((max(times) - min(times)) * (stream.time_base or 0), 1)
         times = np.asarray(times, np.int64)
         order = np.argsort(times, kind="stable")
         times, keys = times[order], keys[order]
@@ -172,9 +163,12 @@ def _walk(container, demuxer: str, index: IndexMaker) -> Probe:
     if rotation % 90:
         raise Refused(f"rotated by {rotation} degrees")
     size = (first.width, first.height) if rotation % 180 == 0 else (first.height, first.width)
-    check_size(*size)
+    check_size(*size, MAX_VIDEO_PIXELS)
+    rate = float(stream.average_rate or stream.base_rate or 0)
+    if rate > 0 and not timing:  # else its times are known
+        check_video(len(times) / rate, 1)
     return Probe(demuxer, _codec_name(stream, first.format.name, rotation), *size, len(keys if timing else times),
-                 float(stream.average_rate or stream.base_rate or 0), rotation, timing,
+                 max(rate, 0.0), rotation, timing,
                  pack_numbers(np.flatnonzero(keys)), float(stream.time_base or 0), packets)
 
 

@@ -6,17 +6,19 @@ import json
 import os
 import sqlite3
 import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
 
 from omnidali.catalog.files import FileSpan
+from omnidali.catalog.integrity import Damaged, check_length, crc_of, damage, is_damage
 from omnidali.catalog.probe import Probe, unpack_numbers, unpack_times
 from omnidali.errors import UserError
 
-VERSION = 3
-NEW, OK = "new", "ok"  # states; anything else is the reason for which a file is left out
+VERSION = 4
+_CHECKED_WHOLE = 1 << 26  # bytes of a catalog whose pages are all looked at when it is opened for a build: 0.1 s
+NEW = "new"  # the state of a file before its probe
 CHUNK = 1 << 20  # rows in one packed column piece
 
 # What the plan needs of every row or piece, as narrow as it fits; a codec is its place in the sorted list of codecs.
@@ -28,20 +30,23 @@ PIECE_COLUMNS = ("records", "frames", "codecs", "firsts")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sources (
     id INTEGER PRIMARY KEY, name TEXT UNIQUE, kind TEXT, root TEXT, pattern TEXT, format TEXT, signature TEXT,
-    watched TEXT, left_out TEXT, unusable TEXT, fingerprint TEXT);
+    watched TEXT, left_out TEXT, unusable TEXT, fingerprint TEXT, entries_crc INTEGER);
 CREATE TABLE IF NOT EXISTS media (
     id INTEGER PRIMARY KEY, source INTEGER NOT NULL, path TEXT NOT NULL, archive TEXT, offset INTEGER, size INTEGER,
     state TEXT NOT NULL DEFAULT 'new', container TEXT, codec TEXT, width INTEGER, height INTEGER, frames INTEGER,
     frame_rate REAL, tick REAL, rotation INTEGER, timing BLOB, keyframes BLOB, packets BLOB, bytes INTEGER,
-    mtime_ns INTEGER, UNIQUE (source, path));
+    mtime_ns INTEGER, crc INTEGER, UNIQUE (source, path));
 CREATE INDEX IF NOT EXISTS media_state ON media (source, state);
 CREATE TABLE IF NOT EXISTS entries (
     id INTEGER PRIMARY KEY, source INTEGER NOT NULL, media INTEGER NOT NULL, label INTEGER NOT NULL, unit TEXT,
     first REAL, last REAL, video TEXT, positive INTEGER);
 CREATE INDEX IF NOT EXISTS entries_source ON entries (source, id);
 CREATE TABLE IF NOT EXISTS packed (
-    source INTEGER, name TEXT, chunk INTEGER, data BLOB, PRIMARY KEY (source, name, chunk));
+    source INTEGER, name TEXT, chunk INTEGER, data BLOB, crc INTEGER, PRIMARY KEY (source, name, chunk));
 """
+# what the checksum of a file's row covers: all that the probe said, and where the file is
+MEDIA_COLUMNS = ("path", "archive", "offset", "size", "container", "codec", "width", "height", "frames", "frame_rate",
+                 "tick", "rotation", "timing", "keyframes", "packets", "bytes", "mtime_ns")
 
 
 @dataclass(frozen=True)
@@ -149,11 +154,13 @@ def connect(path: str | Path, read_only: bool = False) -> sqlite3.Connection:
 
     Raises:
         UserError: if it cannot be opened, is no catalog or comes from another version.
+        Damaged: if it is a catalog whose pages are lost or wrong.
     """
     path = Path(path)
     try:
         if not read_only:
             path.parent.mkdir(parents=True, exist_ok=True)
+        check_length(path)
         mode = "ro" if read_only else "rwc"
         db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=60)
         version, = db.execute("PRAGMA user_version").fetchone()
@@ -161,12 +168,36 @@ def connect(path: str | Path, read_only: bool = False) -> sqlite3.Connection:
             raise UserError(str(path), f"a catalog of version {VERSION}", f"version {version}",
                             "Delete the file; it is rebuilt from the media.")
         if not read_only:
-            db.executescript(_SCHEMA)
-            db.execute(f"PRAGMA user_version = {VERSION}")
+            if version == 0:
+                db.executescript(_SCHEMA)
+                db.execute(f"PRAGMA user_version = {VERSION}")
+            elif path.stat().st_size <= _CHECKED_WHOLE:
+                found, = db.execute("PRAGMA integrity_check(1)").fetchone()
+                if found != "ok":
+                    raise Damaged(found.splitlines()[0])
         return db
     except (sqlite3.Error, OSError) as error:
+        if isinstance(error, sqlite3.Error) and is_damage(error):
+            raise Damaged(str(error)) from None
         raise UserError(str(path), "a catalog file that can be opened", str(error),
                         "Check the folder's permissions; a damaged file can be deleted, it is rebuilt.") from None
+
+
+def read_packed(db: sqlite3.Connection, source: int, fingerprint: str) -> dict[str, list[bytes]]:
+    """The packed columns of a source in their pieces.
+
+    Raises:
+        Damaged: if they, or the fingerprint, are not those that were written.
+    """
+    packed: dict[str, list[bytes]] = {}
+    for name, chunk, data, crc in db.execute(
+            "SELECT name, chunk, data, crc FROM packed WHERE source = ? ORDER BY name, chunk", (source,)):
+        if crc != crc_of(source, name, chunk, data) or chunk != len(packed.setdefault(name, [])):
+            raise Damaged(f"column {ascii(name)} changed")
+        packed[name].append(data)
+    if packed.pop("fingerprint", None) != [f"{fingerprint} of {sum(map(len, packed.values()))}"]:
+        raise Damaged("the fingerprint changed")
+    return packed
 
 
 class CatalogReader:
@@ -188,14 +219,14 @@ class CatalogReader:
         Raises:
             UserError: if the catalog does not hold it.
         """
-        row = self._db.execute("SELECT id, kind, fingerprint FROM sources WHERE name = ?", (name,)).fetchone()
-        if row is None or row[2] is None:
-            raise UserError(str(self.path), f"the source {name} in the catalog", "nothing", "Start the run again.")
-        source, kind, fingerprint = row
-        packed: dict[str, list[bytes]] = {}
-        for column, data in self._db.execute("SELECT name, data FROM packed WHERE source = ? ORDER BY name, chunk",
-                                             (source,)):
-            packed.setdefault(column, []).append(data)
+        try:
+            row = self._db.execute("SELECT id, kind, fingerprint FROM sources WHERE name = ?", (name,)).fetchone()
+            if row is None or row[2] is None:
+                raise UserError(str(self.path), f"the source {name} in the catalog", "nothing", "Start the run again.")
+            source, kind, fingerprint = row
+            packed = read_packed(self._db, source, fingerprint)
+        except (sqlite3.Error, Damaged) as error:
+            raise damage(self.path, error) from None
         names = tuple(json.loads(packed.pop("codec_names")[0]))
         columns = {}
         while packed:
@@ -205,13 +236,19 @@ class CatalogReader:
 
     def media(self, record: int) -> Media:
         """What a decoder needs of the file with this catalog id; KeyError if there is none."""
-        row = self._db.execute(
-            "SELECT s.root, m.path, m.container, m.codec, m.width, m.height, m.frames, m.rotation, m.timing,"
-            " m.keyframes, m.packets, m.bytes, m.mtime_ns, m.archive, m.offset, m.size FROM media m"
-            " JOIN sources s ON s.id = m.source WHERE m.id = ?", (record,)).fetchone()
+        try:
+            row = self._db.execute(f"SELECT s.root, m.crc, m.{', m.'.join(MEDIA_COLUMNS)} FROM media m"
+                                   " JOIN sources s ON s.id = m.source WHERE m.id = ?", (record,)).fetchone()
+        except (sqlite3.Error, Damaged) as error:
+            raise damage(self.path, error) from None
         if row is None:
             raise KeyError(f"no record {record} in {self.path}")
-        root, path, *rest, size_then, time_then, archive, offset, size = row
-        path = os.path.join(root, path)
-        span = FileSpan(path) if archive is None else FileSpan(os.path.join(root, archive), offset, size)
-        return Media(path, *rest, (size_then, time_then), span)
+        root, crc, *values = row
+        if crc is not None and crc != crc_of(root, *values):
+            raise damage(self.path, f"the row of {ascii(values[0])} changed")
+        known = dict(zip(MEDIA_COLUMNS, values))
+        path = os.path.join(root, known["path"])
+        span = FileSpan(path) if known["archive"] is None else \
+            FileSpan(os.path.join(root, known["archive"]), known["offset"], known["size"])
+        same = {field.name: known[field.name] for field in fields(Media) if field.name not in ("path", "stamp", "span")}
+        return Media(path=path, **same, stamp=(known["bytes"], known["mtime_ns"]), span=span)

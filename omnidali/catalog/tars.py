@@ -7,7 +7,7 @@ either, the first folder in the member's name is its class.
 
 from __future__ import annotations
 
-import json
+import io
 import os
 import re
 import tarfile
@@ -15,10 +15,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omnidali.catalog.folders import IMAGE_ENDINGS, VIDEO_ENDINGS
+from omnidali.catalog.folders import IMAGE_ENDINGS, VIDEO_ENDINGS, escape_reason
+from omnidali.catalog.gate import Refused
 from omnidali.errors import UserError
+from omnidali.reading import parse_json
 
-_SMALL = 1 << 20  # largest member that is read for its label, bytes
+_SMALL = 1 << 20  # largest member that is read for its label, and longest header, bytes
+_MAX_TARS = 1_000_000  # of a pattern with ranges
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\3\4": "zip"}
 
 
 @dataclass
@@ -41,7 +45,11 @@ def find_tars(root: Path, pattern: str, where: str) -> list[str]:
         UserError: if a file of a range is missing, or no file fits.
     """
     found = []
-    for name in _expand(pattern):
+    try:
+        names = _expand(pattern)
+    except ValueError as error:
+        raise UserError(where, "a pattern of tars", f"{pattern!r} ({error})", "Correct it.") from None
+    for name in names:
         try:
             matches = sorted(str(path.relative_to(root)) for path in root.glob(name))
         except (NotImplementedError, ValueError) as error:
@@ -59,12 +67,17 @@ def read_tar(root: str, name: str, kind: str) -> Tar:
         kind: ``image`` or ``video``: which members are media.
     """
     endings = IMAGE_ENDINGS if kind == "image" else VIDEO_ENDINGS
-    tar, media, classes = Tar(), [], {}
+    tar, media, classes, names, position = Tar(), [], {}, set(), -1
     path = os.path.join(root, name)
     try:
-        size = os.path.getsize(path)
-        with tarfile.open(path, "r:") as archive, open(path, "rb") as file:
+        _check(root, name)
+        with _Headers(path) as headers, tarfile.open(fileobj=headers, mode="r:") as archive, open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
             for member in archive:
+                archive.members.clear()  # which it keeps for random access
+                if member.offset <= position or member.size < 0:
+                    raise tarfile.ReadError("headers that lead backwards")  # and would again, without end
+                position = member.offset
                 if member.isdir():
                     continue
                 folder, slash, base = member.name.rpartition("/")
@@ -74,7 +87,10 @@ def read_tar(root: str, name: str, kind: str) -> Tar:
                 reason = _odd(member, size)
                 if reason:
                     tar.left_out[reason] += 1
+                elif last in endings and member.name in names:
+                    tar.left_out["member with the name of another"] += 1
                 elif last in endings:
+                    names.add(member.name)
                     media.append((member.name, member.offset_data, member.size, key))
                 elif ending in (".cls", ".json") and member.size <= _SMALL:
                     file.seek(member.offset_data)
@@ -83,12 +99,38 @@ def read_tar(root: str, name: str, kind: str) -> Tar:
                         classes[key] = text
                 elif last in IMAGE_ENDINGS | VIDEO_ENDINGS:
                     tar.left_out[f"member that is no {kind}"] += 1
-    except (tarfile.TarError, OSError, EOFError, ValueError, UnicodeError) as error:
-        tar.left_out[f"tar broken: {error}"] += 1
+    except Refused as refusal:
+        tar.left_out[str(refusal)] += 1
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError) as error:
+        tar.left_out[f"tar broken: {getattr(error, 'strerror', None) or error}"] += 1
     for name, offset, size, key in media:
         folder = name.lstrip("./").partition("/")
         tar.members.append((name, offset, size, classes.get(key, folder[0] if folder[1] else None)))
     return tar
+
+
+class _Headers(io.FileIO):
+    """A tar of which headers are read: the data between them is passed over, whatever a header says of its length."""
+
+    def read(self, count: int = -1) -> bytes:
+        if not 0 <= count <= _SMALL:
+            raise tarfile.ReadError("a header of endless length")
+        return super().read(count)
+
+
+def _check(root: str, name: str) -> None:
+    """Raise Refused for what is no tar within the root."""
+    path = os.path.join(root, name)
+    reason = escape_reason(os.path.realpath(root), name)
+    if reason:
+        raise Refused(f"tar whose {reason}")
+    if not os.path.isfile(path):
+        raise Refused("tar that is no regular file")
+    with open(path, "rb") as file:
+        head = file.read(6)
+    for magic, program in _COMPRESSED.items():
+        if head.startswith(magic):
+            raise Refused(f"tar compressed with {program}: decompress it")
 
 
 def _odd(member: tarfile.TarInfo, size: int) -> str | None:
@@ -110,7 +152,7 @@ def _class_text(ending: str, data: bytes) -> str | None:
     try:
         if ending == ".cls":
             return data.decode("utf-8").strip() or None
-        values = json.loads(data)
+        values = parse_json(data.decode("utf-8"), "")
         known = [values[key] for key in ("label", "cls", "class") if key in values]
         return str(known[0]) if known and type(known[0]) in (int, str) else None
     except (ValueError, TypeError):
@@ -122,9 +164,11 @@ def _expand(pattern: str) -> list[str]:
     >>> _expand("a_{08..10}.tar")
     ['a_08.tar', 'a_09.tar', 'a_10.tar']
     """
-    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    match = re.search(r"\{([0-9]{1,18})\.\.([0-9]{1,18})\}", pattern)
     if not match:
         return [pattern]
     first, last = match.groups()
+    if not 0 <= int(last) - int(first) < _MAX_TARS or len(first) > 9:
+        raise ValueError(f"a range of more than {_MAX_TARS:,} tars, or that ends before it begins")
     return [name for number in range(int(first), int(last) + 1)
             for name in _expand(pattern[:match.start()] + str(number).zfill(len(first)) + pattern[match.end():])]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -17,7 +19,7 @@ from omnidali.ranks import Ranks
 
 @torch.inference_mode()
 def score_items(model: torch.nn.Module, table: SourceTable, source: MediaConfig, views: ViewsConfig, config: Config,
-                ranks: Ranks, autocast: torch.autocast) -> np.ndarray:
+                ranks: Ranks, autocast: torch.autocast, stop: Callable[[], bool] = lambda: False) -> np.ndarray | None:
     """Mean score of every item over its views.
 
     Args:
@@ -25,9 +27,11 @@ def score_items(model: torch.nn.Module, table: SourceTable, source: MediaConfig,
         views: clips, crops and whether logits (``score``) or probabilities (``prob``) are averaged. TSN
             averages the features of an item's frames, which for its linear head is the same as logits.
         autocast: context of the forward pass.
+        stop: asked before every batch, on each rank for itself, whether to abandon the evaluation.
 
     Returns:
-        float64 array (items, classes), the same on every rank; NaN for items that cannot be decoded.
+        float64 array (items, classes), the same on every rank; NaN for items that cannot be decoded. None on all if
+        any rank has abandoned it.
 
     Raises:
         UserError: if a score is not finite, or no item can be decoded.
@@ -43,6 +47,9 @@ def score_items(model: torch.nn.Module, table: SourceTable, source: MediaConfig,
             tqdm(total=batches.end, desc="evaluate", unit="batch", disable=None if ranks.is_main else True,
                  leave=False) as bar:
         for batch in batches:
+            if stop():
+                total.fill_(torch.nan)  # so that the sum tells all ranks
+                break
             group, = batch.groups
             clips = _one_clip_a_row(group.clips, model.clip_len)
             repeats = len(clips) // len(group)
@@ -57,6 +64,8 @@ def score_items(model: torch.nn.Module, table: SourceTable, source: MediaConfig,
     model.train(was_training)
     total = ranks.sum(total.to(ranks.device)).cpu()
     counts = total[:, -1]
+    if bool(counts.isnan().any()):
+        return None
     scored = counts > 0
     if not bool(scored.any()):
         raise UserError("evaluation.source", "items that can be decoded", "none",

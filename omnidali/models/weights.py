@@ -12,7 +12,9 @@ gives the 2D response (I3D, Carreira and Zisserman, CVPR 2017).
 
 from __future__ import annotations
 
+import itertools
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,7 @@ from pathlib import Path
 import torch
 
 from omnidali.errors import UserError
+from omnidali.models.digest import DIGEST, digest_of
 
 HEAD = "cls_head.fc_cls."
 UNKNOWN = "unknown to this model"  # a reason for which a tensor is left out
@@ -71,7 +74,10 @@ def read_weights(path: str | Path) -> dict:
     """
     if Path(path).is_dir():
         raise UserError(str(path), "a checkpoint file", "a folder", "Name a file in it, such as checkpoints/best.pt.")
+    if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+        raise UserError(str(path), "a checkpoint file", "no regular file", "Name a file.")
     try:
+        _check_claims(path)
         if Path(path).suffix == ".safetensors":
             from safetensors.torch import load_file
             state = load_file(str(path))
@@ -86,12 +92,59 @@ def read_weights(path: str | Path) -> dict:
     if isinstance(state, dict):
         wrapper = next((key for key in _WRAPPERS if isinstance(state.get(key), Mapping)
                         and (key == "state_dict" or any(map(torch.is_tensor, state[key].values())))), None)
+        if wrapper is None and state and all(isinstance(value, torch.Tensor) for value in state.values()):
+            wrapper, state = "state_dict", {"state_dict": state}
         if wrapper is not None:
-            return {**state, "state_dict": dict(state[wrapper])}
-        if state and all(isinstance(value, torch.Tensor) for value in state.values()):
-            return {"state_dict": state}
-    got = f"the entries {', '.join(map(str, state))[:200]}" if isinstance(state, dict) else type(state).__name__
+            state = {**state, "state_dict": dict(state[wrapper])}
+            _check_tensors(path, state["state_dict"])
+            _check_tensors(path, state.get("ema") or {})
+            if not all(isinstance(name, str) for name in state.get("classes") or ()):
+                raise UserError(str(path), "names under classes", "something else", "Use another file.")
+            _check_digest(path, state)
+            return state
+    got = type(state).__name__
+    if isinstance(state, dict):
+        got = f"the entries {', '.join(key[:50] for key in itertools.islice(state, 20) if isinstance(key, str))[:200]}"
     raise UserError(str(path), "a checkpoint with weights, bare or under state_dict", got, "Use another one.")
+
+
+def _check_claims(path: str | Path) -> None:
+    """Raise ValueError for an archive whose entries unpack to more than the file holds; torch.save packs nothing."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        claimed = sum(entry.file_size for entry in archive.infolist())
+    if claimed > Path(path).stat().st_size:
+        raise ValueError(f"entries of {claimed:,} bytes in a file of {Path(path).stat().st_size:,}")
+
+
+def _check_digest(path: str | Path, state: Mapping[str, object]) -> None:
+    """Refuse a file of ours whose contents are not those that were saved."""
+    try:
+        same = DIGEST not in state or state[DIGEST] == digest_of(state)
+    except (RuntimeError, TypeError, ValueError):  # tensors of a kind that ours are not
+        same = False
+    if not same:
+        raise UserError(str(path), "the contents that were saved", "others than its checksum says",
+                        "The file is damaged; use another one, such as previous.pt beside it.")
+
+
+def _check_tensors(path: str | Path, weights: object) -> None:
+    """Raise UserError for what is no mapping of names to plain tensors that the file itself holds."""
+    if not isinstance(weights, Mapping):
+        raise UserError(str(path), "weights by name", type(weights).__name__, "Use another file.")
+    for name, value in weights.items():
+        got = None
+        if not isinstance(name, str):
+            got = f"a name that is {type(name).__name__}"
+        elif not isinstance(value, torch.Tensor):
+            got = f"{type(value).__name__} under {name[:100]!r}"
+        elif value.layout != torch.strided or value.is_meta or value.is_quantized:
+            got = f"a tensor without plain numbers under {name[:100]!r}"
+        elif value.numel() * value.element_size() > value.untyped_storage().nbytes():  # one number seen many times
+            got = f"a tensor that claims more numbers than it has under {name[:100]!r}"
+        if got:
+            raise UserError(str(path), "weights by name", got, "Use another file.")
 
 
 def best_weights(state: Mapping[str, object]) -> Mapping[str, torch.Tensor]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from omnidali.errors import UserError
 from omnidali.planning.philox import normals
+from omnidali.reading import parse_json
 
 SHIPPED = Path(__file__).parent / "motion.json"
 PARAMETERS = 8  # of a homography minus the identity, row by row, the last one being 0
@@ -55,7 +56,7 @@ def load_motion(path: Path | None, per_class: bool, classes: list[str] | None = 
     """
     path = path or SHIPPED
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"), str(path))
         rows = [values["all"]]
         if per_class:
             found = values.get("classes", {})

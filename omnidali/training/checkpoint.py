@@ -1,39 +1,124 @@
-"""Checkpoints: written atomically, read without running code, errors a user can act on."""
+"""Checkpoints: written atomically, checked when read, read without running code, errors a user can act on."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from pathlib import Path
 
 import torch
 
 from omnidali.errors import UserError
+from omnidali.models.digest import DIGEST, digest_of
 from omnidali.models.weights import UNKNOWN, fit_weights, read_weights, some
 
-LAST = "last.pt"
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+_PART = ".part"  # ending of a file that is being written
 
 
-def save_checkpoint(path: Path, state: dict) -> None:
+def save_checkpoint(path: Path, state: dict, previous: Path | None = None) -> None:
     """Write ``state`` so that a crash leaves either the old file or the new one, never half of one.
 
+    Args:
+        state: gets an entry with the checksum of the others, unless it has one.
+        previous: where the file that is replaced goes; none: it is dropped.
+
     Raises:
-        UserError: if the file cannot be written.
+        UserError: if the file cannot be written; the old one is untouched.
     """
-    part = path.with_suffix(".part")
+    part = path.with_name(path.name + _PART)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:
-            torch.save(state, file)
+            torch.save(state if DIGEST in state else {**state, DIGEST: digest_of(state)}, file)
             file.flush()
             os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            _keep(path, previous)
         os.replace(part, path)
-    except OSError as error:
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)  # half a file would only fill the disk
+        error = error.__context__ if isinstance(error.__context__, OSError) else error  # torch hides the reason
+        if not isinstance(error, OSError):
+            raise
         raise UserError(str(path), "a place to write a checkpoint", str(error.strerror or error),
                         "Free space or correct the permissions; resume with --resume auto.") from None
 
 
+def _keep(path: Path, previous: Path) -> None:
+    """Give a file a second name, so that it stays when the first name goes to another."""
+    part = previous.with_name(previous.name + _PART)
+    try:
+        part.unlink(missing_ok=True)
+        os.link(path, part)
+        os.replace(part, previous)
+    except OSError:  # a file system without hard links
+        os.replace(path, previous)
+
+
+def _sync_folder(folder: Path) -> None:
+    """A new name outlives a power cut only once its folder is on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what a crash in mid-write has left."""
+    for part in folder.glob(f"*{_PART}"):
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints that a run can go on from, best first: last, previous, step-N from the newest."""
+    kept = sorted((path for path in folder.glob("step-*.pt") if path.stem[5:].isdecimal()),
+                  key=lambda path: int(path.stem[5:]), reverse=True)
+    files = [folder / LAST, folder / PREVIOUS, *kept]
+    return [path for path in files if path.exists()]
+
+
+def load_newest(folder: Path) -> tuple[Path, dict, str | None]:
+    """The first good one of :func:`checkpoints_in`.
+
+    Returns:
+        The file, its contents, and a line about the ones that were passed over, if there were any.
+
+    Raises:
+        UserError: if all are damaged, naming each.
+    """
+    damaged = [] if (folder / LAST).exists() else [f"{LAST} is missing"]
+    for path in checkpoints_in(folder):
+        try:
+            state = load_run(path)
+        except UserError as error:
+            damaged.append(f"{path.name} is damaged ({error.got})")
+            continue
+        told = f"{'; '.join(damaged)}: going on from {path}, behind step {state['loader']['step']}"
+        return path, state, told if damaged else None
+    raise UserError(str(folder), "a checkpoint that can be read", "; ".join(damaged),
+                    "Restore one of them from a copy, or start anew in another run_dir.")
+
+
+def load_run(path: str | Path) -> dict:
+    """Read a checkpoint that a run can go on from: a file, or the last one of a run folder.
+
+    Raises:
+        UserError: as :func:`load_checkpoint`, and for weights alone.
+    """
+    state = load_checkpoint(path)
+    if "loader" not in state:
+        raise UserError(str(path), "a checkpoint of train.py", "weights alone", "Start from them by model.pretrained.")
+    return state
+
+
 def load_checkpoint(path: str | Path, inside: str = LAST) -> dict:
-    """Read a checkpoint; pickled code in it is refused, not run.
+    """Read a checkpoint; its checksum is compared, and pickled code in it is refused, not run.
 
     Args:
         path: a file, or a run folder, of which the checkpoint called ``inside`` is meant, or else the last one.
@@ -48,7 +133,11 @@ def load_checkpoint(path: str | Path, inside: str = LAST) -> dict:
             raise UserError(str(path), f"a run folder with checkpoints/{inside}", "none in it",
                             "Name another folder, or a checkpoint file.")
         path = found[0]
-    return read_weights(path)
+    state = read_weights(path)
+    if "loader" in state and DIGEST not in state and os.environ.get("RANK", "0") == "0":
+        print(f"{path} was saved without a checksum: damage to its contents would not be noticed", file=sys.stderr,
+              flush=True)
+    return state
 
 
 def load_weights(model: torch.nn.Module, state: dict, where: str) -> None:

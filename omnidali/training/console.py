@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
 from omnidali.loading.stats import SourceStats
+from omnidali.ranks import Ranks
+
+
+def make_say(ranks: Ranks) -> Callable[..., None]:
+    """A print for the main rank's lines, which a full disk under its output does not stop."""
+    def say(*lines: object) -> None:
+        if ranks.is_main:
+            with contextlib.suppress(OSError):
+                print(*lines, sep="\n", flush=True)
+
+    return say
 
 
 class Pace:

@@ -1,78 +1,158 @@
-"""The folder of a run: config.yaml, environment.json, metrics.jsonl, tb/, pictures/, checkpoints/."""
+"""The folder of a run: config.yaml, environment.json, metrics.jsonl, run.lock, tb/, pictures/, checkpoints/."""
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from omnidali.charts import write_picture
 from omnidali.clips import StepBatch
 from omnidali.config import Config
 from omnidali.environment import describe_environment
 from omnidali.errors import UserError
+from omnidali.models.digest import DIGEST, digest_of
+from omnidali.ranks import Ranks
 from omnidali.settings import dump_config
-from omnidali.training.checkpoint import LAST, load_checkpoint, save_checkpoint
+from omnidali.training.attempts import Attempts
+from omnidali.training.board import Board
+from omnidali.training.checkpoint import (
+    LAST,
+    PREVIOUS,
+    checkpoints_in,
+    load_newest,
+    load_run,
+    remove_parts,
+    save_checkpoint,
+)
 from omnidali.training.pictures import clip_grid
+from omnidali.training.run_lock import RunLock
 
 
 class RunFolder:
-    """Everything a run writes; where ``writes`` is false only :meth:`load` does anything.
+    """Everything a run writes, by its main rank; a full disk does not end it. A context manager.
 
     Args:
         config: gives ``run_dir``.
-        writes: whether this process does; the main rank of a run that is meant.
         resume: ``auto`` or a path inside the folder; anything else refuses a folder with checkpoints.
+        writes: False for a dry run, of which only :meth:`load` does anything.
+
+    Attributes:
+        owes_save: whether a checkpoint could not be written and none has been since; the same on every rank.
 
     Raises:
-        UserError: if the folder cannot be written, or holds a run that would be overwritten.
+        UserError: if the folder cannot be written, another process is writing to it, or it holds a run that would be
+            overwritten.
     """
 
-    def __init__(self, config: Config, writes: bool, resume: str = "auto"):
-        self.path, self._writes, self._writer = Path(config.run_dir), writes, None
+    def __init__(self, config: Config, ranks: Ranks, resume: str = "auto", writes: bool = True):
+        self.path, self._ranks, self._writes = Path(config.run_dir), ranks, writes and ranks.is_main
+        self._checkpoints, self._last_is_good = self.path / "checkpoints", False
+        self._attempt, self._board, self._lock = Attempts(), Board(self.path / "tb"), None
         self._shown: set[str] = set()
-        if not writes:
-            return
+        self._lines: list[str] = []  # of metrics.jsonl, that wait for space
+        self.owes_save = False
+        if writes:
+            try:
+                ranks.on_main(lambda: self._open(config, resume))
+            except BaseException:
+                self.close()
+                raise
+
+    def _open(self, config: Config, resume: str) -> None:
         own = resume == "auto" or self.path.resolve() in (Path(resume).resolve(), *Path(resume).resolve().parents)
-        if not own and self._checkpoint(LAST).exists():
-            raise UserError(f"run_dir {self.path}", "a folder without checkpoints", f"a run with {LAST}",
+        found = checkpoints_in(self._checkpoints)
+        if found and not own:
+            raise UserError(f"run_dir {self.path}", "a folder without checkpoints", f"a run with {found[0].name}",
                             "Go on with --resume auto, or choose another run_dir.")
+        self._lock = RunLock(self.path)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-            (self.path / "environment.json").write_text(json.dumps(describe_environment(), indent=2) + "\n")
-            self._metrics = open(self.path / "metrics.jsonl", "a", encoding="utf-8", buffering=1)
-            self._writer = SummaryWriter(str(self.path / "tb"))
+            remove_parts(self.path)
+            remove_parts(self._checkpoints)
+            _write_whole(self.path / "config.yaml", dump_config(config))
+            _write_whole(self.path / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
         except OSError as error:
             raise UserError(f"run_dir {self.path}", "a folder that can be written", str(error.strerror or error),
                             "Choose another run_dir or correct its permissions.") from None
 
-    def _checkpoint(self, name: str) -> Path:
-        return self.path / "checkpoints" / name
+    def load(self, resume: str) -> tuple[dict | None, str | None]:
+        """The checkpoint that ``resume`` (auto, none or a path) means, the same on every rank; None to start anew.
 
-    def load(self, resume: str) -> dict | None:
-        """The checkpoint that ``resume`` (auto, none or a path) means; None to start anew."""
-        if resume == "none" or (resume == "auto" and not self._checkpoint(LAST).exists()):
-            return None
-        return load_checkpoint(self.path if resume == "auto" else resume)
+        Returns:
+            The checkpoint, and a line where ``auto`` had to pass over a damaged one.
 
-    def save(self, state: dict, *names: str) -> None:
-        """Write a checkpoint under each of ``names``."""
-        for name in names if self._writes else ():
-            save_checkpoint(self._checkpoint(name), state)
+        Raises:
+            UserError: if the checkpoint is missing or damaged; with ``auto``, if all are.
+        """
+        if resume == "none":
+            return None, None
+        path, told, state = Path(resume), None, None
+
+        def choose() -> tuple[Path | None, str | None]:
+            nonlocal state
+            if not checkpoints_in(self._checkpoints):
+                return None, None
+            path, state, told = load_newest(self._checkpoints)
+            return path, told
+
+        if resume == "auto":  # the main rank decides: another one may see a file that is not damaged for it
+            path, told = self._ranks.on_main(choose)
+            if path is None:
+                return None, None
+        self._last_is_good = path.resolve() in (self.path.resolve(), (self._checkpoints / LAST).resolve())
+        return state or load_run(path), told
+
+    def save(self, state: dict, *names: str, final: bool = False) -> set[str]:
+        """Write a checkpoint under each of ``names``; returns those that failed, on every rank.
+
+        Args:
+            final: no later save will make up for this one.
+
+        Raises:
+            UserError: if ``final`` and the last checkpoint cannot be written.
+        """
+        failed = self._ranks.on_main(lambda: self._save(state, names, final))
+        self.owes_save = bool(failed)
+        return failed
+
+    def _save(self, state: dict, names: tuple[str, ...], final: bool) -> set[str]:
+        state, failed = {**state, DIGEST: digest_of(state)}, set()
+        for name in names:
+            path, last = self._checkpoints / name, name == LAST
+            previous = self._checkpoints / PREVIOUS if last and self._last_is_good else None
+            failure = self._attempt("checkpoints", path, lambda: save_checkpoint(path, state, previous))
+            if failure is None:
+                self._last_is_good |= last
+            elif last and final:
+                raise failure
+            else:
+                failed.add(name)
+        return failed
 
     def log(self, kind: str, step: int, values: Mapping[str, object]) -> None:
         """One line of metrics.jsonl; numbers also go to TensorBoard as ``kind/name``."""
         if not self._writes:
             return
         row = {"kind": kind, "step": step, "time": round(time.time(), 3)}
-        self._metrics.write(json.dumps({**row, **values}) + "\n")
-        for name, value in _flatten(values):
-            self._writer.add_scalar(f"{kind}/{name}", value, step)
+        self._lines.append(json.dumps({**row, **values}) + "\n")
+        self._attempt("metrics", self.path / "metrics.jsonl", self._write_lines)
+        self._draw(lambda board: [board.add_scalar(f"{kind}/{name}", value, step) for name, value in _flatten(values)])
+
+    def _write_lines(self) -> None:
+        _append(self.path / "metrics.jsonl", "".join(self._lines).encode())
+        self._lines.clear()
+
+    def _draw(self, draw) -> None:
+        self._attempt("TensorBoard's events", self.path / "tb", lambda: self._board.write(draw))
+
+    def _show(self, name: str, tag: str, picture, step: int) -> None:
+        path = self.path / "pictures" / f"step{step}-{name}.png"
+        self._attempt("pictures", path, lambda: write_picture(path, picture))
+        self._draw(lambda board: board.add_image(tag, picture, step, dataformats="HWC"))
 
     def show_batch(self, batch: StepBatch, names: tuple[str, ...], class_names: tuple[str, ...]) -> None:
         """Write a picture of each source's first clips as the model sees them, also to TensorBoard."""
@@ -87,21 +167,43 @@ class RunFolder:
                     self._shown.add(name)
                     labels = [_title(label, class_names) for label in group.labels[mine]]
                     grid = clip_grid(group.clips[mine], labels)
-                    write_picture(self.path / "pictures" / f"step{batch.step}-{name}.png", grid)
-                    self._writer.add_image(f"clips/{name}", grid, batch.step, dataformats="HWC")
+                    self._show(name, f"clips/{name}", grid, batch.step)
 
     def show_confusion(self, grid, step: int) -> None:
         """Write the confusion picture (H, W, 3) uint8 as a file and to TensorBoard."""
         if self._writes:
-            write_picture(self.path / "pictures" / f"step{step}-confusion.png", grid)
-            self._writer.add_image("evaluation/confusion", grid, step, dataformats="HWC")
+            self._show("confusion", "evaluation/confusion", grid, step)
 
     def close(self) -> None:
-        """Flush and close the files; a second call does nothing."""
-        if self._writer is not None:
-            self._writer.close()
-            self._metrics.close()
-            self._writer = None
+        """Close the files and let others have the folder. A second call does nothing."""
+        self._board.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Replace a small file, or leave it as it is."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def _append(path: Path, data: bytes) -> None:
+    """Append all of ``data`` or nothing, so that no line is cut in the middle."""
+    with open(path, "ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            while data:
+                data = data[file.write(data):]
+        except OSError:
+            file.truncate(size)
+            raise
 
 
 def _title(label: torch.Tensor, names: tuple[str, ...]) -> str:

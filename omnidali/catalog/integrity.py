@@ -1,0 +1,94 @@
+"""A catalog that is not as it was written is seen, moved aside and made anew; two builds of one do not meet."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from omnidali.errors import UserError
+
+DAMAGED = ".damaged"  # ending of a damaged catalog's new name
+_JOURNAL = "-journal"  # SQLite's ending for what a killed writer began, which the next one takes back
+_MAGIC = b"SQLite format 3\0"
+# errors of SQLite that come from elsewhere than the content of the file
+_OUTSIDE = ("locked", "full", "readonly", "disk I/O", "unable to open", "interrupted", "out of memory")
+
+
+class Damaged(Exception):
+    """A catalog that is not as it was written; its text says what was seen."""
+
+
+def damage(path: Path, seen: object) -> UserError:
+    """The error of a run that meets a damaged catalog."""
+    return UserError(str(path), "a catalog as it was written", str(seen),
+                     "Delete the file and start again; it is rebuilt from the media.")
+
+
+def crc_of(*values: object) -> int:
+    """A checksum of values: SQLite does not see a bit that flips in them."""
+    crc = 0
+    for value in values:
+        data = value if isinstance(value, bytes) else repr(value).encode("utf-8", "surrogatepass")
+        crc = zlib.crc32(data, zlib.crc32(b"%d " % len(data), crc))
+    return crc
+
+
+def check_length(path: Path) -> None:
+    """Raise Damaged for a file that was cut off, or filled with zeros by a crash; SQLite sees that late or never."""
+    size = path.stat().st_size if path.exists() else 0
+    if size == 0:
+        return
+    with open(path, "rb") as file:
+        head = file.read(100)
+    if not head.strip(b"\0"):
+        raise Damaged("zeros")
+    if not head.startswith(_MAGIC) or os.path.exists(f"{path}{_JOURNAL}"):  # no database, or one to be taken back
+        return
+    page = int.from_bytes(head[16:18], "big")
+    expected = int.from_bytes(head[28:32], "big") * (65536 if page == 1 else page)
+    if size < 100 or size != expected:
+        raise Damaged(f"{size:,} bytes instead of {expected:,}")
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether an error comes from the content of the file, not from locks, permissions and disks."""
+    if "not a database" in str(error):  # somebody else's file
+        return False
+    return not (isinstance(error, sqlite3.OperationalError) and any(word in str(error) for word in _OUTSIDE))
+
+
+def move_aside(path: Path, seen: Exception) -> None:
+    """Give a damaged catalog, and the journal that belongs to it, another name, and say so."""
+    for ending in (_JOURNAL, ""):  # in this order: a new catalog must not find the old one's journal
+        if os.path.exists(f"{path}{ending}"):
+            os.replace(f"{path}{ending}", f"{path}{DAMAGED}{ending}")
+    print(f"{path} is damaged ({seen}): moved to {path}{DAMAGED} and built anew", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def only_build(path: Path) -> Iterator[None]:
+    """Keep other builds of the catalog at ``path`` waiting; they say so. A killed build keeps nobody waiting."""
+    lock = f"{path}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError:  # a catalog in a folder that others own: nothing can be written there anyway
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another process is building {path}: waiting for it", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks: SQLite's own must do
+            pass
+        yield
+    finally:
+        os.close(file)

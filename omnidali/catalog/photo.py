@@ -1,0 +1,73 @@
+"""Headers of photos, and what the catalog keeps of any file; no library is needed for either."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from omnidali.catalog.files import FileSpan
+from omnidali.catalog.gate import MAX_HEADER_BYTES, MAX_IMAGE_BYTES, Refused, read_image_header
+
+IMAGE_HEADER_BYTES = 1 << 18
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What is kept of one readable file.
+
+    Attributes:
+        container: FFmpeg's demuxer for videos, the format for images, the pattern of names for frames.
+        codec: such as ``h264`` or ``jpeg``; a variant that not every decoder takes stands behind a
+            colon: ``h264:rotated``, ``hevc:yuv420p10le``, ``jpeg:cmyk``.
+        width, height: pixels as a viewer shows them, after rotation.
+        frames: 1 for images.
+        frame_rate: mean frames per second, 0 for images.
+        rotation: degrees counter-clockwise that a viewer turns the coded picture by: 0, 90, 180 or 270.
+        timing: :func:`pack_numbers` of every frame's timestamp in presentation order, or of (first,
+            step) where they are evenly spaced, or of nothing where the file has none. Of a folder of
+            frames: the number in the first frame's name.
+        keyframes: :func:`pack_numbers` of the presentation indices of the keyframes.
+        tick: seconds of one unit of a timestamp.
+        packets: a packed :class:`~omnidali.catalog.packets.PacketIndex`, or nothing where the packets do not lie
+            in the file as a decoder needs them.
+    """
+
+    container: str
+    codec: str
+    width: int
+    height: int
+    frames: int = 1
+    frame_rate: float = 0.0
+    rotation: int = 0
+    timing: bytes = b""
+    keyframes: bytes = b""
+    tick: float = 0.0
+    packets: bytes = b""
+
+
+def probe_image(span: FileSpan) -> Probe:
+    """Read an image's header without decoding it.
+
+    Raises:
+        Refused: with the reason.
+        OSError: if the file cannot be read.
+    """
+    data = read_start(span, IMAGE_HEADER_BYTES)
+    size = span.size if span.size is not None else os.path.getsize(span.path)
+    if size > MAX_IMAGE_BYTES:
+        raise Refused(f"larger than {MAX_IMAGE_BYTES >> 20} MiB")
+    try:
+        header = read_image_header(data)
+    except Refused as refusal:
+        if str(refusal) != "header cut off" or len(data) < IMAGE_HEADER_BYTES:
+            raise
+        header = read_image_header(span.read_bytes(MAX_HEADER_BYTES))  # metadata longer than usual
+    return Probe(header.codec.partition(":")[0], header.codec, header.width, header.height)
+
+
+def read_start(span: FileSpan, count: int) -> bytes:
+    """The first ``count`` bytes; Refused where there are none."""
+    data = span.read_bytes(count)
+    if not data:
+        raise Refused("empty file")
+    return data

@@ -1,0 +1,122 @@
+"""A process that probes files for the build: what crashes FFmpeg costs it, not the run.
+
+It reads a line of JSON for a batch of files and answers with a line for each file. Pickles would let a file that took
+the process over run code in the other one.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import functools
+import json
+import os
+import resource
+import signal
+import sys
+
+from omnidali.catalog.files import FileSpan
+from omnidali.catalog.folders import escape_reason
+from omnidali.catalog.gate import OK, Refused
+from omnidali.catalog.photo import Probe, probe_image
+
+TOO_MUCH_MEMORY = 77  # exit status
+_BYTES = ("timing", "keyframes", "packets")  # fields of a probe that are no text
+_KINDS = {name: type(value) for name, value in vars(Probe("", "", 0, 0)).items()}
+_PR_SET_PDEATHSIG = 1
+
+
+def probe_file(kind: str, pattern: str, root: str, path: str, archive: str | None, offset: int | None,
+               size: int | None) -> tuple[str, Probe | None]:
+    """The state of one file, and what the catalog keeps of it if that is ``ok``.
+
+    Raises:
+        MemoryError: where there is not enough.
+    """
+    file = archive or path
+    full = os.path.join(root, file)
+    if (reason := escape_reason(root, file)) is not None:
+        return reason, None
+    try:
+        folder = kind == "frames"
+        if kind == "image":
+            probe = probe_image
+        else:
+            from omnidali.catalog.probe import probe_frames, probe_video  # these libraries take longer than many photos
+            probe = functools.partial(probe_frames, pattern=pattern, root=root) if folder else probe_video
+        if os.path.exists(full) and not (os.path.isdir if folder else os.path.isfile)(full):
+            raise Refused("not a folder" if folder else "not a regular file")  # a pipe would be waited for
+        span = FileSpan(full, offset or 0, size)
+        return OK, probe(span)
+    except Refused as refusal:
+        return str(refusal), None
+    except FileNotFoundError:
+        return "missing file", None
+    except OSError as error:
+        return f"unreadable: {error.strerror}", None
+    except MemoryError:
+        raise
+    except Exception as error:  # of a library, at a file that nobody thought of
+        return f"crashes the probe: {type(error).__name__}", None
+
+
+def stamp_of(path: str) -> tuple[int | None, int | None]:
+    """Size in bytes and time of change in nanoseconds; None where there is no such file."""
+    try:
+        status = os.stat(path)
+        return status.st_size, status.st_mtime_ns
+    except (OSError, ValueError):
+        return None, None
+
+
+def to_plain(probe: Probe | None) -> dict | None:
+    """A probe as JSON takes it."""
+    if probe is None:
+        return None
+    return {name: base64.b64encode(value).decode() if name in _BYTES else value for name, value in vars(probe).items()}
+
+
+def from_plain(values: dict | None) -> Probe | None:
+    """The inverse of :func:`to_plain`.
+
+    Raises:
+        TypeError, ValueError: if the values are none of a probe.
+    """
+    if values is None:
+        return None
+    return Probe(**{name: base64.b64decode(values[name]) if name in _BYTES else kind(values[name])
+                    for name, kind in _KINDS.items()})
+
+
+def main(memory: int) -> None:
+    """Answer batches from stdin on stdout until stdin ends.
+
+    Args:
+        memory: bytes that the process may take.
+    """
+    # with the thread that started it: a hung probe does not see that stdin ended
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the build ends this process itself
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, whatever library it is in
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    memory = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    answers = os.fdopen(os.dup(1), "w", encoding="ascii")
+    os.dup2(2, 1)  # what libraries print is no answer
+    print("ready", file=answers, flush=True)
+    for line in sys.stdin:
+        task = json.loads(line)
+        for record, path, archive, offset, size in task["rows"]:
+            full = os.path.join(task["root"], archive or path)
+            stamp = stamp_of(full)
+            patience = task["seconds"] + (size or stamp[0] or 0) / task["bytes_per_second"]
+            signal.setitimer(signal.ITIMER_REAL, patience)
+            try:
+                state, probe = probe_file(task["kind"], task["pattern"], task["root"], path, archive, offset, size)
+                answer = json.dumps([record, state, to_plain(probe), stamp])
+            except MemoryError:
+                os._exit(TOO_MUCH_MEMORY)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            print(answer, file=answers, flush=True)

@@ -1,0 +1,39 @@
+"""What stands around the loop: closing the loader, and the garbage collector held back."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import sys
+
+from omnidali.loading.fusion import FusionIterator
+
+
+@contextlib.contextmanager
+def closing_behind(loader: FusionIterator):
+    """Close the loader at the end; an error of closing does not hide the one before it."""
+    try:
+        yield
+    except BaseException:
+        try:
+            loader.close()
+        except Exception as second:
+            print(f"while the loader was closed: {second}", file=sys.stderr, flush=True)
+        raise
+    loader.close()
+
+
+@contextlib.contextmanager
+def collecting_when_told():
+    """Keep Python's garbage collector from stopping one rank in mid-step, for which all others would wait.
+
+    The loop collects young objects when it logs, and all when it saves.
+    """
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
