@@ -140,9 +140,9 @@ def _faults() -> Iterator[tuple[str, Fault]]:
                 ("deleted", delete, "missing file"), ("a folder in its place", folder, "not a regular file"),
                 ("a link to itself", link_to_itself, "symbolic links|leaves the root"),
                 ("a web page", replaced_by(odd.HTML), what + "a web page"),
-                ("an HLS playlist", replaced_by(odd.M3U8), what + "text"),
-                ("an ffconcat playlist", replaced_by(odd.FFCONCAT), what + "text"),
-                ("a DASH playlist", replaced_by(odd.DASH), what + "text")):
+                ("an HLS playlist", replaced_by(odd.M3U8), what + "a playlist"),
+                ("an ffconcat playlist", replaced_by(odd.FFCONCAT), what + "a playlist"),
+                ("a DASH playlist", replaced_by(odd.DASH), what + "a web page")):
             yield f"{base}: {name}", Fault(base, apply, REFUSED, FAILS, says)
         yield f"{base}: hanging", Fault(base, hang, REFUSED, FAILS, "not a regular file")
         if os.geteuid():

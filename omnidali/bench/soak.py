@@ -102,7 +102,7 @@ def judge(out: Path, seen: list[dict], clips: int) -> list[Verdict]:
     by_rank = []
     for one in seen:
         samples, warm_up = [Sample(*row) for row in one["samples"]], min(WARM_UP_SECONDS, one["seconds"] / 6)
-        by_rank.append([*verdicts.memory(samples, warm_up),
+        by_rank.append([verdicts.memory(samples, warm_up),
                         *verdicts.handles(samples, warm_up, one["before"], one["closed"])])
     return [
         Verdict("clips delivered", f"{delivered:,}", f"{clips:,} or more", delivered >= clips),

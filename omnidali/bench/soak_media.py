@@ -17,7 +17,7 @@ from omnidali.bench.media import BITS, write_photo
 from omnidali.config import ClipConfig, Config, LoaderConfig, SourceConfig, TrainConfig
 
 CLASSES = 8
-HANG_SECONDS = 2.0
+HANG_SECONDS = 5.0
 SOURCES = {
     "photos": SourceConfig(kind="image", root="photos", list="photos.txt", weight=4),
     "shorts": SourceConfig(kind="video", root="shorts", list="shorts.txt", weight=2),
@@ -27,7 +27,7 @@ SOURCES = {
 _SHORTS = {"mp4": BASES["mp4"], "webm": BASES["webm"], "hevc.mp4": odd.video(codec="libx265"),
            "mpeg4.avi": odd.video("avi", "mpeg4"), "mjpeg.avi": odd.video("avi", "mjpeg", pixels="yuvj420p")}
 _PHOTOS, _EACH_SHORT, _LONG, _FOLDERS = 800, 32, 32, 96  # files; of the shorts so many of each codec
-_LONG_FRAMES, _FOLDER_FRAMES = 240, 10
+_LONG_FRAMES, _FOLDER_FRAMES = 120, 10
 _BAD = 0.25  # share of a source's good files that go bad, of each class the same
 _HANGING = 2  # files of those that go bad while the loader runs
 _LOG = "meddled.jsonl"
@@ -85,7 +85,7 @@ def make_media(root: Path, scale: float = 1.0) -> list[Damage]:
         for number in range(_whole(_EACH_SHORT, scale)):
             file("shorts", f"{number}.{ending}", make)
     for number in range(_whole(_LONG, scale)):
-        file("long", f"{number}.mp4", odd.video(frames=_LONG_FRAMES, gop=30), "{name} 0 4 {label}\n{name} 4 8 {label}")
+        file("long", f"{number}.mp4", odd.video(frames=_LONG_FRAMES, gop=30), "{name} 0 2 {label}\n{name} 2 4 {label}")
     for number in range(_whole(_FOLDERS, scale)):
         file("folders", f"{number}", _folder, f"{{name}} {_FOLDER_FRAMES} {{label}}")
     damages = []
