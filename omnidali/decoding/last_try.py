@@ -9,7 +9,7 @@ import numpy as np
 from omnidali.catalog.store import Media
 from omnidali.decoding.demuxed import demuxed_frames
 from omnidali.decoding.image import decode_image
-from omnidali.decoding.video import indexed_frames
+from omnidali.decoding.video import indexed_frames, upright_size
 
 
 def anything_decodes(media: Media, kind: str) -> bool:
@@ -24,8 +24,9 @@ def anything_decodes(media: Media, kind: str) -> bool:
         return any(_image(media.frame(number)) for number in range(media.frames))
     for source in (indexed_frames, demuxed_frames) if media.packets else (demuxed_frames,):
         with suppress(Exception):  # of what no decoder takes nothing is known
-            for _ in source(media, list(range(media.frames))):
-                return True
+            for _, frame in source(media, list(range(media.frames))):
+                if upright_size(frame, media) == (media.width, media.height):
+                    return True
     return False
 
 

@@ -65,4 +65,7 @@ def describe_routes(table: SourceTable, routes: dict[str, str], on_gpu: bool, cp
     dali = "DALI on the GPU" if on_gpu else "DALI on the CPU"
     names = {CPU: CPU_NAMES[table.kind], DALI: dali,
              HYBRID: f"{dali} and, of every 100 slots, {100 * cpu_share:g} by {CPU_NAMES[table.kind]}"}
-    return f"{table.name}: " + ", ".join(f"{codec} by {names[route]}" for codec, route in routes.items())
+    line = f"{table.name}: " + ", ".join(f"{codec} by {names[route]}" for codec, route in routes.items())
+    if table.kind in ("image", "frames") and not on_gpu and set(routes.values()) != {CPU}:
+        line += " (a damaged photo may crash DALI's own decoder on the CPU: prefer decode: auto)"
+    return line

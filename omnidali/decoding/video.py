@@ -86,12 +86,14 @@ def indexed_frames(media: Media, wanted: list[int]) -> Iterator[tuple[int, av.Vi
         raise
 
 
+def upright_size(frame: av.VideoFrame, media: Media) -> tuple[int, int]:
+    """Width and height of a decoded frame as a viewer shows it, pixels."""
+    return (frame.width, frame.height) if media.rotation % 180 == 0 else (frame.height, frame.width)
+
+
 def _write_crops(frame, media: Media, boxes: np.ndarray, size: int, out: np.ndarray) -> None:
     """Write the crops (V, size, size, 3) of one decoded frame."""
-    if media.rotation % 180 == 0:
-        upright = (frame.width, frame.height)
-    else:
-        upright = (frame.height, frame.width)
+    upright = upright_size(frame, media)
     if upright != (media.width, media.height):
         raise CannotDecode(f"a frame of {upright[0]}x{upright[1]} in a video of {media.width}x{media.height}")
     shifts = _PLANAR.get(frame.format.name)

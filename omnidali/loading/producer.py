@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import time
@@ -171,7 +172,8 @@ class Producer:
         return [(media.path, seconds) for media, seconds in flights]
 
     def _submit(self, started: Started, places: list[int]) -> None:
-        job = self._workers.submit(self.table.name, lambda job: self._decode(job, started, places))
+        work = functools.partial(self._decode, started.step, started.samples, places)
+        job = self._workers.submit(self.table.name, work, into=started)
         started.jobs.append((job, places))
 
     def _hung(self, started: Started, job: Job, places: list[int]) -> None:
@@ -183,9 +185,8 @@ class Producer:
         for place in rest:
             self._submit(started, [place])
 
-    def _decode(self, job: Job, started: Started, places: Sequence[int]) -> None:
+    def _decode(self, step: int, samples: Samples, places: Sequence[int], job: Job) -> None:
         """Decode samples on this thread, each with substitutes if need be."""
-        samples = started.samples
         frames = samples.frames.shape[1] if samples.motions is None else samples.motions.shape[1]
         into = scratch("pixels", (samples.boxes.shape[1], frames, samples.size, samples.size, 3), np.uint8)
         for place in places:
@@ -195,12 +196,13 @@ class Producer:
                     holes = self._decode_one(job, mine, index, into)
                     break
                 except _Failed as failure:
-                    self._tell(job, failure, started.step)
+                    self._tell(job, failure, step)
                 attempt += 1
                 mine = self._plan.substitute(samples, place, attempt) if attempt <= SUBSTITUTES else None
                 index = 0
             with job.lock:  # who is given up on must not write behind the one that stands in for it
-                if job.given_up:
+                started = job.into
+                if started is None:
                     return
                 if mine is None:
                     into[:] = 0
@@ -209,12 +211,13 @@ class Producer:
                 else:
                     if attempt:
                         samples.put(place, mine)
-                    self.faults.decoded(holes, started.step, attempt)
+                    self.faults.decoded(holes, step, attempt)
                 if started.pixels is None:
                     normalise(into, samples.flips[place], started.out[place])
                 else:
                     started.pixels[place] = into.copy()
                 started.done.add(place)
+                del started
 
     def _tell(self, job: Job, failure: _Failed, step: int) -> None:
         if self.faults.blocks(failure.media):

@@ -19,12 +19,12 @@ class Job:
 
     Attributes:
         source: whose work it is. future: of its result.
-        given_up: once true, nobody waits for it any more and it must not touch what it was to fill; read and written
-            under ``lock``.
+        into: what it fills, read under ``lock``; None once it was given up: nobody waits for it any more, and a thread
+            that hangs must not keep the memory of a batch.
     """
 
-    def __init__(self, source: str, work: Callable[["Job"], object]):
-        self.source, self.future = source, Future()
+    def __init__(self, source: str, work: Callable[["Job"], object], into: object = None):
+        self.source, self.into, self.future = source, into, Future()
         self.lock, self.given_up = threading.Lock(), False
         self._work, self._at = work, None
 
@@ -62,9 +62,9 @@ class Workers:
         self._at_work: dict[Job, threading.Thread] = {}
         self._lock = threading.Lock()
 
-    def submit(self, source: str, work: Callable[[Job], object]) -> Job:
+    def submit(self, source: str, work: Callable[[Job], object], into: object = None) -> Job:
         """Queue ``work``, which is called with its job."""
-        job = Job(source, work)
+        job = Job(source, work, into)
         self._queue.put(job)
         if len(self._threads) < self._count:
             with self._lock:
@@ -93,7 +93,7 @@ class Workers:
             if flight is None or flight[1] < seconds:
                 continue
             with job.lock:
-                job.given_up = True
+                job.given_up, job.into = True, None
             with self._lock:
                 self._threads.discard(thread)
                 self._fill()
