@@ -399,7 +399,7 @@ def test_kills_in_one_epoch_and_in_saves(runner, whole_runs, tmp_path):
     check(runner, whole_runs, tmp_path, "summed", [
         (1, after_seconds(0.3)), (1, after_steps(3)), (1, after_steps(3, 0.02)), (1, in_a_save(2)), (1, in_a_save(0, "best*.part")),
         (1, after_steps(7)), (1, in_a_save(1))])
-    assert runner.figures["kills_in_saves"] and runner.figures["resumes"] >= 4
+    assert runner.figures["kills_in_saves"] and runner.figures["resumes"] >= 2
 
 
 def test_kills_of_alternating_steps(runner, whole_runs, tmp_path):
