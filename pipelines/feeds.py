@@ -35,6 +35,7 @@ class Graph:
     def __init__(self, size: int, views: int, batch: int, threads: int, device_id: int | None, frames: int = 1):
         self.size, self.views, self.capacity, self.frames = size, views, batch, frames
         self.on_gpu, self.under_way = device_id is not None, False
+        self._feeds = self._feeds_before = None
         self._pipe = Pipeline(batch_size=batch, num_threads=threads, device_id=device_id, prefetch_queue_depth=1)
         with self._pipe:
             self._pipe.set_outputs(*self.define())
@@ -53,6 +54,8 @@ class Graph:
         """
         if self.under_way:
             raise RuntimeError("a run is under way: collect it first")
+        # behind an error, threads of DALI may still be at the arrays of the batch, which are not copied
+        self._feeds_before, self._feeds = self._feeds, feeds
         try:
             for name, arrays in feeds.items():
                 self._pipe.feed_input(name, list(arrays))

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +15,14 @@ from conftest import SOURCES
 
 from omnidali.bench.media import read_numbers, write_photo, write_video
 from omnidali.catalog.build import build_catalog
+from omnidali.catalog.packets import PacketIndex
 from omnidali.catalog.store import CatalogReader
 from omnidali.clips import ClipBatch, StepBatch
 from omnidali.config import ClipConfig, SourceConfig, ViewsConfig
-from omnidali.errors import BadSource, UserError
+from omnidali.decoding.last_try import anything_decodes
+from omnidali.decoding.video import decode_video
+from omnidali.errors import BadSource, CannotDecode, UserError
+from omnidali.loading import producer
 from omnidali.loading.faults import Limits
 from omnidali.loading.fusion import FusionIterator
 from omnidali.loading.producer import Started
@@ -449,6 +454,95 @@ def test_broken_files_on_a_gpu(tmp_path, kind):
             assert mine.record.tolist() == theirs.record.tolist() and len(mine) == 8
             assert np.abs(pictures(mine.clips.float().cpu()) - pictures(theirs.clips)).mean() < 4
         assert gpu.stats()["web"].bad_files == 3
+
+
+def test_two_sources_that_hang_at_once_leave_no_hole(tmp_path, monkeypatch):
+    """Reads that come back just when they are given up: whoever looks first, each clip is decoded by somebody."""
+    parts = [photo_source(tmp_path / name) for name in ("one", "two")]
+    sources = {name: source["web"] for name, (_, source, _) in zip(("one", "two"), parts)}
+    tables = [replace(table, name=name) for name, (table, _, _) in zip(sources, parts)]
+    slow, read = threading.Lock(), producer.decode_image
+
+    def late(media, *arguments):
+        if media.path.endswith("3.png"):
+            with slow:
+                time.sleep(1.2)
+        read(media, *arguments)
+
+    with FusionIterator(make_plan(tables, batch=8, sources=sources), list(sources.values()), threads=4, end=12) as batches:
+        whole = [[clip.sum().item() for group in batch.groups for clip in group.clips] for batch in batches]
+    monkeypatch.setattr(producer, "decode_image", late)
+    with FusionIterator(make_plan(tables, batch=8, sources=sources), list(sources.values()), threads=4, end=12,
+                        limits=Limits(1.0, hang_seconds=1.0)) as batches:
+        for batch, expected in zip(batches, whole):
+            shown = [clip.sum().item() for group in batch.groups for clip in group.clips]
+            attempts = np.concatenate([part.attempts for part in batch.samples])
+            assert all(one == other for one, other, attempt in zip(shown, expected, attempts) if not attempt)
+            assert all(group.valid.all() for group in batch.groups)
+
+
+def test_a_file_that_failed_and_hangs_later_is_not_tried_for_ever(tmp_path, monkeypatch):
+    table, source, pics = photo_source(tmp_path)
+    opened, read = [], producer.decode_image
+
+    def bad_sector(media, *arguments):
+        if media.path.endswith("3.png"):
+            opened.append(media.path)
+            if len(opened) == 1:
+                raise CannotDecode("Input/output error")
+            time.sleep(30)
+        read(media, *arguments)
+
+    monkeypatch.setattr(producer, "decode_image", bad_sector)
+    path = tmp_path / "q.jsonl"
+    with open_photos(table, source, limits=Limits(1.0, hang_seconds=1.0), quarantine=Quarantine(path), threads=2) as batches:
+        assert len(clips_by_slot(batches)) == 32
+    assert 2 <= len(opened) <= 3  # by both threads at once
+    assert [json.loads(line)["state"] for line in path.read_text().splitlines()] == ["failed", "quarantined"]
+    assert Quarantine(path).blocks("web", str(pics / "3.png"))
+
+
+@pytest.mark.parametrize("damage", [bytes, lambda size: b"\xff" * size])
+def test_a_video_whose_beginning_is_broken_is_not_given_up(tmp_path, damage):
+    """Clips behind the damage decode; a file that is called useless must be so for every draw."""
+    write_video(tmp_path / "v" / "0.mp4", 0, frames=24, width=96, height=64, gop=8)
+    (tmp_path / "l.txt").write_text("0.mp4 0\n")
+    source = {"v": SourceConfig(kind="video", root="v", list="l.txt")}
+    build_catalog(tmp_path / "c.sqlite", source, tmp_path, progress=False)
+    table = CatalogReader(tmp_path / "c.sqlite").table("v")
+    media = table.media(table.first_record(0))
+    index = PacketIndex.unpack(media.packets)
+    data = bytearray(Path(media.path).read_bytes())
+    begin, end = index.offsets[0], index.offsets[8]
+    data[begin:end] = damage(int(end - begin))
+    Path(media.path).write_bytes(data)
+    os.utime(media.path, ns=(media.stamp[1], media.stamp[1]))
+    assert anything_decodes(media, "video")
+    box, out = np.array([[0, 0, 64, 64]]), np.empty((1, 2, 32, 32, 3), np.uint8)
+    assert decode_video(media, np.array([20, 21]), box, 32, out) == 0
+    assert decode_video(media, np.array([2, 20]), box, 32, out) == 1 and (out[0, 0] == out[0, 1]).all()
+    with pytest.raises(CannotDecode):
+        decode_video(media, np.array([0, 1]), box, 32, out)
+    data[begin:] = damage(len(data) - int(begin))
+    Path(media.path).write_bytes(data)
+    os.utime(media.path, ns=(media.stamp[1], media.stamp[1]))
+    assert not anything_decodes(media, "video")
+
+
+@pytest.mark.parametrize("decode", ["cpu", "dali"])
+def test_scattered_bad_items_do_not_end_an_evaluation(tmp_path, decode):
+    """Nor does a bad last item, which fills up the last step."""
+    table, source, pics = photo_source(tmp_path, decode, count=12)
+    for n in (1, 4, 7, 11):
+        cut(pics / f"{n}.png")
+    plan = EvaluationPlan(table, CENTER, ViewsConfig(num_clips=1, size=32, short_side=40), batch=32)
+    small = EvaluationPlan(table, CENTER, ViewsConfig(num_clips=1, size=32, short_side=40), batch=3)
+    for plan in (plan, small):
+        with open_photos(table, source, plan, end=None, limits=Limits(1.0, 3), threads=1) as batches:
+            valid = [slot for batch in batches for slot, good in zip(batch.groups[0].slot.tolist(),
+                                                                     batch.groups[0].valid.tolist()) if good]
+            assert batches.stats()["web"].substituted == 4
+        assert valid == [0, 2, 3, 5, 6, 8, 9, 10]
 
 
 def test_an_evaluation_goes_on_without_a_broken_item(tmp_path):

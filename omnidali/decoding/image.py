@@ -12,7 +12,7 @@ from operator import sub
 import cv2
 import numpy as np
 
-from omnidali.catalog.gate import Refused, read_image_header
+from omnidali.catalog.gate import MAX_IMAGE_BYTES, Refused, read_image_header
 from omnidali.catalog.store import Media
 from omnidali.decoding.scale import cut_and_scale
 from omnidali.errors import CannotDecode
@@ -48,6 +48,8 @@ def decode_image(media: Media, boxes: np.ndarray, size: int, out: np.ndarray,
         CannotDecode: if no picture comes, or one of another size than at the probe.
     """
     try:
+        if media.span.size is None and os.path.getsize(media.span.path) > MAX_IMAGE_BYTES:
+            raise CannotDecode(f"larger than {MAX_IMAGE_BYTES >> 20} MiB")
         data = media.span.read_bytes()
     except OSError as error:
         raise CannotDecode(f"unreadable: {error.strerror}") from None

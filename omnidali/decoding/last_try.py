@@ -2,31 +2,60 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import time
 from contextlib import suppress
 
 import numpy as np
 
+from omnidali.catalog.probe import unpack_numbers
 from omnidali.catalog.store import Media
 from omnidali.decoding.demuxed import demuxed_frames
 from omnidali.decoding.image import decode_image
 from omnidali.decoding.video import indexed_frames, upright_size
+from omnidali.errors import CannotDecode
+
+# errors that another try would meet again, until somebody changes the file
+_LASTING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
+_SECONDS = 10.0  # for the frames of a long video
 
 
 def anything_decodes(media: Media, kind: str) -> bool:
-    """Whether some clip of a file can be had, though not the one that was wanted.
+    """Whether some clip of a file can be had, though not the one that was wanted; true where that is in doubt.
+
+    A file is called useless, and never tried again, only if no draw of it could have succeeded: else it would depend on
+    who asked first.
 
     Args:
         kind: of the source, as in :class:`~omnidali.config.MediaConfig`.
     """
-    if kind == "image":
-        return _image(media)
-    if kind == "frames":
-        return any(_image(media.frame(number)) for number in range(media.frames))
-    for source in (indexed_frames, demuxed_frames) if media.packets else (demuxed_frames,):
-        with suppress(Exception):  # of what no decoder takes nothing is known
-            for _, frame in source(media, list(range(media.frames))):
-                if upright_size(frame, media) == (media.width, media.height):
-                    return True
+    try:
+        os.listdir(media.span.path) if kind == "frames" else open(media.span.path, "rb").close()
+        if kind == "image":
+            return _image(media)
+        if kind == "frames":
+            return any(_image(media.frame(number)) for number in range(media.frames))
+        return _video(media)
+    except OSError as error:
+        return error.errno not in _LASTING
+    except MemoryError:
+        return True
+
+
+def _video(media: Media) -> bool:
+    """Each frame by itself: in a longer run, a packet that fails may take frames before it along."""
+    keyframes = unpack_numbers(media.keyframes).tolist()
+    others = sorted(set(range(media.frames)) - set(keyframes))
+    end = time.monotonic() + _SECONDS
+    for wanted in (*keyframes, *others):
+        for source in (indexed_frames, demuxed_frames) if media.packets else (demuxed_frames,):
+            with suppress(Exception):
+                for _, frame in source(media, [wanted]):
+                    if upright_size(frame, media) == (media.width, media.height):
+                        return True
+        if time.monotonic() > end:
+            return True
     return False
 
 
@@ -35,7 +64,7 @@ def _image(media: Media) -> bool:
     tries = [(whole, max(1, side // factor)) for factor in (8, 4, 2)] + [(whole, side // 2 + 1)]
     tries += [((0, 0, 1, 1), 1), ((media.height - 1, media.width - 1, media.height, media.width), 1)]
     for box, size in tries:  # each way of decoding has its turn
-        with suppress(Exception):
+        with suppress(CannotDecode):
             decode_image(media, np.array([box]), size, np.empty((1, 1, size, size, 3), np.uint8))
             return True
     return False

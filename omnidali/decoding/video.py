@@ -49,19 +49,30 @@ def decode_video(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int,
         CannotDecode: if no wanted frame can be decoded.
     """
     places, found, reason = places_of(frames), set(), None
-    for source in (indexed_frames, demuxed_frames) if media.packets else (demuxed_frames,):
+
+    def take(source, wanted: list[int]) -> str | None:
+        """Write what comes; returns what ended it."""
         try:
-            for number, frame in source(media, sorted(places.keys() - found)):
+            for number, frame in source(media, wanted):
                 first, *others = places[number]
                 _write_crops(frame, media, boxes, size, out[:, first])
                 for other in others:
                     out[:, other] = out[:, first]
                 found.add(number)
+            return None
         except (CannotDecode, Refused, av.FFmpegError, OSError, ValueError, IndexError, cv2.error, zlib.error,
                 struct.error) as error:
-            reason = str(getattr(error, "strerror", None) or error)
-        if len(found) == len(places):  # else the demuxer has another try
-            return 0
+            return str(getattr(error, "strerror", None) or error)
+
+    for source in (indexed_frames, demuxed_frames) if media.packets else (demuxed_frames,):
+        wanted, failure = sorted(places.keys() - found), ""
+        while wanted and failure is not None:
+            failure = take(source, wanted)
+            reason = failure or reason
+            # the first that did not come is given up, at least by this source; others may lie behind the damage
+            wanted = [number for number in wanted if number not in found][1:]
+    if len(found) == len(places):
+        return 0
     if not found:
         raise CannotDecode(reason or f"none of the frames {min(places)} to {max(places)} of {media.frames} came out")
     return fill_missing(out, places, sorted(found))

@@ -63,10 +63,20 @@ class Faults:
         Raises:
             BadSource: past a limit.
         """
-        state = FAILED
-        if not self.quarantine.fails(self.table.name, media.path) and hopeless():
-            state = QUARANTINED
-        self.quarantine.add(self.table.name, media.path, media.span.path, reason, state, step, self.rank)
+        known = self.quarantine.fails(self.table.name, media.path)
+        self._add(media, reason, QUARANTINED if not known and hopeless() else FAILED, step)
+        self._count()
+
+    def hung(self, media: Media, step: int) -> None:
+        """A file was neither read nor decoded in time; raises as :meth:`failed`."""
+        # the disk is not asked for its size and time: it might hang at that, too
+        self._add(media, f"not read and decoded within {self.limits.hang_seconds:g} s", QUARANTINED, step, media.stamp)
+        self._count()
+
+    def _add(self, media: Media, reason: str, state: str, step: int, stamp=None) -> None:
+        self.quarantine.add(self.table.name, media.path, media.span.path, reason, state, step, self.rank, stamp)
+
+    def _count(self) -> None:
         self.skipped()
         failing = len(self.quarantine.failing(self.table.name))
         if failing > self.allowed:
@@ -99,13 +109,16 @@ class Faults:
                 self.replaced_frames += sum(frames for _, frames in holes)
                 self.substituted += attempt > 0
         for media, frames in holes:
-            self.quarantine.add(self.table.name, media.path, media.span.path,
-                                f"{frames} frames of a clip do not decode", DAMAGED, step, self.rank)
+            self._add(media, f"{frames} frames of a clip do not decode", DAMAGED, step)
 
     def lost(self) -> None:
-        """A clip that nothing stands for."""
+        """An item of an evaluation, for which nothing stands."""
         with self._lock:
             self.substituted += 1
+
+    def no_substitute(self) -> BadSource:
+        """The error for a clip none of whose substitutes decodes."""
+        return self._stop("none", f"one of {SUBSTITUTES} substitutes of a clip to decode")
 
     def _stop(self, got: str, expected: str) -> BadSource:
         faults = self.quarantine.failing(self.table.name)
@@ -114,5 +127,4 @@ class Faults:
                          for reason, count in reasons)
         where = f" ({self.quarantine.path})" if self.quarantine.path else ""
         return BadSource(f"{key_of(self.table.name)}", expected, f"{got}{where}: {told}",
-                         "Check the disk; restore the files or take them out of the list, or raise the limit; then go"
-                         " on with --resume auto.")
+                         "Check the disk and restore the files, or raise the limit; then go on with --resume auto.")

@@ -239,12 +239,12 @@ class _Run:
                            owner.plan.tables[source].name, files)
 
     def stop(self) -> None:
-        """End the threads; waits for decodes that have begun."""
+        """End the threads; waits for decodes that have begun, but not for ever."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
         for thread in self._threads:
-            thread.join()
+            thread.join(self._owner.limits.hang_seconds)
         self._steps.clear()
 
     def _step(self, number: int) -> Step | None:
@@ -276,8 +276,8 @@ class _Run:
                         if step is None:
                             break
                         samples = step.samples[source]
-                        begun.append((step, producer.start(number, samples, step.places[source]) if len(samples)
-                                      else None))
+                        begun.append((step, producer.start(number, samples, step.places[source], lambda: self._stopped)
+                                      if len(samples) else None))
                         number += 1
                         continue
                     if not begun or self._stopped:
@@ -294,7 +294,11 @@ class _Run:
 
     def _finish(self, source: int, producer: Producer, step: Step, started, stream) -> None:
         if started:
-            producer.finish(started, lambda: self._stopped)
+            try:
+                producer.finish(started, lambda: self._stopped)
+            except BaseException:
+                producer.drop(started)
+                raise
         if stream is not None:
             stream.synchronize()  # DALI may reuse its output once it is let go: the copy must be over
         with self._changed:

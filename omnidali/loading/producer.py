@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from omnidali.catalog.gate import Refused, read_image_header
+from omnidali.catalog.gate import MAX_IMAGE_BYTES, read_image_header
 from omnidali.catalog.store import Media, SourceTable
 from omnidali.decoding.frames import decode_frames
 from omnidali.decoding.image import decode_image, has_readable_header
@@ -26,13 +26,12 @@ from omnidali.loading.faults import SUBSTITUTES, Faults
 from omnidali.loading.normalise import normalise, scratch
 from omnidali.loading.workers import Job, Workers
 from omnidali.planning.motion import through_region
-from omnidali.planning.plan import EvaluationPlan, Samples, TrainPlan
+from omnidali.planning.plan import OF_THE_CLASS, EvaluationPlan, Samples, TrainPlan
 from pipelines import DecodedClips, EncodedImages, EncodedVideos, Graph, MovingImages, PipelineError
 
 _DECODES_ON_GPU = 8
 _PHOTOS_A_TASK = 4
 _READERS = 4
-_LOOK = 0.5  # seconds between two looks at whether a file hangs
 _LOG = logging.getLogger("omnidali")
 
 
@@ -103,16 +102,21 @@ class Producer:
         self._runs: deque[_Run] = deque()
         self._rescued = False
 
-    def start(self, step: int, samples: Samples, out: torch.Tensor) -> Started:
-        """Hand the CPU's part of the work to the workers; read the files for DALI and start its graph."""
+    def start(self, step: int, samples: Samples, out: torch.Tensor,
+              stopped: Callable[[], bool] = lambda: False) -> Started:
+        """Hand the CPU's part of the work to the workers; read the files for DALI and start its graph.
+
+        Args:
+            stopped: once true, nobody wants the clips any more.
+        """
         codecs = self.table.codecs[samples.pieces]
         cpu = self._cpu_codecs[codecs].any(axis=1)
-        cpu |= self._shared_codecs[codecs].any(axis=1) & on_cpu(samples.slots, self._cpu_share)
+        cpu |= self._shared_codecs[codecs].any(axis=1) & on_cpu(samples.slots, self._cpu_share) | ~samples.valid
         # one byte a value crosses the bus; the GPU normalises
         started = Started(step, samples, out, np.flatnonzero(~cpu), None if self._device_id is None else {})
         by_cpu = np.flatnonzero(cpu).tolist()
         if len(started.on_dali):
-            by_cpu += self._start_dali(started)
+            by_cpu += self._start_dali(started, stopped)
         # a photo is done so soon that handing over each one alone would cost a tenth of the time
         each = _PHOTOS_A_TASK if self.table.kind == "image" else 1
         for first in range(0, len(by_cpu), each):
@@ -133,14 +137,12 @@ class Producer:
                 self._submit(started, [place])
         while started.jobs and not stopped():
             job, places = started.jobs[0]
-            if job.given_up:
+            if self._workers.wait(job, self.faults.limits.hang_seconds):
                 started.jobs.popleft()
-                self._hung(started, job, places)
-            elif self._workers.wait(job, _LOOK):
-                started.jobs.popleft()
-                job.future.result()
-            else:
-                self._workers.give_up_hanging(self.faults.limits.hang_seconds)
+                if job.given_up:
+                    self._hung(started, job, places)
+                else:
+                    job.future.result()
         if started.jobs:
             self.drop(started)
         elif started.pixels:
@@ -162,7 +164,7 @@ class Producer:
 
     def close(self) -> None:
         """End the threads of its own."""
-        self._readers.close(_LOOK)
+        self._readers.close(patience=0.5)
 
     def in_flight(self) -> list[tuple[str, float]]:
         """Files that are being read or decoded, and for how many seconds."""
@@ -178,10 +180,9 @@ class Producer:
 
     def _hung(self, started: Started, job: Job, places: list[int]) -> None:
         """A thread was given up with this job: what it has not done is another's."""
-        flight, rest = job.in_flight, [place for place in places if place not in started.done]
-        if flight is not None and rest:
-            self.faults.failed(flight[0], f"not read and decoded within {self.faults.limits.hang_seconds:g} s",
-                               started.step, hopeless=lambda: True)
+        rest = [place for place in places if place not in started.done]
+        if rest:
+            self.faults.hung(job.hung_at, started.step)
         for place in rest:
             self._submit(started, [place])
 
@@ -190,16 +191,18 @@ class Producer:
         frames = samples.frames.shape[1] if samples.motions is None else samples.motions.shape[1]
         into = scratch("pixels", (samples.boxes.shape[1], frames, samples.size, samples.size, 3), np.uint8)
         for place in places:
-            mine, index, attempt = samples, place, 0
+            mine, index, attempt, holes = samples, place, 0, []
+            if not samples.valid[place]:  # it fills up an evaluation's last step
+                mine = None
             while mine is not None and not job.given_up:
                 try:
                     holes = self._decode_one(job, mine, index, into)
                     break
                 except _Failed as failure:
-                    self._tell(job, failure, step)
-                attempt += 1
-                mine = self._plan.substitute(samples, place, attempt) if attempt <= SUBSTITUTES else None
-                index = 0
+                    self._tell(job, failure, step, attempt)
+                attempt, index = attempt + 1, 0
+                mine = self._substitute(samples, place, attempt)
+            job.at(None)
             with job.lock:  # who is given up on must not write behind the one that stands in for it
                 started = job.into
                 if started is None:
@@ -207,7 +210,6 @@ class Producer:
                 if mine is None:
                     into[:] = 0
                     samples.valid[place] = False
-                    self.faults.lost()
                 else:
                     if attempt:
                         samples.put(place, mine)
@@ -219,9 +221,19 @@ class Producer:
                 started.done.add(place)
                 del started
 
-    def _tell(self, job: Job, failure: _Failed, step: int) -> None:
+    def _substitute(self, samples: Samples, place: int, attempt: int) -> Samples | None:
+        """The next one to try; None for an item of an evaluation, which is lost."""
+        if attempt > SUBSTITUTES:
+            raise self.faults.no_substitute()
+        other = self._plan.substitute(samples, place, attempt)
+        if other is None:
+            self.faults.lost()
+        return other
+
+    def _tell(self, job: Job, failure: _Failed, step: int, attempt: int) -> None:
         if self.faults.blocks(failure.media):
-            self.faults.skipped()
+            if attempt > OF_THE_CLASS:  # a class may be of one file, which is quarantined
+                self.faults.skipped()
         elif not job.given_up:
             self.faults.failed(failure.media, failure.reason, step,
                                hopeless=lambda: not anything_decodes(failure.media, self.table.kind))
@@ -236,6 +248,7 @@ class Producer:
         boxes, holes = samples.boxes[index], []
         decode = decode_frames if self.table.kind == "frames" else decode_video
         for record, places in self._files(samples, index):
+            job.at(None)
             media = self.table.media(record)
             job.at(media)
             if self.faults.blocks(media):
@@ -271,14 +284,16 @@ class Producer:
             found.append((record, (mine[:, None] * each + np.arange(each)).reshape(-1)))
         return found
 
-    def _start_dali(self, started: Started) -> list[int]:
+    def _start_dali(self, started: Started, stopped: Callable[[], bool]) -> list[int]:
         """Read the files and hand them to a graph; returns the places of samples whose files have changed or cannot be
         read, which are the CPU's."""
         samples, items, data, left = started.samples, [], [], []
         wanted = [(place, self._dali_items(samples, place)) for place in started.on_dali.tolist()]
-        reading = [[self._read(media) for media, _ in mine] for _, mine in wanted]
+        useful = [not any(self.faults.blocks(self.table.media(record)) for record in self.table.records[
+            samples.pieces[place]].tolist()) for place, _ in wanted]
+        reading = [[self._read(media) for media, _ in mine] if fine else [] for (_, mine), fine in zip(wanted, useful)]
         for (place, mine), jobs in zip(wanted, reading):
-            read = [self._result(job) for job in jobs]
+            read = [self._result(job, stopped) for job in jobs] or [None]
             if any(bytes_ is None for bytes_ in read):
                 left.append(place)
             else:
@@ -306,40 +321,41 @@ class Producer:
             edges = boxes[:, view].astype(np.float32)
             feeds |= {f"start{view}": list(edges[:, :2]), f"end{view}": list(edges[:, 2:]),
                       f"flip{view}": _scalars(flips[:, view])}
-        started.run = _Run(self._graph(kind, samples, len(items)), feeds, files, each, time.monotonic())
-        self._runs.append(started.run)
-        started.run.graph.start(feeds)
+        run = _Run(self._graph(kind, samples, len(items)), feeds, files, each, time.monotonic())
+        try:
+            run.graph.start(feeds)
+        except PipelineError as error:  # what it has taken of the feeds, nobody knows
+            _LOG.warning("%s: DALI does not take a batch (%s); the CPU decodes it", self.table.name, error)
+            for graphs in self._graphs.values():
+                graphs[:] = [graph for graph in graphs if graph is not run.graph]
+            return left + index.tolist()
+        started.run = run
+        self._runs.append(run)
         return left
 
-    def _read(self, media: Media) -> Job | None:
-        """Begin to read a file for DALI; None for one that is known to be of no use."""
-        if self.faults.blocks(media):
-            return None
-
+    def _read(self, media: Media) -> Job:
+        """Begin to read a file for DALI; the job gives None where it is not what the probe saw."""
         def read(job: Job) -> np.ndarray | None:
             job.at(media)
             try:
-                data = media.span.read()
                 if self.table.kind in ("image", "frames"):
+                    data = media.span.read(MAX_IMAGE_BYTES)
                     header = read_image_header(data.tobytes())
-                    same = (header.codec, header.width, header.height) == (media.codec, media.width, media.height) \
-                        and has_readable_header(data)
-                else:
-                    status = os.stat(media.span.path)
-                    same = (status.st_size, status.st_mtime_ns) == media.stamp
-                return data if same else None
-            except (OSError, Refused):
+                    same = (header.codec, header.width, header.height) == (media.codec, media.width, media.height)
+                    return data if same and has_readable_header(data) else None
+                status = os.stat(media.span.path)
+                return media.span.read() if (status.st_size, status.st_mtime_ns) == media.stamp else None
+            except Exception:  # the CPU says what is wrong
                 return None
 
         return self._readers.submit(self.table.name, read)
 
-    def _result(self, job: Job | None) -> np.ndarray | None:
-        """What was read; None where it is not what the probe saw, or hangs."""
-        while job is not None and not job.given_up:
-            if self._readers.wait(job, _LOOK):
-                return job.future.result()
-            self._readers.give_up_hanging(self.faults.limits.hang_seconds)
-        return None
+    def _result(self, job: Job, stopped: Callable[[], bool]) -> np.ndarray | None:
+        """What was read; None where it is of no use, or hangs."""
+        while not self._readers.wait(job, self.faults.limits.hang_seconds):
+            if stopped():
+                return None
+        return None if job.given_up else job.future.result()
 
     def _finish_dali(self, started: Started) -> list[int]:
         """Write what the graph made; returns the places that it could not do, which are the CPU's now."""
@@ -384,6 +400,7 @@ class Producer:
         for view, clips in enumerate(outputs):
             clips = torch.from_dlpack(clips)
             self._write(out[:, view:view + 1], places, clips.view(len(places), 1, -1, *clips.shape[2:]))
+        self.faults.decoded((), 0, 0)
 
     def _dali_items(self, samples: Samples, index: int) -> list[tuple[Media, np.ndarray]]:
         """What DALI decodes for one sample: (file, frames), one a piece, or one a frame of a folder."""

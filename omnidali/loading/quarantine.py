@@ -16,6 +16,8 @@ from pathlib import Path
 QUARANTINED = "quarantined"  # nothing of the file decodes: it is not opened again while its size and time stay
 FAILED = "failed"  # a clip of it did not decode, others may
 DAMAGED = "damaged"  # frames of it did not decode, and neighbours stand for them
+_STATES = (DAMAGED, FAILED, QUARANTINED)
+_LOCK_SECONDS = 2.0  # that a rank may hold the file; one that is stopped must not hold up the others
 _LOG = logging.getLogger("omnidali")
 
 
@@ -66,7 +68,7 @@ class Quarantine:
         self._faults: dict[tuple[str, str], Fault] = {}
         self._blocked: set[tuple[str, str]] = set()
         self._unwritten: list[Fault] = []
-        self._named: set[tuple[str, str]] = set()  # in the file, since this start
+        self._named: set[tuple[tuple[str, str], bool]] = set()  # in the file since this start; whether as useless
         self._read, self._told = 0, False
         if self.path is not None:
             with contextlib.suppress(OSError), open(self.path, "rb") as file:
@@ -87,56 +89,60 @@ class Quarantine:
         """How many files of a source are named, by any rank."""
         with self._lock:
             self._look()
+            self._write()
         return sum(1 for name, _ in list(self._faults) if name == source)
 
     def failing(self, source: str) -> list[Fault]:
         """The faults of a source that cost clips."""
         return [fault for fault in list(self._faults.values()) if fault.source == source and fault.fails]
 
-    def add(self, source: str, path: str, file: str, reason: str, state: str, step: int, rank: int) -> None:
-        """Name a file, unless it is named already.
+    def add(self, source: str, path: str, file: str, reason: str, state: str, step: int, rank: int,
+            stamp: tuple[int | None, int | None] | None = None) -> None:
+        """Name a file, unless it is named already; once more where it failed before and now is of no use.
 
         Args:
             file: whose size and time tell whether it is still the same: the path itself, or the tar that it lies in.
+            stamp: its size and time, nanoseconds, where they are known.
         """
-        fault = Fault(source, path, reason, state, step, rank, file, *stamp_of(file), round(time.time(), 3))
+        fault = Fault(source, path, reason, state, step, rank, file, *(stamp or stamp_of(file)), round(time.time(), 3))
         with self._lock:
             self._look()
             known = self._faults.get(fault.key)
+            news = known is None or (state == QUARANTINED != known.state)
             self._learn(fault)
-            if known is None:
+            if news:
                 self._unwritten.append(fault)
-            if self.path is None:
-                self._unwritten.clear()
-            elif self._unwritten:
-                self._write()
-        if known is None:
+            self._write()
+        if news:
             _LOG.warning("%s: %s: %s: %s (step %d, rank %d)", source, state, path, reason, step, rank)
 
     def _learn(self, fault: Fault) -> None:
         known = self._faults.get(fault.key)
-        if known is None or (fault.fails and not known.fails):  # who lost frames first may lose clips later
+        if known is None or _STATES.index(fault.state) > _STATES.index(known.state):
             self._faults[fault.key] = fault
         if fault.state == QUARANTINED:
             self._blocked.add(fault.key)
 
     def _write(self) -> None:
         """Append what is not written yet and no other rank has named meanwhile."""
+        if self.path is None:
+            self._unwritten.clear()
+        if not self._unwritten:
+            return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a+b") as file:
-                with contextlib.suppress(OSError):  # without locks, two ranks may name the same file
-                    fcntl.flock(file, fcntl.LOCK_EX)
+                _lock(file)
                 file.seek(self._read)
                 self._take(file)
                 file.seek(self._read)
                 text = "\n" if file.read() else ""  # behind a line that a crash cut off
                 text += "".join(json.dumps(asdict(fault)) + "\n" for fault in self._unwritten
-                               if fault.key not in self._named)
+                               if (fault.key, fault.state == QUARANTINED) not in self._named)
                 file.write(text.encode())
                 file.flush()
                 self._read = file.tell()
-            self._named.update(fault.key for fault in self._unwritten)
+            self._named.update((fault.key, fault.state == QUARANTINED) for fault in self._unwritten)
             self._unwritten.clear()
         except OSError as error:
             if not self._told:
@@ -153,7 +159,7 @@ class Quarantine:
     def _take(self, file) -> None:
         """Learn what other ranks have named."""
         for fault in self._lines(file):
-            self._named.add(fault.key)
+            self._named |= {(fault.key, fault.state == QUARANTINED), (fault.key, False)}
             self._learn(fault)
 
     def _lines(self, file) -> Iterator[Fault]:
@@ -163,7 +169,23 @@ class Quarantine:
         self._read += len(data)
         for line in data.splitlines():
             with contextlib.suppress(ValueError, TypeError):
-                yield Fault(**json.loads(line))
+                fault = Fault(**json.loads(line))
+                hash(fault.key), _STATES.index(fault.state)  # raise where it is not ours
+                yield fault
+
+
+def _lock(file) -> None:
+    """Keep other ranks from appending; raises BlockingIOError where one does not let go."""
+    end = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+        except OSError:  # a file system without locks: two ranks may name the same file
+            return None
 
 
 def stamp_of(path: str) -> tuple[int | None, int | None]:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures import Future
 
+_LOOK = 0.5  # seconds between two looks at whether a file hangs
+
 
 class Job:
     """Work on a thread, and which file it is at.
@@ -21,22 +23,26 @@ class Job:
         source: whose work it is. future: of its result.
         into: what it fills, read under ``lock``; None once it was given up: nobody waits for it any more, and a thread
             that hangs must not keep the memory of a batch.
+        hung_at: the file that it was given up at.
     """
 
-    def __init__(self, source: str, work: Callable[["Job"], object], into: object = None):
-        self.source, self.into, self.future = source, into, Future()
+    def __init__(self, workers: "Workers", source: str, work: Callable[["Job"], object], into: object):
+        self.source, self.into, self.future, self.hung_at = source, into, Future(), None
         self.lock, self.given_up = threading.Lock(), False
-        self._work, self._at = work, None
+        self._workers, self._work, self._at = workers, work, None
 
-    def at(self, file: object) -> None:
-        """Tell that ``file`` is begun now."""
-        self._at = (file, time.monotonic())
+    def at(self, file: object | None) -> None:
+        """Tell that ``file`` is begun now, or that the last one is done."""
+        self._at = None if file is None else (file, time.monotonic(), self._workers.clock)
 
     @property
-    def in_flight(self) -> tuple[object, float] | None:
-        """The file that is being read or decoded, and for how many seconds; None before the first and at the end."""
+    def in_flight(self) -> tuple[object, float, float] | None:
+        """The file that is being read or decoded, for how many seconds, and for how many of them somebody looked on;
+        None where there is none."""
         at = self._at
-        return None if at is None or self.future.done() else (at[0], time.monotonic() - at[1])
+        if at is None or self.future.done():
+            return None
+        return at[0], time.monotonic() - at[1], self._workers.clock - at[2]
 
     def run(self) -> None:
         """Do the work on this thread."""
@@ -53,6 +59,10 @@ class Workers:
 
     Args:
         count: of threads. name: of them, for debuggers.
+
+    Attributes:
+        clock: seconds for which somebody has waited here. It stands still where nobody does, and while the whole
+            process is paused, so that no file is blamed for that.
     """
 
     def __init__(self, count: int, name: str):
@@ -61,10 +71,11 @@ class Workers:
         self._threads: set[threading.Thread] = set()
         self._at_work: dict[Job, threading.Thread] = {}
         self._lock = threading.Lock()
+        self.clock, self._looked = 0.0, time.monotonic()
 
     def submit(self, source: str, work: Callable[[Job], object], into: object = None) -> Job:
         """Queue ``work``, which is called with its job."""
-        job = Job(source, work, into)
+        job = Job(self, source, work, into)
         self._queue.put(job)
         if len(self._threads) < self._count:
             with self._lock:
@@ -74,29 +85,43 @@ class Workers:
     def in_flight(self, source: str) -> list[tuple[object, float]]:
         """The files of a source that are being read or decoded, and for how many seconds."""
         jobs = [job.in_flight for job in list(self._at_work) if job.source == source]
-        return [flight for flight in jobs if flight is not None]
+        return [flight[:2] for flight in jobs if flight is not None]
 
-    def wait(self, job: Job, seconds: float) -> bool:
-        """Whether a job ends within ``seconds``; a thread that is at one file for longer than that is replaced."""
-        try:
-            job.future.exception(seconds)
+    def wait(self, job: Job, hang_seconds: float) -> bool:
+        """Whether a job is over, or given up, within a moment; else look for those that hang.
+
+        Args:
+            hang_seconds: after which at one file a job is given up, whosever it is.
+        """
+        if job.given_up:
             return True
-        except futures.TimeoutError:
-            return False
+        try:
+            job.future.exception(_LOOK)
+            return True
         except futures.CancelledError:
             return True
+        except futures.TimeoutError:
+            pass
+        with self._lock:
+            now = time.monotonic()
+            self.clock += min(now - self._looked, _LOOK)
+            self._looked = now
+        for other, thread in list(self._at_work.items()):
+            flight = other.in_flight
+            if flight is not None and flight[2] >= hang_seconds:
+                self._give_up(other, thread, hang_seconds)
+        return job.given_up
 
-    def give_up_hanging(self, seconds: float) -> None:
-        """Give up every job that has been at one file for so long: another thread takes the place of its own."""
-        for job, thread in list(self._at_work.items()):
+    def _give_up(self, job: Job, thread: threading.Thread, hang_seconds: float) -> None:
+        """Another thread takes the place of the one that hangs with this job."""
+        with job.lock:
             flight = job.in_flight
-            if flight is None or flight[1] < seconds:
-                continue
-            with job.lock:
-                job.given_up, job.into = True, None
-            with self._lock:
-                self._threads.discard(thread)
-                self._fill()
+            if job.given_up or flight is None or flight[2] < hang_seconds:  # it went on at this moment
+                return
+            job.given_up, job.into, job.hung_at = True, None, flight[0]
+        with self._lock:
+            self._threads.discard(thread)
+            self._fill()
 
     def close(self, patience: float) -> None:
         """End the threads behind the jobs they are at; those that take longer than ``patience`` seconds are left."""

@@ -23,7 +23,7 @@ from omnidali.planning.mixup import Mixup, deal
 from omnidali.planning.philox import Purpose, Stream, below
 from omnidali.planning.resampling import Rows
 
-_OF_THE_CLASS = 8  # substitutes; a class of which so many fail may have nothing else
+OF_THE_CLASS = 8  # substitutes; a class of which so many fail may have nothing else
 _WHOLE_PLAN = 0xFFFF  # number of the stream that belongs to no source
 
 
@@ -194,7 +194,7 @@ class TrainPlan:
         """
         one = samples.take(np.array([index]))
         words = self._streams[one.source].words(Purpose.SUBSTITUTE, one.draws, 1, attempt)
-        if attempt <= _OF_THE_CLASS:
+        if attempt <= OF_THE_CLASS:
             rows = self._rows[one.source].other(one.rows, words[:, 0])
         else:
             rows = below(words[:, 0], np.array([len(self.tables[one.source])]))

@@ -75,8 +75,9 @@ class _ByClass:
     def place(self) -> np.ndarray:
         """Where in ``order`` each row stands."""
         if self._place is None:
-            self._place = np.empty_like(self.order)
-            self._place[self.order] = np.arange(len(self.order), dtype=np.int32)
+            place = np.empty_like(self.order)
+            place[self.order] = np.arange(len(self.order), dtype=np.int32)
+            self._place = place  # not before it is filled: several threads may ask at once
         return self._place
 
 
