@@ -225,7 +225,7 @@ def test_close_twice_and_use_after_close(tables):
     next(batches)
     batches.close()
     batches.close()
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
     with pytest.raises(RuntimeError, match="this FusionIterator .* was closed"):
         next(batches)
     with pytest.raises(RuntimeError, match="closed"):
@@ -393,7 +393,7 @@ def test_a_hanging_file_is_given_up(tmp_path, decode, caplog):
     end = time.monotonic() + 5
     while threading.active_count() > before and time.monotonic() < end:
         time.sleep(0.05)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 @pytest.mark.parametrize("unable", [{4}, {1, 2, 3, 4, 5, 6, 7, 0}])
@@ -535,10 +535,9 @@ def test_scattered_bad_items_do_not_end_an_evaluation(tmp_path, decode):
     table, source, pics = photo_source(tmp_path, decode, count=12)
     for n in (1, 4, 7, 11):
         cut(pics / f"{n}.png")
-    plan = EvaluationPlan(table, CENTER, ViewsConfig(num_clips=1, size=32, short_side=40), batch=32)
-    small = EvaluationPlan(table, CENTER, ViewsConfig(num_clips=1, size=32, short_side=40), batch=3)
-    for plan in (plan, small):
-        with open_photos(table, source, plan, end=None, limits=Limits(1.0, 3), threads=1) as batches:
+    for batch, most in ((32, 4), (3, 2)):
+        plan = EvaluationPlan(table, CENTER, ViewsConfig(num_clips=1, size=32, short_side=40), batch)
+        with open_photos(table, source, plan, end=None, limits=Limits(1.0, most), threads=1) as batches:
             valid = [slot for batch in batches for slot, good in zip(batch.groups[0].slot.tolist(),
                                                                      batch.groups[0].valid.tolist()) if good]
             assert batches.stats()["web"].substituted == 4
