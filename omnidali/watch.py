@@ -162,7 +162,7 @@ class Switchboard:
             self._drop(line)
 
     def _pass_on(self, message: dict) -> None:
-        for line in self._lines:
+        for line in sorted(self._lines, key=lambda line: line.rank == 0):  # which may end this process on hearing it
             line.send(message)
 
     def _drop(self, line: _Line) -> None:

@@ -82,6 +82,7 @@ class Process:
         self._warm, self._log, self.folder = warm, folder / f"rank{env['RANK']}.log", folder
         self.pid = warm.ask(folder=str(folder), arguments=[str(text) for text in arguments], log=str(self._log),
                             environment=env)
+        warm.running.add(self.pid)
 
     @property
     def said(self):
@@ -90,6 +91,7 @@ class Process:
     def ended(self, seconds=60):
         """Its exit code."""
         wait_until(lambda: state_of(self.pid) == "Z", seconds, lambda: os.kill(self.pid, signal.SIGKILL))
+        self._warm.running.discard(self.pid)
         return self._warm.ask(wait=self.pid)
 
     def reached(self, name="waits0"):
@@ -102,6 +104,7 @@ class Warm:
     """Starts processes within milliseconds, where importing torch takes seconds."""
 
     def __init__(self):
+        self.running = set()
         self.server = subprocess.Popen([sys.executable, CRASHING, "serve"], text=True, stdin=subprocess.PIPE,
                                        stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
@@ -122,6 +125,8 @@ class Warm:
 def warm():
     warm = Warm()
     yield warm
+    for pid in warm.running:  # of a test that failed
+        os.kill(pid, signal.SIGKILL)
     warm.server.stdin.close()
     warm.server.wait(20)
 
