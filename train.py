@@ -99,7 +99,7 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
     loss_weights = torch.tensor([source.loss_weight for source in config.sources.values()], device=ranks.device)
 
     # Resume
-    best = -1.0
+    best, owed = -1.0, False
     state, passed_over = folder.load(resume)
     if passed_over:
         say(passed_over)
@@ -114,17 +114,17 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
         if state["classes"] != list(data.class_names):
             raise UserError("resume", "the classes that the checkpoint was trained with", "others",
                             "Restore the old class names, or start anew in another run_dir.")
-        best = state["best"]
+        best, owed = state["best"], state.get("owes_evaluation", False)
         say(f"resumed behind step {state['loader']['step']}", *notes)
 
     ranks.require_equal(loader.next_step, "resume", "the same checkpoint on every rank")
 
-    def snapshot(step: int) -> dict:
+    def snapshot(step: int, owes_evaluation: bool) -> dict:
         if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
             raise not_finite(step, "weights that are not")
         return {"state_dict": model.state_dict(), "ema": ema.average.state_dict() if ema else None,
                 "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "loader": loader.state_dict(),
-                "best": best, "classes": list(data.class_names),
+                "best": best, "owes_evaluation": owes_evaluation, "classes": list(data.class_names),
                 "model": {"name": config.model.name, "depth": config.model.depth, "classes": len(data.class_names)}}
 
     def share_statistics() -> None:  # each rank gathers batch-norm statistics of its own
@@ -146,9 +146,32 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
             + (f", {accuracy.unreadable} items unreadable" if accuracy.unreadable else ""))
         return accuracy.as_row()
 
+    def keep(step: int, files: list[str], due: bool, stops: bool, final: bool) -> bool:
+        """Evaluate where that is ``due``, and save; returns whether the run stops, as a signal can end an evaluation.
+
+        What is due and was not finished is owed: a resumed run begins with it.
+        """
+        nonlocal best, figures
+        share_statistics()
+        best_before, found = best, None
+        if due and not stops:
+            figures = found = evaluate(step)
+            stops = found is None
+        if found and found["top1"] > best:
+            best = found["top1"]
+            files = [*files, BEST]
+        gc.collect()
+        # LAST is written last, as a run goes on behind it
+        failed = folder.save(snapshot(step, due and found is None), *reversed(files), final=final or stops)
+        best = best_before if BEST in failed else best  # what no file holds is not the best
+        return stops
+
     def not_finite(step: int, got: str) -> UserError:
         return UserError(f"step {step}", "a finite loss and finite weights", got,
                          f"Lower optimizer.lr or lengthen the warm-up; {LAST} is from before.")
+
+    def say_stopped(step: int) -> None:
+        say(f"stopped by {stop.heard or 'a signal to another rank'} behind step {step}; go on with --resume auto")
 
     # The loop
     meter, figures, first_step = SourceMeter(names, ranks), None, loader.next_step
@@ -156,6 +179,10 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
     pace = Pace(first_step, steps)
     model.train()
     with closing_behind(loader), StopSignals(ranks) as stop, telling_peers(), collecting_when_told():
+        if owed and data.evaluation is not None and not dry_run:
+            if keep(first_step, [LAST], True, False, final=first_step == steps):
+                say_stopped(first_step)
+                return None
         asked = time.perf_counter()
         for batch in loader:
             now, step = time.perf_counter(), batch.step
@@ -191,9 +218,9 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
                 return updates and done % every < settings.accumulate
 
             stops = updates and not at_end and stop.agreed()
-            evaluates = data.evaluation is not None and not dry_run and not stops and (due(evaluate_every) or at_end)
-            owed = folder.owes_save and due(config.train.log_every)
-            if evaluates or at_end or stops or owed or due(config.train.checkpoint_every):
+            evaluates = data.evaluation is not None and not dry_run and (due(evaluate_every) or at_end)
+            retries = folder.owes_save and due(config.train.log_every)
+            if evaluates or at_end or stops or retries or due(config.train.checkpoint_every):
                 to_save.append(LAST)
             if config.train.keep_every and due(config.train.keep_every):
                 to_save.append(f"step-{done}.pt")
@@ -208,23 +235,9 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
                     raise not_finite(done, f"a loss of {sources['all']['loss']}")
             paused = time.perf_counter()
             if to_save and not dry_run:
-                share_statistics()
-            best_before = best
-            if evaluates:
-                figures = evaluate(done)
-                stops = figures is None
-                if figures and figures["top1"] > best:
-                    best = figures["top1"]
-                    to_save.append(BEST)
-            if to_save:
-                gc.collect()
-            if to_save and not dry_run:
-                # LAST is written last, as a run goes on behind it
-                failed = folder.save(snapshot(done), *reversed(to_save), final=at_end or stops)
-                best = best_before if BEST in failed else best  # what no file holds is not the best
+                stops = keep(done, to_save, evaluates, stops, final=at_end)
             if stops:
-                say(f"stopped by {stop.heard or 'a signal to another rank'} behind step {done};"
-                    " go on with --resume auto")
+                say_stopped(done)
                 break
             asked = time.perf_counter()
             pace.paused(asked - paused)

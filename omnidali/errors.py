@@ -93,16 +93,8 @@ def telling_peers():
 
 def tell_peers(error: BaseException) -> watch.Ending | None:
     """Tell the other ranks that this one ends; where another rank's end is behind ``error``, that is returned."""
-    if isinstance(error, KeyboardInterrupt):
-        watch.report(130, error)
-    elif isinstance(error, UserError):
-        watch.report(2, error)
-    else:
-        ending = watch.ending_behind(error)
-        if ending is not None:
-            return ending
-        watch.report(1, error)
-    return None
+    code = 130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, UserError) else 1
+    return watch.report(code, error)
 
 
 def _advise(error: Exception, rank: int) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import datetime
 import functools
 import inspect
 import os
+import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -18,6 +21,7 @@ from omnidali import watch
 from omnidali.errors import UserError
 
 T = TypeVar("T")
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h: the signal for the end of the parent
 
 
 @dataclass(frozen=True)
@@ -123,8 +127,18 @@ def _average_each_alone(world, bucket):  # DDP refuses annotations that are text
 
 
 def start_ranks() -> Ranks:
-    """Join the job that torchrun describes in the environment, or stand alone without one."""
+    """Join the job that torchrun describes in the environment, or stand alone without one.
+
+    Joining waits for the other ranks as long as torch does, 10 minutes with GPUs and 30 without: imports from a cold
+    network disk take minutes. A rank that dies before it has joined is noticed by that limit only (torchrun and srun
+    end the others at once). From then on the end of a rank is told to all.
+
+    torchrun hands SIGTERM on and ends with code 1, whatever its ranks end with. Killed outright it would leave them
+    behind: they get a SIGTERM of their own, save and make room for the next start.
+    """
     world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    if dist.is_available() and dist.is_torchelastic_launched() and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", local)
@@ -132,10 +146,17 @@ def start_ranks() -> Ranks:
     ranks = Ranks(int(os.environ.get("RANK", 0)), world, int(os.environ.get("LOCAL_WORLD_SIZE", 1)), device)
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        watch.start(ranks.rank, ranks.local_world == world, ranks.on_main)
+        watch.start(ranks.rank, ranks.local_world == world, _from_main)  # before a group that is patient for days
     if device.type == "cpu":
         torch.set_num_threads(ranks.threads)
     return ranks
+
+
+def _from_main(make: Callable[[], T]) -> T:
+    """What rank 0 makes, on every rank, within the usual limit."""
+    box = [make() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
 
 
 def end_ranks() -> None:

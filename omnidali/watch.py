@@ -1,12 +1,13 @@
 """How the ranks of a job hear of each other's end.
 
-Every rank keeps a connection to the main one open, in a thread of its own, so that a rank whose main thread is busy
-for hours is not taken for dead. The kernel closes the connection of a process that is killed; a second's silence is
-counted, for machines that vanish. The first end is told to all, with its error, and is what every rank ends with.
+Every rank keeps a connection to the main one open. The kernel closes that of a process which dies, however it dies,
+and notices a machine or network that is gone; a rank that is merely busy, or suspended, is not taken for dead, as its
+kernel still answers. The first end is told to all, with its error, and is what every rank ends with.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -18,12 +19,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-_BEAT_SECONDS = 1.0
-_SILENT_BEATS = 40  # counted, not timed: a job that was suspended as a whole has missed one
 _GRACE_SECONDS = 15.0  # for the main thread to close its files once a rank has ended
+_TELL_SECONDS = 2.0  # for the main thread to say it first: NCCL may end the process before the grace is over
 _NEWS_SECONDS = 5.0  # for the reason of a broken collective to arrive
+_SILENT_SECONDS = 30  # after which a machine that does not answer is gone
 _LONGEST = 100_000  # bytes of a message
 _COLLECTIVE = re.compile(r"gloo|nccl|c10d|connection (closed|reset)|broken pipe|socket|process group", re.IGNORECASE)
 
@@ -44,7 +45,10 @@ class Watch:
     """This rank's side: tells its own end, and hears of the others'.
 
     Args:
-        rank: of this process. address: hosts and port of the main rank's :class:`Switchboard`. token: its password.
+        rank: of this process. hosts, port: of the main rank's :class:`Switchboard`. token: its password.
+
+    Attributes:
+        ending: the first end of a rank, once heard of; it may be this rank's own.
 
     Raises:
         OSError: if none of the hosts can be reached.
@@ -52,18 +56,15 @@ class Watch:
 
     def __init__(self, rank: int, hosts: list[str], port: int, token: str):
         self.rank, self.ending = rank, None
-        self._heard, self._sending, self._told = threading.Event(), threading.Lock(), threading.Lock()
-        self._socket = _connect(hosts, port)
-        self._leaving = False
-        self._send({"rank": rank, "token": token})
+        self._heard, self._told, self._leaving = threading.Event(), threading.Lock(), False
+        self._line = _Line(_connect(hosts, port))
+        self._line.send({"rank": rank, "token": token})
         threading.Thread(target=self._listen, daemon=True, name="watch").start()
 
     def report(self, code: int, text: str) -> None:
         """Tell the others that this rank ends, unless another one did before; waits until they know."""
-        if self._send({"code": code, "text": text[:_LONGEST // 10]}):
+        if self.ending is None and self._line.send({"code": code, "text": text[:_LONGEST // 10]}):
             self._heard.wait(_NEWS_SECONDS)
-            if self.rank == 0:
-                time.sleep(_BEAT_SECONDS)  # the switchboard ends with this process
 
     def wait(self) -> Ending | None:
         """The end of another rank, if one is heard of within seconds."""
@@ -77,62 +78,44 @@ class Watch:
     def stop(self) -> None:
         """Leave after a success."""
         self._leaving = True
-        self._send({"done": True})
-        self._socket.close()
-
-    def _send(self, message: dict) -> bool:
-        try:
-            with self._sending:
-                self._socket.sendall(json.dumps(message).encode() + b"\n")
-            return True
-        except OSError:
-            return False
+        self._line.send({"bye": True})
 
     def _listen(self) -> None:
-        missed, lines = 0, _Lines(self._socket)
-        while not self._leaving and self.ending is None:
-            self._send({})
+        messages = []
+        while not messages:
             try:
-                messages = lines.read()
-            except TimeoutError:
-                missed, messages = missed + 1, []
-                if missed >= _SILENT_BEATS:
-                    messages = [_silent(0)]
-            except OSError:
-                messages = [_gone(0)]
-            else:
-                missed = 0
-            for message in messages:
-                if "end" in message:
-                    return
-                if "rank" in message:
-                    self._end(Ending(message["rank"], message["code"], message["text"]))
+                messages = self._line.read()
+            except OSError as error:
+                messages = [asdict(_gone(0, error))]
+        if "bye" not in messages[0] and not self._leaving:
+            self._end(Ending(**messages[0]))
 
     def _end(self, ending: Ending) -> None:
-        """End this process with the other rank's error, unless its main thread gets to it soon."""
-        if self._leaving:
-            return
+        """End this process with the first end, unless its main thread gets to it soon."""
         self.ending = ending
         self._heard.set()
-        time.sleep(_GRACE_SECONDS)
+        own = ending.rank == self.rank  # told by the main thread, or behind the grace
+        time.sleep(_GRACE_SECONDS if own else _TELL_SECONDS)
         if self.tell_once():
-            print(ending, file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):
+                print(ending, file=sys.stderr, flush=True)
+            time.sleep(0 if own else _GRACE_SECONDS - _TELL_SECONDS)
         os._exit(ending.code)
 
 
 class Switchboard:
     """The main rank's side: a thread that passes the first end on to all.
 
-    Attributes:
-        port, token: for :class:`Watch`.
+    Args:
+        alone: whether all ranks are on this machine, so that no other needs to reach it.
     """
 
-    def __init__(self):
-        self._server = socket.create_server(("", 0), backlog=1024)
+    def __init__(self, alone: bool):
+        self._server = socket.create_server(("127.0.0.1" if alone else "", 0), backlog=1024)
         self._server.setblocking(False)
         self.port, self.token = self._server.getsockname()[1], secrets.token_hex(16)
         self._first, self._closing = None, False
-        self._lines: dict[socket.socket, _Lines] = {}
+        self._lines: list[_Line] = []
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._server, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._serve, daemon=True, name="switchboard")
@@ -141,97 +124,89 @@ class Switchboard:
     def close(self) -> None:
         """Say goodbye to all and free the port."""
         self._closing = True
-        self._thread.join(2 * _BEAT_SECONDS)
+        self._thread.join(_NEWS_SECONDS)
 
     def _serve(self) -> None:
-        beat = time.monotonic()
         while not self._closing:
             for key, _ in self._selector.select(0.2):
-                if key.fileobj is self._server:
+                if key.data is None:
                     self._accept()
                 else:
-                    self._hear(self._lines[key.fileobj])
-            if time.monotonic() - beat >= _BEAT_SECONDS:
-                beat = time.monotonic()
-                for lines in list(self._lines.values()):
-                    lines.missed += 1
-                    if lines.missed > _SILENT_BEATS and lines.rank is not None:
-                        self._tell(_silent(lines.rank))
-                self._pass_on({})
-        self._pass_on({"end": True})
-        for client in (*self._lines, self._server):
-            client.close()
+                    self._hear(key.data)
+        self._pass_on({"bye": True})
+        for connection in (*(line.socket for line in self._lines), self._server):
+            connection.close()
 
     def _accept(self) -> None:
-        try:
-            client, _ = self._server.accept()
-        except OSError:
-            return
-        client.settimeout(_BEAT_SECONDS)
-        self._lines[client] = _Lines(client)
-        self._selector.register(client, selectors.EVENT_READ)
-        if self._first is not None:
-            self._pass_on(self._first)
+        with contextlib.suppress(OSError):
+            line = _Line(self._server.accept()[0])
+            self._lines.append(line)
+            self._selector.register(line.socket, selectors.EVENT_READ, line)
 
-    def _hear(self, lines: _Lines) -> None:
+    def _hear(self, line: _Line) -> None:
+        gone = False
         try:
-            messages = lines.read()
-        except OSError:
-            messages = [_gone(lines.rank)]
-        lines.missed = 0
+            messages = line.read()
+        except OSError as error:
+            messages, gone = [asdict(_gone(line.rank, error))], True
         for message in messages:
-            if "token" in message and message["token"] == self.token:
-                lines.rank = message["rank"]
-            elif lines.rank is None or "done" in message or "gone" in message:
-                if "gone" in message and lines.rank is not None:
-                    self._tell(message)
-                self._drop(lines)
-                return
-            elif "text" in message:
-                self._tell({**message, "rank": lines.rank})
-
-    def _tell(self, ending: dict) -> None:
-        if self._first is None:
-            self._first = ending
-            self._pass_on(ending)
+            if line.rank is None and message.get("token") == self.token:
+                line.rank = message["rank"]
+                line.send(self._first or {})
+            elif line.rank is None or "bye" in message:
+                return self._drop(line)
+            elif self._first is None:
+                self._first = {"rank": line.rank, "code": message["code"], "text": message["text"]}
+                self._pass_on(self._first)
+        if gone:
+            self._drop(line)
 
     def _pass_on(self, message: dict) -> None:
-        for lines in list(self._lines.values()):
-            try:
-                lines.socket.sendall(json.dumps(message).encode() + b"\n")
-            except OSError:
-                pass  # its end is read from it
+        for line in sorted(self._lines, key=lambda line: line.rank == 0):  # which may end this process on hearing it
+            line.send(message)
 
-    def _drop(self, lines: _Lines) -> None:
-        self._selector.unregister(lines.socket)
-        self._lines.pop(lines.socket).socket.close()
+    def _drop(self, line: _Line) -> None:
+        self._lines.remove(line)
+        self._selector.unregister(line.socket)
+        line.socket.close()
 
 
-class _Lines:
-    """JSON objects, a line each, from a socket."""
+class _Line:
+    """JSON objects over a connection, one a line."""
 
-    def __init__(self, socket: socket.socket):
-        self.socket, self.rank, self.missed, self._rest = socket, None, 0, b""
+    def __init__(self, connection: socket.socket):
+        connection.settimeout(None)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in ((socket.TCP_KEEPIDLE, _SILENT_SECONDS // 2), (socket.TCP_KEEPCNT, 3),
+                              (socket.TCP_KEEPINTVL, max(1, _SILENT_SECONDS // 6)),
+                              (socket.TCP_USER_TIMEOUT, 1000 * _SILENT_SECONDS)):
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+        self.socket, self.rank, self._rest = connection, None, b""
+
+    def send(self, message: dict) -> bool:
+        """Whether that went well; if not, the next :meth:`read` says why."""
+        try:
+            self.socket.sendall(json.dumps(message).encode() + b"\n")
+            return True
+        except OSError:
+            return False
 
     def read(self) -> list[dict]:
-        """What has come; raises TimeoutError where nothing came for a beat, OSError at the end of the connection."""
+        """What has come, once something has; empty objects are left out. OSError at the end of the connection."""
         data = self.socket.recv(65_536)
         *whole, self._rest = (self._rest + data).split(b"\n")
         if not data or len(self._rest) > _LONGEST:
             raise ConnectionError("closed")
         try:
-            return [json.loads(line) for line in whole]
-        except ValueError:
+            return [message for line in whole if (message := dict(json.loads(line)))]
+        except (ValueError, TypeError, RecursionError):
             raise ConnectionError("not ours") from None
 
 
-def _gone(rank: int | None) -> dict:
-    return {"rank": rank, "code": 1, "text": "it was killed, or left without a word", "gone": True}
-
-
-def _silent(rank: int) -> dict:
-    return {"rank": rank, "code": 1, "text": f"nothing was heard of it for {_SILENT_BEATS} s: its process is stopped,"
-            " or its machine or network is gone"}
+def _gone(rank: int, error: OSError) -> Ending:
+    if isinstance(error, ConnectionError):
+        return Ending(rank, 1, "it was killed, or left without a word")
+    return Ending(rank, 1, f"its machine, or the network to it, is gone ({error.strerror or error})")
 
 
 def _hosts(alone: bool) -> list[str]:
@@ -239,12 +214,9 @@ def _hosts(alone: bool) -> list[str]:
     if alone:
         return ["127.0.0.1"]
     hosts = [socket.gethostname(), os.environ.get("MASTER_ADDR", "")]
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # sends nothing, asks for the route
-            probe.connect((os.environ.get("MASTER_ADDR", ""), 9))
-            hosts.insert(0, probe.getsockname()[0])
-    except OSError:
-        pass
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((os.environ.get("MASTER_ADDR", ""), 9))  # sends nothing, asks for the route
+        hosts.insert(0, probe.getsockname()[0])
     return [host for host in hosts if host]
 
 
@@ -252,9 +224,7 @@ def _connect(hosts: list[str], port: int) -> socket.socket:
     error = OSError("no address")
     for host in hosts:
         try:
-            found = socket.create_connection((host, port), timeout=5)
-            found.settimeout(_BEAT_SECONDS)
-            return found
+            return socket.create_connection((host, port), timeout=5)
         except OSError as raised:
             error = raised
     raise error
@@ -265,24 +235,25 @@ _watch: Watch | None = None
 _switchboard: Switchboard | None = None
 
 
-def start(rank: int, alone: bool, on_main: Callable[[Callable[[], object]], object]) -> None:
+def start(rank: int, alone: bool, from_main: Callable[[Callable[[], tuple]], tuple]) -> None:
     """Join the watch of a job; every rank calls this.
 
     Args:
-        alone: whether all ranks are on this machine. on_main: runs on rank 0 and gives every rank the result.
+        alone: whether all ranks are on this machine.
+        from_main: runs something on rank 0 and gives every rank the result.
     """
     global _watch
 
     def open_switchboard() -> tuple:
         global _switchboard
-        _switchboard = Switchboard()
+        _switchboard = Switchboard(alone)
         return _hosts(alone), _switchboard.port, _switchboard.token
 
-    where = on_main(open_switchboard)
+    hosts, port, token = from_main(open_switchboard)
     try:
-        _watch = Watch(rank, *where)
+        _watch = Watch(rank, hosts, port, token)
     except OSError as error:
-        print(f"rank {rank} cannot reach rank 0 at {where[0]}, port {where[1]} ({error}): it hears of the end of"
+        print(f"rank {rank} cannot reach rank 0 at {hosts}, port {port} ({error}): it hears of the end of"
               " other ranks by timeouts only", file=sys.stderr, flush=True)
 
 
@@ -301,36 +272,28 @@ def is_on() -> bool:
     return _watch is not None
 
 
-def report(code: int, error: BaseException) -> None:
-    """Tell the other ranks that this one ends with ``error``."""
-    if _watch is not None and _watch.ending is None:
-        text = str(error) if code == 2 else "".join(traceback.format_exception_only(error)).strip()
-        _watch.report(code, text)
-
-
-def ending_behind(error: BaseException) -> Ending | None:
-    """The end of another rank where that explains this rank's ``error``."""
+def report(code: int, error: BaseException) -> Ending | None:
+    """Tell the other ranks that this one ends; where another rank's end is behind ``error``, that is returned."""
     if _watch is None:
         return None
-    if _watch.ending is not None or (isinstance(error, RuntimeError) and _COLLECTIVE.search(
+    if code == 1 and (_watch.ending is not None or isinstance(error, RuntimeError) and _COLLECTIVE.search(
             f"{type(error).__module__} {error}")):
-        return _watch.wait()
+        if (ending := _watch.wait()) is not None:
+            return ending
+    _watch.report(code, str(error) if code == 2 else "".join(traceback.format_exception_only(error)).strip())
     return None
 
 
 def leave(code: int, tell: Callable[[], None]) -> int:
-    """Print with ``tell`` and give back ``code``; one of several ranks ends at once.
+    """Print with ``tell`` and give back ``code``; one of several ranks ends the process at once.
 
     Leaving in order would wait for collectives that the others will never join.
     """
     if _watch is None:
         tell()
         return code
-    if _watch.tell_once():
-        tell()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            pass
+    with contextlib.suppress(OSError):  # what nobody reads any more
+        if _watch.tell_once():
+            tell()
+        sys.stdout.flush()
     os._exit(code)

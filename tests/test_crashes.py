@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from crashing import calling
+from recorder import small_model
 
+import evaluate
 import train
 from omnidali.errors import UserError, exit_with_advice
 from omnidali.ranks import Ranks
@@ -23,7 +26,7 @@ from omnidali.training.around import closing_behind
 from omnidali.training.checkpoint import load_checkpoint, load_newest, save_checkpoint
 from omnidali.training.run_lock import RunLock
 
-ROOT = Path(__file__).parent.parent
+CRASHING = Path(__file__).with_name("crashing.py")
 CONFIG = """
 sources:
   clips: {kind: video, root: clips, list: clips.txt, weight: 2}
@@ -33,12 +36,23 @@ model: {depth: 18}
 optimizer: {lr: 0.01, accumulate: 2}
 train: {batch: 6, steps: 24, log_every: 2, checkpoint_every: 8}
 """
+HELD_OUT = "evaluation={source: {kind: video, root: shorts, list: shorts.txt}, every_steps: 4, batch: 1}"
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    for program in (train, evaluate):
+        monkeypatch.setattr(program, "build_model", small_model)
+
+
+def options_of(media_root, folder):
+    (folder / "c.yaml").write_text(CONFIG)
+    return ["--config", str(folder / "c.yaml"), f"data_root={media_root}", f"run_dir={folder / 'run'}"]
 
 
 @pytest.fixture
 def options(media_root, tmp_path):
-    (tmp_path / "c.yaml").write_text(CONFIG)
-    return ["--config", str(tmp_path / "c.yaml"), f"data_root={media_root}", f"run_dir={tmp_path / 'run'}"]
+    return options_of(media_root, tmp_path)
 
 
 def run(*arguments, wrap=lambda loader: loader):
@@ -54,39 +68,118 @@ def run(*arguments, wrap=lambda loader: loader):
     return code, out.getvalue(), err.getvalue()
 
 
-def start(*command, **environment):
-    return subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
-                                                         **{key: str(value) for key, value in environment.items()}})
+def environment(rank=0, world=1, port=0, **more):
+    return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **{key: str(value) for key, value in more.items()}}
 
 
-def start_ranks_by_hand(*command, world=2):
-    """The ranks of a job without torchrun, as srun starts them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return [start(*command, RANK=rank, WORLD_SIZE=world, LOCAL_RANK=rank, LOCAL_WORLD_SIZE=world,
-                  MASTER_ADDR="127.0.0.1", MASTER_PORT=port) for rank in range(world)]
+class Process:
+    """A copy of the warm process, in a folder and with a log of its own."""
+
+    def __init__(self, warm, folder, *arguments, **ranks):
+        folder.mkdir(parents=True, exist_ok=True)
+        env = environment(**ranks)
+        self._warm, self._log, self.folder = warm, folder / f"rank{env['RANK']}.log", folder
+        self.pid = warm.ask(folder=str(folder), arguments=[str(text) for text in arguments], log=str(self._log),
+                            environment=env)
+        warm.running.add(self.pid)
+
+    @property
+    def said(self):
+        return self._log.read_text()
+
+    def ended(self, seconds=60):
+        """Its exit code."""
+        wait_until(lambda: state_of(self.pid) == "Z", seconds, lambda: os.kill(self.pid, signal.SIGKILL))
+        self._warm.running.discard(self.pid)
+        return self._warm.ask(wait=self.pid)
+
+    def reached(self, name="waits0"):
+        """Wait for a file of its folder."""
+        wait_until(lambda: (self.folder / name).exists() or state_of(self.pid) == "Z", 60)
+        assert (self.folder / name).exists(), self.said
 
 
-def read_until(process, text):
-    """Everything that a process prints until ``text`` is in a line."""
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if text in line:
-            return "".join(lines)
-    raise AssertionError(f"ended without {text!r}: {process.stderr.read()[-2000:]}")
+class Warm:
+    """Starts processes within milliseconds, where importing torch takes seconds."""
+
+    def __init__(self):
+        self.running = set()
+        self.server = subprocess.Popen([sys.executable, CRASHING, "serve"], text=True, stdin=subprocess.PIPE,
+                                       stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    def ask(self, **job):
+        self.server.stdin.write(json.dumps(job) + "\n")
+        self.server.stdin.flush()
+        return int(self.server.stdout.readline())
+
+    def ranks(self, folder, *arguments, world=2, **more):
+        """The ranks of a job without torchrun, as srun starts them."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        return [Process(self, folder, *arguments, rank=rank, world=world, port=port, **more) for rank in range(world)]
 
 
-def ended(process, seconds=150):
-    """Exit code and stderr; what is left of stdout is read so that the pipe does not fill."""
-    out, err = process.communicate(timeout=seconds)
-    return process.returncode, out, err
+@pytest.fixture(scope="module")
+def warm():
+    warm = Warm()
+    yield warm
+    for pid in warm.running:  # of a test that failed
+        os.kill(pid, signal.SIGKILL)
+    warm.server.stdin.close()
+    warm.server.wait(20)
+
+
+def torchrun(folder, *arguments, **more):
+    """Two ranks on two cores, and so of one thread each, as the warm process's have."""
+    folder.mkdir()
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(mine)[:2])
+    try:
+        with open(folder / "log", "w") as log:
+            return subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+                                     CRASHING, "train", folder, *arguments], stdout=log, stderr=log,
+                                    env={**os.environ, "OMP_NUM_THREADS": "1", **more})
+    finally:
+        os.sched_setaffinity(0, mine)
+
+
+def state_of(pid):
+    """R, S, T, ... of a process, Z also where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
+
+
+def wait_until(what, seconds=60, otherwise=lambda: None):
+    last = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > last:
+            otherwise()
+            raise AssertionError(f"nothing within {seconds} s")
+        time.sleep(0.01)
 
 
 def weights(folder):
     return load_checkpoint(folder / "checkpoints" / "last.pt")["state_dict"]
+
+
+def step_of(folder, name="last.pt"):
+    return load_checkpoint(folder / "checkpoints" / name)["loader"]["step"]
+
+
+@pytest.fixture(scope="module")
+def whole(warm, media_root, tmp_path_factory):
+    """Weights of the run that nobody stopped, by ranks; a rank has one thread, as that decides on the last bits."""
+    found = {}
+    for world in (1, 2):
+        folder = tmp_path_factory.mktemp(f"whole{world}")
+        for process in warm.ranks(folder, "train", *options_of(media_root, folder), world=world):
+            assert process.ended() == 0, process.said
+        found[world] = weights(folder / "run")
+    return found
 
 
 def assert_same(one, other):
@@ -95,43 +188,14 @@ def assert_same(one, other):
 
 # --- checkpoints
 
-STAGES = ("save", "fsync", "link", "replace 1", "replace 2", "fsync folder", "nothing")
-KILLED = """
-import os, signal, sys, torch
-from pathlib import Path
-from omnidali.training.checkpoint import save_checkpoint
-folder = Path(sys.argv[1])
-def state(step):
-    return {"state_dict": {"w": torch.full((300_000,), float(step))}, "loader": {"step": step}}
-def die(*_): os.kill(os.getpid(), signal.SIGKILL)
-def on_call(name, count):
-    real, calls = getattr(os, name), []
-    def call(*arguments):
-        calls.append(1)
-        return die() if len(calls) == count else real(*arguments)
-    setattr(os, name, call)
-for stage in sys.argv[2:]:
-    place = folder / stage
-    for step in (1, 2):
-        save_checkpoint(place / "last.pt", state(step), place / "previous.pt")
-    if os.fork() == 0:
-        if stage == "save":
-            torch.save = lambda state, file: (file.write(b"half"), file.flush(), die())
-        elif stage != "nothing":
-            name, _, more = stage.partition(" ")
-            on_call(name, 2 if more in ("2", "folder") else 1)
-        save_checkpoint(place / "last.pt", state(3), place / "previous.pt")
-        os._exit(0)
-    os.wait()
-"""
+STAGES = {"save": 2, "fsync 1": 2, "link 1": 2, "replace 1": 2, "replace 2": 2, "fsync 2": 3, "nothing": 3}
 
 
-def test_a_kill_at_any_moment_of_saving_leaves_a_good_checkpoint(tmp_path):
-    code, _, err = ended(start("-c", KILLED, tmp_path, *STAGES))
-    assert code == 0, err
-    steps = {stage: load_newest(tmp_path / stage)[1]["loader"]["step"] for stage in STAGES}
-    assert steps == {**dict.fromkeys(STAGES, 2), "fsync folder": 3, "nothing": 3}
-    for stage in STAGES:
+def test_a_kill_at_any_moment_of_saving_leaves_a_good_checkpoint(warm, tmp_path):
+    for process in [Process(warm, tmp_path / stage, "save", stage) for stage in STAGES]:
+        assert process.ended() == (0 if process.folder.name == "nothing" else -signal.SIGKILL), process.said
+    for stage, step in STAGES.items():
+        assert load_newest(tmp_path / stage)[1]["loader"]["step"] == step, stage
         assert load_checkpoint(tmp_path / stage / "previous.pt")["loader"]["step"] in (1, 2)
     assert load_checkpoint(tmp_path / "nothing" / "previous.pt")["loader"]["step"] == 2
 
@@ -191,26 +255,6 @@ def test_a_run_goes_on_behind_a_damaged_checkpoint(options, tmp_path):
 
 # --- full disks
 
-class Hooked:
-    """A loader that calls ``before`` with the step that comes next."""
-
-    def __init__(self, loader, before):
-        self._loader, self._before = loader, before
-
-    def __getattr__(self, name):
-        return getattr(self._loader, name)
-
-    def __setattr__(self, name, value):
-        setattr(self.__dict__.get("_loader", self), name, value) if name == "end" else super().__setattr__(name, value)
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        self._before(self._loader.next_step)
-        return next(self._loader)
-
-
 @contextlib.contextmanager
 def small_disk(folder):
     """Gives a function that makes the disk under ``folder`` full, or free again."""
@@ -248,7 +292,7 @@ def test_a_full_disk_does_not_end_a_run(options, tmp_path):
             if step in (5, 11):  # the checkpoint of step 8 fails, and its retry at step 10
                 fill(step == 5)
 
-        code, out, err = run(*options, "train.steps=14", wrap=lambda loader: Hooked(loader, before))
+        code, out, err = run(*options, "train.steps=14", wrap=calling(before))
         assert code == 0, err
         assert err.count("last.pt: expected a place to write a checkpoint, got") == 1
         assert err.count("checkpoints can be written again") == 1
@@ -263,8 +307,7 @@ def test_a_full_disk_does_not_end_a_run(options, tmp_path):
 def test_only_the_last_save_ends_the_run_and_the_old_one_stays(options, tmp_path):
     run(*options, "train.steps=2")
     with no_file_may_grow() as fill:
-        code, _, err = run(*options, "train.steps=6", "auto", wrap=lambda loader: Hooked(
-            loader, lambda step: fill(True)))
+        code, _, err = run(*options, "train.steps=6", "auto", wrap=calling(lambda step: fill(True)))
     assert code == 2 and "error:\n" in err and "last.pt: expected a place to write a checkpoint" in err
     for name in ("metrics.jsonl", "tb"):
         assert err.count(f"run/{name}: expected a file that can be written, got File too large. Free space") == 1
@@ -275,186 +318,155 @@ def test_only_the_last_save_ends_the_run_and_the_old_one_stays(options, tmp_path
 
 # --- signals
 
-def test_a_signal_saves_and_the_rest_gives_the_same_weights(options, tmp_path):
-    process = start("train.py", *options)
-    read_until(process, "step 2/24")
-    os.kill(process.pid, signal.SIGTERM)
-    os.kill(process.pid, signal.SIGTERM)  # a scheduler's and torchrun's: one and the same
-    code, out, err = ended(process)
-    assert code == 0 and "Traceback" not in err
-    step = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["loader"]["step"]
-    assert f"stopped by SIGTERM behind step {step}; go on with --resume auto" in out and step < 24 and step % 2 == 0
-    process = start("train.py", *options, "--resume", "auto")
-    assert ended(process)[0] == 0
-    stopped = weights(tmp_path / "run")
-    # in a process of its own, too: it has the same number of threads, on which the last bits depend
-    assert ended(start("train.py", *[text.replace("/run", "/whole") for text in options]))[0] == 0
-    assert_same(weights(tmp_path / "whole"), stopped)
+def stop_at(process, name="waits0", number=signal.SIGTERM, times=1):
+    """Send a signal to a process that is held before a step, and let its job go on."""
+    process.reached(name)
+    for _ in range(times):
+        os.kill(process.pid, number)
+    time.sleep(0.3)  # its thread has heard of it
+    (process.folder / "go").touch()
 
 
-def test_a_second_signal_ends_at_once():
-    process = start("-c", "import time; from omnidali.ranks import Ranks; from omnidali.training.stopping import *\n"
-                    "with StopSignals(Ranks()): print('listens', flush=True); time.sleep(60)")
-    read_until(process, "listens")
+def test_a_signal_saves_and_the_rest_gives_the_same_weights(warm, whole, options, tmp_path):
+    process = Process(warm, tmp_path / "first", "train", *options, OMNIDALI_WAITS=6)
+    stop_at(process, times=2)  # a scheduler's and torchrun's: one and the same
+    assert process.ended() == 0 and "Traceback" not in process.said
+    step = step_of(tmp_path / "run")
+    assert f"stopped by SIGTERM behind step {step}; go on with --resume auto" in process.said
+    assert 8 <= step < 24 and step % 2 == 0  # the signal came in the middle of a group of two
+    process = Process(warm, tmp_path / "second", "train", *options, "--resume", "auto")
+    assert process.ended() == 0, process.said
+    assert_same(whole[1], weights(tmp_path / "run"))
+
+
+def test_a_second_signal_ends_at_once(warm, tmp_path):
+    process = Process(warm, tmp_path, "listen")
+    process.reached()
     os.kill(process.pid, signal.SIGUSR1)
-    time.sleep(3.5)
-    assert process.poll() is None
+    process.reached("heard")
+    time.sleep(0.5)
+    assert state_of(process.pid) != "Z"
     os.kill(process.pid, signal.SIGTERM)
-    assert ended(process, seconds=2)[::2] == (128 + signal.SIGTERM, "SIGTERM again: ends without saving\n")
+    assert process.ended() == 128 + signal.SIGTERM and process.said == "SIGTERM again: ends without saving\n"
 
 
 def test_an_interrupt_ends_quietly(options):
-    code, _, err = run(*options, wrap=lambda loader: Hooked(loader, lambda step: os.kill(os.getpid(), signal.SIGINT)))
+    code, _, err = run(*options, wrap=calling(lambda step: os.kill(os.getpid(), signal.SIGINT)))
     assert code == 130 and "Traceback" not in err and "error" not in err
 
 
-@pytest.mark.slow
-def test_ranks_stop_behind_the_same_step(options, tmp_path):
-    """A signal to one rank alone, then one to torchrun; what is left ends as a run that nobody stopped."""
-    main, other = start_ranks_by_hand("train.py", *options)
-    read_until(main, "step 2/24")
-    os.kill(other.pid, signal.SIGUSR1)
-    (code, out, err), (other_code, _, other_err) = ended(main), ended(other)
-    assert (code, other_code) == (0, 0), err + other_err
-    first = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["loader"]["step"]
-    assert f"stopped by a signal to another rank behind step {first}" in out and first < 20
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "train.py", *options)
-    process = start(*torchrun, "--resume", "auto")
-    read_until(process, f"step {first + 2}/24")
-    os.kill(process.pid, signal.SIGTERM)
-    _, out, err = ended(process)
-    assert "stopped by SIGTERM behind step" in out, err
-    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["loader"]["step"] > first
-    previous = load_checkpoint(tmp_path / "run" / "checkpoints" / "previous.pt")["loader"]["step"]
-    damage(tmp_path / "run" / "checkpoints" / "last.pt", "flipped")  # all ranks take the previous one
-    code, out, err = ended(start(*torchrun, "--resume", "auto"))
-    assert code == 0 and f"previous.pt, behind step {previous}" in out, err
-    code, _, err = ended(start(*[str(text).replace("/run", "/whole") for text in torchrun]))
-    assert code == 0, err
-    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+def test_ranks_stop_behind_the_same_step(warm, whole, options, tmp_path):
+    """A signal to one rank alone, one to torchrun, torchrun killed: what is left ends as a run that nobody stopped."""
+    folder, resume = tmp_path / "run", [*options, "--resume", "auto"]
+    main, other = warm.ranks(tmp_path / "one", "train", *options, OMNIDALI_WAITS=4)
+    stop_at(other, "waits1", signal.SIGUSR1)
+    assert (main.ended(), other.ended()) == (0, 0), main.said + other.said
+    first = step_of(folder)
+    assert f"stopped by a signal to another rank behind step {first};" in main.said and 6 <= first < 13
+
+    for life, waits, number in ((tmp_path / "two", 13, signal.SIGTERM), (tmp_path / "three", 19, signal.SIGKILL)):
+        process = torchrun(life, *resume, OMNIDALI_WAITS=str(waits))
+        log = life / "log"
+        wait_until(lambda: (life / "waits0").exists() and (life / "waits1").exists() or process.poll() is not None)
+        assert process.poll() is None, log.read_text()
+        os.kill(process.pid, number)
+        time.sleep(0.5)
+        (life / "go").touch()
+        assert process.wait(60) == (1 if number == signal.SIGTERM else -number), log.read_text()
+        wait_until(lambda: (life / "code0").exists() and (life / "code1").exists())
+        assert [(life / f"code{rank}").read_text() for rank in (0, 1)] == ["0", "0"], log.read_text()
+        assert f"stopped by SIGTERM behind step {step_of(folder)};" in log.read_text()
+        assert waits < step_of(folder) < 24 and step_of(folder, "previous.pt") < step_of(folder)
+    RunLock(folder).release()  # nothing that is left holds it
+
+    damage(folder / "checkpoints" / "last.pt", "flipped")  # all ranks take the previous one
+    main, other = warm.ranks(tmp_path / "four", "train", *resume)
+    assert (main.ended(), other.ended()) == (0, 0), main.said + other.said
+    assert "previous.pt, behind step" in main.said
+    assert_same(whole[2], weights(folder))
 
 
-def test_a_signal_in_an_evaluation_abandons_it_and_saves(options, tmp_path):
-    held_out = "evaluation={source: {kind: video, root: shorts, list: shorts.txt}, every_steps: 4, batch: 1}"
-    seen = []
+def signal_in_first_evaluation(monkeypatch):
+    """With its first batch; gives what counts the batches of all."""
+    from omnidali.evaluation import score
+    real, batches = score._one_clip_a_row, []
 
-    def signal_soon(loader):
-        def before(step):
-            if step == 3:  # the evaluation behind step 4 opens a loader of its own
-                from omnidali.evaluation import score
-                real = score._one_clip_a_row
+    def slow(*given):
+        batches.append(1)
+        if len(batches) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.3)
+        return real(*given)
 
-                def slow(*arguments):
-                    score._one_clip_a_row = real
-                    os.kill(os.getpid(), signal.SIGTERM)
-                    time.sleep(0.3)
-                    seen.append(step)
-                    return real(*arguments)
+    monkeypatch.setattr(score, "_one_clip_a_row", slow)
+    return batches
 
-                score._one_clip_a_row = slow
-        return Hooked(loader, before)
 
-    code, out, _ = run(*options, held_out, wrap=signal_soon)
-    assert code == 0 and seen == [3]
+@pytest.mark.parametrize("steps", [8, 4])  # the evaluation behind step 4 is the last one, or not
+def test_an_abandoned_evaluation_is_made_up_for(options, tmp_path, monkeypatch, steps):
+    batches = signal_in_first_evaluation(monkeypatch)
+    code, out, _ = run(*options, HELD_OUT, f"train.steps={steps}")
+    assert code == 0 and len(batches) == 1
     assert "evaluation at step 4 abandoned" in out and "stopped by SIGTERM behind step 4" in out
-    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["loader"]["step"] == 4
+    assert step_of(tmp_path / "run") == 4 and not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    code, out, err = run(*options, HELD_OUT, f"train.steps={steps}", "auto")
+    assert code == 0, err
+    assert [f"evaluation at step {step}: top1" in out for step in (4, 8)] == [True, steps == 8]
+    assert (tmp_path / "run" / "checkpoints" / "best.pt").exists()
+    _, out, _ = run(*options, HELD_OUT, f"train.steps={steps}", "auto")
+    assert "evaluation at" not in out  # it is owed no more
 
 
 # --- ranks that die
 
-DYING = """
-import json, os, signal, socket, sys, time
-from pathlib import Path
-import torch, torch.distributed as dist
-from omnidali import watch
-from omnidali.errors import UserError, exit_with_advice
-from omnidali.ranks import end_ranks, start_ranks
-watch._SILENT_BEATS = watch._GRACE_SECONDS = 3
-
-def story(how, who):
-    ranks = start_ranks()
-    for step in range(4):
-        dist.all_reduce(torch.zeros(1))
-        if step == 2 and ranks.rank == who:
-            if how == "user": raise UserError("sources.web", "one", "two", "Mend it.")
-            if how == "bug": raise KeyError("oops")
-            if how == "kill": os.kill(os.getpid(), signal.SIGKILL)
-            if how == "exit": os._exit(3)
-            if how == "stop": os.kill(os.getpid(), signal.SIGSTOP)
-            if how == "busy": time.sleep(8)
-    end_ranks()
-
-running = {}
-for case in sys.argv[2:]:
-    how, who = case.split(".")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    for rank in range(3):
-        child = os.fork()
-        if child == 0:
-            os.dup2(os.open(f"{sys.argv[1]}/{case}.{rank}", os.O_CREAT | os.O_WRONLY), 2)
-            os.environ.update(RANK=str(rank), WORLD_SIZE="3", LOCAL_WORLD_SIZE="3", MASTER_ADDR="127.0.0.1",
-                              MASTER_PORT=port)
-            os._exit(exit_with_advice(lambda: story(how, int(who)), rank))
-        running[child] = (case, rank)
-codes = {}
-while running:
-    child, status = os.wait()
-    case, rank = running.pop(child)
-    codes[f"{case}.{rank}"] = os.waitstatus_to_exitcode(status)
-    stopped = [pid for pid, (other, number) in running.items() if other == case == f"stop.{number}"]
-    if stopped and sum(other == case for other, _ in running.values()) == 1:
-        os.kill(stopped[0], signal.SIGKILL)  # what nobody but torchrun or a person can do
-print(json.dumps(codes))
-"""
 KILLED_TEXT = "it was killed, or left without a word"
 ENDS = {"user.1": (2, 2, "sources.web: expected one, got two. Mend it."), "bug.2": (1, 1, "KeyError: 'oops'"),
         "user.0": (2, 2, "sources.web: expected one, got two. Mend it."), "kill.0": (-9, 1, KILLED_TEXT),
-        "kill.2": (-9, 1, KILLED_TEXT), "exit.1": (3, 1, KILLED_TEXT), "stop.1": (-9, 1, "nothing was heard of it for"),
-        "busy.0": (0, 0, ""), "busy.1": (0, 0, "")}
+        "kill.2": (-9, 1, KILLED_TEXT), "exit.1": (3, 1, KILLED_TEXT), "stuck.1": (1, 1, "KeyError: 'oops'"),
+        "stop.0": (0, 0, ""), "stop.1": (0, 0, "")}  # a rank that is suspended for a while is not dead
 
 
-def test_a_dead_rank_ends_the_others_with_its_error(tmp_path):
-    code, out, err = ended(start("-c", DYING, tmp_path, *ENDS))
-    assert code == 0, err
-    codes = json.loads(out.splitlines()[-1])
+def test_a_dead_rank_ends_the_others_with_its_error(warm, tmp_path):
+    jobs = {case: warm.ranks(tmp_path / case, "rank", *case.split("."), world=3) for case in ENDS}
+    suspended = [jobs[case][int(case[-1])] for case in ("stop.0", "stop.1")]
+    for process in suspended:
+        wait_until(lambda: state_of(process.pid) in "TZ")
+    time.sleep(3)
+    for process in suspended:
+        os.kill(process.pid, signal.SIGCONT)
     for case, (own, told, text) in ENDS.items():
         who = int(case[-1])
-        for rank in range(3):
-            said = (tmp_path / f"{case}.{rank}").read_text()
-            assert codes[f"{case}.{rank}"] == (own if rank == who else told), (case, rank, said)
+        for rank, process in enumerate(jobs[case]):
+            code, said = process.ended(), process.said
+            assert code == (own if rank == who else told), (case, rank, said)
             if rank != who and told:  # one line, and no traceback of a broken connection
                 assert said.startswith(f"rank {who} ended: {text}") and said.count("\n") == 1, (case, rank, said)
             else:
-                assert ("Traceback" in said) == (case == "bug.2") and (text if own in (1, 2) else "") in said
+                assert ("Traceback" in said) == (text == "KeyError: 'oops'") and (text if own in (1, 2) else "") in said
 
 
 def test_torchrun_tells_the_killed_rank(options, tmp_path):
-    process = start("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "train.py", *options,
-                    "train.steps=100000")
-    read_until(process, "step 2/")
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    rank = next(int(pid) for pid in children if b"RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
-    killed = time.monotonic()
-    os.kill(rank, signal.SIGKILL)
-    code, out, err = ended(process)
-    assert code == 1 and time.monotonic() - killed < 30
-    assert f"rank 1 ended: {KILLED_TEXT}" in err and "Connection closed by peer" not in err
+    life = tmp_path / "life"
+    process = torchrun(life, *options, OMNIDALI_WAITS="3")
+    wait_until(lambda: (life / "waits0").exists() and (life / "waits1").exists() or process.poll() is not None)
+    os.kill(int((life / "waits1").read_text()), signal.SIGKILL)
+    (life / "go").touch()
+    assert process.wait(60) == 1
+    said = (life / "log").read_text()
+    assert f"rank 1 ended: {KILLED_TEXT}" in said and "Connection closed by peer" not in said
 
 
 # --- one run a folder, and errors on the way out
 
-def test_two_runs_in_one_folder_are_refused(tmp_path):
-    holder = start("-c", "import sys; from pathlib import Path; from omnidali.training.run_lock import RunLock;"
-                   "lock = RunLock(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()", tmp_path)
-    read_until(holder, "held")
+def test_two_runs_in_one_folder_are_refused(warm, tmp_path):
+    holder = Process(warm, tmp_path, "lock")
+    holder.reached()
     with pytest.raises(UserError) as caught:
         RunLock(tmp_path)
     assert f"one of process {holder.pid} on {socket.gethostname()} since 20" in str(caught.value)
-    holder.kill()
-    holder.communicate()
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.ended()
     lock = RunLock(tmp_path)  # the kernel has released it
     child = os.fork()
     if child == 0:
@@ -467,16 +479,18 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
 
 
 def test_a_run_holds_its_folder(options):
-    refused = []
+    refused, scored = [], []
 
     def before(step):
-        if step == 1:
+        if step == 3:
             refused.append(run(*options, "auto"))
+            scored.append(evaluate.evaluate(load_config(options[1], [*options[2:], HELD_OUT]), Ranks()))
 
-    code, _, _ = run(*options, "train.steps=2", wrap=lambda loader: Hooked(loader, before))
-    assert code == 0 and refused[0][0] == 2
+    code, _, err = run(*options, "train.steps=4", "train.checkpoint_every=2", wrap=calling(before))
+    assert code == 0 and refused[0][0] == 2, err
     assert f"a folder that no other run is writing to, got one of process {os.getpid()}" in refused[0][2]
-    assert run(*options, "train.steps=4", "auto")[0] == 0  # and lets it go
+    assert scored[0]["items"] == 5  # reading beside a run is allowed
+    assert run(*options, "train.steps=6", "auto")[0] == 0  # and lets it go
 
 
 def test_closing_hides_no_error(capsys):

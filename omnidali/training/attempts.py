@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -33,10 +34,15 @@ class Attempts:
                                 "Free space or correct the permissions.")
         else:
             if self._told.pop(kind, None) is not None:
-                print(f"{kind} can be written again: {path}", file=sys.stderr, flush=True)
+                _tell(f"{kind} can be written again: {path}")
             return None
         now = time.monotonic()
         if kind not in self._told or now - self._told[kind] >= _REMIND_SECONDS:
             self._told[kind] = now
-            print(f"warning: {failure} The training goes on and tries again.", file=sys.stderr, flush=True)
+            _tell(f"warning: {failure} The training goes on and tries again.")
         return failure
+
+
+def _tell(line: str) -> None:
+    with contextlib.suppress(OSError):  # stderr may be a file on the same full disk
+        print(line, file=sys.stderr, flush=True)
