@@ -17,6 +17,7 @@ from omnidali.decoding.routes import choose_routes, describe_routes
 from omnidali.errors import UserError
 from omnidali.loading.buffers import BufferPool
 from omnidali.loading.faults import Faults, Limits
+from omnidali.loading.memory import Trimmer
 from omnidali.loading.producer import Producer
 from omnidali.loading.quarantine import Quarantine
 from omnidali.loading.stats import Meter, SourceStats
@@ -80,7 +81,7 @@ class FusionIterator:
             for number, (table, routes) in enumerate(zip(plan.tables, self._routes))]
         shares = plan.mixing.shares if isinstance(plan, TrainPlan) else [1.0]
         self._meters = [Meter(float(share), producer.faults) for share, producer in zip(shares, self._producers)]
-        self._buffers = BufferPool()
+        self._buffers, self._trim = BufferPool(), Trimmer()
         self._next_step, self._started, self._closed, self._run = 0, None, False, None
 
     @property
@@ -124,6 +125,7 @@ class FusionIterator:
             meter.clips += len(samples) * samples.boxes.shape[1]
             meter.wait_seconds += max(0.0, finished - asked)
         self._next_step += 1
+        self._trim()
         return step.batch(self.device)
 
     def state_dict(self) -> dict[str, object]:
