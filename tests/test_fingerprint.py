@@ -107,7 +107,7 @@ HARMLESS = {
 HYBRID = "sources.photos={kind: image, root: photos, list: photos.txt, decode: hybrid}"
 PIXELS = {
     "sources.*.decode": [([], "sources.photos.decode=dali", "by nvImageCodec and OpenCV on the CPU; now photos: jpeg by DALI on the CPU")],
-    "loader.cpu_share": [([HYBRID], "loader.cpu_share=0.5", "of every 100 slots, 25 by nvImageCodec and OpenCV on the CPU; now ")],
+    "loader.cpu_share": [([HYBRID], "loader.cpu_share=0.5", "of every 100 slots, 25 by nvImageCodec and OpenCV on the CPU")],
 }
 
 
