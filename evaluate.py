@@ -17,7 +17,7 @@ import numpy as np
 
 from omnidali.config import Config
 from omnidali.environment import write_record
-from omnidali.errors import UserError, exit_with_advice
+from omnidali.errors import UserError, exit_with_advice, telling_peers
 from omnidali.evaluation.metrics import Accuracy, measure
 from omnidali.evaluation.score import score_items
 from omnidali.loading.data import QUARANTINE, Data, open_data
@@ -105,9 +105,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
 
     def story() -> None:
-        config = load_config(options.config, options.overrides)
         ranks = start_ranks()
-        row = evaluate(config, ranks, options.checkpoint, options.protocol)
+        config = load_config(options.config, options.overrides)
+        with telling_peers():
+            row = evaluate(config, ranks, options.checkpoint, options.protocol)
         end_ranks()
         if ranks.is_main:
             print(f"{'views':>12}  {'top-1':>7}  {'top-5':>7}  {'mean class':>10}  {'correct':>11}")

@@ -1,5 +1,6 @@
 """The FusionIterator: the planned clips in the planned order, restorable at every step, closing cleanly."""
 
+import errno
 import gc
 import json
 import os
@@ -11,14 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SOURCES
+from conftest import SOURCES, media_of
 
 from omnidali.bench.media import read_numbers, write_photo, write_video
 from omnidali.catalog.build import build_catalog
-from omnidali.catalog.packets import PacketIndex
+from omnidali.catalog.files import FileSpan
+from omnidali.catalog.packets import PacketDecoder, PacketIndex
 from omnidali.catalog.store import CatalogReader
 from omnidali.clips import ClipBatch, StepBatch
 from omnidali.config import ClipConfig, SourceConfig, ViewsConfig
+from omnidali.decoding import last_try
 from omnidali.decoding.last_try import anything_decodes
 from omnidali.decoding.video import decode_video
 from omnidali.errors import BadSource, CannotDecode, UserError
@@ -527,6 +530,22 @@ def test_a_video_whose_beginning_is_broken_is_not_given_up(tmp_path, damage):
     Path(media.path).write_bytes(data)
     os.utime(media.path, ns=(media.stamp[1], media.stamp[1]))
     assert not anything_decodes(media, "video")
+
+
+@pytest.mark.parametrize("error, useless", [(errno.EIO, False), (errno.ESTALE, False), (errno.EACCES, True)])
+def test_trouble_that_may_pass_makes_no_file_useless(tmp_path, monkeypatch, error, useless):
+    write_photo(tmp_path / "a.jpg", 1, 60, 50)
+    write_video(tmp_path / "a.mp4", 1, frames=5, width=64, height=48)
+    made = [("image", media_of(tmp_path / "a.jpg", "image")), ("video", media_of(tmp_path / "a.mp4"))]
+
+    def fail(*_):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(FileSpan, "read_bytes", fail)
+    monkeypatch.setattr(PacketDecoder, "frames", fail)
+    monkeypatch.setattr(last_try, "demuxed_frames", fail)
+    for kind, media in made:
+        assert last_try.anything_decodes(media, kind) is not useless
 
 
 @pytest.mark.parametrize("decode", ["cpu", "dali"])

@@ -19,11 +19,11 @@ import numpy as np
 from tqdm import tqdm
 
 from omnidali.catalog.contents import list_source
+from omnidali.catalog.files import stamp_of
 from omnidali.catalog.gate import OK
 from omnidali.catalog.integrity import Damaged, crc_of, damage, is_damage, move_aside, only_build
 from omnidali.catalog.pack import pack
 from omnidali.catalog.probe import Probe
-from omnidali.catalog.probe_worker import stamp_of
 from omnidali.catalog.store import COLUMNS, MEDIA_COLUMNS, NEW, connect, read_packed
 from omnidali.catalog.tars import find_tars
 from omnidali.catalog.workers import ProbePool
@@ -90,9 +90,13 @@ def build_catalog(path: str | Path, sources: Mapping[str, MediaConfig], data_roo
             try:
                 return _build(path, sources, Path(data_root), classes, pool, progress)
             except Damaged as seen:
-                if attempt:
-                    raise damage(path, seen) from None
-                move_aside(path, seen)
+                try:
+                    if not attempt:
+                        move_aside(path, seen)
+                        continue
+                except OSError:  # others own it
+                    pass
+                raise damage(path, seen) from None
     raise AssertionError
 
 

@@ -80,3 +80,12 @@ class Region(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+def stamp_of(path: str) -> tuple[int | None, int | None]:
+    """Size in bytes and time of change in nanoseconds; None where there is no such file."""
+    try:
+        status = os.stat(path)
+        return status.st_size, status.st_mtime_ns
+    except (OSError, ValueError):
+        return None, None

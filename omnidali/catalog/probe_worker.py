@@ -15,7 +15,7 @@ import resource
 import signal
 import sys
 
-from omnidali.catalog.files import FileSpan
+from omnidali.catalog.files import FileSpan, stamp_of
 from omnidali.catalog.folders import escape_reason
 from omnidali.catalog.gate import OK, Refused
 from omnidali.catalog.photo import Probe, probe_image
@@ -58,15 +58,6 @@ def probe_file(kind: str, pattern: str, root: str, path: str, archive: str | Non
         raise
     except Exception as error:  # of a library, at a file that nobody thought of
         return f"crashes the probe: {type(error).__name__}", None
-
-
-def stamp_of(path: str) -> tuple[int | None, int | None]:
-    """Size in bytes and time of change in nanoseconds; None where there is no such file."""
-    try:
-        status = os.stat(path)
-        return status.st_size, status.st_mtime_ns
-    except (OSError, ValueError):
-        return None, None
 
 
 def to_plain(probe: Probe | None) -> dict | None:

@@ -15,9 +15,10 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import islice
 from pathlib import Path
 
+from omnidali.catalog.files import stamp_of
 from omnidali.catalog.gate import HUNGRY
 from omnidali.catalog.photo import Probe
-from omnidali.catalog.probe_worker import TOO_MUCH_MEMORY, from_plain, stamp_of
+from omnidali.catalog.probe_worker import TOO_MUCH_MEMORY, from_plain
 from omnidali.config import MediaConfig
 from omnidali.errors import UserError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import time
-from contextlib import suppress
 
+import av
 import numpy as np
 
 from omnidali.catalog.probe import unpack_numbers
@@ -18,7 +18,7 @@ from omnidali.errors import CannotDecode
 
 # errors that another try would meet again, until somebody changes the file
 _LASTING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
-_SECONDS = 10.0  # for the frames of a long video
+_SECONDS = 10.0  # for the frames of a long video or a large folder
 
 
 def anything_decodes(media: Media, kind: str) -> bool:
@@ -35,12 +35,17 @@ def anything_decodes(media: Media, kind: str) -> bool:
         if kind == "image":
             return _image(media)
         if kind == "frames":
-            return any(_image(media.frame(number)) for number in range(media.frames))
+            return _folder(media)
         return _video(media)
     except OSError as error:
         return error.errno not in _LASTING
     except MemoryError:
         return True
+
+
+def _folder(media: Media) -> bool:
+    end = time.monotonic() + _SECONDS
+    return any(_image(media.frame(number)) or time.monotonic() > end for number in range(media.frames))
 
 
 def _video(media: Media) -> bool:
@@ -50,10 +55,14 @@ def _video(media: Media) -> bool:
     end = time.monotonic() + _SECONDS
     for wanted in (*keyframes, *others):
         for source in (indexed_frames, demuxed_frames) if media.packets else (demuxed_frames,):
-            with suppress(Exception):
+            try:
                 for _, frame in source(media, [wanted]):
                     if upright_size(frame, media) == (media.width, media.height):
                         return True
+            except MemoryError:
+                raise
+            except Exception as error:
+                _raise_if_passing(error)
         if time.monotonic() > end:
             return True
     return False
@@ -64,7 +73,15 @@ def _image(media: Media) -> bool:
     tries = [(whole, max(1, side // factor)) for factor in (8, 4, 2)] + [(whole, side // 2 + 1)]
     tries += [((0, 0, 1, 1), 1), ((media.height - 1, media.width - 1, media.height, media.width), 1)]
     for box, size in tries:  # each way of decoding has its turn
-        with suppress(CannotDecode):
+        try:
             decode_image(media, np.array([box]), size, np.empty((1, 1, size, size, 3), np.uint8))
             return True
+        except CannotDecode as error:
+            _raise_if_passing(error.__context__)
     return False
+
+
+def _raise_if_passing(error: BaseException | None) -> None:
+    """Raise an error of the disk that another try may not meet; FFmpeg's own are about the content."""
+    if isinstance(error, OSError) and not isinstance(error, av.FFmpegError) and error.errno not in _LASTING:
+        raise error

@@ -81,16 +81,16 @@ def decode_video(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int,
 def indexed_frames(media: Media, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
     """(number, frame) of the wanted frames by the packet index, with this thread's decoder; arguments and errors as
     :meth:`~omnidali.catalog.packets.PacketDecoder.frames`."""
-    index = PacketIndex.unpack(media.packets)
-    codec = media.codec.partition(":")[0]
-    decoder = getattr(_LOCAL, "decoder", None)
-    if decoder is None or not decoder.fits(codec, index):
-        decoder = _LOCAL.decoder = PacketDecoder(codec, index)
     try:
         with open(media.span.path, "rb", buffering=0) as file:
             status = os.fstat(file.fileno())
             if (status.st_size, status.st_mtime_ns) != media.stamp:
                 raise CannotDecode("the file changed behind the probe")  # another one's packets lie elsewhere
+            index = PacketIndex.unpack(media.packets)
+            codec = media.codec.partition(":")[0]
+            decoder = getattr(_LOCAL, "decoder", None)
+            if decoder is None or not decoder.fits(codec, index):
+                decoder = _LOCAL.decoder = PacketDecoder(codec, index)
             yield from decoder.frames(index, media.span.reader(file), wanted)
     except BaseException:
         _LOCAL.decoder = None  # what is left in it after an error, nobody knows

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from omnidali.catalog.files import stamp_of
 from omnidali.catalog.gate import MAX_IMAGE_BYTES, read_image_header
 from omnidali.catalog.store import Media, SourceTable
 from omnidali.decoding.frames import decode_frames
@@ -199,7 +199,9 @@ class Producer:
                     holes = self._decode_one(job, mine, index, into)
                     break
                 except _Failed as failure:
-                    self._tell(job, failure, step, attempt)
+                    if job.given_up:
+                        return
+                    self._tell(failure, step, attempt)
                 attempt, index = attempt + 1, 0
                 mine = self._substitute(samples, place, attempt)
             job.at(None)
@@ -230,11 +232,11 @@ class Producer:
             self.faults.lost()
         return other
 
-    def _tell(self, job: Job, failure: _Failed, step: int, attempt: int) -> None:
+    def _tell(self, failure: _Failed, step: int, attempt: int) -> None:
         if self.faults.blocks(failure.media):
             if attempt > OF_THE_CLASS:  # a class may be of one file, which is quarantined
                 self.faults.skipped()
-        elif not job.given_up:
+        else:
             self.faults.failed(failure.media, failure.reason, step,
                                hopeless=lambda: not anything_decodes(failure.media, self.table.kind))
 
@@ -343,8 +345,7 @@ class Producer:
                     header = read_image_header(data.tobytes())
                     same = (header.codec, header.width, header.height) == (media.codec, media.width, media.height)
                     return data if same and has_readable_header(data) else None
-                status = os.stat(media.span.path)
-                return media.span.read() if (status.st_size, status.st_mtime_ns) == media.stamp else None
+                return media.span.read() if stamp_of(media.span.path) == media.stamp else None
             except Exception:  # the CPU says what is wrong
                 return None
 

@@ -6,14 +6,15 @@ import contextlib
 import fcntl
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-QUARANTINED = "quarantined"  # nothing of the file decodes: it is not opened again while its size and time stay
+from omnidali.catalog.files import stamp_of
+
+QUARANTINED = "quarantined"  # nothing of it decodes: it is not opened again, by later starts unless it changes
 FAILED = "failed"  # a clip of it did not decode, others may
 DAMAGED = "damaged"  # frames of it did not decode, and neighbours stand for them
 _STATES = (DAMAGED, FAILED, QUARANTINED)
@@ -186,12 +187,3 @@ def _lock(file) -> None:
             time.sleep(0.01)
         except OSError:  # a file system without locks: two ranks may name the same file
             return None
-
-
-def stamp_of(path: str) -> tuple[int | None, int | None]:
-    """Size and time of a file, nanoseconds; Nones where there is none."""
-    try:
-        status = os.stat(path)
-        return status.st_size, status.st_mtime_ns
-    except (OSError, ValueError):
-        return None, None

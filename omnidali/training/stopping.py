@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -55,7 +56,8 @@ class StopSignals:
                 if self.heard is None:
                     self._first, self.heard = time.monotonic(), name
                 elif time.monotonic() - self._first > _SAME_SECONDS:
-                    print(f"{name} again: ends without saving", file=sys.stderr, flush=True)
+                    with contextlib.suppress(OSError):  # of a terminal that is gone
+                        print(f"{name} again: ends without saving", file=sys.stderr, flush=True)
                     os._exit(128 + numbers[0])
 
     def agreed(self) -> bool:
