@@ -6,6 +6,7 @@ and 4 for photos at ordinary scales (their filters for colour planes and for shr
 
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from omnidali.bench.media import read_numbers, write_photo, write_video
 from omnidali.decoding.image import decode_image
 from omnidali.decoding.video import decode_video
 from omnidali.loading.buffers import BufferPool
+from omnidali.loading.memory import Trimmer
 from omnidali.loading.normalise import normalise
 from pipelines import DecodedClips, EncodedImages, EncodedVideos, PipelineError
 from pipelines.feeds import MEAN, STD, first_reason
@@ -68,6 +70,21 @@ def test_memory_of_a_batch_comes_back_when_nobody_holds_it():
     assert pool.take((0, 1, 32, 32, 3), torch.float32, device).shape == (0, 1, 32, 32, 3)  # a source without a slot
 
 
+def test_what_nobody_uses_is_freed_once_a_minute(monkeypatch):
+    pool = BufferPool()
+    trim, freed = Trimmer(pool), []
+    held = [pool.take((3000,), torch.float32, torch.device("cpu")) for _ in range(4)]
+    held.clear()
+    monkeypatch.setattr(pool, "forget", lambda forget=pool.forget: (freed.append(len(pool._free)), forget()))
+    trim()
+    assert not freed
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 61)
+    trim()
+    trim()
+    assert freed == [4] and not pool._free
+
+
 def test_batches_that_come_back_at_any_moment_hurt_nobody():
     pool, device, failed = BufferPool(), torch.device("cpu"), []
 
@@ -81,6 +98,7 @@ def test_batches_that_come_back_at_any_moment_hurt_nobody():
                 if len(held) > 12:
                     assert all((one == seed).all() for one in held)
                     held.clear()
+                    pool.forget()
         except BaseException as error:
             failed.append(error)
 

@@ -33,6 +33,11 @@ class BufferPool:
         weakref.finalize(lease, self._give_back, memory).atexit = False
         return torch.from_numpy(lease)[:count].view(dtype).view(shape)
 
+    def forget(self) -> None:
+        """Free what nobody uses: a rare pile-up of steps needs buffers that are not needed again."""
+        for key in list(self._free):
+            self._free.pop(key, None)
+
     def _give_back(self, memory: torch.Tensor) -> None:
         self._free[id(memory)] = memory
         for key in list(self._free)[:-_KEPT]:  # this may run in any thread at any moment: no lock, one step at a time

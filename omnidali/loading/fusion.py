@@ -81,7 +81,8 @@ class FusionIterator:
             for number, (table, routes) in enumerate(zip(plan.tables, self._routes))]
         shares = plan.mixing.shares if isinstance(plan, TrainPlan) else [1.0]
         self._meters = [Meter(float(share), producer.faults) for share, producer in zip(shares, self._producers)]
-        self._buffers, self._trim = BufferPool(), Trimmer()
+        self._buffers = BufferPool()
+        self._trim = Trimmer(self._buffers)
         self._next_step, self._started, self._closed, self._run = 0, None, False, None
 
     @property
