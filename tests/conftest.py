@@ -40,6 +40,14 @@ SOURCES = {
     "shorts": SourceConfig(kind="video", root="shorts", list="shorts.txt", weight=1),
 }
 
+SMALL = """
+sources:
+  clips: {kind: video, root: clips, list: clips.txt, weight: 2}
+  photos: {kind: image, root: photos, list: photos.txt, weight: 1}
+clip: {num_clips: 2, size: 32}
+model: {depth: 18}
+"""  # what the configs of small trainings begin with
+
 
 @pytest.fixture(scope="session")
 def media_root(tmp_path_factory) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import SMALL
 from crashing import calling
 from recorder import small_model
 
@@ -27,12 +28,7 @@ from omnidali.training.checkpoint import load_checkpoint, load_newest, save_chec
 from omnidali.training.run_lock import RunLock
 
 CRASHING = Path(__file__).with_name("crashing.py")
-CONFIG = """
-sources:
-  clips: {kind: video, root: clips, list: clips.txt, weight: 2}
-  photos: {kind: image, root: photos, list: photos.txt, weight: 1}
-clip: {num_clips: 2, size: 32}
-model: {depth: 18}
+CONFIG = SMALL + """
 optimizer: {lr: 0.01, accumulate: 2}
 train: {batch: 6, steps: 24, log_every: 2, checkpoint_every: 8}
 """

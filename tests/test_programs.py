@@ -11,18 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import SMALL
 
 import evaluate
 import train
 from omnidali import cli
 
 ROOT = Path(__file__).parent.parent
-CONFIG = """
-sources:
-  clips: {kind: video, root: clips, list: clips.txt, weight: 2}
-  photos: {kind: image, root: photos, list: photos.txt, weight: 1}
-clip: {num_clips: 2, size: 32}
-model: {depth: 18}
+CONFIG = SMALL + """
 optimizer: {lr: 0.01, warmup_epochs: 1, accumulate: 2}
 train: {batch: 6, steps: 8, log_every: 2, checkpoint_every: 4, keep_every: 3, ema: 0.9}
 evaluation:

@@ -5,7 +5,7 @@ Used by the benchmarks, whose figures count only behind that proof, and by the t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -68,20 +68,34 @@ def write_video(path: Path, file: int, frames: int = 300, width: int = 340, heig
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=Fraction(rate), options=dict(options))
-        stream.width, stream.height, stream.pix_fmt = width, height, pixels
-        stream.codec_context.gop_size, stream.codec_context.max_b_frames = gop, b_frames
-        stream.codec_context.thread_count = 1
-        if times is not None:
-            stream.codec_context.time_base = Fraction(1, 1000)
-        if rotation:
-            stream.set_display_rotation(rotation)
+        stream = add_stream(container, codec, (width, height), pixels, rate, gop, b_frames, options, rotation, times)
         for number in range(frames):
-            frame = av.VideoFrame.from_ndarray(picture(file, first + number, width, height), format="rgb24")
-            if times is not None:
-                frame.pts, frame.time_base = times[number], Fraction(1, 1000)
-            container.mux(stream.encode(frame))
+            stamp = None if times is None else times[number]
+            container.mux(stream.encode(video_frame(file, first + number, width, height, stamp)))
         container.mux(stream.encode(None))
+
+
+def add_stream(container: av.container.OutputContainer, codec: str, size: tuple[int, int], pixels: str, rate: int,
+               gop: int, b_frames: int, options: Mapping[str, str], rotation: int,
+               times: Sequence[int] | None) -> av.VideoStream:
+    """An encoder in a container; arguments as those of :func:`write_video`."""
+    stream = container.add_stream(codec, rate=Fraction(rate), options=dict(options))
+    (stream.width, stream.height), stream.pix_fmt = size, pixels
+    stream.codec_context.gop_size, stream.codec_context.max_b_frames = gop, b_frames
+    stream.codec_context.thread_count = 1
+    if times is not None:
+        stream.codec_context.time_base = Fraction(1, 1000)
+    if rotation:
+        stream.set_display_rotation(rotation)
+    return stream
+
+
+def video_frame(file: int, number: int, width: int, height: int, milliseconds: int | None) -> av.VideoFrame:
+    """A numbered picture for an encoder, shown at a time of its own unless that is None."""
+    frame = av.VideoFrame.from_ndarray(picture(file, number, width, height), format="rgb24")
+    if milliseconds is not None:
+        frame.pts, frame.time_base = milliseconds, Fraction(1, 1000)
+    return frame
 
 
 def _cell(row: int, bit: int, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:

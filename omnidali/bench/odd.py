@@ -8,14 +8,13 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 
-from omnidali.bench.media import picture
+from omnidali.bench.media import add_stream, picture, video_frame
 
 FRAMES, WIDTH, HEIGHT, GOP = 24, 96, 72, 8  # of a video
 PHOTO_WIDTH, PHOTO_HEIGHT = 100, 80
@@ -40,21 +39,13 @@ def video(form: str = "mp4", codec: str = "libx264", *, pixels: str = "yuv420p",
     """
     def make(path: Path, file: int) -> None:
         with av.open(str(path), "w", format=form, container_options=dict(muxer)) as container:
-            stream = container.add_stream(codec, rate=Fraction(30), options={**_QUICK[codec], **options})
-            (stream.width, stream.height), stream.pix_fmt = size, pixels
-            stream.codec_context.gop_size, stream.codec_context.max_b_frames = gop, b_frames
-            stream.codec_context.thread_count = 1
-            if times is not None:
-                stream.codec_context.time_base = Fraction(1, 1000)
-            if rotation:
-                stream.set_display_rotation(rotation)
+            stream = add_stream(container, codec, size, pixels, 30, gop, b_frames, {**_QUICK[codec], **options},
+                                rotation, times)
             left_out = drop_first
             for number in range(frames + 1):
                 frame = None  # at the end: what the encoder holds back
                 if number < frames:
-                    frame = av.VideoFrame.from_ndarray(picture(file, number, *size), format="rgb24")
-                    if times is not None:
-                        frame.pts, frame.time_base = times[number], Fraction(1, 1000)
+                    frame = video_frame(file, number, *size, None if times is None else times[number])
                 for packet in stream.encode(frame):
                     if begin:
                         shift = round(begin / 30 / packet.time_base)

@@ -84,13 +84,13 @@ def decode_image(media: Media, boxes: np.ndarray, size: int, out: np.ndarray,
         cut_and_scale(picture, box, size, size, out[view, 0])
 
 
-def has_readable_header(data: np.ndarray) -> bool:
-    """Whether nvImageCodec, DALI's decoder, reads the header, too: uint8 (bytes,).
+def has_readable_header(data: bytes) -> bool:
+    """Whether nvImageCodec, DALI's decoder, reads the header, too.
 
     Where it does not, DALI 2.x on the CPU may crash the process: the batch ends while its threads are still at it.
     """
     try:
-        return nvimgcodec.CodeStream(data.tobytes()).width > 0
+        return nvimgcodec.CodeStream(data).width > 0
     except (RuntimeError, ValueError, AttributeError, TypeError):  # the last two: another version's interface
         return False
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from omnidali.catalog.store import Media, SourceTable
-from omnidali.config import key_of
+from omnidali.config import LoaderConfig, key_of
 from omnidali.errors import BadSource
 from omnidali.loading.quarantine import DAMAGED, FAILED, QUARANTINED, Quarantine
 
@@ -20,10 +20,10 @@ SUBSTITUTES = 255  # of one clip; far more than the limits let through
 class Limits:
     """Fields of :class:`~omnidali.config.LoaderConfig`."""
 
-    max_bad_ratio: float = 0.01
-    max_bad_in_a_row: int = 64
-    hang_seconds: float = 60.0
-    stall_seconds: float = 120.0
+    max_bad_ratio: float = LoaderConfig.max_bad_ratio
+    max_bad_in_a_row: int = LoaderConfig.max_bad_in_a_row
+    hang_seconds: float = LoaderConfig.hang_seconds
+    stall_seconds: float = LoaderConfig.stall_seconds
 
 
 @dataclass

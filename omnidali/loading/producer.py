@@ -291,9 +291,7 @@ class Producer:
         read, which are the CPU's."""
         samples, items, data, left = started.samples, [], [], []
         wanted = [(place, self._dali_items(samples, place)) for place in started.on_dali.tolist()]
-        useful = [not any(self.faults.blocks(self.table.media(record)) for record in self.table.records[
-            samples.pieces[place]].tolist()) for place, _ in wanted]
-        reading = [[self._read(media) for media, _ in mine] if fine else [] for (_, mine), fine in zip(wanted, useful)]
+        reading = [[self._read(media) for media, _ in mine] for _, mine in wanted]
         for (place, mine), jobs in zip(wanted, reading):
             read = [self._result(job, stopped) for job in jobs] or [None]
             if any(bytes_ is None for bytes_ in read):
@@ -342,9 +340,10 @@ class Producer:
             try:
                 if self.table.kind in ("image", "frames"):
                     data = media.span.read(MAX_IMAGE_BYTES)
-                    header = read_image_header(data.tobytes())
+                    content = data.tobytes()
+                    header = read_image_header(content)
                     same = (header.codec, header.width, header.height) == (media.codec, media.width, media.height)
-                    return data if same and has_readable_header(data) else None
+                    return data if same and has_readable_header(content) else None
                 return media.span.read() if stamp_of(media.span.path) == media.stamp else None
             except Exception:  # the CPU says what is wrong
                 return None
@@ -404,9 +403,12 @@ class Producer:
         self.faults.decoded((), 0, 0)
 
     def _dali_items(self, samples: Samples, index: int) -> list[tuple[Media, np.ndarray]]:
-        """What DALI decodes for one sample: (file, frames), one a piece, or one a frame of a folder."""
+        """What DALI decodes for one sample: (file, frames), one a piece, or one a frame of a folder; none if a
+        file is known to be of no use."""
         pieces, frames = samples.pieces[index], samples.frames[index]
         media = [self.table.media(self.table.records[piece]) for piece in pieces]
+        if any(map(self.faults.blocks, media)):
+            return []
         if self.table.kind != "frames":
             return list(zip(media, frames.reshape(len(pieces), -1)))
         return [(media[0].frame(frame), frames[:0]) for frame in frames.tolist()]
