@@ -87,6 +87,14 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
+    def gather(self, value: T) -> list[T]:
+        """What every rank gives, in their order, on the main rank; nothing on the others."""
+        if self.world == 1:
+            return [value]
+        box = [None] * self.world if self.is_main else None
+        dist.gather_object(value, box, dst=0, group=_patient_group())
+        return box or []
+
     def any_soon(self, flag: bool) -> Callable[[], bool]:
         """Start to ask whether ``flag`` is set on any of several ranks; what is returned waits for the answer."""
         flags = torch.tensor([int(flag)])

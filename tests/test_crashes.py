@@ -384,8 +384,8 @@ def test_ranks_stop_behind_the_same_step(warm, whole, options, tmp_path):
 
 def signal_in_first_evaluation(monkeypatch):
     """With its first batch; gives what counts the batches of all."""
-    from omnidali.evaluation import score
-    real, batches = score._one_clip_a_row, []
+    from omnidali.evaluation import forward
+    real, batches = forward._one_clip_a_row, []
 
     def slow(*given):
         batches.append(1)
@@ -394,7 +394,7 @@ def signal_in_first_evaluation(monkeypatch):
             time.sleep(0.3)
         return real(*given)
 
-    monkeypatch.setattr(score, "_one_clip_a_row", slow)
+    monkeypatch.setattr(forward, "_one_clip_a_row", slow)
     return batches
 
 
