@@ -70,9 +70,9 @@ def test_memory_of_a_batch_comes_back_when_nobody_holds_it():
     assert pool.take((0, 1, 32, 32, 3), torch.float32, device).shape == (0, 1, 32, 32, 3)  # a source without a slot
 
 
-def test_what_nobody_uses_is_freed_once_a_minute(monkeypatch):
+def test_what_nobody_uses_is_freed_now_and_then(monkeypatch):
     pool = BufferPool()
-    trim, freed = Trimmer(pool), []
+    trim, freed = Trimmer(pool, 2), []
     held = [pool.take((3000,), torch.float32, torch.device("cpu")) for _ in range(4)]
     held.clear()
     monkeypatch.setattr(pool, "forget", lambda forget=pool.forget: (freed.append(len(pool._free)), forget()))

@@ -72,7 +72,7 @@ def test_foreign_folders_are_left_alone(tmp_path, capsys):
 @pytest.mark.slow
 def test_eight_ranks_on_two_cores(tmp_path):
     """All faults at once: equal steps, the planned clips, one quarantine that names each bad file once."""
-    row = soak(tmp_path / "soak", 0.15, clips=200, seed=3, ranks=8, scale=0.25)
+    row = soak(tmp_path / "soak", 0.5, clips=200, seed=3, ranks=8, scale=0.25)
     assert row["steps"] >= 4 and row["clips"] == 64 * row["steps"]
     # memory is no matter of seconds
     failed = [verdict for verdict in row["verdicts"] if not verdict["passed"] and verdict["name"] != "resident memory"]

@@ -29,6 +29,7 @@ _SHORTS = {"mp4": BASES["mp4"], "webm": BASES["webm"], "hevc.mp4": odd.video(cod
 _PHOTOS, _EACH_SHORT, _LONG, _FOLDERS = 800, 32, 32, 96  # files; of the shorts so many of each codec
 _LONG_FRAMES, _FOLDER_FRAMES = 120, 10
 _BAD = 0.25  # share of a source's good files that go bad, of each class the same
+_EARLY = 0.3  # of the time, in which files begin to hang
 _HANGING = 2  # files of those that go bad while the loader runs
 _LOG = "meddled.jsonl"
 
@@ -131,7 +132,9 @@ def damage(what: Damage) -> Damage:
 def meddle(out: Path, planned: list[Damage], seconds: float, seed: int) -> None:
     """Do the damages at random moments within ``seconds``, with a line of a log each; runs in a process of its own."""
     chance, start = random.Random(seed + 1), time.time()
-    events = [(chance.uniform(0, seconds), what, False) for what in planned]
+    # a thread that hangs is one more thread: it must be over by the time when threads are counted again
+    events = [(chance.uniform(0, seconds * (_EARLY if what.fault == "hanging" else 1)), what, False)
+              for what in planned]
     events += [(moment + 3 * HANG_SECONDS, what, True) for moment, what, _ in events if what.fault == "hanging"]
     with open(out / _LOG, "a", encoding="utf-8") as log:
         for moment, what, is_end in sorted(events, key=lambda event: event[0]):

@@ -82,7 +82,7 @@ class FusionIterator:
         shares = plan.mixing.shares if isinstance(plan, TrainPlan) else [1.0]
         self._meters = [Meter(float(share), producer.faults) for share, producer in zip(shares, self._producers)]
         self._buffers = BufferPool()
-        self._trim = Trimmer(self._buffers)
+        self._trim = Trimmer(self._buffers, threads)
         self._next_step, self._started, self._closed, self._run = 0, None, False, None
 
     @property
