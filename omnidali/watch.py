@@ -162,7 +162,8 @@ class Switchboard:
             self._drop(line)
 
     def _pass_on(self, message: dict) -> None:
-        for line in sorted(self._lines, key=lambda line: line.rank == 0):  # which may end this process on hearing it
+        known = [line for line in self._lines if line.rank is not None]  # others have not told the password
+        for line in sorted(known, key=lambda line: line.rank == 0):  # which may end this process on hearing it
             line.send(message)
 
     def _drop(self, line: _Line) -> None:

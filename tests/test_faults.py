@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from omnidali.bench.faults import BASES, EXACT, FAILS, FAULTS, REFUSED, REPLACED, UNSURE, let_go
+from omnidali.bench.faults import BASES, EXACT, FAILS, FAULTS, REFUSED, REPLACED, UNSURE, hang, let_go
 from omnidali.bench.media import read_numbers
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.store import CatalogReader
@@ -128,9 +128,9 @@ class Healthy:
                 self.slots.update({int(slot): (samples, place) for place, slot in enumerate(samples.slots)})
         self.clips, *_ = self.load(Quarantine())
 
-    def load(self, quarantine):
+    def load(self, quarantine, hang_seconds=60.0):
         """(pixels by slot, batches, figures) of a loader's run."""
-        limits = Limits(max_bad_ratio=1.0, max_bad_in_a_row=1000, hang_seconds=0.4)
+        limits = Limits(max_bad_ratio=1.0, max_bad_in_a_row=1000, hang_seconds=hang_seconds)
         with FusionIterator(self.plan, self.sources, end=STEPS, threads=2, limits=limits,
                             quarantine=quarantine) as loader:
             batches = list(loader)
@@ -163,7 +163,8 @@ def test_behind_the_probe(healthy, tmp_path, decode, name):
     whole = healthy[fault.base, decode]
     plan, table, number = whole.plan, whole.plan.tables[0], int(Path(whole.path).name.partition(".")[0])
     with damaged(Path(whole.path), fault, number):
-        clips, batches, figures = whole.load(Quarantine(tmp_path / "quarantine.jsonl"))
+        clips, batches, figures = whole.load(Quarantine(tmp_path / "quarantine.jsonl"),
+                                             hang_seconds=0.5 if fault.apply is hang else 60.0)
     assert [len(batch) for batch in batches] == [8] * STEPS and clips.keys() == whole.slots.keys()
     came = {int(slot): (samples, place) for batch in batches for samples in batch.samples
             for place, slot in enumerate(samples.slots)}

@@ -55,11 +55,11 @@ class Started:
     pixels: dict[int, np.ndarray] | None
     jobs: deque[tuple[Job, list[int]]] = field(default_factory=deque)
     done: set[int] = field(default_factory=set)
-    run: "_Run | None" = None
+    run: "_GraphRun | None" = None
 
 
 @dataclass(eq=False)
-class _Run:
+class _GraphRun:
     """A DALI graph at work: on which files, ``each`` of them a sample, and since when."""
 
     graph: Graph
@@ -99,7 +99,7 @@ class Producer:
         self._workers, self._threads = workers, threads if self._device_id is None else max(threads, _DECODES_ON_GPU)
         self._readers = Workers(_READERS, "read")
         self._graphs: dict[tuple, list[Graph]] = {}
-        self._runs: deque[_Run] = deque()
+        self._runs: deque[_GraphRun] = deque()
         self._rescued = False
 
     def start(self, step: int, samples: Samples, out: torch.Tensor,
@@ -204,7 +204,6 @@ class Producer:
                     self._tell(failure, step, attempt)
                 attempt, index = attempt + 1, 0
                 mine = self._substitute(samples, place, attempt)
-            job.at(None)
             with job.lock:  # who is given up on must not write behind the one that stands in for it
                 started = job.into
                 if started is None:
@@ -215,13 +214,15 @@ class Producer:
                 else:
                     if attempt:
                         samples.put(place, mine)
-                    self.faults.decoded(holes, step, attempt)
                 if started.pixels is None:
                     normalise(into, samples.flips[place], started.out[place])
                 else:
                     started.pixels[place] = into.copy()
                 started.done.add(place)
                 del started
+            if mine is not None:
+                self.faults.decoded(holes, step, attempt)  # asks the disk for a damaged file's time: it may hang
+            job.at(None)
 
     def _substitute(self, samples: Samples, place: int, attempt: int) -> Samples | None:
         """The next one to try; None for an item of an evaluation, which is lost."""
@@ -321,7 +322,7 @@ class Producer:
             edges = boxes[:, view].astype(np.float32)
             feeds |= {f"start{view}": list(edges[:, :2]), f"end{view}": list(edges[:, 2:]),
                       f"flip{view}": _scalars(flips[:, view])}
-        run = _Run(self._graph(kind, samples, len(items)), feeds, files, each, time.monotonic())
+        run = _GraphRun(self._graph(kind, samples, len(items)), feeds, files, each, time.monotonic())
         try:
             run.graph.start(feeds)
         except PipelineError as error:  # what it has taken of the feeds, nobody knows
