@@ -63,6 +63,14 @@ def tile(cells: Sequence[np.ndarray], columns: int) -> np.ndarray:
     return out
 
 
+def label_text(label: torch.Tensor, names: tuple[str, ...]) -> str:
+    """A class name, or the parts of a blended clip."""
+    if label.ndim == 0:
+        return names[int(label)]
+    parts = label.nonzero()[:, 0].tolist()
+    return " + ".join(f"{float(label[part]):.2f} {names[part]}" for part in parts)
+
+
 def _write(band: np.ndarray, text: str, left: int) -> None:
     cv2.putText(band, _plain(text), (left + _MARGIN, LINE - 3), _FONT, _SCALE, (255, 255, 255), 1, cv2.LINE_AA)
 

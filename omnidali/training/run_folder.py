@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 
 from omnidali.board import Board
 from omnidali.charts import write_picture
@@ -16,7 +15,7 @@ from omnidali.clips import StepBatch
 from omnidali.config import Config
 from omnidali.environment import describe_environment
 from omnidali.errors import UserError
-from omnidali.loading.pictures import clip_grid
+from omnidali.loading.pictures import clip_grid, label_text
 from omnidali.models.digest import DIGEST, digest_of
 from omnidali.ranks import Ranks
 from omnidali.settings import dump_config
@@ -166,7 +165,7 @@ class RunFolder:
                 mine = (group.source == number).nonzero()[:6, 0]
                 if len(mine):
                     self._shown.add(name)
-                    labels = [_title(label, class_names) for label in group.labels[mine]]
+                    labels = [label_text(label, class_names) for label in group.labels[mine]]
                     grid = clip_grid(group.clips[mine], labels)
                     self._show(name, f"clips/{name}", grid, batch.step)
 
@@ -198,14 +197,6 @@ def _append(path: Path, data: bytes) -> None:
         except OSError:
             file.truncate(size)
             raise
-
-
-def _title(label: torch.Tensor, names: tuple[str, ...]) -> str:
-    """A class name, or the parts of a blended clip."""
-    if label.ndim == 0:
-        return names[int(label)]
-    parts = label.nonzero()[:, 0].tolist()
-    return " + ".join(f"{float(label[part]):.2f} {names[part]}" for part in parts)
 
 
 def _flatten(values: Mapping[str, object], above: str = ""):
