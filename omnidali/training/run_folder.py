@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-
 from omnidali.board import Board
 from omnidali.charts import write_picture
 from omnidali.clips import StepBatch

@@ -1,0 +1,56 @@
+"""Every wrong and repeated line of a list, where the catalog stops at the first wrong one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omnidali.catalog.labels import Labels, read_label_map
+from omnidali.catalog.lists import read_list
+from omnidali.config import MediaConfig
+from omnidali.curation.findings import Issues
+from omnidali.errors import UserError
+
+
+class _Collecting(Labels):
+    """Labels that note what is wrong and go on."""
+
+    def __init__(self, source: str, issues: Issues, words_are_fine: bool, names, mapping, map_path):
+        super().__init__(names, mapping, map_path)
+        self._source, self._issues, self._words_are_fine = source, issues, words_are_fine
+        self.wrong = False
+
+    def number(self, text: str | None, where: str, path: str = "") -> int:
+        try:
+            return super().number(text, where, path)
+        except UserError as error:
+            self.wrong = True
+            if text is None or not self._words_are_fine:
+                self._issues.add(self._source, path, "label", str(error))
+            return 0
+
+
+def check_list(name: str, source: MediaConfig, data_root: Path, names: list[str] | None, issues: Issues,
+               words_are_fine: bool = False) -> bool:
+    """Read the whole list of a source; wrong labels and repeated lines go to ``issues``.
+
+    Args:
+        names: class names; None where labels are numbers. words_are_fine: as the names could not be read.
+
+    Returns:
+        Whether every line has its label, which the catalog asks for.
+
+    Raises:
+        UserError: for a list or a label map that cannot be read, and for the first line of another form.
+    """
+    if not source.list:
+        return True
+    map_path = data_root / source.labels if source.labels else None
+    labels = _Collecting(name, issues, words_are_fine, names, read_label_map(map_path) if map_path else None, map_path)
+    seen: set[int] = set()
+    for entry in read_list(data_root / source.list, source, labels, name)[1]:
+        before = len(seen)
+        # numbers instead of entries: a list may have millions
+        seen.add(hash((entry.path, entry.label, entry.unit, entry.first, entry.last)))
+        if len(seen) == before:
+            issues.add(name, entry.path, "repeated line", f"label {entry.label}")
+    return not labels.wrong
