@@ -17,9 +17,10 @@ PROBLEMS = {
     "leak by content": (ERROR, "files equal one of the evaluation", "Remove their lines from the list."),
     "leak by video id": (ERROR, "files are of a video of the evaluation, by its id",
                          "Remove their lines from the list."),
-    "label": (ERROR, "lines have a wrong label or none", "Correct the lines; the source was not looked at further."),
+    "label": (ERROR, "items have a wrong label or none", "Correct them; the source was not compared with others."),
     "missing": (WARN, "files are missing", "Correct root and list, fetch them again, or remove their lines."),
     "refused": (WARN, "files are refused", "Fetch them again, or remove their lines; training leaves them out."),
+    "ending": (WARN, "files have an ending that is not looked at", "Rename them; contents are told by first bytes."),
     "left out": (WARN, "items are left out", "Correct the list; training goes on without them."),
     "two labels": (WARN, "files stand under several labels", "Keep one line of each, or none."),
     "copy": (WARN, "files equal another one of the same label", "Remove their lines; a copy counts twice."),
@@ -40,7 +41,7 @@ class Verdict:
     advice: str
 
     def __str__(self) -> str:
-        return f"{self.level:5} {self.source}: {self.found}. {self.advice}"
+        return f"{self.level:5} {self.source}: {self.found}. {self.advice}".rstrip()
 
 
 class Issues:

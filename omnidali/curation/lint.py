@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections import Counter
 from collections.abc import Collection
@@ -20,7 +21,7 @@ from omnidali.curation.choosing import all_sources, choose_sources
 from omnidali.curation.equal import find_equal, named_videos
 from omnidali.curation.findings import ERROR, WARN, Issues, Verdict, sort_verdicts
 from omnidali.curation.lint_report import write_tables
-from omnidali.curation.listed import check_list
+from omnidali.curation.listed import check_endings, check_list
 from omnidali.curation.survey import Survey, survey, too_short
 from omnidali.errors import ConfigErrors, UserError
 from omnidali.loading.data import target_names
@@ -28,7 +29,7 @@ from omnidali.writing import writing_to
 
 MISSING = "missing file"  # the state of a file that is not there
 _UNEVEN = 10  # times as many samples in the largest class as in the middle one
-_SLOW = 4  # frames decoded for each that is used
+_SLOW = 8  # frames decoded for each that is used
 
 
 def lint(config: Config, out: str | Path | None = None, names: Collection[str] = ()) -> int:
@@ -84,6 +85,7 @@ class _Check:
         reader = CatalogReader(self._config.catalog_path)
         for name, source in self._sources.items():
             try:
+                check_endings(name, source, self._root, self._issues)
                 if check_list(name, source, self._root, names, self._issues, words_are_fine=bool(unnamed)):
                     summary, = build_catalog(self._config.catalog_path, {name: source}, self._root, names)
                     print(summary, flush=True)
@@ -93,13 +95,14 @@ class _Check:
                 verdicts += _told(name, error)
         told = {verdict.found for verdict in verdicts}  # the target's list may be what the names come from
         verdicts += [verdict for verdict in unnamed if verdict.found not in told]
-        self._name_classes(names)
         if self.tables:
             db = connect(self._config.catalog_path, read_only=True)
             try:
                 numbers = dict(db.execute("SELECT name, id FROM sources"))
-                for name, table in self.tables.items():
+                for name in self.tables:
                     self._files(db, numbers[name], name)
+                self._name_classes(names)
+                for name, table in self.tables.items():
                     self._short(table, self._sources[name])
                     surveys.append(survey(db, numbers[name], table, self._sources[name], self._config.clip,
                                           len(self.class_names), self._config.seed, name != EVALUATION))
@@ -116,16 +119,15 @@ class _Check:
     def _name_classes(self, names: list[str] | None) -> None:
         """Class names, or numbers; labels that no training source has are errors of the evaluation."""
         for table in self.tables.values():
-            for row in np.flatnonzero(table.labels < 0)[:1]:
-                self._issues.add(table.name, table.media(table.first_record(row)).path, "label", "no class folder",
-                                 int((table.labels < 0).sum()))
+            for row in np.flatnonzero(table.labels < 0).tolist():
+                self._issues.add(table.name, self._path(table, row), "label", "in no class folder")
         self.tables = {name: table for name, table in self.tables.items() if (table.labels >= 0).all()}
         training = [table for name, table in self.tables.items() if name != EVALUATION] or list(self.tables.values())
         count = len(names) if names else 1 + max((int(table.labels.max()) for table in training), default=-1)
         held_out = self.tables.get(EVALUATION)
         if held_out is not None and (held_out.labels >= count).any():
             for row in np.flatnonzero(held_out.labels >= count).tolist():
-                self._issues.add(EVALUATION, held_out.media(held_out.first_record(row)).path, "label",
+                self._issues.add(EVALUATION, self._path(held_out, row), "label",
                                  f"label {held_out.labels[row]}; the training sources have {count} classes")
             del self.tables[EVALUATION]
         self.class_names = tuple(names or map(str, range(count)))
@@ -153,8 +155,12 @@ class _Check:
         views = self._config.evaluation.validation if table.name == EVALUATION else None
         for row in too_short(table, self._config.clip, views).tolist():
             piece = row if table.starts is None else int(table.starts[row])
-            self._issues.add(table.name, table.media(table.records[piece]).path, "too short",
-                             f"{table.frames[piece]} frames")
+            self._issues.add(table.name, self._path(table, row), "too short", f"{table.frames[piece]} frames")
+
+    def _path(self, table: SourceTable, row: int) -> str:
+        """The file that a row begins with, as lists name it."""
+        root = os.path.realpath(self._root / self._sources[table.name].root)
+        return os.path.relpath(table.media(table.first_record(row)).path, root)
 
     def _equal(self, db: sqlite3.Connection, reader: CatalogReader, numbers: dict[str, int]) -> None:
         """Leaks, contradictions and copies by content."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from omnidali.catalog.folders import IMAGE_ENDINGS, VIDEO_ENDINGS
 from omnidali.catalog.labels import Labels, read_label_map
 from omnidali.catalog.lists import read_list
 from omnidali.config import MediaConfig
@@ -27,6 +29,19 @@ class _Collecting(Labels):
             if text is None or not self._words_are_fine:
                 self._issues.add(self._source, path, "label", str(error))
             return 0
+
+
+def check_endings(name: str, source: MediaConfig, data_root: Path, issues: Issues) -> None:
+    """Files in class folders whose ending is none of the source's kind, which nobody looks at, go to ``issues``."""
+    if source.list or source.tars:
+        return
+    root = os.path.realpath(data_root / source.root)
+    endings = IMAGE_ENDINGS if source.kind in ("image", "frames") else VIDEO_ENDINGS
+    for folder, _, files in os.walk(root):
+        for file in sorted(files):
+            ending = os.path.splitext(file)[1]
+            if ending.lower() not in endings and not file.startswith("."):
+                issues.add(name, os.path.relpath(os.path.join(folder, file), root), "ending", ending or "none")
 
 
 def check_list(name: str, source: MediaConfig, data_root: Path, names: list[str] | None, issues: Issues,
