@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from omnidali.catalog.folders import IMAGE_ENDINGS, VIDEO_ENDINGS
-from omnidali.catalog.labels import Labels, read_label_map
+from omnidali.catalog.labels import UNLABELLED, Labels, read_label_map
 from omnidali.catalog.lists import read_list
 from omnidali.config import MediaConfig
 from omnidali.curation.findings import Issues
@@ -28,7 +28,7 @@ class _Collecting(Labels):
             self.wrong = True
             if text is None or not self._words_are_fine:
                 self._issues.add(self._source, path, "label", str(error))
-            return 0
+            return UNLABELLED
 
 
 def check_endings(name: str, source: MediaConfig, data_root: Path, issues: Issues) -> None:
