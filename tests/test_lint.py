@@ -235,7 +235,8 @@ def test_names_that_only_count_are_no_ids(path, known):
 def test_info_shows_a_catalog_and_leaves_it_alone(lint, tmp_path, capsys):
     lint(photos=CLEAN["photos"] + "page.jpg 1\ngone.jpg 0\n")
     catalog = tmp_path / "run/catalog.sqlite"
-    (tmp_path / "run/quarantine.jsonl").write_text(json.dumps({"source": "photos", "state": "failed"}) + "\n{cut of")
+    fault = {"source": "photos", "path": "1.jpg", "state": "failed", "reason": "cut off"}
+    (tmp_path / "run/quarantine.jsonl").write_text(json.dumps(fault | {"step": 3}) + "\n{cut of")
     before = catalog.read_bytes()
     assert cli.main(["info", "--catalog", str(catalog), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -243,10 +244,11 @@ def test_info_shows_a_catalog_and_leaves_it_alone(lint, tmp_path, capsys):
     assert [source["name"] for source in found["sources"]] == ["videos", "photos", "evaluation"]
     assert (photos["kind"], photos["samples"], photos["files"], photos["codecs"]) == ("image", 2, 2, {"jpeg": 2})
     assert photos["refused"] == {"missing file": 1, "not a JPEG, PNG or WebP image: a web page": 1}
-    assert found["scores"] is None and found["quarantine"] == {"photos: failed": 1}
+    assert found["scores"] is None and found["quarantine"] == [fault]
     assert cli.main(["info", "--catalog", str(catalog)]) == 0
     shown = capsys.readouterr().out
     assert "photos: 2 samples of kind image" in shown and photos["fingerprint"] in shown
+    assert "quarantine: 1 lines\n  photos: 1.jpg: failed: cut off\n" in shown
     assert catalog.read_bytes() == before
     with sqlite3.connect(catalog) as db:
         db.execute("CREATE TABLE scores (media INTEGER, score REAL)")

@@ -39,6 +39,12 @@ def cells(path, columns, length, marks):
             yield strip.reshape(SIZE, length, SIZE, 3).swapaxes(0, 1)
 
 
+def box_columns(picture):
+    """Where a box begins and ends, pixels from the left."""
+    columns = np.flatnonzero((np.abs(picture.astype(int) - (255, 220, 0)).sum(axis=2) < 30).sum(axis=0) > 100)
+    return columns.min(), columns.max()
+
+
 def test_the_pictures_are_the_planned_frames(config, tmp_path, capsys):
     path, sets = config
     assert cli.main(["preview", "--config", str(path), "--samples", "6", "--step", "3", "--set", *sets]) == 0
@@ -78,6 +84,10 @@ def test_the_evaluation_is_shown_in_its_views(config, tmp_path):
                           if number in (2, 5))  # of three crops the last is the middle
     assert [read_numbers(frame) for frame in middle] == [(201, 3), (201, 9)]
     assert [read_numbers(frame)[0] for frame in fourth] == [200, 200]
+    frames = cv2.cvtColor(cv2.imread(str(tmp_path / "preview/evaluation-frames.png")), cv2.COLOR_BGR2RGB)
+    first = [box_columns(frames[HEAD:HEAD + 256, 320 * place:320 * place + 320]) for place in range(3)]
+    assert first[0][0] < 4 < 60 < first[1][0] and first[0][1] < 260 < first[1][1]  # of 80 pixels as 320: left, right
+    assert 28 < first[2][0] < 36 and 284 < first[2][1] < 292
 
 
 def test_boxes_are_drawn_on_whole_frames_and_all_goes_to_tensorboard(config, tmp_path):

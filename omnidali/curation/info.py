@@ -18,6 +18,7 @@ from omnidali.loading.data import QUARANTINE
 
 SCORES = "scores"  # the table of teacher scores, where a filter has written one
 _SHOWN = 8  # codecs, sizes and reasons of a source
+_FAULTS = 20  # lines of the quarantine
 
 
 def describe_catalog(path: str | Path, config: Config | None = None) -> dict[str, object]:
@@ -76,20 +77,20 @@ def _source(db: sqlite3.Connection, row: tuple) -> dict[str, object]:
             "sizes": counted("width || 'x' || height"), "bytes": size, "frames": frames, "fingerprint": fingerprint}
 
 
-def _quarantined(path: Path) -> dict[str, int]:
-    """Lines of a quarantine by source and state; none where there is no file."""
-    counts: Counter = Counter()
+def _quarantined(path: Path) -> list[dict[str, str]]:
+    """The lines of a quarantine; none where there is no file."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return {}
+        return []
+    rows = []
     for line in lines:
         try:
             row = json.loads(line)
-            counts[f"{row['source']}: {row['state']}"] += 1
+            rows.append({key: str(row[key]) for key in ("source", "path", "state", "reason")})
         except (ValueError, KeyError, TypeError):  # cut off by a kill
             continue
-    return dict(sorted(counts.items()))
+    return rows
 
 
 def show_catalog(found: dict) -> str:
@@ -110,6 +111,10 @@ def show_catalog(found: dict) -> str:
         lines.append(f"  fingerprint: {source['fingerprint'] or 'none, as it is not complete'}")
     lines += [f"{name}: not in the catalog yet" for name in found["absent"]]
     lines.append("teacher scores: " + ("none" if found["scores"] is None else f"{found['scores']:,}"))
-    lines.append("quarantine: " + (", ".join(f"{name} {count:,}" for name, count in found["quarantine"].items())
-                                   or "nothing"))
+    faults = found["quarantine"]
+    lines.append(f"quarantine: {len(faults):,} lines" if faults else "quarantine: nothing")
+    lines += [f"  {fault['source']}: {printable(fault['path'])}: {fault['state']}: {printable(fault['reason'])}"
+              for fault in faults[:_FAULTS]]
+    if len(faults) > _FAULTS:
+        lines.append(f"  and {len(faults) - _FAULTS:,} others")
     return "\n".join(lines)

@@ -95,8 +95,9 @@ def _gops(db: sqlite3.Connection, number: int) -> tuple[float, float, float] | N
     chosen = [ids[place] for place in np.unique(np.linspace(0, len(ids) - 1, _LOOKED_AT).astype(int))]
     rows = db.execute("SELECT keyframes, frames FROM media WHERE id IN (SELECT value FROM json_each(?))",
                       (json.dumps(chosen),))
-    gaps = [np.diff(np.append(unpack_numbers(keys), frames)) for keys, frames in rows]
-    values, counts = np.unique(np.concatenate([gap[gap > 0] for gap in gaps]), return_counts=True)
+    # some files name no keyframe at all, or not the first
+    gaps = [np.diff(np.unique(np.concatenate([[0], unpack_numbers(keys), [frames]]))) for keys, frames in rows]
+    values, counts = np.unique(np.concatenate(gaps), return_counts=True)
     return _spread(zip(values.tolist(), counts.tolist()))
 
 
