@@ -14,13 +14,7 @@ from tqdm import tqdm
 
 from omnidali.bench.copies import compare_rates, plan_of
 from omnidali.catalog.files import FileSpan
-from omnidali.catalog.probe import (
-    open_video,
-    probe_frames,
-    probe_image,
-    probe_video,
-    unpack_numbers,
-)
+from omnidali.catalog.probe import open_video, probe_frames, probe_image, probe_video, unpack_numbers
 from omnidali.catalog.store import Media, SourceTable
 from omnidali.config import ClipConfig, Config, SourceConfig
 from omnidali.curation.encode import RECIPES, encode_photo, encode_video

@@ -22,14 +22,7 @@ from tqdm import tqdm
 
 from omnidali.bench.measure import CODEC, OURS, TWO_RANKS, WARM_UP
 from omnidali.bench.peers import PEERS
-from omnidali.bench.workloads import (
-    WORKLOADS,
-    Workload,
-    job_of,
-    make_media,
-    open_tables,
-    plan_of,
-)
+from omnidali.bench.workloads import WORKLOADS, Workload, job_of, make_media, open_tables, plan_of
 from omnidali.catalog.packets import PacketIndex
 from omnidali.curation.encode import RECIPES
 from omnidali.environment import write_record

@@ -14,15 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from omnidali.bench.job import Item, Job
-from omnidali.bench.peer_tools import (
-    AHEAD,
-    cut,
-    cut_all,
-    few_threads,
-    item_numbers,
-    normalised_batch,
-    one_thread,
-)
+from omnidali.bench.peer_tools import AHEAD, cut, cut_all, few_threads, item_numbers, normalised_batch, one_thread
 from pipelines.feeds import MEAN, STD
 
 # ---- DALI ----

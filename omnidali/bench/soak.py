@@ -16,16 +16,7 @@ import torch
 import torch.distributed as dist
 
 from omnidali.bench import verdicts
-from omnidali.bench.soak_media import (
-    CLASSES,
-    Damage,
-    choose_damages,
-    damage,
-    make_media,
-    meddle,
-    meddled,
-    soak_config,
-)
+from omnidali.bench.soak_media import CLASSES, Damage, choose_damages, damage, make_media, meddle, meddled, soak_config
 from omnidali.bench.verdicts import Sample, Verdict
 from omnidali.catalog.store import CatalogReader
 from omnidali.clips import StepBatch

@@ -12,19 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from omnidali.bench import odd
-from omnidali.bench.faults import (
-    BASES,
-    FAILS,
-    FAULTS,
-    UNSURE,
-    cut,
-    delete,
-    flip_bits,
-    hang,
-    let_go,
-    replaced_by,
-    zeros,
-)
+from omnidali.bench.faults import BASES, FAILS, FAULTS, UNSURE, cut, delete, flip_bits, hang, let_go, replaced_by, zeros
 from omnidali.bench.media import BITS, write_photo
 from omnidali.config import ClipConfig, Config, LoaderConfig, SourceConfig, TrainConfig
 

@@ -21,14 +21,7 @@ from tqdm import tqdm
 from omnidali.catalog.contents import list_source
 from omnidali.catalog.files import stamp_of
 from omnidali.catalog.gate import OK
-from omnidali.catalog.integrity import (
-    Damaged,
-    crc_of,
-    damage,
-    is_damage,
-    move_aside,
-    only_build,
-)
+from omnidali.catalog.integrity import Damaged, crc_of, damage, is_damage, move_aside, only_build
 from omnidali.catalog.pack import pack
 from omnidali.catalog.probe import Probe
 from omnidali.catalog.store import COLUMNS, MEDIA_COLUMNS, NEW, connect, read_packed

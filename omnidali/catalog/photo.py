@@ -6,12 +6,7 @@ import os
 from dataclasses import dataclass
 
 from omnidali.catalog.files import FileSpan
-from omnidali.catalog.gate import (
-    MAX_HEADER_BYTES,
-    MAX_IMAGE_BYTES,
-    Refused,
-    read_image_header,
-)
+from omnidali.catalog.gate import MAX_HEADER_BYTES, MAX_IMAGE_BYTES, Refused, read_image_header
 
 IMAGE_HEADER_BYTES = 1 << 18
 

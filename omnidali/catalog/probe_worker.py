@@ -42,10 +42,7 @@ def probe_file(kind: str, pattern: str, root: str, path: str, archive: str | Non
         if kind == "image":
             probe = probe_image
         else:
-            from omnidali.catalog.probe import (  # these libraries take longer than many photos
-                probe_frames,
-                probe_video,
-            )
+            from omnidali.catalog.probe import probe_frames, probe_video  # these libraries take longer than many photos
             probe = functools.partial(probe_frames, pattern=pattern, root=root) if folder else probe_video
         if os.path.exists(full) and not (os.path.isdir if folder else os.path.isfile)(full):
             raise Refused("not a folder" if folder else "not a regular file")  # a pipe would be waited for

@@ -21,13 +21,7 @@ from tqdm import tqdm
 from omnidali.catalog.folders import class_folders
 from omnidali.catalog.store import CatalogReader, Media, SourceTable
 from omnidali.config import Config
-from omnidali.curation.encode import (
-    JPEG_QUALITY,
-    RECIPES,
-    Recipe,
-    encode_photo,
-    encode_video,
-)
+from omnidali.curation.encode import JPEG_QUALITY, RECIPES, Recipe, encode_photo, encode_video
 from omnidali.curation.layout import Layout, lay_out
 from omnidali.errors import CannotDecode, UserError
 from omnidali.loading.data import open_data

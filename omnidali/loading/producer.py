@@ -27,14 +27,7 @@ from omnidali.loading.normalise import normalise, scratch
 from omnidali.loading.workers import Job, Workers
 from omnidali.planning.motion import through_region
 from omnidali.planning.plan import OF_THE_CLASS, EvaluationPlan, Samples, TrainPlan
-from pipelines import (
-    DecodedClips,
-    EncodedImages,
-    EncodedVideos,
-    Graph,
-    MovingImages,
-    PipelineError,
-)
+from pipelines import DecodedClips, EncodedImages, EncodedVideos, Graph, MovingImages, PipelineError
 
 _DECODES_ON_GPU = 8
 _PHOTOS_A_TASK = 4
