@@ -8,6 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from omnidali.writing import write_whole
+
 
 def bar_chart(bars: Mapping[str, tuple[float, Sequence[float]]], title: str, full: float = 100) -> np.ndarray:
     """A bar of the first value with a dot for each of the others; ``full`` is as wide as all: uint8 (H, W, 3), RGB."""
@@ -32,5 +34,4 @@ def bar_chart(bars: Mapping[str, tuple[float, Sequence[float]]], title: str, ful
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
     """Write RGB uint8 (H, W, 3) as PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
+    write_whole(path, cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 
 from omnidali.errors import UserError, exit_with_advice
@@ -81,6 +82,35 @@ def main(arguments: list[str] | None = None) -> int:
     copy.add_argument("--set", dest="overrides", nargs="+", default=[], metavar="key.path=value",
                       help="settings of the config")
     copy.set_defaults(story=_transcode)
+
+    lint = commands.add_parser("lint", help="look for what is wrong with a config's lists and media; changes nothing")
+    lint.add_argument("--config", required=True, help="YAML file")
+    lint.add_argument("--out", metavar="DIR", help="folder for the report (default: lint in the run folder)")
+    lint.add_argument("--sources", nargs="+", default=[], metavar="NAME",
+                      help="only these, `evaluation` being the held-out one (default: all)")
+    lint.add_argument("--set", dest="overrides", nargs="+", default=[], metavar="key.path=value",
+                      help="settings of the config")
+    lint.set_defaults(story=_lint)
+
+    info = commands.add_parser("info", help="what a catalog holds, as it is")
+    which = info.add_mutually_exclusive_group(required=True)
+    which.add_argument("--catalog", metavar="FILE", help="catalog.sqlite of a run folder")
+    which.add_argument("--config", help="YAML file whose catalog is meant")
+    info.add_argument("--json", action="store_true", help="for programs")
+    info.add_argument("--set", dest="overrides", nargs="+", default=[], metavar="key.path=value",
+                      help="settings of the config")
+    info.set_defaults(story=_info)
+
+    preview = commands.add_parser("preview", help="pictures of the clips that a training takes")
+    preview.add_argument("--config", required=True, help="YAML file")
+    preview.add_argument("--out", metavar="DIR", help="folder for the pictures (default: preview in the run folder)")
+    preview.add_argument("--sources", nargs="+", default=[], metavar="NAME",
+                         help="only these, `evaluation` being the held-out one (default: those of the training)")
+    preview.add_argument("--samples", type=int, default=24, help="clips of a source (default: %(default)s)")
+    preview.add_argument("--step", type=int, default=0, help="of the training to begin with (default: %(default)s)")
+    preview.add_argument("--set", dest="overrides", nargs="+", default=[], metavar="key.path=value",
+                         help="settings of the config")
+    preview.set_defaults(story=_preview)
 
     ablate = commands.add_parser("ablate", help="train with the target alone, with each group of sources, with all")
     ablate.add_argument("--config", required=True, help="YAML file; its first source is the target")
@@ -207,6 +237,29 @@ def _transcode(options: argparse.Namespace) -> None:
     copied = transcode(config, options.out, options.recipe, options.sources, options.short_side, options.workers)
     write_summary(config, copied)
     print(f"train on it: train.py --config {copied.layout.out / 'config.yaml'}")
+
+
+def _lint(options: argparse.Namespace) -> int:
+    from omnidali.curation.lint import lint
+    from omnidali.settings import load_config
+    return 1 if lint(load_config(options.config, options.overrides), options.out, options.sources) else 0
+
+
+def _info(options: argparse.Namespace) -> None:
+    from omnidali.curation.info import describe_catalog, show_catalog
+    from omnidali.settings import load_config
+    config = load_config(options.config, options.overrides) if options.config else None
+    found = describe_catalog(options.catalog or config.catalog_path, config)
+    print(json.dumps(found, indent=2) if options.json else show_catalog(found))
+
+
+def _preview(options: argparse.Namespace) -> None:
+    from omnidali.curation.preview import preview
+    from omnidali.settings import load_config
+    _at_least(options.samples, 1, "--samples")
+    _at_least(options.step, 0, "--step")
+    preview(load_config(options.config, options.overrides), options.out, options.sources, options.samples,
+            options.step)
 
 
 def _at_least(value: int, least: int, where: str) -> None:

@@ -20,6 +20,7 @@ from omnidali.config import ClipConfig, Config, SourceConfig
 from omnidali.curation.encode import RECIPES, encode_photo, encode_video
 from omnidali.errors import CannotDecode, UserError
 from omnidali.loading.data import open_data
+from omnidali.planning.frames import frames_decoded
 
 _LONGEST = 450  # frames of a file that are looked at
 _SECONDS = 10.0  # of the loader for one source
@@ -172,20 +173,6 @@ def _costs(table: SourceTable, source: SourceConfig, clip: ClipConfig) -> dict[s
             used += len(frames)
     return {**costs, "gop": float(np.median(gops)), "open_ms": float(opening), "frame_ms": float(decoding),
             "amplification": decoded / used}
-
-
-def frames_decoded(wanted: np.ndarray, keyframes: np.ndarray) -> int:
-    """How many frames must be decoded to show ``wanted``, each from the last keyframe on or from where one is.
-
-    >>> frames_decoded(np.array([3, 5, 17]), np.array([0, 8, 16]))
-    8
-    """
-    count, position = 0, -1
-    for frame in np.unique(wanted).tolist():
-        before = keyframes[:np.searchsorted(keyframes, frame, side="right")]
-        begin = max(int(before[-1]) if len(before) else 0, position + 1)
-        count, position = count + frame - begin + 1, frame
-    return count
 
 
 def _video_ms(media: Media) -> tuple[float, float]:

@@ -49,6 +49,20 @@ def sample_test(lengths: np.ndarray, clip_len: int, interval: int, clips: int) -
     return _expand(np.where(lengths > span - 1, offsets, 0), lengths, clip_len, interval)
 
 
+def frames_decoded(wanted: np.ndarray, keyframes: np.ndarray) -> int:
+    """How many frames must be decoded to show ``wanted``, each from the last keyframe on or from where one is.
+
+    >>> frames_decoded(np.array([3, 5, 17]), np.array([0, 8, 16]))
+    8
+    """
+    count, position = 0, -1
+    for frame in np.unique(wanted).tolist():
+        before = keyframes[:np.searchsorted(keyframes, frame, side="right")]
+        begin = max(int(before[-1]) if len(before) else 0, position + 1)
+        count, position = count + frame - begin + 1, frame
+    return count
+
+
 def _expand(offsets: np.ndarray, lengths: np.ndarray, clip_len: int, interval: int) -> np.ndarray:
     frames = offsets[:, :, None] + np.arange(clip_len) * interval
     return (frames.reshape(len(lengths), offsets.shape[1] * clip_len) % lengths).astype(np.int32)

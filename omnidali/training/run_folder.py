@@ -8,18 +8,17 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-
+from omnidali.board import Board
 from omnidali.charts import write_picture
 from omnidali.clips import StepBatch
 from omnidali.config import Config
 from omnidali.environment import describe_environment
 from omnidali.errors import UserError
+from omnidali.loading.pictures import clip_grid, label_text
 from omnidali.models.digest import DIGEST, digest_of
 from omnidali.ranks import Ranks
 from omnidali.settings import dump_config
 from omnidali.training.attempts import Attempts
-from omnidali.training.board import Board
 from omnidali.training.checkpoint import (
     LAST,
     PREVIOUS,
@@ -29,8 +28,8 @@ from omnidali.training.checkpoint import (
     remove_parts,
     save_checkpoint,
 )
-from omnidali.training.pictures import clip_grid
 from omnidali.training.run_lock import RunLock
+from omnidali.writing import write_whole
 
 
 class RunFolder:
@@ -73,8 +72,8 @@ class RunFolder:
         try:
             remove_parts(self.path)
             remove_parts(self._checkpoints)
-            _write_whole(self.path / "config.yaml", dump_config(config))
-            _write_whole(self.path / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
+            write_whole(self.path / "config.yaml", dump_config(config))
+            write_whole(self.path / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
         except OSError as error:
             raise UserError(f"run_dir {self.path}", "a folder that can be written", str(error.strerror or error),
                             "Choose another run_dir or correct its permissions.") from None
@@ -165,7 +164,7 @@ class RunFolder:
                 mine = (group.source == number).nonzero()[:6, 0]
                 if len(mine):
                     self._shown.add(name)
-                    labels = [_title(label, class_names) for label in group.labels[mine]]
+                    labels = [label_text(label, class_names) for label in group.labels[mine]]
                     grid = clip_grid(group.clips[mine], labels)
                     self._show(name, f"clips/{name}", grid, batch.step)
 
@@ -187,13 +186,6 @@ class RunFolder:
         self.close()
 
 
-def _write_whole(path: Path, text: str) -> None:
-    """Replace a small file, or leave it as it is."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
-
-
 def _append(path: Path, data: bytes) -> None:
     """Append all of ``data`` or nothing, so that no line is cut in the middle."""
     with open(path, "ab", buffering=0) as file:
@@ -204,14 +196,6 @@ def _append(path: Path, data: bytes) -> None:
         except OSError:
             file.truncate(size)
             raise
-
-
-def _title(label: torch.Tensor, names: tuple[str, ...]) -> str:
-    """A class name, or the parts of a blended clip."""
-    if label.ndim == 0:
-        return names[int(label)]
-    parts = label.nonzero()[:, 0].tolist()
-    return " + ".join(f"{float(label[part]):.2f} {names[part]}" for part in parts)
 
 
 def _flatten(values: Mapping[str, object], above: str = ""):

@@ -1,0 +1,131 @@
+"""Files of equal bytes and videos of equal names, within and between sources."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+from tqdm import tqdm
+
+from omnidali.catalog.files import FileSpan
+from omnidali.catalog.gate import OK
+from omnidali.catalog.store import CatalogReader, Media
+
+_READERS = 8
+_AHEAD = 4096  # files whose rows are in memory at a time
+_BLOCK = 1 << 20  # bytes that are read at once
+_GLANCE = 4096  # bytes from the middle that are compared before whole files are
+_LIKE_YOUTUBE = re.compile(r"[A-Za-z0-9_-]{11}")
+_KINETICS = re.compile(r"([A-Za-z0-9_-]{11})_\d{6}_\d{6}")
+_COUNTED = re.compile(r"[A-Za-z]*[ _-]*\d*[ _-]*")  # a word, a number, or a word with a number: video_00012
+_TELLING = 6  # characters that a name needs to say anything
+
+
+def find_equal(db: sqlite3.Connection, reader: CatalogReader, sources: Mapping[int, str]) -> list[list[int]]:
+    """Groups of usable files with equal bytes, as sorted catalog ids.
+
+    Sizes are compared first, then a part of the middle, and whole files only where both are equal. Folders of
+    frames are equal where their number of frames and their first, middle and last images are.
+
+    Args:
+        sources: kind by the catalog's number of the source.
+    """
+    records, sizes = [], []
+    for source, kind in sources.items():
+        # folders have a size of their own kind: the number of frames, below 0
+        size = "-frames" if kind == "frames" else "COALESCE(size, bytes)"
+        rows = np.array(db.execute(f"SELECT id, {size} FROM media WHERE source = ? AND state = ?",
+                                   (source, OK)).fetchall(), np.int64).reshape(-1, 2)
+        records.append(rows[:, 0])
+        sizes.append(rows[:, 1])
+    records, sizes = np.concatenate(records), np.concatenate(sizes)
+    _, inverse, counts = np.unique(sizes, return_inverse=True, return_counts=True)
+    shared = counts[inverse] > 1
+    if not shared.any():
+        return []
+    keys = dict(zip(records[shared].tolist(), sizes[shared].tolist()))
+    for title, whole in (("glance", False), ("compare", True)):
+        keys = _sieve(reader, keys, whole, title)
+    groups: dict[object, list[int]] = defaultdict(list)
+    for record, key in keys.items():
+        groups[key].append(record)
+    return [sorted(group) for group in groups.values()]
+
+
+def _sieve(reader: CatalogReader, keys: dict[int, object], whole: bool, title: str) -> dict[int, object]:
+    """Add a digest to every file's key, and keep those whose key another one shares."""
+    digests: dict[int, object] = {}
+    records = sorted(keys)
+    with ThreadPoolExecutor(_READERS) as pool, tqdm(total=len(records), desc=title, unit="file", disable=None) as bar:
+        for first in range(0, len(records), _AHEAD):
+            part = records[first:first + _AHEAD]
+            media = map(reader.media, part)
+            for record, digest in zip(part, pool.map(partial(_digest, whole=whole), media)):
+                if digest is not None:
+                    digests[record] = (keys[record], digest)
+                bar.update()
+    counts: dict[object, int] = defaultdict(int)
+    for key in digests.values():
+        counts[key] += 1
+    return {record: key for record, key in digests.items() if counts[key] > 1}
+
+
+def _digest(media: Media, whole: bool) -> bytes | None:
+    """A digest of a file's bytes, or of a part of them; None for a file that cannot be read."""
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        if os.path.isdir(media.span.path):
+            numbers = sorted({0, media.frames // 2, media.frames - 1}) if whole else [media.frames // 2]
+            for number in numbers:
+                _feed(digest, media.frame(number).span, whole)
+        else:
+            _feed(digest, media.span, whole)
+    except OSError:
+        return None
+    return digest.digest()
+
+
+def _feed(digest, span: FileSpan, whole: bool) -> None:
+    with open(span.path, "rb", buffering=0) as file:
+        size = span.size if span.size is not None else os.fstat(file.fileno()).st_size
+        begin, end = (0, size) if whole else (max(0, size - _GLANCE) // 2, (size + _GLANCE) // 2)
+        for place in range(begin, min(end, size), _BLOCK):
+            digest.update(os.pread(file.fileno(), min(_BLOCK, min(end, size) - place), span.offset + place))
+
+
+def video_id(path: str) -> tuple[str, bool] | None:
+    """What the name of a video says of the video, and whether it looks like an id that no other one has.
+
+    Returns:
+        The stem, of Kinetics' ``id_000010_000020`` the id; None for names that only count.
+
+    >>> video_id("train/dQw4w9WgXcQ_000010_000020.mp4")
+    ('dQw4w9WgXcQ', True)
+    >>> video_id("a/video_00012.mp4") is None
+    True
+    """
+    stem = os.path.splitext(os.path.basename(path.rstrip("/").rpartition(":")[2]))[0]
+    kinetics = _KINETICS.fullmatch(stem)
+    if kinetics:
+        return kinetics[1], True
+    if _COUNTED.fullmatch(stem) or len(stem) < _TELLING:
+        return None
+    return stem, _LIKE_YOUTUBE.fullmatch(stem) is not None
+
+
+def named_videos(db: sqlite3.Connection, source: int, kind: str) -> Iterator[tuple[str, str, bool]]:
+    """Yield (id, path, whether it looks like one) of a source's usable videos; of long ones, the video's own."""
+    path = "CASE WHEN e.video <> '' THEN e.video ELSE m.path END" if kind == "untrimmed" else "m.path"
+    rows = db.execute(f"SELECT DISTINCT {path} FROM entries e JOIN media m ON m.id = e.media"
+                      " WHERE e.source = ? AND m.state = ?", (source, OK))
+    for path, in rows:
+        found = video_id(path)
+        if found:
+            yield found[0], path, found[1]

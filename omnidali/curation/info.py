@@ -1,0 +1,120 @@
+"""What a catalog holds, shown as it is: nothing is probed or built."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from pathlib import Path
+
+from omnidali.catalog.gate import OK
+from omnidali.catalog.integrity import Damaged, damage
+from omnidali.catalog.store import NEW, VERSION, connect
+from omnidali.config import Config
+from omnidali.curation.choosing import all_sources
+from omnidali.curation.findings import printable
+from omnidali.errors import UserError
+from omnidali.loading.data import QUARANTINE
+
+SCORES = "scores"  # the table of teacher scores, where a filter has written one
+_SHOWN = 8  # codecs, sizes and reasons of a source
+_FAULTS = 20  # lines of the quarantine
+
+
+def describe_catalog(path: str | Path, config: Config | None = None) -> dict[str, object]:
+    """Plain values of everything there is to say, for JSON.
+
+    Args:
+        path: the catalog's file. config: names the run folder, whose quarantine is counted (without one: the
+            catalog's folder), and the sources that the catalog should hold.
+
+    Raises:
+        UserError: if there is no catalog, or a damaged one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(str(path), "a catalog", "no file", "Run `omnidali lint` or a training, which make it.")
+    try:
+        db = connect(path, read_only=True)
+        try:
+            tables = {name for name, in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if "sources" not in tables:
+                raise UserError(str(path), "a catalog", "another file of SQLite's", "Check the path.")
+            scores = db.execute(f"SELECT COUNT(*) FROM {SCORES}").fetchone()[0] if SCORES in tables else None
+            sources = [_source(db, row) for row in db.execute(
+                "SELECT id, name, kind, root, format, fingerprint, left_out, unusable FROM sources ORDER BY id")]
+        finally:
+            db.close()
+    except (sqlite3.Error, Damaged, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise damage(path, error) from None
+    known = {source["name"] for source in sources}
+    absent = [name for name in all_sources(config) if name not in known] if config is not None else []
+    quarantine = Path(config.run_dir if config is not None else path.parent, QUARANTINE)
+    return {"catalog": str(path), "version": VERSION, "bytes": path.stat().st_size, "sources": sources,
+            "absent": absent, "scores": scores, "quarantine": _quarantined(quarantine)}
+
+
+def _source(db: sqlite3.Connection, row: tuple) -> dict[str, object]:
+    number, name, kind, root, form, fingerprint, left_out, unusable = row
+
+    def counted(column: str, condition: str = "AND state = 'ok'") -> dict[str, int]:
+        return dict(db.execute(f"SELECT {column}, COUNT(*) FROM media WHERE source = ? {condition} GROUP BY 1"
+                               " ORDER BY 2 DESC, 1", (number,)).fetchall())
+
+    states = counted("state", "")
+    samples, = db.execute("SELECT COALESCE(SUM(LENGTH(data)), 0) / 4 FROM packed WHERE source = ? AND name = 'labels'",
+                          (number,)).fetchone()
+    size, frames = db.execute("SELECT COALESCE(SUM(COALESCE(size, bytes)), 0), COALESCE(SUM(frames), 0) FROM media"
+                              " WHERE source = ? AND state = ?", (number, OK)).fetchone()
+    refused = Counter({state: count for state, count in states.items() if state not in (OK, NEW)})
+    for text in (left_out, unusable):
+        refused.update(json.loads(text or "{}"))
+    return {"name": name, "kind": kind, "root": root, "format": form, "samples": samples,
+            "files": states.get(OK, 0), "not_probed": states.get(NEW, 0), "refused": dict(refused.most_common()),
+            "codecs": counted("codec"), "containers": counted("container"),
+            "sizes": counted("width || 'x' || height"), "bytes": size, "frames": frames, "fingerprint": fingerprint}
+
+
+def _quarantined(path: Path) -> list[dict[str, str]]:
+    """The lines of a quarantine; none where there is no file."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+            rows.append({key: str(row[key]) for key in ("source", "path", "state", "reason")})
+        except (ValueError, KeyError, TypeError):  # cut off by a kill
+            continue
+    return rows
+
+
+def show_catalog(found: dict) -> str:
+    """The values of :func:`describe_catalog` as text."""
+    lines = [f"{found['catalog']}: version {found['version']}, {found['bytes'] / 1e6:,.1f} MB"]
+    for source in found["sources"]:
+        lines += [f"{source['name']}: {source['samples']:,} samples of kind {source['kind']}, read as"
+                  f" {source['format']} below {source['root']}",
+                  f"  {source['files']:,} files, {source['frames']:,} frames, {source['bytes'] / 1e6:,.1f} MB"]
+        if source["not_probed"]:
+            lines.append(f"  {source['not_probed']:,} files are not probed yet: the next start does it")
+        for title in ("refused", "codecs", "containers", "sizes"):
+            values = list(source[title].items())
+            more = [f"{len(values) - _SHOWN} others"] if len(values) > _SHOWN else []
+            if values:
+                lines.append(f"  {title}: " + ", ".join([f"{count:,} {printable(str(name))}"
+                                                         for name, count in values[:_SHOWN]] + more))
+        lines.append(f"  fingerprint: {source['fingerprint'] or 'none, as it is not complete'}")
+    lines += [f"{name}: not in the catalog yet" for name in found["absent"]]
+    lines.append("teacher scores: " + ("none" if found["scores"] is None else f"{found['scores']:,}"))
+    faults = found["quarantine"]
+    lines.append(f"quarantine: {len(faults):,} lines" if faults else "quarantine: nothing")
+    lines += [f"  {fault['source']}: {printable(fault['path'])}: {fault['state']}: {printable(fault['reason'])}"
+              for fault in faults[:_FAULTS]]
+    if len(faults) > _FAULTS:
+        lines.append(f"  and {len(faults) - _FAULTS:,} others")
+    return "\n".join(lines)

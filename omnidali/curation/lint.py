@@ -1,0 +1,246 @@
+"""Look for what is wrong with a config's lists and media, before a training does."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections import Counter
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+
+from omnidali.catalog.build import Summary, build_catalog
+from omnidali.catalog.gate import OK
+from omnidali.catalog.labels import read_class_names
+from omnidali.catalog.store import CatalogReader, SourceTable, connect
+from omnidali.config import EVALUATION, Config, MediaConfig
+from omnidali.curation import findings
+from omnidali.curation.choosing import all_sources, choose_sources
+from omnidali.curation.equal import find_equal, named_videos
+from omnidali.curation.findings import ERROR, WARN, Issues, Verdict, sort_verdicts
+from omnidali.curation.lint_report import write_tables
+from omnidali.curation.listed import check_endings, check_list
+from omnidali.curation.survey import Survey, survey, too_short
+from omnidali.errors import ConfigErrors, UserError
+from omnidali.loading.data import target_names
+from omnidali.writing import writing_to
+
+MISSING = "missing file"  # the state of a file that is not there
+_UNEVEN = 10  # times as many samples in the largest class as in the middle one
+_SLOW = 8  # frames decoded for each that is used
+
+
+def lint(config: Config, out: str | Path | None = None, names: Collection[str] = ()) -> int:
+    """Check sources, print verdicts, the worst first, and write ``report.md``, ``issues.csv``, ``classes.csv`` and
+    ``sources.csv``.
+
+    The catalog is built as a training would; nothing else is changed. A source with errors hides no other one's.
+    Leaks are looked for where the evaluation source is among ``names``.
+
+    Args:
+        out: folder; by default ``lint`` in the run folder. names: of the sources, ``evaluation`` among them; none: all.
+
+    Returns:
+        The number of errors: what would stop a training or spoil its results.
+
+    Raises:
+        UserError: for unknown sources, and a folder that cannot be written.
+    """
+    chosen = choose_sources(config, names)
+    out = Path(out or Path(config.run_dir, "lint"))
+    with writing_to(out), Issues(out / "issues.csv") as issues:
+        check = _Check(config, chosen, issues)
+        surveys, verdicts = check.run()
+        write_tables(out, surveys, verdicts, check.class_names)
+    print(*verdicts, sep="\n")
+    counts = Counter(verdict.level for verdict in verdicts)
+    print(f"{counts[ERROR]} errors, {counts[WARN]} warnings: {out / 'report.md'}")
+    return counts[ERROR]
+
+
+class _Check:
+    """One look at the sources ``chosen`` of a config.
+
+    Attributes:
+        class_names: as far as they are known. tables: of the sources that can be used.
+    """
+
+    def __init__(self, config: Config, chosen: list[str], issues: Issues):
+        self._config, self._issues = config, issues
+        self._sources = {name: source for name, source in all_sources(config).items() if name in chosen}
+        self._root = Path(config.data_root)
+        self.class_names: tuple[str, ...] = ()
+        self.tables: dict[str, SourceTable] = {}
+
+    def run(self) -> tuple[list[Survey], list[Verdict]]:
+        """Everything there is to say."""
+        verdicts, surveys, names, unnamed = [], [], None, []
+        try:
+            names = read_class_names(self._root / self._config.classes) if self._config.classes else \
+                target_names(self._config, self._root)
+        except UserError as error:  # numbers are labels without names, too
+            unnamed = _told("classes", error)
+        reader = CatalogReader(self._config.catalog_path)
+        for name, source in self._sources.items():
+            try:
+                check_endings(name, source, self._root, self._issues)
+                if check_list(name, source, self._root, names, self._issues, words_are_fine=bool(unnamed)):
+                    summary, = build_catalog(self._config.catalog_path, {name: source}, self._root, names)
+                    print(summary, flush=True)
+                    self.tables[name] = reader.table(name)
+                    self._unusable(summary)
+            except UserError as error:
+                verdicts += _told(name, error)
+        told = {verdict.found for verdict in verdicts}  # the target's list may be what the names come from
+        verdicts += [verdict for verdict in unnamed if verdict.found not in told]
+        if self.tables:
+            db = connect(self._config.catalog_path, read_only=True)
+            try:
+                numbers = dict(db.execute("SELECT name, id FROM sources"))
+                for name in self.tables:
+                    self._files(db, numbers[name], name)
+                self._name_classes(names)
+                for name, table in self.tables.items():
+                    self._short(table, self._sources[name])
+                    surveys.append(survey(db, numbers[name], table, self._sources[name], self._config.clip,
+                                          len(self.class_names), self._config.seed, name != EVALUATION))
+                self._equal(db, reader, numbers)
+                self._named(db, numbers)
+            finally:
+                db.close()
+        for name in self._sources:
+            verdicts += self._issues.verdicts(name)
+        for found in surveys:
+            verdicts += self._balance(found) + self._cost(found)
+        return surveys, sort_verdicts(verdicts + self._good(verdicts))
+
+    def _name_classes(self, names: list[str] | None) -> None:
+        """Class names, or numbers; labels that no training source has are errors of the evaluation."""
+        for table in self.tables.values():
+            for row in np.flatnonzero(table.labels < 0).tolist():
+                self._issues.add(table.name, self._path(table, row), "label", "in no class folder")
+        self.tables = {name: table for name, table in self.tables.items() if (table.labels >= 0).all()}
+        training = [table for name, table in self.tables.items() if name != EVALUATION] or list(self.tables.values())
+        count = len(names) if names else 1 + max((int(table.labels.max()) for table in training), default=-1)
+        held_out = self.tables.get(EVALUATION)
+        if held_out is not None and (held_out.labels >= count).any():
+            for row in np.flatnonzero(held_out.labels >= count).tolist():
+                self._issues.add(EVALUATION, self._path(held_out, row), "label",
+                                 f"label {held_out.labels[row]}; the training sources have {count} classes")
+            del self.tables[EVALUATION]
+        self.class_names = tuple(names or map(str, range(count)))
+
+    def _unusable(self, summary: Summary) -> None:
+        """What the list's reading left out, without a file that is to blame."""
+        for reason, count in summary.refused.items():
+            if reason not in summary.examples:
+                self._issues.add(summary.name, "", "left out", f"{count:,} {reason}", count)
+
+    def _files(self, db: sqlite3.Connection, number: int, name: str) -> None:
+        """Files that are refused, and those that stand under several labels."""
+        for path, state in db.execute("SELECT path, state FROM media WHERE source = ? AND state <> ? ORDER BY id",
+                                      (number, OK)):
+            self._issues.add(name, path, "missing" if state == MISSING else "refused", state)
+        for path, labels in db.execute(
+                "SELECT m.path, GROUP_CONCAT(DISTINCT e.label) FROM entries e JOIN media m ON m.id = e.media"
+                " WHERE e.source = ? GROUP BY e.media, e.unit, e.first, e.last HAVING COUNT(DISTINCT e.label) > 1",
+                (number,)):
+            self._issues.add(name, path, "two labels", f"labels {labels.replace(',', ' and ')}")
+
+    def _short(self, table: SourceTable, source: MediaConfig) -> None:
+        if source.pieces == "one_positive_rest_negative":  # each segment comes from a piece of its own
+            return
+        views = self._config.evaluation.validation if table.name == EVALUATION else None
+        for row in too_short(table, self._config.clip, views).tolist():
+            piece = row if table.starts is None else int(table.starts[row])
+            self._issues.add(table.name, self._path(table, row), "too short", f"{table.frames[piece]} frames")
+
+    def _path(self, table: SourceTable, row: int) -> str:
+        """The file that a row begins with, as lists name it."""
+        root = os.path.realpath(self._root / self._sources[table.name].root)
+        return os.path.relpath(table.media(table.first_record(row)).path, root)
+
+    def _equal(self, db: sqlite3.Connection, reader: CatalogReader, numbers: dict[str, int]) -> None:
+        """Leaks, contradictions and copies by content."""
+        name_of = {numbers[name]: name for name in self.tables}
+        for group in find_equal(db, reader, {number: self._sources[name].kind for number, name in name_of.items()}):
+            rows = db.execute("SELECT m.source, m.path, MIN(e.label), MAX(e.label) FROM media m JOIN entries e"
+                              " ON e.media = m.id WHERE m.id IN (SELECT value FROM json_each(?)) GROUP BY m.id",
+                              (json.dumps(group),)).fetchall()
+            files = [(name_of[source], path, {low, high}) for source, path, low, high in rows]
+            held_out = next((path for name, path, _ in files if name == EVALUATION), None)
+            rest = [file for file in files if file[0] != EVALUATION]
+            # a long video may show several classes
+            labels = set().union(*(labels for name, _, labels in rest if self._sources[name].kind != "untrimmed"))
+            firsts: dict[str, str] = {}  # file of the group that a source has first
+            for name, path, _ in rest:
+                if held_out is not None:
+                    self._issues.add(name, path, "leak by content", f"equals {held_out}")
+                if firsts and len(labels) > 1:
+                    self._issues.add(name, path, "two labels", f"equals {rest[0][1]} of {rest[0][0]}, labels "
+                                     + " and ".join(map(str, sorted(labels))))
+                elif name in firsts:
+                    self._issues.add(name, path, "copy", f"equals {firsts[name]}")
+                firsts.setdefault(name, path)
+
+    def _named(self, db: sqlite3.Connection, numbers: dict[str, int]) -> None:
+        """Leaks by the ids and names of videos."""
+        if EVALUATION not in self.tables or self._sources[EVALUATION].kind == "image":
+            return
+        held_out = {found: path for found, path, _ in named_videos(db, numbers[EVALUATION],
+                                                                   self._sources[EVALUATION].kind)}
+        for name in self.tables:
+            if name == EVALUATION or self._sources[name].kind == "image":
+                continue
+            for found, path, is_id in named_videos(db, numbers[name], self._sources[name].kind):
+                if found in held_out:
+                    self._issues.add(name, path, "leak by video id" if is_id else "same name",
+                                     f"{found}, as {held_out[found]}")
+
+    def _balance(self, found: Survey) -> list[Verdict]:
+        verdicts, counts = [], found.classes
+        empty = [self.class_names[number] for number in np.flatnonzero(counts == 0)]
+        if empty:
+            shown = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
+            verdicts.append(Verdict(WARN, found.name, f"{len(empty)} of {len(counts)} classes have no sample ({shown})",
+                                    "Add some, or leave it to other sources."))
+        middle, most = float(np.median(counts[counts > 0])), int(counts.max())
+        source = self._sources[found.name]
+        if found.name != EVALUATION and most > _UNEVEN * middle and source.resample is None:
+            verdicts.append(Verdict(WARN, found.name, f"the largest class has {most:,} samples, the middle one"
+                                    f" {middle:g}", "Set resample, such as {power: 0.2}."))
+        return verdicts
+
+    def _cost(self, found: Survey) -> list[Verdict]:
+        verdicts = []
+        if found.decoded is not None and found.decoded >= _SLOW:
+            verdicts.append(Verdict(WARN, found.name, f"{found.decoded:.1f} frames are decoded for each that is used,"
+                                    f" as keyframes are up to {found.gops[2]:g} frames apart",
+                                    "Measure with `omnidali bench advise` whether a training copy helps."))
+        size = self._config.clip.size
+        if found.short_sides[1] < size:
+            verdicts.append(Verdict(WARN, found.name, f"half of the files have a short side of {found.short_sides[1]:g}"
+                                    f" or less, which is scaled up to {size} pixels", "Lower clip.size if that is not"
+                                    " wanted."))
+        return verdicts
+
+    def _good(self, verdicts: list[Verdict]) -> list[Verdict]:
+        """A line for each source without an error or a warning, and one for each look that found no leak."""
+        good, troubled = [], {verdict.source for verdict in verdicts}
+        for name, table in self.tables.items():
+            if name not in troubled:
+                good.append(Verdict(findings.OK, name, f"{len(table):,} samples, and nothing wrong with them",
+                                    "Nothing is to be done."))
+        leaks = sum(count for (_, problem), count in self._issues.counts.items() if problem.startswith("leak"))
+        if EVALUATION in self.tables and len(self.tables) > 1 and not leaks:
+            good.append(Verdict(findings.OK, EVALUATION, "no file or video of it is in the training sources",
+                                "For near copies run `omnidali dedup`."))
+        return good
+
+
+def _told(source: str, error: UserError) -> list[Verdict]:
+    """An error that would stop a training, in its own words."""
+    errors = error.errors if isinstance(error, ConfigErrors) else (error,)
+    return [Verdict(ERROR, source, str(one).rstrip("."), "") for one in errors]
