@@ -63,7 +63,7 @@ def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True,
         if config.classes:
             names = read_class_names(root / config.classes)
         elif names is None:
-            names = _target_names(config, root)
+            names = target_names(config, root)
         return names, [str(summary) for summary in build_catalog(config.catalog_path, sources, root, names)]
 
     names, summary = ranks.on_main(build)
@@ -133,7 +133,7 @@ def rank_options(config: Config, ranks: Ranks) -> dict[str, object]:
             "device": ranks.device, "rank": ranks.rank, "world": ranks.world}
 
 
-def _target_names(config: Config, root: Path) -> list[str] | None:
+def target_names(config: Config, root: Path) -> list[str] | None:
     """Class names that the target itself gives, as folders or in its list; None where its labels are numbers.
 
     Raises:
