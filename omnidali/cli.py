@@ -231,6 +231,10 @@ def _cut(options: argparse.Namespace) -> int:
     done = cut(config, options.out, options.sources, options.pieces, options.exact, options.workers)
     for row in done.failed if done.stops else done.failed[:10]:
         print(f"failed: {row['video']}, piece {row['index']}: {row['problem']}", file=sys.stderr)
+    early = [row["early"] for row in done.rows if row["bytes_out"]]
+    if max(early) > 0:
+        print(f"files begin {sum(early) / len(early):.1f} s before their pieces in the mean, {max(early):.1f} s at"
+              " most, where keyframes lie; --exact begins with the pieces")
     print(f"{len(done.rows) - len(done.failed):,} pieces cut, {len(done.failed):,} failed: {done.out / CUTS},"
           f" {done.out / REPORT}\ntrain on them: train.py --config {done.out / 'config.yaml'}")
     return 1 if done.stops else 0

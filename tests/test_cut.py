@@ -347,6 +347,20 @@ def test_only_what_changed_is_cut_again(tmp_path, monkeypatch):
     assert [item["num_clips"] for item in json.loads((tmp_path / "out/v.json").read_text())] == [2] * 4
 
 
+def test_pieces_that_are_wanted(world, tmp_path, capsys):
+    run = command(world, tmp_path, "--sources", "listed", "--pieces", "positive")
+    assert cli.main(run) == 0
+    files = sorted(path.name for path in (tmp_path / "out/listed/13").iterdir())
+    assert files == ["part_0.mp4", "part_2.mp4"] and not (tmp_path / "out/shown").exists()
+    assert load_config(tmp_path / "out/config.yaml").sources["listed"].pieces == "positive"  # there are no others
+    assert "files begin" in capsys.readouterr().out
+    assert cli.main([*command(world, tmp_path, "--sources", "shown", "--pieces", "all")]) == 0
+    assert len(list((tmp_path / "out/shown/13").iterdir())) == 4
+    config = load_config(tmp_path / "out/config.yaml")
+    assert config.sources["shown"].pieces == "positive" and config.sources["listed"].root == "long"
+    assert open_data(config).tables[3].positives.tolist() == [1, 2]
+
+
 @pytest.mark.parametrize("more, told", [
     (["--sources", "nobody"], "--sources: expected some of"),
     (["--sources", "parts"], "sources.parts: expected videos that are cut in time, got pieces that are files already"),
