@@ -98,11 +98,15 @@ def cut(config: Config, out: str | Path, names: Collection[str] = (), pieces: st
 
 def _run(pieces: list[Piece], out: Path, exact: bool, workers: int) -> dict[str, dict]:
     """Cut what the journal does not know; returns the journal's entry of every piece."""
-    known, journal, todo = read_journal(out / JOURNAL), {}, {}
+    known, journal, todo, originals = read_journal(out / JOURNAL), {}, {}, {}
     for piece in pieces:
-        row, original = known.pop(piece.path, None), piece.table.media(piece.record).span.path
-        if row and row["bytes_out"] and row["made"] == _made(piece, exact) and row["video"] == original \
-                and row["original"] == stamp(original) and (stamp(out / piece.path) or [0])[0] == row["bytes_out"]:
+        row, key = known.pop(piece.path, None), (piece.table.name, piece.record)
+        if key not in originals:  # asked once a video: its row of the catalog may be large
+            path = piece.table.media(piece.record).span.path
+            originals[key] = path, stamp(path)
+        if row and row["bytes_out"] and row["made"] == _made(piece, exact) and \
+                (row["video"], row["original"]) == originals[key] and \
+                (stamp(out / piece.path) or [0])[0] == row["bytes_out"]:
             journal[piece.path] = {**row, "shows_class": piece.positive}
         else:
             todo[piece.path] = piece
@@ -169,7 +173,8 @@ def _write_lists(config: Config, root: Path, out: Path, sources: dict[str, Sourc
     if not classes and class_names:  # the new lists have numbers
         classes = str(out / "classes.txt")
         write_whole(Path(classes), "\n".join(class_names) + "\n")
-    made = replace(config, data_root=str(root), run_dir=str(out / "run"), catalog=str(out / "catalog.sqlite"),
+    catalog = os.path.abspath(config.catalog) if config.catalog else str(out / "catalog.sqlite")
+    made = replace(config, data_root=str(root), run_dir=str(out / "run"), catalog=catalog,
                    classes=classes, sources=MappingProxyType({**config.sources, **cut_sources}))
     write_whole(out / "config.yaml", dump_config(made))
 
