@@ -112,6 +112,20 @@ def main(arguments: list[str] | None = None) -> int:
                          help="settings of the config")
     preview.set_defaults(story=_preview)
 
+    cut = commands.add_parser("cut", help="make a file of every piece of the long videos; training needs none")
+    cut.add_argument("--config", required=True, help="YAML file")
+    cut.add_argument("--out", required=True, help="folder for files, lists and config.yaml; a second start goes on")
+    cut.add_argument("--sources", nargs="+", default=[], metavar="NAME",
+                     help="only these (default: all of kind untrimmed whose pieces are no files yet)")
+    cut.add_argument("--pieces", choices=("positive", "all"),
+                     help="those that show their class, or all (default: what the source's own `pieces` uses)")
+    cut.add_argument("--exact", action="store_true", help="encode anew, frame by frame (default: copy the packets from"
+                     " the keyframe before a piece on); audio is left out in either case")
+    cut.add_argument("--workers", type=int, default=0, help="files at a time (default: the cores)")
+    cut.add_argument("--set", dest="overrides", nargs="+", default=[], metavar="key.path=value",
+                     help="settings of the config")
+    cut.set_defaults(story=_cut)
+
     ablate = commands.add_parser("ablate", help="train with the target alone, with each group of sources, with all")
     ablate.add_argument("--config", required=True, help="YAML file; its first source is the target")
     ablate.add_argument("--out", default="ablation", help="folder for everything (default: %(default)s)")
@@ -260,6 +274,23 @@ def _preview(options: argparse.Namespace) -> None:
     _at_least(options.step, 0, "--step")
     preview(load_config(options.config, options.overrides), options.out, options.sources, options.samples,
             options.step)
+
+
+def _cut(options: argparse.Namespace) -> int:
+    from omnidali.curation.cut import CUTS, REPORT, cut
+    from omnidali.settings import load_config
+    _at_least(options.workers, 0, "--workers")
+    config = load_config(options.config, options.overrides)
+    done = cut(config, options.out, options.sources, options.pieces, options.exact, options.workers)
+    for row in done.failed if done.stops else done.failed[:10]:
+        print(f"failed: {row['video']}, piece {row['index']}: {row['problem']}", file=sys.stderr)
+    early = [row["early"] for row in done.rows if row["bytes_out"]]
+    if max(early) > 0:
+        print(f"files begin {sum(early) / len(early):.1f} s before their pieces in the mean, {max(early):.1f} s at"
+              " most, where keyframes lie; --exact begins with the pieces")
+    print(f"{len(done.rows) - len(done.failed):,} pieces cut, {len(done.failed):,} failed: {done.out / CUTS},"
+          f" {done.out / REPORT}\ntrain on them: train.py --config {done.out / 'config.yaml'}")
+    return 1 if done.stops else 0
 
 
 def _at_least(value: int, least: int, where: str) -> None:

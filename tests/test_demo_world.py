@@ -18,7 +18,7 @@ from omnidali.errors import UserError
 def small(tmp_path_factory):
     """A world with every seventh item, so that all codecs come up."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(world, "_PART_SECONDS", 1)
+    patch.setattr(world, "PART_SECONDS", 1)
     folder = tmp_path_factory.mktemp("world")
     items = {name: group[::7] for name, group in plan_items(3).items()}
     patch.setattr(world, "ProcessPoolExecutor", InProcess)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -79,13 +80,14 @@ def scaled_size(width: int, height: int, short_side: int, even: bool = False) ->
     return tuple(max(unit, int(side * scale / unit + (0.5 if scale < 1 else 0)) * unit) for side in (width, height))
 
 
-def encode_video(media: Media, path: Path, recipe: Recipe, short_side: int, limit: int | None = None) -> int:
+def encode_video(media: Media, path: Path, recipe: Recipe, short_side: int, limit: int | None = None,
+                 first: int = 0) -> int:
     """Write every frame of a video, in presentation order and with its distance from the first, as MP4.
 
     A frame that the source does not give is replaced by the next one that it gives.
 
     Args:
-        limit: how many frames at most.
+        limit: how many frames at most. first: the frame to begin with, which counts as the first.
 
     Returns:
         How many frames were replaced.
@@ -94,9 +96,9 @@ def encode_video(media: Media, path: Path, recipe: Recipe, short_side: int, limi
         CannotDecode: if less than half of the frames come out, or the copy is not as it must be.
         OSError, av.FFmpegError: if the copy cannot be written.
     """
-    count = min(media.frames, limit or media.frames)
+    count = min(media.frames - first, limit or media.frames)
     width, height = scaled_size(media.width, media.height, short_side, even=True)
-    seconds, ticks, tick = _timing(media, count)
+    seconds, ticks, tick = _timing(media, count, first)
     replaced = 0
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as copy:
         stream = copy.add_stream("libx264", rate=_RATE, options=recipe.options)
@@ -110,7 +112,7 @@ def encode_video(media: Media, path: Path, recipe: Recipe, short_side: int, limi
                 packet.time_base = tick
                 copy.mux(packet)
 
-        for number, picture in enumerate(pictures(media, width, height, count)):
+        for number, picture in enumerate(pictures(media, width, height, count, first)):
             if number == 0:
                 encoder.colorspace = _BT709 if picture.bt709 else _UNSPECIFIED
             replaced += not picture.came
@@ -124,16 +126,17 @@ def encode_video(media: Media, path: Path, recipe: Recipe, short_side: int, limi
     return replaced
 
 
-def pictures(media: Media, width: int, height: int, count: int) -> Iterator[Picture]:
-    """The first ``count`` frames in presentation order, upright and scaled to (width, height), limited range.
+def pictures(media: Media, width: int, height: int, count: int, first: int = 0) -> Iterator[Picture]:
+    """``count`` frames from ``first`` on in presentation order, upright and scaled to (width, height), limited range.
 
     Raises:
         CannotDecode: if the file cannot be read, or gives no frame.
     """
-    times, turns, number, last = media.frame_times, media.rotation // 90, 0, None
+    times, turns, number, last = media.frame_times, media.rotation // 90, first, None
+    end = first + count
     coded = (height, width) if turns % 2 else (width, height)
     upright = (media.height, media.width) if turns % 2 else (media.width, media.height)
-    for frame in _decoded(media):
+    for frame in _decoded(media, first):
         index = number if times is None else _place(times, number, frame.pts)
         if index is None or (frame.width, frame.height) != upright:
             continue
@@ -144,16 +147,16 @@ def pictures(media: Media, width: int, height: int, count: int) -> Iterator[Pict
                                src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
                                dst_color_range=ColorRange.MPEG)
         last = Picture(_turned(small.to_ndarray(), turns), bt709, True)
-        for _ in range(number, min(index, count)):
+        for _ in range(number, min(index, end)):
             yield last._replace(came=False)
-        if index < count:
+        if index < end:
             yield last
         number = index + 1
-        if number >= count:
+        if number >= end:
             return
     if last is None:
         raise CannotDecode("no frame comes out")
-    for _ in range(number, count):
+    for _ in range(number, end):
         yield last._replace(came=False)
 
 
@@ -183,20 +186,40 @@ def encode_photo(media: Media, path: Path, short_side: int) -> None:
     path.write_bytes(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes())
 
 
-def _decoded(media: Media) -> Iterator[av.VideoFrame]:
-    """Frames in presentation order; packets that do not decode give none."""
+def _decoded(media: Media, first: int = 0) -> Iterator[av.VideoFrame]:
+    """Frames in presentation order from the keyframe before ``first`` on; packets that do not decode give none.
+
+    Where a file has no timestamps, which frame it is can only be counted: they begin with ``first`` itself.
+    """
+    times, keys = media.frame_times, unpack_numbers(media.keyframes)
+    key = int(keys[max(0, np.searchsorted(keys, first, side="right") - 1)]) if first and len(keys) else 0
     try:
-        with open_video(media.span, media.container) as container:
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
-            for packet in container.demux(stream):
-                try:
-                    frames = packet.decode()
-                except av.FFmpegError:
-                    continue
-                yield from frames
+        for start in (times[key], None) if 0 < key <= first and times is not None else (None,):
+            with open_video(media.span, media.container) as container:
+                stream = container.streams.video[0]
+                stream.codec_context.thread_count = 1
+                if start is not None:
+                    container.seek(int(start), stream=stream)
+                frames = _all_frames(container, stream)
+                if start is None:
+                    yield from itertools.islice(frames, first if times is None else 0, None)
+                    return
+                head = next(frames, None)
+                if head is not None and head.pts is not None and head.pts <= times[first]:  # it did not land too late
+                    yield head
+                    yield from frames
+                    return
     except (av.FFmpegError, OSError, ValueError, IndexError) as error:
         raise CannotDecode(str(getattr(error, "strerror", None) or error)) from None
+
+
+def _all_frames(container, stream) -> Iterator[av.VideoFrame]:
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            continue
+        yield from frames
 
 
 def _place(times: np.ndarray, number: int, pts: int | None) -> int | None:
@@ -218,8 +241,8 @@ def _turned(planes: np.ndarray, turns: int) -> np.ndarray:
     return np.concatenate([plane.reshape(-1) for plane in turned]).reshape(-1, turned[0].shape[1])
 
 
-def _timing(media: Media, count: int) -> tuple[np.ndarray, np.ndarray, Fraction]:
-    """Seconds of the frames from the first on, and the same in rising ticks of the returned length.
+def _timing(media: Media, count: int, first: int = 0) -> tuple[np.ndarray, np.ndarray, Fraction]:
+    """Seconds of ``count`` frames from ``first`` on, which is at 0, and the same in rising ticks of the last value.
 
     MP4 needs every timestamp above the one before: equal ones are put about a microsecond apart.
     """
@@ -231,8 +254,8 @@ def _timing(media: Media, count: int) -> tuple[np.ndarray, np.ndarray, Fraction]
         raise CannotDecode(str(getattr(error, "strerror", None) or error)) from None
     times = media.frame_times
     if times is None:
-        times, tick = np.arange(count), 1 / Fraction(rate)
-    times = times[:count] - times[0]
+        times, tick = np.arange(first + count), 1 / Fraction(rate)
+    times = times[first:first + count] - times[first]
     repeats = np.arange(count) - np.searchsorted(times, times)
     factor = max(int(repeats.max()) + 1, round(tick / _FINE)) if repeats.any() else 1
     return times * float(tick), times * factor + repeats, tick / factor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -56,14 +56,7 @@ def lay_out(config: Config, names: Collection[str], out: str | Path) -> Layout:
         if name not in sources:
             raise UserError("--sources", f"some of {', '.join(sources)}", name, "Correct the name.")
     roots = {name: os.path.realpath(data_root / sources[name].root) for name in names}
-    target = os.path.realpath(out)
-    for where, folder in {"data_root": str(data_root), **{key_of(n): root for n, root in roots.items()}}.items():
-        if _inside(target, os.path.realpath(folder)):
-            raise UserError("--out", f"a folder outside of {where}, {folder}", str(out), "Choose another one.")
-    for name, root in roots.items():
-        if _inside(root, target):
-            raise UserError("--out", f"a folder that does not hold the originals of {key_of(name)}, {root}", str(out),
-                            "Choose another one.")
+    keep_apart(out, roots, {"data_root": str(data_root)})
     layout = Layout(out, config)
     copied = {}
     for name, source in sources.items():
@@ -86,6 +79,25 @@ def lay_out(config: Config, names: Collection[str], out: str | Path) -> Layout:
                             catalog=str(out / "catalog.sqlite"), run_dir=str(out / run) if run else config.run_dir,
                             classes=config.classes and _take(layout, data_root, config.classes, "classes"))
     return layout
+
+
+def keep_apart(out: Path, roots: Mapping[str, str], others: Mapping[str, str] = {}) -> None:
+    """Refuse to write where originals lie, or around them.
+
+    Args:
+        roots: real paths of the sources' folders. others: more folders that ``out`` may hold, but not lie in, by name.
+
+    Raises:
+        UserError: naming --out.
+    """
+    target = os.path.realpath(out)
+    for where, folder in {**others, **{key_of(name): root for name, root in roots.items()}}.items():
+        if _inside(target, os.path.realpath(folder)):
+            raise UserError("--out", f"a folder outside of {where}, {folder}", str(out), "Choose another one.")
+    for name, root in roots.items():
+        if _inside(root, target):
+            raise UserError("--out", f"a folder that does not hold the originals of {key_of(name)}, {root}", str(out),
+                            "Choose another one.")
 
 
 def _files_of(source: MediaConfig) -> list[tuple[str, str]]:

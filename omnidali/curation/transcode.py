@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import errno
-import itertools
 import json
 import os
 import shutil
 import sys
 import tarfile
 from collections.abc import Collection
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +19,15 @@ from omnidali.catalog.folders import class_folders
 from omnidali.catalog.store import CatalogReader, Media, SourceTable
 from omnidali.config import Config
 from omnidali.curation.encode import JPEG_QUALITY, RECIPES, Recipe, encode_photo, encode_video
+from omnidali.curation.journal import (
+    cannot_write,
+    check_folder,
+    is_of_the_disk,
+    read_journal,
+    run_ahead,
+    stamp,
+    start_journal,
+)
 from omnidali.curation.layout import Layout, lay_out
 from omnidali.errors import CannotDecode, UserError
 from omnidali.loading.data import open_data
@@ -29,8 +35,6 @@ from omnidali.settings import dump_config
 
 JOURNAL = "transcode.jsonl"
 _UNFINISHED = ".transcode"  # folder in the copy for files that are being written; same disk, so they are renamed
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-_DENIED = {errno.EACCES, errno.EPERM, errno.EIO}  # of the copy; an original that is denied is a failed file
 
 
 @dataclass
@@ -82,9 +86,7 @@ def transcode(config: Config, out: str | Path, recipe: str = "fast", names: Coll
     units = find_units(layout, tables)
     unfinished = layout.out / _UNFINISHED
     try:
-        layout.out.mkdir(parents=True, exist_ok=True)
-        if any(layout.out.iterdir()) and not (unfinished.exists() or (layout.out / JOURNAL).exists()):
-            raise UserError("--out", "an empty folder or an earlier copy", f"other files in {out}", "Choose another.")
+        check_folder(layout.out, JOURNAL, _UNFINISHED)
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
         for original, copy in layout.files.items():
@@ -99,9 +101,7 @@ def transcode(config: Config, out: str | Path, recipe: str = "fast", names: Coll
         _refuse_many_failures(journal, units, layout.out)
         (layout.out / "config.yaml").write_text(dump_config(layout.config), encoding="utf-8")
     except (OSError, av.FFmpegError) as error:
-        raise UserError(str(getattr(error, "filename", None) or layout.out), "a folder that can be written",
-                        str(getattr(error, "strerror", None) or error),
-                        "Make room or choose another --out; a second start goes on where this one stopped.") from None
+        raise cannot_write(error, layout.out) from None
     open_data(layout.config)
     copied = CatalogReader(layout.config.catalog_path)
     rows, lost = {name: [] for name in tables}, {name: [] for name in tables}
@@ -146,46 +146,37 @@ def find_units(layout: Layout, tables: dict[str, SourceTable]) -> list[Unit]:
 
 def _run(units: list[Unit], out: Path, recipe: Recipe, short_side: int, workers: int) -> dict[str, dict]:
     """Copy what the journal does not know, a few units ahead; returns the journal's entry of every unit."""
-    known = _read_journal(out / JOURNAL)
+    known = read_journal(out / JOURNAL)
     journal, todo = {}, []
     for unit in units:
         row = known.pop(_key(unit, out), None)  # what remains is of sources that are not copied this time
-        if row and row["bytes_out"] and row["original"] == _stamp(unit.original) and _lies(unit, row["bytes_out"]) \
+        if row and row["bytes_out"] and row["original"] == stamp(unit.original) and _lies(unit, row["bytes_out"]) \
                 and row["made"] == _made(unit, recipe, short_side):
             journal[row["path"]] = row
         else:
             todo.append(unit)
-    part = out / _UNFINISHED / JOURNAL
-    part.write_text("".join(json.dumps(row) + "\n" for row in (*known.values(), *journal.values())), encoding="utf-8")
-    os.replace(part, out / JOURNAL)
+    start_journal(out / JOURNAL, out / _UNFINISHED / JOURNAL, (*known.values(), *journal.values()))
     if journal:
         print(f"{len(journal):,} of {len(units):,} files lie there already", flush=True)
-    waiting, running = iter(todo), set()
-    with open(out / JOURNAL, "a", encoding="utf-8") as file, ThreadPoolExecutor(workers) as pool, \
+    with open(out / JOURNAL, "a", encoding="utf-8") as file, \
             tqdm(total=sum(unit.frames for unit in todo), desc="transcode", unit="frame", unit_scale=True,
                  file=sys.stderr, mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:
-        try:
-            while True:
-                for unit in itertools.islice(waiting, 2 * workers - len(running)):
-                    running.add(pool.submit(_copy, unit, out, recipe, short_side))
-                if not running:
-                    return journal
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    unit, row = future.result()
-                    journal[row["path"]] = row
-                    file.write(json.dumps(row) + "\n")
-                    file.flush()
-                    bar.update(unit.frames)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # of those that run, each finishes its file
-            raise
+
+        def done(copied: tuple[Unit, dict]) -> None:
+            unit, row = copied
+            journal[row["path"]] = row
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            bar.update(unit.frames)
+
+        run_ahead(lambda unit: _copy(unit, out, recipe, short_side), todo, workers, done)
+    return journal
 
 
 def _copy(unit: Unit, out: Path, recipe: Recipe, short_side: int) -> tuple[Unit, dict]:
     """Write one unit and rename it into its place; returns the journal's entry."""
     part = out / _UNFINISHED / f"{unit.table.name}-{unit.records[0]}"
-    row = {"path": _key(unit, out), "original": _stamp(unit.original), "made": _made(unit, recipe, short_side),
+    row = {"path": _key(unit, out), "original": stamp(unit.original), "made": _made(unit, recipe, short_side),
            "files": len(unit.records), "frames": unit.frames, "replaced": 0, "bytes_in": 0, "bytes_out": 0,
            "failed": []}
     media = unit.table.media(unit.records[0])
@@ -202,8 +193,7 @@ def _copy(unit: Unit, out: Path, recipe: Recipe, short_side: int) -> tuple[Unit,
         os.replace(part, unit.copy)
     except (CannotDecode, av.FFmpegError, OSError, OverflowError) as error:
         part.unlink(missing_ok=True)
-        number, file = getattr(error, "errno", None), getattr(error, "filename", None)
-        if number in _DISK or (number in _DENIED and str(file or out).startswith(str(out))):
+        if is_of_the_disk(error, out):
             raise
         if unit.table.kind != "frames":
             unit.copy.unlink(missing_ok=True)
@@ -269,15 +259,6 @@ def _made(unit: Unit, recipe: Recipe, short_side: int) -> str:
     return f"{how}, short side {short_side}"
 
 
-def _stamp(path: str) -> list[int] | None:
-    """Size and time of an original; None where it is gone."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]
-
-
 def _lies(unit: Unit, size: int) -> bool:
     """Whether the copy is there, and as long as it was."""
     if unit.table.kind == "frames":
@@ -287,15 +268,3 @@ def _lies(unit: Unit, size: int) -> bool:
 
 def _key(unit: Unit, out: Path) -> str:
     return os.path.relpath(unit.copy, out)
-
-
-def _read_journal(path: Path) -> dict[str, dict]:
-    """The last entry of every unit; a line cut off by a kill counts as not there."""
-    rows = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-            rows[row["path"]] = row
-        except (ValueError, KeyError, TypeError):
-            continue
-    return rows

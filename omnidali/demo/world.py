@@ -61,7 +61,9 @@ DEMO = (
     Collection("insvideo_{n}", "clip", "{label:03d}/{tag}", 8, (_X264, _VP9, _X265), noise=0.25),
     Collection("kinetics_raw_{n}_train", "untrimmed", "pref{first}/{id}", 2),
 )
-_PARTS, _PART_SECONDS = 6, 4  # a long video is 24 s; the release cuts at 10 s
+LONG_VIDEOS = DEMO[-1].name.format(n=len(ACTIONS))  # the folder of the long videos
+PARTS, PART_SECONDS = 6, 4  # a long video is 24 s; the release cuts at 10 s
+WHOLE, TRUTH = "whole.mp4", "truth.json"  # a long video, beside its parts; what is planted
 _TEACHER_ERROR = 0.1  # share of the planted noise that the released, filtered lists still hold
 
 
@@ -82,16 +84,17 @@ def make_world(folder: str | Path, seed: int = 0, progress: bool = True) -> Path
     """Write the demo world.
 
     Args:
-        folder: made if missing; a complete world of the same seed in it is kept.
+        folder: made if missing; a complete world of the same seed in it is kept, and gets the lists that it lacks.
 
     Raises:
         UserError: if the folder holds something else or cannot be written.
     """
     folder = Path(folder)
-    stamp = {"seed": seed, "definition": repr((DEMO, ACTIONS, _PARTS, _PART_SECONDS, _TEACHER_ERROR))}
+    stamp = {"seed": seed, "definition": repr((DEMO, ACTIONS, PARTS, PART_SECONDS, _TEACHER_ERROR))}
     done = folder / "world.json"
     try:
         if done.exists() and json.loads(done.read_text()) == stamp:
+            _write_lists(folder, plan_items(seed), missing_only=True)
             return folder
         if folder.exists() and any(folder.iterdir()) and not (folder / "annotations").is_dir():
             raise UserError(str(folder), "an empty folder or a demo world", "other files", "Choose another folder.")
@@ -141,12 +144,15 @@ def plan_items(seed: int) -> dict[str, list[Item]]:
 def shown_parts(item: Item) -> list[int]:
     """Which parts of a long video show its class: two or three of them."""
     rng = np.random.default_rng([*item.seed, 77])
-    parts = rng.permutation(_PARTS)[:rng.integers(2, 4)]
+    parts = rng.permutation(PARTS)[:rng.integers(2, 4)]
     return sorted(parts.tolist())
 
 
-def _write_lists(folder: Path, world: dict[str, list[Item]]) -> None:
-    """The annotation files, as the release names them (counts in names are numbers of classes)."""
+def _write_lists(folder: Path, world: dict[str, list[Item]], missing_only: bool = False) -> None:
+    """The annotation files, as the release names them (counts in names are numbers of classes).
+
+    Beside the release's there is the list of the whole long videos, as they were before a teacher saw them.
+    """
     classes, notes = len(ACTIONS), folder / "annotations"
     lists: dict[str, list[str]] = {f"k{classes}_actions.txt": [action.name for action in ACTIONS]}
     truth: dict[str, dict] = {"noise": {}, "duplicates": [], "positive_parts": {}}
@@ -159,8 +165,10 @@ def _write_lists(folder: Path, world: dict[str, list[Item]]) -> None:
             for item in items:
                 truth["positive_parts"][item.path] = shown_parts(item)
                 rows.append({"video_dir": item.path.removeprefix(name + "/"), "label": item.label,
-                             "num_clips": _PARTS, "positive_clip_inds": shown_parts(item)})
-            lists[f"{name.removesuffix('_train')}/slowonly_8x8_{name.removesuffix('_train')}.json"] = [json.dumps(rows)]
+                             "num_clips": PARTS, "positive_clip_inds": shown_parts(item)})
+            short = name.removesuffix("_train")
+            lists[f"{short}/slowonly_8x8_{short}.json"] = [json.dumps(rows)]
+            lists[f"{short}/{short}.txt"] = [f"{row['video_dir']}/{WHOLE} {row['label']}" for row in rows]
             continue
         if name.startswith("kinetics"):
             lists[f"kinetics_{classes}/k{classes}_{name.rsplit('_', 1)[1]}.txt"] = lines(items)
@@ -180,9 +188,12 @@ def _write_lists(folder: Path, world: dict[str, list[Item]]) -> None:
     lists[f"webimage_{classes}/tsn_8seg_webimage_{classes}_wodup.txt"] = union
     for path, content in lists.items():
         target = notes / path
+        if missing_only and target.exists():
+            continue
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text("\n".join(content) + "\n", encoding="utf-8")
-    (folder / "truth.json").write_text(json.dumps(truth, indent=1) + "\n")
+    if not (missing_only and (folder / TRUTH).exists()):
+        (folder / TRUTH).write_text(json.dumps(truth, indent=1) + "\n")
 
 
 def _make(job: tuple[str, Item]) -> None:
@@ -205,12 +216,12 @@ def _make(job: tuple[str, Item]) -> None:
     width, height = _SIZES[rng.integers(len(_SIZES))]
     scene, shown = Scene(action, width, height, rng), set(shown_parts(item))
     whole = []
-    for part in range(_PARTS):
-        first = part * _PART_SECONDS * rate
-        frames = [scene.frame(k / rate, 0.5 / rate, part in shown) for k in range(first, first + _PART_SECONDS * rate)]
+    for part in range(PARTS):
+        first = part * PART_SECONDS * rate
+        frames = [scene.frame(k / rate, 0.5 / rate, part in shown) for k in range(first, first + PART_SECONDS * rate)]
         _write_video(target / f"part_{part}.mp4", frames, rate, item.codec)
         whole += frames
-    _write_video(target / "whole.mp4", whole, rate, _X264_LONG_GOP)
+    _write_video(target / WHOLE, whole, rate, _X264_LONG_GOP)
 
 
 def _clip_scene(action, rng: np.random.Generator) -> tuple[Scene, float]:

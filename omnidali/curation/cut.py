@@ -1,0 +1,207 @@
+"""Pieces of long videos as files, in the release's layout, for those who want files: training needs none of this."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import sys
+import threading
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+import av
+from tqdm import tqdm
+
+from omnidali.config import Config, SourceConfig
+from omnidali.curation.journal import (
+    cannot_write,
+    check_folder,
+    is_of_the_disk,
+    read_journal,
+    run_ahead,
+    stamp,
+    start_journal,
+)
+from omnidali.curation.layout import keep_apart
+from omnidali.curation.pieces import Piece, Video, find_pieces, long_sources
+from omnidali.curation.trim import EXACT, copy_piece, encode_piece
+from omnidali.errors import CannotDecode, UserError
+from omnidali.settings import dump_config
+from omnidali.writing import write_whole
+
+JOURNAL, CUTS, REPORT = "cut.jsonl", "cuts.csv", "report.md"
+_UNFINISHED = ".cut"  # folder in the results for files that are being written; same disk, so they are renamed
+_COLUMNS = ("source", "file", "video", "index", "shows_class", "how", "start_seconds", "seconds",
+            "begins_early_seconds", "ends_late_seconds", "frames", "replaced_frames", "problem")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What :func:`cut` did.
+
+    Attributes:
+        rows: the journal's entries of all pieces, in the order of the lists. failed: those that were not made.
+        stops: whether more failed than ``loader.max_bad_ratio`` lets through.
+    """
+
+    out: Path
+    rows: list[dict]
+    failed: list[dict]
+    stops: bool
+
+
+def cut(config: Config, out: str | Path, names: Collection[str] = (), pieces: str | None = None, exact: bool = False,
+        workers: int = 0) -> Done:
+    """Make or complete the files of the sources' pieces, their lists, a config that names these, and the reports.
+
+    Args:
+        names: of the sources; none: all of long videos that are not in pieces yet.
+        pieces: ``positive`` or ``all``; none: what the source's own ``pieces`` makes use of.
+        exact: encode anew, so that files hold the very frames of the pieces. workers: threads, 0 for all cores.
+
+    Raises:
+        UserError: for sources that have nothing to cut, an ``out`` among the originals, a full disk, and where no
+            piece could be cut.
+    """
+    out = Path(os.path.abspath(out))
+    sources = long_sources(config, names)
+    root = Path(os.path.abspath(config.data_root))
+    keep_apart(out, {name: os.path.realpath(root / source.root) for name, source in sources.items()})
+    wanted = {name: pieces or ("positive" if source.pieces == "positive" else "all")
+              for name, source in sources.items()}
+    videos, class_names = find_pieces(config, root, sources, wanted, bool(names))
+    unfinished = out / _UNFINISHED
+    try:
+        check_folder(out, JOURNAL, _UNFINISHED)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        every = [piece for group in videos.values() for video in group for piece in video.pieces]
+        journal = _run(every, out, exact, workers or len(os.sched_getaffinity(0)))
+        unfinished.rmdir()
+        rows = [journal[piece.path] for piece in every]
+        failed = [row for row in rows if not row["bytes_out"]]
+        if len(failed) == len(rows):
+            raise UserError(str(out), "pieces that can be cut", f"{len(rows)} that cannot, such as"
+                            f" {failed[0]['video']}: {failed[0]['problem']}", "Look at the videos.")
+        _write_lists(config, root, out, sources, wanted, videos, journal, class_names)
+        _write_reports(out, rows, exact)
+    except (OSError, av.FFmpegError) as error:
+        raise cannot_write(error, out) from None
+    return Done(out, rows, failed, len(failed) > config.loader.max_bad_ratio * len(rows))
+
+
+def _run(pieces: list[Piece], out: Path, exact: bool, workers: int) -> dict[str, dict]:
+    """Cut what the journal does not know; returns the journal's entry of every piece."""
+    known, journal, todo, originals = read_journal(out / JOURNAL), {}, {}, {}
+    for piece in pieces:
+        row, key = known.pop(piece.path, None), (piece.table.name, piece.record)
+        if key not in originals:  # asked once a video: its row of the catalog may be large
+            path = piece.table.media(piece.record).span.path
+            originals[key] = path, stamp(path)
+        if row and row["bytes_out"] and row["made"] == _made(piece, exact) and \
+                (row["video"], row["original"]) == originals[key] and \
+                (stamp(out / piece.path) or [0])[0] == row["bytes_out"]:
+            journal[piece.path] = {**row, "shows_class": piece.positive}
+        else:
+            todo[piece.path] = piece
+    start_journal(out / JOURNAL, out / _UNFINISHED / JOURNAL, (*known.values(), *journal.values()))
+    if journal:
+        print(f"{len(journal):,} of {len(pieces):,} files lie there already", flush=True)
+    with open(out / JOURNAL, "a", encoding="utf-8") as file, \
+            tqdm(total=sum(piece.frames for piece in todo.values()), desc="cut", unit="frame", unit_scale=True,
+                 file=sys.stderr, mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:
+
+        def done(made: tuple[Piece, dict]) -> None:
+            piece, row = made
+            journal[row["path"]] = row
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            bar.update(piece.frames)
+
+        run_ahead(lambda piece: _make(piece, out, exact), todo.values(), workers, done)
+    return journal
+
+
+def _make(piece: Piece, out: Path, exact: bool) -> tuple[Piece, dict]:
+    """Write one file and rename it into its place once it was counted; returns the journal's entry."""
+    media, target = piece.table.media(piece.record), out / piece.path
+    part = out / _UNFINISHED / str(threading.get_ident())
+    row = {"path": piece.path, "source": piece.table.name, "video": media.span.path,
+           "original": stamp(media.span.path), "index": piece.number, "shows_class": piece.positive,
+           "made": _made(piece, exact), "how": "encoded" if exact else "copied", "bytes_out": 0, "problem": ""}
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made = (encode_piece if exact else copy_piece)(media, part, piece.first, piece.frames)
+        row |= {**made._asdict(), "bytes_out": part.stat().st_size}
+        os.replace(part, target)
+    except (CannotDecode, av.FFmpegError, OSError, OverflowError) as error:
+        part.unlink(missing_ok=True)
+        if is_of_the_disk(error, out):
+            raise
+        target.unlink(missing_ok=True)  # of an earlier start, from what was another piece or original
+        row["problem"] = str(error)
+    return piece, row
+
+
+def _made(piece: Piece, exact: bool) -> str:
+    """Text that changes with anything that the file's bytes depend on, but for the original's."""
+    return f"{EXACT if exact else 'packets'}, frames {piece.first} to {piece.first + piece.frames}"
+
+
+def _write_lists(config: Config, root: Path, out: Path, sources: dict[str, SourceConfig], wanted: dict[str, str],
+                 videos: dict[str, list[Video]], journal: dict[str, dict], class_names: list[str] | None) -> None:
+    """The release's lists of what was made, and the config that names them."""
+    cut_sources = {}
+    for name, source in sources.items():
+        rows = []
+        for video in videos[name]:
+            there = [piece for piece in video.pieces if journal[piece.path]["bytes_out"]]
+            if there:
+                rows.append({"video_dir": video.folder, "label": video.label, "num_clips": video.count,
+                             "positive_clip_inds": sorted(piece.number for piece in there if piece.positive)})
+        write_whole(out / f"{name}.json", json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+        cut_sources[name] = replace(
+            source, root=str(out / name), list=str(out / f"{name}.json"), format="parts_json", pattern=None,
+            labels=None, pieces="positive" if wanted[name] == "positive" else source.pieces)
+    classes = config.classes
+    if not classes and class_names:  # the new lists have numbers
+        classes = str(out / "classes.txt")
+        write_whole(Path(classes), "\n".join(class_names) + "\n")
+    catalog = os.path.abspath(config.catalog) if config.catalog else str(out / "catalog.sqlite")
+    made = replace(config, data_root=str(root), run_dir=str(out / "run"), catalog=catalog,
+                   classes=classes, sources=MappingProxyType({**config.sources, **cut_sources}))
+    write_whole(out / "config.yaml", dump_config(made))
+
+
+def _write_reports(out: Path, rows: list[dict], exact: bool) -> None:
+    text = io.StringIO()
+    table = csv.writer(text)
+    table.writerow(_COLUMNS)
+    for row in rows:
+        numbers = [f"{row[key]:.3f}" if key in row else "" for key in ("start", "seconds", "early", "late")]
+        table.writerow([row["source"], row["path"], row["video"], row["index"], row["shows_class"], row["how"],
+                        *numbers, row.get("frames", ""), row.get("replaced", ""), row["problem"]])
+    write_whole(out / CUTS, text.getvalue())
+    how = f"encoded anew ({EXACT}), each with exactly the frames of its piece" if exact else \
+        "copied packet by packet, each from the keyframe at or before its piece's begin on"
+    lines = ["# Pieces of long videos", "", f"The files are {how}; they have no audio. {CUTS} has a line for each.", "",
+             "| source | videos | pieces | failed | hours | GB | begin early, mean s | at most s |",
+             "|---|---|---|---|---|---|---|---|"]
+    for name in dict.fromkeys(row["source"] for row in rows):
+        mine = [row for row in rows if row["source"] == name]
+        made = [row for row in mine if row["bytes_out"]]
+        early = [row["early"] for row in made] or [0.0]
+        lines.append(f"| {name} | {len({row['video'] for row in mine}):,} | {len(mine):,} | {len(mine) - len(made):,} |"
+                     f" {sum(row['seconds'] for row in made) / 3600:.2f} |"
+                     f" {sum(row['bytes_out'] for row in made) / 1e9:.2f} |"
+                     f" {sum(early) / len(early):.2f} | {max(early):.2f} |")
+    problems = Counter((row["video"], row["problem"]) for row in rows if row["problem"])
+    lines += ["", "## Failed", "", *(f"- `{video}`: {problem} ({count} pieces)" for (video, problem), count in
+                                     problems.most_common())] if problems else []
+    write_whole(out / REPORT, "\n".join(lines) + "\n")

@@ -1,0 +1,169 @@
+"""One piece of a long video as a file of its own: its packets as they are, or its frames encoded anew. No audio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+
+from omnidali.catalog.files import FileSpan
+from omnidali.catalog.gate import Refused
+from omnidali.catalog.probe import open_video, probe_video, unpack_numbers, unpack_times
+from omnidali.catalog.store import Media
+from omnidali.curation.encode import Recipe, encode_video
+from omnidali.errors import CannotDecode
+
+EXACT = Recipe(16, 18, "veryfast", "fastdecode")
+_NEEDS_EXACT = "cut it with --exact"
+
+
+class Cut(NamedTuple):
+    """What a file holds of its original.
+
+    Attributes:
+        first: the original's frame that it begins with. frames: how many it holds. replaced: of them, those that did
+            not come out and that the next one stands for.
+        start, seconds: the piece, from the original's first frame on.
+        early, late: seconds by which the file begins before the piece, and ends behind it.
+    """
+
+    first: int
+    frames: int
+    replaced: int
+    start: float
+    seconds: float
+    early: float
+    late: float
+
+
+def encode_piece(media: Media, path: Path, first: int, count: int) -> Cut:
+    """Write exactly the frames of a piece, upright and in their size, as H.264; arguments and errors as
+    :func:`copy_piece`."""
+    replaced = encode_video(media, path, EXACT, min(media.width, media.height), count, first)
+    with open_video(media.span, media.container) as container:
+        stream = container.streams.video[0]
+        seconds = _seconds(media, stream.time_base, stream.average_rate)
+    return Cut(first, count, replaced, *_place(seconds, first, count), 0.0, 0.0)
+
+
+def copy_piece(media: Media, path: Path, first: int, count: int) -> Cut:
+    """Write the packets of a piece, from the keyframe at or before it on, as MP4.
+
+    Where later frames are needed to decode the last ones, the file ends later, too.
+
+    Args:
+        first, count: the piece's frames, in presentation order.
+
+    Raises:
+        CannotDecode: for a video that cannot be cut so, and if the file is not as it must be.
+        OSError, av.FFmpegError: if the file cannot be written.
+    """
+    times, keys = media.frame_times, unpack_numbers(media.keyframes)
+    place = int(np.searchsorted(keys, first, side="right")) - 1
+    if times is None or place < 0:
+        lacks = "has no timestamps" if times is None else "has no keyframe before the piece"
+        raise CannotDecode(f"the video {lacks}: {_NEEDS_EXACT}")
+    key = int(keys[place])
+    order = _order(media, times, key, first + count - 1)
+    shown = times[order] - times[key]  # in decoding order
+    rising = np.sort(shown)
+    ticks = rising - (rising - shown).max()  # times to decode at, none behind the time to show at
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as copy:
+        stream = None
+        for packet, pts, dts in zip(_packets(media, int(times[key])), shown.tolist(), ticks.tolist()):
+            if stream is None:
+                tick = packet.stream.time_base
+                seconds = _seconds(media, tick, None)
+                stream = _add_stream(copy, packet.stream, media)
+            packet.pts, packet.dts, packet.stream = pts, dts, stream
+            copy.mux(packet)
+    _check(path, rising * float(tick), media)
+    end = key + len(order)
+    start, length = _place(seconds, first, count)
+    return Cut(key, len(order), 0, start, length, start - float(seconds[key]),
+               float(seconds[end - 1] - seconds[first + count - 1]))
+
+
+def _packets(media: Media, begin: int) -> Iterator[av.Packet]:
+    """Packets in decoding order from the keyframe that is shown at ``begin`` on, without what is shown before it."""
+    for seek in (True, False):  # demuxers of streams without an index may land behind it
+        with open_video(media.span, media.container) as container:
+            stream = container.streams.video[0]
+            if seek:
+                container.seek(begin, stream=stream)
+            packets = (packet for packet in container.demux(stream)
+                       if packet.size and not packet.is_discard and packet.pts is not None)
+            for packet in packets:
+                if packet.is_keyframe and packet.pts >= begin:
+                    break
+            else:
+                continue
+            if packet.pts == begin:
+                yield packet
+                yield from (packet for packet in packets if packet.pts > begin)
+                return
+
+
+def _order(media: Media, times: np.ndarray, key: int, last: int) -> np.ndarray:
+    """Numbers of the frames from ``key`` to ``last`` in decoding order, and of those that it takes to have no hole.
+
+    Raises:
+        CannotDecode: if the packets are not those that the catalog counted, each once.
+    """
+    order, highest = [], 0
+    try:
+        for packet in _packets(media, int(times[key])):
+            order.append(int(np.searchsorted(times, packet.pts)))
+            highest = max(highest, order[-1])
+            if highest >= last and len(order) == highest - key + 1:
+                break
+    except (av.FFmpegError, OSError, ValueError, IndexError) as error:
+        raise CannotDecode(str(getattr(error, "strerror", None) or error)) from None
+    if highest < last or sorted(order) != list(range(key, highest + 1)):
+        raise CannotDecode(f"its packets do not have the timestamps of its frames: {_NEEDS_EXACT}")
+    return np.array(order)
+
+
+def _add_stream(copy, original, media: Media):
+    try:
+        stream = copy.add_stream_from_template(original, opaque=True)
+    except ValueError:
+        raise CannotDecode(f"MP4 does not hold {media.codec.partition(':')[0]}: {_NEEDS_EXACT}") from None
+    stream.time_base = original.time_base
+    return stream
+
+
+def _seconds(media: Media, tick: Fraction, rate: Fraction | None) -> np.ndarray:
+    """Of every frame, from the original's first on."""
+    times = media.frame_times
+    return np.arange(media.frames) / float(rate or 25) if times is None else (times - times[0]) * float(tick)
+
+
+def _place(seconds: np.ndarray, first: int, count: int) -> tuple[float, float]:
+    """Start and length of a piece; a last frame that nothing follows lasts as long as the mean one."""
+    after = first + count
+    end = seconds[after] if after < len(seconds) else seconds[-1] + seconds[-1] / max(len(seconds) - 1, 1)
+    return float(seconds[first]), float(end - seconds[first])
+
+
+def _check(path: Path, seconds: np.ndarray, media: Media) -> None:
+    """Probe the file as the catalog will.
+
+    Raises:
+        CannotDecode: if it has other frames, times, size or turn than it must.
+    """
+    try:
+        copy = probe_video(FileSpan(str(path)))
+    except Refused as refusal:
+        raise CannotDecode(f"the file is refused: {refusal}") from None
+    if copy.frames != len(seconds):
+        raise CannotDecode(f"the file has {copy.frames} frames, not {len(seconds)}")
+    times = unpack_times(copy.timing, copy.frames)
+    if times is None or np.abs((times - times[0]) * copy.tick - seconds).max() > 1e-5:
+        raise CannotDecode("the file's timestamps are not the original's")
+    if (copy.width, copy.height, copy.codec, copy.rotation) != (media.width, media.height, media.codec, media.rotation):
+        raise CannotDecode(f"the file is {copy.codec} of {copy.width}x{copy.height}, turned by {copy.rotation}")
