@@ -117,7 +117,8 @@ def ablate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
             for variant, names in variants.items():
                 # fewer labels: as many slots of the target all the same, so more epochs of what is left
                 made = make_variant(config, names, epochs / fraction, fraction, ranks)
-                scores[fraction, variant, seed] = _run(made, out, variant, fraction, seed, ranks)
+                name = f"{variant.replace('+ ', 'with-').replace(' ', '-')}-{fraction:g}"
+                scores[fraction, variant, seed], _ = train_and_score(made, out, name, seed, ranks)
                 rows = _report(out, scores, variants, seeds, fractions)
     write_record(out, {"ablation": str(config_path), "overrides": list(overrides), "target_epochs": epochs,
                        "seeds": list(seeds), "rows": [vars(row) for row in rows]})
@@ -125,21 +126,27 @@ def ablate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
     return rows
 
 
-def _run(config: Config, out: Path, variant: str, fraction: float, seed: int, ranks: int) -> dict:
-    """One run, or its result where it is known: another config has another folder."""
+def train_and_score(config: Config, out: Path, name: str, seed: int, ranks: int) -> tuple[dict, Path]:
+    """One run below ``out / "runs"``, or its result where it is known: another config has another folder.
+
+    Returns:
+        The row of evaluate.py, and the run folder.
+
+    Raises:
+        UserError: if a program failed.
+    """
     config = replace(config, seed=seed, run_dir="")
-    name = f"{variant.replace('+ ', 'with-').replace(' ', '-')}-{fraction:g}-seed{seed}"
-    run = out / "runs" / f"{name}-{hashlib.sha256(dump_config(config).encode()).hexdigest()[:8]}"
+    run = out / "runs" / f"{name}-seed{seed}-{hashlib.sha256(dump_config(config).encode()).hexdigest()[:8]}"
     path, done = run.parent / f"{run.name}.yaml", run / "result.json"
     if done.exists():
-        return json.loads(done.read_text())
+        return json.loads(done.read_text()), run
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(dump_config(replace(config, run_dir=str(run))))
     run_program("train.py", "--config", str(path), "--resume", "auto", ranks=ranks)
     row = run_program("evaluate.py", "--config", str(path), "--checkpoint", str(run / "checkpoints" / "last.pt"),
                       ranks=ranks)
     done.write_text(json.dumps(row))
-    return row
+    return row, run
 
 
 def _report(out: Path, scores: dict, variants, seeds, fractions) -> list[Row]:

@@ -28,7 +28,7 @@ def find_config(name: str) -> Path:
 
 
 def run_program(program: str, *arguments: str, ranks: int = 2) -> dict | None:
-    """Run train.py or evaluate.py through torchrun and echo what it prints.
+    """Run train.py, evaluate.py or a command of ``omnidali`` through torchrun and echo what it prints.
 
     Returns:
         The JSON object in the last line, if there is one.
@@ -36,9 +36,11 @@ def run_program(program: str, *arguments: str, ranks: int = 2) -> dict | None:
     Raises:
         UserError: if it did not end with exit code 0.
     """
+    what = [str(PROJECT / program)] if program.endswith(".py") else ["-m", "omnidali.cli", program]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks),
-               str(PROJECT / program), *arguments]
-    print(f"\n$ torchrun --nproc-per-node {ranks} {program} {' '.join(arguments)}", flush=True)
+               *what, *arguments]
+    shown = program if program.endswith(".py") else f"-m omnidali.cli {program}"
+    print(f"\n$ torchrun --nproc-per-node {ranks} {shown} {' '.join(arguments)}", flush=True)
     threads = max(1, len(os.sched_getaffinity(0)) // ranks)
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     last = ""

@@ -1,0 +1,155 @@
+"""The whole road from a crawl to a student: teacher, duplicates, filter, student, and what it was worth.
+
+OmniSource (Sec. 3): a teacher learns from the labelled target alone; its opinion decides which crawled items stay; the
+student learns from the target and from those. It may be the teacher of another round. Beside it stand the teacher
+itself and a student that was given everything.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from omnidali.ablate import make_variant, train_and_score
+from omnidali.config import Config
+from omnidali.demo.truth import judge_lists
+from omnidali.demo.world import TRUTH
+from omnidali.environment import write_record
+from omnidali.errors import UserError
+from omnidali.loading.data import make_plan, open_data
+from omnidali.programs import run_program
+from omnidali.settings import dump_config, load_config
+
+TARGET, EVERYTHING = "target alone", "everything that was crawled"
+CURATED = "config.yaml"  # what dedup and filter write into their folders
+
+
+@dataclass
+class Row:
+    """One line of the table: a training set, and the students that had it.
+
+    Attributes:
+        samples: of the web sources, by seed. top1, mean_class: percent by seed.
+        truth: for a demo world, by seed: {what: (precision, recall)}.
+    """
+
+    name: str
+    samples: list[int] = field(default_factory=list)
+    top1: list[float] = field(default_factory=list)
+    mean_class: list[float] = field(default_factory=list)
+    truth: list[dict[str, tuple[float, float]]] = field(default_factory=list)
+
+
+def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: Sequence[int], rounds: int, ranks: int,
+           filtering: Sequence[str] = (), deduplicating: Sequence[str] = ()) -> list[Row]:
+    """Go the whole road once a seed; what is finished in ``out`` is kept.
+
+    Writes ``table.md`` and ``results.json`` into ``out``.
+
+    Args:
+        rounds: of filter and student. filtering, deduplicating: more options of those commands.
+
+    Raises:
+        UserError: if a program failed, or there is nothing to filter or to compare on.
+    """
+    out, config = Path(out), load_config(config_path, overrides)
+    if ranks < 1 or rounds < 1:
+        raise UserError("--ranks" if ranks < 1 else "--rounds", "1 or more", str(min(ranks, rounds)),
+                        "Correct the number.")
+    if config.evaluation.source is None:
+        raise UserError("evaluation.source", "labelled data to compare on", "nothing", "Add it to the config.")
+    target, *web = config.sources
+    if not web:
+        raise UserError("sources", "the target and at least one crawled source", target, "Add what was crawled.")
+    crawl = out / "crawl.yaml"
+    config = replace(config, run_dir=str(out / "crawl"), catalog=str(out / "catalog.sqlite"))
+    data = open_data(config)
+    print(*data.summary, sep="\n", flush=True)
+    epochs = config.train.epochs or config.train.steps / make_plan(config, data).steps_per_epoch
+    crawl.write_text(dump_config(replace(config, catalog=None)))
+    run_program("dedup", "--config", str(crawl), "--out", str(out / "dedup"), *deduplicating, ranks=ranks)
+    unique = out / "dedup" / CURATED
+    truth = Path(config.data_root) / TRUTH
+    rows = {name: Row(name) for name in (TARGET, EVERYTHING, *(f"filtered, round {n + 1}" for n in range(rounds)))}
+    for seed in seeds:
+        alone = make_variant(config, (target,), epochs, 1.0, ranks)
+        teacher = _train(alone, rows[TARGET], out, "target", seed, ranks)
+        _train(make_variant(load_config(str(unique)), tuple(config.sources), epochs, 1.0, ranks), rows[EVERYTHING], out,
+               "everything", seed, ranks, (config, unique) if truth.exists() else None)
+        for number in range(rounds):
+            folder = out / f"filter-seed{seed}-round{number + 1}"
+            run_program("filter", "--config", str(unique), "--checkpoint", str(teacher / "checkpoints" / "last.pt"),
+                        "--out", str(folder), *filtering, ranks=ranks)
+            kept = load_config(str(folder / CURATED))
+            made = make_variant(kept, tuple(kept.sources), epochs, 1.0, ranks)
+            teacher = _train(made, rows[f"filtered, round {number + 1}"], out, f"filtered-{number + 1}", seed, ranks,
+                             (config, folder / CURATED) if truth.exists() else None)
+        _write(out, rows.values(), seeds)
+    write_record(out, {"curation": str(config_path), "overrides": list(overrides), "target_epochs": epochs,
+                       "seeds": list(seeds), "filter": list(filtering), "dedup": list(deduplicating),
+                       "rows": [vars(row) for row in rows.values()]})
+    print(f"\n{(out / 'table.md').read_text()}\nalso in {out / 'results.json'}")
+    return list(rows.values())
+
+
+def _train(config: Config, row: Row, out: Path, name: str, seed: int, ranks: int,
+           judged: tuple[Config, Path] | None = None) -> Path:
+    """Train and evaluate, add the figures to the row, and return the run folder.
+
+    Args:
+        judged: of a demo world, the config of the crawl and the file of the curated one.
+    """
+    result, run = train_and_score(config, out, name, seed, ranks)
+    target, *web = open_data(config).tables
+    row.samples.append(sum(map(len, web)))
+    row.top1.append(result["top1"])
+    row.mean_class.append(result["mean_class"])
+    if judged is not None:
+        found = judge_lists(config.data_root, judged[0], load_config(str(judged[1])))
+        row.truth.append({f"{source}, {what}": (round(quality.precision, 4), round(quality.recall, 4))
+                          for source, qualities in found.items() for what, quality in qualities.items()})
+    return run
+
+
+def _write(out: Path, rows: Iterable[Row], seeds: Sequence[int]) -> None:
+    rows = [row for row in rows if row.top1]
+    (out / "results.json").write_text(json.dumps([vars(row) for row in rows], indent=1) + "\n")
+    (out / "table.md").write_text(make_table(rows))
+
+
+def make_table(rows: Sequence[Row]) -> str:
+    """The rows as Markdown: students first, then what a demo world knows of their training sets.
+
+    >>> print(make_table([Row("target alone", [0], [50.0], [49.0]), Row("everything", [90], [60.0], [59.0],
+    ...                   [{"photos, labels": (0.9, 1.0)}])]))
+    | training set | web samples | top-1, mean | spread | gain | by seed | mean class |
+    |---|---|---|---|---|---|---|
+    | target alone | 0 | 50.0 | 0.0 | +0.0 | 50.0 | 49.0 |
+    | everything | 90 | 60.0 | 0.0 | +10.0 | 60.0 | 59.0 |
+    <BLANKLINE>
+    | training set | photos, labels |
+    |---|---|
+    | everything | 0.900 right, 1.000 found |
+    <BLANKLINE>
+    """
+    lines = ["| training set | web samples | top-1, mean | spread | gain | by seed | mean class |",
+             "|---|---|---|---|---|---|---|"]
+    first = statistics.mean(rows[0].top1)
+    for row in rows:
+        spread = statistics.stdev(row.top1) if len(row.top1) > 1 else 0.0
+        mean = statistics.mean(row.top1)
+        by_seed = ", ".join(f"{value:.1f}" for value in row.top1)
+        lines.append(f"| {row.name} | {statistics.mean(row.samples):,.0f} | {mean:.1f} | {spread:.1f} | "
+                     f"{mean - first:+.1f} | {by_seed} | {statistics.mean(row.mean_class):.1f} |")
+    judged = [row for row in rows if row.truth]
+    if judged:
+        whats = list(judged[0].truth[0])
+        lines += ["", f"| training set | {' | '.join(whats)} |", "|---" * (len(whats) + 1) + "|"]
+    for row in judged:
+        cells = [" right, ".join(f"{statistics.mean(one[what][place] for one in row.truth):.3f}" for place in (0, 1))
+                 + " found" for what in whats]
+        lines.append(f"| {row.name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
