@@ -18,7 +18,7 @@ from omnidali.catalog.probe import unpack_times
 from omnidali.catalog.store import CHUNK, COLUMNS, PIECE_COLUMNS
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     """An entry with its file, in the order of the query below."""
 
     label: int
@@ -47,9 +47,9 @@ class _Piece(NamedTuple):
     first: int
 
 
-_QUERY = ("SELECT e.label, m.width, m.height, m.id, m.frames, m.codec, m.path, e.unit, e.first, e.last, e.video,"
-          " e.positive, m.frame_rate, m.tick, CASE WHEN e.unit IN ('seconds', 'windows') THEN m.timing END"
-          " FROM entries e JOIN media m ON m.id = e.media WHERE e.source = ? AND m.state = ? ORDER BY e.id")
+ENTRIES = ("SELECT e.label, m.width, m.height, m.id, m.frames, m.codec, m.path, e.unit, e.first, e.last, e.video,"
+           " e.positive, m.frame_rate, m.tick, CASE WHEN e.unit IN ('seconds', 'windows') THEN m.timing END"
+           " FROM entries e JOIN media m ON m.id = e.media WHERE e.source = ? AND m.state = ? ORDER BY e.id")
 _RATE_IF_UNKNOWN = 25.0  # frames a second of a file that has neither timestamps nor a rate
 OUTSIDE = "piece outside of its file"
 ANOTHER_SIZE = "piece of another size than its video's first"
@@ -66,7 +66,7 @@ def pack(db: sqlite3.Connection, source: int, by_video: bool, keep_all: bool = F
     codecs = [name for name, in db.execute(
         "SELECT DISTINCT codec FROM media WHERE source = ? AND state = ? ORDER BY codec", (source, OK))]
     db.execute("DELETE FROM packed WHERE source = ?", (source,))
-    rows = db.execute(_QUERY, (source, OK))
+    rows = db.execute(ENTRIES, (source, OK))
     unusable: Counter = Counter()
     digest = hashlib.sha256()
     has_firsts = bool(by_video or db.execute(
@@ -108,8 +108,8 @@ def _pieces(rows, unusable: Counter):
     """Batches of (samples, pieces a sample, pieces, paths), where every entry is a sample."""
     while batch := rows.fetchmany(CHUNK):
         samples, pieces, paths = [], [], []
-        for row in map(_Row._make, batch):
-            for first, count in _spans(row, unusable):
+        for row in map(Row._make, batch):
+            for _, first, count in spans(row, unusable):
                 samples.append((row.label, row.width, row.height, 1))
                 pieces.append(_Piece(row.record, count, row.codec, first))
                 paths.append(row.path)
@@ -120,11 +120,11 @@ def _pieces(rows, unusable: Counter):
 def _videos(rows, keep_all: bool, unusable: Counter):
     """The same, where the entries of one video and label make a sample; those that show the class come first."""
     samples, counts, pieces, paths = [], [], [], []
-    for _, entries in groupby(map(_Row._make, rows), key=lambda row: (row.video, row.label)):
+    for _, entries in groupby(map(Row._make, rows), key=lambda row: (row.video, row.label)):
         shown, others, size, files = [], [], None, {}
         for row in entries:
             files[row.record] = row.path
-            for first, count in _spans(row, unusable):
+            for _, first, count in spans(row, unusable):
                 size = size or (row.width, row.height)
                 if (row.width, row.height) != size:  # one box is cut out of all frames of a sample
                     unusable[ANOTHER_SIZE] += 1
@@ -156,10 +156,10 @@ def _gaps(shown: list[_Piece], frames: int) -> list[_Piece]:
     return gaps
 
 
-def _spans(row: _Row, unusable: Counter) -> Iterator[tuple[int, int]]:
-    """Yield (first frame, frames) of what an entry names."""
+def spans(row: Row, unusable: Counter) -> Iterator[tuple[int, int, int]]:
+    """Yield (number of the window, first frame, frames) of what an entry names; windows without a frame are not."""
     if not row.unit:  # a whole file, by far the most common
-        yield 0, row.frames
+        yield 0, 0, row.frames
         return
     if row.unit == "frames":
         cuts = [(int(row.first), int(row.last))] if row.last <= row.frames else []
@@ -177,4 +177,4 @@ def _spans(row: _Row, unusable: Counter) -> Iterator[tuple[int, int]]:
         cuts = list(zip(places, places[1:]))
     if not any(end > begin for begin, end in cuts):
         unusable[OUTSIDE] += 1
-    yield from ((begin, end - begin) for begin, end in cuts if end > begin)
+    yield from ((number, begin, end - begin) for number, (begin, end) in enumerate(cuts) if end > begin)

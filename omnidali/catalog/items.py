@@ -1,0 +1,102 @@
+"""What a list named, piece by piece, in the order of the catalog's rows: for commands that write lists again."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from omnidali.catalog.gate import OK
+from omnidali.catalog.integrity import Damaged, damage
+from omnidali.catalog.pack import ENTRIES, Row, spans
+from omnidali.catalog.store import COLUMNS, SourceTable, connect
+
+
+class Item(NamedTuple):
+    """A usable file or piece.
+
+    Attributes:
+        path: relative to the source's root. label: of the list. unit, first, last: as in
+            :class:`~omnidali.catalog.lists.Entry`.
+        video: that it is a piece of, or empty. number: of the piece in its video, also counting files that are missing.
+        record, begin, frames, codec, width, height: what there is to decode.
+    """
+
+    path: str
+    label: int
+    unit: str
+    first: float
+    last: float
+    video: str
+    number: int
+    record: int
+    begin: int
+    frames: int
+    codec: str
+    width: int
+    height: int
+
+
+def read_items(catalog: str | Path, name: str) -> Iterator[Item]:
+    """The items of a source: those of its table's rows in order, or of a long video's listed pieces.
+
+    Raises:
+        UserError: if the catalog is damaged.
+    """
+    try:
+        db = connect(catalog, read_only=True)
+        source, = db.execute("SELECT id FROM sources WHERE name = ?", (name,)).fetchone()
+        usable = map(Row._make, db.execute(ENTRIES, (source, OK)))
+        video, number = None, 0
+        for label, unit, of, state in db.execute(
+                "SELECT e.label, e.unit, e.video, m.state FROM entries e JOIN media m ON m.id = e.media"
+                " WHERE e.source = ? ORDER BY e.id", (source,)):
+            number = number + 1 if video == (of, label) else 0
+            video = (of, label)
+            if state != OK:
+                continue
+            row = next(usable)
+            for window, begin, frames in spans(row, Counter()):
+                yield Item(row.path, label, unit, row.first, row.last, of, window if unit == "windows" else number,
+                           row.record, begin, frames, row.codec, row.width, row.height)
+        db.close()
+    except (sqlite3.Error, Damaged) as error:
+        raise damage(Path(catalog), error) from None
+
+
+def count_pieces(catalog: str | Path, name: str) -> dict[tuple[str, int], int]:
+    """How many pieces the list names of each (video, label), missing files among them."""
+    db = connect(catalog, read_only=True)
+    try:
+        return {(video, label): count for video, label, count in db.execute(
+            "SELECT video, label, COUNT(*) FROM entries WHERE source = (SELECT id FROM sources WHERE name = ?)"
+            " GROUP BY video, label", (name,))}
+    finally:
+        db.close()
+
+
+def list_format(catalog: str | Path, name: str) -> str:
+    """What the list of a source was read as."""
+    db = connect(catalog, read_only=True)
+    try:
+        return db.execute("SELECT format FROM sources WHERE name = ?", (name,)).fetchone()[0]
+    finally:
+        db.close()
+
+
+def flatten(catalog: str | Path, table: SourceTable) -> SourceTable:
+    """The table of long videos with a row for each listed piece, in the order of :func:`read_items`."""
+    place = {name: number for number, name in enumerate(table.codec_names)}
+    columns: dict[str, list[int]] = {"labels": [], "widths": [], "heights": [], "records": [], "frames": [],
+                                     "codecs": [], "firsts": []}
+    for item in read_items(catalog, table.name):
+        values = (item.label, item.width, item.height, item.record, item.frames, place[item.codec], item.begin)
+        for column, value in zip(columns.values(), values):
+            column.append(value)
+    arrays = {name: np.array(values, COLUMNS[name]) for name, values in columns.items()}
+    return replace(table, **arrays, starts=None, positives=None, fingerprint=f"{table.fingerprint} pieces")
