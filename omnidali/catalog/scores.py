@@ -113,7 +113,7 @@ class ScoreStore:
             logs = np.full((len(rows), self._classes), np.nan, np.float32)
             for place, blob in enumerate(self._look_up(table, rows)):
                 if blob is None:
-                    raise UserError(str(self.path), "a score of every file", "files that changed since they were scored",
+                    raise UserError(str(self.path), "a score of every file", "files that changed meanwhile",
                                     "Start again: what changed is scored anew.")
                 if blob:
                     logs[place] = np.frombuffer(blob, "<f2")

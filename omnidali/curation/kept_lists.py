@@ -25,7 +25,8 @@ def write_list(out: Path, catalog: str, name: str, source: MediaConfig, kept: np
     """Write the list of a source's kept items.
 
     Args:
-        source: with the length of windows that was scored. kept: bool, labels: int, of :func:`~omnidali.catalog.items.read_items` in its order.
+        source: with the length of windows that was scored. kept: bool, labels: int, of the source's items in the order
+            of :func:`~omnidali.catalog.items.read_items`.
         keep_negatives: whether long videos stay of which no piece is kept.
 
     Returns:

@@ -162,7 +162,7 @@ def score(teacher: Teacher, task: Task, config: Config, ranks: Ranks) -> tuple[i
     if not len(rows):
         return 0, 0.0
     part = table.take(rows, "without a score")
-    teacher.model.to(ranks.device)
+    teacher.model.to(ranks.device, memory_format=torch.channels_last_3d if teacher.is_3d else torch.channels_last)
     network = _probabilities(teacher) if task.views.average == "prob" else _logits(teacher)
     batches = run_over(network, teacher.model.clip_len, part, task.source, task.views,
                        replace(config, clip=task.clip), ranks, make_autocast(config.train.precision, ranks.device),
