@@ -18,14 +18,16 @@ from test_crashes import small_disk
 
 from omnidali import cli
 from omnidali.bench.media import write_photo, write_video
+from omnidali.catalog.items import flatten
 from omnidali.catalog.scores import ScoreStore
 from omnidali.curation.rules import Rules, cut_offs, judge, opinion_of
 from omnidali.errors import UserError
 from omnidali.evaluation.score import score_items
 from omnidali.loading.data import make_plan, open_data
-from omnidali.models.architecture import tell_architecture
+from omnidali.models.architecture import Architecture, tell_architecture
 from omnidali.models.recognizers import TSN, SlowOnly
 from omnidali.models.resnet import LAYERS
+from omnidali.planning.plan import EvaluationPlan
 from omnidali.ranks import Ranks
 from omnidali.settings import load_config
 from omnidali.training.precision import make_autocast
@@ -315,33 +317,27 @@ def test_a_killed_job_goes_on_and_two_ranks_are_one(world, filtered, teacher, tm
 def test_windows_of_whole_videos(world, flat, teacher, tmp_path):
     """A 2D teacher looks at the middle frame of every second."""
     assert cli.main(command(world, tmp_path, teacher, "--sources", "whole", "--rule", "topk", "--top", "2")) == 0
-    made = json.loads((tmp_path / "out/whole.json").read_text())
-    config = settings(world, tmp_path)
-    for video, label in (("50", 1), ("51", 2)):
-        row = next((row for row in made if row["video_dir"] == f"{video}.mp4"), None)
-        expected = []
-        for piece, (first, frames) in enumerate([(0, 30), (30, 30), (60, 44)]):
-            capture = cv2.VideoCapture(str(world / f"long/{video}.mp4"))
-            pictures = [capture.read()[1] for _ in range(104)]
-            picture = cv2.resize(pictures[first + frames // 2][:, 8:56, ::-1], (32, 32), interpolation=cv2.INTER_AREA)
-            clip = torch.from_numpy((picture - np.array(MEAN)) / np.array(STD)).float().permute(2, 0, 1)[None, :, None]
-            with torch.no_grad():
-                logits = flat(clip)[0]
-            table = rows_of(tmp_path / "out/whole_kept.csv") + rows_of(tmp_path / "out/whole_dropped.csv")
-            told = next(line for line in table if line["path"] == f"{video}.mp4" and line["piece"] == str(piece))
-            assert float(told["probability"]) == pytest.approx(float(logits.softmax(0)[label]), abs=0.08)
-            if int(told["rank"]) <= 2:
-                expected.append(piece)
-        assert (row["positive_clip_inds"] if row else []) == expected
-        assert row is None or (row["label"], row["num_clips"]) == (label, 3)
+    config = settings(world, tmp_path, "sources.whole.window_seconds=1", "sources.whole.pieces=all",
+                      "evaluation.test.num_clips=1")
+    data = open_data(config)
+    table = flatten(config.catalog_path, data.tables[2])
+    planned = EvaluationPlan(table, config.clip, config.evaluation.test, 6)(0)[0]
+    assert planned.frames.ravel().tolist() == [15, 45, 82] * 2  # of windows of 30, 30 and 44 frames
+    probabilities = plain_scores(flat, table, config.sources["whole"], config)
+    expected = []
+    for row, (video, label) in enumerate(((50, 1), (51, 2))):
+        ranks = [sorted(values, reverse=True).index(values[label]) for values in
+                 probabilities[3 * row:3 * row + 3].tolist()]
+        shown = [piece for piece, rank in enumerate(ranks) if rank < 2]
+        if shown:
+            expected.append({"video_dir": f"{video}.mp4", "label": label, "num_clips": 3, "positive_clip_inds": shown})
+    assert json.loads((tmp_path / "out/whole.json").read_text()) == expected and expected
     made = load_config(tmp_path / "out/config.yaml")
     source = made.sources["whole"]
     assert (source.window_seconds, source.format, source.pieces) == (1.0, "parts_json", "one_positive_rest_negative")
-    assert config.sources["whole"].window_seconds == 10
     data = open_data(made)
     make_plan(made, data)(0)
-    counts = [len(row["positive_clip_inds"]) for row in json.loads((tmp_path / "out/whole.json").read_text())]
-    assert data.tables[2].positives.tolist() == counts
+    assert data.tables[2].positives.tolist() == [len(row["positive_clip_inds"]) for row in expected]
 
 
 def test_parts_keep_their_numbers_and_pieces_their_seconds(world, teacher, tmp_path):
@@ -362,6 +358,47 @@ def test_parts_keep_their_numbers_and_pieces_their_seconds(world, teacher, tmp_p
     made = load_config(out / "config.yaml")
     assert made.sources["pieces"].format == "pieces" and made.sources["parts"].window_seconds == 10
     open_data(made)
+
+
+FOLDERS = """
+sources:
+  clips: {kind: video, root: classes}
+  photos: {kind: image, root: crawled}
+  frames: {kind: frames, root: frames, list: frames.txt}
+clip: {num_clips: 2, size: 32}
+model: {depth: 18}
+train: {batch: 10, steps: 2}
+evaluation:
+  batch: 4
+  test: {num_clips: 2, size: 32, short_side: 32}
+  source: {kind: image, root: crawled}
+"""
+
+
+def test_class_folders_and_folders_of_frames_become_lists(flat, tmp_path):
+    """Their classes get a file of names, as a list of numbers gives none."""
+    names = sorted(["#" + NAMES[0], *NAMES[1:]])  # a line that begins with # is a remark
+    for n, name in enumerate(names):
+        write_video(tmp_path / f"classes/{name}/{n}.mp4", n, frames=12, **FAST)
+        for photo in range(2):
+            write_photo(tmp_path / f"crawled/{name}/{photo},.jpg", 10 * n + photo, 64, 48)
+    for frame in range(12):
+        write_photo(tmp_path / f"frames/a b/img_{frame + 1:05}.jpg", 70, 64, 48, frame=frame)
+    (tmp_path / "frames.txt").write_text("a b 0 6 0\na b 6 6 3\n")
+    (tmp_path / "c.yaml").write_text(FOLDERS)
+    torch.save({"state_dict": flat.state_dict(), "classes": names}, tmp_path / "x.pt")
+    assert cli.main(["filter", "--config", str(tmp_path / "c.yaml"), "--checkpoint", str(tmp_path / "x.pt"), "--out",
+                     str(tmp_path / "out"), "--sources", "photos", "frames", "evaluation", "--rule", "topk", "--top", "4",
+                     "--set", f"data_root={tmp_path}", f"run_dir={tmp_path}/run"]) == 0
+    assert (tmp_path / "out/frames.txt").read_text() == "a b 0 6 0\na b 6 6 3\n"
+    assert (tmp_path / "out/classes.txt").read_text().splitlines() == names
+    before = open_data(load_config(tmp_path / "c.yaml", [f"data_root={tmp_path}", f"run_dir={tmp_path}/run"]))
+    after = open_data(load_config(tmp_path / "out/config.yaml"))
+    assert before.class_names == after.class_names
+    for one, other in zip((*before.tables, before.evaluation), (*after.tables, after.evaluation)):
+        assert [one.media(record).path for record in one.records] == [
+            os.path.normpath(other.media(record).path) for record in other.records]
+        assert one.labels.tolist() == other.labels.tolist()
 
 
 # --- other teachers
@@ -389,13 +426,10 @@ def test_a_3d_teacher_sees_photos_as_still_clips(world, tmp_path, capsys):
     assert load_config(tmp_path / "out/config.yaml").sources["whole"].window_seconds == 1.5
 
 
-@pytest.mark.parametrize("depth", LAYERS)
-def test_tensors_tell_the_network(depth):
-    with torch.device("meta"):
-        models = {"tsn": TSN(depth, 7, 0.0), "slowonly": SlowOnly(depth, 9, 0.0, 4)}
-    for name, model in models.items():
-        found = tell_architecture(model.state_dict(), "x.pt")
-        assert (found.name, found.depth, found.classes) == (name, depth, 7 if name == "tsn" else 9)
+@pytest.mark.parametrize("kind, depth", list(zip(("tsn", "slowonly", "tsn", "slowonly"), LAYERS)))
+def test_tensors_tell_the_network(kind, depth):
+    model = TSN(depth, 7, 0.0) if kind == "tsn" else SlowOnly(depth, 7, 0.0, 4)
+    assert tell_architecture(model.state_dict(), "x.pt") == Architecture(kind, depth, 7)
     state = {name: value for name, value in model.state_dict().items() if "fc_cls" not in name}
     with pytest.raises(UserError, match="x.pt: expected a classifier"):
         tell_architecture(state, "x.pt")

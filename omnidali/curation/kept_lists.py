@@ -72,7 +72,7 @@ def _videos(found: Iterable[tuple[Item, bool, int]], counts: Mapping[tuple[str, 
 
 
 def _path_label(item: Item, label: int) -> str:
-    return f"{_plain(item.path)}{_between(item.path)}{label}"
+    return f"{_plain(item.path)} {label}"
 
 
 def _folder(item: Item, label: int) -> str:
@@ -96,11 +96,6 @@ def _seconds(value: float) -> str:
 def _plain(path: str) -> str:
     """A path that no list takes for a remark."""
     return f"./{path}" if path.startswith("#") else path
-
-
-def _between(path: str) -> str:
-    """A list with tabs is split at the last of them."""
-    return "\t" if "\t" in path else " "
 
 
 def make_config(config: Config, out: Path, sources: Mapping[str, MediaConfig], names: Iterable[str]) -> Config:

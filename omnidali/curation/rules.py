@@ -50,7 +50,7 @@ class Rules:
     """
 
     names: tuple[str, ...] = ("threshold",)
-    threshold: float = 0.5
+    threshold: float = 0.2
     top: int = 1
     keep: float = 0.6
     relabel: bool = False
