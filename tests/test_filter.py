@@ -342,7 +342,7 @@ def test_windows_of_whole_videos(world, flat, teacher, tmp_path):
 
 
 def test_parts_keep_their_numbers_and_pieces_their_seconds(world, teacher, tmp_path):
-    arguments = ["--sources", "parts", "pieces", "--rule", "topk", "--top", "3", "--keep-negatives"]
+    arguments = ["--sources", "parts", "pieces", "--rule", "topk", "--top", "2", "--keep-negatives", "--relabel"]
     assert cli.main(command(world, tmp_path, teacher, *arguments)) == 0
     out = tmp_path / "out"
     made = {row["video_dir"]: row for row in json.loads((out / "parts.json").read_text())}
@@ -350,6 +350,7 @@ def test_parts_keep_their_numbers_and_pieces_their_seconds(world, teacher, tmp_p
     told = rows_of(out / "parts_kept.csv") + rows_of(out / "parts_dropped.csv")
     assert sorted((row["path"], row["piece"]) for row in told) == [
         (f"{video}/part_{part}.mp4", str(part)) for video, part in (("a", 0), ("a", 1), ("a", 3), ("b", 0), ("b", 1))]
+    assert all(int(row["rank"]) <= 2 for row in rows_of(out / "parts_kept.csv") + rows_of(out / "pieces_kept.csv"))
     for name in "ab":
         kept = [int(row["piece"]) for row in rows_of(out / "parts_kept.csv") if row["path"][0] == name]
         assert made[name]["positive_clip_inds"] == sorted(kept)

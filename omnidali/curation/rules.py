@@ -46,8 +46,8 @@ class Rules:
 
     The threshold is low by default. A small teacher of the demo world (45 % top-1) gives 0.2 or more to 43 % of the
     rightly labelled photos, and 86 % of what it keeps so is right (68 % of all are). 0.5 keeps 32 %, of which 91 % are
-    right, and from 0.4 on nothing is gained any more. Teachers are surer of some classes than of others: high thresholds
-    empty classes, the quantile does not, and for pieces of long videos it was the better rule.
+    right, and from 0.4 on nothing is gained any more. Teachers are surer of some classes than of others: high
+    thresholds empty classes, the quantile does not, and for pieces of long videos it was the better rule.
 
     Attributes:
         names: some of ``RULES``. threshold: least probability. top: how many best classes agree. keep: share of a
