@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     sieve.add_argument("--keep", type=float, default=0.6,
                        help="quantile: share of each class that is kept, the most probable (default: %(default)s)")
     sieve.add_argument("--relabel", action="store_true", help="an item that fails takes the best other class if that"
-                       " passes; never pieces of long videos")
+                       " passes: for strong teachers; never pieces of long videos")
     sieve.add_argument("--window", type=float, metavar="SECONDS", help="length of the pieces that long videos are cut"
                        " into (default: 1 for a 2D teacher, else window_seconds of the source)")
     sieve.add_argument("--keep-negatives", action="store_true", help="keep long videos without a positive piece")
