@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 
-from omnidali.errors import UserError, exit_with_advice
+from omnidali.errors import UserError, exit_with_advice, telling_peers
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -126,6 +127,30 @@ def main(arguments: list[str] | None = None) -> int:
                      help="settings of the config")
     cut.set_defaults(story=_cut)
 
+    sieve = commands.add_parser("filter", help="score crawled sources with a teacher and keep what it agrees with")
+    sieve.add_argument("--config", required=True, help="YAML file; `clip` and `evaluation.test` are the teacher's")
+    sieve.add_argument("--checkpoint", required=True, help="the teacher: checkpoint, or run folder for its best.pt")
+    sieve.add_argument("--out", required=True, help="folder for lists, report and config.yaml")
+    sieve.add_argument("--sources", nargs="+", default=[], metavar="NAME",
+                       help="only these, `evaluation` being the held-out one (default: all but the first, the target)")
+    sieve.add_argument("--score-only", action="store_true", help="keep the scores in the catalog and write no list")
+    sieve.add_argument("--rule", nargs="+", choices=("threshold", "topk", "quantile"), default=["threshold"],
+                       help="what an item must pass, all of them (default: threshold)")
+    sieve.add_argument("--threshold", type=float, default=0.2,
+                       help="threshold: least probability of the item's class (default: %(default)s)")
+    sieve.add_argument("--top", type=int, default=1,
+                       help="topk: best classes that must hold the item's (default: %(default)s)")
+    sieve.add_argument("--keep", type=float, default=0.6,
+                       help="quantile: share of each class that is kept, the most probable (default: %(default)s)")
+    sieve.add_argument("--relabel", action="store_true", help="an item that fails takes the best other class if that"
+                       " passes: for strong teachers; never pieces of long videos")
+    sieve.add_argument("--window", type=float, metavar="SECONDS", help="length of the pieces that long videos are cut"
+                       " into (default: 1 for a 2D teacher, else window_seconds of the source)")
+    sieve.add_argument("--keep-negatives", action="store_true", help="keep long videos without a positive piece")
+    sieve.add_argument("--set", dest="overrides", nargs="+", default=[], metavar="key.path=value",
+                       help="settings of the config")
+    sieve.set_defaults(story=_filter)
+
     ablate = commands.add_parser("ablate", help="train with the target alone, with each group of sources, with all")
     ablate.add_argument("--config", required=True, help="YAML file; its first source is the target")
     ablate.add_argument("--out", default="ablation", help="folder for everything (default: %(default)s)")
@@ -155,7 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
     estimate.set_defaults(story=_estimate_motion)
 
     options = parser.parse_args(arguments)
-    return exit_with_advice(lambda: options.story(options))
+    return exit_with_advice(lambda: options.story(options), rank=int(os.environ.get("RANK", 0)))
 
 
 # Each story imports what it needs: DALI and torch take seconds to load.
@@ -291,6 +316,26 @@ def _cut(options: argparse.Namespace) -> int:
     print(f"{len(done.rows) - len(done.failed):,} pieces cut, {len(done.failed):,} failed: {done.out / CUTS},"
           f" {done.out / REPORT}\ntrain on them: train.py --config {done.out / 'config.yaml'}")
     return 1 if done.stops else 0
+def _filter(options: argparse.Namespace) -> None:
+    from omnidali.curation.filter import Filtering, filter_sources
+    from omnidali.curation.rules import Rules
+    from omnidali.ranks import end_ranks, start_ranks
+    from omnidali.settings import load_config
+    _at_least(options.top, 1, "--top")
+    for where, value in (("--threshold", options.threshold), ("--keep", options.keep)):
+        if not 0 < value <= 1:
+            raise UserError(where, "a number above 0 and at most 1", f"{value:g}", "Correct the value.")
+    if options.window is not None and not 0 < options.window < float("inf"):
+        raise UserError("--window", "seconds above 0", f"{options.window:g}", "Correct the value.")
+    ranks = start_ranks()
+    config = load_config(options.config, options.overrides)
+    rules = Rules(tuple(dict.fromkeys(options.rule)), options.threshold, options.top, options.keep, options.relabel)
+    with telling_peers():
+        filter_sources(config, options.checkpoint, options.out, Filtering(
+            tuple(options.sources), rules, options.window, options.score_only, options.keep_negatives), ranks)
+    end_ranks()
+    if ranks.is_main and not options.score_only:
+        print(f"report in {options.out}/report.md; train on it: train.py --config {options.out}/config.yaml")
 
 
 def _at_least(value: int, least: int, where: str) -> None:

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from omnidali.errors import UserError
 
 
-def write_whole(path: Path, data: str | bytes) -> None:
+def write_whole(path: Path, data: str | bytes | Iterable[str]) -> None:
     """Make or replace a file; at an error the old one stays, and nothing half written is left.
+
+    Args:
+        data: all of it, or texts that are written as they come.
 
     Raises:
         OSError: if it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
+    pieces = [data] if isinstance(data, (str, bytes)) else data
     try:
-        part.write_bytes(data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data)
+        with open(part, "wb") as file:
+            file.writelines(piece.encode("utf-8", "surrogateescape") if isinstance(piece, str) else piece
+                            for piece in pieces)
         os.replace(part, path)
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):
             part.unlink()
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import sqlite3
 import sys
@@ -65,10 +66,19 @@ def is_damage(error: sqlite3.Error) -> bool:
 
 def move_aside(path: Path, seen: Exception) -> None:
     """Give a damaged catalog, and the journal that belongs to it, another name, and say so."""
+    lost = "; the scores of teachers that it held went with it" if _holds_scores(path) else ""
     for ending in (_JOURNAL, ""):  # in this order: a new catalog must not find the old one's journal
         if os.path.exists(f"{path}{ending}"):
             os.replace(f"{path}{ending}", f"{path}{DAMAGED}{ending}")
-    print(f"{path} is damaged ({seen}): moved to {path}{DAMAGED} and built anew", file=sys.stderr, flush=True)
+    print(f"{path} is damaged ({seen}): moved to {path}{DAMAGED} and built anew{lost}", file=sys.stderr, flush=True)
+
+
+def _holds_scores(path: Path) -> bool:
+    """Whether the table of scores was made, told from the bytes: what is damaged cannot be asked."""
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(b"CREATE TABLE scores") >= 0
 
 
 @contextmanager

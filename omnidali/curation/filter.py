@@ -1,0 +1,194 @@
+"""A teacher's filter: score crawled sources once, apply rules as often as one likes, write the lists that remain."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from omnidali.catalog.scores import ScoreStore
+from omnidali.catalog.store import SourceTable
+from omnidali.config import EVALUATION, Config, MediaConfig, key_of
+from omnidali.curation.filter_report import Part, write_reports
+from omnidali.curation.kept_lists import make_config, write_config, write_list
+from omnidali.curation.rules import Opinion, Rules, judge, opinion_of
+from omnidali.curation.scoring import Task, Teacher, load_teacher, make_task, score, source_to_score
+from omnidali.environment import write_record
+from omnidali.errors import UserError
+from omnidali.loading.data import open_data
+from omnidali.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Filtering:
+    """What is asked for.
+
+    Attributes:
+        names: of the sources, ``evaluation`` among them; none: all training sources but the target.
+        rules: what an item has to pass. window: seconds of a piece of long videos that are cut into windows; None:
+            see :func:`~omnidali.curation.scoring.source_to_score`.
+        score_only: whether no list is written. keep_negatives: whether long videos stay without a positive piece.
+    """
+
+    names: tuple[str, ...] = ()
+    rules: Rules = Rules()
+    window: float | None = None
+    score_only: bool = False
+    keep_negatives: bool = False
+
+
+def filter_sources(config: Config, checkpoint: str | Path, out: str | Path, asked: Filtering,
+                   ranks: Ranks = Ranks()) -> dict[str, dict]:
+    """Score the sources, and write lists, tables, pictures and a config into ``out``.
+
+    Returns:
+        For each source counts of items, kept, dropped, unreadable and scored now, and items a second.
+
+    Raises:
+        UserError: for a teacher of other classes, a source of which nothing is kept, and a folder or catalog that
+            cannot be written.
+    """
+    out = Path(os.path.abspath(out))
+    sources = _chosen(config, asked)
+    teacher = load_teacher(checkpoint, config.clip.clip_len)
+    scored = {name: source_to_score(teacher, source, config.data_root, asked.window)
+              for name, source in sources.items()}
+    target = next(iter(config.sources))
+    training = {name: replace(scored.get(name, config.sources[name]), fraction=1.0)
+                for name in config.sources if name in scored or name == target}
+    # faults are named in `out`: the run folder may be that of a training
+    config_here = replace(config, catalog=config.catalog_path, run_dir=str(out), sources=MappingProxyType(training),
+                          evaluation=replace(config.evaluation, source=scored.get(EVALUATION)))
+    data = open_data(config_here, ranks)
+    if ranks.is_main:
+        print(*data.summary, sep="\n", flush=True)
+    names = teacher.agree(data.class_names)
+    if ranks.is_main and not teacher.is_3d and any(source.kind == "untrimmed" for source in scored.values()):
+        print("a 2D teacher looks at single frames of long videos; a 3D one is the better judge of them", flush=True)
+    if ranks.is_main and teacher.is_3d and any(source.kind == "image" for source in scored.values()):
+        print("a 3D teacher sees a photo as a clip that stands still; a 2D one is the better judge of photos",
+              flush=True)
+    tables = {table.name: table for table in (*data.tables, data.evaluation) if table is not None}
+    tasks = {name: make_task(teacher, tables[name], source, config_here, names) for name, source in scored.items()}
+    rows = {name: _score(teacher, task, config_here, ranks) for name, task in tasks.items()}
+    if not asked.score_only:
+        rows = ranks.on_main(lambda: _write(config, config_here, out, asked, sources, tasks, names, rows))
+    if ranks.is_main:
+        write_record(out, {"filter": rows, "checkpoint": str(checkpoint), "digest": teacher.digest,
+                           "rules": str(asked.rules), "ranks": ranks.world})
+    return rows
+
+
+def _chosen(config: Config, asked: Filtering) -> dict[str, MediaConfig]:
+    every = dict(config.sources)
+    if config.evaluation.source is not None:
+        every[EVALUATION] = config.evaluation.source
+    names = asked.names or tuple(config.sources)[1:]
+    for name in names:
+        if name not in every:
+            raise UserError("--sources", f"some of {', '.join(every)}", name, "Correct the name.")
+        if every[name].tars and not asked.score_only:
+            raise UserError(key_of(name), "files, which a list can name", "tars",
+                            "Unpack them, leave the source out with --sources, or use --score-only.")
+    if not names:
+        raise UserError("--sources", "a source besides the target", "none",
+                        "Add it to the config, or name the target itself.")
+    return {name: every[name] for name in names}
+
+
+def _score(teacher: Teacher, task: Task, config: Config, ranks: Ranks) -> dict:
+    count, seconds = score(teacher, task, config, ranks)
+    row = {"items": len(task.table), "scored": count, "items_per_second": round(count / seconds, 1) if count else None}
+    if ranks.is_main:
+        speed = f" ({row['items_per_second']:,} a second)" if count else ""
+        print(f"{task.table.name}: {len(task.table):,} items, {count:,} scored now{speed}", flush=True)
+    return row
+
+
+def _write(config: Config, config_here: Config, out: Path, asked: Filtering, sources: Mapping[str, MediaConfig],
+           tasks: Mapping[str, Task], names: Collection[str], rows: dict[str, dict]) -> dict[str, dict]:
+    """Judge all sources, and write everything that ``out`` gets; returns the rows with what was kept."""
+    parts = {name: _judge(config_here.catalog_path, task, asked.rules, len(names)) for name, task in tasks.items()}
+    for part in parts.values():
+        _refuse_nothing(part, asked.rules)
+    try:
+        new = {}
+        for name, part in parts.items():
+            source = replace(sources[name], window_seconds=part.task.source.window_seconds)
+            new[name], samples = write_list(out, config_here.catalog_path, name, source, part.verdict.kept,
+                                            part.verdict.labels, asked.keep_negatives)
+            counts = {"kept": int(part.verdict.kept.sum()), "dropped": int((~part.verdict.kept).sum()),
+                      "unreadable": int((~part.opinion.decoded).sum()), "relabelled": int(part.relabelled.sum()),
+                      "samples": samples}
+            rows[name] = {**rows[name], **counts}
+        write_reports(out, parts, tuple(names), asked.rules, config_here, rows)
+        made = make_config(config, out, new, names)
+        if not config.catalog:
+            _copy_catalog(Path(config_here.catalog_path), Path(made.catalog))
+        write_config(out, made)  # last: where it is, everything is
+    except OSError as error:
+        raise UserError(str(error.filename or out), "a folder that can be written", str(error.strerror or error),
+                        "Make room or choose another --out; what was scored is not scored again.") from None
+    for name, part in parts.items():
+        _tell(name, part, names, rows[name])
+    return rows
+
+
+def _judge(catalog: str, task: Task, rules: Rules, classes: int) -> Part:
+    """What the scores of a source come to, a few thousand items at a time."""
+    table: SourceTable = task.table
+    found = []
+    with ScoreStore(catalog, task.scorer) as store:
+        for places, logs in store.read(table):
+            found.append(opinion_of(logs, table.labels[places]))
+    opinion = Opinion(*(np.concatenate([getattr(part, name) for part in found])
+                        for name in ("probability", "rank", "other", "other_probability")))
+    if table.kind == "untrimmed":  # a piece of a video about one class does not become a video about another
+        rules = replace(rules, relabel=False)
+    return Part(task, opinion, judge(opinion, table.labels, rules, classes))
+
+
+def _refuse_nothing(part: Part, rules: Rules) -> None:
+    if part.verdict.kept.any():
+        return
+    best = np.sort(part.opinion.probability[part.opinion.decoded])[::-1][:5]
+    shown = ", ".join(f"{value:.3f}" for value in best) or "none: nothing decodes"
+    raise UserError(key_of(part.task.table.name), f"items that pass the rule ({rules})",
+                    f"none of {len(part.task.table):,}; the best probabilities are {shown}",
+                    "Lower the threshold, use another --rule or teacher, or leave the source out with --sources.")
+
+
+def _copy_catalog(path: Path, copy: Path) -> None:
+    """Give the new config a catalog of its own that knows all files already; one that is there stays."""
+    if copy.exists():
+        return
+    part = copy.with_name(f"{copy.name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as old, contextlib.closing(sqlite3.connect(part)) as new:
+            old.backup(new)
+        os.replace(part, copy)
+    except sqlite3.Error as error:
+        part.unlink(missing_ok=True)
+        raise OSError(0, str(error), str(copy)) from None
+
+
+def _tell(name: str, part: Part, names: Collection[str], row: dict) -> None:
+    text = f"{name}: kept {row['kept']:,} of {row['items']:,} ({100 * row['kept'] / row['items']:.1f} %)"
+    if row["samples"] != row["kept"]:
+        text += f" as pieces of {row['samples']:,} videos"
+    text += f", dropped {row['dropped']:,}"
+    text += f", relabelled {row['relabelled']:,}" if row["relabelled"] else ""
+    print(text + (f"; {row['unreadable']:,} do not decode" if row["unreadable"] else ""), flush=True)
+    for label, listed, kept in part.classes(len(names)):
+        if listed and not kept:
+            best = part.best(label)
+            print(f"WARNING: {name}: nothing is kept of class {label} ({list(names)[label]}), {listed:,} items,"
+                  f" best probability {best:.3f}", file=sys.stderr, flush=True)

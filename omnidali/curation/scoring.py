@@ -1,0 +1,206 @@
+"""Score sources with a teacher: any checkpoint of a recogniser, every item once, on any number of ranks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from omnidali.catalog.items import flatten, list_format
+from omnidali.catalog.lists import recognise
+from omnidali.catalog.scores import Scorer, ScoreStore
+from omnidali.catalog.store import SourceTable
+from omnidali.config import ClipConfig, Config, MediaConfig, ViewsConfig, key_of
+from omnidali.errors import UserError
+from omnidali.evaluation.forward import run_over
+from omnidali.models.architecture import tell_architecture
+from omnidali.models.digest import digest_of
+from omnidali.models.recognizers import SlowOnly, build_model
+from omnidali.models.weights import best_weights, some
+from omnidali.ranks import Ranks
+from omnidali.training.checkpoint import load_checkpoint, load_weights
+from omnidali.training.precision import make_autocast
+
+FRAME_SECONDS = 1.0  # a 2D teacher looks at a frame a second of long videos (OmniSource, Sec. 3.3)
+WHOLE_FILES = ("path_label", "class folders")  # lists of long videos that windows are cut from
+_SMALLEST = 1e-30  # a probability of 0 has no logarithm
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network whose opinion of media is asked.
+
+    Attributes:
+        model: in evaluation mode. digest: of its weights. path: of its file.
+        classes: names that the checkpoint carries; empty where it carries none. outputs: their number.
+    """
+
+    model: torch.nn.Module
+    digest: str
+    path: str
+    classes: tuple[str, ...]
+    outputs: int
+
+    @property
+    def is_3d(self) -> bool:
+        """Whether it looks at several frames at a time."""
+        return isinstance(self.model, SlowOnly)
+
+    def agree(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Class names for the teacher's outputs.
+
+        Args:
+            names: of the lists' classes; their numbers as text where nothing names them.
+
+        Raises:
+            UserError: if these are not the teacher's classes.
+        """
+        if _are_numbers(names):  # then a class that no list has is no contradiction
+            same, found = len(names) <= self.outputs, self.classes or tuple(map(str, range(self.outputs)))
+        else:
+            same, found = len(names) == self.outputs and self.classes in ((), tuple(names)), tuple(names)
+        if not same:
+            got = some(list(self.classes)) if self.classes else "no names"
+            raise UserError(self.path, f"a teacher for the {len(names)} classes of the lists ({some(list(names))})",
+                            f"one for {self.outputs} ({got})",
+                            "Use a teacher that was trained on these classes, or correct `classes:` of the config.")
+        return found
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a teacher looks at in a source.
+
+    Attributes:
+        table: a row an item or piece. source, clip, views: of the loader. scorer: what the scores are kept under.
+    """
+
+    table: SourceTable
+    source: MediaConfig
+    clip: ClipConfig
+    views: ViewsConfig
+    scorer: Scorer
+
+
+def load_teacher(checkpoint: str | Path, clip_len: int) -> Teacher:
+    """Read a checkpoint of ours or of the reference; its tensors tell the network.
+
+    Args:
+        checkpoint: file, or run folder for its best.pt. clip_len: frames of a clip, for SlowOnly.
+
+    Raises:
+        UserError: if it cannot be read, or is none of our networks.
+    """
+    state = load_checkpoint(checkpoint, inside="best.pt")
+    weights = best_weights(state)
+    architecture = tell_architecture(weights, checkpoint)
+    model = build_model(architecture.config, architecture.classes, clip_len)
+    load_weights(model, {**state, "state_dict": weights}, str(checkpoint))
+    meta = state.get("meta")
+    classes = state.get("classes") or (meta.get("CLASSES") if isinstance(meta, dict) else None) or ()
+    classes = tuple(classes) if len(classes) == architecture.classes and all(
+        isinstance(name, str) for name in classes) and not _are_numbers(classes) else ()
+    return Teacher(model.eval(), digest_of(weights), str(checkpoint), classes, architecture.classes)
+
+
+def source_to_score(teacher: Teacher, source: MediaConfig, data_root: str, window: float | None) -> MediaConfig:
+    """The source with all of its pieces, cut as the teacher looks at them.
+
+    Args:
+        window: seconds of a piece, where videos are cut into windows; None: 1 for a 2D teacher, else as configured.
+    """
+    if source.kind != "untrimmed":
+        return source
+    form = source.format
+    if source.list and form == "auto":
+        form = recognise(Path(data_root, source.list), source.kind)
+    seconds = source.window_seconds
+    if not source.list or form in WHOLE_FILES:  # other lists say themselves what the pieces are
+        seconds = window or (seconds if teacher.is_3d else FRAME_SECONDS)
+    return replace(source, pieces="all", window_seconds=seconds)
+
+
+def make_task(teacher: Teacher, table: SourceTable, source: MediaConfig, config: Config,
+              names: Sequence[str]) -> Task:
+    """How ``teacher`` looks at the items of a source: the config's clips and views, or a frame in a short window."""
+    clip, views = config.clip, config.evaluation.test
+    if source.kind == "untrimmed":
+        cut = list_format(config.catalog_path, table.name) in WHOLE_FILES
+        table = flatten(config.catalog_path, table)
+        if cut and not teacher.is_3d:
+            clip, views = replace(clip, clip_len=1, frame_interval=1), replace(views, num_clips=1)
+    settings = {"clip_len": clip.clip_len, "frame_interval": clip.frame_interval, **dataclasses.asdict(views),
+                "precision": config.train.precision}
+    scorer = Scorer(teacher.digest, os.path.basename(teacher.path.rstrip("/")), tuple(names), json.dumps(settings))
+    return Task(table, source, clip, views, scorer)
+
+
+def score(teacher: Teacher, task: Task, config: Config, ranks: Ranks) -> tuple[int, float]:
+    """Score what has no score yet, and keep it in the catalog.
+
+    Returns:
+        How many items were scored now, and in how many seconds.
+
+    Raises:
+        UserError: if the catalog cannot be written, or a score is not finite; what was committed stays.
+        BadSource: if more files fail than the config's limits let through.
+    """
+    table, path, started = task.table, config.catalog_path, time.monotonic()
+
+    def find() -> np.ndarray:
+        with ScoreStore(path, task.scorer) as store:
+            return store.missing(table)
+
+    rows = ranks.on_main(find)
+    if not len(rows):
+        return 0, 0.0
+    part = table.take(rows, "without a score")
+    teacher.model.to(ranks.device, memory_format=torch.channels_last_3d if teacher.is_3d else torch.channels_last)
+    network = _probabilities(teacher) if task.views.average == "prob" else _logits(teacher)
+    batches = run_over(network, teacher.model.clip_len, part, task.source, task.views,
+                       replace(config, clip=task.clip), ranks, make_autocast(config.train.precision, ranks.device),
+                       f"score {table.name}")
+    if not ranks.is_main:
+        for found in batches:
+            ranks.gather(found)
+        return len(rows), time.monotonic() - started
+    with ScoreStore(path, task.scorer) as store:
+        for found in batches:
+            for places, outputs, decoded in ranks.gather(found):
+                if not np.isfinite(outputs[decoded]).all():
+                    raise UserError(teacher.path, "finite scores", f"others in {key_of(table.name)}",
+                                    "Its weights are damaged, or train.precision is too short; try fp32.")
+                store.add(part, places, _logs(outputs, task.views.average), decoded)
+    return len(rows), time.monotonic() - started
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    """Whether these only stand for names that nobody gave."""
+    return list(names) == list(map(str, range(len(names))))
+
+
+def _logits(teacher: Teacher) -> Callable[[torch.Tensor], torch.Tensor]:
+    def network(clips: torch.Tensor) -> torch.Tensor:
+        missing = (teacher.model.clip_len or 1) // clips.shape[2]
+        return teacher.model(clips.repeat_interleave(missing, dim=2) if missing > 1 else clips)  # a photo stands still
+
+    return network
+
+
+def _probabilities(teacher: Teacher) -> Callable[[torch.Tensor], torch.Tensor]:
+    network = _logits(teacher)
+    return lambda clips: network(clips).float().softmax(dim=1)
+
+
+def _logs(outputs: np.ndarray, average: str) -> np.ndarray:
+    """Log-probabilities (n, classes) from mean logits, or from mean probabilities."""
+    if average == "prob":
+        return np.log(np.maximum(outputs, _SMALLEST))
+    return torch.from_numpy(outputs).log_softmax(dim=1).numpy()

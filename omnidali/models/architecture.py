@@ -1,0 +1,57 @@
+"""Which network a checkpoint was made for, told from its tensors alone, so that no file needs to say it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from omnidali.config import ModelConfig
+from omnidali.errors import UserError
+from omnidali.models.resnet import LAYERS
+from omnidali.models.weights import HEAD, rename
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The network of a checkpoint.
+
+    Attributes:
+        name: ``tsn`` or ``slowonly``. depth: of its ResNet. classes: outputs of its classifier.
+    """
+
+    name: str
+    depth: int
+    classes: int
+
+    @property
+    def config(self) -> ModelConfig:
+        """For :func:`~omnidali.models.recognizers.build_model`."""
+        return ModelConfig(name=self.name, depth=self.depth)
+
+
+def tell_architecture(weights: Mapping[str, torch.Tensor], where: str | Path) -> Architecture:
+    """The network that ``weights`` belong to: kernels over time make SlowOnly, blocks by stage the depth.
+
+    Args:
+        where: names the file in errors.
+
+    Raises:
+        UserError: if it is none of ours, or has no classifier.
+    """
+    _, known, _ = rename(weights)
+    first, last = known.get("backbone.conv1.conv.weight"), known.get(f"{HEAD}weight")
+    blocks = [{name.split(".")[2] for name in known if name.startswith(f"backbone.layer{stage}.")}
+              for stage in (1, 2, 3, 4)]
+    shape = (tuple(map(len, blocks)), any(".conv3." in name for name in known))
+    depth = next((depth for depth, layers in LAYERS.items() if layers == shape), None)
+    if first is None or first.ndim not in (4, 5) or depth is None:
+        kinds = ", ".join(f"-{depth}" for depth in LAYERS)
+        raise UserError(str(where), f"a TSN or SlowOnly on a ResNet{kinds}",
+                        f"stages of {', '.join(str(len(stage)) for stage in blocks)} blocks", "Use another checkpoint.")
+    if last is None or last.ndim != 2:
+        raise UserError(str(where), f"a classifier ({HEAD}weight)", "none",
+                        "Use the checkpoint of a network that was trained on the classes.")
+    return Architecture("tsn" if first.ndim == 4 else "slowonly", depth, len(last))
