@@ -2,8 +2,8 @@
 
 An item is a photo, a video, or a piece of a long video. Three ways find duplicates, each of which is enough: equal
 bytes; a perceptual hash with a thumbnail (:mod:`omnidali.curation.hashes`); and with a checkpoint the cosine of
-whitened features (:mod:`omnidali.curation.features`). An item's likeness is the best over its frames against all frames of the
-validation items.
+whitened features (:mod:`omnidali.curation.features`). An item's likeness is the best over its frames against all frames
+of the validation items.
 """
 
 from __future__ import annotations

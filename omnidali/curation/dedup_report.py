@@ -40,6 +40,7 @@ class Outcome:
         mine, of: int64 (n,), places of the frames of the pair that is most alike. alike: float32 (n,).
         bits: int64 (n,), by which their hashes differ; -1 where none were compared.
         kept: int64 (n,), item of the same source that is kept instead; -1 for duplicates of validation items.
+        best: by kind, every item's likeness to the validation items.
         near: by kind, items that were just not alike enough, the nearest first, with those places and likenesses.
     """
 
@@ -50,6 +51,7 @@ class Outcome:
         self.mine, self.of, self.kept, self.bits = (np.full(count, -1, np.int64) for _ in range(4))
         self.alike = np.full(count, np.nan, np.float32)
         self.near: dict[str, tuple[np.ndarray, ...]] = {}
+        self.best: dict[str, np.ndarray] = {}
 
     @property
     def dropped(self) -> np.ndarray:
@@ -64,6 +66,7 @@ class Outcome:
     def add(self, kind: str, alike: np.ndarray, mine: np.ndarray, of: np.ndarray, least: float,
             bits: np.ndarray) -> None:
         """Items by the likeness of their best pair of frames, from ``least`` on; arrays have a value an item."""
+        self.best[kind] = alike
         found = np.flatnonzero(alike >= least)
         self._drop(found, kind, mine[found], of[found], alike[found], bits[found])
         below = np.flatnonzero((alike < least) & (alike > -1))
@@ -147,7 +150,8 @@ def _report(outcomes: Sequence[Outcome], settings, thresholds: Mapping[str, floa
                    f"{int((outcome.kept >= 0).sum()):,}"]
         lines.append(f"| {outcome.name} | {' | '.join(columns)} |")
     lines += ["", "An item counts under the first kind that found it: bytes, then hash, then features. Items are"
-              " photos, videos, and pieces of long videos. Unreadable items were compared with nothing and stay in the lists.",
+              " photos, videos, and pieces of long videos. Unreadable items were compared with nothing and stay in the"
+              " lists.",
               "", "## How duplicates are told", "",
               f"- Frames: about {settings.rate:g} a second of every video, at most 96 of an item; the middle square.",
               "- bytes: the whole files are equal.",
@@ -167,6 +171,13 @@ def _report(outcomes: Sequence[Outcome], settings, thresholds: Mapping[str, floa
     for outcome in outcomes:
         for kind, (*_, alike) in outcome.near.items():
             lines.append(f"| {outcome.name} | {kind} | {', '.join(f'{value:.3f}' for value in alike[:8]) or 'none'} |")
+    if whitening is not None:
+        levels = sorted({thresholds["features"], *np.linspace(0.2, 0.9, 8).round(1).tolist()})
+        lines += ["", "## Another threshold", "", "How many items another --threshold would find by features:", "",
+                  f"| source | {' | '.join(f'{level:.4g}' for level in levels)} |", f"|---{'|---:' * len(levels)}|"]
+        lines += [f"| {outcome.name} | " + " | ".join(f"{int((outcome.best['features'] >= level).sum()):,}"
+                                                      for level in levels) + " |"
+                  for outcome in outcomes if "features" in outcome.best]
     if any(outcome.items.table.kind == "untrimmed" for outcome in outcomes):
         lines += ["", "Of long videos the pieces that are duplicates are no positive pieces any more. They are still in"
                   " the video: `pieces: one_positive_rest_negative` and `pieces: all` of a source may draw them."]

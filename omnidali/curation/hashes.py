@@ -25,7 +25,8 @@ LEAST = 0.5  # likeness of duplicates: thumbnails that differ by half of their c
 NOT_ALIKE = -1.0  # likeness of pairs that are farther
 _BITS, _GRID, _THUMB = 64, 32, 8
 _BLANK = 2.0  # contrast of a thumbnail, of 255, below which a frame is black, white or plain
-_AT_ONCE = 1 << 16  # pairs whose thumbnails are compared at a time
+_AT_ONCE = 1 << 14  # pairs whose thumbnails are compared at a time
+_STRIP = 32  # rows of codes that are compared at a time
 _GREY = (0.299, 0.587, 0.114)
 
 
@@ -95,14 +96,22 @@ class HashLikeness:
         """Likeness float32 (m, k): 1 for equal thumbnails, 0 where they differ as much as their contrast, -1 beyond
         the distance."""
         alike = np.full((len(one.codes), len(other.codes)), NOT_ALIKE, np.float32)
-        near = np.bitwise_count(one.codes[:, None] ^ other.codes) <= self.distance
-        near &= (one.contrast[:, None] >= _BLANK) & (other.contrast >= _BLANK)
-        places = np.flatnonzero(near)
-        for first in range(0, len(places), _AT_ONCE):
-            rows, columns = np.divmod(places[first:first + _AT_ONCE], near.shape[1])
-            apart = np.sqrt(((one.thumbs[rows] - other.thumbs[columns]) ** 2).mean(axis=1))
-            contrast = np.minimum(one.contrast[rows], other.contrast[columns])
-            alike[rows, columns] = np.maximum(1 - apart / contrast, NOT_ALIKE)
+        differing = np.empty((_STRIP, len(other.codes)), np.uint64)
+        bits = np.empty(differing.shape, np.uint8)
+        blank = other.contrast < _BLANK
+        for top in range(0, len(one.codes), _STRIP):  # what is counted stays in the processor's cache
+            codes = one.codes[top:top + _STRIP, None]
+            np.bitwise_xor(codes, other.codes, out=differing[:len(codes)])
+            near = np.bitwise_count(differing[:len(codes)], out=bits[:len(codes)]) <= self.distance
+            near[one.contrast[top:top + _STRIP] < _BLANK] = False
+            near[:, blank] = False
+            places = np.flatnonzero(near)
+            for first in range(0, len(places), _AT_ONCE):
+                rows, columns = np.divmod(places[first:first + _AT_ONCE], near.shape[1])
+                rows += top
+                apart = np.sqrt(((one.thumbs[rows] - other.thumbs[columns]) ** 2).mean(axis=1))
+                contrast = np.minimum(one.contrast[rows], other.contrast[columns])
+                alike[rows, columns] = np.maximum(1 - apart / contrast, NOT_ALIKE)
         return torch.from_numpy(alike)
 
 

@@ -70,11 +70,11 @@ def best_matches(queries: np.ndarray, keys: np.ndarray, measure: Measure, rows: 
     """
     best, places = np.full(len(queries), -np.inf, np.float32), np.zeros(len(queries), np.int64)
     for query, key, alike in blocks(queries, keys, measure, rows, held):
-        values, found = (tensor.cpu().numpy() for tensor in alike.max(dim=1))
-        mine = slice(query, query + len(values))
-        better = values > best[mine]
-        best[mine][better] = values[better]
-        places[mine][better] = key + found[better]
+        values = alike.amax(dim=1).cpu().numpy()
+        better = np.flatnonzero(values > best[query:query + len(values)])
+        if len(better):  # places cost more than values, and most queries have met a better key before
+            best[query + better] = values[better]
+            places[query + better] = key + alike[torch.from_numpy(better).to(alike.device)].argmax(dim=1).cpu().numpy()
     return best, places
 
 
