@@ -104,7 +104,7 @@ class Whitening:
     """A linear map after which features are uncorrelated and vary alike in all directions.
 
     Attributes:
-        mean: float32 (D,). matrix: float32 (D, D).
+        mean: float32 (D,). matrix: float32 (D, d), d directions.
         shrinkage: share of the covariance that was replaced by equal variances, 0 to 1.
         frames: on which it was fitted.
     """
@@ -119,7 +119,8 @@ def fit_whitening(features: np.ndarray) -> Whitening:
     """Fit to features (n, D), rows of zeros left out.
 
     The covariance is shrunk towards equal variances as far as Ledoit and Wolf (2004) estimate to be best: few frames
-    for many numbers would otherwise blow up directions in which they do not vary by chance.
+    for many numbers would otherwise blow up directions in which they do not vary by chance. For the same reason the
+    directions in which they vary most are kept alone, one for every four frames.
     """
     features = np.asarray(features, np.float64)
     features = features[features.any(axis=1)]
@@ -134,7 +135,7 @@ def fit_whitening(features: np.ndarray) -> Whitening:
     noise = ((around ** 2).sum(axis=1) ** 2).mean() / count - (covariance ** 2).sum() / count
     shrinkage = float(np.clip(noise / spread, 0, 1)) if spread > 0 else 1.0
     values, vectors = np.linalg.eigh((1 - shrinkage) * covariance + shrinkage * level * np.eye(width))
-    matrix = vectors / np.sqrt(np.maximum(values, 1e-12 * max(level, 1e-12)))
+    matrix = (vectors / np.sqrt(np.maximum(values, 1e-12 * max(level, 1e-12))))[:, -max(1, count // 4):]
     return Whitening(mean.astype(np.float32), matrix.astype(np.float32), shrinkage, count)
 
 
