@@ -27,6 +27,7 @@ from omnidali.cli import main
 from omnidali.curation.dedup import Settings, dedup
 from omnidali.curation.features import FeatureLikeness, fit_whitening
 from omnidali.curation.hashes import WIDTH, HashLikeness, pack_sketches, sketch_frames
+from omnidali.curation.relist import write_kept
 from omnidali.curation.similar import Forest, best_matches, best_of_items
 from omnidali.errors import UserError
 from omnidali.loading.data import open_data
@@ -102,7 +103,7 @@ def world(tmp_path_factory) -> Path:
             path = root / f"long/{video}/part_{part}.mp4"
             write_video(path, file, frames=24, width=160, height=120, rate=12, **QUICK)
             if file == 0:
-                write_scaled(root / "val/0.mp4", path, 200, 150)
+                write_scaled(root / "val/0.mp4", path, 160, 120)
     (root / "long.json").write_text(json.dumps([
         {"video_dir": "a", "label": 0, "num_clips": 3, "positive_clip_inds": [0, 1]},
         {"video_dir": "b", "label": 1, "num_clips": 3, "positive_clip_inds": [0, 2]},
@@ -193,11 +194,16 @@ def test_without_validation_items_and_with_nothing_left_the_user_is_told(world, 
     with pytest.raises(UserError, match="--within"):
         dedup(config_of(world, tmp_path / "run", "evaluation.source=null"), tmp_path / "out", Ranks())
     (tmp_path / "all.txt").write_text("copy.mp4 0\nscaled.mp4 1\n")
-    config = config_of(world, tmp_path / "run", f"sources.clips.list={tmp_path / 'all.txt'}")
+    (tmp_path / "long.json").write_text(json.dumps([
+        {"video_dir": "a", "label": 0, "num_clips": 3, "positive_clip_inds": [1]}]))
+    config = config_of(world, tmp_path / "run", f"sources.clips.list={tmp_path / 'all.txt'}",
+                       f"sources.long.list={tmp_path / 'long.json'}", "sources.long.pieces=all")
     with pytest.raises(UserError, match="sources.clips: .* 2 of which all are duplicates"):
         dedup(config, tmp_path / "out", Ranks(), names=["clips"])
     assert len(rows_of(tmp_path / "out", "clips")) == 2  # which ones is told all the same
     assert not (tmp_path / "out/config.yaml").exists()
+    with pytest.raises(UserError, match="sources.long: .* 1 of which all are duplicates"):
+        dedup(config, tmp_path / "out", Ranks(), names=["long"])  # what is left shows no class
     with pytest.raises(UserError, match="some of the training sources"):
         dedup(config, tmp_path / "out", Ranks(), names=["evaluation"])
 
@@ -423,3 +429,58 @@ def test_two_ranks_find_what_one_finds(world, found, tmp_path):
     for source in ("photos", "clips", "long"):
         assert rows_of(tmp_path / "out", source) == rows_of(found, source)
     assert (tmp_path / "out/report.md").read_text() == (found / "report.md").read_text()
+
+
+def test_what_is_left_of_every_kind_of_list_reads_back(tmp_path):
+    write_video(tmp_path / "root/long.mp4", 1, frames=60, width=96, height=64, rate=10, **QUICK)
+    for number in range(8):
+        write_photo(tmp_path / f"root/frames, of it/img_{number:05}.jpg", 2, 64, 48, frame=number)
+    for name in ("#first.jpg", "with\ttab.jpg", "a b.jpg", "gone.jpg"):
+        write_photo(tmp_path / f"root/{name}", 3, 64, 48)
+    (tmp_path / "photos.txt").write_text("./#first.jpg\tfirst\nwith\ttab.jpg\tsecond\na b.jpg\tsecond\n"
+                                         "gone.jpg\tfirst\n")
+    (tmp_path / "windows.txt").write_text("long.mp4 second\n")
+    (tmp_path / "pieces.txt").write_text("long.mp4 0 1.5 0\nlong.mp4 2 3.25 0\nlong.mp4 3.5 5 1\n")
+    (tmp_path / "whole.json").write_text(json.dumps([
+        {"video_dir": "root/long.mp4", "label": 1, "num_clips": 3, "positive_clip_inds": [0, 2]}]))
+    (tmp_path / "frames.txt").write_text('"frames, of it",2,4,1\n"frames, of it",0,8,0\n')
+    (tmp_path / "config.yaml").write_text(f"""
+data_root: {tmp_path}
+run_dir: {tmp_path / "run"}
+sources:
+  photos: {{kind: image, root: root, list: photos.txt}}
+  windows: {{kind: untrimmed, root: root, list: windows.txt, window_seconds: 2}}
+  pieces: {{kind: untrimmed, root: root, list: pieces.txt}}
+  whole: {{kind: untrimmed, root: root, list: whole.json, window_seconds: 2}}
+  frames: {{kind: frames, root: root, list: frames.txt, pattern: "img_{{:05}}.jpg"}}
+train: {{batch: 5, steps: 1}}
+""")
+    config = load_config(tmp_path / "config.yaml", [])
+    data = open_data(config)
+    tables = {table.name: table for table in data.tables}
+
+    def pieces(name, tables):
+        table = tables[name]
+        rows = np.arange(len(table))
+        rows = rows if table.starts is None else np.repeat(rows, np.diff(table.starts))
+        firsts = np.zeros(len(rows)) if table.firsts is None else table.firsts
+        return [(Path(table.media(record).path).name, int(table.labels[row]), int(first), int(frames))
+                for record, row, first, frames in zip(table.records, rows, firsts, table.frames)]
+
+    assert pieces("windows", tables) == [("long.mp4", 1, first, 20) for first in (0, 20, 40)]
+    dropped = {"photos": [3], "windows": [1], "pieces": [1], "whole": [0], "frames": [1]}
+    out = tmp_path / "out"
+    marks = {name: np.isin(np.arange(len(tables[name].records)), places) for name, places in dropped.items()}
+    write_kept(config, out, tables, marks, data.class_names)
+    new = open_data(load_config(out / "config.yaml", []))
+    assert new.class_names == data.class_names == ("first", "second")
+    left = {table.name: table for table in new.tables}
+    for name in ("photos", "frames"):
+        assert pieces(name, left) == [piece for n, piece in enumerate(pieces(name, tables)) if n not in dropped[name]]
+    for name in ("windows", "whole", "pieces"):
+        gone, shown = pieces(name, tables)[dropped[name][0]], []
+        for table, into in ((tables[name], []), (left[name], shown)):
+            places = np.concatenate([np.arange(count) + first for first, count in zip(table.starts, table.positives)])
+            into += [pieces(name, {name: table})[place] for place in places]
+        assert gone not in shown and len(shown) == {"windows": 2, "whole": 1, "pieces": 2}[name]
+        assert set(shown) < set(pieces(name, tables))

@@ -271,7 +271,7 @@ def _calibrate(source: _Source, network: ImageNetwork, likeness: FeatureLikeness
     rows = np.unique(np.linspace(0, len(source.items) - 1, min(CALIBRATED_ON, len(source.items))).astype(np.int64))
     items = replace(source.items, table=source.items.table.take(rows, "calibration"), rows=source.items.rows[rows],
                     counts=np.ones(len(rows), np.int64), stamps=source.items.stamps[rows],
-                    sizes=source.items.sizes[rows])
+                    sizes=source.items.sizes[rows], shown=source.items.shown[rows])
     size = config.evaluation.test.size
     kept = Kept(out / "kept" / source.name / f"crops-{network.digest}-{size}", items, 2 * network.width, np.float16,
                 ranks)
@@ -297,9 +297,9 @@ def _finish(config: Config, out: Path, outcomes: list[Outcome], tables: dict, na
     thresholds = {kind: least for kind, (_, least) in measures.items()}
     write_outcome(out, outcomes, settings, thresholds, whitening, names)
     for outcome in outcomes:
-        if outcome.dropped.all():
+        if outcome.dropped[outcome.items.shown].all():
             raise UserError(key_of(outcome.name), "items that are not in the validation set",
-                            f"{len(outcome.items):,} of which all are duplicates",
+                            f"{int(outcome.items.shown.sum()):,} of which all are duplicates",
                             f"Check that evaluation.source is another set (see {out / 'report.md'}), or leave the"
                             " source out with --sources.")
     write_kept(config, out, tables, {outcome.name: outcome.dropped for outcome in outcomes}, names)

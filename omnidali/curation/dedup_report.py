@@ -164,7 +164,8 @@ def _report(outcomes: Sequence[Outcome], settings, thresholds: Mapping[str, floa
             " over the middle frames of the validation items")
         lines += [f"- features: the cosine of whitened features is at least {thresholds['features']:.4f}, {how}.",
                   f"- Whitening: fitted on {whitening.frames:,} frames of all sources, evenly spread, to"
-                  f" {whitening.matrix.shape[1]} directions; its covariance was shrunk by {whitening.shrinkage:.4f} towards equal variances (Ledoit and Wolf)."]
+                  f" {whitening.matrix.shape[1]} directions; its covariance was shrunk by"
+                  f" {whitening.shrinkage:.4f} towards equal variances (Ledoit and Wolf)."]
     lines += ["", "## Just below", "", "The pairs of pictures/ show what a person would want to look at: what was"
               " dropped, by falling similarity, and what was just not alike enough.", "",
               "| source | kind | similarity of the nearest that stay |", "|---|---|---|"]

@@ -35,7 +35,7 @@ class Items:
     Attributes:
         table: a row an item. rows: int64 (n,), row of the source's own table that the item is of.
         counts: int64 (n,), frames to look at. stamps: uint64 (n,), change with the file, the piece or the count.
-        sizes: int64 (n,), bytes of the file.
+        sizes: int64 (n,), bytes of the file. shown: bool (n,), False for pieces of long videos without their class.
     """
 
     table: SourceTable
@@ -43,6 +43,7 @@ class Items:
     counts: np.ndarray
     stamps: np.ndarray
     sizes: np.ndarray
+    shown: np.ndarray
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -77,9 +78,10 @@ def find_items(table: SourceTable, rate: float) -> Items:
     Args:
         table: of the catalog. rate: frames to look at in a second, about: at most 96 of an item.
     """
-    rows = np.arange(len(table))
+    rows, shown = np.arange(len(table)), np.ones(len(table), bool)
     if table.starts is not None:
         rows = np.repeat(rows, np.diff(table.starts))
+        shown = np.arange(len(rows)) < (table.starts[:-1] + table.positives)[rows]
         table = replace(table, labels=table.labels[rows], widths=table.widths[rows], heights=table.heights[rows],
                         starts=None, positives=None)
     known = np.zeros(len(table.records), [("stamp", np.uint64), ("size", np.int64), ("rate", np.float64)])
@@ -101,7 +103,7 @@ def find_items(table: SourceTable, rate: float) -> Items:
     for column in (counts, table.frames, table.firsts if table.firsts is not None else 0 * counts):
         stamps = (stamps ^ column.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)  # wraps around
         stamps ^= stamps >> np.uint64(29)
-    return Items(table, rows, counts, stamps, known["size"])
+    return Items(table, rows, counts, stamps, known["size"], shown)
 
 
 class Kept:
