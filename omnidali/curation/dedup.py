@@ -22,7 +22,7 @@ from tqdm import tqdm
 from omnidali.catalog.store import CatalogReader
 from omnidali.config import EVALUATION, Config, MediaConfig, key_of
 from omnidali.curation import hashes
-from omnidali.curation.dedup_report import Outcome, write_outcome
+from omnidali.curation.dedup_report import BYTES, FEATURES, HASH, Outcome, write_outcome
 from omnidali.curation.features import SAMPLE, FeatureLikeness, ImageNetwork, Whitening, fit_whitening, load_network
 from omnidali.curation.hashes import HashLikeness
 from omnidali.curation.kept import DONE, TODO, Items, Kept, fill, find_items
@@ -33,7 +33,6 @@ from omnidali.loading.data import open_data
 from omnidali.ranks import Ranks
 from omnidali.training.precision import make_autocast
 
-BYTES, HASH, FEATURES = "bytes", "hash", "features"
 CALIBRATED_ON = 2000  # validation items at most, one frame of each
 _READ = 1 << 20  # bytes of a file at a time
 

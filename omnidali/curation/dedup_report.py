@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from omnidali.planning.crops import centered
 from omnidali.training.pictures import clip_grid
 from pipelines.feeds import MEAN, STD
 
+BYTES, HASH, FEATURES = KINDS = ("bytes", "hash", "features")
 PAIRS = 24  # of a picture
 _SIDE = 144  # of a frame in it, pixels
 _COLUMNS = ("path", "label", "frame", "of", "of_frame", "against", "kind", "distance", "similarity")
@@ -60,7 +62,7 @@ class Outcome:
 
     def add_bytes(self, mine: np.ndarray, of: np.ndarray) -> None:
         """Items with the bytes of validation items."""
-        self._drop(mine, "bytes", self.items.starts[mine], self.theirs.starts[of], np.ones(len(mine)),
+        self._drop(mine, BYTES, self.items.starts[mine], self.theirs.starts[of], np.ones(len(mine)),
                    np.zeros(len(mine), np.int64))
 
     def add(self, kind: str, alike: np.ndarray, mine: np.ndarray, of: np.ndarray, least: float,
@@ -83,7 +85,7 @@ class Outcome:
             for item in cluster[cluster != stays].tolist():
                 self.kinds[item], self.kept[item] = kinds[item], stays
                 self.mine[item] = self.items.starts[item]
-                self.alike[item] = 1.0 if kinds[item] == "bytes" else nearest[str(kinds[item])][item]
+                self.alike[item] = 1.0 if kinds[item] == BYTES else nearest[str(kinds[item])][item]
 
     def _drop(self, found: np.ndarray, kind: str, mine, of, alike, bits) -> None:
         new = self.kinds[found] == ""
@@ -139,7 +141,7 @@ def _table_of(outcome: Outcome, names: Sequence[str]) -> str:
 
 
 def _report(outcomes: Sequence[Outcome], settings, thresholds: Mapping[str, float], whitening: Whitening | None) -> str:
-    kinds = ["bytes", *thresholds]
+    kinds = [BYTES, *thresholds]
     lines = ["# Duplicates", "",
              f"| source | items | unreadable | kept | {' | '.join(f'by {kind}' for kind in kinds)} | within it |",
              f"|---{'|---:' * (len(kinds) + 4)}|"]
@@ -157,12 +159,12 @@ def _report(outcomes: Sequence[Outcome], settings, thresholds: Mapping[str, floa
               "- bytes: the whole files are equal.",
               f"- hash: the 64-bit hashes differ in at most {settings.distance} bits (default {DISTANCE}), and the"
               " thumbnails of 8 x 8 pixels in colour differ by at most half of their contrast (similarity"
-              f" {thresholds['hash']:g} or more; 1 is equal)."]
+              f" {thresholds[HASH]:g} or more; 1 is equal)."]
     if whitening is not None:
         how = "as given by --threshold" if settings.threshold is not None else (
             f"the mean cosine of two random crops ({CROP_AREA[0]:.0%} to {CROP_AREA[1]:.0%} of the area) of one frame,"
             " over the middle frames of the validation items")
-        lines += [f"- features: the cosine of whitened features is at least {thresholds['features']:.4f}, {how}.",
+        lines += [f"- features: the cosine of whitened features is at least {thresholds[FEATURES]:.4f}, {how}.",
                   f"- Whitening: fitted on {whitening.frames:,} frames of all sources, evenly spread, to"
                   f" {whitening.matrix.shape[1]} directions; its covariance was shrunk by"
                   f" {whitening.shrinkage:.4f} towards equal variances (Ledoit and Wolf)."]
@@ -173,12 +175,12 @@ def _report(outcomes: Sequence[Outcome], settings, thresholds: Mapping[str, floa
         for kind, (*_, alike) in outcome.near.items():
             lines.append(f"| {outcome.name} | {kind} | {', '.join(f'{value:.3f}' for value in alike[:8]) or 'none'} |")
     if whitening is not None:
-        levels = sorted({thresholds["features"], *np.linspace(0.2, 0.9, 8).round(1).tolist()})
+        levels = sorted({thresholds[FEATURES], *np.linspace(0.2, 0.9, 8).round(1).tolist()})
         lines += ["", "## Another threshold", "", "How many items another --threshold would find by features:", "",
                   f"| source | {' | '.join(f'{level:.4g}' for level in levels)} |", f"|---{'|---:' * len(levels)}|"]
-        lines += [f"| {outcome.name} | " + " | ".join(f"{int((outcome.best['features'] >= level).sum()):,}"
+        lines += [f"| {outcome.name} | " + " | ".join(f"{int((outcome.best[FEATURES] >= level).sum()):,}"
                                                       for level in levels) + " |"
-                  for outcome in outcomes if "features" in outcome.best]
+                  for outcome in outcomes if FEATURES in outcome.best]
     if any(outcome.items.table.kind == "untrimmed" for outcome in outcomes):
         lines += ["", "Of long videos the pieces that are duplicates are no positive pieces any more. They are still in"
                   " the video: `pieces: one_positive_rest_negative` and `pieces: all` of a source may draw them."]
@@ -188,6 +190,9 @@ def _report(outcomes: Sequence[Outcome], settings, thresholds: Mapping[str, floa
 def _write_pictures(folder: Path, outcome: Outcome) -> None:
     items, theirs = outcome.items, outcome.theirs
     gone = np.flatnonzero(outcome.dropped)
+    for kind in KINDS:  # of an earlier search
+        for which in ("dropped", "within", "just_below"):
+            (folder / f"{outcome.name}_{kind}_{which}.png").unlink(missing_ok=True)
     for kind, within in sorted({(str(outcome.kinds[item]), bool(outcome.kept[item] >= 0)) for item in gone.tolist()}):
         mine = gone[(outcome.kinds[gone] == kind) & ((outcome.kept[gone] >= 0) == within)]
         # evenly over the whole range of similarity, and with the least alike: there mistakes show
@@ -208,9 +213,12 @@ def _write_pairs(path: Path, ours: tuple[Items, np.ndarray], theirs: tuple[Items
     frames = (np.stack(sides, axis=1) - np.array(MEAN)) / np.array(STD)  # (n, 2, side, side, 3), as the loader's clips
     clips = torch.from_numpy(frames).permute(0, 4, 1, 2, 3)
     labels = [f"{value:.3f} {items_path(ours[0], int(place))}" for value, place in zip(alike, ours[1])]
+    part = path.with_name(f"{path.name}.part")
     try:
-        write_picture(path, clip_grid(clips, labels))
+        write_picture(part, clip_grid(clips, labels))
+        os.replace(part, path)
     except OSError as error:
+        part.unlink(missing_ok=True)
         raise UserError(str(path), "a picture that can be written", str(error.strerror or error),
                         "Make room or choose another --out.") from None
 
