@@ -27,6 +27,7 @@ from omnidali.cli import main
 from omnidali.curation.dedup import Settings, dedup
 from omnidali.curation.features import FeatureLikeness, fit_whitening
 from omnidali.curation.hashes import WIDTH, HashLikeness, pack_sketches, sketch_frames
+from omnidali.curation.kept import _allocate
 from omnidali.curation.relist import write_kept
 from omnidali.curation.similar import Forest, best_matches, best_of_items
 from omnidali.errors import UserError
@@ -229,6 +230,12 @@ def test_a_full_disk_is_told_and_nothing_half_written_stays(world, tmp_path):
                 or path.suffix == ".part"]
 
 
+def test_the_disk_gives_its_room_before_anything_is_written(tmp_path):
+    array = _allocate(tmp_path / "values.npy", (1 << 20, 2), np.dtype(np.float16))
+    assert array.shape == (1 << 20, 2) and not array.any()
+    assert os.stat(tmp_path / "values.npy").st_blocks * 512 >= array.nbytes
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
     """A ResNet-18 with random weights under torchvision's names, as ImageNet weights come."""
@@ -377,6 +384,10 @@ def test_frames_without_contrast_and_far_hashes_are_like_nothing():
     frames[3, 8:] = frames[2, 8:]
     measure = HashLikeness(18)
     alike = measure(measure.prepare(frames), measure.prepare(frames)).numpy()
+    one, other = (measure.prepare(np.concatenate([frames[:1, :8], np.tile(np.uint8([5, 5 + step]), (1, 96))], axis=1))
+                  for step in (6, 3))
+    assert one.contrast[0] == 3 and other.contrast[0] == 1.5
+    assert measure(one, one) == 1 and measure(one, other) == measure(other, one) == measure(other, other) == -1
     assert (alike[0] == -1).all() and alike[1, 2] == 1 and alike[2, 3] == -1 and alike[69, 69] == 1
 
 
