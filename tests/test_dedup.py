@@ -332,6 +332,8 @@ def test_chunks_of_any_size_give_the_plain_result(queries, keys, rows, held, see
     best, places = best_matches(one, other, Dot(), rows, held)
     plain = one @ other.T
     assert (best == plain.max(axis=1)).all() and (places == plain.argmax(axis=1)).all()  # the first of equals
+    best, places = best_matches(one, other, Dot(), rows, held, least=8)
+    assert (best == plain.max(axis=1)).all() and (places == plain.argmax(axis=1))[best >= 8].all()
 
 
 @settings(max_examples=40, deadline=None)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from omnidali.catalog.store import CatalogReader
 from omnidali.config import EVALUATION, Config, MediaConfig, key_of
 from omnidali.curation import hashes
-from omnidali.curation.dedup_report import BYTES, FEATURES, HASH, Outcome, write_outcome
+from omnidali.curation.dedup_report import BYTES, FEATURES, HASH, Outcome, just_below, write_outcome
 from omnidali.curation.features import SAMPLE, FeatureLikeness, ImageNetwork, Whitening, fit_whitening, load_network
 from omnidali.curation.hashes import HashLikeness
 from omnidali.curation.kept import DONE, TODO, Items, Kept, fill, find_items
@@ -110,7 +110,8 @@ def dedup(config: Config, out: str | Path, ranks: Ranks, checkpoint: str | None 
         if theirs is not None:
             ranks.on_main(lambda: outcome.add_bytes(*_equal_bytes(source, theirs)))
             for kind, (measure, least) in measures.items():
-                found = _search(source.kept[kind], theirs.kept[kind], measure, ranks, f"{kind} {source.name}")
+                found = _search(source.kept[kind], theirs.kept[kind], measure, just_below(least), ranks,
+                                f"{kind} {source.name}")
                 ranks.on_main(lambda: outcome.add(kind, *found, least, _bits(source, theirs, found)))
         outcome.unreadable = int((source.kept[HASH].done != DONE).sum())
         if settings.within:
@@ -213,15 +214,16 @@ def _digests(source: _Source):
         yield item, source.digests.values[item].tobytes()
 
 
-def _search(mine: Kept, theirs: Kept, measure: Measure, ranks: Ranks,
+def _search(mine: Kept, theirs: Kept, measure: Measure, least: float, ranks: Ranks,
             title: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of every item the likeness of its best pair of frames, and their places in the two sources; on the main rank."""
+    """Of every item the likeness of its best pair of frames, and their places in the two sources, from the likeness
+    ``least`` on; on the main rank."""
     share = np.linspace(0, len(mine.items), ranks.world + 1).astype(int)[ranks.rank:ranks.rank + 2]
     starts = mine.items.starts[share[0]:share[1] + 1]
     queries = mine.values[starts[0]:starts[-1]]
     if ranks.is_main:
         print(f"{title}: {len(mine.values):,} x {len(theirs.values):,} frames", flush=True)
-    best, places = best_matches(queries, theirs.values, measure)
+    best, places = best_matches(queries, theirs.values, measure, least=least)
     top = best_of_items(best, starts - starts[0])
     parts = ranks.gather((best[top], top + starts[0], places[top]))
     return tuple(map(np.concatenate, zip(*parts))) if parts else ()

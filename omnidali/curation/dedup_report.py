@@ -31,6 +31,11 @@ _SIDE = 144  # of a frame in it, pixels
 _COLUMNS = ("path", "label", "frame", "of", "of_frame", "against", "kind", "distance", "similarity")
 
 
+def just_below(least: float) -> float:
+    """Likeness from which on a person may want to look at what is no duplicate, given that of duplicates."""
+    return least - abs(least) / 2
+
+
 class Outcome:
     """What was found of one source.
 
@@ -43,7 +48,8 @@ class Outcome:
         bits: int64 (n,), by which their hashes differ; -1 where none were compared.
         kept: int64 (n,), item of the same source that is kept instead; -1 for duplicates of validation items.
         best: by kind, every item's likeness to the validation items.
-        near: by kind, items that were just not alike enough, the nearest first, with those places and likenesses.
+        near: by kind, items that were just not alike enough (:func:`just_below`), the nearest first, with those places
+            and likenesses.
     """
 
     def __init__(self, name: str, items: Items, theirs: Items | None):
@@ -71,7 +77,7 @@ class Outcome:
         self.best[kind] = alike
         found = np.flatnonzero(alike >= least)
         self._drop(found, kind, mine[found], of[found], alike[found], bits[found])
-        below = np.flatnonzero((alike < least) & (alike > -1))
+        below = np.flatnonzero((alike < least) & (alike >= just_below(least)))
         below = below[np.argsort(-alike[below], kind="stable")][:PAIRS]
         self.near[kind] = (below, mine[below], of[below], alike[below])
 

@@ -145,6 +145,7 @@ class FeatureLikeness:
     def __init__(self, whitening: Whitening, device: torch.device = torch.device("cpu")):
         self._mean = torch.from_numpy(whitening.mean).to(device)
         self._matrix = torch.from_numpy(whitening.matrix).to(device)
+        self._block = torch.empty(0)  # new memory for every block would cost a quarter of the product
 
     def prepare(self, kept: np.ndarray) -> torch.Tensor:
         """Features (n, D) whitened, of length 1; zeros stay zeros, which are like nothing."""
@@ -157,5 +158,8 @@ class FeatureLikeness:
         return prepared.numel() * prepared.element_size()
 
     def __call__(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """Cosines float32 (m, k)."""
-        return one @ other.T
+        """Cosines float32 (m, k), until the next call."""
+        size = len(one) * len(other)
+        if self._block.numel() < size:
+            self._block = one.new_empty(size)
+        return torch.mm(one, other.T, out=self._block[:size].view(len(one), len(other)))

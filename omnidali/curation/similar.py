@@ -35,7 +35,7 @@ class Measure(Protocol):
         """Bytes of what :meth:`prepare` gave."""
 
     def __call__(self, one: object, other: object) -> torch.Tensor:
-        """Likeness of every pair, float32 (m, k)."""
+        """Likeness of every pair, float32 (m, k); may be written over by the next call."""
 
 
 def blocks(queries: np.ndarray, keys: np.ndarray, measure: Measure, rows: int = ROWS, held: int = KEYS,
@@ -61,9 +61,12 @@ def blocks(queries: np.ndarray, keys: np.ndarray, measure: Measure, rows: int = 
         ready = []
 
 
-def best_matches(queries: np.ndarray, keys: np.ndarray, measure: Measure, rows: int = ROWS,
-                 held: int = KEYS) -> tuple[np.ndarray, np.ndarray]:
+def best_matches(queries: np.ndarray, keys: np.ndarray, measure: Measure, rows: int = ROWS, held: int = KEYS,
+                 least: float = -np.inf) -> tuple[np.ndarray, np.ndarray]:
     """For every query the likeness and the place of the key most like it, the first of equals.
+
+    Args:
+        least: likeness below which places are not asked for: to find them costs as much as a third of the products.
 
     Returns:
         float32 (n,), -inf where there is no key, and int64 (n,).
@@ -71,9 +74,10 @@ def best_matches(queries: np.ndarray, keys: np.ndarray, measure: Measure, rows: 
     best, places = np.full(len(queries), -np.inf, np.float32), np.zeros(len(queries), np.int64)
     for query, key, alike in blocks(queries, keys, measure, rows, held):
         values = alike.amax(dim=1).cpu().numpy()
-        better = np.flatnonzero(values > best[query:query + len(values)])
-        if len(better):  # places cost more than values, and most queries have met a better key before
-            best[query + better] = values[better]
+        mine = best[query:query + len(values)]
+        better = np.flatnonzero((values > mine) & (values >= least))
+        np.maximum(mine, values, out=mine)
+        if len(better):
             places[query + better] = key + alike[torch.from_numpy(better).to(alike.device)].argmax(dim=1).cpu().numpy()
     return best, places
 
