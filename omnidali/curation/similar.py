@@ -9,8 +9,9 @@ Memory: at most ``KEYS`` bytes of prepared keys (or one chunk), one chunk of que
 Cost of 3 million photos against 100 thousand frames: 3e11 pairs. With features of 2048 numbers 1.23e15 floating-point
 operations, of 256 numbers 1.5e14; read are 12.3 GB (float16) of queries once for each 512 MiB of keys (twice at 2048
 numbers in float32, once at 256). On 8 GPUs that hold 50 Tflop/s each in float32 that is 3 s and 0.4 s of products,
-so reading the features is what it costs; on two cores at 0.1 Tflop/s 3.4 h and 26 min. Hashes: 3e11 comparisons of
-8 bytes, about 2 ns each on one core: 10 min. `omnidali bench dedup` measures both.
+so reading the features is what it costs; on two busy cores that were measured at 0.055 Tflop/s 6.2 h and 47 min.
+Hashes: 3e11 comparisons of 8 bytes, measured at 9 ns each on one core: 45 min on one, 6 min on 8 ranks.
+`omnidali bench dedup` measures both.
 """
 
 from __future__ import annotations
