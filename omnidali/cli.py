@@ -56,6 +56,13 @@ def main(arguments: list[str] | None = None) -> int:
     plan.add_argument("--rows", type=int, nargs="+", default=[10_000, 1_000_000, 10_000_000],
                       help="sizes of the catalog")
     plan.set_defaults(story=_bench_plan)
+    pairs = bench.add_parser("dedup", help="comparing features and hashes in chunks, beside one plain product")
+    pairs.add_argument("--out", default="bench", help="folder for records.jsonl (default: %(default)s)")
+    pairs.add_argument("--rows", type=int, nargs=2, default=[100_000, 10_000], metavar=("WEB", "VALIDATION"),
+                       help="frames on both sides (default: 100000 10000)")
+    pairs.add_argument("--dimensions", type=int, nargs="+", default=[256, 2048], help="of features (default: 256 2048)")
+    pairs.add_argument("--repeats", type=int, default=3, help="measurements of each (default: %(default)s)")
+    pairs.set_defaults(story=_bench_dedup)
     advice = bench.add_parser("advise", help="what decoding one's own sources costs, and which copy would help most")
     advice.add_argument("--config", required=True, help="YAML file")
     advice.add_argument("--sample", type=int, default=12, help="files of a source to measure (default: %(default)s)")
@@ -150,6 +157,23 @@ def main(arguments: list[str] | None = None) -> int:
     sieve.add_argument("--set", dest="overrides", nargs="+", default=[], metavar="key.path=value",
                        help="settings of the config")
     sieve.set_defaults(story=_filter)
+
+    dedup = commands.add_parser("dedup", help="drop what shows validation items, and near-duplicates of a source")
+    dedup.add_argument("--config", required=True, help="YAML file")
+    dedup.add_argument("--out", required=True, help="folder for lists, config.yaml and report; a second start goes on")
+    dedup.add_argument("--sources", nargs="+", default=[], metavar="NAME",
+                       help="only these training sources (default: all but the first, the target)")
+    dedup.add_argument("--checkpoint", metavar="FILE", help="image network for features: a checkpoint, weights of a"
+                       " ResNet, or a run folder (default: bytes and hashes alone)")
+    dedup.add_argument("--threshold", default="auto", metavar="X", help="cosine of features from which on two frames"
+                       " are one; auto: that of two crops of one frame (default: %(default)s)")
+    dedup.add_argument("--hash-distance", type=int, default=18, metavar="BITS",
+                       help="of 64 in which the hashes of duplicates differ at most (default: %(default)s)")
+    dedup.add_argument("--fps", type=float, default=8.0, help="frames of a second to look at (default: %(default)s)")
+    dedup.add_argument("--within", action="store_true", help="also keep one alone of what is alike inside a source")
+    dedup.add_argument("--set", dest="overrides", nargs="+", default=[], metavar="key.path=value",
+                       help="settings of the config")
+    dedup.set_defaults(story=_dedup)
 
     ablate = commands.add_parser("ablate", help="train with the target alone, with each group of sources, with all")
     ablate.add_argument("--config", required=True, help="YAML file; its first source is the target")
@@ -336,6 +360,35 @@ def _filter(options: argparse.Namespace) -> None:
     end_ranks()
     if ranks.is_main and not options.score_only:
         print(f"report in {options.out}/report.md; train on it: train.py --config {options.out}/config.yaml")
+
+def _dedup(options: argparse.Namespace) -> None:
+    from omnidali.curation.dedup import Settings, dedup
+    from omnidali.ranks import end_ranks, start_ranks
+    from omnidali.settings import load_config
+    try:
+        threshold = None if options.threshold == "auto" else float(options.threshold)
+    except ValueError:
+        threshold = 2.0
+    if threshold is not None and not -1 < threshold <= 1:
+        raise UserError("--threshold", "auto, or a number above -1 and up to 1", options.threshold,
+                        "Correct the value.")
+    if not 0 <= options.hash_distance <= 64:
+        raise UserError("--hash-distance", "0 to 64", str(options.hash_distance), "Correct the value.")
+    if not 0 < options.fps <= 1000:
+        raise UserError("--fps", "more than 0, and up to 1000", str(options.fps), "Correct the value.")
+    config, ranks = load_config(options.config, options.overrides), start_ranks()
+    with telling_peers():
+        dedup(config, options.out, ranks, options.checkpoint, options.sources,
+              Settings(threshold, options.hash_distance, options.fps, options.within))
+    end_ranks()
+
+
+def _bench_dedup(options: argparse.Namespace) -> None:
+    from omnidali.bench.dedup import bench_dedup
+    _at_least(min(options.rows), 1, "--rows")
+    _at_least(min(options.dimensions), 1, "--dimensions")
+    _at_least(options.repeats, 1, "--repeats")
+    bench_dedup(options.out, *options.rows, options.dimensions, options.repeats)
 
 
 def _at_least(value: int, least: int, where: str) -> None:

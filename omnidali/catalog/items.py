@@ -13,7 +13,7 @@ import numpy as np
 
 from omnidali.catalog.gate import OK
 from omnidali.catalog.integrity import Damaged, damage
-from omnidali.catalog.pack import ENTRIES, Row, spans
+from omnidali.catalog.pack import ENTRIES, ListedFile, spans
 from omnidali.catalog.store import COLUMNS, SourceTable, connect
 
 
@@ -51,7 +51,7 @@ def read_items(catalog: str | Path, name: str) -> Iterator[Item]:
     try:
         db = connect(catalog, read_only=True)
         source, = db.execute("SELECT id FROM sources WHERE name = ?", (name,)).fetchone()
-        usable = map(Row._make, db.execute(ENTRIES, (source, OK)))
+        usable = map(ListedFile._make, db.execute(ENTRIES, (source, OK)))
         video, number = None, 0
         for label, unit, of, state in db.execute(
                 "SELECT e.label, e.unit, e.video, m.state FROM entries e JOIN media m ON m.id = e.media"

@@ -15,10 +15,10 @@ import numpy as np
 from omnidali.catalog.gate import OK
 from omnidali.catalog.integrity import crc_of
 from omnidali.catalog.probe import unpack_times
-from omnidali.catalog.store import CHUNK, COLUMNS, PIECE_COLUMNS
+from omnidali.catalog.store import CHUNK, COLUMNS, PIECE_COLUMNS, SourceTable
 
 
-class Row(NamedTuple):
+class ListedFile(NamedTuple):
     """An entry with its file, in the order of the query below."""
 
     label: int
@@ -104,11 +104,17 @@ def pack(db: sqlite3.Connection, source: int, by_video: bool, keep_all: bool = F
                (digest.hexdigest(), json.dumps(unusable), source))
 
 
+def listed_pieces(table: SourceTable) -> Iterator[tuple[ListedFile, list[tuple[int, int]]]]:
+    """Every entry of a source's list whose file can be used, in order, with (first frame, frames) of its pieces."""
+    rows = map(ListedFile._make, table.query(ENTRIES, OK))
+    return ((row, [place[1:] for place in spans(row, Counter())]) for row in rows)
+
+
 def _pieces(rows, unusable: Counter):
     """Batches of (samples, pieces a sample, pieces, paths), where every entry is a sample."""
     while batch := rows.fetchmany(CHUNK):
         samples, pieces, paths = [], [], []
-        for row in map(Row._make, batch):
+        for row in map(ListedFile._make, batch):
             for _, first, count in spans(row, unusable):
                 samples.append((row.label, row.width, row.height, 1))
                 pieces.append(_Piece(row.record, count, row.codec, first))
@@ -120,7 +126,7 @@ def _pieces(rows, unusable: Counter):
 def _videos(rows, keep_all: bool, unusable: Counter):
     """The same, where the entries of one video and label make a sample; those that show the class come first."""
     samples, counts, pieces, paths = [], [], [], []
-    for _, entries in groupby(map(Row._make, rows), key=lambda row: (row.video, row.label)):
+    for _, entries in groupby(map(ListedFile._make, rows), key=lambda row: (row.video, row.label)):
         shown, others, size, files = [], [], None, {}
         for row in entries:
             files[row.record] = row.path
@@ -156,7 +162,7 @@ def _gaps(shown: list[_Piece], frames: int) -> list[_Piece]:
     return gaps
 
 
-def spans(row: Row, unusable: Counter) -> Iterator[tuple[int, int, int]]:
+def spans(row: ListedFile, unusable: Counter) -> Iterator[tuple[int, int, int]]:
     """Yield (number of the window, first frame, frames) of what an entry names; windows without a frame are not."""
     if not row.unit:  # a whole file, by far the most common
         yield 0, 0, row.frames

@@ -1,0 +1,309 @@
+"""Remove from training sources what shows validation items, and what shows the same as another item of its source.
+
+An item is a photo, a video, or a piece of a long video. Three ways find duplicates, each of which is enough: equal
+bytes; a perceptual hash with a thumbnail (:mod:`omnidali.curation.hashes`); and with a checkpoint the cosine of
+whitened features (:mod:`omnidali.curation.features`). An item's likeness is the best over its frames against all frames
+of the validation items.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from omnidali.catalog.store import CatalogReader
+from omnidali.config import EVALUATION, Config, MediaConfig, key_of
+from omnidali.curation import hashes
+from omnidali.curation.dedup_report import BYTES, FEATURES, HASH, Outcome, just_below, write_outcome
+from omnidali.curation.features import SAMPLE, FeatureLikeness, ImageNetwork, Whitening, fit_whitening, load_network
+from omnidali.curation.hashes import HashLikeness
+from omnidali.curation.kept import DONE, TODO, Items, Kept, fill, find_items
+from omnidali.curation.relist import refuse_tars, write_kept
+from omnidali.curation.similar import Forest, Measure, best_matches, best_of_items
+from omnidali.errors import UserError
+from omnidali.loading.data import open_data
+from omnidali.ranks import Ranks
+from omnidali.training.precision import make_autocast
+
+CALIBRATED_ON = 2000  # validation items at most, one frame of each
+_READ = 1 << 20  # bytes of a file at a time
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How duplicates are told.
+
+    Attributes:
+        threshold: cosine of whitened features; None: measured. distance: bits between hashes.
+        rate: frames of a video to look at, a second. within: whether to look inside the sources, too.
+    """
+
+    threshold: float | None = None
+    distance: int = hashes.DISTANCE
+    rate: float = 8.0
+    within: bool = False
+
+
+@dataclass
+class _Source:
+    """One source with everything that is kept of its frames."""
+
+    name: str
+    config: MediaConfig
+    items: Items
+    digests: Kept
+    kept: dict[str, Kept] = field(default_factory=dict)
+
+
+def dedup(config: Config, out: str | Path, ranks: Ranks, checkpoint: str | None = None, names: Collection[str] = (),
+          settings: Settings = Settings()) -> list[Outcome] | None:
+    """Find duplicates; write what is left as lists and OUT/config.yaml, and a report.
+
+    Args:
+        names: of the training sources; none: all but the first, the target.
+
+    Returns:
+        What was found of every source, on the main rank.
+
+    Raises:
+        UserError: for unknown sources, no validation items, a source of which nothing is left, or a full disk.
+    """
+    out = Path(os.path.abspath(out))
+    names = _chosen(config, names)
+    against = config.evaluation.source is not None
+    if not against and not settings.within:
+        raise UserError("evaluation.source", "validation items to compare with", "nothing",
+                        "Add it to the config, or look for duplicates inside the sources alone with --within.")
+    data = open_data(config, ranks)
+    network = load_network(checkpoint, ranks.device) if checkpoint else None
+    configs = {**{name: config.sources[name] for name in names}, EVALUATION: config.evaluation.source}
+    reader = CatalogReader(config.catalog_path)
+    tables = {name: reader.table(name) for name in (*names, *([EVALUATION] if against else []))}
+    sources = {}
+    for name, table in tables.items():  # with what `fraction` leaves out
+        items = find_items(table, settings.rate)
+        digests = Kept(out / "kept" / name / BYTES, replace(items, counts=np.ones(len(items), np.int64)), 16, np.uint8,
+                       ranks)
+        sources[name] = _Source(name, configs[name], items, digests)
+    _compute(sources, config, network, out, ranks, settings.within)
+    measures: dict[str, tuple[Measure, float]] = {HASH: (HashLikeness(settings.distance), hashes.LEAST)}
+    whitening = None
+    if network is not None:
+        whitening = ranks.on_main(lambda: fit_whitening(_sample([one.kept[FEATURES] for one in sources.values()])))
+        likeness = FeatureLikeness(whitening, ranks.device)
+        threshold = settings.threshold
+        if threshold is None:
+            threshold = _calibrate(sources.get(EVALUATION) or next(iter(sources.values())), network, likeness, config,
+                                   out, ranks)
+        measures[FEATURES] = (likeness, threshold)
+    theirs, outcomes = sources.pop(EVALUATION, None), []
+    for source in sources.values():
+        outcome = Outcome(source.name, source.items, theirs and theirs.items)
+        if theirs is not None:
+            ranks.on_main(lambda: outcome.add_bytes(*_equal_bytes(source, theirs)))
+            for kind, (measure, least) in measures.items():
+                found = _search(source.kept[kind], theirs.kept[kind], measure, just_below(least), ranks,
+                                f"{kind} {source.name}")
+                ranks.on_main(lambda: outcome.add(kind, *found, least, _bits(source, theirs, found)))
+        outcome.unreadable = int((source.kept[HASH].done != DONE).sum())
+        if settings.within:
+            dropped = ranks.on_main(lambda: outcome.dropped)
+            forest = _cluster(source, measures, ranks, dropped)
+            ranks.on_main(lambda: outcome.add_clusters(*forest))
+        outcomes.append(outcome)
+    ranks.on_main(lambda: _finish(config, out, outcomes, tables, data.class_names, settings, measures, whitening))
+    return outcomes if ranks.is_main else None
+
+
+def _chosen(config: Config, names: Collection[str]) -> list[str]:
+    known = list(config.sources)
+    for name in names:
+        if name not in known:
+            expected = f"some of the training sources {', '.join(known)}"
+            raise UserError("--sources", expected, name, "Correct the name.")
+    names = list(dict.fromkeys(names)) or known[1:]
+    if not names:
+        raise UserError("--sources", "a source besides the target", "none in the config",
+                        "Name the target itself to compare it.")
+    refuse_tars(config, names)
+    return names
+
+
+def _compute(sources: dict[str, _Source], config: Config, network: ImageNetwork | None, out: Path, ranks: Ranks,
+             within: bool) -> None:
+    """Fill everything that is kept of frames."""
+    _digest_files(sources, ranks, within)
+    exact = make_autocast("fp32", ranks.device)
+    for source in sources.values():
+        folder = out / "kept" / source.name
+        kept = source.kept[HASH] = Kept(folder / f"{HASH}-{hashes.VERSION}", source.items, hashes.WIDTH, np.uint8,
+                                        ranks)
+        fill(kept, source.config, hashes.sketch_frames, hashes.pack_sketches, hashes.SIDE, config, ranks, exact,
+             f"hash {source.name}")
+    for source in sources.values() if network is not None else ():
+        size = config.evaluation.test.size
+        kept = source.kept[FEATURES] = Kept(out / "kept" / source.name / f"{FEATURES}-{network.digest}-{size}",
+                                            source.items, network.width, np.float16, ranks)
+        fill(kept, source.config, network, lambda rows: _halves(rows, network.width), size, config, ranks,
+             make_autocast(config.train.precision, ranks.device), f"features {source.name}")
+
+
+def _halves(outputs: np.ndarray, width: int) -> np.ndarray:
+    """Features (n, T * width) as they are kept: float16 (n * T, width)."""
+    return np.clip(outputs.reshape(-1, width), -65504, 65504).astype(np.float16)
+
+
+def _digest_files(sources: dict[str, _Source], ranks: Ranks, within: bool) -> None:
+    """Digests of the files whose size another file has, too: only those can be equal."""
+    theirs = sources[EVALUATION].items.sizes if EVALUATION in sources else np.zeros(0, np.int64)
+    ours = np.concatenate([one.items.sizes for name, one in sources.items() if name != EVALUATION])
+    for name, source in sources.items():
+        sizes = source.items.sizes
+        wanted = np.isin(sizes, ours if name == EVALUATION else theirs)
+        if within and name != EVALUATION:
+            values, counts = np.unique(sizes, return_counts=True)
+            wanted |= np.isin(sizes, values[counts > 1])
+        if source.config.kind == "frames":  # a folder has no bytes of its own
+            wanted[:] = False
+        todo = ranks.on_main(lambda: np.flatnonzero(wanted & (source.digests.done == TODO)))[ranks.rank::ranks.world]
+        with ThreadPoolExecutor(ranks.threads) as pool, tqdm(
+                total=len(todo), desc=f"bytes {name}", unit="file", file=sys.stderr, leave=False,
+                disable=None if ranks.is_main else True) as bar:
+            for first in range(0, len(todo), 256):
+                places = todo[first:first + 256]
+                found = list(pool.map(lambda place: _digest(source.items, int(place)), places))
+                values = np.frombuffer(b"".join(value or bytes(16) for value in found), np.uint8).reshape(-1, 16)
+                source.digests.put(places, np.array([value is not None for value in found], bool), values)
+                bar.update(len(places))
+        source.digests.flush()
+        ranks.on_main(lambda: None)
+
+
+def _digest(items: Items, item: int) -> bytes | None:
+    """16 bytes that tell the file's content; None where it cannot be read."""
+    span, digest = items.media(item).span, hashlib.blake2b(digest_size=16)
+    try:
+        with open(span.path, "rb") as file:
+            file.seek(span.offset or 0)
+            left = span.size if span.size is not None else 1 << 62
+            while left > 0 and (data := file.read(min(_READ, left))):
+                digest.update(data)
+                left -= len(data)
+    except OSError:
+        return None
+    return digest.digest()
+
+
+def _equal_bytes(source: _Source, theirs: _Source) -> tuple[np.ndarray, np.ndarray]:
+    """Items with the bytes of a validation item, and these: int64 (n,) twice."""
+    known = {value: item for item, value in reversed(list(_digests(theirs)))}
+    pairs = [(item, known[value]) for item, value in _digests(source) if value in known]
+    return tuple(np.array(pairs, np.int64).reshape(-1, 2).T)
+
+
+def _digests(source: _Source):
+    for item in np.flatnonzero(source.digests.done == DONE).tolist():
+        yield item, source.digests.values[item].tobytes()
+
+
+def _search(mine: Kept, theirs: Kept, measure: Measure, least: float, ranks: Ranks,
+            title: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of every item the likeness of its best pair of frames, and their places in the two sources, from the likeness
+    ``least`` on; on the main rank."""
+    share = np.linspace(0, len(mine.items), ranks.world + 1).astype(int)[ranks.rank:ranks.rank + 2]
+    starts = mine.items.starts[share[0]:share[1] + 1]
+    queries = mine.values[starts[0]:starts[-1]]
+    if ranks.is_main:
+        print(f"{title}: {len(mine.values):,} x {len(theirs.values):,} frames", flush=True)
+    best, places = best_matches(queries, theirs.values, measure, least=least)
+    top = best_of_items(best, starts - starts[0])
+    parts = ranks.gather((best[top], top + starts[0], places[top]))
+    return tuple(map(np.concatenate, zip(*parts))) if parts else ()
+
+
+def _bits(source: _Source, theirs: _Source, found: tuple) -> np.ndarray:
+    """Bits between the hashes of the pairs of frames of :func:`_search`."""
+    return hashes.distance_of(source.kept[HASH].values[found[1]], theirs.kept[HASH].values[found[2]])
+
+
+def _cluster(source: _Source, measures: dict[str, tuple[Measure, float]], ranks: Ranks,
+             dropped: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, dict[str, np.ndarray]]:
+    """Clusters of items that are alike; of every item the kind that joined it, and its nearest likeness by kind."""
+    items = source.items
+    whole, nearest = Forest(len(items), items.rows), {}
+    kinds = np.full(len(items), "", "U8")
+    if ranks.is_main:
+        firsts = np.zeros(len(items)) if items.table.firsts is None else items.table.firsts
+        seen: dict[tuple, int] = {}
+        for item, value in _digests(source):
+            first = seen.setdefault((value, int(firsts[item])), item)
+            if first != item and items.rows[first] != items.rows[item] and not (dropped[first] or dropped[item]):
+                whole.join(first, np.array([item]), np.ones(1, np.float32))
+        kinds[[item for cluster in whole.clusters() for item in cluster]] = BYTES
+    for kind, (measure, least) in measures.items():
+        forest = Forest(len(items), items.rows)
+        forest.join_above(source.kept[kind].values, items.of_frames, measure, least, dropped, ranks.rank, ranks.world)
+        for other in ranks.gather(forest):
+            whole.merge(other)
+            nearest[kind] = np.maximum(nearest.get(kind, -np.inf), other.nearest)
+        if ranks.is_main:
+            kinds[(kinds == "") & np.isfinite(nearest[kind])] = kind
+    return whole.clusters() if ranks.is_main else [], kinds, nearest
+
+
+def _sample(kept: list[Kept]) -> np.ndarray:
+    """Features of frames of all sources, evenly spread, each source with the same share at most: float32 (n, D)."""
+    share = SAMPLE // len(kept)
+    return np.concatenate([np.asarray(one.values[np.unique(np.linspace(
+        0, len(one.values) - 1, min(share, len(one.values))).astype(np.int64))], np.float32) for one in kept])
+
+
+def _calibrate(source: _Source, network: ImageNetwork, likeness: FeatureLikeness, config: Config, out: Path,
+               ranks: Ranks) -> float:
+    """The mean cosine of two random crops of one frame, over the middle frames of up to 2000 items."""
+    rows = np.unique(np.linspace(0, len(source.items) - 1, min(CALIBRATED_ON, len(source.items))).astype(np.int64))
+    items = replace(source.items, table=source.items.table.take(rows, "calibration"), rows=source.items.rows[rows],
+                    counts=np.ones(len(rows), np.int64), stamps=source.items.stamps[rows],
+                    sizes=source.items.sizes[rows], shown=source.items.shown[rows])
+    size = config.evaluation.test.size
+    kept = Kept(out / "kept" / source.name / f"crops-{network.digest}-{size}", items, 2 * network.width, np.float16,
+                ranks)
+    fill(kept, source.config, network.of_crops, lambda rows: _halves(rows, 2 * network.width), size, config, ranks,
+         make_autocast(config.train.precision, ranks.device), "crops of one frame")
+
+    def mean() -> float:
+        pairs = np.asarray(kept.values[kept.done == DONE], np.float32)
+        one, other = (likeness.prepare(pairs[:, part]) for part in
+                      (slice(0, network.width), slice(network.width, None)))
+        cosines = (one * other).sum(dim=1)[one.any(dim=1) & other.any(dim=1)]
+        if not len(cosines):
+            raise UserError("--threshold", "frames to measure it with", f"none that can be used in {source.name}",
+                            "Give a number.")
+        return float(cosines.mean())
+
+    return ranks.on_main(mean)
+
+
+def _finish(config: Config, out: Path, outcomes: list[Outcome], tables: dict, names: Collection[str],
+            settings: Settings, measures: dict, whitening: Whitening | None) -> None:
+    """Write everything, and say what was kept and dropped."""
+    thresholds = {kind: least for kind, (_, least) in measures.items()}
+    write_outcome(out, outcomes, settings, thresholds, whitening, names)
+    for outcome in outcomes:
+        if outcome.dropped[outcome.items.shown].all():
+            raise UserError(key_of(outcome.name), "items that are not in the validation set",
+                            f"{int(outcome.items.shown.sum()):,} of which all are duplicates",
+                            f"Check that evaluation.source is another set (see {out / 'report.md'}), or leave the"
+                            " source out with --sources.")
+    write_kept(config, out, tables, {outcome.name: outcome.dropped for outcome in outcomes}, names)
+    for outcome in outcomes:
+        print(outcome)
+    print(f"report: {out / 'report.md'}\ntrain on what is left: train.py --config {out / 'config.yaml'}", flush=True)

@@ -1,0 +1,251 @@
+"""What a search for duplicates found: CSV, a report, and pictures of pairs for a person to judge."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from omnidali.charts import write_picture
+from omnidali.curation.features import CROP_AREA, Whitening
+from omnidali.curation.hashes import DISTANCE
+from omnidali.curation.kept import Items
+from omnidali.curation.relist import relative_paths, write_text
+from omnidali.decoding.frames import decode_frames
+from omnidali.decoding.image import decode_image
+from omnidali.decoding.video import decode_video
+from omnidali.errors import CannotDecode, UserError
+from omnidali.planning.crops import centered
+from omnidali.training.pictures import clip_grid
+from pipelines.feeds import MEAN, STD
+
+BYTES, HASH, FEATURES = KINDS = ("bytes", "hash", "features")
+PAIRS = 24  # of a picture
+_SIDE = 144  # of a frame in it, pixels
+_COLUMNS = ("path", "label", "frame", "of", "of_frame", "against", "kind", "distance", "similarity")
+
+
+def just_below(least: float) -> float:
+    """Likeness from which on a person may want to look at what is no duplicate, given that of duplicates."""
+    return least - abs(least) / 2
+
+
+class Outcome:
+    """What was found of one source.
+
+    Args:
+        name: of the source. items: of it. theirs: the validation items, None where there are none.
+
+    Attributes:
+        kinds: U8 (n,), what found the item: bytes, hash or features; empty for items that stay.
+        mine, of: int64 (n,), places of the frames of the pair that is most alike. alike: float32 (n,).
+        bits: int64 (n,), by which their hashes differ; -1 where none were compared.
+        kept: int64 (n,), item of the same source that is kept instead; -1 for duplicates of validation items.
+        best: by kind, every item's likeness to the validation items.
+        near: by kind, items that were just not alike enough (:func:`just_below`), the nearest first, with those places
+            and likenesses.
+    """
+
+    def __init__(self, name: str, items: Items, theirs: Items | None):
+        self.name, self.items, self.theirs, self.unreadable = name, items, theirs, 0
+        count = len(items)
+        self.kinds = np.full(count, "", "U8")
+        self.mine, self.of, self.kept, self.bits = (np.full(count, -1, np.int64) for _ in range(4))
+        self.alike = np.full(count, np.nan, np.float32)
+        self.near: dict[str, tuple[np.ndarray, ...]] = {}
+        self.best: dict[str, np.ndarray] = {}
+
+    @property
+    def dropped(self) -> np.ndarray:
+        """bool (n,): items that go."""
+        return self.kinds != ""
+
+    def add_bytes(self, mine: np.ndarray, of: np.ndarray) -> None:
+        """Items with the bytes of validation items."""
+        self._drop(mine, BYTES, self.items.starts[mine], self.theirs.starts[of], np.ones(len(mine)),
+                   np.zeros(len(mine), np.int64))
+
+    def add(self, kind: str, alike: np.ndarray, mine: np.ndarray, of: np.ndarray, least: float,
+            bits: np.ndarray) -> None:
+        """Items by the likeness of their best pair of frames, from ``least`` on; arrays have a value an item."""
+        self.best[kind] = alike
+        found = np.flatnonzero(alike >= least)
+        self._drop(found, kind, mine[found], of[found], alike[found], bits[found])
+        below = np.flatnonzero((alike < least) & (alike >= just_below(least)))
+        below = below[np.argsort(-alike[below], kind="stable")][:PAIRS]
+        self.near[kind] = (below, mine[below], of[below], alike[below])
+
+    def add_clusters(self, clusters: Sequence[np.ndarray], kinds: np.ndarray,
+                     nearest: Mapping[str, np.ndarray]) -> None:
+        """Items of one source that are alike: of every cluster the one with most pixels stays, or else the first."""
+        table = self.items.table
+        pixels = table.widths.astype(np.int64) * table.heights
+        for cluster in clusters:
+            stays = cluster[np.argmax(pixels[cluster])]
+            for item in cluster[cluster != stays].tolist():
+                self.kinds[item], self.kept[item] = kinds[item], stays
+                self.mine[item] = self.items.starts[item]
+                self.alike[item] = 1.0 if kinds[item] == BYTES else nearest[str(kinds[item])][item]
+
+    def _drop(self, found: np.ndarray, kind: str, mine, of, alike, bits) -> None:
+        new = self.kinds[found] == ""
+        found = found[new]
+        self.kinds[found] = kind
+        self.mine[found], self.of[found] = mine[new], of[new]
+        self.alike[found], self.bits[found] = alike[new], bits[new]
+
+    def __str__(self) -> str:
+        gone = int(self.dropped.sum())
+        within = int((self.kept >= 0).sum())
+        return (f"{self.name}: {len(self.items) - gone:,} of {len(self.items):,} kept; dropped {gone - within:,} like"
+                f" validation items, {within:,} like others of the source")
+
+
+def write_outcome(out: Path, outcomes: Sequence[Outcome], settings: object, thresholds: Mapping[str, float],
+                  whitening: Whitening | None, names: Sequence[str]) -> None:
+    """Write ``<source>_duplicates.csv``, report.md and pictures/.
+
+    Args:
+        settings: of :func:`~omnidali.curation.dedup.dedup`. thresholds: least likeness of duplicates, by kind.
+        names: of the classes.
+
+    Raises:
+        UserError: if a file cannot be written.
+    """
+    for outcome in outcomes:
+        write_text(out / f"{outcome.name}_duplicates.csv", _table_of(outcome, names))
+        _write_pictures(out / "pictures", outcome)
+    write_text(out / "report.md", _report(outcomes, settings, thresholds, whitening))
+
+
+def _table_of(outcome: Outcome, names: Sequence[str]) -> str:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(_COLUMNS)
+    items, theirs = outcome.items, outcome.theirs
+    paths = relative_paths(items.table)
+    their_paths = relative_paths(theirs.table) if theirs is not None else {}
+    gone = np.flatnonzero(outcome.dropped)
+    order = np.lexsort((gone, -outcome.alike[gone], outcome.kept[gone] >= 0))
+    for item in gone[order].tolist():
+        place, kind, twin = int(outcome.mine[item]), str(outcome.kinds[item]), int(outcome.kept[item])
+        if twin < 0:
+            their = int(outcome.of[item])
+            other = (their_paths[int(theirs.table.records[theirs.of_frames[their]])], theirs.frame(their), "evaluation")
+        else:
+            other = (paths[int(items.table.records[twin])], items.frame(int(items.starts[twin])), outcome.name)
+        bits = int(outcome.bits[item])
+        table.writerow([paths[int(items.table.records[item])], names[items.table.labels[item]], items.frame(place),
+                        *other, kind, bits if bits >= 0 else "", f"{outcome.alike[item]:.4f}"])
+    return text.getvalue()
+
+
+def _report(outcomes: Sequence[Outcome], settings, thresholds: Mapping[str, float], whitening: Whitening | None) -> str:
+    kinds = [BYTES, *thresholds]
+    lines = ["# Duplicates", "",
+             f"| source | items | unreadable | kept | {' | '.join(f'by {kind}' for kind in kinds)} | within it |",
+             f"|---{'|---:' * (len(kinds) + 4)}|"]
+    for outcome in outcomes:
+        of_validation = outcome.dropped & (outcome.kept < 0)
+        counts = [f"{int((outcome.kinds[of_validation] == kind).sum()):,}" for kind in kinds]
+        columns = [f"{len(outcome.items):,}", f"{outcome.unreadable:,}", f"{int((~outcome.dropped).sum()):,}", *counts,
+                   f"{int((outcome.kept >= 0).sum()):,}"]
+        lines.append(f"| {outcome.name} | {' | '.join(columns)} |")
+    lines += ["", "An item counts under the first kind that found it: bytes, then hash, then features. Items are"
+              " photos, videos, and pieces of long videos. Unreadable items were compared with nothing and stay in the"
+              " lists.",
+              "", "## How duplicates are told", "",
+              f"- Frames: about {settings.rate:g} a second of every video, at most 96 of an item; the middle square.",
+              "- bytes: the whole files are equal.",
+              f"- hash: the 64-bit hashes differ in at most {settings.distance} bits (default {DISTANCE}), and the"
+              " thumbnails of 8 x 8 pixels in colour differ by at most half of their contrast (similarity"
+              f" {thresholds[HASH]:g} or more; 1 is equal)."]
+    if whitening is not None:
+        how = "as given by --threshold" if settings.threshold is not None else (
+            f"the mean cosine of two random crops ({CROP_AREA[0]:.0%} to {CROP_AREA[1]:.0%} of the area) of one frame,"
+            " over the middle frames of the validation items")
+        lines += [f"- features: the cosine of whitened features is at least {thresholds[FEATURES]:.4f}, {how}.",
+                  f"- Whitening: fitted on {whitening.frames:,} frames of all sources, evenly spread, to"
+                  f" {whitening.matrix.shape[1]} directions; its covariance was shrunk by"
+                  f" {whitening.shrinkage:.4f} towards equal variances (Ledoit and Wolf)."]
+    lines += ["", "## Just below", "", "The pairs of pictures/ show what a person would want to look at: what was"
+              " dropped, by falling similarity, and what was just not alike enough.", "",
+              "| source | kind | similarity of the nearest that stay |", "|---|---|---|"]
+    for outcome in outcomes:
+        for kind, (*_, alike) in outcome.near.items():
+            lines.append(f"| {outcome.name} | {kind} | {', '.join(f'{value:.3f}' for value in alike[:8]) or 'none'} |")
+    if whitening is not None:
+        levels = sorted({thresholds[FEATURES], *np.linspace(0.2, 0.9, 8).round(1).tolist()})
+        lines += ["", "## Another threshold", "", "How many items another --threshold would find by features:", "",
+                  f"| source | {' | '.join(f'{level:.4g}' for level in levels)} |", f"|---{'|---:' * len(levels)}|"]
+        lines += [f"| {outcome.name} | " + " | ".join(f"{int((outcome.best[FEATURES] >= level).sum()):,}"
+                                                      for level in levels) + " |"
+                  for outcome in outcomes if FEATURES in outcome.best]
+    if any(outcome.items.table.kind == "untrimmed" for outcome in outcomes):
+        lines += ["", "Of long videos the pieces that are duplicates are no positive pieces any more. They are still in"
+                  " the video: `pieces: one_positive_rest_negative` and `pieces: all` of a source may draw them."]
+    return "\n".join(lines) + "\n"
+
+
+def _write_pictures(folder: Path, outcome: Outcome) -> None:
+    items, theirs = outcome.items, outcome.theirs
+    gone = np.flatnonzero(outcome.dropped)
+    for kind in KINDS:  # of an earlier search
+        for which in ("dropped", "within", "just_below"):
+            (folder / f"{outcome.name}_{kind}_{which}.png").unlink(missing_ok=True)
+    for kind, within in sorted({(str(outcome.kinds[item]), bool(outcome.kept[item] >= 0)) for item in gone.tolist()}):
+        mine = gone[(outcome.kinds[gone] == kind) & ((outcome.kept[gone] >= 0) == within)]
+        # evenly over the whole range of similarity, and with the least alike: there mistakes show
+        mine = mine[np.argsort(-outcome.alike[mine], kind="stable")]
+        mine = mine[np.unique(np.linspace(0, len(mine) - 1, min(PAIRS, len(mine))).astype(int))]
+        twins = (items, items.starts[outcome.kept[mine]]) if within else (theirs, outcome.of[mine])
+        _write_pairs(folder / f"{outcome.name}_{kind}_{'within' if within else 'dropped'}.png",
+                     (items, outcome.mine[mine]), twins, outcome.alike[mine])
+    for kind, (_, mine, of, alike) in outcome.near.items():
+        if len(mine):
+            _write_pairs(folder / f"{outcome.name}_{kind}_just_below.png", (items, mine), (theirs, of), alike)
+
+
+def _write_pairs(path: Path, ours: tuple[Items, np.ndarray], theirs: tuple[Items, np.ndarray],
+                 alike: np.ndarray) -> None:
+    """Frames of ours, each beside its counterpart, with their likeness."""
+    sides = [np.stack([_thumbnail(items, int(place)) for place in places]) for items, places in (ours, theirs)]
+    frames = (np.stack(sides, axis=1) - np.array(MEAN)) / np.array(STD)  # (n, 2, side, side, 3), as the loader's clips
+    clips = torch.from_numpy(frames).permute(0, 4, 1, 2, 3)
+    labels = [f"{value:.3f} {items_path(ours[0], int(place))}" for value, place in zip(alike, ours[1])]
+    part = path.with_name(f"{path.name}.part")
+    try:
+        write_picture(part, clip_grid(clips, labels))
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(str(path), "a picture that can be written", str(error.strerror or error),
+                        "Make room or choose another --out.") from None
+
+
+def items_path(items: Items, place: int) -> str:
+    """The end of the path of a frame's item, as long as a caption may be."""
+    return "/".join(items.media(int(items.of_frames[place])).path.split("/")[-2:])[-32:]
+
+
+def _thumbnail(items: Items, place: int) -> np.ndarray:
+    """A frame's middle square, uint8 (side, side, 3); grey where it cannot be decoded any more."""
+    item = int(items.of_frames[place])
+    media, table = items.media(item), items.table
+    box = centered(table.widths[[item]], table.heights[[item]], _SIDE, _SIDE)[0]
+    out = np.full((1, 1, _SIDE, _SIDE, 3), 128, np.uint8)
+    try:
+        if table.kind == "image":
+            decode_image(media, box, _SIDE, out)
+        else:
+            decode = decode_frames if table.kind == "frames" else decode_video
+            decode(media, np.array([items.frame(place)]), box, _SIDE, out)
+    except (CannotDecode, cv2.error, OSError):
+        pass
+    return out[0, 0]

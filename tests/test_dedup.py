@@ -1,0 +1,499 @@
+"""Duplicates: planted copies are found, others stay; on any number of ranks, in any chunks, and after a kill."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from omnidali.bench.media import add_stream, picture, write_photo, write_video
+from omnidali.cli import main
+from omnidali.curation.dedup import Settings, dedup
+from omnidali.curation.features import FeatureLikeness, fit_whitening
+from omnidali.curation.hashes import WIDTH, HashLikeness, pack_sketches, sketch_frames
+from omnidali.curation.kept import _allocate
+from omnidali.curation.relist import write_kept
+from omnidali.curation.similar import Forest, best_matches, best_of_items
+from omnidali.errors import UserError
+from omnidali.loading.data import open_data
+from omnidali.models.recognizers import TSN
+from omnidali.ranks import Ranks
+from omnidali.settings import load_config
+from pipelines.feeds import MEAN, STD
+
+CONFIG = """
+classes: classes.txt
+sources:
+  target: {kind: video, root: target, list: target.txt}
+  photos: {kind: image, root: photos, list: photos.txt}
+  clips: {kind: video, root: clips, list: clips.txt}
+  long: {kind: untrimmed, root: long, list: long.json}
+clip: {num_clips: 2, size: 32}
+model: {depth: 18}
+train: {batch: 4, steps: 2}
+evaluation:
+  source: {kind: video, root: val, list: val.txt}
+  batch: 2
+  test: {num_clips: 1, size: 48, short_side: 48}
+"""
+QUICK = {"options": {"preset": "ultrafast"}, "gop": 8}
+
+
+def frame_of(path: Path, number: int) -> np.ndarray:
+    """A decoded frame, RGB."""
+    with av.open(str(path)) as container:
+        return list(container.decode(video=0))[number].to_ndarray(format="rgb24")
+
+
+def write_scaled(source: Path, target: Path, width: int, height: int) -> None:
+    """A video again, in another size."""
+    with av.open(str(source)) as original, av.open(str(target), "w") as copy:
+        stream = add_stream(copy, "libx264", (width, height), "yuv420p", 12, 8, 0, QUICK["options"], 0, None)
+        for frame in original.decode(video=0):
+            larger = cv2.resize(frame.to_ndarray(format="rgb24"), (width, height))
+            copy.mux(stream.encode(av.VideoFrame.from_ndarray(larger, format="rgb24")))
+        copy.mux(stream.encode(None))
+
+
+def write_jpeg(path: Path, rgb: np.ndarray, quality: int = 80) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR),
+                                  [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes())
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """Three validation videos; photos, videos and parts of long videos, of which some show them."""
+    root = tmp_path_factory.mktemp("dedup")
+    for n in range(3):
+        write_video(root / f"val/{n}.mp4", n, frames=24, width=160, height=120, rate=12, **QUICK)
+        write_video(root / f"target/{n}.mp4", 40 + n, frames=12, width=120, height=96, rate=12, **QUICK)
+    shown = frame_of(root / "val/0.mp4", 10)
+    write_jpeg(root / "photos/larger.jpg", cv2.resize(shown, None, fx=1.7, fy=1.7, interpolation=cv2.INTER_CUBIC), 70)
+    write_jpeg(root / "photos/smaller.jpg", cv2.resize(shown, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA))
+    write_jpeg(root / "photos/pressed.jpg", frame_of(root / "val/1.mp4", 3), 25)
+    write_jpeg(root / "photos/cut a little.jpg", shown[2:-2, 3:-3])
+    write_jpeg(root / "photos/black.jpg", np.zeros((120, 160, 3), np.uint8))
+    for n in range(6):
+        write_photo(root / f"photos/other {n}.jpg", 100 + n, 160, 120)
+    write_jpeg(root / "photos/twin small.jpg", cv2.resize(picture(103, 0, 160, 120), (120, 90)))
+    shutil.copy(root / "photos/other 4.jpg", root / "photos/twin same.jpg")
+    shutil.copy(root / "val/2.mp4", root / "val/../copy.mp4")
+    (root / "clips").mkdir()
+    shutil.move(root / "copy.mp4", root / "clips/copy.mp4")
+    write_scaled(root / "val/1.mp4", root / "clips/scaled.mp4", 240, 180)
+    write_video(root / "clips/other.mp4", 60, frames=24, width=160, height=120, rate=12, **QUICK)
+    for video, files in (("a", (70, 0, 71)), ("b", (1, 72, 1)), ("c", (73, 74))):
+        for part, file in enumerate(files):
+            path = root / f"long/{video}/part_{part}.mp4"
+            write_video(path, file, frames=24, width=160, height=120, rate=12, **QUICK)
+            if file == 0:
+                write_scaled(root / "val/0.mp4", path, 160, 120)
+    (root / "long.json").write_text(json.dumps([
+        {"video_dir": "a", "label": 0, "num_clips": 3, "positive_clip_inds": [0, 1]},
+        {"video_dir": "b", "label": 1, "num_clips": 3, "positive_clip_inds": [0, 2]},
+        {"video_dir": "c", "label": 1, "num_clips": 2, "positive_clip_inds": [1]}]))
+    for name in ("target", "photos", "clips", "val"):
+        files = sorted(path.name for path in (root / name).iterdir())
+        (root / f"{name}.txt").write_text("".join(f"{file} {n % 2}\n" for n, file in enumerate(files)))
+    (root / "classes.txt").write_text("first\nsecond\n")
+    (root / "config.yaml").write_text(f"data_root: {root}\n{CONFIG}")
+    return root
+
+
+COPIES = {"larger.jpg", "smaller.jpg", "pressed.jpg", "cut a little.jpg"}
+
+
+def config_of(world: Path, run: Path, *overrides: str):
+    return load_config(world / "config.yaml", [f"run_dir={run}", *overrides])
+
+
+def rows_of(out: Path, source: str) -> dict[str, dict]:
+    with open(out / f"{source}_duplicates.csv", newline="") as file:
+        return {row["path"]: row for row in csv.DictReader(file)}
+
+
+def left_of(out: Path, source: str) -> set[str]:
+    return {line.rpartition(" ")[0] for line in (out / f"lists/{source}.txt").read_text().splitlines()}
+
+
+@pytest.fixture(scope="module")
+def found(world, tmp_path_factory) -> Path:
+    """The folder of a search over all sources but the target."""
+    folder = tmp_path_factory.mktemp("found")
+    dedup(config_of(world, folder / "run"), folder / "out", Ranks())
+    return folder / "out"
+
+
+def test_copies_are_found_and_others_stay(world, found):
+    rows = rows_of(found, "photos")
+    assert set(rows) == COPIES
+    assert {rows[name]["of"] for name in COPIES - {"pressed.jpg"}} == {"0.mp4"} and rows["pressed.jpg"]["of"] == "1.mp4"
+    assert abs(int(rows["larger.jpg"]["of_frame"]) - 10) <= 2 and rows["larger.jpg"]["kind"] == "hash"
+    everything = {path.name for path in (world / "photos").iterdir()}
+    assert left_of(found, "photos") == everything - COPIES
+    clips = rows_of(found, "clips")
+    assert set(clips) == {"copy.mp4", "scaled.mp4"}
+    assert (clips["copy.mp4"]["kind"], clips["copy.mp4"]["of"]) == ("bytes", "2.mp4")
+    assert left_of(found, "clips") == {"other.mp4"}
+
+
+def test_pieces_of_long_videos_that_are_copies_are_no_positives(found):
+    kept = json.loads((found / "lists/long.json").read_text())
+    assert kept == [{"video_dir": "a", "label": 0, "num_clips": 3, "positive_clip_inds": [0]},
+                    {"video_dir": "c", "label": 1, "num_clips": 2, "positive_clip_inds": [1]}]
+    assert set(rows_of(found, "long")) == {"a/part_1.mp4", "b/part_0.mp4", "b/part_2.mp4"}
+
+
+def test_the_new_config_opens_and_holds_what_is_left(world, found):
+    config = load_config(found / "config.yaml", [])
+    tables = {table.name: table for table in open_data(config).tables}
+    assert [len(tables[name]) for name in ("target", "photos", "clips", "long")] == [3, 9, 1, 2]
+    labels = dict(line.rsplit(" ", 1) for line in (world / "photos.txt").read_text().splitlines())
+    for row, record in enumerate(tables["photos"].records):
+        assert tables["photos"].labels[row] == int(labels[Path(tables["photos"].media(record).path).name])
+
+
+def test_the_report_and_the_pictures_are_there(found):
+    report = (found / "report.md").read_text()
+    assert "| photos | 13 | 0 | 9 | 0 | 4 | 0 |" in report and "| clips | 3 | 0 | 1 | 1 | 1 | 0 |" in report
+    shown = cv2.imread(str(found / "pictures/photos_hash_dropped.png"))
+    assert shown.shape == (4 * (144 + 14), 2 * 144, 3)
+    pair = shown[14:158].astype(int)
+    assert np.abs(pair[:, :144] - pair[:, 144:]).mean() < 30  # both show the same, and no grey stand-in
+    assert pair.std() > 20
+
+
+def test_within_a_source_one_of_those_alike_stays(world, tmp_path):
+    config = config_of(world, tmp_path / "run", "evaluation.source=null", "catalog=" + str(tmp_path / "c.sqlite"))
+    outcome, = dedup(config, tmp_path / "out", Ranks(), names=["photos"], settings=Settings(within=True))
+    rows = rows_of(tmp_path / "out", "photos")
+    assert {path: row["of"] for path, row in rows.items()} == {
+        "twin small.jpg": "other 3.jpg", "twin same.jpg": "other 4.jpg", "smaller.jpg": "larger.jpg",
+        "cut a little.jpg": "larger.jpg"}  # most pixels, and then the first
+    assert rows["twin same.jpg"]["kind"] == "bytes" and rows["twin small.jpg"]["kind"] == "hash"
+    assert {row["against"] for row in rows.values()} == {"photos"}
+
+
+def test_without_validation_items_and_with_nothing_left_the_user_is_told(world, tmp_path):
+    with pytest.raises(UserError, match="--within"):
+        dedup(config_of(world, tmp_path / "run", "evaluation.source=null"), tmp_path / "out", Ranks())
+    (tmp_path / "all.txt").write_text("copy.mp4 0\nscaled.mp4 1\n")
+    (tmp_path / "long.json").write_text(json.dumps([
+        {"video_dir": "a", "label": 0, "num_clips": 3, "positive_clip_inds": [1]}]))
+    config = config_of(world, tmp_path / "run", f"sources.clips.list={tmp_path / 'all.txt'}",
+                       f"sources.long.list={tmp_path / 'long.json'}", "sources.long.pieces=all")
+    with pytest.raises(UserError, match="sources.clips: .* 2 of which all are duplicates"):
+        dedup(config, tmp_path / "out", Ranks(), names=["clips"])
+    assert len(rows_of(tmp_path / "out", "clips")) == 2  # which ones is told all the same
+    assert not (tmp_path / "out/config.yaml").exists()
+    with pytest.raises(UserError, match="sources.long: .* 1 of which all are duplicates"):
+        dedup(config, tmp_path / "out", Ranks(), names=["long"])  # what is left shows no class
+    with pytest.raises(UserError, match="some of the training sources"):
+        dedup(config, tmp_path / "out", Ranks(), names=["evaluation"])
+
+
+@pytest.mark.parametrize("option, value", [("--threshold", "high"), ("--threshold", "1.5"), ("--hash-distance", "65"),
+                                           ("--fps", "0")])
+def test_wrong_numbers_are_the_users_mistakes(world, tmp_path, capfd, option, value):
+    assert main(["dedup", "--config", str(world / "config.yaml"), "--out", str(tmp_path), option, value]) == 2
+    assert option in capfd.readouterr().err
+
+
+def test_a_full_disk_is_told_and_nothing_half_written_stays(world, tmp_path):
+    config = config_of(world, tmp_path / "run", f"catalog={tmp_path / 'c.sqlite'}")
+    open_data(config)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="room for"):
+            dedup(config, tmp_path / "out", Ranks(), names=["photos"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.stat().st_size > 1000
+                or path.suffix == ".part"]
+
+
+def test_the_disk_gives_its_room_before_anything_is_written(tmp_path):
+    array = _allocate(tmp_path / "values.npy", (1 << 20, 2), np.dtype(np.float16))
+    assert array.shape == (1 << 20, 2) and not array.any()
+    assert os.stat(tmp_path / "values.npy").st_blocks * 512 >= array.nbytes
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """A ResNet-18 with random weights under torchvision's names, as ImageNet weights come."""
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    state = TSN(18, 2, 0.0).state_dict()
+    torch.save({"state_dict": state}, path)
+    return path
+
+
+def test_features_find_copies_and_are_computed_once(world, weights, tmp_path, monkeypatch):
+    config = config_of(world, tmp_path / "run")
+
+    def search(path=weights):
+        dedup(config, tmp_path / "out", Ranks(), checkpoint=str(path), names=["photos"],
+              settings=Settings(threshold=0.8, distance=0, rate=4.0))
+        return rows_of(tmp_path / "out", "photos")
+
+    first = search()
+    assert {"larger.jpg", "smaller.jpg", "pressed.jpg"} <= set(first)
+    assert "features" in {row["kind"] for row in first.values()}
+    assert not any(name.startswith(("other", "black")) for name in first)
+    seen = []
+    monkeypatch.setattr("omnidali.curation.kept.run_over", lambda *args: seen.append(len(args[2])) or iter(()))
+    assert search() == first and not seen  # nothing is computed again
+    os.utime(world / "photos/black.jpg", ns=(0, 10 ** 18 + time.time_ns()))
+    search()
+    assert seen == [1, 1]  # hash and features of the changed file alone
+    monkeypatch.undo()
+    torch.manual_seed(2)
+    torch.save({"state_dict": TSN(18, 2, 0.0).state_dict()}, tmp_path / "others.pth")
+    search(tmp_path / "others.pth")
+    assert len(list((tmp_path / "out/kept/photos").glob("features-*"))) == 2  # another network's are others
+
+
+def test_the_threshold_is_the_mean_cosine_of_two_crops(world, weights, tmp_path):
+    config = config_of(world, tmp_path / "run")
+    dedup(config, tmp_path / "out", Ranks(), checkpoint=str(weights), names=["clips"])
+    kept = tmp_path / "out/kept"
+    read = {name: [np.load(path) for path in sorted(kept.glob(f"{name}/values.npy"))]
+            for name in ("clips/features-*", "evaluation/features-*", "evaluation/crops-*")}
+    frames = np.concatenate([*read["clips/features-*"], *read["evaluation/features-*"]]).astype(np.float64)
+    whitening = fit_whitening(frames)
+    crops = read["evaluation/crops-*"][0].astype(np.float64)
+    one, other = ((part - whitening.mean) @ whitening.matrix for part in np.split(crops, 2, axis=1))
+    cosines = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    told = re.search(r"is at least ([0-9.]+),", (tmp_path / "out/report.md").read_text())
+    assert float(told[1]) == pytest.approx(cosines.mean(), abs=2e-4)
+    assert not np.allclose(one, other) and cosines.mean() < 0.999
+
+
+def test_whitening_against_plain_numpy():
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((4000, 6)) @ rng.standard_normal((6, 6)) + 3
+    whitening = fit_whitening(features)
+    white = (features - whitening.mean) @ whitening.matrix
+    np.testing.assert_allclose(np.cov(white, rowvar=False), np.eye(6), atol=0.05)  # hardly shrunk
+    # the estimate of Ledoit and Wolf, one sample at a time
+    few = features[:20] - features[:20].mean(axis=0)
+    sample = few.T @ few / 20
+    level = np.trace(sample) / 6
+    noise = sum(((np.outer(row, row) - sample) ** 2).sum() for row in few) / 20 ** 2
+    shrinkage = min(noise / ((sample - level * np.eye(6)) ** 2).sum(), 1)
+    whitening = fit_whitening(features[:20])
+    assert whitening.matrix.shape == (6, 5)  # one direction for every four frames
+    assert whitening.shrinkage == pytest.approx(shrinkage, rel=1e-6)
+    shrunk = (1 - shrinkage) * sample + shrinkage * level * np.eye(6)
+    np.testing.assert_allclose(whitening.matrix.T @ shrunk @ whitening.matrix, np.eye(5), atol=1e-4)
+    alike = FeatureLikeness(whitening)
+    one, other = alike.prepare(features[:3]), alike.prepare(np.vstack([features[5:7], np.zeros(6)]))
+    whitened = (features - whitening.mean) @ whitening.matrix
+    expected = [[a @ b / np.linalg.norm(a) / np.linalg.norm(b) for b in whitened[5:7]] + [0] for a in whitened[:3]]
+    np.testing.assert_allclose(alike(one, other), expected, atol=1e-5)
+
+
+class Dot:
+    """Products of whole numbers, which are exact in any order."""
+
+    def prepare(self, kept):
+        return torch.from_numpy(np.asarray(kept, np.float32))
+
+    def size(self, prepared):
+        return prepared.numel() * 4
+
+    def __call__(self, one, other):
+        return one @ other.T
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 30), st.integers(1, 30), st.integers(1, 40), st.integers(1, 2000), st.integers(0, 1 << 30))
+def test_chunks_of_any_size_give_the_plain_result(queries, keys, rows, held, seed):
+    rng = np.random.default_rng(seed)
+    one, other = (rng.integers(-3, 4, (count, 5)).astype(np.float32) for count in (queries, keys))
+    best, places = best_matches(one, other, Dot(), rows, held)
+    plain = one @ other.T
+    assert (best == plain.max(axis=1)).all() and (places == plain.argmax(axis=1)).all()  # the first of equals
+    best, places = best_matches(one, other, Dot(), rows, held, least=8)
+    assert (best == plain.max(axis=1)).all() and (places == plain.argmax(axis=1))[best >= 8].all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 25), st.integers(1, 3), st.integers(1, 30), st.integers(1, 500), st.integers(1, 3),
+       st.integers(0, 1 << 30))
+def test_clusters_of_any_chunks_and_ranks_are_the_plain_ones(items, frames, rows, held, world, seed):
+    rng = np.random.default_rng(seed)
+    values = rng.integers(-2, 3, (items * frames, 4)).astype(np.float32)
+    of, groups, dropped = np.repeat(np.arange(items), frames), rng.integers(0, items, items), rng.random(items) < 0.1
+    whole = Forest(items, groups)
+    for rank in range(world):
+        forest = Forest(items, groups)
+        forest.join_above(values, of, Dot(), 9, dropped, rank, world, rows, held)
+        whole.merge(forest)
+    joined = np.eye(items, dtype=bool)
+    for i, j in zip(*np.nonzero(values @ values.T >= 9)):
+        if groups[of[i]] != groups[of[j]] and not (dropped[of[i]] or dropped[of[j]]):
+            joined[of[i], of[j]] = True
+    for _ in range(items):
+        joined = joined @ joined
+    expected = {tuple(np.flatnonzero(row)) for row in joined if row.sum() > 1}
+    assert {tuple(cluster.tolist()) for cluster in whole.clusters()} == expected
+
+
+def test_the_best_frame_of_every_item():
+    starts = np.array([0, 2, 3, 6])
+    assert best_of_items(np.array([1.0, 3, -np.inf, 2, 5, 5]), starts).tolist() == [1, 2, 4]
+
+
+def test_hashes_against_a_cosine_transform_of_opencv():
+    pixels = cv2.resize(picture(7, 0, 160, 160), (64, 64), interpolation=cv2.INTER_AREA)
+    clip = torch.from_numpy((pixels - np.array(MEAN)) / np.array(STD)).permute(2, 0, 1)[None, :, None]
+    kept = pack_sketches(sketch_frames(clip).double().numpy())
+    assert kept.shape == (1, WIDTH)
+    grey = (pixels @ np.array([0.299, 0.587, 0.114])).reshape(32, 2, 32, 2).mean(axis=(1, 3))
+    waves = cv2.dct(grey)
+    order = sorted(((i + j, i, j) for i in range(32) for j in range(32)))[1:65]
+    expected = np.array([waves[i, j] > 0 for _, i, j in order])
+    assert (np.unpackbits(kept[0, :8]) == expected).mean() > 0.98  # one bit may lie at zero
+    thumbs = pixels.reshape(8, 8, 8, 8, 3).mean(axis=(1, 3)).transpose(2, 0, 1).reshape(-1)
+    np.testing.assert_allclose(kept[0, 8:], thumbs, atol=1)
+
+
+def test_frames_without_contrast_and_far_hashes_are_like_nothing():
+    rng = np.random.default_rng(3)
+    frames = rng.integers(0, 256, (70, WIDTH), np.uint8)
+    frames[0, 8:] = 5  # plain
+    frames[1] = frames[2]
+    frames[3, :8] = frames[2, :8] ^ 255
+    frames[3, 8:] = frames[2, 8:]
+    measure = HashLikeness(18)
+    alike = measure(measure.prepare(frames), measure.prepare(frames)).numpy()
+    one, other = (measure.prepare(np.concatenate([frames[:1, :8], np.tile(np.uint8([5, 5 + step]), (1, 96))], axis=1))
+                  for step in (6, 3))
+    assert one.contrast[0] == 3 and other.contrast[0] == 1.5
+    assert measure(one, one) == 1 and measure(one, other) == measure(other, one) == measure(other, other) == -1
+    assert (alike[0] == -1).all() and alike[1, 2] == 1 and alike[2, 3] == -1 and alike[69, 69] == 1
+
+
+PROGRAM = """
+import sys, time
+import omnidali.curation.kept as kept
+from omnidali.cli import main
+kept._FLUSH_SECONDS = 0.0
+put = kept.Kept.put
+def telling(self, places, decoded, values):
+    put(self, places, decoded, values)
+    if self.values.shape[1] == 200:
+        print("hashed", len(places), flush=True)
+        time.sleep(float(sys.argv[1]))
+kept.Kept.put = telling
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def command(world: Path, folder: Path, *more: str) -> list[str]:
+    return ["dedup", "--config", str(world / "config.yaml"), "--out", str(folder / "out"), *more, "--set",
+            f"run_dir={folder / 'run'}", "evaluation.batch=1"]
+
+
+def hashed(lines) -> int:
+    return sum(int(line.split()[1]) for line in lines if line.startswith("hashed"))
+
+
+def test_a_killed_run_goes_on_where_it_was(world, found, tmp_path):
+    arguments = command(world, tmp_path, "--sources", "photos", "clips")
+    killed = subprocess.Popen([sys.executable, "-c", PROGRAM, "1.0", *arguments], stdout=subprocess.PIPE, text=True)
+    lines = []
+    for line in killed.stdout:
+        lines.append(line)
+        if len([line for line in lines if line.startswith("hashed")]) == 3:
+            break
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    again = subprocess.run([sys.executable, "-c", PROGRAM, "0", *arguments], stdout=subprocess.PIPE, text=True,
+                           check=True)
+    assert 0 < hashed(lines) and hashed(lines) + hashed(again.stdout.splitlines()) == 13 + 3 + 3  # nothing twice
+    for source in ("photos", "clips"):
+        assert rows_of(tmp_path / "out", source) == rows_of(found, source)
+
+
+def test_two_ranks_find_what_one_finds(world, found, tmp_path):
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m",
+                    "omnidali.cli", *command(world, tmp_path)], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    for source in ("photos", "clips", "long"):
+        assert rows_of(tmp_path / "out", source) == rows_of(found, source)
+    assert (tmp_path / "out/report.md").read_text() == (found / "report.md").read_text()
+
+
+def test_what_is_left_of_every_kind_of_list_reads_back(tmp_path):
+    write_video(tmp_path / "root/long.mp4", 1, frames=60, width=96, height=64, rate=10, **QUICK)
+    for number in range(8):
+        write_photo(tmp_path / f"root/frames, of it/img_{number:05}.jpg", 2, 64, 48, frame=number)
+    for name in ("#first.jpg", "with\ttab.jpg", "a b.jpg", "gone.jpg"):
+        write_photo(tmp_path / f"root/{name}", 3, 64, 48)
+    (tmp_path / "photos.txt").write_text("./#first.jpg\tfirst\nwith\ttab.jpg\tsecond\na b.jpg\tsecond\n"
+                                         "gone.jpg\tfirst\n")
+    (tmp_path / "windows.txt").write_text("long.mp4 second\n")
+    (tmp_path / "pieces.txt").write_text("long.mp4 0 1.5 0\nlong.mp4 2 3.25 0\nlong.mp4 3.5 5 1\n")
+    (tmp_path / "whole.json").write_text(json.dumps([
+        {"video_dir": "root/long.mp4", "label": 1, "num_clips": 3, "positive_clip_inds": [0, 2]}]))
+    (tmp_path / "frames.txt").write_text('"frames, of it",2,4,1\n"frames, of it",0,8,0\n')
+    (tmp_path / "config.yaml").write_text(f"""
+data_root: {tmp_path}
+run_dir: {tmp_path / "run"}
+sources:
+  photos: {{kind: image, root: root, list: photos.txt}}
+  windows: {{kind: untrimmed, root: root, list: windows.txt, window_seconds: 2}}
+  pieces: {{kind: untrimmed, root: root, list: pieces.txt}}
+  whole: {{kind: untrimmed, root: root, list: whole.json, window_seconds: 2}}
+  frames: {{kind: frames, root: root, list: frames.txt, pattern: "img_{{:05}}.jpg"}}
+train: {{batch: 5, steps: 1}}
+""")
+    config = load_config(tmp_path / "config.yaml", [])
+    data = open_data(config)
+    tables = {table.name: table for table in data.tables}
+
+    def pieces(name, tables):
+        table = tables[name]
+        rows = np.arange(len(table))
+        rows = rows if table.starts is None else np.repeat(rows, np.diff(table.starts))
+        firsts = np.zeros(len(rows)) if table.firsts is None else table.firsts
+        return [(Path(table.media(record).path).name, int(table.labels[row]), int(first), int(frames))
+                for record, row, first, frames in zip(table.records, rows, firsts, table.frames)]
+
+    assert pieces("windows", tables) == [("long.mp4", 1, first, 20) for first in (0, 20, 40)]
+    dropped = {"photos": [3], "windows": [1], "pieces": [1], "whole": [0], "frames": [1]}
+    out = tmp_path / "out"
+    marks = {name: np.isin(np.arange(len(tables[name].records)), places) for name, places in dropped.items()}
+    write_kept(config, out, tables, marks, data.class_names)
+    new = open_data(load_config(out / "config.yaml", []))
+    assert new.class_names == data.class_names == ("first", "second")
+    left = {table.name: table for table in new.tables}
+    for name in ("photos", "frames"):
+        assert pieces(name, left) == [piece for n, piece in enumerate(pieces(name, tables)) if n not in dropped[name]]
+    for name in ("windows", "whole", "pieces"):
+        gone, shown = pieces(name, tables)[dropped[name][0]], []
+        for table, into in ((tables[name], []), (left[name], shown)):
+            places = np.concatenate([np.arange(count) + first for first, count in zip(table.starts, table.positives)])
+            into += [pieces(name, {name: table})[place] for place in places]
+        assert gone not in shown and len(shown) == {"windows": 2, "whole": 1, "pieces": 2}[name]
+        assert set(shown) < set(pieces(name, tables))
