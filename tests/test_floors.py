@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-FLOORS = {"omnidali/cli.py": 4, "omnidali/ablate.py": 4, "omnidali/curate.py": 4, "omnidali/programs.py": 2,
+FLOORS = {"omnidali/cli.py": 4, "omnidali/ablate.py": 4, "omnidali/curate.py": 4, "omnidali/commands": 4, "omnidali/programs.py": 2,
           "omnidali/curation": 3.5, "train.py": 4, "evaluate.py": 4, "omnidali/training": 3, "omnidali/evaluation": 3,
           "omnidali/bench": 4, "omnidali/demo": 3, "omnidali/loading": 2, "omnidali": 1, "pipelines": 1}
 TORCH_FREE = ("omnidali/catalog", "omnidali/planning", "omnidali/decoding")

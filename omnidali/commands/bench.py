@@ -1,0 +1,116 @@
+"""Commands that measure."""
+
+from __future__ import annotations
+
+import argparse
+
+from omnidali.commands.options import at_least, takes_config, takes_settings
+from omnidali.errors import UserError
+
+
+def add_to(commands: argparse._SubParsersAction) -> None:
+    """Add the commands to the parser."""
+    bench = commands.add_parser("bench", help="measure on this machine").add_subparsers(dest="what", required=True)
+    decode = bench.add_parser("decode", help="what opening, decoding and scaling cost on one core, and on a GPU")
+    decode.add_argument("--out", default="bench", help="folder for media and records.jsonl (default: %(default)s)")
+    decode.add_argument("--media", nargs="+", metavar="NAME", help="beginnings of media, such as h264 (default: all)")
+    decode.set_defaults(story=_bench_decode)
+    for name, text in (("loader", "our loader on generated media: clips a second, processor time, memory"),
+                       ("peers", "the same beside other loaders (those of the extra `bench` that are installed)")):
+        loader = bench.add_parser(name, help=text)
+        loader.add_argument("--out", default="bench", help="folder for media and records.jsonl (default: %(default)s)")
+        loader.add_argument("--workloads", nargs="+", default=None, metavar="W", help="only these (default: all)")
+        loader.add_argument("--repeats", type=int, default=5, help="measurements of each (default: %(default)s)")
+        loader.add_argument("--seconds", type=float, default=5.0, help="length of one of ours (default: %(default)s)")
+        loader.add_argument("--loaders", nargs="+", metavar="NAME", help="only these (default: " + (
+            "all)" if name == "peers" else "ours)"), default=None if name == "peers" else ["omnidali"])
+        loader.set_defaults(story=_bench_loader)
+    report = bench.add_parser("report", help="write RESULTS.md's tables of throughput and the chart from the records")
+    report.add_argument("--records", default="bench/records.jsonl", help="default: %(default)s")
+    report.add_argument("--results", default="RESULTS.md", help="with the two marks (default: %(default)s)")
+    report.add_argument("--chart", default="docs/throughput.png", help="default: %(default)s")
+    report.set_defaults(story=_bench_report)
+    train = bench.add_parser("train", help="the training loop fed with synthetic, cached and real batches: the stall")
+    takes_config(train)
+    train.add_argument("--out", default="bench", help="folder for records.jsonl (default: %(default)s)")
+    train.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], help="to compare (default: fp32 bf16)")
+    train.add_argument("--repeats", type=int, default=3, help="runs of each (default: %(default)s)")
+    train.add_argument("--steps", type=int, default=20, help="of a run (default: %(default)s)")
+    takes_settings(train)
+    train.set_defaults(story=_bench_train)
+    plan = bench.add_parser("plan", help="cost of planning and of a warm start, over made-up catalogs")
+    plan.add_argument("--out", default="bench", help="folder for records.jsonl (default: %(default)s)")
+    plan.add_argument("--rows", type=int, nargs="+", default=[10_000, 1_000_000, 10_000_000],
+                      help="sizes of the catalog")
+    plan.set_defaults(story=_bench_plan)
+    pairs = bench.add_parser("dedup", help="comparing features and hashes in chunks, beside one plain product")
+    pairs.add_argument("--out", default="bench", help="folder for records.jsonl (default: %(default)s)")
+    pairs.add_argument("--rows", type=int, nargs=2, default=[100_000, 10_000], metavar=("WEB", "VALIDATION"),
+                       help="frames on both sides (default: 100000 10000)")
+    pairs.add_argument("--dimensions", type=int, nargs="+", default=[256, 2048], help="of features (default: 256 2048)")
+    pairs.add_argument("--repeats", type=int, default=3, help="measurements of each (default: %(default)s)")
+    pairs.set_defaults(story=_bench_dedup)
+    advice = bench.add_parser("advise", help="what decoding one's own sources costs, and which copy would help most")
+    takes_config(advice)
+    advice.add_argument("--sample", type=int, default=12, help="files of a source to measure (default: %(default)s)")
+    takes_settings(advice)
+    advice.set_defaults(story=_bench_advise)
+
+    soak = commands.add_parser("soak", help="run the loader for long over media that go bad, and check it")
+    soak.add_argument("--out", required=True, help="new or empty folder for the media and the record")
+    soak.add_argument("--minutes", type=float, default=30.0, help="length at the least (default: %(default)s)")
+    soak.add_argument("--clips", type=int, help="number at the least (default: as 200,000 in 30 minutes)")
+    soak.add_argument("--seed", type=int, default=0, help="of what goes bad, and when (default: %(default)s)")
+    soak.add_argument("--ranks", type=int, default=1, help="processes that load together (default: %(default)s)")
+    soak.set_defaults(story=_soak)
+
+
+# Each story imports what it needs: DALI and torch take seconds to load.
+
+def _bench_loader(options: argparse.Namespace) -> None:
+    from omnidali.bench.compare import compare
+    compare(options.out, options.workloads, options.loaders, options.repeats, options.seconds)
+
+
+def _bench_decode(options: argparse.Namespace) -> None:
+    from omnidali.bench.decode import bench_decode
+    bench_decode(options.out, options.media)
+
+
+def _bench_report(options: argparse.Namespace) -> None:
+    from omnidali.bench.report import report
+    print(report(options.records, options.results, options.chart))
+
+
+def _bench_train(options: argparse.Namespace) -> None:
+    from omnidali.bench.train import bench_train
+    bench_train(options.out, options.config, options.overrides, options.precisions, options.repeats, options.steps)
+
+
+def _bench_advise(options: argparse.Namespace) -> None:
+    from omnidali.bench.advise import advise
+    from omnidali.settings import load_config
+    at_least(options.sample, 1, "--sample")
+    advise(load_config(options.config, options.overrides), options.sample)
+
+
+def _bench_plan(options: argparse.Namespace) -> None:
+    from omnidali.bench.plan import bench_plan
+    bench_plan(options.out, options.rows)
+
+
+def _bench_dedup(options: argparse.Namespace) -> None:
+    from omnidali.bench.dedup import bench_dedup
+    at_least(min(options.rows), 1, "--rows")
+    at_least(min(options.dimensions), 1, "--dimensions")
+    at_least(options.repeats, 1, "--repeats")
+    bench_dedup(options.out, *options.rows, options.dimensions, options.repeats)
+
+
+def _soak(options: argparse.Namespace) -> int:
+    from omnidali.bench.soak import soak
+    at_least(options.ranks, 1, "--ranks")
+    if options.minutes <= 0:
+        raise UserError("--minutes", "more than 0", str(options.minutes), "Correct the value.")
+    passed = soak(options.out, options.minutes, options.clips, options.seed, options.ranks)["passed"]
+    return 0 if passed else 1

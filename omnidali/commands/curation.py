@@ -1,0 +1,227 @@
+"""Commands that look at data and make them fit for training; none of them changes the originals."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from omnidali.commands.options import at_least, takes_config, takes_settings, takes_sources
+from omnidali.errors import UserError, telling_peers
+
+
+def add_to(commands: argparse._SubParsersAction) -> None:
+    """Add the commands to the parser."""
+    lint = commands.add_parser("lint", help="look for what is wrong with a config's lists and media; changes nothing")
+    takes_config(lint)
+    lint.add_argument("--out", metavar="DIR", help="folder for the report (default: lint in the run folder)")
+    takes_sources(lint, "all")
+    takes_settings(lint)
+    lint.set_defaults(story=_lint)
+
+    info = commands.add_parser("info", help="what a catalog holds, as it is")
+    which = info.add_mutually_exclusive_group(required=True)
+    which.add_argument("--catalog", metavar="FILE", help="catalog.sqlite of a run folder")
+    which.add_argument("--config", help="YAML file whose catalog is meant")
+    info.add_argument("--json", action="store_true", help="for programs")
+    takes_settings(info)
+    info.set_defaults(story=_info)
+
+    preview = commands.add_parser("preview", help="pictures of the clips that a training takes")
+    takes_config(preview)
+    preview.add_argument("--out", metavar="DIR", help="folder for the pictures (default: preview in the run folder)")
+    takes_sources(preview, "those of the training")
+    preview.add_argument("--samples", type=int, default=24, help="clips of a source (default: %(default)s)")
+    preview.add_argument("--step", type=int, default=0, help="of the training to begin with (default: %(default)s)")
+    takes_settings(preview)
+    preview.set_defaults(story=_preview)
+
+    sieve = commands.add_parser("filter", help="score crawled sources with a teacher and keep what it agrees with")
+    takes_config(sieve, "`clip` and `evaluation.test` are the teacher's")
+    sieve.add_argument("--checkpoint", required=True, help="the teacher: checkpoint, or run folder for its best.pt")
+    sieve.add_argument("--out", required=True, help="folder for lists, report and config.yaml")
+    takes_sources(sieve, "all but the first, the target")
+    sieve.add_argument("--score-only", action="store_true", help="keep the scores in the catalog and write no list")
+    sieve.add_argument("--rule", nargs="+", choices=("threshold", "topk", "quantile"), default=["threshold"],
+                       help="what an item must pass, all of them (default: threshold)")
+    sieve.add_argument("--threshold", type=float, default=0.2,
+                       help="threshold: least probability of the item's class (default: %(default)s)")
+    sieve.add_argument("--top", type=int, default=1,
+                       help="topk: best classes that must hold the item's (default: %(default)s)")
+    sieve.add_argument("--keep", type=float, default=0.6,
+                       help="quantile: share of each class that is kept, the most probable (default: %(default)s)")
+    sieve.add_argument("--relabel", action="store_true", help="an item that fails takes the best other class if that"
+                       " passes: for strong teachers; never pieces of long videos")
+    sieve.add_argument("--window", type=float, metavar="SECONDS", help="length of the pieces that long videos are cut"
+                       " into (default: 1 for a 2D teacher, else window_seconds of the source)")
+    sieve.add_argument("--keep-negatives", action="store_true", help="keep long videos without a positive piece")
+    takes_settings(sieve)
+    sieve.set_defaults(story=_filter)
+
+    dedup = commands.add_parser("dedup", help="drop what shows validation items, and near-duplicates of a source")
+    takes_config(dedup)
+    dedup.add_argument("--out", required=True, help="folder for lists, config.yaml and report; a second start goes on")
+    takes_sources(dedup, "all but the first, the target", held_out=False)
+    dedup.add_argument("--checkpoint", metavar="FILE", help="image network for features: a checkpoint, weights of a"
+                       " ResNet, or a run folder (default: bytes and hashes alone)")
+    dedup.add_argument("--threshold", default="auto", metavar="X", help="cosine of features from which on two frames"
+                       " are one; auto: that of two crops of one frame (default: %(default)s)")
+    dedup.add_argument("--hash-distance", type=int, default=18, metavar="BITS",
+                       help="of 64 in which the hashes of duplicates differ at most (default: %(default)s)")
+    dedup.add_argument("--fps", type=float, default=8.0, help="frames of a second to look at (default: %(default)s)")
+    dedup.add_argument("--within", action="store_true", help="also keep one alone of what is alike inside a source")
+    takes_settings(dedup)
+    dedup.set_defaults(story=_dedup)
+
+    cut = commands.add_parser("cut", help="make a file of every piece of the long videos; training needs none")
+    takes_config(cut)
+    cut.add_argument("--out", required=True, help="folder for files, lists and config.yaml; a second start goes on")
+    takes_sources(cut, "all of kind untrimmed whose pieces are no files yet", held_out=False)
+    cut.add_argument("--pieces", choices=("positive", "all"),
+                     help="those that show their class, or all (default: what the source's own `pieces` uses)")
+    cut.add_argument("--exact", action="store_true", help="encode anew, frame by frame (default: copy the packets from"
+                     " the keyframe before a piece on); audio is left out in either case")
+    cut.add_argument("--workers", type=int, default=0, help="files at a time (default: the cores)")
+    takes_settings(cut)
+    cut.set_defaults(story=_cut)
+
+    copy = commands.add_parser("transcode", help="make a copy of a config's media that decodes quickly")
+    takes_config(copy)
+    copy.add_argument("--out", required=True, help="folder for the copy and its config.yaml; a second start goes on")
+    copy.add_argument("--recipe", choices=("fast", "small", "intra"), default="fast",
+                      help="fast: quick at any frame; small: fewer bytes; intra: keyframes only (default: %(default)s)")
+    takes_sources(copy, "all")
+    copy.add_argument("--short-side", type=int, default=256, help="pixels, never scaled up to (default: %(default)s)")
+    copy.add_argument("--workers", type=int, default=0, help="files at a time (default: the cores)")
+    takes_settings(copy)
+    copy.set_defaults(story=_transcode)
+
+    motion = commands.add_parser("motion", help="camera motion for inflate: warp").add_subparsers(dest="what",
+                                                                                                 required=True)
+    estimate = motion.add_parser("estimate", help="mean and covariance of homographies between frames of videos")
+    takes_config(estimate)
+    estimate.add_argument("--source", help="its source to look at (default: the first one, the target)")
+    estimate.add_argument("--interval", type=int, help="frames between those of a pair (default: clip.frame_interval)")
+    estimate.add_argument("--videos", type=int, default=1000, help="how many to look at (default: %(default)s)")
+    estimate.add_argument("--out", required=True, help="JSON file to write, for `motion:` of a source")
+    takes_settings(estimate)
+    estimate.set_defaults(story=_estimate_motion)
+
+
+# Each story imports what it needs: DALI and torch take seconds to load.
+
+def _lint(options: argparse.Namespace) -> int:
+    from omnidali.curation.lint import lint
+    from omnidali.settings import load_config
+    return 1 if lint(load_config(options.config, options.overrides), options.out, options.sources) else 0
+
+
+def _info(options: argparse.Namespace) -> None:
+    from omnidali.curation.info import describe_catalog, show_catalog
+    from omnidali.settings import load_config
+    config = load_config(options.config, options.overrides) if options.config else None
+    found = describe_catalog(options.catalog or config.catalog_path, config)
+    print(json.dumps(found, indent=2) if options.json else show_catalog(found))
+
+
+def _preview(options: argparse.Namespace) -> None:
+    from omnidali.curation.preview import preview
+    from omnidali.settings import load_config
+    at_least(options.samples, 1, "--samples")
+    at_least(options.step, 0, "--step")
+    preview(load_config(options.config, options.overrides), options.out, options.sources, options.samples,
+            options.step)
+
+
+def _filter(options: argparse.Namespace) -> None:
+    from omnidali.curation.filter import Filtering, filter_sources
+    from omnidali.curation.rules import Rules
+    from omnidali.ranks import end_ranks, start_ranks
+    from omnidali.settings import load_config
+    at_least(options.top, 1, "--top")
+    for where, value in (("--threshold", options.threshold), ("--keep", options.keep)):
+        if not 0 < value <= 1:
+            raise UserError(where, "a number above 0 and at most 1", f"{value:g}", "Correct the value.")
+    if options.window is not None and not 0 < options.window < float("inf"):
+        raise UserError("--window", "seconds above 0", f"{options.window:g}", "Correct the value.")
+    ranks = start_ranks()
+    config = load_config(options.config, options.overrides)
+    rules = Rules(tuple(dict.fromkeys(options.rule)), options.threshold, options.top, options.keep, options.relabel)
+    with telling_peers():
+        filter_sources(config, options.checkpoint, options.out, Filtering(
+            tuple(options.sources), rules, options.window, options.score_only, options.keep_negatives), ranks)
+    end_ranks()
+    if ranks.is_main and not options.score_only:
+        print(f"report in {options.out}/report.md; train on it: train.py --config {options.out}/config.yaml")
+
+
+def _dedup(options: argparse.Namespace) -> None:
+    from omnidali.curation.dedup import Settings, dedup
+    from omnidali.ranks import end_ranks, start_ranks
+    from omnidali.settings import load_config
+    try:
+        threshold = None if options.threshold == "auto" else float(options.threshold)
+    except ValueError:
+        threshold = 2.0
+    if threshold is not None and not -1 < threshold <= 1:
+        raise UserError("--threshold", "auto, or a number above -1 and up to 1", options.threshold,
+                        "Correct the value.")
+    if not 0 <= options.hash_distance <= 64:
+        raise UserError("--hash-distance", "0 to 64", str(options.hash_distance), "Correct the value.")
+    if not 0 < options.fps <= 1000:
+        raise UserError("--fps", "more than 0, and up to 1000", str(options.fps), "Correct the value.")
+    config, ranks = load_config(options.config, options.overrides), start_ranks()
+    with telling_peers():
+        dedup(config, options.out, ranks, options.checkpoint, options.sources,
+              Settings(threshold, options.hash_distance, options.fps, options.within))
+    end_ranks()
+
+
+def _cut(options: argparse.Namespace) -> int:
+    from omnidali.curation.cut import CUTS, REPORT, cut
+    from omnidali.settings import load_config
+    at_least(options.workers, 0, "--workers")
+    config = load_config(options.config, options.overrides)
+    done = cut(config, options.out, options.sources, options.pieces, options.exact, options.workers)
+    for row in done.failed if done.stops else done.failed[:10]:
+        print(f"failed: {row['video']}, piece {row['index']}: {row['problem']}", file=sys.stderr)
+    early = [row["early"] for row in done.rows if row["bytes_out"]]
+    if max(early) > 0:
+        print(f"files begin {sum(early) / len(early):.1f} s before their pieces in the mean, {max(early):.1f} s at"
+              " most, where keyframes lie; --exact begins with the pieces")
+    print(f"{len(done.rows) - len(done.failed):,} pieces cut, {len(done.failed):,} failed: {done.out / CUTS},"
+          f" {done.out / REPORT}\ntrain on them: train.py --config {done.out / 'config.yaml'}")
+    return 1 if done.stops else 0
+
+
+def _transcode(options: argparse.Namespace) -> None:
+    from omnidali.bench.copies import write_summary
+    from omnidali.curation.transcode import transcode
+    from omnidali.settings import load_config
+    at_least(options.short_side, 16, "--short-side")
+    at_least(options.workers, 0, "--workers")
+    config = load_config(options.config, options.overrides)
+    copied = transcode(config, options.out, options.recipe, options.sources, options.short_side, options.workers)
+    write_summary(config, copied)
+    print(f"train on it: train.py --config {copied.layout.out / 'config.yaml'}")
+
+
+def _estimate_motion(options: argparse.Namespace) -> None:
+    from omnidali.curation.motion import estimate_motion, write_motion
+    from omnidali.loading.data import open_data
+    from omnidali.ranks import Ranks
+    from omnidali.settings import load_config
+    config = load_config(options.config, options.overrides)
+    data = open_data(config)
+    tables = {table.name: table for table in data.tables}
+    name = options.source or next(iter(tables))
+    if name not in tables or tables[name].kind == "image":
+        videos = ", ".join(table.name for table in data.tables if table.kind != "image")
+        raise UserError("--source", f"a source of videos ({videos})", name, "Name another one.")
+    if options.interval is not None and options.interval < 1:
+        raise UserError("--interval", "1 or more", str(options.interval), "Correct the value.")
+    values = estimate_motion(tables[name], options.interval or config.clip.frame_interval, options.videos, config.seed,
+                             data.class_names, Ranks().threads)
+    write_motion(options.out, values)
+    print(f"{values['all']['pairs']} pairs of frames in {values['videos']} videos, {len(values['classes'])} classes"
+          f" with a distribution of their own: {options.out}")

@@ -1,0 +1,79 @@
+"""Commands that train: the demo, what sources are worth, the whole road from a crawl; and weights for others."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+
+from omnidali.commands.options import takes_config, takes_settings
+
+
+def add_to(commands: argparse._SubParsersAction) -> None:
+    """Add the commands to the parser."""
+    demo = commands.add_parser("demo", help="make a small world, train on it and evaluate; needs no download or GPU")
+    demo.add_argument("--out", default="omnidali-demo", help="folder for everything (default: %(default)s)")
+    demo.add_argument("--seed", type=int, default=0, help="of the world and the training (default: %(default)s)")
+    demo.add_argument("--only-data", metavar="DIR", help="only make the demo world, in DIR")
+    demo.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings of configs/demo.yaml")
+    demo.set_defaults(story=_demo)
+
+    ablate = commands.add_parser("ablate", help="train with the target alone, with each group of sources, with all")
+    takes_config(ablate, "its first source is the target")
+    ablate.add_argument("--out", default="ablation", help="folder for everything (default: %(default)s)")
+    ablate.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run of everything for each")
+    ablate.add_argument("--fractions", type=float, nargs="+", default=[1.0], metavar="SHARE",
+                        help="shares of the target's labels to compare at (default: all labels)")
+    ablate.add_argument("--ranks", type=int, default=1, help="processes of a run (default: %(default)s)")
+    takes_settings(ablate)
+    ablate.set_defaults(story=_ablate)
+
+    curate = commands.add_parser("curate", help="from a crawl to a student: teacher, dedup, filter, training, table")
+    takes_config(curate, "its first source is the target, the others are the crawl")
+    curate.add_argument("--out", default="curation", help="folder for everything (default: %(default)s)")
+    curate.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run of everything for each (default: 0)")
+    curate.add_argument("--rounds", type=int, default=1, help="of filter and student; a student is the next round's"
+                        " teacher (default: %(default)s)")
+    curate.add_argument("--ranks", type=int, default=1, help="processes of a program (default: %(default)s)")
+    curate.add_argument("--filter", dest="filtering", default="", metavar="OPTIONS",
+                        help="more options of `omnidali filter`, in quotes")
+    curate.add_argument("--dedup", dest="deduplicating", default="", metavar="OPTIONS",
+                        help="more options of `omnidali dedup`, in quotes")
+    takes_settings(curate)
+    curate.set_defaults(story=_curate)
+
+    export = commands.add_parser("export", help="write a checkpoint's weights for other programs")
+    export.add_argument("--checkpoint", required=True, help="checkpoint, or run folder for its best.pt")
+    export.add_argument("--out", required=True, help="file to write: .pth as mmaction2 0.x reads it, or .safetensors")
+    export.set_defaults(story=_export)
+
+
+# Each story imports what it needs: DALI and torch take seconds to load.
+
+def _demo(options: argparse.Namespace) -> None:
+    from omnidali.demo.run import run_demo
+    from omnidali.demo.world import make_world
+    if options.only_data:
+        print(make_world(options.only_data, options.seed))
+    else:
+        run_demo(options.out, options.seed, options.overrides)
+
+
+def _ablate(options: argparse.Namespace) -> None:
+    from omnidali.ablate import ablate
+    ablate(options.config, options.overrides, options.out, options.seeds, options.fractions, options.ranks)
+
+
+def _curate(options: argparse.Namespace) -> None:
+    from omnidali.curate import curate
+    curate(options.config, options.overrides, options.out, options.seeds, options.rounds, options.ranks,
+           shlex.split(options.filtering), shlex.split(options.deduplicating))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from omnidali.models.weights import best_weights, export_weights
+    from omnidali.training.checkpoint import load_checkpoint
+    state = load_checkpoint(options.checkpoint, inside="best.pt")
+    meta = {"CLASSES": list(state.get("classes") or []), **(state.get("model") or {})}
+    weights = best_weights(state)
+    export_weights(weights, options.out, meta)
+    print(f"{len(weights)} tensors{', averaged weights' if state.get('ema') else ''}: {options.out}")
