@@ -21,8 +21,8 @@ from omnidali.decoding.frames import decode_frames
 from omnidali.decoding.image import decode_image
 from omnidali.decoding.video import decode_video
 from omnidali.errors import CannotDecode, UserError
+from omnidali.loading.pictures import clip_grid
 from omnidali.planning.crops import centered
-from omnidali.training.pictures import clip_grid
 from pipelines.feeds import MEAN, STD
 
 BYTES, HASH, FEATURES = KINDS = ("bytes", "hash", "features")
