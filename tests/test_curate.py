@@ -1,0 +1,84 @@
+"""The road from a crawl to a student: who teaches whom, on which lists, and what the table says."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+from conftest import SMALL
+
+from omnidali import ablate, cli, curate
+from omnidali.settings import dump_config, load_config
+
+EVALUATION = "evaluation: {source: {kind: video, root: shorts, list: shorts.txt}}\n"
+
+
+@pytest.fixture
+def faked(monkeypatch):
+    """Programs that take no time: dedup drops the last photo, a filter the first; top-1 is made of seed and photos."""
+    calls = []
+
+    def run(program, *arguments, ranks):
+        given = dict(zip(arguments[::2], arguments[1::2]))
+        config = load_config(given["--config"])
+        calls.append((program, given, ranks))
+        if program in ("dedup", "filter"):
+            out = Path(given["--out"])
+            out.mkdir(parents=True, exist_ok=True)
+            lines = Path(config.data_root, config.sources["photos"].list).read_text().splitlines(keepends=True)
+            (out / "photos.txt").write_text("".join(lines[:-1] if program == "dedup" else lines[1:]))
+            photos = replace(config.sources["photos"], list=str(out / "photos.txt"))
+            sources = MappingProxyType({**config.sources, "photos": photos})
+            made = replace(config, sources=sources, catalog=str(out / "catalog.sqlite"))
+            (out / "config.yaml").write_text(dump_config(made))
+        elif program == "train.py":
+            Path(config.run_dir, "checkpoints").mkdir(parents=True)
+        else:
+            return {"top1": 10.0 * len(config.sources) + config.seed, "mean_class": 5.0}
+
+    for module in (ablate, curate):
+        monkeypatch.setattr(module, "run_program", run)
+    return calls
+
+
+def test_a_student_teaches_the_next_round(media_root, tmp_path, faked, capsys):
+    (tmp_path / "c.yaml").write_text(SMALL + EVALUATION + "train: {batch: 6, steps: 4}\n")
+    out = tmp_path / "out"
+    command = ["curate", "--config", str(tmp_path / "c.yaml"), "--out", str(out), "--seeds", "0", "4", "--rounds", "2",
+               "--filter", "--rule quantile", "--dedup", "--fps 2", "--set", f"data_root={media_root}"]
+    assert cli.main(command) == 0
+    programs = [name for name, _, _ in faked if name != "evaluate.py"]
+    assert programs == ["dedup"] + 2 * ["train.py", "train.py", "filter", "train.py", "filter", "train.py"]
+    dedup, *filters = [given for name, given, _ in faked if name in ("dedup", "filter")]
+    assert dedup["--fps"] == "2" and load_config(dedup["--config"]).run_dir == str(out / "crawl")
+    assert all(given["--rule"] == "quantile" and given["--config"] == str(out / "dedup/config.yaml")
+               for given in filters)
+    # by file name: target-seed0-..., filtered-1-seed0-..., and the same of the other seed
+    teachers = [Path(given["--checkpoint"]).parent.parent.name.rpartition("-")[0] for given in filters]
+    assert teachers == ["target-seed0", "filtered-1-seed0", "target-seed4", "filtered-1-seed4"]
+
+    rows = {row["name"]: row for row in json.loads((out / "results.json").read_text())}
+    assert {name: row["samples"] for name, row in rows.items()} == {
+        "target alone": [0, 0], "everything that was crawled": [13, 13], "filtered, round 1": [12, 12],
+        "filtered, round 2": [12, 12]}
+    assert rows["target alone"]["top1"] == [10.0, 14.0] and rows["filtered, round 2"]["top1"] == [20.0, 24.0]
+    assert "| filtered, round 2 | 12 | 22.0 | 2.8 | +10.0 | 20.0, 24.0 | 5.0 |" in capsys.readouterr().out
+    trained = {frozenset(load_config(path).sources) for path in (out / "runs").glob("target-*.yaml")}
+    assert trained == {frozenset(["clips"])}
+
+    done = len(faked)
+    assert cli.main(command) == 0
+    assert [name for name, _, _ in faked[done:]] == ["dedup"] + 4 * ["filter"]  # which go on by themselves
+
+
+@pytest.mark.parametrize("config, options, told", [
+    (SMALL + EVALUATION, ["--rounds", "0"], "--rounds: expected 1 or more, got 0."),
+    (SMALL + EVALUATION, ["--ranks", "0"], "--ranks: expected 1 or more, got 0."),
+    (SMALL, [], "evaluation.source: expected labelled data to compare on, got nothing."),
+    ("sources: {a: {kind: video}}\n" + EVALUATION, [], "sources: expected the target and at least one crawled source"),
+])
+def test_mistakes_are_told_before_anything_runs(tmp_path, faked, capsys, config, options, told):
+    (tmp_path / "c.yaml").write_text(config + "train: {steps: 2}\n")
+    assert cli.main(["curate", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "out"), *options]) == 2
+    assert told in capsys.readouterr().err and not faked
