@@ -127,7 +127,8 @@ def ablate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
 
 
 def train_and_score(config: Config, out: Path, name: str, seed: int, ranks: int) -> tuple[dict, Path]:
-    """One run below ``out / "runs"``, or its result where it is known: another config has another folder.
+    """One run below ``out / "runs"``, or its result where it is known: another config, or other lists, have another
+    folder.
 
     Returns:
         The row of evaluate.py, and the run folder.
@@ -136,7 +137,9 @@ def train_and_score(config: Config, out: Path, name: str, seed: int, ranks: int)
         UserError: if a program failed.
     """
     config = replace(config, seed=seed, run_dir="")
-    run = out / "runs" / f"{name}-seed{seed}-{hashlib.sha256(dump_config(config).encode()).hexdigest()[:8]}"
+    data = open_data(config)
+    told = dump_config(config) + "".join(table.fingerprint for table in (*data.tables, data.evaluation))
+    run = out / "runs" / f"{name}-seed{seed}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
     path, done = run.parent / f"{run.name}.yaml", run / "result.json"
     if done.exists():
         return json.loads(done.read_text()), run

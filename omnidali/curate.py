@@ -64,21 +64,19 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
     target, *web = config.sources
     if not web:
         raise UserError("sources", "the target and at least one crawled source", target, "Add what was crawled.")
-    crawl = out / "crawl.yaml"
+    crawl, unique = out / "crawl.yaml", out / "dedup" / CURATED
     config = replace(config, run_dir=str(out / "crawl"), catalog=str(out / "catalog.sqlite"))
     data = open_data(config)
     print(*data.summary, sep="\n", flush=True)
     epochs = config.train.epochs or config.train.steps / make_plan(config, data).steps_per_epoch
-    crawl.write_text(dump_config(replace(config, catalog=None)))
-    run_program("dedup", "--config", str(crawl), "--out", str(out / "dedup"), *deduplicating, ranks=ranks)
-    unique = out / "dedup" / CURATED
-    truth = Path(config.data_root) / TRUTH
+    crawl.write_text(dump_config(config))
+    run_program("dedup", "--config", str(crawl), "--out", str(unique.parent), *deduplicating, ranks=ranks)
     rows = {name: Row(name) for name in (TARGET, EVERYTHING, *(f"filtered, round {n + 1}" for n in range(rounds)))}
     for seed in seeds:
         alone = make_variant(config, (target,), epochs, 1.0, ranks)
         teacher = _train(alone, rows[TARGET], out, "target", seed, ranks)
-        _train(make_variant(load_config(str(unique)), tuple(config.sources), epochs, 1.0, ranks), rows[EVERYTHING], out,
-               "everything", seed, ranks, (config, unique) if truth.exists() else None)
+        everything = make_variant(config, tuple(config.sources), epochs, 1.0, ranks)
+        _train(everything, rows[EVERYTHING], out, "everything", seed, ranks, config)
         for number in range(rounds):
             folder = out / f"filter-seed{seed}-round{number + 1}"
             run_program("filter", "--config", str(unique), "--checkpoint", str(teacher / "checkpoints" / "last.pt"),
@@ -86,35 +84,44 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
             kept = load_config(str(folder / CURATED))
             made = make_variant(kept, tuple(kept.sources), epochs, 1.0, ranks)
             teacher = _train(made, rows[f"filtered, round {number + 1}"], out, f"filtered-{number + 1}", seed, ranks,
-                             (config, folder / CURATED) if truth.exists() else None)
-        _write(out, rows.values(), seeds)
+                             config)
+        _write(out, rows.values())
+    removed = _judge(config, load_config(str(unique)), "removed copies")
+    for what, (precision, recall) in removed.items():
+        print(f"{what}: {precision:.3f} right, {recall:.3f} found")
     write_record(out, {"curation": str(config_path), "overrides": list(overrides), "target_epochs": epochs,
                        "seeds": list(seeds), "filter": list(filtering), "dedup": list(deduplicating),
-                       "rows": [vars(row) for row in rows.values()]})
+                       "removed copies": removed, "rows": [vars(row) for row in rows.values()]})
     print(f"\n{(out / 'table.md').read_text()}\nalso in {out / 'results.json'}")
     return list(rows.values())
 
 
-def _train(config: Config, row: Row, out: Path, name: str, seed: int, ranks: int,
-           judged: tuple[Config, Path] | None = None) -> Path:
+def _train(config: Config, row: Row, out: Path, name: str, seed: int, ranks: int, crawl: Config | None = None) -> Path:
     """Train and evaluate, add the figures to the row, and return the run folder.
 
     Args:
-        judged: of a demo world, the config of the crawl and the file of the curated one.
+        crawl: the config that this one was made of, where a demo world knows what became better.
     """
     result, run = train_and_score(config, out, name, seed, ranks)
     target, *web = open_data(config).tables
     row.samples.append(sum(map(len, web)))
     row.top1.append(result["top1"])
     row.mean_class.append(result["mean_class"])
-    if judged is not None:
-        found = judge_lists(config.data_root, judged[0], load_config(str(judged[1])))
-        row.truth.append({f"{source}, {what}": (round(quality.precision, 4), round(quality.recall, 4))
-                          for source, qualities in found.items() for what, quality in qualities.items()})
+    if crawl is not None:
+        row.truth.append(_judge(crawl, config, "labels") | _judge(crawl, config, "pieces"))
     return run
 
 
-def _write(out: Path, rows: Iterable[Row], seeds: Sequence[int]) -> None:
+def _judge(crawl: Config, kept: Config, what: str) -> dict[str, tuple[float, float]]:
+    """Precision and recall by source, where the data are a demo world and something is known of the source."""
+    if not Path(crawl.data_root, TRUTH).exists():
+        return {}
+    found = judge_lists(crawl.data_root, crawl, kept)
+    return {f"{source}, {what}": (round(found[source][what].precision, 4), round(found[source][what].recall, 4))
+            for source in list(crawl.sources)[1:] if what in found[source] and found[source][what].wanted}
+
+
+def _write(out: Path, rows: Iterable[Row]) -> None:
     rows = [row for row in rows if row.top1]
     (out / "results.json").write_text(json.dumps([vars(row) for row in rows], indent=1) + "\n")
     (out / "table.md").write_text(make_table(rows))

@@ -105,6 +105,7 @@ class SourceTable:
         starts: int64 (N + 1,), the pieces of row i are starts[i] to starts[i + 1] (exclusive), those that
             show the class first; None: one piece a row. positives: int32 (N,), how many of them do.
         fingerprint: text that changes with any row, its order, label, size or length.
+        taken_from: rows of the whole source, where these are a part of it.
     """
 
     name: str
@@ -120,10 +121,16 @@ class SourceTable:
     positives: np.ndarray | None = None
     codec_names: tuple[str, ...] = ()
     fingerprint: str = ""
+    taken_from: int | None = None
     _reader: "CatalogReader | None" = field(default=None)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def source_rows(self) -> int:
+        """How many rows the source has, of which these may be a part."""
+        return self.taken_from or len(self)
 
     def __repr__(self) -> str:
         pieces = "" if self.starts is None else f", {len(self.records):,} pieces"
@@ -155,7 +162,8 @@ class SourceTable:
             pieces = np.repeat(self.starts[rows] - starts[:-1], counts) + np.arange(starts[-1])
         columns = {name: getattr(self, name)[pieces if name in PIECE_COLUMNS else rows]
                    for name in COLUMNS if name != "starts" and getattr(self, name) is not None}
-        return replace(self, **columns, starts=starts, fingerprint=f"{self.fingerprint} {note}")
+        return replace(self, **columns, starts=starts, fingerprint=f"{self.fingerprint} {note}",
+                       taken_from=self.source_rows)
 
 
 def connect(path: str | Path, read_only: bool = False) -> sqlite3.Connection:

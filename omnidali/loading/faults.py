@@ -48,7 +48,7 @@ class Faults:
     def allowed(self) -> int:
         """How many files may fail."""
         ratio = self.limits.max_bad_ratio
-        return max(ALLOWED, int(ratio * len(self.table))) if ratio else 0
+        return max(ALLOWED, int(ratio * self.table.source_rows)) if ratio else 0
 
     def blocks(self, media: Media) -> bool:
         """Whether a file need not be tried."""
@@ -80,7 +80,7 @@ class Faults:
         self.skipped()
         failing = len(self.quarantine.failing(self.table.name))
         if failing > self.allowed:
-            raise self._stop(f"{failing:,}", f"at most {self.allowed:,} of {len(self.table):,} files to fail"
+            raise self._stop(f"{failing:,}", f"at most {self.allowed:,} of {self.table.source_rows:,} files to fail"
                              " (loader.max_bad_ratio)")
 
     def skipped(self) -> None:
