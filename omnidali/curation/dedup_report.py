@@ -22,7 +22,7 @@ from omnidali.decoding.image import decode_image
 from omnidali.decoding.video import decode_video
 from omnidali.errors import CannotDecode, UserError
 from omnidali.planning.crops import centered
-from omnidali.training.pictures import clip_grid
+from omnidali.loading.pictures import clip_grid
 from pipelines.feeds import MEAN, STD
 
 BYTES, HASH, FEATURES = KINDS = ("bytes", "hash", "features")
