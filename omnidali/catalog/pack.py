@@ -15,7 +15,7 @@ import numpy as np
 from omnidali.catalog.gate import OK
 from omnidali.catalog.integrity import crc_of
 from omnidali.catalog.probe import unpack_times
-from omnidali.catalog.store import CHUNK, COLUMNS, PIECE_COLUMNS, SourceTable
+from omnidali.catalog.store import CHUNK, COLUMNS, PIECE_COLUMNS
 
 
 class ListedFile(NamedTuple):
@@ -102,12 +102,6 @@ def pack(db: sqlite3.Connection, source: int, by_video: bool, keep_all: bool = F
     keep("fingerprint", 0, f"{digest.hexdigest()} of {count}")
     db.execute("UPDATE sources SET fingerprint = ?, unusable = ? WHERE id = ?",
                (digest.hexdigest(), json.dumps(unusable), source))
-
-
-def listed_pieces(table: SourceTable) -> Iterator[tuple[ListedFile, list[tuple[int, int]]]]:
-    """Every entry of a source's list whose file can be used, in order, with (first frame, frames) of its pieces."""
-    rows = map(ListedFile._make, table.query(ENTRIES, OK))
-    return ((row, [place[1:] for place in spans(row, Counter())]) for row in rows)
 
 
 def _pieces(rows, unusable: Counter):

@@ -22,13 +22,6 @@ def is_of_the_disk(error: BaseException, out: Path) -> bool:
     return number in _DISK or (number in _DENIED and str(file or out).startswith(str(out)))
 
 
-def cannot_write(error: BaseException, out: Path) -> UserError:
-    """The error of a command whose folder takes no more."""
-    return UserError(str(getattr(error, "filename", None) or out), "a folder that can be written",
-                     str(getattr(error, "strerror", None) or error),
-                     "Make room or choose another --out; a second start goes on where this one stopped.")
-
-
 def check_folder(out: Path, journal: str, unfinished: str) -> None:
     """Refuse a folder that holds something, but not an earlier start of the same command.
 
@@ -60,12 +53,6 @@ def read_journal(path: Path) -> dict[str, dict]:
         except (ValueError, KeyError, TypeError):
             continue
     return rows
-
-
-def start_journal(path: Path, part: Path, rows: Iterable[dict]) -> None:
-    """Replace a journal by these entries; ``part`` is where it is written first."""
-    part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    os.replace(part, path)
 
 
 def run_ahead(work: Callable, items: Iterable, workers: int, done: Callable) -> None:

@@ -19,19 +19,12 @@ from omnidali.catalog.folders import class_folders
 from omnidali.catalog.store import CatalogReader, Media, SourceTable
 from omnidali.config import Config
 from omnidali.curation.encode import JPEG_QUALITY, RECIPES, Recipe, encode_photo, encode_video
-from omnidali.curation.journal import (
-    cannot_write,
-    check_folder,
-    is_of_the_disk,
-    read_journal,
-    run_ahead,
-    stamp,
-    start_journal,
-)
+from omnidali.curation.journal import check_folder, is_of_the_disk, read_journal, run_ahead, stamp
 from omnidali.curation.layout import Layout, lay_out
 from omnidali.errors import CannotDecode, UserError
 from omnidali.loading.data import open_data
 from omnidali.settings import dump_config
+from omnidali.writing import write_whole, writing_to
 
 JOURNAL = "transcode.jsonl"
 _UNFINISHED = ".transcode"  # folder in the copy for files that are being written; same disk, so they are renamed
@@ -85,7 +78,7 @@ def transcode(config: Config, out: str | Path, recipe: str = "fast", names: Coll
     tables = {name: reader.table(name) for name in layout.roots}  # with what `fraction` leaves out
     units = find_units(layout, tables)
     unfinished = layout.out / _UNFINISHED
-    try:
+    with writing_to(layout.out, av.FFmpegError):
         check_folder(layout.out, JOURNAL, _UNFINISHED)
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
@@ -99,9 +92,7 @@ def transcode(config: Config, out: str | Path, recipe: str = "fast", names: Coll
         journal = _run(units, layout.out, RECIPES[recipe], short_side, workers)
         unfinished.rmdir()
         _refuse_many_failures(journal, units, layout.out)
-        (layout.out / "config.yaml").write_text(dump_config(layout.config), encoding="utf-8")
-    except (OSError, av.FFmpegError) as error:
-        raise cannot_write(error, layout.out) from None
+        write_whole(layout.out / "config.yaml", dump_config(layout.config))
     open_data(layout.config)
     copied = CatalogReader(layout.config.catalog_path)
     rows, lost = {name: [] for name in tables}, {name: [] for name in tables}
@@ -155,7 +146,7 @@ def _run(units: list[Unit], out: Path, recipe: Recipe, short_side: int, workers:
             journal[row["path"]] = row
         else:
             todo.append(unit)
-    start_journal(out / JOURNAL, out / _UNFINISHED / JOURNAL, (*known.values(), *journal.values()))
+    write_whole(out / JOURNAL, (json.dumps(row) + "\n" for row in (*known.values(), *journal.values())))
     if journal:
         print(f"{len(journal):,} of {len(units):,} files lie there already", flush=True)
     with open(out / JOURNAL, "a", encoding="utf-8") as file, \
