@@ -206,6 +206,10 @@ def test_without_validation_items_and_with_nothing_left_the_user_is_told(world, 
     assert not (tmp_path / "out/config.yaml").exists()
     with pytest.raises(UserError, match="sources.long: .* 1 of which all are duplicates"):
         dedup(config, tmp_path / "out", Ranks(), names=["long"])  # what is left shows no class
+    (tmp_path / "long.json").write_text((tmp_path / "long.json").read_text().replace("[1]", "[]"))
+    with pytest.raises(UserError, match="sources.long: expected pieces that show their class"):
+        dedup(config_of(world, tmp_path / "run", f"sources.long.list={tmp_path / 'long.json'}"), tmp_path / "out",
+              Ranks(), names=["long"])
     with pytest.raises(UserError, match="some of the training sources"):
         dedup(config, tmp_path / "out", Ranks(), names=["evaluation"])
 

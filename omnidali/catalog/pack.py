@@ -50,7 +50,7 @@ class _Piece(NamedTuple):
 ENTRIES = ("SELECT e.label, m.width, m.height, m.id, m.frames, m.codec, m.path, e.unit, e.first, e.last, e.video,"
            " e.positive, m.frame_rate, m.tick, CASE WHEN e.unit IN ('seconds', 'windows') THEN m.timing END"
            " FROM entries e JOIN media m ON m.id = e.media WHERE e.source = ? AND m.state = ? ORDER BY e.id")
-_RATE_IF_UNKNOWN = 25.0  # frames a second of a file that has neither timestamps nor a rate
+RATE_IF_UNKNOWN = 25.0  # frames a second of a file that has neither timestamps nor a rate
 OUTSIDE = "piece outside of its file"
 ANOTHER_SIZE = "piece of another size than its video's first"
 NO_POSITIVE = "video without a piece that shows its class"
@@ -166,7 +166,7 @@ def spans(row: ListedFile, unusable: Counter) -> Iterator[tuple[int, int, int]]:
     else:
         times = unpack_times(row.timing, row.frames)
         seconds = (times - times[0]) * row.tick if times is not None else \
-            np.arange(row.frames) / (row.rate or _RATE_IF_UNKNOWN)
+            np.arange(row.frames) / (row.rate or RATE_IF_UNKNOWN)
         edges = [row.first, row.last]
         if row.unit == "windows":  # a remainder of less than half a window belongs to the one before
             length = seconds[-1] + (seconds[-1] - seconds[0]) / max(row.frames - 1, 1)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import sys
 import threading
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -13,10 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
-from tqdm import tqdm
 
 from omnidali.config import Config, SourceConfig
-from omnidali.curation.journal import check_folder, is_of_the_disk, read_journal, run_ahead, stamp
+from omnidali.curation.journal import check_folder, complete, is_of_the_disk, read_journal, stamp
 from omnidali.curation.kept_lists import write_config, write_parts
 from omnidali.curation.layout import keep_apart
 from omnidali.curation.pieces import Piece, Video, find_pieces, long_sources
@@ -97,25 +94,11 @@ def _run(pieces: list[Piece], out: Path, exact: bool, workers: int) -> dict[str,
             journal[piece.path] = {**row, "shows_class": piece.positive}
         else:
             todo[piece.path] = piece
-    write_whole(out / JOURNAL, (json.dumps(row) + "\n" for row in (*known.values(), *journal.values())))
-    if journal:
-        print(f"{len(journal):,} of {len(pieces):,} files lie there already", flush=True)
-    with open(out / JOURNAL, "a", encoding="utf-8") as file, \
-            tqdm(total=sum(piece.frames for piece in todo.values()), desc="cut", unit="frame", unit_scale=True,
-                 file=sys.stderr, mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:
-
-        def done(made: tuple[Piece, dict]) -> None:
-            piece, row = made
-            journal[row["path"]] = row
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            bar.update(piece.frames)
-
-        run_ahead(lambda piece: _make(piece, out, exact), todo.values(), workers, done)
+    complete(out / JOURNAL, known.values(), journal, todo.values(), workers, lambda piece: _make(piece, out, exact))
     return journal
 
 
-def _make(piece: Piece, out: Path, exact: bool) -> tuple[Piece, dict]:
+def _make(piece: Piece, out: Path, exact: bool) -> dict:
     """Write one file and rename it into its place once it was counted; returns the journal's entry."""
     media, target = piece.table.media(piece.record), out / piece.path
     part = out / _UNFINISHED / str(threading.get_ident())
@@ -133,7 +116,7 @@ def _make(piece: Piece, out: Path, exact: bool) -> tuple[Piece, dict]:
             raise
         target.unlink(missing_ok=True)  # of an earlier start, from what was another piece or original
         row["problem"] = str(error)
-    return piece, row
+    return row
 
 
 def _made(piece: Piece, exact: bool) -> str:

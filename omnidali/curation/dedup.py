@@ -8,7 +8,6 @@ of the validation items.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Collection
@@ -26,6 +25,7 @@ from omnidali.config import EVALUATION, Config, MediaConfig, key_of
 from omnidali.curation import hashes
 from omnidali.curation.choosing import choose_crawled
 from omnidali.curation.dedup_report import BYTES, FEATURES, HASH, Outcome, just_below, write_outcome
+from omnidali.curation.equal import digest_of
 from omnidali.curation.features import SAMPLE, FeatureLikeness, ImageNetwork, Whitening, fit_whitening, load_network
 from omnidali.curation.hashes import HashLikeness
 from omnidali.curation.kept import DONE, TODO, Items, Kept, fill, find_items
@@ -38,7 +38,6 @@ from omnidali.training.precision import make_autocast
 from omnidali.writing import writing_to
 
 CALIBRATED_ON = 2000  # validation items at most, one frame of each
-_READ = 1 << 20  # bytes of a file at a time
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,9 @@ def dedup(config: Config, out: str | Path, ranks: Ranks, checkpoint: str | None 
         table = reader.table(name)  # with what `fraction` leaves out
         tables[name] = flatten(here.catalog, table) if name in everything else table
         items = find_items(here.catalog, tables[name], settings.rate, source.pieces == "positive")
+        if not items.shown.any():
+            raise UserError(key_of(name), "pieces that show their class", "none",
+                            "Correct the list, or leave the source out with --sources.")
         digests = Kept(out / "kept" / name / BYTES, replace(items, counts=np.ones(len(items), np.int64)), 16, np.uint8,
                        ranks)
         sources[name] = _Source(name, source, items, digests)
@@ -175,27 +177,12 @@ def _digest_files(sources: dict[str, _Source], ranks: Ranks, within: bool) -> No
                 disable=None if ranks.is_main else True) as bar:
             for first in range(0, len(todo), 256):
                 places = todo[first:first + 256]
-                found = list(pool.map(lambda place: _digest(source.items, int(place)), places))
+                found = list(pool.map(digest_of, map(source.items.media, places)))
                 values = np.frombuffer(b"".join(value or bytes(16) for value in found), np.uint8).reshape(-1, 16)
                 source.digests.put(places, np.array([value is not None for value in found], bool), values)
                 bar.update(len(places))
         source.digests.flush()
         ranks.on_main(lambda: None)
-
-
-def _digest(items: Items, item: int) -> bytes | None:
-    """16 bytes that tell the file's content; None where it cannot be read."""
-    span, digest = items.media(item).span, hashlib.blake2b(digest_size=16)
-    try:
-        with open(span.path, "rb") as file:
-            file.seek(span.offset or 0)
-            left = span.size if span.size is not None else 1 << 62
-            while left > 0 and (data := file.read(min(_READ, left))):
-                digest.update(data)
-                left -= len(data)
-    except OSError:
-        return None
-    return digest.digest()
 
 
 def _equal_bytes(source: _Source, theirs: _Source) -> tuple[np.ndarray, np.ndarray]:
@@ -293,16 +280,16 @@ def _finish(config: Config, out: Path, outcomes: list[Outcome], tables: dict[str
     with writing_to(out):
         write_outcome(out, config.catalog_path, outcomes, settings, thresholds, whitening, names)
         for outcome in outcomes:
-            items, table = outcome.items, tables[outcome.name]
-            kept = np.zeros(len(table), bool)
-            kept[items.places] = items.shown & ~outcome.dropped
-            if not kept.any():
+            if outcome.dropped[outcome.items.shown].all():
                 raise UserError(key_of(outcome.name), "items that are not in the validation set",
-                                f"{int(items.shown.sum()):,} of which all are duplicates",
+                                f"{int(outcome.items.shown.sum()):,} of which all are duplicates",
                                 f"Check that evaluation.source is another set (see {out / 'report.md'}), or leave the"
                                 " source out with --sources.")
-            new[outcome.name], _ = write_list(out / "lists", config.catalog_path, outcome.name,
-                                              config.sources[outcome.name], kept, table.labels)
+        for outcome in outcomes:
+            name, labels = outcome.name, tables[outcome.name].labels
+            kept = np.zeros(len(labels), bool)
+            kept[outcome.items.places] = outcome.items.shown & ~outcome.dropped
+            new[name], _ = write_list(out / "lists", config.catalog_path, name, config.sources[name], kept, labels)
         write_config(out, config, new, names)
     for outcome in outcomes:
         print(outcome)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from omnidali.catalog.items import read_items
+from omnidali.catalog.pack import RATE_IF_UNKNOWN
 from omnidali.catalog.store import Media, SourceTable, connect
 from omnidali.config import Config, MediaConfig, ViewsConfig
 from omnidali.errors import UserError
@@ -24,7 +25,6 @@ from omnidali.planning.frames import sample_test
 from omnidali.ranks import Ranks
 
 _COUNTS = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96])  # frames of an item: few kinds, so few passes
-_RATE_IF_UNKNOWN = 25.0  # frames a second, as where pieces are cut
 _FLUSH_SECONDS = 5.0
 TODO, DONE, UNREADABLE = 0, 1, 2
 
@@ -105,7 +105,7 @@ def find_items(catalog: str, table: SourceTable, rate: float, only_shown: bool =
             if first < last:
                 digest = blake2b(repr((path, size, mtime, offset)).encode("utf-8", "surrogateescape"), digest_size=8)
                 known[order[first:last]] = (int.from_bytes(digest.digest(), "little"), size if part is None else part,
-                                            frame_rate or _RATE_IF_UNKNOWN)
+                                            frame_rate or RATE_IF_UNKNOWN)
     if table.kind == "image":
         counts = np.ones(len(table), np.int64)
     else:

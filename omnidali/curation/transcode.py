@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import sys
 import tarfile
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -13,13 +11,12 @@ from pathlib import Path
 
 import av
 import numpy as np
-from tqdm import tqdm
 
 from omnidali.catalog.folders import class_folders
 from omnidali.catalog.store import CatalogReader, Media, SourceTable
 from omnidali.config import Config
 from omnidali.curation.encode import JPEG_QUALITY, RECIPES, Recipe, encode_photo, encode_video
-from omnidali.curation.journal import check_folder, is_of_the_disk, read_journal, run_ahead, stamp
+from omnidali.curation.journal import check_folder, complete, is_of_the_disk, read_journal, stamp
 from omnidali.curation.layout import Layout, lay_out
 from omnidali.errors import CannotDecode, UserError
 from omnidali.loading.data import open_data
@@ -146,25 +143,11 @@ def _run(units: list[Unit], out: Path, recipe: Recipe, short_side: int, workers:
             journal[row["path"]] = row
         else:
             todo.append(unit)
-    write_whole(out / JOURNAL, (json.dumps(row) + "\n" for row in (*known.values(), *journal.values())))
-    if journal:
-        print(f"{len(journal):,} of {len(units):,} files lie there already", flush=True)
-    with open(out / JOURNAL, "a", encoding="utf-8") as file, \
-            tqdm(total=sum(unit.frames for unit in todo), desc="transcode", unit="frame", unit_scale=True,
-                 file=sys.stderr, mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:
-
-        def done(copied: tuple[Unit, dict]) -> None:
-            unit, row = copied
-            journal[row["path"]] = row
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            bar.update(unit.frames)
-
-        run_ahead(lambda unit: _copy(unit, out, recipe, short_side), todo, workers, done)
+    complete(out / JOURNAL, known.values(), journal, todo, workers, lambda unit: _copy(unit, out, recipe, short_side))
     return journal
 
 
-def _copy(unit: Unit, out: Path, recipe: Recipe, short_side: int) -> tuple[Unit, dict]:
+def _copy(unit: Unit, out: Path, recipe: Recipe, short_side: int) -> dict:
     """Write one unit and rename it into its place; returns the journal's entry."""
     part = out / _UNFINISHED / f"{unit.table.name}-{unit.records[0]}"
     row = {"path": _key(unit, out), "original": stamp(unit.original), "made": _made(unit, recipe, short_side),
@@ -175,7 +158,7 @@ def _copy(unit: Unit, out: Path, recipe: Recipe, short_side: int) -> tuple[Unit,
         unit.copy.parent.mkdir(parents=True, exist_ok=True)
         if unit.table.kind == "frames":
             _copy_folder(media, unit.copy, part, short_side, row)
-            return unit, row
+            return row
         if media.span.size is not None:
             _copy_tar(unit, part, recipe, short_side, row)
         else:
@@ -189,7 +172,7 @@ def _copy(unit: Unit, out: Path, recipe: Recipe, short_side: int) -> tuple[Unit,
         if unit.table.kind != "frames":
             unit.copy.unlink(missing_ok=True)
         row["failed"].append((media.path, str(error)))
-    return unit, row
+    return row
 
 
 def _copy_folder(media: Media, folder: Path, part: Path, short_side: int, row: dict) -> None:
