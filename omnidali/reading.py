@@ -112,3 +112,9 @@ def _finite(text: str) -> float:
 
 
 _DECODER = json.JSONDecoder(parse_int=_number, parse_float=_finite, parse_constant=_no_number)
+
+
+def printable(text: str) -> str:
+    """Text of a list as a terminal may print it."""
+    text = text if len(text) <= 300 else f"{text[:300]}..."
+    return text if text.isprintable() else ascii(text)

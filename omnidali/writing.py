@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from omnidali.errors import UserError
@@ -33,15 +34,35 @@ def write_whole(path: Path, data: str | bytes | Iterable[str]) -> None:
         raise
 
 
+class _Echo:
+    """A file that gives back what is written into it."""
+
+    def write(self, text: str) -> str:
+        return text
+
+
+def csv_lines(rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """Lines of a table, one at a time.
+
+    >>> list(csv_lines([["path", "label"], ["a, b.jpg", 3]]))
+    ['path,label\\n', '"a, b.jpg",3\\n']
+    """
+    return map(csv.writer(_Echo(), lineterminator="\n").writerow, rows)
+
+
 @contextlib.contextmanager
-def writing_to(out: Path) -> Iterator[None]:
+def writing_to(out: Path, *others: type[Exception]) -> Iterator[None]:
     """What goes wrong with the disk while results are written is the user's to put right.
 
+    Args:
+        others: what libraries raise there instead of an OSError.
+
     Raises:
-        UserError: for an OSError.
+        UserError: for an OSError or one of the others.
     """
     try:
         yield
-    except OSError as error:
-        raise UserError(str(error.filename or out), "a folder that can be written", str(error.strerror or error),
-                        "Make room or choose another --out, and start again.") from None
+    except (OSError, *others) as error:
+        raise UserError(str(getattr(error, "filename", None) or out), "a folder that can be written",
+                        str(getattr(error, "strerror", None) or error),
+                        "Make room or choose another --out; a second start goes on where this one stopped.") from None

@@ -23,12 +23,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnidali.bench.media import add_stream, picture, write_photo, write_video
+from omnidali.catalog.items import flatten
 from omnidali.cli import main
 from omnidali.curation.dedup import Settings, dedup
 from omnidali.curation.features import FeatureLikeness, fit_whitening
 from omnidali.curation.hashes import WIDTH, HashLikeness, pack_sketches, sketch_frames
 from omnidali.curation.kept import _allocate
-from omnidali.curation.relist import write_kept
+from omnidali.curation.kept_lists import write_config, write_list
 from omnidali.curation.similar import Forest, best_matches, best_of_items
 from omnidali.errors import UserError
 from omnidali.loading.data import open_data
@@ -205,6 +206,10 @@ def test_without_validation_items_and_with_nothing_left_the_user_is_told(world, 
     assert not (tmp_path / "out/config.yaml").exists()
     with pytest.raises(UserError, match="sources.long: .* 1 of which all are duplicates"):
         dedup(config, tmp_path / "out", Ranks(), names=["long"])  # what is left shows no class
+    (tmp_path / "long.json").write_text((tmp_path / "long.json").read_text().replace("[1]", "[]"))
+    with pytest.raises(UserError, match="sources.long: expected pieces that show their class"):
+        dedup(config_of(world, tmp_path / "run", f"sources.long.list={tmp_path / 'long.json'}"), tmp_path / "out",
+              Ranks(), names=["long"])
     with pytest.raises(UserError, match="some of the training sources"):
         dedup(config, tmp_path / "out", Ranks(), names=["evaluation"])
 
@@ -445,7 +450,8 @@ def test_two_ranks_find_what_one_finds(world, found, tmp_path):
 
 
 def test_what_is_left_of_every_kind_of_list_reads_back(tmp_path):
-    write_video(tmp_path / "root/long.mp4", 1, frames=60, width=96, height=64, rate=10, **QUICK)
+    write_video(tmp_path / "root/long.mp4", 1, frames=65, width=96, height=64, rate=10, **QUICK)
+    shutil.copy(tmp_path / "root/long.mp4", tmp_path / "root/odd")
     for number in range(8):
         write_photo(tmp_path / f"root/frames, of it/img_{number:05}.jpg", 2, 64, 48, frame=number)
     for name in ("#first.jpg", "with\ttab.jpg", "a b.jpg", "gone.jpg"):
@@ -453,6 +459,7 @@ def test_what_is_left_of_every_kind_of_list_reads_back(tmp_path):
     (tmp_path / "photos.txt").write_text("./#first.jpg\tfirst\nwith\ttab.jpg\tsecond\na b.jpg\tsecond\n"
                                          "gone.jpg\tfirst\n")
     (tmp_path / "windows.txt").write_text("long.mp4 second\n")
+    (tmp_path / "odd.txt").write_text("odd 1\n")
     (tmp_path / "pieces.txt").write_text("long.mp4 0 1.5 0\nlong.mp4 2 3.25 0\nlong.mp4 3.5 5 1\n")
     (tmp_path / "whole.json").write_text(json.dumps([
         {"video_dir": "root/long.mp4", "label": 1, "num_clips": 3, "positive_clip_inds": [0, 2]}]))
@@ -463,14 +470,17 @@ run_dir: {tmp_path / "run"}
 sources:
   photos: {{kind: image, root: root, list: photos.txt}}
   windows: {{kind: untrimmed, root: root, list: windows.txt, window_seconds: 2}}
+  odd: {{kind: untrimmed, root: root, list: odd.txt, window_seconds: 2}}
   pieces: {{kind: untrimmed, root: root, list: pieces.txt}}
   whole: {{kind: untrimmed, root: root, list: whole.json, window_seconds: 2}}
   frames: {{kind: frames, root: root, list: frames.txt, pattern: "img_{{:05}}.jpg"}}
-train: {{batch: 5, steps: 1}}
+train: {{batch: 6, steps: 1}}
 """)
     config = load_config(tmp_path / "config.yaml", [])
-    data = open_data(config)
-    tables = {table.name: table for table in data.tables}
+    everything = [f"sources.{name}.pieces=all" for name in ("windows", "odd", "pieces", "whole")]
+    data = open_data(load_config(tmp_path / "config.yaml", everything))
+    tables = {table.name: table if table.kind != "untrimmed" else flatten(config.catalog_path, table)
+              for table in data.tables}
 
     def pieces(name, tables):
         table = tables[name]
@@ -480,20 +490,21 @@ train: {{batch: 5, steps: 1}}
         return [(Path(table.media(record).path).name, int(table.labels[row]), int(first), int(frames))
                 for record, row, first, frames in zip(table.records, rows, firsts, table.frames)]
 
-    assert pieces("windows", tables) == [("long.mp4", 1, first, 20) for first in (0, 20, 40)]
-    dropped = {"photos": [3], "windows": [1], "pieces": [1], "whole": [0], "frames": [1]}
-    out = tmp_path / "out"
-    marks = {name: np.isin(np.arange(len(tables[name].records)), places) for name, places in dropped.items()}
-    write_kept(config, out, tables, marks, data.class_names)
-    new = open_data(load_config(out / "config.yaml", []))
-    assert new.class_names == data.class_names == ("first", "second")
-    left = {table.name: table for table in new.tables}
-    for name in ("photos", "frames"):
-        assert pieces(name, left) == [piece for n, piece in enumerate(pieces(name, tables)) if n not in dropped[name]]
-    for name in ("windows", "whole", "pieces"):
-        gone, shown = pieces(name, tables)[dropped[name][0]], []
-        for table, into in ((tables[name], []), (left[name], shown)):
-            places = np.concatenate([np.arange(count) + first for first, count in zip(table.starts, table.positives)])
-            into += [pieces(name, {name: table})[place] for place in places]
-        assert gone not in shown and len(shown) == {"windows": 2, "whole": 1, "pieces": 2}[name]
-        assert set(shown) < set(pieces(name, tables))
+    assert pieces("windows", tables) == [("long.mp4", 1, *piece) for piece in ((0, 20), (20, 20), (40, 25))]
+    assert pieces("odd", tables) == [("odd", 1, *piece) for piece in ((0, 20), (20, 20), (40, 25))]
+    kept = {"photos": [0, 1, 2], "windows": [0, 2], "odd": [1, 2], "pieces": [0, 2], "whole": [2], "frames": [0]}
+    out, new = tmp_path / "out", {}
+    for name, places in kept.items():
+        marks = np.isin(np.arange(len(tables[name])), places)
+        new[name], _ = write_list(out, config.catalog_path, name, config.sources[name], marks, tables[name].labels)
+    write_config(out, config, new, data.class_names)
+    assert new["odd"].format == "pieces" and new["windows"].format == "parts_json"
+    made = open_data(load_config(out / "config.yaml", []))
+    assert made.class_names == data.class_names == ("first", "second")
+    assert not any("probed" in line for line in made.summary)
+    left = {table.name: table for table in made.tables}
+    for name, places in kept.items():
+        starts, counts = left[name].starts, left[name].positives  # what lies between the kept pieces comes behind them
+        shown = pieces(name, left) if starts is None else [
+            piece for first, count in zip(starts, counts) for piece in pieces(name, left)[first:first + count]]
+        assert shown == [pieces(name, tables)[place] for place in places]

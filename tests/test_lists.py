@@ -55,7 +55,7 @@ KINETICS = "label,youtube_id,time_start,time_end,split\n"
      [Entry("prefa/abc/part_0.mp4", 3, video="prefa/abc"), Entry("prefa/abc/part_1.mp4", 3, video="prefa/abc", positive=False),
       Entry("prefa/abc/part_2.mp4", 3, video="prefa/abc"), Entry("prefb/bcd/part_0.mp4", 1, video="prefb/bcd", positive=False)]),
     ("untrimmed", "\n".join(map(json.dumps, JSON[:1])).replace("prefa/abc", "whole.mp4"), "parts_json",
-     [Entry("whole.mp4", 3, "seconds", 10 * i, 10 * i + 10, "whole.mp4", i != 1) for i in range(3)]),
+     [Entry("whole.mp4", 3, "seconds", 10 * i, (10, 20, 35)[i], "whole.mp4", i != 1) for i in range(3)]),
 ])
 def test_formats_are_recognised_and_read(tmp_path, kind, text, form, entries):
     assert recognise(write(tmp_path / "l", text), kind) == form

@@ -29,6 +29,7 @@ from omnidali.catalog.tars import find_tars
 from omnidali.catalog.workers import ProbePool
 from omnidali.config import MediaConfig, key_of
 from omnidali.errors import UserError
+from omnidali.reading import printable
 
 CHECKED_AT_START = 100_000  # files of a source whose size and time are compared at a warm start; of more than that
 SAMPLE_AT_START = 20_000  # these, evenly spread
@@ -61,16 +62,10 @@ class Summary:
             text += f", {self.repeated:,} repeated lines counted once"
         if self.refused:
             reasons = "; ".join(f"{count:,} {reason}" + (
-                f", such as {_shown(self.examples[reason])}" if reason in self.examples else "")
+                f", such as {printable(self.examples[reason])}" if reason in self.examples else "")
                 for reason, count in self.refused.items())
             text += f", {sum(self.refused.values()):,} left out ({reasons})"
         return text
-
-
-def _shown(path: str) -> str:
-    """A path as a terminal may print it."""
-    path = path if len(path) <= 300 else f"{path[:300]}..."
-    return path if path.isprintable() else ascii(path)
 
 
 def build_catalog(path: str | Path, sources: Mapping[str, MediaConfig], data_root: str | Path,

@@ -22,8 +22,9 @@ class Item(NamedTuple):
 
     Attributes:
         path: relative to the source's root. label: of the list. unit, first, last: as in
-            :class:`~omnidali.catalog.lists.Entry`.
+            :class:`~omnidali.catalog.lists.Entry`, but windows in seconds, the last with the remainder.
         video: that it is a piece of, or empty. number: of the piece in its video, also counting files that are missing.
+        positive: whether it shows its class.
         record, begin, frames, codec, width, height: what there is to decode.
     """
 
@@ -34,6 +35,7 @@ class Item(NamedTuple):
     last: float
     video: str
     number: int
+    positive: bool
     record: int
     begin: int
     frames: int
@@ -62,8 +64,12 @@ def read_items(catalog: str | Path, name: str) -> Iterator[Item]:
                 continue
             row = next(usable)
             for window, begin, frames in spans(row, Counter()):
-                yield Item(row.path, label, unit, row.first, row.last, of, window if unit == "windows" else number,
-                           row.record, begin, frames, row.codec, row.width, row.height)
+                first, last, place = row.first, row.last, number
+                if unit == "windows":
+                    end = window + (1 if begin + frames < row.frames else 1.5)  # as much as spans adds to the last
+                    first, last, place = window * row.last, end * row.last, window
+                yield Item(row.path, label, unit, first, last, of, place, bool(row.positive), row.record, begin, frames,
+                           row.codec, row.width, row.height)
         db.close()
     except (sqlite3.Error, Damaged) as error:
         raise damage(Path(catalog), error) from None

@@ -297,9 +297,10 @@ def _parts_of(where: str, video: str, label: int, count: int, positives: list[in
     shown = set(positives)
     for index in range(count):
         positive = index in shown
-        if whole:
-            yield Entry(video, label, "seconds", index * source.window_seconds, (index + 1) * source.window_seconds,
-                        video, positive)
+        if whole:  # as where windows have no numbers, a remainder of less than half a window belongs to the last one
+            end = index + (1 if index < count - 1 else 1.5)
+            yield Entry(video, label, "seconds", index * source.window_seconds, end * source.window_seconds, video,
+                        positive)
         else:
             yield Entry(f"{video}/{pattern.format(index)}", label, video=video, positive=positive)
 

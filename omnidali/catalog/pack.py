@@ -15,7 +15,7 @@ import numpy as np
 from omnidali.catalog.gate import OK
 from omnidali.catalog.integrity import crc_of
 from omnidali.catalog.probe import unpack_times
-from omnidali.catalog.store import CHUNK, COLUMNS, PIECE_COLUMNS, SourceTable
+from omnidali.catalog.store import CHUNK, COLUMNS, PIECE_COLUMNS
 
 
 class ListedFile(NamedTuple):
@@ -50,7 +50,7 @@ class _Piece(NamedTuple):
 ENTRIES = ("SELECT e.label, m.width, m.height, m.id, m.frames, m.codec, m.path, e.unit, e.first, e.last, e.video,"
            " e.positive, m.frame_rate, m.tick, CASE WHEN e.unit IN ('seconds', 'windows') THEN m.timing END"
            " FROM entries e JOIN media m ON m.id = e.media WHERE e.source = ? AND m.state = ? ORDER BY e.id")
-_RATE_IF_UNKNOWN = 25.0  # frames a second of a file that has neither timestamps nor a rate
+RATE_IF_UNKNOWN = 25.0  # frames a second of a file that has neither timestamps nor a rate
 OUTSIDE = "piece outside of its file"
 ANOTHER_SIZE = "piece of another size than its video's first"
 NO_POSITIVE = "video without a piece that shows its class"
@@ -102,12 +102,6 @@ def pack(db: sqlite3.Connection, source: int, by_video: bool, keep_all: bool = F
     keep("fingerprint", 0, f"{digest.hexdigest()} of {count}")
     db.execute("UPDATE sources SET fingerprint = ?, unusable = ? WHERE id = ?",
                (digest.hexdigest(), json.dumps(unusable), source))
-
-
-def listed_pieces(table: SourceTable) -> Iterator[tuple[ListedFile, list[tuple[int, int]]]]:
-    """Every entry of a source's list whose file can be used, in order, with (first frame, frames) of its pieces."""
-    rows = map(ListedFile._make, table.query(ENTRIES, OK))
-    return ((row, [place[1:] for place in spans(row, Counter())]) for row in rows)
 
 
 def _pieces(rows, unusable: Counter):
@@ -172,7 +166,7 @@ def spans(row: ListedFile, unusable: Counter) -> Iterator[tuple[int, int, int]]:
     else:
         times = unpack_times(row.timing, row.frames)
         seconds = (times - times[0]) * row.tick if times is not None else \
-            np.arange(row.frames) / (row.rate or _RATE_IF_UNKNOWN)
+            np.arange(row.frames) / (row.rate or RATE_IF_UNKNOWN)
         edges = [row.first, row.last]
         if row.unit == "windows":  # a remainder of less than half a window belongs to the one before
             length = seconds[-1] + (seconds[-1] - seconds[0]) / max(row.frames - 1, 1)

@@ -6,7 +6,6 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -141,14 +140,6 @@ class SourceTable:
         """Everything the catalog knows of the file with this catalog id."""
         return self._reader.media(int(record))
 
-    def files(self, *columns: str) -> Iterator[tuple]:
-        """(catalog id, *columns) of every file of the source, by rising id; see ``MEDIA_COLUMNS``."""
-        return self.query(f"SELECT id, {', '.join(columns)} FROM media WHERE source = ? ORDER BY id")
-
-    def query(self, statement: str, *values: object) -> Iterator[tuple]:
-        """Rows of the catalog for a statement whose first parameter is the source's id."""
-        return self._reader.query(statement, self.name, *values)
-
     def first_record(self, row: int) -> int:
         """The catalog id of a row's first piece."""
         return int(self.records[row if self.starts is None else self.starts[row]])
@@ -250,11 +241,6 @@ class CatalogReader:
             column, pieces = packed.popitem()
             columns[column] = np.concatenate([np.frombuffer(data, COLUMNS[column]) for data in pieces])
         return SourceTable(name, kind, **columns, codec_names=names, fingerprint=fingerprint, _reader=self)
-
-    def query(self, statement: str, name: str, *values: object) -> Iterator[tuple]:
-        """Rows of a statement whose first parameter is the id of the source ``name``."""
-        source, = self._db.execute("SELECT id FROM sources WHERE name = ?", (name,)).fetchone()
-        return self._db.execute(statement, (source, *values))
 
     def media(self, record: int) -> Media:
         """What a decoder needs of the file with this catalog id; KeyError if there is none."""

@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 import shutil
-import sys
 import threading
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 
 import av
-from tqdm import tqdm
 
 from omnidali.config import Config, SourceConfig
-from omnidali.curation.journal import (
-    cannot_write,
-    check_folder,
-    is_of_the_disk,
-    read_journal,
-    run_ahead,
-    stamp,
-    start_journal,
-)
+from omnidali.curation.journal import check_folder, complete, is_of_the_disk, read_journal, stamp
+from omnidali.curation.kept_lists import write_config, write_parts
 from omnidali.curation.layout import keep_apart
 from omnidali.curation.pieces import Piece, Video, find_pieces, long_sources
 from omnidali.curation.trim import EXACT, copy_piece, encode_piece
 from omnidali.errors import CannotDecode, UserError
-from omnidali.settings import dump_config
-from omnidali.writing import write_whole
+from omnidali.writing import csv_lines, write_whole, writing_to
 
 JOURNAL, CUTS, REPORT = "cut.jsonl", "cuts.csv", "report.md"
 _UNFINISHED = ".cut"  # folder in the results for files that are being written; same disk, so they are renamed
@@ -77,7 +63,7 @@ def cut(config: Config, out: str | Path, names: Collection[str] = (), pieces: st
               for name, source in sources.items()}
     videos, class_names = find_pieces(config, root, sources, wanted, bool(names))
     unfinished = out / _UNFINISHED
-    try:
+    with writing_to(out, av.FFmpegError):
         check_folder(out, JOURNAL, _UNFINISHED)
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
@@ -89,10 +75,8 @@ def cut(config: Config, out: str | Path, names: Collection[str] = (), pieces: st
         if len(failed) == len(rows):
             raise UserError(str(out), "pieces that can be cut", f"{len(rows)} that cannot, such as"
                             f" {failed[0]['video']}: {failed[0]['problem']}", "Look at the videos.")
-        _write_lists(config, root, out, sources, wanted, videos, journal, class_names)
+        _write_lists(config, out, sources, wanted, videos, journal, class_names)
         _write_reports(out, rows, exact)
-    except (OSError, av.FFmpegError) as error:
-        raise cannot_write(error, out) from None
     return Done(out, rows, failed, len(failed) > config.loader.max_bad_ratio * len(rows))
 
 
@@ -110,25 +94,11 @@ def _run(pieces: list[Piece], out: Path, exact: bool, workers: int) -> dict[str,
             journal[piece.path] = {**row, "shows_class": piece.positive}
         else:
             todo[piece.path] = piece
-    start_journal(out / JOURNAL, out / _UNFINISHED / JOURNAL, (*known.values(), *journal.values()))
-    if journal:
-        print(f"{len(journal):,} of {len(pieces):,} files lie there already", flush=True)
-    with open(out / JOURNAL, "a", encoding="utf-8") as file, \
-            tqdm(total=sum(piece.frames for piece in todo.values()), desc="cut", unit="frame", unit_scale=True,
-                 file=sys.stderr, mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:
-
-        def done(made: tuple[Piece, dict]) -> None:
-            piece, row = made
-            journal[row["path"]] = row
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            bar.update(piece.frames)
-
-        run_ahead(lambda piece: _make(piece, out, exact), todo.values(), workers, done)
+    complete(out / JOURNAL, known.values(), journal, todo.values(), workers, lambda piece: _make(piece, out, exact))
     return journal
 
 
-def _make(piece: Piece, out: Path, exact: bool) -> tuple[Piece, dict]:
+def _make(piece: Piece, out: Path, exact: bool) -> dict:
     """Write one file and rename it into its place once it was counted; returns the journal's entry."""
     media, target = piece.table.media(piece.record), out / piece.path
     part = out / _UNFINISHED / str(threading.get_ident())
@@ -146,7 +116,7 @@ def _make(piece: Piece, out: Path, exact: bool) -> tuple[Piece, dict]:
             raise
         target.unlink(missing_ok=True)  # of an earlier start, from what was another piece or original
         row["problem"] = str(error)
-    return piece, row
+    return row
 
 
 def _made(piece: Piece, exact: bool) -> str:
@@ -154,7 +124,7 @@ def _made(piece: Piece, exact: bool) -> str:
     return f"{EXACT if exact else 'packets'}, frames {piece.first} to {piece.first + piece.frames}"
 
 
-def _write_lists(config: Config, root: Path, out: Path, sources: dict[str, SourceConfig], wanted: dict[str, str],
+def _write_lists(config: Config, out: Path, sources: dict[str, SourceConfig], wanted: dict[str, str],
                  videos: dict[str, list[Video]], journal: dict[str, dict], class_names: list[str] | None) -> None:
     """The release's lists of what was made, and the config that names them."""
     cut_sources = {}
@@ -163,31 +133,22 @@ def _write_lists(config: Config, root: Path, out: Path, sources: dict[str, Sourc
         for video in videos[name]:
             there = [piece for piece in video.pieces if journal[piece.path]["bytes_out"]]
             if there:
-                rows.append({"video_dir": video.folder, "label": video.label, "num_clips": video.count,
-                             "positive_clip_inds": sorted(piece.number for piece in there if piece.positive)})
-        write_whole(out / f"{name}.json", json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+                positives = sorted(piece.number for piece in there if piece.positive)
+                rows.append((video.folder, video.label, video.count, positives))
+        write_parts(out / f"{name}.json", rows)
         cut_sources[name] = replace(
             source, root=str(out / name), list=str(out / f"{name}.json"), format="parts_json", pattern=None,
             labels=None, pieces="positive" if wanted[name] == "positive" else source.pieces)
-    classes = config.classes
-    if not classes and class_names:  # the new lists have numbers
-        classes = str(out / "classes.txt")
-        write_whole(Path(classes), "\n".join(class_names) + "\n")
-    catalog = os.path.abspath(config.catalog) if config.catalog else str(out / "catalog.sqlite")
-    made = replace(config, data_root=str(root), run_dir=str(out / "run"), catalog=catalog,
-                   classes=classes, sources=MappingProxyType({**config.sources, **cut_sources}))
-    write_whole(out / "config.yaml", dump_config(made))
+    write_config(out, config, cut_sources, class_names)
 
 
 def _write_reports(out: Path, rows: list[dict], exact: bool) -> None:
-    text = io.StringIO()
-    table = csv.writer(text)
-    table.writerow(_COLUMNS)
+    table: list[Sequence[object]] = [_COLUMNS]
     for row in rows:
         numbers = [f"{row[key]:.3f}" if key in row else "" for key in ("start", "seconds", "early", "late")]
-        table.writerow([row["source"], row["path"], row["video"], row["index"], row["shows_class"], row["how"],
-                        *numbers, row.get("frames", ""), row.get("replaced", ""), row["problem"]])
-    write_whole(out / CUTS, text.getvalue())
+        table.append([row["source"], row["path"], row["video"], row["index"], row["shows_class"], row["how"], *numbers,
+                      row.get("frames", ""), row.get("replaced", ""), row["problem"]])
+    write_whole(out / CUTS, csv_lines(table))
     how = f"encoded anew ({EXACT}), each with exactly the frames of its piece" if exact else \
         "copied packet by packet, each from the keyframe at or before its piece's begin on"
     lines = ["# Pieces of long videos", "", f"The files are {how}; they have no audio. {CUTS} has a line for each.", "",

@@ -8,33 +8,36 @@ of the validation items.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from tqdm import tqdm
 
-from omnidali.catalog.store import CatalogReader
+from omnidali.catalog.items import flatten
+from omnidali.catalog.store import CatalogReader, SourceTable
 from omnidali.config import EVALUATION, Config, MediaConfig, key_of
 from omnidali.curation import hashes
+from omnidali.curation.choosing import choose_crawled
 from omnidali.curation.dedup_report import BYTES, FEATURES, HASH, Outcome, just_below, write_outcome
+from omnidali.curation.equal import digest_of
 from omnidali.curation.features import SAMPLE, FeatureLikeness, ImageNetwork, Whitening, fit_whitening, load_network
 from omnidali.curation.hashes import HashLikeness
 from omnidali.curation.kept import DONE, TODO, Items, Kept, fill, find_items
-from omnidali.curation.relist import refuse_tars, write_kept
+from omnidali.curation.kept_lists import write_config, write_list
 from omnidali.curation.similar import Forest, Measure, best_matches, best_of_items
 from omnidali.errors import UserError
 from omnidali.loading.data import open_data
 from omnidali.ranks import Ranks
 from omnidali.training.precision import make_autocast
+from omnidali.writing import writing_to
 
 CALIBRATED_ON = 2000  # validation items at most, one frame of each
-_READ = 1 << 20  # bytes of a file at a time
 
 
 @dataclass(frozen=True)
@@ -77,23 +80,32 @@ def dedup(config: Config, out: str | Path, ranks: Ranks, checkpoint: str | None 
         UserError: for unknown sources, no validation items, a source of which nothing is left, or a full disk.
     """
     out = Path(os.path.abspath(out))
-    names = _chosen(config, names)
+    names = choose_crawled(config, names, training=True)
     against = config.evaluation.source is not None
     if not against and not settings.within:
         raise UserError("evaluation.source", "validation items to compare with", "nothing",
                         "Add it to the config, or look for duplicates inside the sources alone with --within.")
-    data = open_data(config, ranks)
+    configs: dict[str, MediaConfig] = {name: config.sources[name] for name in names}
+    # all pieces: they have numbers; faults are named in `out`: the run folder may be that of a training
+    everything = {name: replace(source, pieces="all") for name, source in configs.items() if source.kind == "untrimmed"}
+    here = replace(config, catalog=config.catalog_path, run_dir=str(out),
+                   sources=MappingProxyType({**config.sources, **everything}))
+    data = open_data(here, ranks)
     network = load_network(checkpoint, ranks.device) if checkpoint else None
-    configs = {**{name: config.sources[name] for name in names}, EVALUATION: config.evaluation.source}
-    reader = CatalogReader(config.catalog_path)
-    tables = {name: reader.table(name) for name in (*names, *([EVALUATION] if against else []))}
-    sources = {}
-    for name, table in tables.items():  # with what `fraction` leaves out
-        items = find_items(table, settings.rate)
+    if against:
+        configs[EVALUATION] = config.evaluation.source
+    reader, tables, sources = CatalogReader(here.catalog), {}, {}
+    for name, source in configs.items():
+        table = reader.table(name)  # with what `fraction` leaves out
+        tables[name] = flatten(here.catalog, table) if name in everything else table
+        items = find_items(here.catalog, tables[name], settings.rate, source.pieces == "positive")
+        if not items.shown.any():
+            raise UserError(key_of(name), "pieces that show their class", "none",
+                            "Correct the list, or leave the source out with --sources.")
         digests = Kept(out / "kept" / name / BYTES, replace(items, counts=np.ones(len(items), np.int64)), 16, np.uint8,
                        ranks)
-        sources[name] = _Source(name, configs[name], items, digests)
-    _compute(sources, config, network, out, ranks, settings.within)
+        sources[name] = _Source(name, source, items, digests)
+    _compute(sources, here, network, out, ranks, settings.within)
     measures: dict[str, tuple[Measure, float]] = {HASH: (HashLikeness(settings.distance), hashes.LEAST)}
     whitening = None
     if network is not None:
@@ -101,7 +113,7 @@ def dedup(config: Config, out: str | Path, ranks: Ranks, checkpoint: str | None 
         likeness = FeatureLikeness(whitening, ranks.device)
         threshold = settings.threshold
         if threshold is None:
-            threshold = _calibrate(sources.get(EVALUATION) or next(iter(sources.values())), network, likeness, config,
+            threshold = _calibrate(sources.get(EVALUATION) or next(iter(sources.values())), network, likeness, here,
                                    out, ranks)
         measures[FEATURES] = (likeness, threshold)
     theirs, outcomes = sources.pop(EVALUATION, None), []
@@ -121,20 +133,6 @@ def dedup(config: Config, out: str | Path, ranks: Ranks, checkpoint: str | None 
         outcomes.append(outcome)
     ranks.on_main(lambda: _finish(config, out, outcomes, tables, data.class_names, settings, measures, whitening))
     return outcomes if ranks.is_main else None
-
-
-def _chosen(config: Config, names: Collection[str]) -> list[str]:
-    known = list(config.sources)
-    for name in names:
-        if name not in known:
-            expected = f"some of the training sources {', '.join(known)}"
-            raise UserError("--sources", expected, name, "Correct the name.")
-    names = list(dict.fromkeys(names)) or known[1:]
-    if not names:
-        raise UserError("--sources", "a source besides the target", "none in the config",
-                        "Name the target itself to compare it.")
-    refuse_tars(config, names)
-    return names
 
 
 def _compute(sources: dict[str, _Source], config: Config, network: ImageNetwork | None, out: Path, ranks: Ranks,
@@ -179,27 +177,12 @@ def _digest_files(sources: dict[str, _Source], ranks: Ranks, within: bool) -> No
                 disable=None if ranks.is_main else True) as bar:
             for first in range(0, len(todo), 256):
                 places = todo[first:first + 256]
-                found = list(pool.map(lambda place: _digest(source.items, int(place)), places))
+                found = list(pool.map(digest_of, map(source.items.media, places)))
                 values = np.frombuffer(b"".join(value or bytes(16) for value in found), np.uint8).reshape(-1, 16)
                 source.digests.put(places, np.array([value is not None for value in found], bool), values)
                 bar.update(len(places))
         source.digests.flush()
         ranks.on_main(lambda: None)
-
-
-def _digest(items: Items, item: int) -> bytes | None:
-    """16 bytes that tell the file's content; None where it cannot be read."""
-    span, digest = items.media(item).span, hashlib.blake2b(digest_size=16)
-    try:
-        with open(span.path, "rb") as file:
-            file.seek(span.offset or 0)
-            left = span.size if span.size is not None else 1 << 62
-            while left > 0 and (data := file.read(min(_READ, left))):
-                digest.update(data)
-                left -= len(data)
-    except OSError:
-        return None
-    return digest.digest()
 
 
 def _equal_bytes(source: _Source, theirs: _Source) -> tuple[np.ndarray, np.ndarray]:
@@ -270,9 +253,7 @@ def _calibrate(source: _Source, network: ImageNetwork, likeness: FeatureLikeness
                ranks: Ranks) -> float:
     """The mean cosine of two random crops of one frame, over the middle frames of up to 2000 items."""
     rows = np.unique(np.linspace(0, len(source.items) - 1, min(CALIBRATED_ON, len(source.items))).astype(np.int64))
-    items = replace(source.items, table=source.items.table.take(rows, "calibration"), rows=source.items.rows[rows],
-                    counts=np.ones(len(rows), np.int64), stamps=source.items.stamps[rows],
-                    sizes=source.items.sizes[rows], shown=source.items.shown[rows])
+    items = replace(source.items.take(rows, "calibration"), counts=np.ones(len(rows), np.int64))
     size = config.evaluation.test.size
     kept = Kept(out / "kept" / source.name / f"crops-{network.digest}-{size}", items, 2 * network.width, np.float16,
                 ranks)
@@ -292,18 +273,24 @@ def _calibrate(source: _Source, network: ImageNetwork, likeness: FeatureLikeness
     return ranks.on_main(mean)
 
 
-def _finish(config: Config, out: Path, outcomes: list[Outcome], tables: dict, names: Collection[str],
+def _finish(config: Config, out: Path, outcomes: list[Outcome], tables: dict[str, SourceTable], names: Collection[str],
             settings: Settings, measures: dict, whitening: Whitening | None) -> None:
     """Write everything, and say what was kept and dropped."""
-    thresholds = {kind: least for kind, (_, least) in measures.items()}
-    write_outcome(out, outcomes, settings, thresholds, whitening, names)
-    for outcome in outcomes:
-        if outcome.dropped[outcome.items.shown].all():
-            raise UserError(key_of(outcome.name), "items that are not in the validation set",
-                            f"{int(outcome.items.shown.sum()):,} of which all are duplicates",
-                            f"Check that evaluation.source is another set (see {out / 'report.md'}), or leave the"
-                            " source out with --sources.")
-    write_kept(config, out, tables, {outcome.name: outcome.dropped for outcome in outcomes}, names)
+    thresholds, new = {kind: least for kind, (_, least) in measures.items()}, {}
+    with writing_to(out):
+        write_outcome(out, config.catalog_path, outcomes, settings, thresholds, whitening, names)
+        for outcome in outcomes:
+            if outcome.dropped[outcome.items.shown].all():
+                raise UserError(key_of(outcome.name), "items that are not in the validation set",
+                                f"{int(outcome.items.shown.sum()):,} of which all are duplicates",
+                                f"Check that evaluation.source is another set (see {out / 'report.md'}), or leave the"
+                                " source out with --sources.")
+        for outcome in outcomes:
+            name, labels = outcome.name, tables[outcome.name].labels
+            kept = np.zeros(len(labels), bool)
+            kept[outcome.items.places] = outcome.items.shown & ~outcome.dropped
+            new[name], _ = write_list(out / "lists", config.catalog_path, name, config.sources[name], kept, labels)
+        write_config(out, config, new, names)
     for outcome in outcomes:
         print(outcome)
     print(f"report: {out / 'report.md'}\ntrain on what is left: train.py --config {out / 'config.yaml'}", flush=True)

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
-import torch
 
+from omnidali.catalog.items import read_items
+from omnidali.catalog.store import SourceTable
 from omnidali.charts import write_picture
 from omnidali.curation.features import CROP_AREA, Whitening
 from omnidali.curation.hashes import DISTANCE
 from omnidali.curation.kept import Items
-from omnidali.curation.relist import relative_paths, write_text
-from omnidali.decoding.frames import decode_frames
-from omnidali.decoding.image import decode_image
-from omnidali.decoding.video import decode_video
-from omnidali.errors import CannotDecode, UserError
-from omnidali.loading.pictures import clip_grid
+from omnidali.decoding.still import decode_still
+from omnidali.loading.pictures import captioned, tile
 from omnidali.planning.crops import centered
-from pipelines.feeds import MEAN, STD
+from omnidali.writing import csv_lines, write_whole
 
 BYTES, HASH, FEATURES = KINDS = ("bytes", "hash", "features")
 PAIRS = 24  # of a picture
@@ -107,8 +100,8 @@ class Outcome:
                 f" validation items, {within:,} like others of the source")
 
 
-def write_outcome(out: Path, outcomes: Sequence[Outcome], settings: object, thresholds: Mapping[str, float],
-                  whitening: Whitening | None, names: Sequence[str]) -> None:
+def write_outcome(out: Path, catalog: str, outcomes: Sequence[Outcome], settings: object,
+                  thresholds: Mapping[str, float], whitening: Whitening | None, names: Sequence[str]) -> None:
     """Write ``<source>_duplicates.csv``, report.md and pictures/.
 
     Args:
@@ -116,21 +109,23 @@ def write_outcome(out: Path, outcomes: Sequence[Outcome], settings: object, thre
         names: of the classes.
 
     Raises:
-        UserError: if a file cannot be written.
+        OSError: if a file cannot be written.
     """
     for outcome in outcomes:
-        write_text(out / f"{outcome.name}_duplicates.csv", _table_of(outcome, names))
+        write_whole(out / f"{outcome.name}_duplicates.csv", csv_lines(_rows_of(catalog, outcome, names)))
         _write_pictures(out / "pictures", outcome)
-    write_text(out / "report.md", _report(outcomes, settings, thresholds, whitening))
+    write_whole(out / "report.md", _report(outcomes, settings, thresholds, whitening))
 
 
-def _table_of(outcome: Outcome, names: Sequence[str]) -> str:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(_COLUMNS)
+def _paths(catalog: str, table: SourceTable) -> dict[int, str]:
+    return {item.record: item.path for item in read_items(catalog, table.name)}
+
+
+def _rows_of(catalog: str, outcome: Outcome, names: Sequence[str]) -> Iterator[Sequence[object]]:
+    yield _COLUMNS
     items, theirs = outcome.items, outcome.theirs
-    paths = relative_paths(items.table)
-    their_paths = relative_paths(theirs.table) if theirs is not None else {}
+    paths = _paths(catalog, items.table)
+    their_paths = _paths(catalog, theirs.table) if theirs is not None else {}
     gone = np.flatnonzero(outcome.dropped)
     order = np.lexsort((gone, -outcome.alike[gone], outcome.kept[gone] >= 0))
     for item in gone[order].tolist():
@@ -141,9 +136,8 @@ def _table_of(outcome: Outcome, names: Sequence[str]) -> str:
         else:
             other = (paths[int(items.table.records[twin])], items.frame(int(items.starts[twin])), outcome.name)
         bits = int(outcome.bits[item])
-        table.writerow([paths[int(items.table.records[item])], names[items.table.labels[item]], items.frame(place),
-                        *other, kind, bits if bits >= 0 else "", f"{outcome.alike[item]:.4f}"])
-    return text.getvalue()
+        yield [paths[int(items.table.records[item])], names[items.table.labels[item]], items.frame(place), *other, kind,
+               bits if bits >= 0 else "", f"{outcome.alike[item]:.4f}"]
 
 
 def _report(outcomes: Sequence[Outcome], settings, thresholds: Mapping[str, float], whitening: Whitening | None) -> str:
@@ -215,21 +209,14 @@ def _write_pictures(folder: Path, outcome: Outcome) -> None:
 def _write_pairs(path: Path, ours: tuple[Items, np.ndarray], theirs: tuple[Items, np.ndarray],
                  alike: np.ndarray) -> None:
     """Frames of ours, each beside its counterpart, with their likeness."""
-    sides = [np.stack([_thumbnail(items, int(place)) for place in places]) for items, places in (ours, theirs)]
-    frames = (np.stack(sides, axis=1) - np.array(MEAN)) / np.array(STD)  # (n, 2, side, side, 3), as the loader's clips
-    clips = torch.from_numpy(frames).permute(0, 4, 1, 2, 3)
-    labels = [f"{value:.3f} {items_path(ours[0], int(place))}" for value, place in zip(alike, ours[1])]
-    part = path.with_name(f"{path.name}.part")
-    try:
-        write_picture(part, clip_grid(clips, labels))
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(str(path), "a picture that can be written", str(error.strerror or error),
-                        "Make room or choose another --out.") from None
+    cells = []
+    for mine, their, value in zip(ours[1].tolist(), theirs[1].tolist(), alike):
+        pair = np.hstack([_thumbnail(ours[0], mine), _thumbnail(theirs[0], their)])
+        cells.append(captioned(pair, f"{value:.3f} {_end_of_path(ours[0], mine)}"))
+    write_picture(path, tile(cells, 1))
 
 
-def items_path(items: Items, place: int) -> str:
+def _end_of_path(items: Items, place: int) -> str:
     """The end of the path of a frame's item, as long as a caption may be."""
     return "/".join(items.media(int(items.of_frames[place])).path.split("/")[-2:])[-32:]
 
@@ -239,13 +226,4 @@ def _thumbnail(items: Items, place: int) -> np.ndarray:
     item = int(items.of_frames[place])
     media, table = items.media(item), items.table
     box = centered(table.widths[[item]], table.heights[[item]], _SIDE, _SIDE)[0]
-    out = np.full((1, 1, _SIDE, _SIDE, 3), 128, np.uint8)
-    try:
-        if table.kind == "image":
-            decode_image(media, box, _SIDE, out)
-        else:
-            decode = decode_frames if table.kind == "frames" else decode_video
-            decode(media, np.array([items.frame(place)]), box, _SIDE, out)
-    except (CannotDecode, cv2.error, OSError):
-        pass
-    return out[0, 0]
+    return decode_still(table.kind, media, items.frame(place), box, _SIDE)

@@ -67,7 +67,7 @@ def _sieve(reader: CatalogReader, keys: dict[int, object], whole: bool, title: s
         for first in range(0, len(records), _AHEAD):
             part = records[first:first + _AHEAD]
             media = map(reader.media, part)
-            for record, digest in zip(part, pool.map(partial(_digest, whole=whole), media)):
+            for record, digest in zip(part, pool.map(partial(digest_of, whole=whole), media)):
                 if digest is not None:
                     digests[record] = (keys[record], digest)
                 bar.update()
@@ -77,8 +77,8 @@ def _sieve(reader: CatalogReader, keys: dict[int, object], whole: bool, title: s
     return {record: key for record, key in digests.items() if counts[key] > 1}
 
 
-def _digest(media: Media, whole: bool) -> bytes | None:
-    """A digest of a file's bytes, or of a part of them; None for a file that cannot be read."""
+def digest_of(media: Media, whole: bool = True) -> bytes | None:
+    """16 bytes that tell a file's content, or a part of it; None for a file that cannot be read."""
     digest = hashlib.blake2b(digest_size=16)
     try:
         if os.path.isdir(media.span.path):

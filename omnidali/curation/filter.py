@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sqlite3
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -16,14 +14,16 @@ import numpy as np
 from omnidali.catalog.scores import ScoreStore
 from omnidali.catalog.store import SourceTable
 from omnidali.config import EVALUATION, Config, MediaConfig, key_of
+from omnidali.curation.choosing import all_sources, choose_crawled
 from omnidali.curation.filter_report import Part, write_reports
-from omnidali.curation.kept_lists import make_config, write_config, write_list
+from omnidali.curation.kept_lists import write_config, write_list
 from omnidali.curation.rules import Opinion, Rules, judge, opinion_of
 from omnidali.curation.scoring import Task, Teacher, load_teacher, make_task, score, source_to_score
 from omnidali.environment import write_record
 from omnidali.errors import UserError
 from omnidali.loading.data import open_data
 from omnidali.ranks import Ranks
+from omnidali.writing import writing_to
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ def filter_sources(config: Config, checkpoint: str | Path, out: str | Path, aske
             cannot be written.
     """
     out = Path(os.path.abspath(out))
-    sources = _chosen(config, asked)
+    chosen = choose_crawled(config, asked.names, lists=not asked.score_only)
+    sources = {name: all_sources(config)[name] for name in chosen}
     teacher = load_teacher(checkpoint, config.clip.clip_len)
     scored = {name: source_to_score(teacher, source, config.data_root, asked.window)
               for name, source in sources.items()}
@@ -86,23 +87,6 @@ def filter_sources(config: Config, checkpoint: str | Path, out: str | Path, aske
     return rows
 
 
-def _chosen(config: Config, asked: Filtering) -> dict[str, MediaConfig]:
-    every = dict(config.sources)
-    if config.evaluation.source is not None:
-        every[EVALUATION] = config.evaluation.source
-    names = asked.names or tuple(config.sources)[1:]
-    for name in names:
-        if name not in every:
-            raise UserError("--sources", f"some of {', '.join(every)}", name, "Correct the name.")
-        if every[name].tars and not asked.score_only:
-            raise UserError(key_of(name), "files, which a list can name", "tars",
-                            "Unpack them, leave the source out with --sources, or use --score-only.")
-    if not names:
-        raise UserError("--sources", "a source besides the target", "none",
-                        "Add it to the config, or name the target itself.")
-    return {name: every[name] for name in names}
-
-
 def _score(teacher: Teacher, task: Task, config: Config, ranks: Ranks) -> dict:
     count, seconds = score(teacher, task, config, ranks)
     row = {"items": len(task.table), "scored": count, "items_per_second": round(count / seconds, 1) if count else None}
@@ -118,8 +102,8 @@ def _write(config: Config, config_here: Config, out: Path, asked: Filtering, sou
     parts = {name: _judge(config_here.catalog_path, task, asked.rules, len(names)) for name, task in tasks.items()}
     for part in parts.values():
         _refuse_nothing(part, asked.rules)
-    try:
-        new = {}
+    new: dict[str, MediaConfig] = {}
+    with writing_to(out):
         for name, part in parts.items():
             source = replace(sources[name], window_seconds=part.task.source.window_seconds)
             new[name], samples = write_list(out, config_here.catalog_path, name, source, part.verdict.kept,
@@ -129,13 +113,7 @@ def _write(config: Config, config_here: Config, out: Path, asked: Filtering, sou
                       "samples": samples}
             rows[name] = {**rows[name], **counts}
         write_reports(out, parts, tuple(names), asked.rules, config_here, rows)
-        made = make_config(config, out, new, names)
-        if not config.catalog:
-            _copy_catalog(Path(config_here.catalog_path), Path(made.catalog))
-        write_config(out, made)  # last: where it is, everything is
-    except OSError as error:
-        raise UserError(str(error.filename or out), "a folder that can be written", str(error.strerror or error),
-                        "Make room or choose another --out; what was scored is not scored again.") from None
+        write_config(out, config, new, names)
     for name, part in parts.items():
         _tell(name, part, names, rows[name])
     return rows
@@ -163,21 +141,6 @@ def _refuse_nothing(part: Part, rules: Rules) -> None:
     raise UserError(key_of(part.task.table.name), f"items that pass the rule ({rules})",
                     f"none of {len(part.task.table):,}; the best probabilities are {shown}",
                     "Lower the threshold, use another --rule or teacher, or leave the source out with --sources.")
-
-
-def _copy_catalog(path: Path, copy: Path) -> None:
-    """Give the new config a catalog of its own that knows all files already; one that is there stays."""
-    if copy.exists():
-        return
-    part = copy.with_name(f"{copy.name}.part")
-    part.unlink(missing_ok=True)
-    try:
-        with contextlib.closing(sqlite3.connect(path)) as old, contextlib.closing(sqlite3.connect(part)) as new:
-            old.backup(new)
-        os.replace(part, copy)
-    except sqlite3.Error as error:
-        part.unlink(missing_ok=True)
-        raise OSError(0, str(error), str(copy)) from None
 
 
 def _tell(name: str, part: Part, names: Collection[str], row: dict) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from omnidali.loading.fusion import FusionIterator
 from omnidali.loading.pictures import clip_grid, tile
 from omnidali.planning.plan import EvaluationPlan
 from omnidali.ranks import Ranks
-from omnidali.writing import write_whole
+from omnidali.writing import csv_lines, write_whole
 
 _BINS = 10  # of a histogram
 _SHOWN = 24  # items in a grid
@@ -81,7 +80,8 @@ def write_reports(out: Path, parts: Mapping[str, Part], names: Sequence[str], ru
               for name, row in rows.items()]
     for name, part in parts.items():
         for kept, which in ((True, "kept"), (False, "dropped")):
-            write_whole(out / f"{name}_{which}.csv", _table(config.catalog_path, name, part, kept, names, rules))
+            table = _rows(config.catalog_path, name, part, kept, names, rules)
+            write_whole(out / f"{name}_{which}.csv", csv_lines(table))
         pictures = _draw(out / "pictures", name, part, names, config)
         lines += ["", f"## {name}", "", "| class | items | kept | share | best probability |", "|---|---|---|---|---|"]
         lines += [f"| {names[label]} | {listed:,} | {kept:,} | {100 * kept / listed:.1f} % | {part.best(label):.3f} |"
@@ -95,16 +95,9 @@ def write_reports(out: Path, parts: Mapping[str, Part], names: Sequence[str], ru
     write_whole(out / "report.md", (f"{line}\n" for line in lines))
 
 
-class _Echo:
-    """A file that gives back what is written into it."""
-
-    def write(self, text: str) -> str:
-        return text
-
-
-def _table(catalog: str, name: str, part: Part, kept: bool, names: Sequence[str], rules: Rules) -> Iterator[str]:
-    line = csv.writer(_Echo()).writerow
-    yield line(_COLUMNS)
+def _rows(catalog: str, name: str, part: Part, kept: bool, names: Sequence[str],
+          rules: Rules) -> Iterator[Sequence[object]]:
+    yield _COLUMNS
     opinion, chosen = part.opinion, part.verdict.kept == kept
     for row, item in enumerate(read_items(catalog, name)):
         if not chosen[row]:
@@ -117,7 +110,7 @@ def _table(catalog: str, name: str, part: Part, kept: bool, names: Sequence[str]
                 opinion.other[row], opinion.other_probability[row])
             values = [f"{opinion.probability[row]:.4f}", int(opinion.rank[row]) + 1, names[best], f"{value:.4f}"]
         piece = item.number if item.video else ""
-        yield line([item.path, piece, names[part.verdict.labels[row]], *values, part.reason(row, names, rules)])
+        yield [item.path, piece, names[part.verdict.labels[row]], *values, part.reason(row, names, rules)]
 
 
 def _shown(item: Item) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from omnidali.reading import printable
+
 ERROR, WARN, OK = "ERROR", "WARN", "ok"
 LEVELS = (ERROR, WARN, OK)
 
@@ -92,9 +94,3 @@ class Issues:
 def sort_verdicts(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """The worst first; equal ones in their order."""
     return sorted(verdicts, key=lambda verdict: LEVELS.index(verdict.level))
-
-
-def printable(text: str) -> str:
-    """Text of a list as a terminal may print it."""
-    text = text if len(text) <= 300 else f"{text[:300]}..."
-    return text if text.isprintable() else ascii(text)

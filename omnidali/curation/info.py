@@ -12,9 +12,9 @@ from omnidali.catalog.integrity import Damaged, damage
 from omnidali.catalog.store import NEW, VERSION, connect
 from omnidali.config import Config
 from omnidali.curation.choosing import all_sources
-from omnidali.curation.findings import printable
 from omnidali.errors import UserError
 from omnidali.loading.data import QUARANTINE
+from omnidali.reading import printable
 
 SCORES = "scores"  # the table of teacher scores, where a filter has written one
 _SHOWN = 8  # codecs, sizes and reasons of a source

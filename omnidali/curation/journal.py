@@ -6,11 +6,15 @@ import errno
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
+from tqdm import tqdm
+
 from omnidali.errors import UserError
+from omnidali.writing import write_whole
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EIO}  # of the results; an original that is denied is a failed file
@@ -20,13 +24,6 @@ def is_of_the_disk(error: BaseException, out: Path) -> bool:
     """Whether an error is that of the folder for the results, where no other file will fare better."""
     number, file = getattr(error, "errno", None), getattr(error, "filename", None)
     return number in _DISK or (number in _DENIED and str(file or out).startswith(str(out)))
-
-
-def cannot_write(error: BaseException, out: Path) -> UserError:
-    """The error of a command whose folder takes no more."""
-    return UserError(str(getattr(error, "filename", None) or out), "a folder that can be written",
-                     str(getattr(error, "strerror", None) or error),
-                     "Make room or choose another --out; a second start goes on where this one stopped.")
 
 
 def check_folder(out: Path, journal: str, unfinished: str) -> None:
@@ -62,10 +59,30 @@ def read_journal(path: Path) -> dict[str, dict]:
     return rows
 
 
-def start_journal(path: Path, part: Path, rows: Iterable[dict]) -> None:
-    """Replace a journal by these entries; ``part`` is where it is written first."""
-    part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    os.replace(part, path)
+def complete(path: Path, others: Iterable[dict], journal: dict[str, dict], todo: Collection, workers: int,
+             work: Callable) -> None:
+    """Do what a journal does not know, and write it down as it is done.
+
+    Args:
+        path: of the journal. others: entries that stay in it, though nobody asks for them this time.
+        journal: entries of what lies there already, by path; gets those of the rest.
+        todo: what is left, things with a number of ``frames``. work: gives the entry of one.
+    """
+    write_whole(path, (json.dumps(row) + "\n" for row in (*others, *journal.values())))
+    if journal:
+        print(f"{len(journal):,} of {len(journal) + len(todo):,} files lie there already", flush=True)
+    with open(path, "a", encoding="utf-8") as file, \
+            tqdm(total=sum(item.frames for item in todo), desc=path.stem, unit="frame", unit_scale=True,
+                 file=sys.stderr, mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:
+
+        def done(made: tuple[int, dict]) -> None:
+            frames, row = made
+            journal[row["path"]] = row
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            bar.update(frames)
+
+        run_ahead(lambda item: (item.frames, work(item)), todo, workers, done)
 
 
 def run_ahead(work: Callable, items: Iterable, workers: int, done: Callable) -> None:

@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from omnidali.catalog.store import Media, SourceTable
+from omnidali.catalog.items import read_items
+from omnidali.catalog.pack import RATE_IF_UNKNOWN
+from omnidali.catalog.store import Media, SourceTable, connect
 from omnidali.config import Config, MediaConfig, ViewsConfig
 from omnidali.errors import UserError
 from omnidali.evaluation.forward import run_over
@@ -23,7 +25,6 @@ from omnidali.planning.frames import sample_test
 from omnidali.ranks import Ranks
 
 _COUNTS = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96])  # frames of an item: few kinds, so few passes
-_RATE_IF_UNKNOWN = 25.0  # frames a second, as where pieces are cut
 _FLUSH_SECONDS = 5.0
 TODO, DONE, UNREADABLE = 0, 1, 2
 
@@ -33,12 +34,14 @@ class Items:
     """What is compared of a source: its photos, videos, or pieces of long videos, with the frames to look at.
 
     Attributes:
-        table: a row an item. rows: int64 (n,), row of the source's own table that the item is of.
+        table: a row an item. places: int64 (n,), of the item among all that are listed. rows: int64 (n,), equal for
+            pieces of one video.
         counts: int64 (n,), frames to look at. stamps: uint64 (n,), change with the file, the piece or the count.
         sizes: int64 (n,), bytes of the file. shown: bool (n,), False for pieces of long videos without their class.
     """
 
     table: SourceTable
+    places: np.ndarray
     rows: np.ndarray
     counts: np.ndarray
     stamps: np.ndarray
@@ -58,6 +61,12 @@ class Items:
         """int64 (F,): whose frame it is."""
         return np.repeat(np.arange(len(self)), self.counts)
 
+    def take(self, items: np.ndarray, note: str) -> "Items":
+        """Some of the items; see :meth:`~omnidali.catalog.store.SourceTable.take`."""
+        columns = {name: getattr(self, name)[items] for name in
+                   ("places", "rows", "counts", "stamps", "sizes", "shown")}
+        return replace(self, table=self.table.take(items, note), **columns)
+
     def media(self, item: int) -> Media:
         """The item's file."""
         return self.table.media(self.table.records[item])
@@ -72,28 +81,31 @@ class Items:
         return first + int(frames[place - self.starts[item]])
 
 
-def find_items(table: SourceTable, rate: float) -> Items:
+def find_items(catalog: str, table: SourceTable, rate: float, only_shown: bool = False) -> Items:
     """The items of a source.
 
     Args:
-        table: of the catalog. rate: frames to look at in a second, about: at most 96 of an item.
+        table: with a row for each item that is listed. rate: frames to look at in a second, about: at most 96 of an
+            item. only_shown: whether pieces of long videos without their class are left out.
     """
-    rows, shown = np.arange(len(table)), np.ones(len(table), bool)
-    if table.starts is not None:
-        rows = np.repeat(rows, np.diff(table.starts))
-        shown = np.arange(len(rows)) < (table.starts[:-1] + table.positives)[rows]
-        table = replace(table, labels=table.labels[rows], widths=table.widths[rows], heights=table.heights[rows],
-                        starts=None, positives=None)
+    places, rows, shown = np.arange(len(table)), np.arange(len(table)), np.ones(len(table), bool)
+    if table.kind == "untrimmed":
+        videos: dict[tuple[str, int], int] = {}
+        for place, item in enumerate(read_items(catalog, table.name)):
+            rows[place] = videos.setdefault((item.video, item.label), len(videos))
+            shown[place] = item.positive
     known = np.zeros(len(table.records), [("stamp", np.uint64), ("size", np.int64), ("rate", np.float64)])
     order = np.argsort(table.records, kind="stable")
     sorted_records = table.records[order]
-    for record, path, size, mtime, offset, part, frame_rate in table.files(
-            "path", "bytes", "mtime_ns", "offset", "size", "frame_rate"):
-        first, last = np.searchsorted(sorted_records, [record, record + 1])
-        if first < last:
-            digest = blake2b(repr((path, size, mtime, offset)).encode("utf-8", "surrogateescape"), digest_size=8)
-            known[order[first:last]] = (int.from_bytes(digest.digest(), "little"), size if part is None else part,
-                                        frame_rate or _RATE_IF_UNKNOWN)
+    with contextlib.closing(connect(catalog, read_only=True)) as db:
+        for record, path, size, mtime, offset, part, frame_rate in db.execute(
+                "SELECT m.id, m.path, m.bytes, m.mtime_ns, m.offset, m.size, m.frame_rate FROM media m"
+                " JOIN sources s ON s.id = m.source WHERE s.name = ?", (table.name,)):
+            first, last = np.searchsorted(sorted_records, [record, record + 1])
+            if first < last:
+                digest = blake2b(repr((path, size, mtime, offset)).encode("utf-8", "surrogateescape"), digest_size=8)
+                known[order[first:last]] = (int.from_bytes(digest.digest(), "little"), size if part is None else part,
+                                            frame_rate or RATE_IF_UNKNOWN)
     if table.kind == "image":
         counts = np.ones(len(table), np.int64)
     else:
@@ -103,7 +115,8 @@ def find_items(table: SourceTable, rate: float) -> Items:
     for column in (counts, table.frames, table.firsts if table.firsts is not None else 0 * counts):
         stamps = (stamps ^ column.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)  # wraps around
         stamps ^= stamps >> np.uint64(29)
-    return Items(table, rows, counts, stamps, known["size"], shown)
+    items = Items(table, places, rows, counts, stamps, known["size"], shown)
+    return items.take(np.flatnonzero(shown), "with their class") if only_shown and not shown.all() else items
 
 
 class Kept:

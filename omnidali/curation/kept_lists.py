@@ -1,10 +1,12 @@
-"""Lists of what a filter keeps, in formats that the catalog reads, and the config that names them."""
+"""Lists of what a command keeps, in formats that the catalog reads, and the config that names them."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,75 +17,88 @@ import numpy as np
 from omnidali.catalog.folders import is_video_name
 from omnidali.catalog.items import Item, count_pieces, list_format, read_items
 from omnidali.config import EVALUATION, Config, MediaConfig
+from omnidali.curation.choosing import all_sources, files_of
 from omnidali.settings import dump_config
-from omnidali.writing import write_whole
-
-_FILES = ("list", "labels", "motion")  # settings of a source that name a file
+from omnidali.writing import csv_lines, write_whole
 
 
-def write_list(out: Path, catalog: str, name: str, source: MediaConfig, kept: np.ndarray, labels: np.ndarray,
-               keep_negatives: bool) -> tuple[MediaConfig, int]:
+def write_list(folder: Path, catalog: str, name: str, source: MediaConfig, kept: np.ndarray, labels: np.ndarray,
+               keep_negatives: bool = False) -> tuple[MediaConfig, int]:
     """Write the list of a source's kept items.
 
     Args:
-        source: with the length of windows that was scored. kept: bool, labels: int, of the source's items in the order
-            of :func:`~omnidali.catalog.items.read_items`.
+        source: with the length of windows that was looked at; the catalog must know all of its pieces. kept: bool,
+            labels: int, of the source's items in the order of :func:`~omnidali.catalog.items.read_items`.
         keep_negatives: whether long videos stay of which no piece is kept.
 
     Returns:
         The source with the new list, and how many samples it has.
+
+    Raises:
+        OSError: if it cannot be written.
     """
     found = zip(read_items(catalog, name), kept.tolist(), labels.tolist())
-    form, pattern = "path_label", None
+    form = "path_label"
     if source.kind == "untrimmed":
-        form, pattern = _form_of_pieces(catalog, name), source.pattern
-    elif source.kind == "frames":
-        first = next(read_items(catalog, name))
-        form, pattern = "rawframes_offset" if first.unit else "path_label", source.pattern
-    path = out / f"{name}{'.json' if form == 'parts_json' else '.txt'}"
+        form = _form_of_pieces(catalog, name)
+    elif source.kind == "frames" and next(read_items(catalog, name)).unit:
+        form = "rawframes_offset"
+    path = folder / f"{name}{'.json' if form == 'parts_json' else '.txt'}"
     if form == "parts_json":
-        rows = list(_videos(found, count_pieces(catalog, name), keep_negatives))
-        write_whole(path, ["[\n", ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows), "\n]\n"])
-        count = len(rows)
+        count = write_parts(path, _videos(found, count_pieces(catalog, name), keep_negatives))
     else:
         line = {"path_label": _path_label, "rawframes_offset": _folder, "pieces": _piece}[form]
         count = int(kept.sum())
-        write_whole(path, (f"{line(item, label)}\n" for item, good, label in found if good))
-    return replace(source, list=str(path), format=form, pattern=pattern, labels=None, tars=None), count
+        write_whole(path, (line(item, label) for item, good, label in found if good))
+    return replace(source, list=str(path), format=form, labels=None), count
+
+
+def write_parts(path: Path, videos: Iterable[tuple[str, int, int, list[int]]]) -> int:
+    """Write the release's list of (folder or long video, label, pieces, positive pieces); returns how many there are.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    keys = ("video_dir", "label", "num_clips", "positive_clip_inds")
+    rows = [json.dumps(dict(zip(keys, video)), ensure_ascii=False) for video in videos]
+    write_whole(path, ["[\n", ",\n".join(rows), "\n]\n"])
+    return len(rows)
 
 
 def _form_of_pieces(catalog: str, name: str) -> str:
     """The release's format where pieces have numbers; else pieces by their seconds."""
-    read_as = list_format(catalog, name)
-    if read_as in ("parts", "parts_json"):
+    if list_format(catalog, name) in ("parts", "parts_json"):
         return "parts_json"
     windows = all(item.unit == "windows" and is_video_name(item.video) for item in read_items(catalog, name))
     return "parts_json" if windows else "pieces"
 
 
 def _videos(found: Iterable[tuple[Item, bool, int]], counts: Mapping[tuple[str, int], int],
-            keep_negatives: bool) -> Iterator[dict]:
+            keep_negatives: bool) -> Iterator[tuple[str, int, int, list[int]]]:
     for (video, label), group in itertools.groupby(found, key=lambda row: (row[0].video, row[0].label)):
         pieces = list(group)
-        positives = [item.number for item, good, _ in pieces if good]
+        positives = sorted(item.number for item, good, _ in pieces if good)
         windows = pieces[0][0].unit == "windows"
-        count = 1 + max(item.number for item, _, _ in pieces) if windows else counts[video, label]
         if positives or keep_negatives:
-            yield {"video_dir": video, "label": label, "num_clips": count, "positive_clip_inds": sorted(positives)}
+            yield video, label, 1 + pieces[-1][0].number if windows else counts[video, label], positives
 
 
 def _path_label(item: Item, label: int) -> str:
-    return f"{_plain(item.path)} {label}"
+    mark = "\t" if "\t" in item.path else " "  # where there is a tab, the label stands behind the last one
+    return f"{_plain(item.path)}{mark}{label}\n"
 
 
 def _folder(item: Item, label: int) -> str:
-    return f"{_plain(item.path)} {item.begin} {item.frames} {label}"
+    return _line(item, item.begin, item.frames, label)
 
 
 def _piece(item: Item, label: int) -> str:
-    first, last = (item.first, item.last) if item.unit == "seconds" else (
-        item.number * item.last, (item.number + 1) * item.last)
-    return f"{_plain(item.path)} {_seconds(first)} {_seconds(last)} {label}"
+    return _line(item, _seconds(item.first), _seconds(item.last), label)
+
+
+def _line(item: Item, *fields: object) -> str:
+    row = [_plain(item.path), *fields]
+    return next(csv_lines([row])) if "," in item.path else f"{' '.join(map(str, row))}\n"
 
 
 def _seconds(value: float) -> str:
@@ -99,30 +114,42 @@ def _plain(path: str) -> str:
     return f"./{path}" if path.startswith("#") else path
 
 
-def make_config(config: Config, out: Path, sources: Mapping[str, MediaConfig], names: Iterable[str]) -> Config:
-    """The config with some sources replaced, paths that hold anywhere, and a run folder and catalog in ``out``.
+def write_config(out: Path, config: Config, new: Mapping[str, MediaConfig], names: Iterable[str] | None) -> None:
+    """Write ``out/config.yaml``: the config with new sources, paths that hold anywhere, and a run folder in ``out``.
+
+    A catalog is put beside it that knows all files already, unless one is there, or the config names its own.
 
     Args:
-        names: of the classes; they are written where the config names no file of them, as the new lists have numbers.
+        names: of the classes; they are written where the config names no file of them, as new lists have numbers.
+            None: nobody knows them.
+
+    Raises:
+        OSError: if something cannot be written.
     """
     root = os.path.abspath(config.data_root)
-    every = {**config.sources, EVALUATION: config.evaluation.source}
-
-    def placed(name: str) -> MediaConfig | None:
-        source = sources.get(name, every[name])
-        files = {key: os.path.join(root, getattr(source, key)) for key in _FILES if getattr(source, key, None)}
-        return source and replace(source, **files)
-
+    sources = {name: replace(source, **{key: os.path.join(root, path) for key, path in files_of(source).items()})
+               for name, source in {**all_sources(config), **new}.items()}
     classes = config.classes and os.path.join(root, config.classes)
-    if not classes:
+    if not classes and names:
         classes = str(out / "classes.txt")
         write_whole(Path(classes), (f"{name}\n" for name in names))
     catalog = os.path.abspath(config.catalog) if config.catalog else str(out / "catalog.sqlite")
-    return replace(config, data_root=root, run_dir=str(out / "run"), catalog=catalog, classes=classes,
-                   sources=MappingProxyType({name: placed(name) for name in config.sources}),
-                   evaluation=replace(config.evaluation, source=placed(EVALUATION)))
+    _copy_catalog(Path(config.catalog_path), Path(catalog))
+    evaluation = replace(config.evaluation, source=sources.pop(EVALUATION, None))
+    write_whole(out / "config.yaml", dump_config(replace(  # last: where it is, everything is
+        config, data_root=root, run_dir=str(out / "run"), catalog=catalog, classes=classes,
+        sources=MappingProxyType(sources), evaluation=evaluation)))
 
 
-def write_config(out: Path, config: Config) -> None:
-    """Write ``out/config.yaml``."""
-    write_whole(out / "config.yaml", dump_config(config))
+def _copy_catalog(path: Path, copy: Path) -> None:
+    if copy.exists():
+        return
+    part = copy.with_name(f"{copy.name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as old, contextlib.closing(sqlite3.connect(part)) as new:
+            old.backup(new)
+        os.replace(part, copy)
+    except sqlite3.Error as error:
+        part.unlink(missing_ok=True)
+        raise OSError(0, str(error), str(copy)) from None

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from omnidali.config import EVALUATION, Config, MediaConfig, key_of
+from omnidali.config import EVALUATION, Config, key_of
+from omnidali.curation.choosing import all_sources, choose_sources, files_of
 from omnidali.errors import UserError
-
-_FILES = ("list", "labels", "motion")  # settings of a source that name a file
 
 
 @dataclass
@@ -32,7 +31,7 @@ class Layout:
     @property
     def class_roots(self) -> list[tuple[str, Path]]:
         """``roots`` of the sources whose classes are folders."""
-        sources = {**self.config.sources, EVALUATION: self.config.evaluation.source}
+        sources = all_sources(self.config)
         return [roots for name, roots in self.roots.items() if not (sources[name].list or sources[name].tars)]
 
     def place(self, source: str, file: str) -> Path:
@@ -48,13 +47,7 @@ def lay_out(config: Config, names: Collection[str], out: str | Path) -> Layout:
         UserError: for unknown sources, and where the copy and the originals would lie inside each other.
     """
     data_root, out = Path(os.path.abspath(config.data_root)), Path(os.path.abspath(out))
-    sources = dict(config.sources)
-    if config.evaluation.source is not None:
-        sources[EVALUATION] = config.evaluation.source
-    names = list(names) or list(sources)
-    for name in names:
-        if name not in sources:
-            raise UserError("--sources", f"some of {', '.join(sources)}", name, "Correct the name.")
+    sources, names = all_sources(config), choose_sources(config, names)
     roots = {name: os.path.realpath(data_root / sources[name].root) for name in names}
     keep_apart(out, roots, {"data_root": str(data_root)})
     layout = Layout(out, config)
@@ -65,13 +58,13 @@ def lay_out(config: Config, names: Collection[str], out: str | Path) -> Layout:
             # a list may begin its paths with the name of the root's folder: it stays
             relative = inside or os.path.join(name, os.path.basename(roots[name]))
             layout.roots[name] = (roots[name], out / relative)
-            paths = {key: _take(layout, data_root, value, name) for key, value in _files_of(source)}
+            paths = {key: _take(layout, data_root, value, name) for key, value in files_of(source).items()}
             # DALI on a CPU takes no H.264: where it was asked for, it is so wherever it can
             videos = source.kind in ("video", "untrimmed")
             decode = "auto" if videos and source.decode in ("dali", "hybrid") else source.decode
             copied[name] = replace(source, root=os.path.normpath(relative), decode=decode, **paths)
         else:
-            paths = {key: str(data_root / value) for key, value in _files_of(source)}
+            paths = {key: str(data_root / value) for key, value in files_of(source).items()}
             copied[name] = replace(source, root=str(data_root / source.root), **paths)
     evaluation = replace(config.evaluation, source=copied.pop(EVALUATION, None))
     run = _below(data_root, os.path.abspath(config.run_dir))
@@ -98,10 +91,6 @@ def keep_apart(out: Path, roots: Mapping[str, str], others: Mapping[str, str] = 
         if _inside(root, target):
             raise UserError("--out", f"a folder that does not hold the originals of {key_of(name)}, {root}", str(out),
                             "Choose another one.")
-
-
-def _files_of(source: MediaConfig) -> list[tuple[str, str]]:
-    return [(key, getattr(source, key)) for key in _FILES if getattr(source, key, None)]
 
 
 def _take(layout: Layout, data_root: Path, path: str, name: str) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 
 from omnidali.catalog.build import Summary, build_catalog
 from omnidali.catalog.gate import OK
-from omnidali.catalog.labels import read_class_names
 from omnidali.catalog.store import CatalogReader, SourceTable, connect
 from omnidali.config import EVALUATION, Config, MediaConfig
 from omnidali.curation import findings
@@ -24,7 +23,7 @@ from omnidali.curation.lint_report import write_tables
 from omnidali.curation.listed import check_endings, check_list
 from omnidali.curation.survey import Survey, survey, too_short
 from omnidali.errors import ConfigErrors, UserError
-from omnidali.loading.data import target_names
+from omnidali.loading.data import find_names
 from omnidali.writing import writing_to
 
 MISSING = "missing file"  # the state of a file that is not there
@@ -78,8 +77,7 @@ class _Check:
         """Everything there is to say."""
         verdicts, surveys, names, unnamed = [], [], None, []
         try:
-            names = read_class_names(self._root / self._config.classes) if self._config.classes else \
-                target_names(self._config, self._root)
+            names = find_names(self._config)
         except UserError as error:  # numbers are labels without names, too
             unnamed = _told("classes", error)
         reader = CatalogReader(self._config.catalog_path)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from omnidali.curation.findings import LEVELS, Verdict
 from omnidali.curation.survey import Survey
-from omnidali.writing import write_whole
+from omnidali.writing import csv_lines, write_whole
 
 _SHOWN = 5  # codecs, sizes and the like of a source in the report; the CSV has all
 
@@ -24,10 +22,11 @@ def write_tables(out: Path, surveys: Sequence[Survey], verdicts: Sequence[Verdic
         OSError: if one cannot be written.
     """
     rows = [_row(found) for found in surveys]
-    write_whole(out / "sources.csv", _csv(list(rows[0]) if rows else ["source"], (row.values() for row in rows)))
+    write_whole(out / "sources.csv", csv_lines([list(rows[0]) if rows else ["source"],
+                                                *(list(row.values()) for row in rows)]))
     counts = [[number, name, *(int(found.classes[number]) for found in surveys)]
               for number, name in enumerate(class_names)]
-    write_whole(out / "classes.csv", _csv(["label", "class", *(found.name for found in surveys)], counts))
+    write_whole(out / "classes.csv", csv_lines([["label", "class", *(found.name for found in surveys)], *counts]))
     write_whole(out / "report.md", _report(surveys, verdicts))
 
 
@@ -84,11 +83,3 @@ def _named(counts: Mapping[str, int], most: int | None = None) -> str:
     """``h264 12, vp9 3``."""
     shown = [f"{name} {count:,}" for name, count in list(counts.items())[:most]]
     return ", ".join(shown + ([f"{len(counts) - most} others"] if most and len(counts) > most else []))
-
-
-def _csv(head: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    return text.getvalue()

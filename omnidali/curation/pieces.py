@@ -11,12 +11,11 @@ from pathlib import Path
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.folders import is_video_name
 from omnidali.catalog.items import Item, read_items
-from omnidali.catalog.labels import read_class_names
 from omnidali.catalog.store import CatalogReader, SourceTable
 from omnidali.config import Config, SourceConfig, key_of
 from omnidali.curation.choosing import choose_sources
 from omnidali.errors import UserError
-from omnidali.loading.data import target_names
+from omnidali.loading.data import find_names
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def find_pieces(config: Config, root: Path, sources: dict[str, SourceConfig], wa
     Raises:
         UserError: if there is nothing to cut.
     """
-    class_names = read_class_names(root / config.classes) if config.classes else target_names(config, root)
+    class_names = find_names(config)
     # the numbers of pieces count all of them, those that training leaves out, too
     known = {name: replace(source, pieces="all" if wanted[name] == "all" and source.pieces != (
         "one_positive_rest_negative") else "one_positive_rest_negative") for name, source in sources.items()}

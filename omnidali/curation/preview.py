@@ -19,10 +19,8 @@ from omnidali.charts import write_picture
 from omnidali.clips import StepBatch
 from omnidali.config import EVALUATION, Config
 from omnidali.curation.choosing import all_sources, choose_sources
-from omnidali.decoding.frames import decode_frames
-from omnidali.decoding.image import decode_image
-from omnidali.decoding.video import decode_video
-from omnidali.errors import CannotDecode, UserError
+from omnidali.decoding.still import decode_still
+from omnidali.errors import UserError
 from omnidali.loading.data import open_data, open_loader, rank_options
 from omnidali.loading.fusion import FusionIterator
 from omnidali.loading.pictures import captioned, clip_grid, label_text, tile
@@ -162,8 +160,9 @@ def draw_frames(kind: str, clips: list[Shown]) -> np.ndarray:
         media = one.media
         scale = _WHOLE / max(media.width, media.height)
         size = (max(1, round(media.width * scale)), max(1, round(media.height * scale)))
-        picture = cv2.resize(_whole_frame(kind, media, int(one.samples.frames[one.place, 0])), size,
-                             interpolation=cv2.INTER_AREA)
+        whole = decode_still(kind, media, int(one.samples.frames[one.place, 0]),
+                             np.array([[0, 0, media.height, media.width]]), _WHOLE)
+        picture = cv2.resize(whole, size, interpolation=cv2.INTER_AREA)
         for corners, colour in _outlines(one):
             cv2.polylines(picture, [np.rint(corners * scale).astype(np.int32)], True, colour, 2, cv2.LINE_AA)
         cells.append(captioned(picture, _caption(one)))
@@ -183,20 +182,6 @@ def _outlines(one: Shown) -> list[tuple[np.ndarray, tuple[int, int, int]]]:
         points = matrix.astype(float) @ corners
         outlines.append(((points[:2] / points[2]).T, colour))
     return outlines
-
-
-def _whole_frame(kind: str, media: Media, number: int) -> np.ndarray:
-    """A frame of a file without any crop, squeezed into a square: uint8 (320, 320, 3)."""
-    boxes = np.array([[0, 0, media.height, media.width]])
-    pixels = np.zeros((1, 1, _WHOLE, _WHOLE, 3), np.uint8)
-    try:
-        if kind == "image":
-            decode_image(media, boxes, _WHOLE, pixels)
-        else:
-            (decode_frames if kind == "frames" else decode_video)(media, np.array([number]), boxes, _WHOLE, pixels)
-    except CannotDecode:  # the clip has others of its frames
-        pass
-    return pixels[0, 0]
 
 
 def _caption(one: Shown) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import sys
 import tarfile
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -13,25 +11,17 @@ from pathlib import Path
 
 import av
 import numpy as np
-from tqdm import tqdm
 
 from omnidali.catalog.folders import class_folders
 from omnidali.catalog.store import CatalogReader, Media, SourceTable
 from omnidali.config import Config
 from omnidali.curation.encode import JPEG_QUALITY, RECIPES, Recipe, encode_photo, encode_video
-from omnidali.curation.journal import (
-    cannot_write,
-    check_folder,
-    is_of_the_disk,
-    read_journal,
-    run_ahead,
-    stamp,
-    start_journal,
-)
+from omnidali.curation.journal import check_folder, complete, is_of_the_disk, read_journal, stamp
 from omnidali.curation.layout import Layout, lay_out
 from omnidali.errors import CannotDecode, UserError
 from omnidali.loading.data import open_data
 from omnidali.settings import dump_config
+from omnidali.writing import write_whole, writing_to
 
 JOURNAL = "transcode.jsonl"
 _UNFINISHED = ".transcode"  # folder in the copy for files that are being written; same disk, so they are renamed
@@ -85,7 +75,7 @@ def transcode(config: Config, out: str | Path, recipe: str = "fast", names: Coll
     tables = {name: reader.table(name) for name in layout.roots}  # with what `fraction` leaves out
     units = find_units(layout, tables)
     unfinished = layout.out / _UNFINISHED
-    try:
+    with writing_to(layout.out, av.FFmpegError):
         check_folder(layout.out, JOURNAL, _UNFINISHED)
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
@@ -99,9 +89,7 @@ def transcode(config: Config, out: str | Path, recipe: str = "fast", names: Coll
         journal = _run(units, layout.out, RECIPES[recipe], short_side, workers)
         unfinished.rmdir()
         _refuse_many_failures(journal, units, layout.out)
-        (layout.out / "config.yaml").write_text(dump_config(layout.config), encoding="utf-8")
-    except (OSError, av.FFmpegError) as error:
-        raise cannot_write(error, layout.out) from None
+        write_whole(layout.out / "config.yaml", dump_config(layout.config))
     open_data(layout.config)
     copied = CatalogReader(layout.config.catalog_path)
     rows, lost = {name: [] for name in tables}, {name: [] for name in tables}
@@ -155,25 +143,11 @@ def _run(units: list[Unit], out: Path, recipe: Recipe, short_side: int, workers:
             journal[row["path"]] = row
         else:
             todo.append(unit)
-    start_journal(out / JOURNAL, out / _UNFINISHED / JOURNAL, (*known.values(), *journal.values()))
-    if journal:
-        print(f"{len(journal):,} of {len(units):,} files lie there already", flush=True)
-    with open(out / JOURNAL, "a", encoding="utf-8") as file, \
-            tqdm(total=sum(unit.frames for unit in todo), desc="transcode", unit="frame", unit_scale=True,
-                 file=sys.stderr, mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:
-
-        def done(copied: tuple[Unit, dict]) -> None:
-            unit, row = copied
-            journal[row["path"]] = row
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            bar.update(unit.frames)
-
-        run_ahead(lambda unit: _copy(unit, out, recipe, short_side), todo, workers, done)
+    complete(out / JOURNAL, known.values(), journal, todo, workers, lambda unit: _copy(unit, out, recipe, short_side))
     return journal
 
 
-def _copy(unit: Unit, out: Path, recipe: Recipe, short_side: int) -> tuple[Unit, dict]:
+def _copy(unit: Unit, out: Path, recipe: Recipe, short_side: int) -> dict:
     """Write one unit and rename it into its place; returns the journal's entry."""
     part = out / _UNFINISHED / f"{unit.table.name}-{unit.records[0]}"
     row = {"path": _key(unit, out), "original": stamp(unit.original), "made": _made(unit, recipe, short_side),
@@ -184,7 +158,7 @@ def _copy(unit: Unit, out: Path, recipe: Recipe, short_side: int) -> tuple[Unit,
         unit.copy.parent.mkdir(parents=True, exist_ok=True)
         if unit.table.kind == "frames":
             _copy_folder(media, unit.copy, part, short_side, row)
-            return unit, row
+            return row
         if media.span.size is not None:
             _copy_tar(unit, part, recipe, short_side, row)
         else:
@@ -198,7 +172,7 @@ def _copy(unit: Unit, out: Path, recipe: Recipe, short_side: int) -> tuple[Unit,
         if unit.table.kind != "frames":
             unit.copy.unlink(missing_ok=True)
         row["failed"].append((media.path, str(error)))
-    return unit, row
+    return row
 
 
 def _copy_folder(media: Media, folder: Path, part: Path, short_side: int, row: dict) -> None:

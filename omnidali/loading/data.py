@@ -59,11 +59,7 @@ def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True,
         raise UserError("evaluation.source", "labelled data to evaluate on", "nothing", "Add it to the config.")
 
     def build():
-        names = list(classes or ()) or None
-        if config.classes:
-            names = read_class_names(root / config.classes)
-        elif names is None:
-            names = target_names(config, root)
+        names = list(classes) if classes and not config.classes else find_names(config)
         return names, [str(summary) for summary in build_catalog(config.catalog_path, sources, root, names)]
 
     names, summary = ranks.on_main(build)
@@ -133,12 +129,16 @@ def rank_options(config: Config, ranks: Ranks) -> dict[str, object]:
             "device": ranks.device, "rank": ranks.rank, "world": ranks.world}
 
 
-def target_names(config: Config, root: Path) -> list[str] | None:
-    """Class names that the target itself gives, as folders or in its list; None where its labels are numbers.
+def find_names(config: Config) -> list[str] | None:
+    """Class names of the config's file, or that the target itself gives, as folders or in its list; None where its
+    labels are numbers.
 
     Raises:
-        UserError: if another source is class folders then, whose numbers nobody can tell.
+        UserError: for a wrong file, and if another source is class folders then, whose numbers nobody can tell.
     """
+    root = Path(config.data_root)
+    if config.classes:
+        return read_class_names(root / config.classes)
     (target, source), *others = config.sources.items()
     names = source_class_names(target, source, root)
     for name, other in others if names is None else ():
