@@ -210,6 +210,20 @@ def test_second_start_probes_nothing_and_changes_are_seen(tmp_path):
     assert CatalogReader(tmp_path / "c.sqlite").table("s").labels.tolist() == [1, 1]
 
 
+def test_what_other_lists_take_out_of_a_catalog_is_missed_not_mistaken(tmp_path):
+    make_photos(tmp_path)
+    path, photos = tmp_path / "c.sqlite", {name: MediaConfig(kind="image", root="pics", list=f"{name}.txt")
+                                           for name in ("older", "newer")}
+    write(tmp_path / "older.txt", "0.jpg 0\n5.jpg 0\n")
+    write(tmp_path / "newer.txt", "0.jpg 0\n1.jpg 0\n2.jpg 0\n")
+    build_catalog(path, {"web": photos["older"]}, tmp_path, progress=False)
+    running = CatalogReader(path).table("web")
+    build_catalog(path, {"web": photos["newer"]}, tmp_path, progress=False)
+    assert running.media(running.records[0]).path.endswith("0.jpg")
+    with pytest.raises(UserError, match="another run has read other lists into this catalog"):
+        running.media(running.records[1])
+
+
 def test_new_files_in_class_folders_are_seen(tmp_path):
     write_photo(tmp_path / "pics/a/0.jpg", 0, 40, 30)
     sources = {"s": SourceConfig(kind="image", root="pics")}

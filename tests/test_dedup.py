@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import cv2
@@ -26,9 +27,10 @@ from omnidali.bench.media import add_stream, picture, write_photo, write_video
 from omnidali.catalog.items import flatten
 from omnidali.cli import main
 from omnidali.curation.dedup import Settings, dedup
+from omnidali.curation.dedup_report import Outcome
 from omnidali.curation.features import FeatureLikeness, fit_whitening
 from omnidali.curation.hashes import WIDTH, HashLikeness, pack_sketches, sketch_frames
-from omnidali.curation.kept import _allocate
+from omnidali.curation.kept import Items, _allocate
 from omnidali.curation.kept_lists import write_config, write_list
 from omnidali.curation.similar import Forest, best_matches, best_of_items
 from omnidali.errors import UserError
@@ -190,6 +192,15 @@ def test_within_a_source_one_of_those_alike_stays(world, tmp_path):
         "cut a little.jpg": "larger.jpg"}  # most pixels, and then the first
     assert rows["twin same.jpg"]["kind"] == "bytes" and rows["twin small.jpg"]["kind"] == "hash"
     assert {row["against"] for row in rows.values()} == {"photos"}
+
+
+def test_of_pieces_that_are_alike_one_with_its_class_stays():
+    sides, zeros = np.array([60, 40, 50]), np.zeros(3, np.int64)
+    items = Items(SimpleNamespace(widths=sides, heights=sides), zeros, zeros, zeros + 1, zeros, zeros,
+                  shown=np.array([False, True, True]))
+    outcome = Outcome("long", items, None)
+    outcome.add_clusters([np.arange(3)], np.full(3, "hash", "U8"), {"hash": np.ones(3)})
+    assert outcome.kept.tolist() == [2, 2, -1]
 
 
 def test_without_validation_items_and_with_nothing_left_the_user_is_told(world, tmp_path):

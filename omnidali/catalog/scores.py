@@ -82,14 +82,15 @@ class ScoreStore:
         finally:
             self._db.close()
 
-    def missing(self, table: SourceTable) -> np.ndarray:
-        """Rows int64 (n,) of a table with a piece a row that have no score; of equal ones only the first."""
+    def missing(self, table: SourceTable) -> tuple[np.ndarray, int]:
+        """Rows int64 (n,) of a table with a piece a row that have no score, of equal ones only the first; how many
+        of them did not decode when they were tried, and shall have another chance."""
         pieces = np.stack([table.records, _firsts(table), table.frames.astype(np.int64)], 1)
         _, rows = np.unique(pieces, axis=0, return_index=True)
         rows.sort()
-        found = [rows[start:start + _CHUNK][[logs is None for logs in self._look_up(table, rows[start:start + _CHUNK])]]
-                 for start in range(0, len(rows), _CHUNK)]
-        return np.concatenate(found) if found else rows
+        known = [logs for start in range(0, len(rows), _CHUNK)
+                 for logs in self._look_up(table, rows[start:start + _CHUNK])]
+        return rows[[not logs for logs in known]], known.count(b"")
 
     def add(self, table: SourceTable, rows: np.ndarray, logs: np.ndarray, decoded: np.ndarray) -> None:
         """Keep log-probabilities (n, classes) of rows; of those that did not decode, that they did not."""

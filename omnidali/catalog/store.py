@@ -26,16 +26,17 @@ COLUMNS = {"labels": np.int32, "widths": np.uint16, "heights": np.uint16, "start
            "records": np.int64, "frames": np.int32, "codecs": np.uint8, "firsts": np.int32}
 PIECE_COLUMNS = ("records", "frames", "codecs", "firsts")
 
-# media: a row a file, as probed; entries: a row an item of the list, in its order
+# media: a row a file, as probed; entries: a row an item of the list, in its order. A file's id is never given to
+# another one: a run that reads an older list shall miss a file rather than show another's pictures.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sources (
     id INTEGER PRIMARY KEY, name TEXT UNIQUE, kind TEXT, root TEXT, pattern TEXT, format TEXT, signature TEXT,
     watched TEXT, left_out TEXT, unusable TEXT, fingerprint TEXT, entries_crc INTEGER);
 CREATE TABLE IF NOT EXISTS media (
-    id INTEGER PRIMARY KEY, source INTEGER NOT NULL, path TEXT NOT NULL, archive TEXT, offset INTEGER, size INTEGER,
-    state TEXT NOT NULL DEFAULT 'new', container TEXT, codec TEXT, width INTEGER, height INTEGER, frames INTEGER,
-    frame_rate REAL, tick REAL, rotation INTEGER, timing BLOB, keyframes BLOB, packets BLOB, bytes INTEGER,
-    mtime_ns INTEGER, crc INTEGER, UNIQUE (source, path));
+    id INTEGER PRIMARY KEY AUTOINCREMENT, source INTEGER NOT NULL, path TEXT NOT NULL, archive TEXT, offset INTEGER,
+    size INTEGER, state TEXT NOT NULL DEFAULT 'new', container TEXT, codec TEXT, width INTEGER, height INTEGER,
+    frames INTEGER, frame_rate REAL, tick REAL, rotation INTEGER, timing BLOB, keyframes BLOB, packets BLOB,
+    bytes INTEGER, mtime_ns INTEGER, crc INTEGER, UNIQUE (source, path));
 CREATE INDEX IF NOT EXISTS media_state ON media (source, state);
 CREATE TABLE IF NOT EXISTS entries (
     id INTEGER PRIMARY KEY, source INTEGER NOT NULL, media INTEGER NOT NULL, label INTEGER NOT NULL, unit TEXT,
@@ -243,14 +244,20 @@ class CatalogReader:
         return SourceTable(name, kind, **columns, codec_names=names, fingerprint=fingerprint, _reader=self)
 
     def media(self, record: int) -> Media:
-        """What a decoder needs of the file with this catalog id; KeyError if there is none."""
+        """What a decoder needs of the file with this catalog id.
+
+        Raises:
+            UserError: if another run with other lists has taken it out.
+        """
         try:
             row = self._db.execute(f"SELECT s.root, m.crc, m.{', m.'.join(MEDIA_COLUMNS)} FROM media m"
                                    " JOIN sources s ON s.id = m.source WHERE m.id = ?", (record,)).fetchone()
         except (sqlite3.Error, Damaged) as error:
             raise damage(self.path, error) from None
         if row is None:
-            raise KeyError(f"no record {record} in {self.path}")
+            raise UserError(str(self.path), "the files that were there at the start", "one that is gone: another run"
+                            " has read other lists into this catalog",
+                            "Give runs with other lists a `catalog` of their own, then resume.")
         root, crc, *values = row
         if crc is not None and crc != crc_of(root, *values):
             raise damage(self.path, f"the row of {ascii(values[0])} changed")

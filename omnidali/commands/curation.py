@@ -135,6 +135,7 @@ def _preview(options: argparse.Namespace) -> None:
 
 def _filter(options: argparse.Namespace) -> None:
     from omnidali.curation.filter import Filtering, filter_sources
+    from omnidali.curation.layout import keep_clear
     from omnidali.curation.rules import Rules
     from omnidali.ranks import end_ranks, start_ranks
     from omnidali.settings import load_config
@@ -146,6 +147,7 @@ def _filter(options: argparse.Namespace) -> None:
         raise UserError("--window", "seconds above 0", f"{options.window:g}", "Correct the value.")
     ranks = start_ranks()
     config = load_config(options.config, options.overrides)
+    keep_clear(options.out, options.config, config)
     rules = Rules(tuple(dict.fromkeys(options.rule)), options.threshold, options.top, options.keep, options.relabel)
     with telling_peers():
         filter_sources(config, options.checkpoint, options.out, Filtering(
@@ -157,6 +159,7 @@ def _filter(options: argparse.Namespace) -> None:
 
 def _dedup(options: argparse.Namespace) -> None:
     from omnidali.curation.dedup import Settings, dedup
+    from omnidali.curation.layout import keep_clear
     from omnidali.ranks import end_ranks, start_ranks
     from omnidali.settings import load_config
     try:
@@ -171,6 +174,7 @@ def _dedup(options: argparse.Namespace) -> None:
     if not 0 < options.fps <= 1000:
         raise UserError("--fps", "more than 0, and up to 1000", str(options.fps), "Correct the value.")
     config, ranks = load_config(options.config, options.overrides), start_ranks()
+    keep_clear(options.out, options.config, config)
     with telling_peers():
         dedup(config, options.out, ranks, options.checkpoint, options.sources,
               Settings(threshold, options.hash_distance, options.fps, options.within))

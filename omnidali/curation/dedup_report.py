@@ -76,11 +76,14 @@ class Outcome:
 
     def add_clusters(self, clusters: Sequence[np.ndarray], kinds: np.ndarray,
                      nearest: Mapping[str, np.ndarray]) -> None:
-        """Items of one source that are alike: of every cluster the one with most pixels stays, or else the first."""
+        """Items of one source that are alike: of every cluster the one with most pixels stays, or else the first.
+
+        A piece that shows its class stays rather than one that does not.
+        """
         table = self.items.table
-        pixels = table.widths.astype(np.int64) * table.heights
+        worth = np.where(self.items.shown, table.widths.astype(np.int64) * table.heights, 0)
         for cluster in clusters:
-            stays = cluster[np.argmax(pixels[cluster])]
+            stays = cluster[np.argmax(worth[cluster])]
             for item in cluster[cluster != stays].tolist():
                 self.kinds[item], self.kept[item] = kinds[item], stays
                 self.mine[item] = self.items.starts[item]

@@ -20,7 +20,7 @@ from omnidali.catalog.pack import RATE_IF_UNKNOWN
 from omnidali.catalog.store import Media, SourceTable, connect
 from omnidali.config import Config, MediaConfig, ViewsConfig
 from omnidali.errors import UserError
-from omnidali.evaluation.forward import run_over
+from omnidali.evaluation.forward import allow_again, run_over
 from omnidali.planning.frames import sample_test
 from omnidali.ranks import Ranks
 
@@ -161,6 +161,8 @@ def fill(kept: Kept, source: MediaConfig, network: Callable[[torch.Tensor], torc
          title: str) -> None:
     """Compute what is missing: every rank its share, through the planned loader.
 
+    What was unreadable is tried again.
+
     Args:
         network: (N, 3, T, size, size) to (N, T * D). pack: float64 (n, T * D) to what is kept, (n * T, width).
         size: of the square that the middle of a frame is scaled to, pixels. title: of the progress bar.
@@ -169,7 +171,8 @@ def fill(kept: Kept, source: MediaConfig, network: Callable[[torch.Tensor], torc
         UserError: if more files fail than the config's limits allow.
     """
     items = kept.items
-    todo = ranks.on_main(lambda: np.flatnonzero(kept.done == TODO))
+    todo, tried = ranks.on_main(lambda: (np.flatnonzero(kept.done != DONE), int((kept.done == UNREADABLE).sum())))
+    config = allow_again(config, tried)
     try:
         for count in np.unique(items.counts[todo]).tolist():
             rows = todo[items.counts[todo] == count]

@@ -117,7 +117,8 @@ def _plain(path: str) -> str:
 def write_config(out: Path, config: Config, new: Mapping[str, MediaConfig], names: Iterable[str] | None) -> None:
     """Write ``out/config.yaml``: the config with new sources, paths that hold anywhere, and a run folder in ``out``.
 
-    A catalog is put beside it that knows all files already, unless one is there, or the config names its own.
+    A catalog is put beside it that knows all files already, unless one is there: runs with other lists do not share
+    one, as each would take out what the other one needs.
 
     Args:
         names: of the classes; they are written where the config names no file of them, as new lists have numbers.
@@ -133,11 +134,11 @@ def write_config(out: Path, config: Config, new: Mapping[str, MediaConfig], name
     if not classes and names:
         classes = str(out / "classes.txt")
         write_whole(Path(classes), (f"{name}\n" for name in names))
-    catalog = os.path.abspath(config.catalog) if config.catalog else str(out / "catalog.sqlite")
-    _copy_catalog(Path(config.catalog_path), Path(catalog))
+    catalog = out / "catalog.sqlite"
+    _copy_catalog(Path(config.catalog_path), catalog)
     evaluation = replace(config.evaluation, source=sources.pop(EVALUATION, None))
     write_whole(out / "config.yaml", dump_config(replace(  # last: where it is, everything is
-        config, data_root=root, run_dir=str(out / "run"), catalog=catalog, classes=classes,
+        config, data_root=root, run_dir=str(out / "run"), catalog=str(catalog), classes=classes,
         sources=MappingProxyType(sources), evaluation=evaluation)))
 
 

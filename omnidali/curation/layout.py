@@ -87,9 +87,33 @@ def keep_apart(out: Path, roots: Mapping[str, str], others: Mapping[str, str] = 
     for where, folder in {**others, **{key_of(name): root for name, root in roots.items()}}.items():
         if _inside(target, os.path.realpath(folder)):
             raise UserError("--out", f"a folder outside of {where}, {folder}", str(out), "Choose another one.")
+    _keep_beside(target, roots)
+
+
+def keep_clear(out: str | Path, config_file: str | Path, config: Config) -> None:
+    """Refuse to write lists, a config and a catalog where something lies that they are made of.
+
+    Raises:
+        UserError: naming --out.
+    """
+    out, root = os.path.realpath(out), Path(config.data_root)
+    files = {"--config": config_file, "the catalog": config.catalog_path, "classes": config.classes and
+             root / config.classes}
+    for name, source in all_sources(config).items():
+        files |= {f"{key_of(name)}.{key}": root / path for key, path in files_of(source).items()}
+    for where, file in files.items():
+        if file and _inside(os.path.realpath(file), out):
+            raise UserError("--out", f"a folder that does not hold {where}, {file}", out, "Choose another one.")
+    roots = {name: os.path.realpath(root / source.root) for name, source in all_sources(config).items()}
+    _keep_beside(out, roots)
+    keep_apart(Path(out), {name: folder for name, folder in roots.items() if not (
+        all_sources(config)[name].list or all_sources(config)[name].tars)})  # else all files in the folder are its
+
+
+def _keep_beside(out: str, roots: Mapping[str, str]) -> None:
     for name, root in roots.items():
-        if _inside(root, target):
-            raise UserError("--out", f"a folder that does not hold the originals of {key_of(name)}, {root}", str(out),
+        if _inside(root, out):
+            raise UserError("--out", f"a folder that does not hold the originals of {key_of(name)}, {root}", out,
                             "Choose another one.")
 
 

@@ -19,7 +19,7 @@ from omnidali.catalog.scores import Scorer, ScoreStore
 from omnidali.catalog.store import SourceTable
 from omnidali.config import ClipConfig, Config, MediaConfig, ViewsConfig, key_of
 from omnidali.errors import UserError
-from omnidali.evaluation.forward import run_over
+from omnidali.evaluation.forward import allow_again, run_over
 from omnidali.models.architecture import tell_architecture
 from omnidali.models.digest import digest_of
 from omnidali.models.recognizers import SlowOnly, build_model
@@ -154,23 +154,24 @@ def score(teacher: Teacher, task: Task, config: Config, ranks: Ranks) -> tuple[i
     """
     table, path, started = task.table, config.catalog_path, time.monotonic()
 
-    def find() -> np.ndarray:
+    def find() -> tuple[np.ndarray, int]:
         with ScoreStore(path, task.scorer) as store:
             return store.missing(table)
 
-    rows = ranks.on_main(find)
+    rows, tried = ranks.on_main(find)
     if not len(rows):
         return 0, 0.0
     part = table.take(rows, "without a score")
     teacher.model.to(ranks.device, memory_format=torch.channels_last_3d if teacher.is_3d else torch.channels_last)
     network = _probabilities(teacher) if task.views.average == "prob" else _logits(teacher)
     batches = run_over(network, teacher.model.clip_len, part, task.source, task.views,
-                       replace(config, clip=task.clip), ranks, make_autocast(config.train.precision, ranks.device),
-                       f"score {table.name}")
+                       allow_again(replace(config, clip=task.clip), tried), ranks,
+                       make_autocast(config.train.precision, ranks.device), f"score {table.name}")
     if not ranks.is_main:
         for found in batches:
             ranks.gather(found)
-        return len(rows), time.monotonic() - started
+        return ranks.on_main(lambda: None)
+    scored = 0
     with ScoreStore(path, task.scorer) as store:
         for found in batches:
             for places, outputs, decoded in ranks.gather(found):
@@ -178,7 +179,8 @@ def score(teacher: Teacher, task: Task, config: Config, ranks: Ranks) -> tuple[i
                     raise UserError(teacher.path, "finite scores", f"others in {key_of(table.name)}",
                                     "Its weights are damaged, or train.precision is too short; try fp32.")
                 store.add(part, places, _logs(outputs, task.views.average), decoded)
-    return len(rows), time.monotonic() - started
+                scored += int(decoded.sum())
+    return ranks.on_main(lambda: (scored, time.monotonic() - started))
 
 
 def _are_numbers(names: Sequence[str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -57,6 +58,11 @@ def run_over(network: Callable[[torch.Tensor], torch.Tensor], clip_len: int | No
             inside = rows < len(table)  # what is behind it only fills the last step
             yield rows[inside], (sums.numpy() / counts[:, None])[inside], decoded[inside]
             bar.update()
+
+
+def allow_again(config: Config, items: int) -> Config:
+    """The config for a pass over ``items`` that have failed before among others: they may fail in a row once more."""
+    return replace(config, loader=replace(config.loader, max_bad_in_a_row=config.loader.max_bad_in_a_row + items))
 
 
 def _one_clip_a_row(clips: torch.Tensor, clip_len: int | None) -> torch.Tensor:

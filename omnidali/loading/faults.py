@@ -127,4 +127,5 @@ class Faults:
                          for reason, count in reasons)
         where = f" ({self.quarantine.path})" if self.quarantine.path else ""
         return BadSource(f"{key_of(self.table.name)}", expected, f"{got}{where}: {told}",
-                         "Check the disk and restore the files, or raise the limit; then go on with --resume auto.")
+                         "Check the disk and restore the files, or raise the limit; then start again"
+                         " (train.py: with --resume auto).")
