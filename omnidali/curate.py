@@ -1,8 +1,9 @@
 """The whole road from a crawl to a student: teacher, duplicates, filter, student, and what it was worth.
 
 OmniSource (Sec. 3): a teacher learns from the labelled target alone; its opinion decides which crawled items stay; the
-student learns from the target and from those. It may be the teacher of another round. Beside it stand the teacher
-itself and a student that was given everything.
+student learns from the target and from those. In another round two students, each of one half of what was kept, judge
+the other's half of the crawl (:mod:`omnidali.curation.halves`). Beside them stand the teacher itself, which sees as
+many clips as a student, and a student that was given everything.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from omnidali.ablate import make_variant, train_and_score
 from omnidali.config import Config
+from omnidali.curation.halves import HALVES, join, split
 from omnidali.demo.truth import judge_lists
 from omnidali.demo.world import TRUTH
 from omnidali.environment import write_record
@@ -50,7 +52,8 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
     Writes ``table.md`` and ``results.json`` into ``out``.
 
     Args:
-        rounds: of filter and student. filtering, deduplicating: more options of those commands.
+        rounds: of filter and student; from the second on what two halves' students say of each other's half counts.
+        filtering, deduplicating: more options of those commands.
 
     Raises:
         UserError: if a program failed, or there is nothing to filter or to compare on.
@@ -72,19 +75,26 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
     crawl.write_text(dump_config(config))
     run_program("dedup", "--config", str(crawl), "--out", str(unique.parent), *deduplicating, ranks=ranks)
     rows = {name: Row(name) for name in (TARGET, EVERYTHING, *(f"filtered, round {n + 1}" for n in range(rounds)))}
+    kept = load_config(str(unique))
+    halves = split(kept, out / "halves") if rounds > 1 else ()
     for seed in seeds:
         alone = make_variant(config, (target,), epochs, 1.0, ranks)
+        alone = replace(alone, train=replace(alone.train, epochs=epochs * config.batch / alone.batch))
         teacher = _train(alone, rows[TARGET], out, "target", seed, ranks)
-        everything = make_variant(config, tuple(config.sources), epochs, 1.0, ranks)
-        _train(everything, rows[EVERYTHING], out, "everything", seed, ranks, config)
+        _train(_student(config, epochs, ranks), rows[EVERYTHING], out, "everything", seed, ranks, config)
         for number in range(rounds):
             folder = out / f"filter-seed{seed}-round{number + 1}"
-            run_program("filter", "--config", str(unique), "--checkpoint", str(teacher / "checkpoints" / "last.pt"),
-                        "--out", str(folder), *filtering, ranks=ranks)
+            if number == 0:
+                _filter(unique, teacher, folder, filtering, ranks)
+            else:
+                for half, learned in enumerate(split(kept, folder / "learned")):
+                    pupil = _student(load_config(str(learned)), epochs, ranks)
+                    _, teacher = train_and_score(pupil, out, f"half{half + 1}-of-{number}", seed, ranks)
+                    _filter(halves[1 - half], teacher, folder / HALVES[1 - half], filtering, ranks)
+                join(tuple(folder / half / CURATED for half in HALVES), folder)
             kept = load_config(str(folder / CURATED))
-            made = make_variant(kept, tuple(kept.sources), epochs, 1.0, ranks)
-            teacher = _train(made, rows[f"filtered, round {number + 1}"], out, f"filtered-{number + 1}", seed, ranks,
-                             config)
+            _train(_student(kept, epochs, ranks), rows[f"filtered, round {number + 1}"], out, f"filtered-{number + 1}",
+                   seed, ranks, config)
         _write(out, rows.values())
     removed = _judge(config, load_config(str(unique)), "removed copies")
     for what, (precision, recall) in removed.items():
@@ -94,6 +104,16 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
                        "removed copies": removed, "rows": [vars(row) for row in rows.values()]})
     print(f"\n{(out / 'table.md').read_text()}\nalso in {out / 'results.json'}")
     return list(rows.values())
+
+
+def _student(config: Config, epochs: float, ranks: int) -> Config:
+    """The config of a student of all of its sources."""
+    return make_variant(config, tuple(config.sources), epochs, 1.0, ranks)
+
+
+def _filter(config: Path, teacher: Path, out: Path, options: Sequence[str], ranks: int) -> None:
+    run_program("filter", "--config", str(config), "--checkpoint", str(teacher / "checkpoints" / "last.pt"),
+                "--out", str(out), *options, ranks=ranks)
 
 
 def _train(config: Config, row: Row, out: Path, name: str, seed: int, ranks: int, crawl: Config | None = None) -> Path:
