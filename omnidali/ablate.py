@@ -21,6 +21,7 @@ from omnidali.errors import UserError
 from omnidali.loading.data import make_plan, open_data
 from omnidali.programs import run_program
 from omnidali.settings import dump_config, load_config
+from omnidali.writing import write_whole, writing_to
 
 BASELINE, ALL = "baseline", "all"
 
@@ -143,12 +144,13 @@ def train_and_score(config: Config, out: Path, name: str, seed: int, ranks: int)
     path, done = run.parent / f"{run.name}.yaml", run / "result.json"
     if done.exists():
         return json.loads(done.read_text()), run
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(dump_config(replace(config, run_dir=str(run))))
+    with writing_to(out):
+        write_whole(path, dump_config(replace(config, run_dir=str(run))))
     run_program("train.py", "--config", str(path), "--resume", "auto", ranks=ranks)
     row = run_program("evaluate.py", "--config", str(path), "--checkpoint", str(run / "checkpoints" / "last.pt"),
                       ranks=ranks)
-    done.write_text(json.dumps(row))
+    with writing_to(out):
+        write_whole(done, json.dumps(row))
     return row, run
 
 
@@ -165,11 +167,12 @@ def _report(out: Path, scores: dict, variants, seeds, fractions) -> list[Row]:
             baseline = statistics.mean(top1) if baseline is None else baseline
             rows.append(Row(variant, fraction, top1, tuple(row["mean_class"] for row in known),
                             statistics.mean(top1) - baseline))
-    (out / "results.json").write_text(json.dumps([vars(row) | {"mean": row.mean, "spread": row.spread}
-                                                  for row in rows], indent=1) + "\n")
-    (out / "table.md").write_text(make_table(rows))
+    results = json.dumps([vars(row) | {"mean": row.mean, "spread": row.spread} for row in rows], indent=1)
     bars = {f"{row.variant}, {100 * row.fraction:g} %": (row.mean, row.top1) for row in rows}
-    write_picture(out / "table.png", bar_chart(bars, "top-1, %"))
+    with writing_to(out):
+        write_whole(out / "results.json", results + "\n")
+        write_whole(out / "table.md", make_table(rows))
+        write_picture(out / "table.png", bar_chart(bars, "top-1, %"))
     return rows
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 Mapped = Mapping[str, "SourceConfig"]
 EVALUATION = "evaluation"  # name of the held-out source in the catalog
-RESERVED = (EVALUATION, "all")  # names that the catalog and the reports give to other things
+RESERVED = (EVALUATION, "all", "classes")  # names that the catalog and written files give to other things
 
 
 def key_of(name: str) -> str:

@@ -24,6 +24,7 @@ from omnidali.errors import UserError
 from omnidali.loading.data import make_plan, open_data
 from omnidali.programs import run_program
 from omnidali.settings import dump_config, load_config
+from omnidali.writing import write_whole, writing_to
 
 TARGET, EVERYTHING = "target alone", "everything that was crawled"
 CURATED = "config.yaml"  # what dedup and filter write into their folders
@@ -72,7 +73,8 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
     data = open_data(config)
     print(*data.summary, sep="\n", flush=True)
     epochs = config.train.epochs or config.train.steps / make_plan(config, data).steps_per_epoch
-    crawl.write_text(dump_config(config))
+    with writing_to(out):
+        write_whole(crawl, dump_config(config))
     run_program("dedup", "--config", str(crawl), "--out", str(unique.parent), *deduplicating, ranks=ranks)
     rows = {name: Row(name) for name in (TARGET, EVERYTHING, *(f"filtered, round {n + 1}" for n in range(rounds)))}
     kept = load_config(str(unique))
@@ -143,8 +145,9 @@ def _judge(crawl: Config, kept: Config, what: str) -> dict[str, tuple[float, flo
 
 def _write(out: Path, rows: Iterable[Row]) -> None:
     rows = [row for row in rows if row.top1]
-    (out / "results.json").write_text(json.dumps([vars(row) for row in rows], indent=1) + "\n")
-    (out / "table.md").write_text(make_table(rows))
+    with writing_to(out):
+        write_whole(out / "results.json", json.dumps([vars(row) for row in rows], indent=1) + "\n")
+        write_whole(out / "table.md", make_table(rows))
 
 
 def make_table(rows: Sequence[Row]) -> str:

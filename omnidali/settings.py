@@ -121,6 +121,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
+def config_files(path: str | Path) -> list[Path]:
+    """The files that :func:`load_config` reads for ``path``, which it has found to be good."""
+    base = parse_yaml(Path(path).read_text(encoding="utf-8"), str(path)).get("base") or []
+    bases = base if isinstance(base, list) else [base]
+    return [Path(path), *(file for name in bases for file in config_files(Path(path).parent / name))]
+
+
 def dump_config(config: Config) -> str:
     """The resolved config as YAML that :func:`load_config` reads back to an equal value."""
     return yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)

@@ -1,6 +1,8 @@
 """The road from a crawl to a student: who teaches whom, on which lists, and what the table says."""
 
+import errno
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ from conftest import SMALL
 
 from omnidali import ablate, cli, curate
 from omnidali.settings import dump_config, load_config
+from omnidali.writing import write_whole
 
 DROPPED = 1  # lines of a list, by a filter
 EVALUATION = "evaluation: {source: {kind: video, root: shorts, list: shorts.txt}}\n"
@@ -35,7 +38,7 @@ def faked(monkeypatch):
             made = replace(config, sources=sources, catalog=str(out / "catalog.sqlite"))
             (out / "config.yaml").write_text(dump_config(made))
         elif program == "train.py":
-            Path(config.run_dir, "checkpoints").mkdir(parents=True)
+            Path(config.run_dir, "checkpoints").mkdir(parents=True, exist_ok=True)
         else:
             return {"top1": 10.0 * len(config.sources) + config.seed, "mean_class": 5.0}
 
@@ -44,38 +47,73 @@ def faked(monkeypatch):
     return calls
 
 
-def test_a_student_teaches_the_next_round(media_root, tmp_path, faked, capsys, monkeypatch):
+def lines_of(config):
+    return set(Path(config.data_root, config.sources["photos"].list).read_text().splitlines())
+
+
+def test_students_of_two_halves_judge_each_others(media_root, tmp_path, faked, capsys, monkeypatch):
     (tmp_path / "c.yaml").write_text(SMALL + EVALUATION + "train: {batch: 6, steps: 4}\n")
     out = tmp_path / "out"
     command = ["curate", "--config", str(tmp_path / "c.yaml"), "--out", str(out), "--seeds", "0", "4", "--rounds", "2",
                "--filter", "--rule quantile", "--dedup", "--fps 2", "--set", f"data_root={media_root}"]
     assert cli.main(command) == 0
     programs = [name for name, _, _ in faked if name != "evaluate.py"]
-    assert programs == ["dedup"] + 2 * ["train.py", "train.py", "filter", "train.py", "filter", "train.py"]
+    a_seed = ["train.py", "train.py", "filter", "train.py", *2 * ["train.py", "filter"], "train.py"]
+    assert programs == ["dedup"] + 2 * a_seed
     dedup, *filters = [given for name, given, _ in faked if name in ("dedup", "filter")]
     assert dedup["--fps"] == "2" and load_config(dedup["--config"]).run_dir == str(out / "crawl")
-    assert all(given["--rule"] == "quantile" and given["--config"] == str(out / "dedup/config.yaml")
-               for given in filters)
-    # by file name: target-seed0-..., filtered-1-seed0-..., and the same of the other seed
-    teachers = [Path(given["--checkpoint"]).parent.parent.name.rpartition("-")[0] for given in filters]
-    assert teachers == ["target-seed0", "filtered-1-seed0", "target-seed4", "filtered-1-seed4"]
+    assert all(given["--rule"] == "quantile" for given in filters)
+    # by file name: target-seed0-..., half1-of-1-seed0-..., and the same of the other seed
+    teachers = [Path(given["--checkpoint"]).parent.parent for given in filters]
+    assert [run.name.rpartition("-")[0] for run in teachers] == [
+        f"{name}-seed{seed}" for seed in (0, 4) for name in ("target", "half1-of-1", "half2-of-1")]
+    unique = load_config(out / "dedup/config.yaml")
+    assert [given["--config"] for given in filters[::3]] == 2 * [str(out / "dedup/config.yaml")]
+    for place in (1, 4):  # nobody has learned what he judges, and together they judge everything
+        learned = [lines_of(load_config(teachers[place + half].with_name(f"{teachers[place + half].name}.yaml")))
+                   for half in (0, 1)]
+        judged = [lines_of(load_config(filters[place + half]["--config"])) for half in (0, 1)]
+        assert all(learned) and not learned[0] & judged[0] and not learned[1] & judged[1]
+        assert judged[0] | judged[1] == lines_of(unique) and not judged[0] & judged[1]
+        assert learned[0] | learned[1] == lines_of(load_config(out / "filter-seed0-round1/config.yaml"))
+    both = [lines_of(load_config(out / f"filter-seed0-round2/{half}/config.yaml")) for half in ("half1", "half2")]
+    assert lines_of(load_config(out / "filter-seed0-round2/config.yaml")) == both[0] | both[1]
 
     rows = {row["name"]: row for row in json.loads((out / "results.json").read_text())}
     assert {name: row["samples"] for name, row in rows.items()} == {
         "target alone": [0, 0], "everything that was crawled": [14, 14], "filtered, round 1": [12, 12],
-        "filtered, round 2": [12, 12]}
+        "filtered, round 2": [11, 11]}
     assert rows["target alone"]["top1"] == [10.0, 14.0] and rows["filtered, round 2"]["top1"] == [20.0, 24.0]
-    assert "| filtered, round 2 | 12 | 22.0 | 2.8 | +10.0 | 20.0, 24.0 | 5.0 |" in capsys.readouterr().out
-    trained = {frozenset(load_config(path).sources) for path in (out / "runs").glob("target-*.yaml")}
-    assert trained == {frozenset(["clips"])}
+    assert "| filtered, round 2 | 11 | 22.0 | 2.8 | +10.0 | 20.0, 24.0 | 5.0 |" in capsys.readouterr().out
+    trained, = (load_config(path) for path in (out / "runs").glob("target-seed0*.yaml"))
+    student, = (load_config(path) for path in (out / "runs").glob("everything-seed0*.yaml"))
+    assert set(trained.sources) == {"clips"}  # it sees as many clips as a student
+    assert trained.train.epochs * trained.batch == pytest.approx(student.train.epochs * student.batch)
 
     done = len(faked)
     assert cli.main(command) == 0
-    assert [name for name, _, _ in faked[done:]] == ["dedup"] + 4 * ["filter"]  # which go on by themselves
+    assert [name for name, _, _ in faked[done:]] == ["dedup"] + 6 * ["filter"]  # which go on by themselves
     faked.clear()
     monkeypatch.setattr(sys.modules[__name__], "DROPPED", 2)  # other options: other lists at the same place
     assert cli.main(command) == 0
-    assert [name for name, _, _ in faked].count("train.py") == 4
+    assert [name for name, _, _ in faked].count("train.py") == 6  # both dropped lines are of one half
+
+
+def test_a_full_disk_leaves_no_half_result(media_root, tmp_path, faked, capsys, monkeypatch):
+    (tmp_path / "c.yaml").write_text(SMALL + EVALUATION + "train: {batch: 6, steps: 4}\n")
+    command = ["curate", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "out"), "--set",
+               f"data_root={media_root}"]
+
+    def full(path, data):
+        if path.name == "result.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write_whole(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ablate, "write_whole", full)
+        assert cli.main(command) == 2
+    assert "expected a folder that can be written, got No space left" in capsys.readouterr().err
+    assert cli.main(command) == 0
 
 
 @pytest.mark.parametrize("config, options, told", [

@@ -28,6 +28,7 @@ from omnidali.catalog.items import flatten
 from omnidali.cli import main
 from omnidali.curation.dedup import Settings, dedup
 from omnidali.curation.dedup_report import Outcome
+from omnidali.curation.equal import digest_of
 from omnidali.curation.features import FeatureLikeness, fit_whitening
 from omnidali.curation.hashes import WIDTH, HashLikeness, pack_sketches, sketch_frames
 from omnidali.curation.kept import Items, _allocate
@@ -192,6 +193,35 @@ def test_within_a_source_one_of_those_alike_stays(world, tmp_path):
         "cut a little.jpg": "larger.jpg"}  # most pixels, and then the first
     assert rows["twin same.jpg"]["kind"] == "bytes" and rows["twin small.jpg"]["kind"] == "hash"
     assert {row["against"] for row in rows.values()} == {"photos"}
+
+
+def test_a_training_on_all_pieces_keeps_videos_that_never_show_their_class(world, tmp_path):
+    (tmp_path / "long.json").write_text(json.dumps([
+        {"video_dir": "b", "label": 1, "num_clips": 3, "positive_clip_inds": [1]},
+        {"video_dir": "c", "label": 0, "num_clips": 2, "positive_clip_inds": []}]))
+    config = config_of(world, tmp_path / "run", "sources.long.pieces=all", "classes=null",
+                       f"sources.long.list={tmp_path / 'long.json'}")
+    dedup(config, tmp_path / "out", Ranks(), names=["long"])
+    assert json.loads((tmp_path / "out/lists/long.json").read_text()) == [
+        {"video_dir": "b", "label": 1, "num_clips": 3, "positive_clip_inds": [1]},
+        {"video_dir": "c", "label": 0, "num_clips": 2, "positive_clip_inds": []}]
+    assert load_config(tmp_path / "out/config.yaml").classes is None  # nobody named any: others may add to the numbers
+
+
+def test_every_file_is_read_once_for_its_bytes_and_again_after_a_failure(world, tmp_path, monkeypatch):
+    (tmp_path / "long.txt").write_text("other.mp4 0\ncopy.mp4 1\n")
+    config = config_of(world, tmp_path / "run", "sources.long.root=clips", "sources.long.window_seconds=0.5",
+                       f"sources.long.list={tmp_path / 'long.txt'}")
+    read, kinds = [], []
+    for broken in (True, False, False):
+        def digest(media, broken=broken):
+            read.append(Path(media.path).name)
+            return None if broken else digest_of(media)
+
+        monkeypatch.setattr("omnidali.curation.dedup.digest_of", digest)
+        outcome, = dedup(config, tmp_path / "out", Ranks(), names=["long"])
+        kinds.append({row["kind"] for row in rows_of(tmp_path / "out", "long").values()})
+    assert sorted(read) == ["2.mp4", "2.mp4", "copy.mp4", "copy.mp4"] and kinds == [{"hash"}, {"bytes"}, {"bytes"}]
 
 
 def test_of_pieces_that_are_alike_one_with_its_class_stays():

@@ -291,10 +291,40 @@ def test_results_do_not_lie_upon_what_they_are_made_of(world, teacher, tmp_path,
     sets = [f"sources.photos.root={tmp_path}/crawl/photos",
             f"sources.photos.list={tmp_path / 'lists/photos.txt' if listed else ''}"]
     arguments = command(world, tmp_path, teacher, "--sources", "photos", out=out, sets=sets)
-    for arguments in (arguments, ["dedup", *arguments[1:3], *arguments[5:]]):
-        assert cli.main(arguments) == 2
+    others = [*arguments[1:3], *arguments[5:]]
+    for command_line in (arguments, ["dedup", *others], ["lint", *others], ["preview", *others],
+                         ["curate", *others[:4], *others[6:]]):
+        assert cli.main(command_line) == 2
         error = capsys.readouterr().err
         assert "--out: expected a folder" in error and says in error
+
+
+def test_results_do_not_lie_upon_the_teacher_or_a_base(world, teacher, tmp_path, capsys):
+    arguments = command(world, tmp_path, tmp_path / "taught", "--sources", "photos", out="taught/checkpoints")
+    assert cli.main([*arguments[:4], str(tmp_path / "taught/checkpoints/best.pt"), *arguments[5:]]) == 2
+    assert "does not hold --checkpoint" in capsys.readouterr().err
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "c.yaml").rename(tmp_path / "lib/base.yaml")
+    (tmp_path / "c.yaml").write_text("base: lib/base.yaml\n")
+    arguments[6] = str(tmp_path / "lib")
+    assert cli.main(arguments) == 2
+    assert "does not hold --config, base 1, " in capsys.readouterr().err
+
+
+def test_numbers_may_grow_but_names_may_not(world, teacher, tmp_path, capsys):
+    """Where nobody named the classes, a teacher may know more of them; a file of names says how many there are."""
+    (tmp_path / "numbers.txt").write_text("0\n1\n2\n")
+    few = [f"sources.{name}.list={tmp_path}/{name}.txt" for name in ("clips", "photos")]
+    for name in ("clips", "photos"):
+        lines = (world / f"{name}.txt").read_text().splitlines(keepends=True)
+        (tmp_path / f"{name}.txt").write_text("".join(line for line in lines if not line.endswith(" 3\n")))
+    assert cli.main(command(world, tmp_path, teacher, "--sources", "photos", "--relabel", sets=[*few, "classes=null"])) == 0
+    made = load_config(tmp_path / "out/config.yaml")
+    assert Path(made.classes).read_text().split("\n")[:-1] == NAMES and open_data(made).class_names == tuple(NAMES)
+    capsys.readouterr()
+    assert cli.main(command(world, tmp_path, teacher, "--sources", "photos", sets=[
+        *few, f"classes={tmp_path}/numbers.txt"], out="other")) == 2
+    assert "a teacher for the 3 classes of the lists" in capsys.readouterr().err
 
 
 def test_a_flipped_bit_in_a_score_is_noticed(world, filtered, teacher, capsys):

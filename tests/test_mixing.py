@@ -256,7 +256,7 @@ def test_target_apart_makes_groups_of_its_own(tables):
 
 
 def test_batches_that_do_not_suit_the_ranks_are_told():
-    data = Data((), None, (), ())
+    data = Data((), None, (), False, ())
     for config, told in (
             (Config(sources=SOURCES, train=TrainConfig(steps=1, batch=6, mixup="cross")), "train.batch: expected a multiple of 4"),
             (Config(sources={"a": SourceConfig(kind="video", batch=96), "b": SourceConfig(kind="video", batch=3)}),

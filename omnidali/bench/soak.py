@@ -118,7 +118,7 @@ def run_rank(out: Path, ranks: Ranks, seconds: float, clips: int, seed: int) -> 
     """One rank's loop, as a training's but without a network; writes what was seen to ``rank-N.json``."""
     config = soak_config(out, seed, _BATCH)
     reader = CatalogReader(config.catalog_path)
-    data = Data(tuple(map(reader.table, config.sources)), None, tuple(map(str, range(CLASSES))), ())
+    data = Data(tuple(map(reader.table, config.sources)), None, tuple(map(str, range(CLASSES))), False, ())
     with open_loader(config, data, ranks, quarantine=Quarantine(), end=_FIRST_STEPS) as batches:
         for _ in batches:
             pass

@@ -111,9 +111,13 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 # Each story imports what it needs: DALI and torch take seconds to load.
 
 def _lint(options: argparse.Namespace) -> int:
+    from omnidali.curation.layout import keep_clear
     from omnidali.curation.lint import lint
     from omnidali.settings import load_config
-    return 1 if lint(load_config(options.config, options.overrides), options.out, options.sources) else 0
+    config = load_config(options.config, options.overrides)
+    if options.out:
+        keep_clear(options.out, options.config, config)
+    return 1 if lint(config, options.out, options.sources) else 0
 
 
 def _info(options: argparse.Namespace) -> None:
@@ -125,12 +129,15 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def _preview(options: argparse.Namespace) -> None:
+    from omnidali.curation.layout import keep_clear
     from omnidali.curation.preview import preview
     from omnidali.settings import load_config
     at_least(options.samples, 1, "--samples")
     at_least(options.step, 0, "--step")
-    preview(load_config(options.config, options.overrides), options.out, options.sources, options.samples,
-            options.step)
+    config = load_config(options.config, options.overrides)
+    if options.out:
+        keep_clear(options.out, options.config, config)
+    preview(config, options.out, options.sources, options.samples, options.step)
 
 
 def _filter(options: argparse.Namespace) -> None:
@@ -147,7 +154,7 @@ def _filter(options: argparse.Namespace) -> None:
         raise UserError("--window", "seconds above 0", f"{options.window:g}", "Correct the value.")
     ranks = start_ranks()
     config = load_config(options.config, options.overrides)
-    keep_clear(options.out, options.config, config)
+    keep_clear(options.out, options.config, config, options.checkpoint)
     rules = Rules(tuple(dict.fromkeys(options.rule)), options.threshold, options.top, options.keep, options.relabel)
     with telling_peers():
         filter_sources(config, options.checkpoint, options.out, Filtering(
@@ -174,7 +181,7 @@ def _dedup(options: argparse.Namespace) -> None:
     if not 0 < options.fps <= 1000:
         raise UserError("--fps", "more than 0, and up to 1000", str(options.fps), "Correct the value.")
     config, ranks = load_config(options.config, options.overrides), start_ranks()
-    keep_clear(options.out, options.config, config)
+    keep_clear(options.out, options.config, config, options.checkpoint)
     with telling_peers():
         dedup(config, options.out, ranks, options.checkpoint, options.sources,
               Settings(threshold, options.hash_distance, options.fps, options.within))

@@ -28,11 +28,11 @@ from omnidali.curation.dedup_report import BYTES, FEATURES, HASH, Outcome, just_
 from omnidali.curation.equal import digest_of
 from omnidali.curation.features import SAMPLE, FeatureLikeness, ImageNetwork, Whitening, fit_whitening, load_network
 from omnidali.curation.hashes import HashLikeness
-from omnidali.curation.kept import DONE, TODO, Items, Kept, fill, find_items
+from omnidali.curation.kept import DONE, Items, Kept, fill, find_items
 from omnidali.curation.kept_lists import write_config, write_list
 from omnidali.curation.similar import Forest, Measure, best_matches, best_of_items
 from omnidali.errors import UserError
-from omnidali.loading.data import open_data
+from omnidali.loading.data import Data, open_data
 from omnidali.ranks import Ranks
 from omnidali.training.precision import make_autocast
 from omnidali.writing import writing_to
@@ -131,7 +131,7 @@ def dedup(config: Config, out: str | Path, ranks: Ranks, checkpoint: str | None 
             forest = _cluster(source, measures, ranks, dropped)
             ranks.on_main(lambda: outcome.add_clusters(*forest))
         outcomes.append(outcome)
-    ranks.on_main(lambda: _finish(config, out, outcomes, tables, data.class_names, settings, measures, whitening))
+    ranks.on_main(lambda: _finish(config, out, outcomes, tables, data, settings, measures, whitening))
     return outcomes if ranks.is_main else None
 
 
@@ -165,22 +165,31 @@ def _digest_files(sources: dict[str, _Source], ranks: Ranks, within: bool) -> No
     ours = np.concatenate([one.items.sizes for name, one in sources.items() if name != EVALUATION])
     for name, source in sources.items():
         sizes = source.items.sizes
+        records = source.items.table.records  # pieces of one video have one file, which is read once
+        _, firsts = np.unique(records, return_index=True)
         wanted = np.isin(sizes, ours if name == EVALUATION else theirs)
         if within and name != EVALUATION:
-            values, counts = np.unique(sizes, return_counts=True)
+            values, counts = np.unique(sizes[firsts], return_counts=True)
             wanted |= np.isin(sizes, values[counts > 1])
         if source.config.kind == "frames":  # a folder has no bytes of its own
             wanted[:] = False
-        todo = ranks.on_main(lambda: np.flatnonzero(wanted & (source.digests.done == TODO)))[ranks.rank::ranks.world]
+        todo = ranks.on_main(lambda: np.flatnonzero(wanted & (source.digests.done != DONE)))
+        todo = todo[np.argsort(records[todo], kind="stable")]
+        _, starts = np.unique(records[todo], return_index=True)
+        starts = np.append(starts, len(todo))
+        mine = np.arange(len(starts) - 1)[ranks.rank::ranks.world]
         with ThreadPoolExecutor(ranks.threads) as pool, tqdm(
-                total=len(todo), desc=f"bytes {name}", unit="file", file=sys.stderr, leave=False,
+                total=len(mine), desc=f"bytes {name}", unit="file", file=sys.stderr, leave=False,
                 disable=None if ranks.is_main else True) as bar:
-            for first in range(0, len(todo), 256):
-                places = todo[first:first + 256]
-                found = list(pool.map(digest_of, map(source.items.media, places)))
+            for first in range(0, len(mine), 256):
+                files = mine[first:first + 256]
+                found = list(pool.map(digest_of, map(source.items.media, todo[starts[files]])))
                 values = np.frombuffer(b"".join(value or bytes(16) for value in found), np.uint8).reshape(-1, 16)
-                source.digests.put(places, np.array([value is not None for value in found], bool), values)
-                bar.update(len(places))
+                counts = starts[files + 1] - starts[files]
+                places = np.concatenate([todo[starts[file]:starts[file + 1]] for file in files])
+                read = np.repeat([value is not None for value in found], counts)
+                source.digests.put(places, read, np.repeat(values, counts, axis=0))
+                bar.update(len(files))
         source.digests.flush()
         ranks.on_main(lambda: None)
 
@@ -273,12 +282,12 @@ def _calibrate(source: _Source, network: ImageNetwork, likeness: FeatureLikeness
     return ranks.on_main(mean)
 
 
-def _finish(config: Config, out: Path, outcomes: list[Outcome], tables: dict[str, SourceTable], names: Collection[str],
+def _finish(config: Config, out: Path, outcomes: list[Outcome], tables: dict[str, SourceTable], data: Data,
             settings: Settings, measures: dict, whitening: Whitening | None) -> None:
     """Write everything, and say what was kept and dropped."""
     thresholds, new = {kind: least for kind, (_, least) in measures.items()}, {}
     with writing_to(out):
-        write_outcome(out, config.catalog_path, outcomes, settings, thresholds, whitening, names)
+        write_outcome(out, config.catalog_path, outcomes, settings, thresholds, whitening, data.class_names)
         for outcome in outcomes:
             if outcome.dropped[outcome.items.shown].all():
                 raise UserError(key_of(outcome.name), "items that are not in the validation set",
@@ -289,8 +298,13 @@ def _finish(config: Config, out: Path, outcomes: list[Outcome], tables: dict[str
             name, labels = outcome.name, tables[outcome.name].labels
             kept = np.zeros(len(labels), bool)
             kept[outcome.items.places] = outcome.items.shown & ~outcome.dropped
-            new[name], _ = write_list(out / "lists", config.catalog_path, name, config.sources[name], kept, labels)
-        write_config(out, config, new, names)
+            stays = None
+            if config.sources[name].pieces == "all":  # such a training also takes videos that never show their class
+                stays = np.zeros(len(labels), bool)
+                stays[outcome.items.places] = ~outcome.dropped
+            new[name], _ = write_list(out / "lists", config.catalog_path, name, config.sources[name], kept, labels,
+                                      stays)
+        write_config(out, config, new, data.class_names if data.named else None)
     for outcome in outcomes:
         print(outcome)
     print(f"report: {out / 'report.md'}\ntrain on what is left: train.py --config {out / 'config.yaml'}", flush=True)

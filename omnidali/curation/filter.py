@@ -70,7 +70,7 @@ def filter_sources(config: Config, checkpoint: str | Path, out: str | Path, aske
     data = open_data(config_here, ranks)
     if ranks.is_main:
         print(*data.summary, sep="\n", flush=True)
-    names = teacher.agree(data.class_names)
+    names = teacher.agree(data.class_names, data.named)
     if ranks.is_main and not teacher.is_3d and any(source.kind == "untrimmed" for source in scored.values()):
         print("a 2D teacher looks at single frames of long videos; a 3D one is the better judge of them", flush=True)
     if ranks.is_main and teacher.is_3d and any(source.kind == "image" for source in scored.values()):
@@ -107,7 +107,8 @@ def _write(config: Config, config_here: Config, out: Path, asked: Filtering, sou
         for name, part in parts.items():
             source = replace(sources[name], window_seconds=part.task.source.window_seconds)
             new[name], samples = write_list(out, config_here.catalog_path, name, source, part.verdict.kept,
-                                            part.verdict.labels, asked.keep_negatives)
+                                            part.verdict.labels,
+                                            np.ones_like(part.verdict.kept) if asked.keep_negatives else None)
             counts = {"kept": int(part.verdict.kept.sum()), "dropped": int((~part.verdict.kept).sum()),
                       "unreadable": int((~part.opinion.decoded).sum()), "relabelled": int(part.relabelled.sum()),
                       "samples": samples}

@@ -38,16 +38,19 @@ def split(config: Config, out: Path) -> tuple[Path, Path]:
     Raises:
         UserError: if a file cannot be written, or a list cannot be read.
     """
-    names, written = open_data(config).class_names, []
+    data, written = open_data(config), []
     with writing_to(out):
         for half, folder in enumerate(out / name for name in HALVES):
             new = {}
             for name in list(config.sources)[1:]:
                 items = list(read_items(config.catalog_path, name))
-                mine = np.array([item.positive and half_of(item) == half for item in items], bool)
+                mine = np.array([half_of(item) == half for item in items], bool)
+                shown = np.array([item.positive for item in items], bool)
                 labels = np.array([item.label for item in items], np.int64)
-                new[name], _ = write_list(folder, config.catalog_path, name, config.sources[name], mine, labels)
-            write_config(folder, config, new, names)
+                source = config.sources[name]
+                new[name], _ = write_list(folder, config.catalog_path, name, source, mine & shown, labels,
+                                          mine if source.pieces == "all" else None)
+            write_config(folder, config, new, data.class_names if data.named else None)
             written.append(folder / "config.yaml")
     return tuple(written)
 

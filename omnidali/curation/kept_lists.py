@@ -23,13 +23,13 @@ from omnidali.writing import csv_lines, write_whole
 
 
 def write_list(folder: Path, catalog: str, name: str, source: MediaConfig, kept: np.ndarray, labels: np.ndarray,
-               keep_negatives: bool = False) -> tuple[MediaConfig, int]:
+               stays: np.ndarray | None = None) -> tuple[MediaConfig, int]:
     """Write the list of a source's kept items.
 
     Args:
         source: with the length of windows that was looked at; the catalog must know all of its pieces. kept: bool,
             labels: int, of the source's items in the order of :func:`~omnidali.catalog.items.read_items`.
-        keep_negatives: whether long videos stay of which no piece is kept.
+        stays: bool, of the same items: pieces whose long video stays though none of its pieces is kept.
 
     Returns:
         The source with the new list, and how many samples it has.
@@ -38,6 +38,7 @@ def write_list(folder: Path, catalog: str, name: str, source: MediaConfig, kept:
         OSError: if it cannot be written.
     """
     found = zip(read_items(catalog, name), kept.tolist(), labels.tolist())
+    staying = (kept if stays is None else stays).tolist()
     form = "path_label"
     if source.kind == "untrimmed":
         form = _form_of_pieces(catalog, name)
@@ -45,7 +46,7 @@ def write_list(folder: Path, catalog: str, name: str, source: MediaConfig, kept:
         form = "rawframes_offset"
     path = folder / f"{name}{'.json' if form == 'parts_json' else '.txt'}"
     if form == "parts_json":
-        count = write_parts(path, _videos(found, count_pieces(catalog, name), keep_negatives))
+        count = write_parts(path, _videos(found, staying, count_pieces(catalog, name)))
     else:
         line = {"path_label": _path_label, "rawframes_offset": _folder, "pieces": _piece}[form]
         count = int(kept.sum())
@@ -73,13 +74,15 @@ def _form_of_pieces(catalog: str, name: str) -> str:
     return "parts_json" if windows else "pieces"
 
 
-def _videos(found: Iterable[tuple[Item, bool, int]], counts: Mapping[tuple[str, int], int],
-            keep_negatives: bool) -> Iterator[tuple[str, int, int, list[int]]]:
+def _videos(found: Iterable[tuple[Item, bool, int]], staying: Iterable[bool],
+            counts: Mapping[tuple[str, int], int]) -> Iterator[tuple[str, int, int, list[int]]]:
+    staying = iter(staying)
     for (video, label), group in itertools.groupby(found, key=lambda row: (row[0].video, row[0].label)):
         pieces = list(group)
+        stays = any([next(staying) for _ in pieces])
         positives = sorted(item.number for item, good, _ in pieces if good)
         windows = pieces[0][0].unit == "windows"
-        if positives or keep_negatives:
+        if positives or stays:
             yield video, label, 1 + pieces[-1][0].number if windows else counts[video, label], positives
 
 

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from omnidali.config import EVALUATION, Config, key_of
 from omnidali.curation.choosing import all_sources, choose_sources, files_of
 from omnidali.errors import UserError
+from omnidali.settings import config_files
 
 
 @dataclass
@@ -90,15 +91,20 @@ def keep_apart(out: Path, roots: Mapping[str, str], others: Mapping[str, str] = 
     _keep_beside(target, roots)
 
 
-def keep_clear(out: str | Path, config_file: str | Path, config: Config) -> None:
-    """Refuse to write lists, a config and a catalog where something lies that they are made of.
+def keep_clear(out: str | Path, config_file: str | Path, config: Config, checkpoint: str | Path | None = None) -> None:
+    """Refuse to write results where something lies that they are made of.
+
+    Args:
+        config_file: that was read for ``config``. checkpoint: or run folder, where one is made use of.
 
     Raises:
         UserError: naming --out.
     """
     out, root = os.path.realpath(out), Path(config.data_root)
-    files = {"--config": config_file, "the catalog": config.catalog_path, "classes": config.classes and
-             root / config.classes}
+    files = {"--config" if not place else f"--config, base {place}": file
+             for place, file in enumerate(config_files(config_file))}
+    files |= {"--checkpoint": checkpoint, "the catalog": config.catalog_path,
+              "classes": config.classes and root / config.classes}
     for name, source in all_sources(config).items():
         files |= {f"{key_of(name)}.{key}": root / path for key, path in files_of(source).items()}
     for where, file in files.items():

@@ -53,16 +53,16 @@ class Teacher:
         """Whether it looks at several frames at a time."""
         return isinstance(self.model, SlowOnly)
 
-    def agree(self, names: Sequence[str]) -> tuple[str, ...]:
+    def agree(self, names: Sequence[str], named: bool) -> tuple[str, ...]:
         """Class names for the teacher's outputs.
 
         Args:
-            names: of the lists' classes; their numbers as text where nothing names them.
+            names: of the lists' classes. named: whether they are names, not their numbers as text.
 
         Raises:
             UserError: if these are not the teacher's classes.
         """
-        if _are_numbers(names):  # then a class that no list has is no contradiction
+        if not named:  # then a class that no list has is no contradiction
             same, found = len(names) <= self.outputs, self.classes or tuple(map(str, range(self.outputs)))
         else:
             same, found = len(names) == self.outputs and self.classes in ((), tuple(names)), tuple(names)

@@ -30,13 +30,14 @@ class Data:
 
     Attributes:
         tables: one a training source, in the config's order. evaluation: table of the held-out source.
-        class_names: in label order; the numbers as text where the user gave no names.
+        class_names: in label order; the numbers as text where nobody gave names. named: whether somebody did.
         summary: lines that say what was found and what was left out, and why.
     """
 
     tables: tuple[SourceTable, ...]
     evaluation: SourceTable | None
     class_names: tuple[str, ...]
+    named: bool
     summary: tuple[str, ...]
 
 
@@ -78,7 +79,8 @@ def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True,
         if table is not None and table.labels.max() >= classes:
             expected = f"labels below {classes}, the number of classes of the training sources"
             raise UserError(key_of(table.name), expected, str(table.labels.max()), "Correct the list.")
-    return Data(tuple(tables.values()), evaluation, tuple(names or map(str, range(classes))), tuple(summary))
+    return Data(tuple(tables.values()), evaluation, tuple(names or map(str, range(classes))), bool(names),
+                tuple(summary))
 
 
 def open_loader(config: Config, data: Data, ranks: Ranks = Ranks(), **options) -> FusionIterator:
