@@ -9,6 +9,7 @@ many clips as a student, and a student that was given everything.
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -59,7 +60,7 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
     Raises:
         UserError: if a program failed, or there is nothing to filter or to compare on.
     """
-    out, config = Path(out), load_config(config_path, overrides)
+    out, config = Path(os.path.abspath(out)), load_config(config_path, overrides)
     if ranks < 1 or rounds < 1:
         raise UserError("--ranks" if ranks < 1 else "--rounds", "1 or more", str(min(ranks, rounds)),
                         "Correct the number.")

@@ -54,7 +54,8 @@ def lines_of(config):
 def test_students_of_two_halves_judge_each_others(media_root, tmp_path, faked, capsys, monkeypatch):
     (tmp_path / "c.yaml").write_text(SMALL + EVALUATION + "train: {batch: 6, steps: 4}\n")
     out = tmp_path / "out"
-    command = ["curate", "--config", str(tmp_path / "c.yaml"), "--out", str(out), "--seeds", "0", "4", "--rounds", "2",
+    monkeypatch.chdir(tmp_path)
+    command = ["curate", "--config", str(tmp_path / "c.yaml"), "--out", "out", "--seeds", "0", "4", "--rounds", "2",
                "--filter", "--rule quantile", "--dedup", "--fps 2", "--set", f"data_root={media_root}"]
     assert cli.main(command) == 0
     programs = [name for name, _, _ in faked if name != "evaluate.py"]

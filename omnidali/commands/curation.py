@@ -44,7 +44,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     sieve.add_argument("--score-only", action="store_true", help="keep the scores in the catalog and write no list")
     sieve.add_argument("--rule", nargs="+", choices=("threshold", "topk", "quantile"), default=["threshold"],
                        help="what an item must pass, all of them (default: threshold)")
-    sieve.add_argument("--threshold", type=float, default=0.2,
+    sieve.add_argument("--threshold", type=float, default=0.5,
                        help="threshold: least probability of the item's class (default: %(default)s)")
     sieve.add_argument("--top", type=int, default=1,
                        help="topk: best classes that must hold the item's (default: %(default)s)")
