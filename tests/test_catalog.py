@@ -19,6 +19,7 @@ from omnidali.catalog.folders import escape_reason, scan_folder
 from omnidali.catalog.labels import Labels, read_class_names
 from omnidali.catalog.lists import Entry, read_list
 from omnidali.catalog.probe import pack_numbers, probe_image, probe_video, unpack_numbers
+from omnidali.catalog.scores import Scorer, ScoreStore
 from omnidali.catalog.store import CatalogReader
 from omnidali.config import MediaConfig, SourceConfig
 from omnidali.curation.findings import Issues
@@ -225,6 +226,9 @@ def test_what_other_lists_take_out_of_a_catalog_is_missed_not_mistaken(tmp_path)
     assert running.media(running.records[0]).path.endswith("0.jpg")
     with pytest.raises(UserError, match="another run has read other lists into this catalog"):
         running.media(running.records[1])
+    with ScoreStore(path, Scorer("digest", "teacher", ("a", "b"), "settings")) as scores:
+        with pytest.raises(UserError, match="another run has read other lists into this catalog"):
+            scores.missing(running)
 
 
 def test_new_files_in_class_folders_are_seen(tmp_path):
