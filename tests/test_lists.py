@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import tarfile
 from typing import get_args, get_type_hints
 
@@ -15,13 +16,13 @@ from hypothesis import strategies as st
 from omnidali import config
 from omnidali.bench.media import picture, write_photo, write_video
 from omnidali.catalog.build import build_catalog
-from omnidali.catalog.items import read_items
+from omnidali.catalog.items import Item, read_items
 from omnidali.catalog.labels import Labels, read_label_map
 from omnidali.catalog.lists import FORMATS, Entry, find_class_names, read_list, recognise
 from omnidali.catalog.store import CatalogReader
 from omnidali.catalog.tars import find_tars, read_tar
 from omnidali.config import Config, MediaConfig, SourceConfig
-from omnidali.curation.kept_lists import write_list
+from omnidali.curation.kept_lists import _folder, _path_label, _piece, write_list
 from omnidali.errors import UserError
 from omnidali.loading.data import open_data
 
@@ -119,6 +120,26 @@ def test_more_windows_than_a_list_may_have_are_none(tmp_path):
     summary, = build_catalog(tmp_path / "c.sqlite", {"w": source}, tmp_path, progress=False)
     assert summary.refused["video of more than 200,000 windows: raise window_seconds or --window"] == 1
     assert summary.usable == 1 and {item.path for item in read_items(tmp_path / "c.sqlite", "w")} == {"second.mp4"}
+
+
+ODD = [" first.mp4", "\u3000 a, b.mp4", "#x.mp4", "\ufeffx.mp4", "a  b.mp4", 'a, "b".mp4', '"a.mp4', "a\u00a0.mp4",
+       "a ,b"]
+LOST = {"path_label": ["take 1 ", "a, take ", "take 1,", "take, "],  # what a reader takes away from a path's end
+        "white space": ["take 1 ", "a, take ", "take, ", "take\u00a0", " take\u2003"]}
+
+
+@pytest.mark.parametrize("form, kind", [("path_label", "frames"), ("rawframes_offset", "frames"), ("pieces", "untrimmed")])
+@pytest.mark.parametrize("path", dict.fromkeys(ODD + LOST["path_label"] + LOST["white space"]))
+def test_odd_names_are_read_back_or_refused(tmp_path, path, form, kind):
+    write_line = {"path_label": _path_label, "rawframes_offset": _folder, "pieces": _piece}[form]
+    item = Item(path, 0, "", 0, 1, "", 0, True, 1, 0, 10, "h264", 1, 1)
+    if path in LOST.get(form, LOST["white space"]):
+        with pytest.raises(UserError, match="expected a name that a list can hold") as caught:
+            write_line(item, 3)
+        assert str(caught.value).startswith(repr(path))
+    else:
+        entry, = read(tmp_path, write_line(item, 3), kind=kind, format=form)[1]
+        assert (os.path.normpath(entry.path), entry.label) == (path, 3)
 
 
 def test_part_patterns_need_a_number(tmp_path):
