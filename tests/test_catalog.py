@@ -1,5 +1,6 @@
 """Lists, folders, the gate, the probe, and the SQLite file that is built once."""
 
+import errno
 import os
 import sqlite3
 import struct
@@ -18,8 +19,11 @@ from omnidali.catalog.folders import escape_reason, scan_folder
 from omnidali.catalog.labels import Labels, read_class_names
 from omnidali.catalog.lists import Entry, read_list
 from omnidali.catalog.probe import pack_numbers, probe_image, probe_video, unpack_numbers
+from omnidali.catalog.scores import Scorer, ScoreStore
 from omnidali.catalog.store import CatalogReader
 from omnidali.config import MediaConfig, SourceConfig
+from omnidali.curation.findings import Issues
+from omnidali.curation.listed import check_endings
 from omnidali.errors import UserError
 
 
@@ -222,6 +226,9 @@ def test_what_other_lists_take_out_of_a_catalog_is_missed_not_mistaken(tmp_path)
     assert running.media(running.records[0]).path.endswith("0.jpg")
     with pytest.raises(UserError, match="another run has read other lists into this catalog"):
         running.media(running.records[1])
+    with ScoreStore(path, Scorer("digest", "teacher", ("a", "b"), "settings")) as scores:
+        with pytest.raises(UserError, match="another run has read other lists into this catalog"):
+            scores.missing(running)
 
 
 def test_new_files_in_class_folders_are_seen(tmp_path):
@@ -230,6 +237,46 @@ def test_new_files_in_class_folders_are_seen(tmp_path):
     assert run_build(tmp_path, sources)[0].usable == 1
     write_photo(tmp_path / "pics/a/1.jpg", 0, 40, 30)
     assert run_build(tmp_path, sources)[0].usable == 2
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """A function that lets the listing of one folder fail."""
+    def fail(folder, error):
+        def scandir(path="."):
+            if os.fspath(path) == str(folder):
+                raise OSError(error, os.strerror(error), str(path))
+            return listing(path)
+        monkeypatch.setattr(os, "scandir", scandir)
+
+    listing = os.scandir
+    return fail
+
+
+@pytest.mark.parametrize("folder", ["pics", "pics/b", "pics/b/deep"])
+@pytest.mark.parametrize("error", [errno.EACCES, errno.ESTALE, errno.EIO])
+def test_a_folder_that_cannot_be_read_is_told(tmp_path, failing, folder, error):
+    for name in ("a/0.jpg", "b/1.jpg", "b/deep/2.jpg"):
+        write_photo(tmp_path / "pics" / name, 0, 40, 30)
+    sources = {"s": SourceConfig(kind="image", root="pics")}
+    assert run_build(tmp_path, sources)[0].usable == 3
+    write_photo(tmp_path / "pics/b/3.jpg", 0, 40, 30)  # so that the folders are read again
+    failing(tmp_path / folder, error)
+    for read_again in (lambda: run_build(tmp_path, sources),
+                       lambda: check_endings("s", sources["s"], tmp_path, Issues(tmp_path / "issues.csv"))):
+        with pytest.raises(UserError, match=f"{folder}: expected a folder that can be read, got {os.strerror(error)}"):
+            read_again()
+    failing("no folder", errno.EIO)
+    assert run_build(tmp_path, sources)[0].usable == 4
+
+
+def test_folders_that_vanish_or_are_of_no_use_may_fail(tmp_path, failing):
+    for name in ("a/0.jpg", "b/1.jpg", ".trash/2.jpg"):
+        write_photo(tmp_path / "pics" / name, 0, 40, 30)
+    failing(tmp_path / "pics/b", errno.ENOENT)
+    assert scan_folder(tmp_path / "pics", "image", None)[0] == [("a/0.jpg", 0)]
+    failing(tmp_path / "pics/.trash", errno.EACCES)
+    assert scan_folder(tmp_path / "pics", "image", None)[0] == [("a/0.jpg", 0), ("b/1.jpg", 1)]
 
 
 def test_a_killed_probe_goes_on_where_it_was(tmp_path, monkeypatch):

@@ -332,6 +332,21 @@ def test_a_killed_run_goes_on_with_the_same_bytes(tmp_path, monkeypatch):
     assert resumed == {name: (tmp_path / "other/v" / name).read_bytes() for name in resumed}
 
 
+@pytest.mark.parametrize("pieces", ["positive", "all"])
+def test_pieces_of_the_same_frames_are_one(tmp_path, monkeypatch, pieces):
+    run = simple(tmp_path, 2)
+    write(tmp_path / "media/list.txt", "0.mp4 0 0.33333 a\n0.mp4 0.0001 0.33334 a\n0.mp4 0.66667 1 a\n1.mp4 0 0.5 b\n")
+    run += ["--set", "sources.v.format=pieces"]
+    done, extra = count_cuts(monkeypatch), pieces == "all"
+    for _ in range(2):  # the second start has nothing to do
+        assert cli.main([*run, "--pieces", pieces]) == 0
+        assert sorted(done) == ["0.mp4 0", *["0.mp4 10"] * extra, "0.mp4 20", "1.mp4 0", *["1.mp4 15"] * extra]
+        assert json.loads((tmp_path / "out/v.json").read_text()) == [row("0", 0, 3 + extra, 0, 2),
+                                                                     row("1", 1, 1 + extra, 0)]
+        assert [line["index"] for line in rows_of(tmp_path)] == ["0", "2", *["3"] * extra, "0", *["1"] * extra]
+        assert len(files_of(tmp_path)) == len(done)
+
+
 def test_only_what_changed_is_cut_again(tmp_path, monkeypatch):
     run = simple(tmp_path)
     assert cli.main(run) == 0

@@ -441,7 +441,7 @@ def entries(path, **settings):
     ("a.mp4 0\nb\udcff.mp4 1\n", {}, "line 2: expected a readable list file in UTF-8"),
     ("1 " * 3_000_000, {"kind": "untrimmed"}, "line 1: expected a line of at most"),
     ("a.mp4,1\n" + '"' + "x" * 60_000 + ",1\n" + "\0,\n", {"format": "slowfast_csv"}, "line 2: expected"),
-    ("d 0 999999999999 0\n", {"kind": "untrimmed", "format": "parts"}, "at most 100,000 pieces"),
+    ("d 0 999999999999 0\n", {"kind": "untrimmed", "format": "parts"}, "at most 200,000 pieces"),
     (f"d 0 {'9' * 5000} 0\n", {"kind": "untrimmed", "format": "parts"}, "line 1: expected `folder label num_clips"),
     ("d \u00b2 0\n", {"kind": "frames", "format": "rawframes"}, "line 1: expected `folder num_frames label`"),
     ("label,youtube_id,time_start,time_end,split\nx,y,inf,nan,t\n", {}, "line 2: expected `label,youtube_id"),

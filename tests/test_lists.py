@@ -3,22 +3,26 @@
 import dataclasses
 import io
 import json
+import os
 import tarfile
 from typing import get_args, get_type_hints
 
 import cv2
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from omnidali import config
-from omnidali.bench.media import picture, write_photo
+from omnidali.bench.media import picture, write_photo, write_video
 from omnidali.catalog.build import build_catalog
+from omnidali.catalog.items import Item, read_items
 from omnidali.catalog.labels import Labels, read_label_map
 from omnidali.catalog.lists import FORMATS, Entry, find_class_names, read_list, recognise
 from omnidali.catalog.store import CatalogReader
 from omnidali.catalog.tars import find_tars, read_tar
 from omnidali.config import Config, MediaConfig, SourceConfig
+from omnidali.curation.kept_lists import _folder, _path_label, _piece, write_list
 from omnidali.errors import UserError
 from omnidali.loading.data import open_data
 
@@ -87,6 +91,55 @@ def test_whole_videos_may_be_listed_with_their_positive_windows(tmp_path):
     assert read(tmp_path, "v.mp4 1 4 2\n", kind="untrimmed", format="pieces")[1] == [Entry("v.mp4", 2, "seconds", 1, 4, "v.mp4")]
     with pytest.raises(UserError, match="line 1: expected start before end, in seconds, got 9 to 1."):
         read(tmp_path, "v.mp4 9 1 0\n", kind="untrimmed", format="pieces")
+
+
+def test_written_windows_are_read_back_to_the_same_frames(tmp_path):
+    """Also those of a video with fewer frames than windows."""
+    for name, times in (("slow", 2000), ("fast", 300)):
+        write_video(tmp_path / f"{name}.mp4", 1, frames=9, width=64, height=48, times=[times * n for n in range(9)])
+    write(tmp_path / "l.txt", "slow.mp4 0\nfast.mp4 1\n")
+    source = SourceConfig(kind="untrimmed", root=".", list="l.txt", window_seconds=1.0, pieces="all")
+    found = []
+    for catalog in ("a.sqlite", "b.sqlite"):
+        build_catalog(tmp_path / catalog, {"w": source}, tmp_path, progress=False)
+        found.append([(item.path, item.number, item.begin, item.frames, item.first, item.last)
+                      for item in read_items(tmp_path / catalog, "w")])
+        every = np.ones(len(found[0]), bool)
+        source, count = write_list(tmp_path, str(tmp_path / catalog), "w", source, every, every.astype(int))
+        assert count == 2 and source.format == "parts_json"
+    assert found[0] == found[1]
+    assert [row[1:4] for row in found[0][:9]] == [(2 * n, n, 1) for n in range(9)]
+    assert [row[1:4] for row in found[0][9:]] == [(0, 0, 4), (1, 4, 3), (2, 7, 2)]
+
+
+def test_more_windows_than_a_list_may_have_are_none(tmp_path):
+    write_video(tmp_path / "day.mp4", 1, frames=2, width=64, height=48, times=[0, 250_000])
+    write_video(tmp_path / "second.mp4", 1, frames=10, width=64, height=48, times=[100 * n for n in range(10)])
+    write(tmp_path / "l.txt", "day.mp4 0\nsecond.mp4 0\n")
+    source = SourceConfig(kind="untrimmed", root=".", list="l.txt", window_seconds=0.001)
+    summary, = build_catalog(tmp_path / "c.sqlite", {"w": source}, tmp_path, progress=False)
+    assert summary.refused["video of more than 200,000 windows: raise window_seconds or --window"] == 1
+    assert summary.usable == 1 and {item.path for item in read_items(tmp_path / "c.sqlite", "w")} == {"second.mp4"}
+
+
+ODD = [" first.mp4", "\u3000 a, b.mp4", "#x.mp4", "\ufeffx.mp4", "a  b.mp4", 'a, "b".mp4', '"a.mp4', "a\u00a0.mp4",
+       "a ,b"]
+LOST = {"path_label": ["take 1 ", "a, take ", "take 1,", "take, "],  # what a reader takes away from a path's end
+        "white space": ["take 1 ", "a, take ", "take, ", "take\u00a0", " take\u2003"]}
+
+
+@pytest.mark.parametrize("form, kind", [("path_label", "frames"), ("rawframes_offset", "frames"), ("pieces", "untrimmed")])
+@pytest.mark.parametrize("path", dict.fromkeys(ODD + LOST["path_label"] + LOST["white space"]))
+def test_odd_names_are_read_back_or_refused(tmp_path, path, form, kind):
+    write_line = {"path_label": _path_label, "rawframes_offset": _folder, "pieces": _piece}[form]
+    item = Item(path, 0, "", 0, 1, "", 0, True, 1, 0, 10, "h264", 1, 1)
+    if path in LOST.get(form, LOST["white space"]):
+        with pytest.raises(UserError, match="expected a name that a list can hold") as caught:
+            write_line(item, 3)
+        assert str(caught.value).startswith(repr(path))
+    else:
+        entry, = read(tmp_path, write_line(item, 3), kind=kind, format=form)[1]
+        assert (os.path.normpath(entry.path), entry.label) == (path, 3)
 
 
 def test_part_patterns_need_a_number(tmp_path):

@@ -47,7 +47,7 @@ def list_source(name: str, source: MediaConfig, root: str, data_root: Path, clas
 def source_class_names(name: str, source: MediaConfig, data_root: Path) -> list[str] | None:
     """Class names that a source itself gives: its folders' names, or the labels of its list where they are names."""
     root = data_root / source.root
-    if source.labels or not root.is_dir():
+    if source.labels or not os.path.isdir(root):  # what is wrong with it, the build tells
         return None
     if source.tars:
         members = [member for tar in find_tars(root, source.tars, f"{key_of(name)}.tars")

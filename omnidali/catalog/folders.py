@@ -36,7 +36,7 @@ def scan_folder(root: Path, kind: str, names: list[str] | None) -> tuple[list[tu
         (path, label) in sorted order, and the folders that were visited.
 
     Raises:
-        UserError: for a folder that is no class, and for no media at all.
+        UserError: for a folder that is no class or cannot be read, and for no media at all.
     """
     endings = IMAGE_ENDINGS if kind in ("image", "frames") else VIDEO_ENDINGS
     folders = class_folders(root)
@@ -46,8 +46,7 @@ def scan_folder(root: Path, kind: str, names: list[str] | None) -> tuple[list[tu
                             "Rename or move it, or use a list.")
     labels = {folder: (names or folders).index(folder) for folder in folders}
     entries, visited = [], []
-    for folder, below, files in _walk(root):
-        below.sort()
+    for folder, files in walk(root, folders):
         visited.append(_storable(folder))
         relative = os.path.relpath(folder, root)
         label = labels.get(relative.split(os.sep)[0], UNLABELLED)
@@ -62,16 +61,43 @@ def scan_folder(root: Path, kind: str, names: list[str] | None) -> tuple[list[tu
     return entries, visited
 
 
-def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+def walk(root: str | Path, folders: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield (folder, names of its files) of ``root`` and of all below its ``folders``, in sorted order.
+
+    Args:
+        folders: as :func:`class_folders` gives them; none: all of them, hidden ones too.
+
+    Raises:
+        UserError: for a folder that cannot be read, whose files would be gone for ever without a word.
+    """
+    def refuse(error: OSError) -> None:
+        # what was deleted since its parent was listed is no loss: whoever comes a moment later finds the same
+        if not isinstance(error, FileNotFoundError):
+            raise _unreadable(root, error) from None
+
     try:
-        yield from os.walk(root)
+        for folder, below, files in os.walk(root, onerror=refuse):
+            below[:] = folders if folders and folder == str(root) else sorted(below)
+            yield folder, files
     except RecursionError:
         raise UserError(str(root), "folders of a few levels", "hundreds of levels", "Flatten them.") from None
 
 
-def class_folders(root: Path) -> list[str]:
-    """The sorted names of the folders in ``root``, hidden ones aside."""
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+def class_folders(root: str | Path) -> list[str]:
+    """The sorted names of the folders in ``root``, hidden ones aside.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise _unreadable(root, error) from None
+
+
+def _unreadable(root: str | Path, error: OSError) -> UserError:
+    return UserError(_storable(str(error.filename or root)), "a folder that can be read", str(error.strerror),
+                     "Correct its permissions, or start again once its disk answers.")
 
 
 def escape_reason(root: str, path: str) -> str | None:

@@ -33,7 +33,7 @@ from omnidali.reading import is_text, is_whole, read_json, read_lines
 _KINETICS = ("label", "youtube_id", "time_start", "time_end")
 _NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{0,30})?")
 _LOOKED_AT = 200  # lines that decide on the format
-MAX_PIECES = 100_000  # of one long video: eleven days in pieces of ten seconds
+MAX_PIECES = 200_000  # of one long video: the longest that the gate lets through, in pieces of a second
 
 
 class Entry(NamedTuple):

@@ -14,6 +14,7 @@ import numpy as np
 
 from omnidali.catalog.gate import OK
 from omnidali.catalog.integrity import crc_of
+from omnidali.catalog.lists import MAX_PIECES
 from omnidali.catalog.probe import unpack_times
 from omnidali.catalog.store import CHUNK, COLUMNS, PIECE_COLUMNS
 
@@ -53,6 +54,7 @@ ENTRIES = ("SELECT e.label, m.width, m.height, m.id, m.frames, m.codec, m.path, 
 RATE_IF_UNKNOWN = 25.0  # frames a second of a file that has neither timestamps nor a rate
 OUTSIDE = "piece outside of its file"
 ANOTHER_SIZE = "piece of another size than its video's first"
+TOO_MANY = f"video of more than {MAX_PIECES:,} windows: raise window_seconds or --window"
 NO_POSITIVE = "video without a piece that shows its class"
 
 
@@ -157,7 +159,11 @@ def _gaps(shown: list[_Piece], frames: int) -> list[_Piece]:
 
 
 def spans(row: ListedFile, unusable: Counter) -> Iterator[tuple[int, int, int]]:
-    """Yield (number of the window, first frame, frames) of what an entry names; windows without a frame are not."""
+    """Yield (number of the window, first frame, frames) of what an entry names; windows without a frame are not.
+
+    A written list has windows by their numbers: the frames depend on these and the seconds alone, so that it reads back
+    to the same ones, and there are never more of them than a list may have.
+    """
     if not row.unit:  # a whole file, by far the most common
         yield 0, 0, row.frames
         return
@@ -170,7 +176,10 @@ def spans(row: ListedFile, unusable: Counter) -> Iterator[tuple[int, int, int]]:
         edges = [row.first, row.last]
         if row.unit == "windows":  # a remainder of less than half a window belongs to the one before
             length = seconds[-1] + (seconds[-1] - seconds[0]) / max(row.frames - 1, 1)
-            count = max(1, min(row.frames, int(min(length / row.last + 0.5, 1 << 31))))  # each holds a frame or more
+            count = max(1, int(min(length / row.last + 0.5, MAX_PIECES + 1)))
+            if count > MAX_PIECES:  # left out, not refused: a stranger's video of a day shall not stop a run
+                unusable[TOO_MANY] += 1
+                return
             edges = [number * row.last for number in range(count)] + [length + 1]
         # half a millisecond: timestamps are rounded, and a frame belongs to the piece it begins
         places = np.searchsorted(seconds, np.asarray(edges) - 0.0005).tolist()

@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 
 from omnidali.catalog.integrity import Damaged, crc_of, damage, is_damage
-from omnidali.catalog.store import SourceTable, connect
+from omnidali.catalog.store import SourceTable, connect, taken_out
 from omnidali.errors import UserError
 
 T = TypeVar("T")
@@ -60,7 +60,8 @@ class ScoreStore:
     """The scores of one teacher in the catalog at ``path``. A context manager for the one process that writes.
 
     Raises:
-        UserError: if the catalog is damaged, or cannot be written though it has to be.
+        UserError: if the catalog is damaged, or cannot be written though it has to be; also from all that is asked of
+            it, and where another run with other lists has taken files out.
     """
 
     def __init__(self, path: str | Path, scorer: Scorer):
@@ -151,7 +152,10 @@ class ScoreStore:
 
     def _places(self, table: SourceTable, rows: np.ndarray) -> list[_Place]:
         records, firsts, frames = (column[rows].tolist() for column in (table.records, _firsts(table), table.frames))
-        files = media_files(self._db, sorted(set(records)))
+        wanted = sorted(set(records))
+        files = media_files(self._db, wanted)
+        if len(files) < len(wanted):
+            raise taken_out(self.path)
         return [_Place((os.path.join(*files[record][:2]), first, count), files[record][2])
                 for record, first, count in zip(records, firsts, frames)]
 

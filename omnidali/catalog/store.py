@@ -209,6 +209,13 @@ def read_packed(db: sqlite3.Connection, source: int, fingerprint: str) -> dict[s
     return packed
 
 
+def taken_out(path: Path) -> UserError:
+    """The mistake that a file is gone from the catalog at ``path`` while something makes use of it."""
+    return UserError(str(path), "the files that were there at the start", "one that is gone: another run has read"
+                     " other lists into this catalog",
+                     "Give runs with other lists a `catalog` of their own, then resume.")
+
+
 class CatalogReader:
     """Read-only access for many threads: tables of sources, and media by record."""
 
@@ -255,9 +262,7 @@ class CatalogReader:
         except (sqlite3.Error, Damaged) as error:
             raise damage(self.path, error) from None
         if row is None:
-            raise UserError(str(self.path), "the files that were there at the start", "one that is gone: another run"
-                            " has read other lists into this catalog",
-                            "Give runs with other lists a `catalog` of their own, then resume.")
+            raise taken_out(self.path)
         root, crc, *values = row
         if crc is not None and crc != crc_of(root, *values):
             raise damage(self.path, f"the row of {ascii(values[0])} changed")

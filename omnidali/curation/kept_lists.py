@@ -18,6 +18,7 @@ from omnidali.catalog.folders import is_video_name
 from omnidali.catalog.items import Item, count_pieces, list_format, read_items
 from omnidali.config import EVALUATION, Config, MediaConfig
 from omnidali.curation.choosing import all_sources, files_of
+from omnidali.errors import UserError
 from omnidali.settings import dump_config
 from omnidali.writing import csv_lines, write_whole
 
@@ -35,7 +36,7 @@ def write_list(folder: Path, catalog: str, name: str, source: MediaConfig, kept:
         The source with the new list, and how many samples it has.
 
     Raises:
-        OSError: if it cannot be written.
+        UserError: for a path that would not read back. OSError: if it cannot be written.
     """
     found = zip(read_items(catalog, name), kept.tolist(), labels.tolist())
     staying = (kept if stays is None else stays).tolist()
@@ -87,8 +88,9 @@ def _videos(found: Iterable[tuple[Item, bool, int]], staying: Iterable[bool],
 
 
 def _path_label(item: Item, label: int) -> str:
-    mark = "\t" if "\t" in item.path else " "  # where there is a tab, the label stands behind the last one
-    return f"{_plain(item.path)}{mark}{label}\n"
+    path = _plain(item.path, " \t,")
+    mark = "\t" if "\t" in path else " "  # where there is a tab, the label stands behind the last one
+    return f"{path}{mark}{label}\n"
 
 
 def _folder(item: Item, label: int) -> str:
@@ -100,7 +102,7 @@ def _piece(item: Item, label: int) -> str:
 
 
 def _line(item: Item, *fields: object) -> str:
-    row = [_plain(item.path), *fields]
+    row = [_plain(item.path, None), *fields]
     return next(csv_lines([row])) if "," in item.path else f"{' '.join(map(str, row))}\n"
 
 
@@ -112,9 +114,20 @@ def _seconds(value: float) -> str:
     return np.format_float_positional(value, trim="-")
 
 
-def _plain(path: str) -> str:
-    """A path that no list takes for a remark."""
-    return f"./{path}" if path.startswith("#") else path
+def _plain(path: str, lost: str | None) -> str:
+    """A path that a list's reader gives back as it is, or with ``./`` before it.
+
+    Args:
+        lost: characters that the reader takes away from its end; None: all white space.
+
+    Raises:
+        UserError: if it ends with one of them.
+    """
+    if path != path.rstrip(lost):
+        raise UserError(repr(path), "a name that a list can hold", f"one that ends with {path[-1]!r}",
+                        "Rename it, in its list too; nothing but the new name is looked at again.")
+    # a remark, white space, or a mark of the encoding
+    return f"./{path}" if path.startswith(("#", "\ufeff")) or path != path.lstrip() else path
 
 
 def write_config(out: Path, config: Config, new: Mapping[str, MediaConfig], names: Iterable[str] | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from omnidali.catalog.folders import IMAGE_ENDINGS, VIDEO_ENDINGS
+from omnidali.catalog.folders import IMAGE_ENDINGS, VIDEO_ENDINGS, class_folders, walk
 from omnidali.catalog.labels import UNLABELLED, Labels, read_label_map
 from omnidali.catalog.lists import read_list
 from omnidali.config import MediaConfig
@@ -32,12 +32,16 @@ class _Collecting(Labels):
 
 
 def check_endings(name: str, source: MediaConfig, data_root: Path, issues: Issues) -> None:
-    """Files in class folders whose ending is none of the source's kind, which nobody looks at, go to ``issues``."""
-    if source.list or source.tars:
-        return
+    """Files in class folders whose ending is none of the source's kind, which nobody looks at, go to ``issues``.
+
+    Raises:
+        UserError: for a folder that cannot be read.
+    """
     root = os.path.realpath(data_root / source.root)
+    if source.list or source.tars or not os.path.isdir(root):  # the build tells of one that is missing
+        return
     endings = IMAGE_ENDINGS if source.kind in ("image", "frames") else VIDEO_ENDINGS
-    for folder, _, files in os.walk(root):
+    for folder, files in walk(root, class_folders(root)):
         for file in sorted(files):
             ending = os.path.splitext(file)[1]
             if ending.lower() not in endings and not file.startswith("."):

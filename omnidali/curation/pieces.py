@@ -95,26 +95,28 @@ def find_videos(name: str, table: SourceTable, items: Collection[Item], wanted: 
     """The videos of a source's table in its order, with the pieces that are wanted.
 
     Args:
-        items: all listed pieces. wanted: ``positive`` or ``all``, what lies between listed pieces among them.
+        items: all listed pieces; of those with the same frames the first counts. wanted: ``positive`` or ``all``,
+            what lies between listed pieces among them.
     """
-    listed = {(item.label, item.record, item.begin, item.frames): item for item in items}
+    listed: dict[tuple[int, ...], Item] = {}
     counts: Counter = Counter()
     for item in items:
+        listed.setdefault((item.label, item.record, item.begin, item.frames), item)
         counts[item.video, item.label] = max(counts[item.video, item.label], item.number + 1)
     videos, taken = [], set()
     for row in range(len(table)):
         spans = [(int(table.records[place]), int(table.firsts[place]), int(table.frames[place]))
                  for place in range(table.starts[row], table.starts[row + 1])]
-        label, shown = int(table.labels[row]), int(table.positives[row])
+        label, shown = int(table.labels[row]), dict.fromkeys(spans[:table.positives[row]])
         key = listed[label, *spans[0]].video, label
         video = Video(_folder_of(*key, taken), label, counts[key])
-        for place, span in enumerate(spans if wanted == "all" else spans[:shown]):
+        for span in dict.fromkeys(spans) if wanted == "all" else shown:
             item = listed.get((label, *span))
             if item is None:
                 video.count += 1
             number = video.count - 1 if item is None else item.number
             path = f"{name}/{video.folder}/part_{number}.mp4"
-            video.pieces.append(Piece(path, table, span[0], number, place < shown, *span[1:]))
+            video.pieces.append(Piece(path, table, span[0], number, span in shown, *span[1:]))
         videos.append(video)
     return videos
 
