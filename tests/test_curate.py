@@ -8,10 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import pytest
 from conftest import SMALL
 
 from omnidali import ablate, cli, curate
+from omnidali.bench.media import write_photo, write_video
+from omnidali.curation.halves import join, split
+from omnidali.loading.data import open_data
 from omnidali.settings import dump_config, load_config
 from omnidali.writing import write_whole
 
@@ -127,3 +131,42 @@ def test_mistakes_are_told_before_anything_runs(tmp_path, faked, capsys, config,
     (tmp_path / "c.yaml").write_text(config + "train: {steps: 2}\n")
     assert cli.main(["curate", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "out"), *options]) == 2
     assert told in capsys.readouterr().err and not faked
+
+
+def test_halves_hold_the_same_pieces_and_join_to_the_whole(tmp_path):
+    for name in "abcdef":
+        write_video(tmp_path / f"long/{name}.mp4", ord(name), frames=60, width=48, height=32, rate=10)
+        write_photo(tmp_path / f"photos/{name}.jpg", ord(name), 40, 30)
+    write_video(tmp_path / "clips/0.mp4", 1, frames=8, width=48, height=32)
+    (tmp_path / "clips.txt").write_text("0.mp4 0\n")
+    (tmp_path / "one.txt").write_text("a.jpg 1\n")
+    (tmp_path / "photos.txt").write_text("".join(f"{name}.jpg {place % 2}\n" for place, name in enumerate("abcdef")))
+    (tmp_path / "long.json").write_text(json.dumps([
+        {"video_dir": f"{name}.mp4", "label": 1, "num_clips": 6, "positive_clip_inds": [place % 6, 5]}
+        for place, name in enumerate("abcde")]))
+    (tmp_path / "c.yaml").write_text(f"""
+data_root: {tmp_path}
+run_dir: {tmp_path}/run
+sources:
+  clips: {{kind: video, root: clips, list: clips.txt}}
+  photos: {{kind: image, root: photos, list: photos.txt}}
+  one: {{kind: image, root: photos, list: one.txt}}
+  long: {{kind: untrimmed, root: long, list: long.json, window_seconds: 1}}
+train: {{steps: 2}}
+""")
+
+    def pieces(path):
+        tables = open_data(load_config(path)).tables
+        return {table.name: sorted(
+            (Path(table.media(record).path).name, int(first), int(count)) for record, first, count in zip(
+                table.records, np.zeros(len(table), int) if table.firsts is None else table.firsts, table.frames))
+            for table in tables}
+
+    whole, halves = pieces(tmp_path / "c.yaml"), split(load_config(tmp_path / "c.yaml"), tmp_path / "out")
+    parts = [pieces(half) for half in halves]
+    assert parts[0]["clips"] == parts[1]["clips"] == whole["clips"] and ("one" in parts[0]) != ("one" in parts[1])
+    for name in ("photos", "long"):
+        assert parts[0][name] and parts[1][name] and sorted(parts[0][name] + parts[1][name]) == whole[name]
+    videos = [{video for video, _, _ in part["long"]} for part in parts]
+    assert not videos[0] & videos[1]
+    assert pieces(join(halves, tmp_path / "joined")) == whole
