@@ -1,9 +1,8 @@
 """The whole road from a crawl to a student: teacher, duplicates, filter, student, and what it was worth.
 
 OmniSource (Sec. 3): a teacher learns from the labelled target alone; its opinion decides which crawled items stay; the
-student learns from the target and from those. In another round two students, each of one half of what was kept, judge
-the other's half of the crawl (:mod:`omnidali.curation.halves`). Beside them stand the teacher itself, which sees as
-many clips as a student, and a student that was given everything.
+student learns from the target and from those. It may be the teacher of another round. Beside it stand the first
+teacher, which sees as many clips as a student, and a student that was given everything.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from pathlib import Path
 
 from omnidali.ablate import make_variant, train_and_score
 from omnidali.config import Config
-from omnidali.curation.halves import HALVES, join, split
 from omnidali.demo.truth import judge_lists
 from omnidali.demo.world import TRUTH
 from omnidali.environment import write_record
@@ -54,7 +52,7 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
     Writes ``table.md`` and ``results.json`` into ``out``.
 
     Args:
-        rounds: of filter and student; from the second on what two halves' students say of each other's half counts.
+        rounds: of filter and student, each with the student of the round before as its teacher.
         filtering, deduplicating: more options of those commands.
 
     Raises:
@@ -78,8 +76,6 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
         write_whole(crawl, dump_config(config))
     run_program("dedup", "--config", str(crawl), "--out", str(unique.parent), *deduplicating, ranks=ranks)
     rows = {name: Row(name) for name in (TARGET, EVERYTHING, *(f"filtered, round {n + 1}" for n in range(rounds)))}
-    kept = load_config(str(unique))
-    halves = split(kept, out / "halves") if rounds > 1 else ()
     for seed in seeds:
         alone = make_variant(config, (target,), epochs, 1.0, ranks)
         alone = replace(alone, train=replace(alone.train, epochs=epochs * config.batch / alone.batch))
@@ -87,17 +83,11 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
         _train(_student(config, epochs, ranks), rows[EVERYTHING], out, "everything", seed, ranks, config)
         for number in range(rounds):
             folder = out / f"filter-seed{seed}-round{number + 1}"
-            if number == 0:
-                _filter(unique, teacher, folder, filtering, ranks)
-            else:
-                for half, learned in enumerate(split(kept, folder / "learned")):
-                    pupil = _student(load_config(str(learned)), epochs, ranks)
-                    _, teacher = train_and_score(pupil, out, f"half{half + 1}-of-{number}", seed, ranks)
-                    _filter(halves[1 - half], teacher, folder / HALVES[1 - half], filtering, ranks)
-                join(tuple(folder / half / CURATED for half in HALVES), folder)
-            kept = load_config(str(folder / CURATED))
-            _train(_student(kept, epochs, ranks), rows[f"filtered, round {number + 1}"], out, f"filtered-{number + 1}",
-                   seed, ranks, config)
+            run_program("filter", "--config", str(unique), "--checkpoint", str(teacher / "checkpoints" / "last.pt"),
+                        "--out", str(folder), *filtering, ranks=ranks)
+            student = _student(load_config(str(folder / CURATED)), epochs, ranks)
+            teacher = _train(student, rows[f"filtered, round {number + 1}"], out, f"filtered-{number + 1}", seed, ranks,
+                             config)
         _write(out, rows.values())
     removed = _judge(config, load_config(str(unique)), "removed copies")
     for what, (precision, recall) in removed.items():
@@ -112,11 +102,6 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
 def _student(config: Config, epochs: float, ranks: int) -> Config:
     """The config of a student of all of its sources."""
     return make_variant(config, tuple(config.sources), epochs, 1.0, ranks)
-
-
-def _filter(config: Path, teacher: Path, out: Path, options: Sequence[str], ranks: int) -> None:
-    run_program("filter", "--config", str(config), "--checkpoint", str(teacher / "checkpoints" / "last.pt"),
-                "--out", str(out), *options, ranks=ranks)
 
 
 def _train(config: Config, row: Row, out: Path, name: str, seed: int, ranks: int, crawl: Config | None = None) -> Path:

@@ -31,8 +31,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     takes_config(curate, "its first source is the target, the others are the crawl")
     curate.add_argument("--out", default="curation", help="folder for everything (default: %(default)s)")
     curate.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run of everything for each (default: 0)")
-    curate.add_argument("--rounds", type=int, default=1, help="of filter and student; from the second on"
-                        " students of two halves judge each other's half (default: %(default)s)")
+    curate.add_argument("--rounds", type=int, default=1, help="of filter and student; a student is the next round's"
+                        " teacher (default: %(default)s)")
     curate.add_argument("--ranks", type=int, default=1, help="processes of a program (default: %(default)s)")
     curate.add_argument("--filter", dest="filtering", default="", metavar="OPTIONS",
                         help="more options of `omnidali filter`, in quotes")
