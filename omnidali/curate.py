@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from omnidali.ablate import make_variant, train_and_score
 from omnidali.config import Config
@@ -77,9 +78,7 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
     run_program("dedup", "--config", str(crawl), "--out", str(unique.parent), *deduplicating, ranks=ranks)
     rows = {name: Row(name) for name in (TARGET, EVERYTHING, *(f"filtered, round {n + 1}" for n in range(rounds)))}
     for seed in seeds:
-        alone = make_variant(config, (target,), epochs, 1.0, ranks)
-        alone = replace(alone, train=replace(alone.train, epochs=epochs * config.batch / alone.batch))
-        teacher = _train(alone, rows[TARGET], out, "target", seed, ranks)
+        teacher = _train(_alone(config, target, epochs, ranks), rows[TARGET], out, "target", seed, ranks)
         _train(_student(config, epochs, ranks), rows[EVERYTHING], out, "everything", seed, ranks, config)
         for number in range(rounds):
             folder = out / f"filter-seed{seed}-round{number + 1}"
@@ -97,6 +96,17 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
                        "removed copies": removed, "rows": [vars(row) for row in rows.values()]})
     print(f"\n{(out / 'table.md').read_text()}\nalso in {out / 'results.json'}")
     return list(rows.values())
+
+
+def _alone(config: Config, target: str, epochs: float, ranks: int) -> Config:
+    """The config of the first teacher, which sees as many clips as a student, where steps sum sources in as many."""
+    made = make_variant(config, (target,), epochs, 1.0, ranks)
+    made = replace(made, train=replace(made.train, epochs=epochs * config.batch / made.batch))
+    if config.train.step_mode == "summed":
+        source = replace(made.sources[target], batch=None)
+        made = replace(made, sources=MappingProxyType({target: source}), optimizer=config.optimizer,
+                       train=replace(made.train, batch=config.batch))
+    return made
 
 
 def _student(config: Config, epochs: float, ranks: int) -> Config:
