@@ -170,7 +170,7 @@ def make_table(rows: Sequence[Row]) -> str:
         by_seed = ", ".join(f"{value:.1f}" for value in row.top1)
         lines.append(f"| {row.name} | {statistics.mean(row.samples):,.0f} | {mean:.1f} | {spread:.1f} | "
                      f"{mean - first:+.1f} | {by_seed} | {statistics.mean(row.mean_class):.1f} |")
-    judged = [row for row in rows if row.truth]
+    judged = [row for row in rows if any(row.truth)]  # else nothing is known of the data
     if judged:
         whats = list(judged[0].truth[0])
         lines += ["", f"| training set | {' | '.join(whats)} |", "|---" * (len(whats) + 1) + "|"]
