@@ -27,6 +27,22 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
+class InProcess:
+    """Stands in for the pool: the patches above would not reach other processes."""
+
+    def __init__(self, *_):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def map(self, work, jobs, chunksize):
+        return map(work, jobs)
+
+
 def media_of(path: Path, kind: str = "video") -> Media:
     """The catalog's view of one file, without a catalog."""
     span = FileSpan(str(path))

@@ -5,6 +5,7 @@ import json
 import sqlite3
 
 import pytest
+from conftest import InProcess
 
 from omnidali.catalog.build import build_catalog
 from omnidali.config import SourceConfig
@@ -27,22 +28,6 @@ def small(tmp_path_factory):
         make_world(folder / name, 3, progress=False)
     patch.undo()
     return folder, items
-
-
-class InProcess:
-    """Stands in for the pool: the patches above would not reach other processes."""
-
-    def __init__(self, *_):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def map(self, work, jobs, chunksize):
-        return map(work, jobs)
 
 
 def digest(folder):

@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+from conftest import InProcess
 
 from omnidali.catalog.build import build_catalog
 from omnidali.config import EVALUATION
@@ -125,7 +126,7 @@ def test_the_crawl_s_lists_name_files_of_the_world(tmp_path, monkeypatch):
     monkeypatch.setattr(worlds, "PART_SECONDS", 1)
     items = {name: group[::40] if "raw" not in name else group[:2] for name, group in plan_items(0).items()}
     monkeypatch.setattr(worlds, "plan_items", lambda seed: items)
-    monkeypatch.setattr(worlds, "ProcessPoolExecutor", _InProcess)
+    monkeypatch.setattr(worlds, "ProcessPoolExecutor", InProcess)
     make_world(tmp_path, progress=False)
     listing = tmp_path / "annotations/kinetics_raw_8/kinetics_raw_8.txt"
     lines, before = listing.read_text(), {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
@@ -139,19 +140,3 @@ def test_the_crawl_s_lists_name_files_of_the_world(tmp_path, monkeypatch):
     assert listing.read_text() == lines
     assert {path: path.stat().st_mtime_ns for path in before if path.is_file() and path != listing} == \
         {path: time for path, time in before.items() if path.is_file() and path != listing}
-
-
-class _InProcess:
-    """Stands in for the pool: the patches above would not reach other processes."""
-
-    def __init__(self, *_):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def map(self, work, jobs, chunksize):
-        return map(work, jobs)

@@ -16,7 +16,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
 from omnidali.catalog.files import FileSpan
 from omnidali.catalog.gate import Refused
-from omnidali.catalog.probe import open_video, probe_video, unpack_numbers, unpack_times
+from omnidali.catalog.probe import Probe, open_video, probe_video, unpack_numbers, unpack_times
 from omnidali.catalog.store import Media
 from omnidali.errors import CannotDecode
 
@@ -261,21 +261,26 @@ def _timing(media: Media, count: int, first: int = 0) -> tuple[np.ndarray, np.nd
     return times * float(tick), times * factor + repeats, tick / factor
 
 
-def _check(path: Path, seconds: np.ndarray, size: tuple[int, int], recipe: Recipe) -> None:
-    """Probe the copy as the catalog will.
+def probe_written(path: Path, seconds: np.ndarray) -> Probe:
+    """Probe a file as the catalog will.
 
     Raises:
-        CannotDecode: if it has other frames, times, keyframes or another size than it must.
+        CannotDecode: if it does not have exactly one frame at each of these seconds after its first one.
     """
     try:
-        copy = probe_video(FileSpan(str(path)))
+        written = probe_video(FileSpan(str(path)))
     except Refused as refusal:
-        raise CannotDecode(f"the copy is refused: {refusal}") from None
-    if copy.frames != len(seconds):
-        raise CannotDecode(f"the copy has {copy.frames} frames, not {len(seconds)}")
-    times = unpack_times(copy.timing, copy.frames)
-    if np.abs((times - times[0]) * copy.tick - seconds).max() > 1e-5:
-        raise CannotDecode("the copy's timestamps are not the original's")
+        raise CannotDecode(f"the file is refused: {refusal}") from None
+    if written.frames != len(seconds):
+        raise CannotDecode(f"the file has {written.frames} frames, not {len(seconds)}")
+    times = unpack_times(written.timing, written.frames)
+    if times is None or np.abs((times - times[0]) * written.tick - seconds).max() > 1e-5:
+        raise CannotDecode("the file's timestamps are not the original's")
+    return written
+
+
+def _check(path: Path, seconds: np.ndarray, size: tuple[int, int], recipe: Recipe) -> None:
+    copy = probe_written(path, seconds)
     if (copy.width, copy.height) != size or copy.codec != "h264" or \
             not np.array_equal(unpack_numbers(copy.keyframes), np.arange(0, copy.frames, recipe.gop)):
         raise CannotDecode(f"the copy is {copy.codec} of {copy.width}x{copy.height}, or has other keyframes")

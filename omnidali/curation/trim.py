@@ -10,11 +10,9 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from omnidali.catalog.files import FileSpan
-from omnidali.catalog.gate import Refused
-from omnidali.catalog.probe import open_video, probe_video, unpack_numbers, unpack_times
+from omnidali.catalog.probe import open_video, unpack_numbers
 from omnidali.catalog.store import Media
-from omnidali.curation.encode import Recipe, encode_video
+from omnidali.curation.encode import Recipe, encode_video, probe_written
 from omnidali.errors import CannotDecode
 
 EXACT = Recipe(16, 18, "veryfast", "fastdecode")
@@ -151,19 +149,6 @@ def _place(seconds: np.ndarray, first: int, count: int) -> tuple[float, float]:
 
 
 def _check(path: Path, seconds: np.ndarray, media: Media) -> None:
-    """Probe the file as the catalog will.
-
-    Raises:
-        CannotDecode: if it has other frames, times, size or turn than it must.
-    """
-    try:
-        copy = probe_video(FileSpan(str(path)))
-    except Refused as refusal:
-        raise CannotDecode(f"the file is refused: {refusal}") from None
-    if copy.frames != len(seconds):
-        raise CannotDecode(f"the file has {copy.frames} frames, not {len(seconds)}")
-    times = unpack_times(copy.timing, copy.frames)
-    if times is None or np.abs((times - times[0]) * copy.tick - seconds).max() > 1e-5:
-        raise CannotDecode("the file's timestamps are not the original's")
+    copy = probe_written(path, seconds)
     if (copy.width, copy.height, copy.codec, copy.rotation) != (media.width, media.height, media.codec, media.rotation):
         raise CannotDecode(f"the file is {copy.codec} of {copy.width}x{copy.height}, turned by {copy.rotation}")
