@@ -68,7 +68,7 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
     torch.backends.cudnn.benchmark = True
 
     # Data: the catalog is brought up to date once, the plan is made, decoding starts with the loop.
-    data = open_data(config, ranks)
+    data = open_data(config, ranks, as_begun=folder.goes_on(resume))
     kept = {"quarantine": Quarantine()} if dry_run else {}
     loader = wrap_loader(open_loader(config, data, ranks, dtype=DTYPES[config.train.precision], **kept))
     say(*data.summary, *loader.routes)

@@ -27,10 +27,13 @@ from recorder import consumed, pixels, small_model
 from test_programs import CONFIG, JOINT, run
 
 import train
+from omnidali.bench.media import write_photo
 from omnidali.config import ClipConfig, ResampleConfig, ViewsConfig
 from omnidali.environment import write_record
 from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.plan import EvaluationPlan, TrainPlan
+from omnidali.ranks import Ranks
+from omnidali.settings import load_config
 
 RECORDER = Path(__file__).with_name("recorder.py")
 
@@ -425,6 +428,60 @@ def test_kills_and_broken_files(runner, whole_runs, tmp_path):
         assert len(rows) == len(states[folder])
     assert states[tmp_path].keys() >= {str(runner.roots["broken"] / "photos" / f"{n}.jpg") for n in (2, 5, 6, 11)}
     assert "quarantined" in states[tmp_path].values()
+
+
+class Seeing(FusionIterator):
+    """A loader that keeps what it handed over, by slot."""
+
+    def __next__(self):
+        batch = super().__next__()
+        self.seen.update(consumed(batch.samples, self.plan.tables))
+        return batch
+
+
+@pytest.mark.parametrize("photos", ["sources.photos.list=photos.txt", "sources.photos.list=null"])
+def test_files_that_go_bad_between_two_lives(media_root, tmp_path, monkeypatch, photos):
+    """A resumed run plans what the whole one would have, and substitutes stand for what is gone, changed or broken."""
+    monkeypatch.setattr(train, "build_model", small_model)
+    root, folders, bad = tmp_path / "media", photos.endswith("null"), {"3.jpg", "5.jpg", "6.jpg", "video 2.mp4"}
+    shutil.copytree(media_root, root)
+    for path in list((root / "photos").iterdir()) if folders else ():  # class folders, whose times change with their files
+        folder = root / "photos" / f"class {int(path.stem) % 4}"
+        folder.mkdir(exist_ok=True)
+        path.rename(folder / path.name)
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    (tmp_path / "classes.txt").write_text("".join(f"class {n}\n" for n in range(4)))
+
+    def live(name, *options):
+        config = load_config(str(tmp_path / "c.yaml"), [
+            f"data_root={root}", f"run_dir={tmp_path / name}", f"classes={tmp_path / 'classes.txt'}", photos,
+            "train.batch=8", "loader.threads=1", "evaluation.every_epochs=100", *options])
+        loaders = []
+
+        def wrap(loader):
+            loader.__class__, loader.seen = Seeing, {}
+            loaders.append(loader)
+            return loader
+
+        train.train(config, Ranks(), "auto", wrap_loader=wrap)
+        return loaders[0].seen
+
+    whole = live("whole", "train.steps=12")
+    before = live("killed", "train.steps=4")
+    found = {path.name: path for path in root.rglob("*") if path.name in bad}
+    found["3.jpg"].unlink()
+    found["5.jpg"].write_text("<html>not found</html>")
+    write_photo(found["6.jpg"], 106, 64, 48)
+    found["video 2.mp4"].write_bytes(found["video 2.mp4"].read_bytes()[:100])
+    write_photo(found["5.jpg"].with_name("new.jpg"), 1, 110, 90)  # a crawler that goes on
+    after = live("killed", "train.steps=12")
+    assert before.items() <= whole.items() and before.keys() | after.keys() == whole.keys()
+    stood_for = {slot for slot, row in after.items() if row[6]}
+    assert {slot: row for slot, row in after.items() if slot not in stood_for}.items() <= whole.items()
+    assert {path for slot in stood_for for path in whole[slot][2]} == bad
+    assert not any(set(row[2]) & bad for row in after.values())
+    rows = [json.loads(line) for line in (tmp_path / "killed" / "quarantine.jsonl").read_text().splitlines()]
+    assert sorted(Path(row["path"]).name for row in rows if row["source"] != "evaluation") == sorted(bad)
 
 
 def test_four_ranks_go_on_with_the_same_bits(runner, whole_runs, tmp_path):

@@ -34,6 +34,7 @@ from omnidali.reading import printable
 CHECKED_AT_START = 100_000  # files of a source whose size and time are compared at a warm start; of more than that
 SAMPLE_AT_START = 20_000  # these, evenly spread
 _COMMIT_SECONDS = 2.0  # what a killed probe loses at most
+_PLANNED = ("width", "height", "frames", "frame_rate", "tick", "timing")  # columns that plans depend on
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Summary:
         form: what the list was read as, and whether that was recognised or asked for.
         repeated: lines that repeat another.
         examples: a path for each reason, where a file is the reason.
+        lost: files that are gone, changed or broken since the run began, and that stay in its plan.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Summary:
     probed: int
     repeated: int
     examples: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    lost: int = 0
 
     def __str__(self) -> str:
         text = f"{self.name}: {self.usable:,} samples, read as {self.form}"
@@ -65,16 +68,23 @@ class Summary:
                 f", such as {printable(self.examples[reason])}" if reason in self.examples else "")
                 for reason, count in self.refused.items())
             text += f", {sum(self.refused.values()):,} left out ({reasons})"
+        if self.lost:
+            text += f", {self.lost:,} gone, changed or broken since the run began: substitutes stand for them"
         return text
 
 
 def build_catalog(path: str | Path, sources: Mapping[str, MediaConfig], data_root: str | Path,
-                  classes: list[str] | None = None, threads: int | None = None, progress: bool = True) -> list[Summary]:
+                  classes: list[str] | None = None, threads: int | None = None, progress: bool = True,
+                  as_begun: bool = False) -> list[Summary]:
     """Bring the catalog at ``path`` up to date with ``sources``.
 
     A source whose list has not changed costs a size-and-time check of its files (of an even sample
     above 100,000). A build that was killed goes on where it was; a damaged catalog is moved aside and made
     anew; a second build at the same time waits for the first.
+
+    Args:
+        as_begun: for a run that goes on: files that were usable when it began stay so, whatever became of them, and no
+            other ones come. The loader finds the faults, as it does in a run that nobody stopped.
 
     Raises:
         UserError: for missing roots and lists, bad lines, and sources without any usable file.
@@ -83,7 +93,7 @@ def build_catalog(path: str | Path, sources: Mapping[str, MediaConfig], data_roo
     with only_build(path), ProbePool(threads or len(os.sched_getaffinity(0))) as pool:
         for attempt in range(2):
             try:
-                return _build(path, sources, Path(data_root), classes, pool, progress)
+                return _build(path, sources, Path(data_root), classes, pool, progress, as_begun)
             except Damaged as seen:
                 try:
                     if not attempt:
@@ -96,10 +106,10 @@ def build_catalog(path: str | Path, sources: Mapping[str, MediaConfig], data_roo
 
 
 def _build(path: Path, sources: Mapping[str, MediaConfig], data_root: Path, classes: list[str] | None,
-           pool: ProbePool, progress: bool) -> list[Summary]:
+           pool: ProbePool, progress: bool, as_begun: bool) -> list[Summary]:
     db = connect(path)
     try:
-        return [_build_source(db, name, source, data_root, classes, pool, progress)
+        return [_build_source(db, name, source, data_root, classes, pool, progress, as_begun)
                 for name, source in sources.items()]
     except sqlite3.Error as error:
         if is_damage(error):
@@ -114,7 +124,7 @@ def _build(path: Path, sources: Mapping[str, MediaConfig], data_root: Path, clas
         db.close()
 
 
-def _build_source(db, name, source: MediaConfig, data_root, classes, pool, progress) -> Summary:
+def _build_source(db, name, source: MediaConfig, data_root, classes, pool, progress, as_begun) -> Summary:
     root = os.path.realpath(data_root / source.root)
     if not os.path.isdir(root):
         raise UserError(f"{key_of(name)}.root", "a folder", f"{root}, which does not exist",
@@ -127,16 +137,18 @@ def _build_source(db, name, source: MediaConfig, data_root, classes, pool, progr
     source_id, old_signature, watched, *old = row
     repeated = 0
     tars = find_tars(Path(root), source.tars, f"{key_of(name)}.tars") if source.tars else []
-    listed = old != [root, source.kind, source.pattern] or \
-        _signature(source, root, _plain(watched or "[]"), tars, classes) != old_signature
+    now = _signature(source, root, _plain(watched or "[]"), tars, classes)
+    listed = old != [root, source.kind, source.pattern] or now != old_signature
+    if as_begun and listed and old_signature is not None:
+        listed = _without_folders(now) != _without_folders(old_signature)  # files come to folders, and go
     if listed:
         watched, repeated = _read_entries(db, source_id, name, source, root, data_root, classes)
         db.execute("UPDATE sources SET signature = ?, watched = ?, fingerprint = NULL, entries_crc = ? WHERE id = ?",
                    (_signature(source, root, watched, tars, classes), json.dumps(watched),
                     _entries_crc(db, source_id), source_id))
         db.commit()
-    _mark_changed(db, source_id, root)
-    probed = _probe_new(db, source_id, name, source, root, pool, progress)
+    _mark_changed(db, source_id, root, as_begun)
+    probed, lost = _probe_new(db, source_id, name, source, root, pool, progress, as_begun)
     fingerprint, crc = db.execute("SELECT fingerprint, entries_crc FROM sources WHERE id = ?", (source_id,)).fetchone()
     if not probed and fingerprint is not None:
         read_packed(db, source_id, fingerprint)  # flipped bits are no error of SQLite's
@@ -145,7 +157,7 @@ def _build_source(db, name, source: MediaConfig, data_root, classes, pool, progr
             raise Damaged("the entries of the list changed")
         pack(db, source_id, by_video=source.kind == "untrimmed", keep_all=source.pieces == "all")
     db.commit()
-    return _summarise(db, source_id, name, source, data_root, probed, repeated)
+    return _summarise(db, source_id, name, source, data_root, probed, repeated, lost)
 
 
 def _plain(text: str) -> object:
@@ -165,7 +177,7 @@ def _entries_crc(db, source: int) -> int:
 
 
 def _summarise(db, source_id: int, name: str, source: MediaConfig, data_root: Path, probed: int,
-               repeated: int) -> Summary:
+               repeated: int, lost: int) -> Summary:
     # two ranges instead of <>: millions of usable files are not looked at
     found = [row for side in "<>" for row in db.execute(
         f"SELECT state, COUNT(*), MIN(path) FROM media WHERE source = ? AND state {side} ? GROUP BY state",
@@ -178,7 +190,8 @@ def _summarise(db, source_id: int, name: str, source: MediaConfig, data_root: Pa
     usable, = db.execute("SELECT COALESCE(SUM(LENGTH(data)), 0) / 4 FROM packed WHERE source = ? AND name = 'labels'",
                          (source_id,)).fetchone()
     how = "recognised" if source.format == "auto" and source.list else "asked for" if source.list else "found"
-    summary = Summary(name, f"{form} ({how})", usable, dict(counts.most_common()), probed, repeated, examples)
+    summary = Summary(name, f"{form} ({how})", usable, dict(counts.most_common()), probed, repeated, examples,
+                      lost)
     if not usable:  # what was read so may have been read wrong: the next start reads it again
         db.execute("UPDATE sources SET signature = NULL WHERE id = ?", (source_id,))
         db.commit()
@@ -191,6 +204,12 @@ def _signature(source: MediaConfig, root: str, watched: list[str], tars: list[st
     """Text that stays the same as long as reading the source again would find the same entries."""
     settings = [getattr(source, field.name) for field in dataclasses.fields(MediaConfig) if field.name != "decode"]
     return json.dumps([settings, root, classes, tars, [[path, stamp_of(path)] for path in watched]])
+
+
+def _without_folders(signature: str) -> object:
+    """A signature without the stamps of folders that are watched."""
+    *settings, watched = _plain(signature)
+    return settings, [[path, stamp] for path, stamp in watched if not os.path.isdir(path)]
 
 
 def _read_entries(db, source_id: int, name: str, source: MediaConfig, root: str, data_root: Path,
@@ -225,14 +244,14 @@ def _read_entries(db, source_id: int, name: str, source: MediaConfig, root: str,
     return watched, total - kept
 
 
-def _mark_changed(db, source: int, root: str) -> None:
-    """Set files back to ``new`` whose size or time is not what it was at the probe."""
+def _mark_changed(db, source: int, root: str, as_begun: bool) -> None:
+    """Set files back to ``new`` whose size or time is not what it was at the probe; ``as_begun``: usable ones alone."""
     usable = [np.frombuffer(data, COLUMNS["records"]) for data, in db.execute(
         "SELECT data FROM packed WHERE source = ? AND name = 'records' ORDER BY chunk", (source,))]
     refused = np.array([record for side in "<>" for record, in db.execute(
         f"SELECT id FROM media WHERE source = ? AND state {side} ? AND state <> ?", (source, OK, NEW))], np.int64)
     rows = []
-    for records in (np.concatenate(usable) if usable else np.zeros(0, np.int64), refused):
+    for records in (np.concatenate(usable) if usable else np.zeros(0, np.int64), *(() if as_begun else (refused,))):
         if len(records) > CHECKED_AT_START:
             records = records[np.linspace(0, len(records) - 1, SAMPLE_AT_START).astype(np.int64)]
         rows += db.execute("SELECT id, COALESCE(archive, path), bytes, mtime_ns, archive FROM media WHERE id IN"
@@ -244,12 +263,18 @@ def _mark_changed(db, source: int, root: str) -> None:
     db.commit()
 
 
-def _probe_new(db, source: int, name: str, config: MediaConfig, root: str, pool: ProbePool, progress: bool) -> int:
-    """Probe every ``new`` row in the pool; commit as results come in."""
+def _probe_new(db, source: int, name: str, config: MediaConfig, root: str, pool: ProbePool, progress: bool,
+               as_begun: bool) -> tuple[int, int]:
+    """Probe every ``new`` row in the pool; commit as results come in.
+
+    Returns:
+        How many were probed; with ``as_begun`` how many of them stay as they were, as they cannot be used as planned.
+    """
     todo = db.execute("SELECT id, path, archive, offset, size FROM media WHERE source = ? AND state = ? ORDER BY id",
                       (source, NEW)).fetchall()
     if not todo:
-        return 0
+        return 0, 0
+    planned, lost = _planned(db, source) if as_begun else {}, 0
     db.execute("UPDATE sources SET fingerprint = NULL WHERE id = ?", (source,))
     places = {row[0]: dict(zip(("path", "archive", "offset", "size"), row[1:])) for row in todo}
     last_commit = time.monotonic()
@@ -257,9 +282,12 @@ def _probe_new(db, source: int, name: str, config: MediaConfig, root: str, pool:
               mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:
         for record, state, probe, (size, mtime) in pool.probe(config, root, todo):
             known = probe or Probe("", "", 0, 0, 0)
-            columns = {**vars(known), "bytes": size, "mtime_ns": mtime}
-            crc = crc_of(root, *({**places[record], **columns}[name] for name in MEDIA_COLUMNS))
-            columns |= {"state": state, "crc": crc}
+            if record in planned and (state != OK or planned[record] != [getattr(known, name) for name in _PLANNED]):
+                columns, lost = {"state": OK}, lost + 1  # the rest stays as it was
+            else:
+                columns = {**vars(known), "bytes": size, "mtime_ns": mtime}
+                crc = crc_of(root, *({**places[record], **columns}[name] for name in MEDIA_COLUMNS))
+                columns |= {"state": state, "crc": crc}
             db.execute(f"UPDATE media SET {', '.join(f'{name} = :{name}' for name in columns)} WHERE id = :id",
                        {**columns, "id": record})
             bar.update()
@@ -267,4 +295,10 @@ def _probe_new(db, source: int, name: str, config: MediaConfig, root: str, pool:
                 db.commit()
                 last_commit = time.monotonic()
     db.commit()
-    return len(todo)
+    return len(todo), lost
+
+
+def _planned(db, source: int) -> dict[int, list]:
+    """What plans depend on, of the ``new`` rows that were usable when they were probed the last time."""
+    return {record: values for record, *values in db.execute(
+        f"SELECT id, {', '.join(_PLANNED)} FROM media WHERE source = ? AND state = ? AND codec <> ''", (source, NEW))}

@@ -42,12 +42,13 @@ class Data:
 
 
 def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True,
-              classes: Sequence[str] | None = None) -> Data:
+              classes: Sequence[str] | None = None, as_begun: bool = False) -> Data:
     """Probe what is new, on the main rank, and open the tables on every rank.
 
     Args:
         training: False opens the evaluation source alone.
         classes: names to use where the config names no file of them; none: those of the target.
+        as_begun: for a run that goes on; see :func:`~omnidali.catalog.build.build_catalog`.
 
     Raises:
         UserError: for missing or wrong lists, roots and labels.
@@ -61,7 +62,8 @@ def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True,
 
     def build():
         names = list(classes) if classes and not config.classes else find_names(config)
-        return names, [str(summary) for summary in build_catalog(config.catalog_path, sources, root, names)]
+        return names, [str(summary) for summary in build_catalog(config.catalog_path, sources, root, names,
+                                                                 as_begun=as_begun)]
 
     names, summary = ranks.on_main(build)
     reader = CatalogReader(config.catalog_path)

@@ -78,6 +78,10 @@ class RunFolder:
             raise UserError(f"run_dir {self.path}", "a folder that can be written", str(error.strerror or error),
                             "Choose another run_dir or correct its permissions.") from None
 
+    def goes_on(self, resume: str) -> bool:
+        """Whether :meth:`load` will find a checkpoint, good or damaged."""
+        return resume != "none" and (resume != "auto" or bool(checkpoints_in(self._checkpoints)))
+
     def load(self, resume: str) -> tuple[dict | None, str | None]:
         """The checkpoint that ``resume`` (auto, none or a path) means, the same on every rank; None to start anew.
 
