@@ -367,6 +367,17 @@ def test_too_many_broken_files_stop_the_run(tmp_path, limits, told):
     assert told in str(caught.value) and " OpenCV reads no picture in it, such as " in str(caught.value)
 
 
+def test_a_start_behind_one_that_was_stopped_is_stopped_as_well(tmp_path):
+    table, source, pics = photo_source(tmp_path)
+    cut(pics / "5.png")
+    for _ in range(2):
+        quarantine = Quarantine(tmp_path / "q.jsonl")
+        with open_photos(table, source, limits=Limits(0.0), quarantine=quarantine, threads=1) as batches:
+            with pytest.raises(BadSource, match="expected at most 0 of 8 files to fail .loader.max_bad_ratio., got 1"):
+                list(batches)
+    assert len((tmp_path / "q.jsonl").read_text().splitlines()) == 1
+
+
 def test_a_class_without_a_readable_file_gets_another(tmp_path):
     table, source, pics = photo_source(tmp_path)
     for n in (1, 3, 5, 7):

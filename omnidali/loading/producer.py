@@ -235,6 +235,7 @@ class Producer:
 
     def _tell(self, failure: _Failed, step: int, attempt: int) -> None:
         if self.faults.blocks(failure.media):
+            self.faults.blocked()
             if attempt > OF_THE_CLASS:  # a class may be of one file, which is quarantined
                 self.faults.skipped()
         else:
