@@ -418,7 +418,8 @@ def test_an_abandoned_evaluation_is_made_up_for(options, tmp_path, monkeypatch, 
 
 KILLED_TEXT = "it was killed, or left without a word"
 ENDS = {"user.1": (2, 2, "sources.web: expected one, got two. Mend it."), "bug.2": (1, 1, "KeyError: 'oops'"),
-        "user.0": (2, 2, "sources.web: expected one, got two. Mend it."), "kill.0": (-9, 1, KILLED_TEXT),
+        "user.0": (2, 2, "sources.web: expected one, got two. Mend it."), "mainuser.0": (2, 2, "sources.web: expected one, got two. Mend it."), "main.0": (1, 1, "KeyError: 'oops'"),
+        "kill.0": (-9, 1, KILLED_TEXT),
         "kill.2": (-9, 1, KILLED_TEXT), "exit.1": (3, 1, KILLED_TEXT), "stuck.1": (1, 1, "KeyError: 'oops'"),
         "stop.0": (0, 0, ""), "stop.1": (0, 0, "")}  # a rank that is suspended for a while is not dead
 
@@ -436,10 +437,13 @@ def test_a_dead_rank_ends_the_others_with_its_error(warm, tmp_path):
         for rank, process in enumerate(jobs[case]):
             code, said = process.ended(), process.said
             assert code == (own if rank == who else told), (case, rank, said)
-            if rank != who and told:  # one line, and no traceback of a broken connection
+            if rank != who and case == "mainuser.0":  # whose mistakes rank 0 tells
+                assert said == "", (case, rank, said)
+            elif rank != who and told:  # one line, and no traceback of a broken connection
                 assert said.startswith(f"rank {who} ended: {text}") and said.count("\n") == 1, (case, rank, said)
             else:
                 assert ("Traceback" in said) == (text == "KeyError: 'oops'") and (text if own in (1, 2) else "") in said
+                assert case != "main.0" or ", in work\n" in said, said
 
 
 def test_torchrun_tells_the_killed_rank(options, tmp_path):
