@@ -574,6 +574,25 @@ def test_headers_of_tars_that_lie(tmp_path):
         assert not tar.members and time.monotonic() - began < 5
 
 
+def test_a_tar_that_ends_early_is_told(tmp_path):
+    """Cut off while it was copied, or with a damaged header: what is behind that is not lost in silence."""
+    make_tar(tmp_path / "a.tar", [(f"0/{n}.png", b"x" * 1000) for n in range(4)], tarfile.USTAR_FORMAT)
+    whole, header = (tmp_path / "a.tar").read_bytes(), 2 * 1536  # of the third member
+    flipped, emptied = bytearray(whole), bytearray(whole)
+    flipped[header + 5] ^= 1
+    emptied[header:header + 512] = bytes(512)
+    for data, members, told in (
+            (whole, 4, {}), (whole[:4 * 1536 + 512], 4, {}), (whole + bytes(1 << 21), 4, {}), (bytes(10240), 0, {}),
+            (whole[:header], 2, {"tar broken: ends at byte 3,072 of 3,072": 1}),
+            (whole[:header + 300], 2, {"tar broken: ends at byte 3,072 of 3,372": 1}),
+            (whole[:4 * 1536 + 100], 4, {"tar broken: ends at byte 6,144 of 6,244": 1}),
+            (flipped, 2, {"tar broken: ends at byte 3,072 of 10,240": 1}),
+            (emptied, 2, {"tar broken: ends at byte 3,072 of 10,240": 1}),
+            (whole + whole, 4, {"tar broken: ends at byte 6,144 of 20,480": 1})):
+        tar = read_tar(str(tmp_path), write(tmp_path / "t.tar", bytes(data)).name, "image")
+        assert (len(tar.members), tar.left_out) == (members, told)
+
+
 # Checkpoints
 
 class Evil:

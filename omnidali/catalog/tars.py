@@ -14,6 +14,7 @@ import tarfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from omnidali.catalog.folders import IMAGE_ENDINGS, VIDEO_ENDINGS, escape_reason
 from omnidali.catalog.gate import Refused
@@ -99,6 +100,8 @@ def read_tar(root: str, name: str, kind: str) -> Tar:
                         classes[key] = text
                 elif last in IMAGE_ENDINGS | VIDEO_ENDINGS:
                     tar.left_out[f"member that is no {kind}"] += 1
+            if not _ends_at(file, archive.offset):  # tarfile takes a damaged header for the end
+                raise tarfile.ReadError(f"ends at byte {archive.offset:,} of {size:,}")
     except Refused as refusal:
         tar.left_out[str(refusal)] += 1
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError) as error:
@@ -131,6 +134,20 @@ def _check(root: str, name: str) -> None:
     for magic, program in _COMPRESSED.items():
         if head.startswith(magic):
             raise Refused(f"tar compressed with {program}: decompress it")
+
+
+def _ends_at(file: BinaryIO, position: int) -> bool:
+    """Whether a tar ends here as its writer ended it: a block of zeros, mostly several, and nothing behind them.
+
+    One that was cut off between two members is known by nothing else.
+    """
+    file.seek(position)
+    zeros = 0
+    while data := file.read(_SMALL):
+        if data.strip(b"\0"):
+            return False
+        zeros += len(data)
+    return zeros >= tarfile.BLOCKSIZE
 
 
 def _odd(member: tarfile.TarInfo, size: int) -> str | None:
