@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -66,6 +67,15 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def copy_state(state: object) -> object:
+    """A state as it is now, in the memory of the CPU: training goes on to change the tensors in place."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, Mapping):
+        return {name: copy_state(value) for name, value in state.items()}
+    return type(state)(map(copy_state, state)) if isinstance(state, (list, tuple)) else state
 
 
 def remove_parts(folder: Path) -> None:
