@@ -378,6 +378,33 @@ def test_a_start_behind_one_that_was_stopped_is_stopped_as_well(tmp_path):
     assert len((tmp_path / "q.jsonl").read_text().splitlines()) == 1
 
 
+def test_an_error_does_not_wait_for_a_file_that_hangs(tmp_path, monkeypatch):
+    """Other ranks hear of it only then."""
+    table, source, _ = photo_source(tmp_path)
+    plan = make_plan([table], batch=4, sources=source)
+    first = {table.media(record).path for record in table.records[plan(0)[0].rows]}
+    hangs, let_go = threading.Event(), threading.Event()
+
+    def decode(media, *_):
+        if media.path in first:
+            hangs.wait(10)
+            raise CannotDecode("broken")
+        hangs.set()
+        let_go.wait(30)
+
+    monkeypatch.setattr(producer, "decode_image", decode)
+    began, before = time.monotonic(), threading.active_count()
+    with open_photos(table, source, plan, limits=Limits(0.0, hang_seconds=25.0)) as batches:
+        with pytest.raises(BadSource, match="broken"):
+            list(batches)
+    assert hangs.is_set() and time.monotonic() - began < 12
+    let_go.set()
+    end = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < end:
+        time.sleep(0.05)
+    assert threading.active_count() <= before  # they end by themselves
+
+
 def test_a_class_without_a_readable_file_gets_another(tmp_path):
     table, source, pics = photo_source(tmp_path)
     for n in (1, 3, 5, 7):
