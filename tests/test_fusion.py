@@ -344,6 +344,19 @@ def test_ranks_share_a_quarantine(tmp_path, caplog):
     assert all(quarantine.count("web") == 30 for quarantine in ranks)
 
 
+def test_a_damaged_file_that_fails_later_counts_everywhere(tmp_path, caplog):
+    write_photo(tmp_path / "a.jpg", 1, 60, 50)
+    path, file = tmp_path / "q.jsonl", str(tmp_path / "a.jpg")
+    mine, other = Quarantine(path), Quarantine(path)
+    for step, state in enumerate(("damaged", "failed", "damaged", "failed", "quarantined")):
+        mine.add("web", file, file, "cut off", state, step, 0)
+        other.add("web", file, file, "cut off", state, step, 1)
+        for quarantine in (mine, other, Quarantine(path)):
+            assert quarantine.count("web") == 1 and len(quarantine.failing("web")) == (step > 0)
+    assert [json.loads(line)["state"] for line in path.read_text().splitlines()] == ["damaged", "failed", "quarantined"]
+    assert [record.args[1] for record in caplog.records] == ["damaged", "quarantined"]
+
+
 def test_faults_are_kept_while_the_disk_is_full(tmp_path, monkeypatch):
     quarantine = Quarantine(tmp_path / "none" / "q.jsonl")
     (tmp_path / "none").write_text("a file where the folder should be")
