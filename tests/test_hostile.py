@@ -27,7 +27,7 @@ import torch
 from conftest import media_of
 
 from omnidali.bench.media import write_photo, write_video
-from omnidali.catalog import build, integrity, probe, workers
+from omnidali.catalog import build, integrity, probe, tars, workers
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.files import FileSpan
 from omnidali.catalog.folders import escape_reason
@@ -369,6 +369,33 @@ def test_the_mates_of_a_file_that_kills_are_probed_again(tmp_path, hostile_worke
     assert run_build(tmp_path).usable == 4 and marker.exists()
 
 
+OUTAGE = """
+import errno, os, omnidali.catalog.probe_worker as worker
+original = worker.probe_image
+def probe_image(span):
+    if "1.jpg" in span.path and os.path.exists(os.path.join(os.path.dirname(span.path), "outage")):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+    return original(span)
+worker.probe_image = probe_image
+worker.main({memory})
+""".strip().replace("\n", "\\n")
+
+
+def test_what_could_not_be_read_is_tried_at_each_start(tmp_path, monkeypatch):
+    make_photos(tmp_path, 4)
+    monkeypatch.setattr(workers, "_MAIN", f"exec(\"\"\"{OUTAGE}\"\"\")")
+    write(tmp_path / "pics/outage", "")
+    summary = run_build(tmp_path)
+    assert (summary.usable, summary.probed, summary.refused) == (3, 4, {"unreadable: Stale file handle": 1})
+    before = CatalogReader(tmp_path / "c.sqlite").table("s").fingerprint
+    assert run_build(tmp_path).probed == 0  # nothing is made anew for what stays as it is
+    assert CatalogReader(tmp_path / "c.sqlite").table("s").fingerprint == before
+    (tmp_path / "pics/outage").unlink()
+    summary = run_build(tmp_path)
+    assert (summary.usable, summary.probed, summary.refused) == (4, 1, {})
+    assert run_build(tmp_path).probed == 0
+
+
 def test_a_worker_that_cannot_start_is_told(tmp_path, monkeypatch):
     make_photos(tmp_path, 2)
     monkeypatch.setattr(workers, "_MAIN", "raise ImportError('no such library')")
@@ -553,6 +580,24 @@ def test_hostile_tars(tmp_path):
     (tmp_path / "root").mkdir()
     (tmp_path / "root/out.tar").symlink_to(tmp_path / "a.tar")
     assert read_tar(str(tmp_path / "root"), "out.tar", "image").left_out == {"tar whose path leaves the root": 1}
+
+
+def test_a_tar_that_could_not_be_read_is_tried_at_the_next_start(tmp_path, monkeypatch):
+    for name in "ab":
+        make_tar(tmp_path / f"{name}.tar", [(f"0/{n}.png", png(8, 8)) for n in range(2)])
+    source, read = {"s": SourceConfig(kind="image", root=".", tars="*.tar")}, tars._Headers.read
+
+    def fail(headers, count=-1):
+        if headers.name.endswith("b.tar"):
+            raise OSError(5, "Input/output error")
+        return read(headers, count)
+
+    with monkeypatch.context() as outage:
+        outage.setattr(tars._Headers, "read", fail)
+        summary = run_build(tmp_path, source)
+    assert (summary.usable, summary.refused) == (2, {"unreadable tar: Input/output error": 1})
+    summary = run_build(tmp_path, source)
+    assert (summary.usable, summary.probed, summary.refused) == (4, 2, {})
 
 
 def test_headers_of_tars_that_lie(tmp_path):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from omnidali.catalog.folders import IMAGE_ENDINGS, VIDEO_ENDINGS, escape_reason
-from omnidali.catalog.gate import Refused
+from omnidali.catalog.gate import UNREADABLE, Refused
 from omnidali.errors import UserError
 from omnidali.reading import parse_json
 
@@ -104,8 +104,10 @@ def read_tar(root: str, name: str, kind: str) -> Tar:
                 raise tarfile.ReadError(f"ends at byte {archive.offset:,} of {size:,}")
     except Refused as refusal:
         tar.left_out[str(refusal)] += 1
-    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError) as error:
-        tar.left_out[f"tar broken: {getattr(error, 'strerror', None) or error}"] += 1
+    except OSError as error:
+        tar.left_out[f"{UNREADABLE} tar: {error.strerror or error}"] += 1
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
+        tar.left_out[f"tar broken: {error}"] += 1
     for name, offset, size, key in media:
         folder = name.lstrip("./").partition("/")
         tar.members.append((name, offset, size, classes.get(key, folder[0] if folder[1] else None)))
