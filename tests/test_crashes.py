@@ -551,6 +551,23 @@ def test_a_run_holds_its_folder(options):
     assert run(*options, "train.steps=6", "auto")[0] == 0  # and lets it go
 
 
+def test_a_run_in_the_current_folder_is_not_overwritten(options, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    save_checkpoint(folder / "checkpoints" / "last.pt", {"state_dict": {}, "loader": {"step": 1}})
+    names = ["mine.mp4.part", "config.yaml.part", "checkpoints/last.pt.part", "checkpoints/step-9.pt.part",
+             "checkpoints/theirs.pt.part"]
+    for name in names:
+        (folder / name).write_bytes(b"half")
+    monkeypatch.chdir(folder)
+    config = load_config(options[1], [*options[2:], "run_dir=."])
+    with pytest.raises(UserError, match="expected a folder without checkpoints, got a run with last.pt"):
+        RunFolder(config, Ranks(), "none")
+    assert all((folder / name).exists() for name in names)
+    for resume in ("auto", "checkpoints/last.pt", ".", str(folder)):
+        RunFolder(config, Ranks(), resume).close()
+    assert [name for name in names if (folder / name).exists()] == ["mine.mp4.part", "checkpoints/theirs.pt.part"]
+
+
 def test_closing_hides_no_error(capsys):
     class Breaks:
         def close(self):

@@ -78,11 +78,12 @@ def copy_state(state: object) -> object:
     return type(state)(map(copy_state, state)) if isinstance(state, (list, tuple)) else state
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove what a crash in mid-write has left."""
-    for part in folder.glob(f"*{_PART}"):
-        with contextlib.suppress(OSError):
-            part.unlink()
+def remove_parts(folder: Path, *names: str) -> None:
+    """Remove what a crash in mid-write has left of files that are called so; others' are none of ours."""
+    for name in names:
+        for part in folder.glob(f"{name}{_PART}"):
+            with contextlib.suppress(OSError):
+                part.unlink()
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

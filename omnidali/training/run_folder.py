@@ -32,6 +32,8 @@ from omnidali.training.checkpoint import (
 from omnidali.training.run_lock import RunLock
 from omnidali.writing import write_whole
 
+_CONFIG, _ENVIRONMENT = "config.yaml", "environment.json"
+
 
 class RunFolder:
     """Everything a run writes, by its main rank; a full disk does not end it. A context manager.
@@ -66,17 +68,18 @@ class RunFolder:
                 raise
 
     def _open(self, config: Config, resume: str) -> None:
-        own = resume == "auto" or self.path.resolve() in (Path(resume).resolve(), *Path(resume).resolve().parents)
+        resumed = Path(resume).resolve()
+        own = resume == "auto" or resume != "none" and self.path.resolve() in (resumed, *resumed.parents)
         found = checkpoints_in(self._checkpoints)
         if found and not own:
             raise UserError(f"run_dir {self.path}", "a folder without checkpoints", f"a run with {found[0].name}",
                             "Go on with --resume auto, or choose another run_dir.")
         self._lock = RunLock(self.path)
         try:
-            remove_parts(self.path)
-            remove_parts(self._checkpoints)
-            write_whole(self.path / "config.yaml", dump_config(config))
-            write_whole(self.path / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
+            remove_parts(self.path, _CONFIG, _ENVIRONMENT)
+            remove_parts(self._checkpoints, LAST, PREVIOUS, BEST, "step-*.pt")
+            write_whole(self.path / _CONFIG, dump_config(config))
+            write_whole(self.path / _ENVIRONMENT, json.dumps(describe_environment(), indent=2) + "\n")
         except OSError as error:
             raise UserError(f"run_dir {self.path}", "a folder that can be written", str(error.strerror or error),
                             "Choose another run_dir or correct its permissions.") from None
