@@ -362,6 +362,18 @@ def test_what_crashes_hangs_or_starves_the_probe_costs_itself_alone(tmp_path, ho
     assert run_build(tmp_path).probed == 0  # and the next start does not try them again
 
 
+def test_a_mount_that_hangs_at_the_size_holds_no_build(tmp_path, hostile_worker, monkeypatch):
+    make_photos(tmp_path, 3)
+    stall = 'real = worker.stamp_of\\nworker.stamp_of = lambda path: time_flies() if "1.jpg" in path else real(path)\\n'
+    monkeypatch.setattr(workers, "_MAIN", workers._MAIN.replace("worker.main(", stall + "worker.main("))
+    monkeypatch.setattr(workers, "stamp_of", lambda path: time.sleep(60))
+    monkeypatch.setattr(workers, "STAMP_SECONDS", 0.2)
+    summary = run_build(tmp_path)
+    assert summary.usable == 2 and summary.refused == {"takes more than 40 s to probe": 1}
+    monkeypatch.undo()
+    assert run_build(tmp_path).usable == 3
+
+
 def test_the_mates_of_a_file_that_kills_are_probed_again(tmp_path, hostile_worker):
     """A worker that dies of what an earlier file left behind: its victim is not blamed."""
     make_photos(tmp_path, 3)

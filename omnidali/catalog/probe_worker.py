@@ -101,6 +101,7 @@ def main(memory: int) -> None:
         task = json.loads(line)
         for record, path, archive, offset, size in task["rows"]:
             full = os.path.join(task["root"], archive or path)
+            signal.setitimer(signal.ITIMER_REAL, task["seconds"])  # a mount may hang at the size already
             stamp = stamp_of(full)
             patience = task["seconds"] + (size or stamp[0] or 0) / task["bytes_per_second"]
             signal.setitimer(signal.ITIMER_REAL, patience)
