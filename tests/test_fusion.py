@@ -556,6 +556,29 @@ def test_a_file_that_failed_and_hangs_later_is_not_tried_for_ever(tmp_path, monk
     assert Quarantine(path).blocks("web", str(pics / "3.png"))
 
 
+def test_the_look_at_a_file_that_failed_has_a_time_of_its_own(tmp_path, monkeypatch):
+    """A long video that is broken in part would be given up as one that hangs."""
+    table, source, _ = photo_source(tmp_path)
+    read, looks = producer.decode_image, []
+
+    def slow(media, *arguments):
+        if media.path.endswith("3.png"):
+            time.sleep(0.5)
+            raise CannotDecode("cut off")
+        read(media, *arguments)
+
+    def look(media, kind, patience):
+        looks.append((patience, *(age for file, age in batches._workers.in_flight("web") if file == media)))
+        return True
+
+    monkeypatch.setattr(producer, "decode_image", slow)
+    monkeypatch.setattr(producer, "anything_decodes", look)
+    with open_photos(table, source, limits=Limits(1.0, hang_seconds=4.0), end=2) as batches:
+        list(batches)
+    (patience, age), = looks
+    assert patience == 2.0 and age < 0.5
+
+
 @pytest.mark.parametrize("damage", [bytes, lambda size: b"\xff" * size])
 def test_a_video_whose_beginning_is_broken_is_not_given_up(tmp_path, damage):
     """Clips behind the damage decode; a file that is called useless must be so for every draw."""
