@@ -797,6 +797,28 @@ def test_a_catalog_cut_off_anywhere_is_built_anew(catalog, capsys):
     assert rebuild(folder, page) == wanted
 
 
+def test_a_catalog_that_is_being_written_is_not_damaged(tmp_path, monkeypatch):
+    """Its length may be that of a moment before, and what its head says that of a moment later."""
+    make_photos(tmp_path, 2)
+    run_build(tmp_path)
+    path, naps = tmp_path / "c.sqlite", []
+    data = path.read_bytes()
+
+    def nap(seconds):
+        naps.append(seconds)
+        if len(naps) == 2:
+            path.write_bytes(data)
+
+    monkeypatch.setattr(time, "sleep", nap)
+    write(path, data + bytes(4096))
+    integrity.check_length(path)
+    assert len(naps) == 2
+    write(path, data[:-1])
+    with pytest.raises(integrity.Damaged, match=f"{len(data) - 1:,} bytes instead of {len(data):,}"):
+        integrity.check_length(path)
+    assert sum(naps) < 0.2
+
+
 def test_flipped_bits_are_never_silent(catalog):
     folder, data, wanted = catalog
     rng, told = np.random.default_rng(0), 0
