@@ -153,7 +153,7 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
         """
         nonlocal best, figures
         share_statistics()
-        best_before, found = best, None
+        found = None
         if due and not stops:
             figures = found = evaluate(step)
             stops = found is None
@@ -161,9 +161,8 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
             best = found["top1"]
             files = [*files, BEST]
         gc.collect()
-        # LAST is written last, as a run goes on behind it
-        failed = folder.save(snapshot(step, due and found is None), *reversed(files), final=final or stops)
-        best = best_before if BEST in failed else best  # what no file holds is not the best
+        # LAST is written last, as a run goes on behind it, and is told of the best that a file holds
+        folder.save(snapshot(step, due and found is None), *reversed(files), final=final or stops)
         return stops
 
     def not_finite(step: int, got: str) -> UserError:

@@ -72,10 +72,10 @@ def exit_with_advice(story: Callable[[], int | None], rank: int = 0) -> int:
     except Exception as raised:
         error = raised
     ending = tell_peers(error)
-    if ending is not None:
-        return watch.leave(ending.code, lambda: print(ending, file=sys.stderr, flush=True))
     if isinstance(error, UserError):
         return watch.leave(2, lambda: _advise(error, rank))
+    if ending is not None:
+        return watch.leave(ending.code, lambda: print(ending, file=sys.stderr, flush=True))
     if not watch.is_on():
         raise error
     return watch.leave(1, lambda: traceback.print_exception(error))

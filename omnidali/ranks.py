@@ -49,7 +49,10 @@ class Ranks:
         return max(1, len(os.sched_getaffinity(0)) // self.local_world)
 
     def on_main(self, work: Callable[[], T]) -> T:
-        """Run ``work`` on rank 0 and return its result, or raise its error, on every rank."""
+        """Run ``work`` on rank 0 and return its result, or raise its error, on every rank.
+
+        The others' copy has no traceback; ``told_by_main`` keeps them from telling it before rank 0 does.
+        """
         result, error = None, None
         if self.is_main:
             try:

@@ -277,7 +277,8 @@ def report(code: int, error: BaseException) -> Ending | None:
     """Tell the other ranks that this one ends; where another rank's end is behind ``error``, that is returned."""
     if _watch is None:
         return None
-    if code == 1 and (_watch.ending is not None or isinstance(error, RuntimeError) and _COLLECTIVE.search(
+    told = getattr(error, "told_by_main", False)  # the main rank knows where it comes from, and is to say it first
+    if told or code == 1 and (_watch.ending is not None or isinstance(error, RuntimeError) and _COLLECTIVE.search(
             f"{type(error).__module__} {error}")):
         if (ending := _watch.wait()) is not None:
             return ending

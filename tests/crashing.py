@@ -96,6 +96,17 @@ def die_in_save(folder, stage):
     save_checkpoint(folder / "last.pt", state(3), folder / "previous.pt")
 
 
+def break_on_main(ranks, how):
+    """In what rank 0 does for all of them; it is the last to leave, as one that closes its files first."""
+    def work():
+        raise UserError("sources.web", "one", "two", "Mend it.") if how == "mainuser" else KeyError("oops")
+
+    try:
+        ranks.on_main(work)
+    finally:
+        time.sleep(0.3 if ranks.is_main else 0)
+
+
 def be_a_rank(folder, how, who):
     """One of several, of which rank ``who`` fails."""
     watch._GRACE_SECONDS, watch._TELL_SECONDS, watch._SILENT_SECONDS = 1.0, 0.5, 2
@@ -104,6 +115,8 @@ def be_a_rank(folder, how, who):
         ranks = start_ranks()
         for step in range(4):
             dist.all_reduce(torch.zeros(1))
+            if step == 2 and how.startswith("main"):
+                break_on_main(ranks, how)
             if step == 2 and ranks.rank == int(who):
                 if how == "user":
                     raise UserError("sources.web", "one", "two", "Mend it.")

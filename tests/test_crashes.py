@@ -23,8 +23,10 @@ import train
 from omnidali.errors import UserError, exit_with_advice
 from omnidali.ranks import Ranks
 from omnidali.settings import load_config
+from omnidali.training import run_folder
 from omnidali.training.around import closing_behind
 from omnidali.training.checkpoint import load_checkpoint, load_newest, save_checkpoint
+from omnidali.training.run_folder import RunFolder
 from omnidali.training.run_lock import RunLock
 
 CRASHING = Path(__file__).with_name("crashing.py")
@@ -312,6 +314,62 @@ def test_only_the_last_save_ends_the_run_and_the_old_one_stays(options, tmp_path
     assert load_checkpoint(checkpoints / "last.pt")["loader"]["step"] == 2 and not list(checkpoints.glob("*.part"))
 
 
+def test_what_cannot_be_written_is_tried_again_as_it_was(options, tmp_path, monkeypatch):
+    real, full = run_folder.save_checkpoint, {"best.pt", "step-2.pt", "step-4.pt"}
+
+    def save(path, state, previous=None):
+        if path.name in full:
+            raise UserError(str(path), "space", "none", "Free some.")
+        real(path, state, previous)
+
+    def held(name):
+        state = load_checkpoint(tmp_path / "run" / "checkpoints" / name)
+        return state["state_dict"]["w"].item(), state["best"], state["owes_evaluation"]
+
+    monkeypatch.setattr(run_folder, "save_checkpoint", save)
+    weights = torch.zeros(1)
+    with RunFolder(load_config(options[1], options[2:]), Ranks()) as folder:
+        def keep(step, best, *names):
+            weights.fill_(step)  # in place, as an optimizer does
+            folder.save({"state_dict": {"w": weights}, "best": best, "owes_evaluation": False, "loader": {"step": step}}, *names)
+
+        keep(2, 0.5, "best.pt", "step-2.pt", "last.pt")
+        assert held("last.pt") == (2.0, -1.0, True) and not folder.owes_save
+        keep(4, 0.5, "step-4.pt", "last.pt")
+        assert held("last.pt") == (4.0, -1.0, True)
+        full.clear()
+        keep(6, 0.5, "last.pt")
+        assert held("best.pt") == (2.0, 0.5, False) and held("step-4.pt") == (4.0, 0.5, False)
+        assert held("last.pt") == (6.0, 0.5, False)
+        full.update(["best.pt", "last.pt"])
+        keep(8, 0.6, "best.pt", "last.pt")
+        assert folder.owes_save
+        full.clear()
+        keep(10, 0.7, "best.pt", "last.pt")  # another best one takes the place of the one that waits
+        assert held("best.pt") == (10.0, 0.7, False) and held("last.pt") == (10.0, 0.7, False) and not folder.owes_save
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {
+        "last.pt", "previous.pt", "best.pt", "step-4.pt"}
+
+
+def test_a_best_one_that_could_not_be_written_is_found_again(options, tmp_path, monkeypatch):
+    real = run_folder.save_checkpoint
+
+    def save(path, state, previous=None):
+        if path.name == "best.pt":
+            raise UserError(str(path), "space", "none", "Free some.")
+        real(path, state, previous)
+
+    with monkeypatch.context() as full:
+        full.setattr(run_folder, "save_checkpoint", save)
+        assert run(*options, HELD_OUT, "train.steps=4")[0] == 0
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert load_checkpoint(checkpoints / "last.pt")["best"] == -1.0 and not (checkpoints / "best.pt").exists()
+    code, out, err = run(*options, HELD_OUT, "train.steps=4", "auto")
+    assert code == 0 and "evaluation at step 4: top1" in out, err
+    assert_same(load_checkpoint(checkpoints / "best.pt")["state_dict"], weights(tmp_path / "run"))
+    assert load_checkpoint(checkpoints / "last.pt")["best"] == load_checkpoint(checkpoints / "best.pt")["best"] >= 0
+
+
 # --- signals
 
 def stop_at(process, name="waits0", number=signal.SIGTERM, times=1):
@@ -418,7 +476,8 @@ def test_an_abandoned_evaluation_is_made_up_for(options, tmp_path, monkeypatch, 
 
 KILLED_TEXT = "it was killed, or left without a word"
 ENDS = {"user.1": (2, 2, "sources.web: expected one, got two. Mend it."), "bug.2": (1, 1, "KeyError: 'oops'"),
-        "user.0": (2, 2, "sources.web: expected one, got two. Mend it."), "kill.0": (-9, 1, KILLED_TEXT),
+        "user.0": (2, 2, "sources.web: expected one, got two. Mend it."), "mainuser.0": (2, 2, "sources.web: expected one, got two. Mend it."), "main.0": (1, 1, "KeyError: 'oops'"),
+        "kill.0": (-9, 1, KILLED_TEXT),
         "kill.2": (-9, 1, KILLED_TEXT), "exit.1": (3, 1, KILLED_TEXT), "stuck.1": (1, 1, "KeyError: 'oops'"),
         "stop.0": (0, 0, ""), "stop.1": (0, 0, "")}  # a rank that is suspended for a while is not dead
 
@@ -436,10 +495,13 @@ def test_a_dead_rank_ends_the_others_with_its_error(warm, tmp_path):
         for rank, process in enumerate(jobs[case]):
             code, said = process.ended(), process.said
             assert code == (own if rank == who else told), (case, rank, said)
-            if rank != who and told:  # one line, and no traceback of a broken connection
+            if rank != who and case == "mainuser.0":  # whose mistakes rank 0 tells
+                assert said == "", (case, rank, said)
+            elif rank != who and told:  # one line, and no traceback of a broken connection
                 assert said.startswith(f"rank {who} ended: {text}") and said.count("\n") == 1, (case, rank, said)
             else:
                 assert ("Traceback" in said) == (text == "KeyError: 'oops'") and (text if own in (1, 2) else "") in said
+                assert case != "main.0" or ", in work\n" in said, said
 
 
 def test_torchrun_tells_the_killed_rank(options, tmp_path):
@@ -487,6 +549,23 @@ def test_a_run_holds_its_folder(options):
     assert f"a folder that no other run is writing to, got one of process {os.getpid()}" in refused[0][2]
     assert scored[0]["items"] == 5  # reading beside a run is allowed
     assert run(*options, "train.steps=6", "auto")[0] == 0  # and lets it go
+
+
+def test_a_run_in_the_current_folder_is_not_overwritten(options, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    save_checkpoint(folder / "checkpoints" / "last.pt", {"state_dict": {}, "loader": {"step": 1}})
+    names = ["mine.mp4.part", "config.yaml.part", "checkpoints/last.pt.part", "checkpoints/step-9.pt.part",
+             "checkpoints/theirs.pt.part"]
+    for name in names:
+        (folder / name).write_bytes(b"half")
+    monkeypatch.chdir(folder)
+    config = load_config(options[1], [*options[2:], "run_dir=."])
+    with pytest.raises(UserError, match="expected a folder without checkpoints, got a run with last.pt"):
+        RunFolder(config, Ranks(), "none")
+    assert all((folder / name).exists() for name in names)
+    for resume in ("auto", "checkpoints/last.pt", ".", str(folder)):
+        RunFolder(config, Ranks(), resume).close()
+    assert [name for name in names if (folder / name).exists()] == ["mine.mp4.part", "checkpoints/theirs.pt.part"]
 
 
 def test_closing_hides_no_error(capsys):

@@ -27,7 +27,7 @@ import torch
 from conftest import media_of
 
 from omnidali.bench.media import write_photo, write_video
-from omnidali.catalog import build, integrity, probe, workers
+from omnidali.catalog import build, integrity, probe, tars, workers
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.files import FileSpan
 from omnidali.catalog.folders import escape_reason
@@ -317,6 +317,9 @@ def media_with(media, packets):
 HOSTILE = """
 import os, signal, time, omnidali.catalog.probe_worker as worker
 original = worker.probe_file
+def time_flies():  # what is left to the alarm passes 40 times as fast: a starved machine needs the rest for good files
+    signal.setitimer(signal.ITIMER_REAL, signal.getitimer(signal.ITIMER_REAL)[0] / 40)
+    time.sleep(1000)
 def probe_file(kind, pattern, root, path, *place):
     if "segfault" in path or ("later" in path and os.path.exists(os.path.join(root, "poisoned"))):
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -324,6 +327,8 @@ def probe_file(kind, pattern, root, path, *place):
         open(os.path.join(root, "poisoned"), "w")
     if "hang" in path:
         while True: time.sleep(1)
+    if "slow" in path:
+        time_flies()
     if "hog" in path:
         held = [bytearray(1 << 26) for _ in range(1000)]
     if "lie" in path:
@@ -338,13 +343,13 @@ worker.main({memory})
 @pytest.fixture
 def hostile_worker(monkeypatch):
     monkeypatch.setattr(workers, "_MAIN", f"exec(\"\"\"{HOSTILE}\"\"\")")
-    monkeypatch.setattr(workers, "SECONDS", 2.0)
+    monkeypatch.setattr(workers, "SECONDS", 40.0)
     monkeypatch.setattr(workers, "MEMORY", 1 << 29)
 
 
 def test_what_crashes_hangs_or_starves_the_probe_costs_itself_alone(tmp_path, hostile_worker):
     make_photos(tmp_path, 12)
-    names = ["segfault", "hang", "hog", "lie"]
+    names = ["segfault", "slow", "hog", "lie"]
     for name in names:
         write_photo(tmp_path / f"pics/{name}.jpg", 1, 40, 30)
     lines = (tmp_path / "l.txt").read_text().splitlines()
@@ -353,8 +358,20 @@ def test_what_crashes_hangs_or_starves_the_probe_costs_itself_alone(tmp_path, ho
     write(tmp_path / "l.txt", "\n".join(lines))
     summary = run_build(tmp_path, threads=2)
     assert summary.usable == 12 and summary.refused == {
-        "crashes the probe": 2, "takes more than 2 s to probe": 1, "needs too much memory": 1}
+        "crashes the probe": 2, "takes more than 40 s to probe": 1, "needs too much memory": 1}
     assert run_build(tmp_path).probed == 0  # and the next start does not try them again
+
+
+def test_a_mount_that_hangs_at_the_size_holds_no_build(tmp_path, hostile_worker, monkeypatch):
+    make_photos(tmp_path, 3)
+    stall = 'real = worker.stamp_of\\nworker.stamp_of = lambda path: time_flies() if "1.jpg" in path else real(path)\\n'
+    monkeypatch.setattr(workers, "_MAIN", workers._MAIN.replace("worker.main(", stall + "worker.main("))
+    monkeypatch.setattr(workers, "stamp_of", lambda path: time.sleep(60))
+    monkeypatch.setattr(workers, "STAMP_SECONDS", 0.2)
+    summary = run_build(tmp_path)
+    assert summary.usable == 2 and summary.refused == {"takes more than 40 s to probe": 1}
+    monkeypatch.undo()
+    assert run_build(tmp_path).usable == 3
 
 
 def test_the_mates_of_a_file_that_kills_are_probed_again(tmp_path, hostile_worker):
@@ -367,6 +384,33 @@ def test_the_mates_of_a_file_that_kills_are_probed_again(tmp_path, hostile_worke
     write_photo(tmp_path / "pics/once.jpg", 1, 40, 30)
     workers._MAIN = f"exec(\"\"\"{code}\"\"\")"  # the fixture puts the old one back
     assert run_build(tmp_path).usable == 4 and marker.exists()
+
+
+OUTAGE = """
+import errno, os, omnidali.catalog.probe_worker as worker
+original = worker.probe_image
+def probe_image(span):
+    if "1.jpg" in span.path and os.path.exists(os.path.join(os.path.dirname(span.path), "outage")):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+    return original(span)
+worker.probe_image = probe_image
+worker.main({memory})
+""".strip().replace("\n", "\\n")
+
+
+def test_what_could_not_be_read_is_tried_at_each_start(tmp_path, monkeypatch):
+    make_photos(tmp_path, 4)
+    monkeypatch.setattr(workers, "_MAIN", f"exec(\"\"\"{OUTAGE}\"\"\")")
+    write(tmp_path / "pics/outage", "")
+    summary = run_build(tmp_path)
+    assert (summary.usable, summary.probed, summary.refused) == (3, 4, {"unreadable: Stale file handle": 1})
+    before = CatalogReader(tmp_path / "c.sqlite").table("s").fingerprint
+    assert run_build(tmp_path).probed == 0  # nothing is made anew for what stays as it is
+    assert CatalogReader(tmp_path / "c.sqlite").table("s").fingerprint == before
+    (tmp_path / "pics/outage").unlink()
+    summary = run_build(tmp_path)
+    assert (summary.usable, summary.probed, summary.refused) == (4, 1, {})
+    assert run_build(tmp_path).probed == 0
 
 
 def test_a_worker_that_cannot_start_is_told(tmp_path, monkeypatch):
@@ -555,6 +599,24 @@ def test_hostile_tars(tmp_path):
     assert read_tar(str(tmp_path / "root"), "out.tar", "image").left_out == {"tar whose path leaves the root": 1}
 
 
+def test_a_tar_that_could_not_be_read_is_tried_at_the_next_start(tmp_path, monkeypatch):
+    for name in "ab":
+        make_tar(tmp_path / f"{name}.tar", [(f"0/{n}.png", png(8, 8)) for n in range(2)])
+    source, read = {"s": SourceConfig(kind="image", root=".", tars="*.tar")}, tars._Headers.read
+
+    def fail(headers, count=-1):
+        if headers.name.endswith("b.tar"):
+            raise OSError(5, "Input/output error")
+        return read(headers, count)
+
+    with monkeypatch.context() as outage:
+        outage.setattr(tars._Headers, "read", fail)
+        summary = run_build(tmp_path, source)
+    assert (summary.usable, summary.refused) == (2, {"unreadable tar: Input/output error": 1})
+    summary = run_build(tmp_path, source)
+    assert (summary.usable, summary.probed, summary.refused) == (4, 2, {})
+
+
 def test_headers_of_tars_that_lie(tmp_path):
     """Sizes below zero and beyond the file, endless chains of headers, and headers of gigabytes."""
     def header(size, kind=b"0", name=b"0/a.png"):
@@ -572,6 +634,25 @@ def test_headers_of_tars_that_lie(tmp_path):
         began = time.monotonic()
         tar = read_tar(str(tmp_path), write(tmp_path / "h.tar", data + bytes(1024)).name, "image")
         assert not tar.members and time.monotonic() - began < 5
+
+
+def test_a_tar_that_ends_early_is_told(tmp_path):
+    """Cut off while it was copied, or with a damaged header: what is behind that is not lost in silence."""
+    make_tar(tmp_path / "a.tar", [(f"0/{n}.png", b"x" * 1000) for n in range(4)], tarfile.USTAR_FORMAT)
+    whole, header = (tmp_path / "a.tar").read_bytes(), 2 * 1536  # of the third member
+    flipped, emptied = bytearray(whole), bytearray(whole)
+    flipped[header + 5] ^= 1
+    emptied[header:header + 512] = bytes(512)
+    for data, members, told in (
+            (whole, 4, {}), (whole[:4 * 1536 + 512], 4, {}), (whole + bytes(1 << 21), 4, {}), (bytes(10240), 0, {}),
+            (whole[:header], 2, {"tar broken: ends at byte 3,072 of 3,072": 1}),
+            (whole[:header + 300], 2, {"tar broken: ends at byte 3,072 of 3,372": 1}),
+            (whole[:4 * 1536 + 100], 4, {"tar broken: ends at byte 6,144 of 6,244": 1}),
+            (flipped, 2, {"tar broken: ends at byte 3,072 of 10,240": 1}),
+            (emptied, 2, {"tar broken: ends at byte 3,072 of 10,240": 1}),
+            (whole + whole, 4, {"tar broken: ends at byte 6,144 of 20,480": 1})):
+        tar = read_tar(str(tmp_path), write(tmp_path / "t.tar", bytes(data)).name, "image")
+        assert (len(tar.members), tar.left_out) == (members, told)
 
 
 # Checkpoints
@@ -714,6 +795,28 @@ def test_a_catalog_cut_off_anywhere_is_built_anew(catalog, capsys):
     assert rebuild(folder, bytes(len(data))) == wanted  # zeros, as after a loss of power
     page = data[:8192] + bytes(4096) + data[12288:]
     assert rebuild(folder, page) == wanted
+
+
+def test_a_catalog_that_is_being_written_is_not_damaged(tmp_path, monkeypatch):
+    """Its length may be that of a moment before, and what its head says that of a moment later."""
+    make_photos(tmp_path, 2)
+    run_build(tmp_path)
+    path, naps = tmp_path / "c.sqlite", []
+    data = path.read_bytes()
+
+    def nap(seconds):
+        naps.append(seconds)
+        if len(naps) == 2:
+            path.write_bytes(data)
+
+    monkeypatch.setattr(time, "sleep", nap)
+    write(path, data + bytes(4096))
+    integrity.check_length(path)
+    assert len(naps) == 2
+    write(path, data[:-1])
+    with pytest.raises(integrity.Damaged, match=f"{len(data) - 1:,} bytes instead of {len(data):,}"):
+        integrity.check_length(path)
+    assert sum(naps) < 0.2
 
 
 def test_flipped_bits_are_never_silent(catalog):

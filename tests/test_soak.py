@@ -52,12 +52,14 @@ def test_names_that_are_missing_twice_or_wrong_are_told():
     asked = {"bad": 300.0, "late": 800.0, "odd": 300.0, "good": 300.0, "fine": 300.0}
 
     def failing(*named):
-        found = verdicts.naming(done, [{"path": path, "time": moment} for path, moment in named], asked)
+        lines = [{"path": path, "time": moment, "state": (*state, "failed")[0]} for path, moment, *state in named]
+        found = verdicts.naming(done, lines, asked)
         return [verdict.name for verdict in found if not verdict.passed]
 
     assert failing(("bad", 150)) == failing(("bad", 150), ("odd", 150)) == failing(("bad", 150), ("late", 950)) == []
     assert failing(("odd", 150)) == ["bad files that were asked for and named"]
     assert failing(("bad", 150), ("bad", 160)) == ["files named more than once"]
+    assert failing(("bad", 150, "damaged"), ("bad", 160)) == []  # it has become worse
     for wrong in ("good", "fine"):
         assert failing(("bad", 150), (wrong, 160)) == ["good files that were named"]
     assert failing(("bad", 90)) == ["good files that were named"]  # before it went bad

@@ -87,20 +87,21 @@ def handles(samples: Sequence[Sample], warm_up: float, before: Mapping[str, int]
 
 
 def naming(damages: Iterable[Damage], named: Sequence[Mapping], asked: Mapping[str, float]) -> list[Verdict]:
-    """Whether each bad file was named once, and no good one.
+    """Whether each bad file was named once, and no good one. Where it gets worse, it has a line for each state.
 
     Args:
-        damages: all that was done. named: the lines of the quarantine, with ``path`` and ``time``.
+        damages: all that was done. named: the lines of the quarantine, with ``path``, ``state`` and ``time``.
         asked: when a clip of a path was decided on last, seconds since 1970.
     """
     bad = {damage.path: damage for damage in damages if damage.outcome not in (EXACT, REFUSED)}
-    counts = Counter(line["path"] for line in named)
-    twice = [path for path, count in counts.items() if count > 1]
+    counts = Counter((line["path"], line["state"]) for line in named)
+    twice = [path for (path, _), count in counts.items() if count > 1]
+    paths = {path for path, _ in counts}
     wrongly = [line["path"] for line in named
                if line["path"] not in bad or line["time"] < bad[line["path"]].begun - 1]
     certain = [damage for damage in bad.values() if damage.outcome == FAILS]
     due = [damage for damage in certain if asked.get(damage.path, 0) > damage.done]
-    missed = [damage for damage in due if damage.path not in counts]
+    missed = [damage for damage in due if damage.path not in paths]
     return [
         Verdict("bad files that were asked for and named", f"{len(due) - len(missed)}" + _such(
             f"{damage.path} ({damage.fault})" for damage in missed), f"all {len(due)}", bool(due) and not missed),

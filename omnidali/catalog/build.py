@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from omnidali.catalog.contents import list_source
 from omnidali.catalog.files import stamp_of
-from omnidali.catalog.gate import OK
+from omnidali.catalog.gate import OK, UNREADABLE
 from omnidali.catalog.integrity import Damaged, crc_of, damage, is_damage, move_aside, only_build
 from omnidali.catalog.pack import pack
 from omnidali.catalog.probe import Probe
@@ -34,6 +34,7 @@ from omnidali.reading import printable
 CHECKED_AT_START = 100_000  # files of a source whose size and time are compared at a warm start; of more than that
 SAMPLE_AT_START = 20_000  # these, evenly spread
 _COMMIT_SECONDS = 2.0  # what a killed probe loses at most
+_AGAIN = "again "  # before the signature of a list of which not all could be read
 _PLANNED = ("width", "height", "frames", "frame_rate", "tick", "timing")  # columns that plans depend on
 
 
@@ -139,15 +140,17 @@ def _build_source(db, name, source: MediaConfig, data_root, classes, pool, progr
     tars = find_tars(Path(root), source.tars, f"{key_of(name)}.tars") if source.tars else []
     now = _signature(source, root, _plain(watched or "[]"), tars, classes)
     listed = old != [root, source.kind, source.pattern] or now != old_signature
-    if as_begun and listed and old_signature is not None:
-        listed = _without_folders(now) != _without_folders(old_signature)  # files come to folders, and go
+    if as_begun and listed and old_signature is not None:  # files come to folders, and go
+        listed = _without_folders(now) != _without_folders(old_signature.removeprefix(_AGAIN))
     if listed:
-        watched, repeated = _read_entries(db, source_id, name, source, root, data_root, classes)
+        watched, repeated, whole = _read_entries(db, source_id, name, source, root, data_root, classes)
         db.execute("UPDATE sources SET signature = ?, watched = ?, fingerprint = NULL, entries_crc = ? WHERE id = ?",
-                   (_signature(source, root, watched, tars, classes), json.dumps(watched),
+                   (("" if whole else _AGAIN) + _signature(source, root, watched, tars, classes), json.dumps(watched),
                     _entries_crc(db, source_id), source_id))
         db.commit()
     _mark_changed(db, source_id, root, as_begun)
+    if not as_begun:
+        _mark_readable(db, source_id, source, root, pool)
     probed, lost = _probe_new(db, source_id, name, source, root, pool, progress, as_begun)
     fingerprint, crc = db.execute("SELECT fingerprint, entries_crc FROM sources WHERE id = ?", (source_id,)).fetchone()
     if not probed and fingerprint is not None:
@@ -213,8 +216,9 @@ def _without_folders(signature: str) -> object:
 
 
 def _read_entries(db, source_id: int, name: str, source: MediaConfig, root: str, data_root: Path,
-                  classes: list[str] | None) -> tuple[list[str], int]:
-    """Make media and entries match the list; return the files to watch, and how many lines repeat another."""
+                  classes: list[str] | None) -> tuple[list[str], int, bool]:
+    """Make media and entries match the list; return the files to watch, how many lines repeat another, and whether all
+    was read: else the next start tries it again."""
     left_out: Counter = Counter()
     db.execute("CREATE TEMP TABLE IF NOT EXISTS listed (path TEXT, label INTEGER, unit TEXT, first REAL, last REAL,"
                " video TEXT, positive INTEGER, archive TEXT, offset INTEGER, size INTEGER)")
@@ -241,7 +245,7 @@ def _read_entries(db, source_id: int, name: str, source: MediaConfig, root: str,
     kept, = db.execute("SELECT COUNT(*) FROM entries WHERE source = ?", (source_id,)).fetchone()
     db.execute("UPDATE sources SET kind = ?, root = ?, pattern = ?, format = ?, left_out = ? WHERE id = ?",
                (source.kind, root, source.pattern, form, json.dumps(left_out), source_id))
-    return watched, total - kept
+    return watched, total - kept, not any(reason.startswith(UNREADABLE) for reason in left_out)
 
 
 def _mark_changed(db, source: int, root: str, as_begun: bool) -> None:
@@ -259,6 +263,16 @@ def _mark_changed(db, source: int, root: str, as_begun: bool) -> None:
     stamp = functools.lru_cache(maxsize=1000)(lambda path: stamp_of(os.path.join(root, path)))  # a tar has many members
     changed = [(NEW, record) for record, path, size, mtime, archive in rows
                if (stamp(path)[1] != mtime if archive else stamp(path) != (size, mtime))]
+    db.executemany("UPDATE media SET state = ? WHERE id = ?", changed)
+    db.commit()
+
+
+def _mark_readable(db, source: int, config: MediaConfig, root: str, pool: ProbePool) -> None:
+    """Set files back to ``new`` that could not be read and can be now: errors of a disk pass, and leave no mark."""
+    rows = db.execute("SELECT id, path, archive, offset, size FROM media WHERE source = ? AND state GLOB ?",
+                      (source, f"{UNREADABLE}:*")).fetchall()
+    changed = [(NEW, record) for record, state, *_ in pool.probe(config, root, rows)
+               if not state.startswith(UNREADABLE)]
     db.executemany("UPDATE media SET state = ? WHERE id = ?", changed)
     db.commit()
 

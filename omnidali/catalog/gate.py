@@ -7,6 +7,7 @@ import struct
 from dataclasses import dataclass
 
 OK = "ok"  # the state of a file that is used; any other but "new" is the reason for which it is not
+UNREADABLE = "unreadable"  # how states begin that may pass: the disk was to blame
 HUNGRY = "needs too much memory"
 HEAD_BYTES = 4096  # enough for every signature below
 MAX_PIXELS = 89_478_485  # about 256 MiB as RGB; a small file can claim far more than a machine holds

@@ -7,6 +7,7 @@ import mmap
 import os
 import sqlite3
 import sys
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from omnidali.errors import UserError
 
 DAMAGED = ".damaged"  # ending of a damaged catalog's new name
 _JOURNAL = "-journal"  # SQLite's ending for what a killed writer began, which the next one takes back
+_LOOKS, _LOOK_SECONDS = 5, 0.02  # at a catalog that seems damaged
 _MAGIC = b"SQLite format 3\0"
 # errors of SQLite that come from elsewhere than the content of the file
 _OUTSIDE = ("locked", "full", "readonly", "disk I/O", "unable to open", "interrupted", "out of memory")
@@ -41,7 +43,19 @@ def crc_of(*values: object) -> int:
 
 
 def check_length(path: Path) -> None:
-    """Raise Damaged for a file that was cut off, or filled with zeros by a crash; SQLite sees that late or never."""
+    """Raise Damaged for a file that was cut off, or filled with zeros by a crash; SQLite sees that late or never.
+
+    Beside a writer its length, its head and its journal are those of different moments: what is wrong must stay so.
+    """
+    for _ in range(_LOOKS - 1):
+        try:
+            return _check_length(path)
+        except Damaged:
+            time.sleep(_LOOK_SECONDS)
+    _check_length(path)
+
+
+def _check_length(path: Path) -> None:
     size = path.stat().st_size if path.exists() else 0
     if size == 0:
         return

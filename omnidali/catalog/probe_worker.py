@@ -17,7 +17,7 @@ import sys
 
 from omnidali.catalog.files import FileSpan, stamp_of
 from omnidali.catalog.folders import escape_reason
-from omnidali.catalog.gate import OK, Refused
+from omnidali.catalog.gate import OK, UNREADABLE, Refused
 from omnidali.catalog.photo import Probe, probe_image
 
 TOO_MUCH_MEMORY = 77  # exit status
@@ -53,7 +53,7 @@ def probe_file(kind: str, pattern: str, root: str, path: str, archive: str | Non
     except FileNotFoundError:
         return "missing file", None
     except OSError as error:
-        return f"unreadable: {error.strerror}", None
+        return f"{UNREADABLE}: {error.strerror}", None
     except MemoryError:
         raise
     except Exception as error:  # of a library, at a file that nobody thought of
@@ -101,6 +101,7 @@ def main(memory: int) -> None:
         task = json.loads(line)
         for record, path, archive, offset, size in task["rows"]:
             full = os.path.join(task["root"], archive or path)
+            signal.setitimer(signal.ITIMER_REAL, task["seconds"])  # a mount may hang at the size already
             stamp = stamp_of(full)
             patience = task["seconds"] + (size or stamp[0] or 0) / task["bytes_per_second"]
             signal.setitimer(signal.ITIMER_REAL, patience)

@@ -14,9 +14,10 @@ import tarfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from omnidali.catalog.folders import IMAGE_ENDINGS, VIDEO_ENDINGS, escape_reason
-from omnidali.catalog.gate import Refused
+from omnidali.catalog.gate import UNREADABLE, Refused
 from omnidali.errors import UserError
 from omnidali.reading import parse_json
 
@@ -99,10 +100,14 @@ def read_tar(root: str, name: str, kind: str) -> Tar:
                         classes[key] = text
                 elif last in IMAGE_ENDINGS | VIDEO_ENDINGS:
                     tar.left_out[f"member that is no {kind}"] += 1
+            if not _ends_at(file, archive.offset):  # tarfile takes a damaged header for the end
+                raise tarfile.ReadError(f"ends at byte {archive.offset:,} of {size:,}")
     except Refused as refusal:
         tar.left_out[str(refusal)] += 1
-    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError) as error:
-        tar.left_out[f"tar broken: {getattr(error, 'strerror', None) or error}"] += 1
+    except OSError as error:
+        tar.left_out[f"{UNREADABLE} tar: {error.strerror or error}"] += 1
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
+        tar.left_out[f"tar broken: {error}"] += 1
     for name, offset, size, key in media:
         folder = name.lstrip("./").partition("/")
         tar.members.append((name, offset, size, classes.get(key, folder[0] if folder[1] else None)))
@@ -131,6 +136,20 @@ def _check(root: str, name: str) -> None:
     for magic, program in _COMPRESSED.items():
         if head.startswith(magic):
             raise Refused(f"tar compressed with {program}: decompress it")
+
+
+def _ends_at(file: BinaryIO, position: int) -> bool:
+    """Whether a tar ends here as its writer ended it: a block of zeros, mostly several, and nothing behind them.
+
+    One that was cut off between two members is known by nothing else.
+    """
+    file.seek(position)
+    zeros = 0
+    while data := file.read(_SMALL):
+        if data.strip(b"\0"):
+            return False
+        zeros += len(data)
+    return zeros >= tarfile.BLOCKSIZE
 
 
 def _odd(member: tarfile.TarInfo, size: int) -> str | None:

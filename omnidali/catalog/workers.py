@@ -25,6 +25,7 @@ from omnidali.errors import UserError
 MEMORY = 4 << 30  # bytes of one worker: the packets of the longest video that the gate lets in take 1 GiB
 SECONDS = 60.0  # for one file, and as long again as reading takes from a disk that gives
 BYTES_PER_SECOND = 4 << 20  # this much
+STAMP_SECONDS = 5.0  # for the size and time of a file that killed its worker, maybe as its mount hangs
 BATCH = {"image": 64}  # files that a worker is sent at once; of other kinds one, which takes longer than sending it
 FRAME_PATTERN = "img_{:05}.jpg"  # of the reference's folders of frames
 CRASHED = "crashes the probe"
@@ -128,7 +129,7 @@ class ProbePool:
                 return outcome
             except _Died as again:
                 death = again
-        stamp = stamp_of(os.path.join(task["root"], row[2] or row[1]))
+        stamp = _stamp_in_time(os.path.join(task["root"], row[2] or row[1]))
         patience = task["seconds"] + (row[4] or stamp[0] or 0) / task["bytes_per_second"]
         return row[0], f"takes more than {patience:.0f} s to probe" if death.too_slow else death.state, None, stamp
 
@@ -141,6 +142,16 @@ class ProbePool:
             worker = _Worker()
             self._all = [other for other in self._all if other.alive] + [worker]
             return worker
+
+
+def _stamp_in_time(path: str) -> tuple[int | None, int | None]:
+    """As :func:`stamp_of`; none where a mount does not give it in time, so that the next start tries the file again."""
+    found: queue.SimpleQueue = queue.SimpleQueue()
+    threading.Thread(target=lambda: found.put(stamp_of(path)), daemon=True, name="stamp").start()
+    try:
+        return found.get(timeout=STAMP_SECONDS)
+    except queue.Empty:
+        return None, None
 
 
 class _Died(Exception):

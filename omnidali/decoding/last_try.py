@@ -18,10 +18,10 @@ from omnidali.errors import CannotDecode
 
 # errors that another try would meet again, until somebody changes the file
 _LASTING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
-_SECONDS = 10.0  # for the frames of a long video or a large folder
+LOOK_SECONDS = 10.0  # for the frames of a long video or a large folder
 
 
-def anything_decodes(media: Media, kind: str) -> bool:
+def anything_decodes(media: Media, kind: str, patience: float = LOOK_SECONDS) -> bool:
     """Whether some clip of a file can be had, though not the one that was wanted; true where that is in doubt.
 
     A file is called useless, and never tried again, only if no draw of it could have succeeded: else it would depend on
@@ -29,30 +29,29 @@ def anything_decodes(media: Media, kind: str) -> bool:
 
     Args:
         kind: of the source, as in :class:`~omnidali.config.MediaConfig`.
+        patience: seconds behind which it is in doubt.
     """
     try:
         os.listdir(media.span.path) if kind == "frames" else open(media.span.path, "rb").close()
         if kind == "image":
             return _image(media)
         if kind == "frames":
-            return _folder(media)
-        return _video(media)
+            return _folder(media, time.monotonic() + patience)
+        return _video(media, time.monotonic() + patience)
     except OSError as error:
         return error.errno not in _LASTING
     except MemoryError:
         return True
 
 
-def _folder(media: Media) -> bool:
-    end = time.monotonic() + _SECONDS
+def _folder(media: Media, end: float) -> bool:
     return any(_image(media.frame(number)) or time.monotonic() > end for number in range(media.frames))
 
 
-def _video(media: Media) -> bool:
+def _video(media: Media, end: float) -> bool:
     """Each frame by itself: in a longer run, a packet that fails may take frames before it along."""
     keyframes = unpack_numbers(media.keyframes).tolist()
     others = sorted(set(range(media.frames)) - set(keyframes))
-    end = time.monotonic() + _SECONDS
     for wanted in (*keyframes, *others):
         for source in (indexed_frames, demuxed_frames) if media.packets else (demuxed_frames,):
             try:

@@ -42,6 +42,7 @@ class Faults:
     substituted: int = 0
     replaced_frames: int = 0
     _in_a_row: int = 0
+    _counted: bool = False  # the files that an earlier start has named
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -53,6 +54,16 @@ class Faults:
     def blocks(self, media: Media) -> bool:
         """Whether a file need not be tried."""
         return self.quarantine.blocks(self.table.name, media.path)
+
+    def blocked(self) -> None:
+        """A clip was not tried, as its file is quarantined: a start behind one that met a limit meets it, too.
+
+        Raises:
+            BadSource: past a limit.
+        """
+        if not self._counted:
+            self._counted = True
+            self._check_ratio()
 
     def failed(self, media: Media, reason: str, step: int, hopeless: Callable[[], bool]) -> None:
         """A clip of ``media`` did not decode.
@@ -78,6 +89,9 @@ class Faults:
 
     def _count(self) -> None:
         self.skipped()
+        self._check_ratio()
+
+    def _check_ratio(self) -> None:
         failing = len(self.quarantine.failing(self.table.name))
         if failing > self.allowed:
             raise self._stop(f"{failing:,}", f"at most {self.allowed:,} of {self.table.source_rows:,} files to fail"

@@ -28,6 +28,7 @@ from omnidali.planning.plan import EvaluationPlan, TrainPlan
 
 _LOG = logging.getLogger("omnidali")
 _TOLD = 5  # files of a source
+_ERROR_SECONDS = 1.0  # for threads to end behind an error, of which the other ranks must hear
 
 
 class FusionIterator:
@@ -120,7 +121,7 @@ class FusionIterator:
         try:
             step = self._run.take(self._next_step)
         except BaseException:
-            self.close()
+            self._close(_ERROR_SECONDS)
             raise
         for meter, samples, finished in zip(self._meters, step.samples, step.finished):
             meter.clips += len(samples) * samples.boxes.shape[1]
@@ -147,7 +148,7 @@ class FusionIterator:
         if differences:
             raise UserError("resume", "the plan that the checkpoint was made with", "; ".join(differences),
                             "Restore the old settings and lists, or start anew in another run_dir.")
-        self._stop()
+        self._stop(self.limits.hang_seconds)
         self._next_step = state["step"]
         before, now = state.get("decoders", {}), self._decoders()
         return [f"same order, but slightly other pixels from here on: {before[name]}; now {now[name]}"
@@ -169,12 +170,16 @@ class FusionIterator:
 
     def close(self) -> None:
         """Stop the background work and free its memory. A second call does nothing."""
+        self._close(self.limits.hang_seconds)
+
+    def _close(self, patience: float) -> None:
+        """Leave threads that need more than ``patience`` seconds to themselves."""
         if not self._closed:
             self._closed = True
-            self._stop()
+            self._stop(patience)
             for producer in self._producers:
                 producer.close()
-            self._workers.close(self.limits.hang_seconds)
+            self._workers.close(patience)
             self._producers.clear()
 
     def __enter__(self) -> "FusionIterator":
@@ -187,9 +192,9 @@ class FusionIterator:
         if self._closed:
             raise RuntimeError(f"this FusionIterator (rank {self.rank}) was closed; make a new one")
 
-    def _stop(self) -> None:
+    def _stop(self, patience: float) -> None:
         if self._run is not None:
-            self._run.stop()
+            self._run.stop(patience)
             self._run = None
 
 
@@ -241,13 +246,14 @@ class _Run:
                 _LOG.error("rank %d: no batch for %g s; step %d waits for source %s: %s", owner.rank, seconds, number,
                            owner.plan.tables[source].name, files)
 
-    def stop(self) -> None:
-        """End the threads; waits for decodes that have begun, but not for ever."""
+    def stop(self, patience: float) -> None:
+        """End the threads; waits ``patience`` seconds for decodes that have begun."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+        end = time.monotonic() + patience
         for thread in self._threads:
-            thread.join(self._owner.limits.hang_seconds)
+            thread.join(max(0.0, end - time.monotonic()))
         self._steps.clear()
 
     def _step(self, number: int) -> Step | None:

@@ -18,7 +18,7 @@ from omnidali.catalog.gate import MAX_IMAGE_BYTES, read_image_header
 from omnidali.catalog.store import Media, SourceTable
 from omnidali.decoding.frames import decode_frames
 from omnidali.decoding.image import decode_image, has_readable_header
-from omnidali.decoding.last_try import anything_decodes
+from omnidali.decoding.last_try import LOOK_SECONDS, anything_decodes
 from omnidali.decoding.routes import CPU, HYBRID, on_cpu
 from omnidali.decoding.video import decode_video
 from omnidali.errors import CannotDecode
@@ -201,7 +201,7 @@ class Producer:
                 except _Failed as failure:
                     if job.given_up:
                         return
-                    self._tell(failure, step, attempt)
+                    self._tell(failure, job, step, attempt)
                 attempt, index = attempt + 1, 0
                 mine = self._substitute(samples, place, attempt)
             with job.lock:  # who is given up on must not write behind the one that stands in for it
@@ -233,13 +233,16 @@ class Producer:
             self.faults.lost()
         return other
 
-    def _tell(self, failure: _Failed, step: int, attempt: int) -> None:
+    def _tell(self, failure: _Failed, job: Job, step: int, attempt: int) -> None:
         if self.faults.blocks(failure.media):
+            self.faults.blocked()
             if attempt > OF_THE_CLASS:  # a class may be of one file, which is quarantined
                 self.faults.skipped()
         else:
+            job.at(failure.media)  # what comes is no part of the time that the clip took, and must not hang in its turn
+            patience = min(LOOK_SECONDS, self.faults.limits.hang_seconds / 2)
             self.faults.failed(failure.media, failure.reason, step,
-                               hopeless=lambda: not anything_decodes(failure.media, self.table.kind))
+                               hopeless=lambda: not anything_decodes(failure.media, self.table.kind, patience))
 
     def _decode_one(self, job: Job, samples: Samples, index: int, out: np.ndarray) -> list[tuple[Media, int]]:
         """Decode one sample into ``out`` (V, F, size, size, 3); returns its files for whose frames neighbours stand,

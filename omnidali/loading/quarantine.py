@@ -50,6 +50,11 @@ class Fault:
         return self.source, self.path
 
     @property
+    def grade(self) -> int:
+        """How bad it is: the place of its state in their order."""
+        return _STATES.index(self.state)
+
+    @property
     def fails(self) -> bool:
         """Whether clips were lost, not frames alone."""
         return self.state != DAMAGED
@@ -69,7 +74,7 @@ class Quarantine:
         self._faults: dict[tuple[str, str], Fault] = {}
         self._blocked: set[tuple[str, str]] = set()
         self._unwritten: list[Fault] = []
-        self._named: set[tuple[tuple[str, str], bool]] = set()  # in the file since this start; whether as useless
+        self._named: dict[tuple[str, str], int] = {}  # how bad, as the file says since this start
         self._read, self._told = 0, False
         if self.path is not None:
             with contextlib.suppress(OSError), open(self.path, "rb") as file:
@@ -99,7 +104,8 @@ class Quarantine:
 
     def add(self, source: str, path: str, file: str, reason: str, state: str, step: int, rank: int,
             stamp: tuple[int | None, int | None] | None = None) -> None:
-        """Name a file, unless it is named already; once more where it failed before and now is of no use.
+        """Name a file, unless it is named already; in the file once more where it is worse than before, in the log only
+        where it is of no use now.
 
         Args:
             file: whose size and time tell whether it is still the same: the path itself, or the tar that it lies in.
@@ -109,17 +115,17 @@ class Quarantine:
         with self._lock:
             self._look()
             known = self._faults.get(fault.key)
-            news = known is None or (state == QUARANTINED != known.state)
+            news = known is None or fault.grade > known.grade
             self._learn(fault)
             if news:
                 self._unwritten.append(fault)
             self._write()
-        if news:
+        if known is None or news and state == QUARANTINED:
             _LOG.warning("%s: %s: %s: %s (step %d, rank %d)", source, state, path, reason, step, rank)
 
     def _learn(self, fault: Fault) -> None:
         known = self._faults.get(fault.key)
-        if known is None or _STATES.index(fault.state) > _STATES.index(known.state):
+        if known is None or fault.grade > known.grade:
             self._faults[fault.key] = fault
         if fault.state == QUARANTINED:
             self._blocked.add(fault.key)
@@ -139,11 +145,12 @@ class Quarantine:
                 file.seek(self._read)
                 text = "\n" if file.read() else ""  # behind a line that a crash cut off
                 text += "".join(json.dumps(asdict(fault)) + "\n" for fault in self._unwritten
-                               if (fault.key, fault.state == QUARANTINED) not in self._named)
+                               if fault.grade > self._named.get(fault.key, -1))
                 file.write(text.encode())
                 file.flush()
                 self._read = file.tell()
-            self._named.update((fault.key, fault.state == QUARANTINED) for fault in self._unwritten)
+            for fault in self._unwritten:
+                self._name(fault)
             self._unwritten.clear()
         except OSError as error:
             if not self._told:
@@ -160,8 +167,11 @@ class Quarantine:
     def _take(self, file) -> None:
         """Learn what other ranks have named."""
         for fault in self._lines(file):
-            self._named |= {(fault.key, fault.state == QUARANTINED), (fault.key, False)}
+            self._name(fault)
             self._learn(fault)
+
+    def _name(self, fault: Fault) -> None:
+        self._named[fault.key] = max(fault.grade, self._named.get(fault.key, -1))
 
     def _lines(self, file) -> Iterator[Fault]:
         """The faults from here to the end."""
@@ -171,7 +181,7 @@ class Quarantine:
         for line in data.splitlines():
             with contextlib.suppress(ValueError, TypeError):
                 fault = Fault(**json.loads(line))
-                hash(fault.key), _STATES.index(fault.state)  # raise where it is not ours
+                hash(fault.key), fault.grade  # raise where it is not ours
                 yield fault
 
 

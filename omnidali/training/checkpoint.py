@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -68,11 +69,21 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove what a crash in mid-write has left."""
-    for part in folder.glob(f"*{_PART}"):
-        with contextlib.suppress(OSError):
-            part.unlink()
+def copy_state(state: object) -> object:
+    """A state as it is now, in the memory of the CPU: training goes on to change the tensors in place."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, Mapping):
+        return {name: copy_state(value) for name, value in state.items()}
+    return type(state)(map(copy_state, state)) if isinstance(state, (list, tuple)) else state
+
+
+def remove_parts(folder: Path, *names: str) -> None:
+    """Remove what a crash in mid-write has left of files that are called so; others' are none of ours."""
+    for name in names:
+        for part in folder.glob(f"{name}{_PART}"):
+            with contextlib.suppress(OSError):
+                part.unlink()
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

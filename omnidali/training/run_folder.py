@@ -15,14 +15,15 @@ from omnidali.config import Config
 from omnidali.environment import describe_environment
 from omnidali.errors import UserError
 from omnidali.loading.pictures import clip_grid, label_text
-from omnidali.models.digest import DIGEST, digest_of
 from omnidali.ranks import Ranks
 from omnidali.settings import dump_config
 from omnidali.training.attempts import Attempts
 from omnidali.training.checkpoint import (
+    BEST,
     LAST,
     PREVIOUS,
     checkpoints_in,
+    copy_state,
     load_newest,
     load_run,
     remove_parts,
@@ -30,6 +31,8 @@ from omnidali.training.checkpoint import (
 )
 from omnidali.training.run_lock import RunLock
 from omnidali.writing import write_whole
+
+_CONFIG, _ENVIRONMENT = "config.yaml", "environment.json"
 
 
 class RunFolder:
@@ -41,7 +44,7 @@ class RunFolder:
         writes: False for a dry run, of which only :meth:`load` does anything.
 
     Attributes:
-        owes_save: whether a checkpoint could not be written and none has been since; the same on every rank.
+        owes_save: whether the last checkpoint could not be written and none has been since; the same on every rank.
 
     Raises:
         UserError: if the folder cannot be written, another process is writing to it, or it holds a run that would be
@@ -54,6 +57,8 @@ class RunFolder:
         self._attempt, self._board, self._lock = Attempts(), Board(self.path / "tb"), None
         self._shown: set[str] = set()
         self._lines: list[str] = []  # of metrics.jsonl, that wait for space
+        self._best = -1.0  # of best.pt
+        self._owed: dict[str, tuple[str, dict]] = {}  # name and state of what could not be written, by its kind
         self.owes_save = False
         if writes:
             try:
@@ -63,17 +68,18 @@ class RunFolder:
                 raise
 
     def _open(self, config: Config, resume: str) -> None:
-        own = resume == "auto" or self.path.resolve() in (Path(resume).resolve(), *Path(resume).resolve().parents)
+        resumed = Path(resume).resolve()
+        own = resume == "auto" or resume != "none" and self.path.resolve() in (resumed, *resumed.parents)
         found = checkpoints_in(self._checkpoints)
         if found and not own:
             raise UserError(f"run_dir {self.path}", "a folder without checkpoints", f"a run with {found[0].name}",
                             "Go on with --resume auto, or choose another run_dir.")
         self._lock = RunLock(self.path)
         try:
-            remove_parts(self.path)
-            remove_parts(self._checkpoints)
-            write_whole(self.path / "config.yaml", dump_config(config))
-            write_whole(self.path / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
+            remove_parts(self.path, _CONFIG, _ENVIRONMENT)
+            remove_parts(self._checkpoints, LAST, PREVIOUS, BEST, "step-*.pt")
+            write_whole(self.path / _CONFIG, dump_config(config))
+            write_whole(self.path / _ENVIRONMENT, json.dumps(describe_environment(), indent=2) + "\n")
         except OSError as error:
             raise UserError(f"run_dir {self.path}", "a folder that can be written", str(error.strerror or error),
                             "Choose another run_dir or correct its permissions.") from None
@@ -107,34 +113,51 @@ class RunFolder:
             if path is None:
                 return None, None
         self._last_is_good = path.resolve() in (self.path.resolve(), (self._checkpoints / LAST).resolve())
-        return state or load_run(path), told
+        state = state or load_run(path)
+        self._best = state["best"]
+        return state, told
 
-    def save(self, state: dict, *names: str, final: bool = False) -> set[str]:
-        """Write a checkpoint under each of ``names``; returns those that failed, on every rank.
+    def save(self, state: dict, *names: str, final: bool = False) -> None:
+        """Write a checkpoint under each of ``names``, in this order.
+
+        Other ones than the last that cannot be written are tried again, as they are now, at the next save; of several
+        ``step-N`` the newest.
 
         Args:
+            state: its ``best`` is that of best.pt; in the other files it becomes what best.pt then holds.
             final: no later save will make up for this one.
 
         Raises:
             UserError: if ``final`` and the last checkpoint cannot be written.
         """
-        failed = self._ranks.on_main(lambda: self._save(state, names, final))
-        self.owes_save = bool(failed)
-        return failed
+        self.owes_save = self._ranks.on_main(lambda: self._save(state, names, final))
 
-    def _save(self, state: dict, names: tuple[str, ...], final: bool) -> set[str]:
-        state, failed = {**state, DIGEST: digest_of(state)}, set()
+    def _save(self, state: dict, names: tuple[str, ...], final: bool) -> bool:
+        """Whether the last checkpoint is owed."""
+        owes_last = self.owes_save
+        for kind, (name, owed) in list(self._owed.items()):
+            if name in names or self._write(name, owed) is None:
+                del self._owed[kind]
         for name in names:
-            path, last = self._checkpoints / name, name == LAST
-            previous = self._checkpoints / PREVIOUS if last and self._last_is_good else None
-            failure = self._attempt("checkpoints", path, lambda: save_checkpoint(path, state, previous))
-            if failure is None:
-                self._last_is_good |= last
-            elif last and final:
-                raise failure
-            else:
-                failed.add(name)
-        return failed
+            failure = self._write(name, state)
+            if name == LAST:
+                owes_last = failure is not None
+                if owes_last and final:
+                    raise failure
+            elif failure is not None:
+                self._owed[_kind(name)] = name, copy_state(state)
+        return owes_last
+
+    def _write(self, name: str, state: dict) -> UserError | None:
+        path, last = self._checkpoints / name, name == LAST
+        if name != BEST:  # a run that goes on behind a best one which was lost looks for another
+            state = {**state, "best": self._best, "owes_evaluation": state["owes_evaluation"] or BEST in self._owed}
+        previous = self._checkpoints / PREVIOUS if last and self._last_is_good else None
+        failure = self._attempt(_kind(name), path, lambda: save_checkpoint(path, state, previous))
+        if failure is None:
+            self._last_is_good |= last
+            self._best = state["best"]
+        return failure
 
     def log(self, kind: str, step: int, values: Mapping[str, object]) -> None:
         """One line of metrics.jsonl; numbers also go to TensorBoard as ``kind/name``."""
@@ -188,6 +211,11 @@ class RunFolder:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def _kind(name: str) -> str:
+    """Of a checkpoint: one of each is held for another try, as it takes the memory of a network."""
+    return {LAST: "checkpoints", BEST: BEST}.get(name, "step-N.pt")
 
 
 def _append(path: Path, data: bytes) -> None:
