@@ -160,7 +160,7 @@ def test_copies_are_found_and_others_stay(world, found):
 
 def test_pieces_of_long_videos_that_are_copies_are_no_positives(found):
     kept = json.loads((found / "lists/long.json").read_text())
-    assert kept == [{"video_dir": "a", "label": 0, "num_clips": 3, "positive_clip_inds": [0]},
+    assert kept == [{"video_dir": "a", "label": 0, "num_clips": 3, "positive_clip_inds": [0], "removed_clip_inds": [1]},
                     {"video_dir": "c", "label": 1, "num_clips": 2, "positive_clip_inds": [1]}]
     assert set(rows_of(found, "long")) == {"a/part_1.mp4", "b/part_0.mp4", "b/part_2.mp4"}
 
@@ -203,7 +203,7 @@ def test_a_training_on_all_pieces_keeps_videos_that_never_show_their_class(world
                        f"sources.long.list={tmp_path / 'long.json'}")
     dedup(config, tmp_path / "out", Ranks(), names=["long"])
     assert json.loads((tmp_path / "out/lists/long.json").read_text()) == [
-        {"video_dir": "b", "label": 1, "num_clips": 3, "positive_clip_inds": [1]},
+        {"video_dir": "b", "label": 1, "num_clips": 3, "positive_clip_inds": [1], "removed_clip_inds": [0, 2]},
         {"video_dir": "c", "label": 0, "num_clips": 2, "positive_clip_inds": []}]
     assert load_config(tmp_path / "out/config.yaml").classes is None  # nobody named any: others may add to the numbers
 
@@ -226,7 +226,7 @@ def test_every_file_is_read_once_for_its_bytes_and_again_after_a_failure(world, 
 
 def test_of_pieces_that_are_alike_one_with_its_class_stays():
     sides, zeros = np.array([60, 40, 50]), np.zeros(3, np.int64)
-    items = Items(SimpleNamespace(widths=sides, heights=sides), zeros, zeros, zeros + 1, zeros, zeros,
+    items = Items(SimpleNamespace(widths=sides, heights=sides), zeros, zeros + 1, zeros, zeros,
                   shown=np.array([False, True, True]))
     outcome = Outcome("long", items, None)
     outcome.add_clusters([np.arange(3)], np.full(3, "hash", "U8"), {"hash": np.ones(3)})

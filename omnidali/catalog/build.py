@@ -209,16 +209,18 @@ def _read_entries(db, source_id: int, name: str, source: MediaConfig, root: str,
         db.execute("DELETE FROM media WHERE source = ?", (source_id,))
     # members of a tar have no time of their own: they are probed again where they moved
     db.execute("DELETE FROM media WHERE source = ? AND NOT EXISTS (SELECT 1 FROM listed l WHERE l.path = media.path"
-               " AND l.archive IS media.archive AND l.offset IS media.offset AND l.size IS media.size)", (source_id,))
-    db.execute("INSERT OR IGNORE INTO media (source, path, archive, offset, size)"
-               " SELECT ?, path, archive, offset, size FROM listed ORDER BY rowid", (source_id,))
+               " AND l.archive IS media.archive AND l.offset IS media.offset AND l.size IS media.size"
+               " AND l.positive IS NOT NULL)", (source_id,))
+    db.execute("INSERT OR IGNORE INTO media (source, path, archive, offset, size) SELECT ?, path, archive, offset, size"
+               " FROM listed WHERE positive IS NOT NULL ORDER BY rowid", (source_id,))
     db.execute("DELETE FROM entries WHERE source = ?", (source_id,))
     order = "MIN(l.rowid) OVER (PARTITION BY l.video, l.label), l.rowid" if source.kind == "untrimmed" else "l.rowid"
+    # a removed piece whose file nobody needs is an entry all the same: the numbers of the others count it
     db.execute("INSERT INTO entries (source, media, label, unit, first, last, video, positive)"
-               " SELECT m.source, m.id, l.label, l.unit, l.first, l.last, l.video, l.positive FROM listed l"
-               " JOIN media m ON m.source = ? AND m.path = l.path WHERE l.rowid IN"
+               " SELECT ?, COALESCE(m.id, 0), l.label, l.unit, l.first, l.last, l.video, l.positive FROM listed l"
+               " LEFT JOIN media m ON m.source = ? AND m.path = l.path WHERE l.rowid IN"
                f" (SELECT MIN(rowid) FROM listed GROUP BY path, label, unit, first, last) ORDER BY {order}",
-               (source_id,))
+               (source_id, source_id))
     kept, = db.execute("SELECT COUNT(*) FROM entries WHERE source = ?", (source_id,)).fetchone()
     db.execute("UPDATE sources SET kind = ?, root = ?, pattern = ?, format = ?, left_out = ? WHERE id = ?",
                (source.kind, root, source.pattern, form, json.dumps(left_out), source_id))

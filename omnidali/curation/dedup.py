@@ -98,7 +98,8 @@ def dedup(config: Config, out: str | Path, ranks: Ranks, checkpoint: str | None 
     for name, source in configs.items():
         table = reader.table(name)  # with what `fraction` leaves out
         tables[name] = flatten(here.catalog, table) if name in everything else table
-        items = find_items(here.catalog, tables[name], settings.rate, source.pieces == "positive")
+        # also pieces that do not show their class: a filter may find that they do
+        items = find_items(here.catalog, tables[name], settings.rate)
         if not items.shown.any():
             raise UserError(key_of(name), "pieces that show their class", "none",
                             "Correct the list, or leave the source out with --sources.")
@@ -295,15 +296,12 @@ def _finish(config: Config, out: Path, outcomes: list[Outcome], tables: dict[str
                                 f"Check that evaluation.source is another set (see {out / 'report.md'}), or leave the"
                                 " source out with --sources.")
         for outcome in outcomes:
-            name, labels = outcome.name, tables[outcome.name].labels
-            kept = np.zeros(len(labels), bool)
-            kept[outcome.items.places] = outcome.items.shown & ~outcome.dropped
-            stays = None
-            if config.sources[name].pieces == "all":  # such a training also takes videos that never show their class
-                stays = np.zeros(len(labels), bool)
-                stays[outcome.items.places] = ~outcome.dropped
-            new[name], _ = write_list(out / "lists", config.catalog_path, name, config.sources[name], kept, labels,
-                                      stays)
+            name = outcome.name
+            kept = outcome.items.shown & ~outcome.dropped
+            # such a training also takes videos that never show their class
+            stays = ~outcome.dropped if config.sources[name].pieces == "all" else None
+            new[name], _ = write_list(out / "lists", config.catalog_path, name, config.sources[name], kept,
+                                      tables[name].labels, stays, removed=outcome.dropped)
         write_config(out, config, new, data.class_names if data.named else None)
     for outcome in outcomes:
         print(outcome)
