@@ -1,5 +1,6 @@
 """One command behind the other: what dedup took out stays out, and long videos stay in the pieces that were asked for."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 from omnidali.bench.media import write_video
 from omnidali.cli import main
+from omnidali.curation.kept import UNREADABLE
 from omnidali.loading.data import make_plan, open_data
 from omnidali.models.recognizers import TSN
 from omnidali.settings import load_config
@@ -119,3 +121,23 @@ def test_removed_windows_are_neither_cut_nor_what_lies_between_pieces(world, tmp
     sets[-1] = f"catalog={tmp_path}/d.sqlite"
     table = open_data(load_config(world / "config.yaml", [*sets[1:], "sources.whole.pieces=all"])).tables[2]
     assert list(zip(table.firsts.tolist(), table.frames.tolist())) == [(0, 24), (48, 36), (84, 36)]  # the last: between
+
+
+def test_a_damaged_long_video_is_one_file_however_many_windows_it_has(world, tmp_path):
+    """With keyframes far apart nothing of what follows the damage decodes."""
+    for n in range(2):
+        write_video(tmp_path / f"long/{n}.mp4", 80 + n, frames=12 * 60, **{**QUICK, "gop": 1000})
+    damaged = bytearray((tmp_path / "long/1.mp4").read_bytes())
+    begin, end = damaged.find(b"mdat") + 4, damaged.find(b"moov")
+    begin, end = begin + 1000, end if end > begin else len(damaged)
+    damaged[begin:end] = bytes(end - begin)
+    (tmp_path / "long/1.mp4").write_bytes(damaged)
+    (tmp_path / "whole.txt").write_text("0.mp4 0\n1.mp4 1\n")
+    sets = ["--sources", "whole", "--set", f"sources.whole.root={tmp_path}/long", f"sources.whole.list={tmp_path}/whole.txt",
+            "sources.whole.window_seconds=2", f"catalog={tmp_path}/c.sqlite", "loader.max_bad_in_a_row=3"]
+    assert run(world, "dedup", world / "config.yaml", tmp_path / "unique", *sets) == 0
+    assert (np.load(next((tmp_path / "unique/kept/whole").glob("hash*/done.npy"))) == UNREADABLE).sum() > 20
+    assert run(world, "filter", world / "config.yaml", tmp_path / "clean", "--threshold", "0.0001", *sets) == 0
+    with open(tmp_path / "clean/whole_dropped.csv", newline="") as file:
+        unreadable = [row for row in csv.DictReader(file) if row["reason"] == "does not decode"]
+    assert len(unreadable) > 40 and {row["path"] for row in unreadable} == {"1.mp4"}
