@@ -192,7 +192,7 @@ def _digest_files(sources: dict[str, _Source], ranks: Ranks, within: bool) -> No
                 source.digests.put(places, read, np.repeat(values, counts, axis=0))
                 bar.update(len(files))
         source.digests.flush()
-        ranks.on_main(lambda: None)
+        ranks.meet()
 
 
 def _equal_bytes(source: _Source, theirs: _Source) -> tuple[np.ndarray, np.ndarray]:

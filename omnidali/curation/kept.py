@@ -181,7 +181,7 @@ def fill(kept: Kept, source: MediaConfig, network: Callable[[torch.Tensor], torc
                 kept.put(rows[places], decoded, pack(outputs))
     finally:
         kept.flush()
-    ranks.on_main(lambda: None)  # all have written
+    ranks.meet()  # all have written
 
 
 def _make(folder: Path, items: Items, width: int, dtype: np.dtype) -> None:
