@@ -1,4 +1,4 @@
-"""One command behind the other: what dedup took out stays out, and long videos stay in the pieces that were asked for."""
+"""One command behind the other: what dedup took out stays out, and long videos stay in the pieces of the first one."""
 
 import csv
 import json
@@ -11,6 +11,7 @@ import torch
 
 from omnidali.bench.media import write_video
 from omnidali.cli import main
+from omnidali.curate import _window
 from omnidali.curation.kept import UNREADABLE
 from omnidali.loading.data import make_plan, open_data
 from omnidali.models.recognizers import TSN
@@ -113,8 +114,9 @@ def test_removed_windows_are_neither_cut_nor_what_lies_between_pieces(world, tmp
     config = load_config(world / "config.yaml", [*sets[1:], "sources.whole.pieces=one_positive_rest_negative"])
     table = open_data(config).tables[2]
     assert list(zip(table.firsts.tolist(), table.frames.tolist())) == [(0, 24), (48, 24), (72, 36)]
-    assert run(world, "cut", world / "config.yaml", tmp_path / "cut", "--sources", "whole", "--pieces", "all", *sets) == 0
-    assert sorted(path.name for path in (tmp_path / "cut/whole/v").iterdir()) == ["part_0.mp4", "part_2.mp4", "part_3.mp4"]
+    assert run(world, "cut", world / "config.yaml", tmp_path / "cut", "--pieces", "all", *sets) == 0
+    assert sorted(path.name for path in (tmp_path / "cut/whole/v").iterdir()) == [
+        "part_0.mp4", "part_2.mp4", "part_3.mp4"]
     assert json.loads((tmp_path / "cut/whole.json").read_text()) == [
         {"video_dir": "v", "label": 1, "num_clips": 4, "positive_clip_inds": [0, 2], "removed_clip_inds": [1]}]
     (tmp_path / "whole.json").write_text((tmp_path / "whole.json").read_text().replace(": 4,", ": 3,"))
@@ -133,11 +135,40 @@ def test_a_damaged_long_video_is_one_file_however_many_windows_it_has(world, tmp
     damaged[begin:end] = bytes(end - begin)
     (tmp_path / "long/1.mp4").write_bytes(damaged)
     (tmp_path / "whole.txt").write_text("0.mp4 0\n1.mp4 1\n")
-    sets = ["--sources", "whole", "--set", f"sources.whole.root={tmp_path}/long", f"sources.whole.list={tmp_path}/whole.txt",
-            "sources.whole.window_seconds=2", f"catalog={tmp_path}/c.sqlite", "loader.max_bad_in_a_row=3"]
+    sets = ["--sources", "whole", "--set", f"sources.whole.root={tmp_path}/long",
+            f"sources.whole.list={tmp_path}/whole.txt", "sources.whole.window_seconds=2",
+            f"catalog={tmp_path}/c.sqlite", "loader.max_bad_in_a_row=3"]
     assert run(world, "dedup", world / "config.yaml", tmp_path / "unique", *sets) == 0
     assert (np.load(next((tmp_path / "unique/kept/whole").glob("hash*/done.npy"))) == UNREADABLE).sum() > 20
     assert run(world, "filter", world / "config.yaml", tmp_path / "clean", "--threshold", "0.0001", *sets) == 0
     with open(tmp_path / "clean/whole_dropped.csv", newline="") as file:
         unreadable = [row for row in csv.DictReader(file) if row["reason"] == "does not decode"]
     assert len(unreadable) > 40 and {row["path"] for row in unreadable} == {"1.mp4"}
+
+
+def test_a_length_of_windows_is_said_to_the_first_command(world, tmp_path, capsys):
+    config, out = world / "config.yaml", tmp_path / "unique"
+    sets = ["--set", f"catalog={tmp_path}/c.sqlite"]
+    assert run(world, "dedup", config, out, "--window", "1", *sets) == 0
+    assert json.loads((out / "lists/whole.json").read_text()) == [
+        {"video_dir": "v.mp4", "label": 1, "num_clips": 10, "positive_clip_inds": list(range(10))}]
+    sources = load_config(out / "config.yaml").sources
+    assert (sources["whole"].window_seconds, sources["parts"].window_seconds) == (1, 10)
+    capsys.readouterr()
+    filtering = ["--threshold", "0.0001", "--set", "evaluation.test.num_clips=3"]
+    assert run(world, "filter", out / "config.yaml", tmp_path / "clean", *filtering) == 0
+    told = capsys.readouterr().out
+    assert "whole: a 2D teacher looks at 1 frame of every piece; " in told
+    assert "parts: a 2D teacher looks at 3 frames of every piece; " in told
+    assert run(world, "filter", out / "config.yaml", tmp_path / "other", "--window", "2", *filtering) == 2
+    assert "--window: expected a source of long videos whose list names them whole, got none in parts, whole. Leave" \
+        in capsys.readouterr().err
+    assert run(world, "dedup", config, out, "--sources", "parts", "--window", "2", *sets) == 2
+    assert "--window: expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sets, options, more", [
+    ((), (), ["--window", "1"]), (("model.name=slowonly",), (), []), ((), ("--window=5",), []),
+    ((), ("--sources", "parts"), [])])
+def test_the_whole_road_lets_a_2d_teacher_see_a_frame_a_second(world, sets, options, more):
+    assert _window(load_config(world / "config.yaml", sets), ["parts", "whole"], options) == more

@@ -31,6 +31,7 @@ from omnidali.curation.hashes import HashLikeness
 from omnidali.curation.kept import DONE, Items, Kept, fill, find_items
 from omnidali.curation.kept_lists import write_config, write_list
 from omnidali.curation.similar import Forest, Measure, best_matches, best_of_items
+from omnidali.curation.windows import check_window, in_pieces
 from omnidali.errors import UserError
 from omnidali.loading.data import Data, open_data
 from omnidali.ranks import Ranks
@@ -47,12 +48,14 @@ class Settings:
     Attributes:
         threshold: cosine of whitened features; None: measured. distance: bits between hashes.
         rate: frames of a video to look at, a second. within: whether to look inside the sources, too.
+        window: seconds of the pieces that whole long videos are cut into; None: as their sources say.
     """
 
     threshold: float | None = None
     distance: int = hashes.DISTANCE
     rate: float = 8.0
     within: bool = False
+    window: float | None = None
 
 
 @dataclass
@@ -77,7 +80,8 @@ def dedup(config: Config, out: str | Path, ranks: Ranks, checkpoint: str | None 
         What was found of every source, on the main rank.
 
     Raises:
-        UserError: for unknown sources, no validation items, a source of which nothing is left, or a full disk.
+        UserError: for unknown sources, no validation items, a window that no source takes, a source of which nothing
+            is left, or a full disk.
     """
     out = Path(os.path.abspath(out))
     names = choose_crawled(config, names, training=True)
@@ -86,8 +90,10 @@ def dedup(config: Config, out: str | Path, ranks: Ranks, checkpoint: str | None 
         raise UserError("evaluation.source", "validation items to compare with", "nothing",
                         "Add it to the config, or look for duplicates inside the sources alone with --within.")
     configs: dict[str, MediaConfig] = {name: config.sources[name] for name in names}
+    check_window(settings.window, configs, config.data_root)
     # all pieces: they have numbers; faults are named in `out`: the run folder may be that of a training
-    everything = {name: replace(source, pieces="all") for name, source in configs.items() if source.kind == "untrimmed"}
+    everything = {name: in_pieces(source, config.data_root, settings.window) for name, source in configs.items()
+                  if source.kind == "untrimmed"}
     here = replace(config, catalog=config.catalog_path, run_dir=str(out),
                    sources=MappingProxyType({**config.sources, **everything}))
     data = open_data(here, ranks)
@@ -132,7 +138,10 @@ def dedup(config: Config, out: str | Path, ranks: Ranks, checkpoint: str | None 
             forest = _cluster(source, measures, ranks, dropped)
             ranks.on_main(lambda: outcome.add_clusters(*forest))
         outcomes.append(outcome)
-    ranks.on_main(lambda: _finish(config, out, outcomes, tables, data, settings, measures, whitening))
+    lengths = {name: replace(configs[name], window_seconds=source.window_seconds)
+               for name, source in everything.items()}
+    ranks.on_main(lambda: _finish(config, out, outcomes, {**configs, **lengths}, tables, data, settings, measures,
+                                  whitening))
     return outcomes if ranks.is_main else None
 
 
@@ -283,8 +292,9 @@ def _calibrate(source: _Source, network: ImageNetwork, likeness: FeatureLikeness
     return ranks.on_main(mean)
 
 
-def _finish(config: Config, out: Path, outcomes: list[Outcome], tables: dict[str, SourceTable], data: Data,
-            settings: Settings, measures: dict, whitening: Whitening | None) -> None:
+def _finish(config: Config, out: Path, outcomes: list[Outcome], configs: dict[str, MediaConfig],
+            tables: dict[str, SourceTable], data: Data, settings: Settings, measures: dict,
+            whitening: Whitening | None) -> None:
     """Write everything, and say what was kept and dropped."""
     thresholds, new = {kind: least for kind, (_, least) in measures.items()}, {}
     with writing_to(out):
@@ -299,8 +309,8 @@ def _finish(config: Config, out: Path, outcomes: list[Outcome], tables: dict[str
             name = outcome.name
             kept = outcome.items.shown & ~outcome.dropped
             # such a training also takes videos that never show their class
-            stays = ~outcome.dropped if config.sources[name].pieces == "all" else None
-            new[name], _ = write_list(out / "lists", config.catalog_path, name, config.sources[name], kept,
+            stays = ~outcome.dropped if configs[name].pieces == "all" else None
+            new[name], _ = write_list(out / "lists", config.catalog_path, name, configs[name], kept,
                                       tables[name].labels, stays, removed=outcome.dropped)
         write_config(out, config, new, data.class_names if data.named else None)
     for outcome in outcomes:

@@ -186,8 +186,8 @@ def _report(outcomes: Sequence[Outcome], settings, thresholds: Mapping[str, floa
                   for outcome in outcomes if FEATURES in outcome.best]
     if any(outcome.items.table.kind == "untrimmed" for outcome in outcomes):
         lines += ["", "Of long videos all pieces were looked at. Duplicates stand under `removed_clip_inds` of the new"
-                  " list: no training and no filter takes them. A list of pieces by their seconds has no place for that:"
-                  " `pieces: one_positive_rest_negative` may draw what lies between those that are left."]
+                  " list: no training and no filter takes them. A list of pieces by their seconds has no place for"
+                  " that: `pieces: one_positive_rest_negative` may draw what lies between those that are left."]
     return "\n".join(lines) + "\n"
 
 
