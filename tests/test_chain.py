@@ -12,7 +12,9 @@ import torch
 from omnidali.bench.media import write_video
 from omnidali.cli import main
 from omnidali.curate import _window
+from omnidali.curation.journal import OWNER, take_folder
 from omnidali.curation.kept import UNREADABLE
+from omnidali.errors import UserError
 from omnidali.loading.data import make_plan, open_data
 from omnidali.models.recognizers import TSN
 from omnidali.settings import load_config
@@ -172,3 +174,38 @@ def test_a_length_of_windows_is_said_to_the_first_command(world, tmp_path, capsy
     ((), ("--sources", "parts"), [])])
 def test_the_whole_road_lets_a_2d_teacher_see_a_frame_a_second(world, sets, options, more):
     assert _window(load_config(world / "config.yaml", sets), ["parts", "whole"], options) == more
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_with_other_files_is_refused_and_stays_as_it_is(world, unique, tmp_path, capsys):
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign/report.md").write_text("of a year's work")
+    command = ["--config", str(world / "config.yaml"), "--out", str(tmp_path / "foreign")]
+    for name in (["filter", "--checkpoint", str(world / "teacher.pt")], ["dedup"], ["lint"], ["preview"], ["curate"]):
+        assert main([*name, *command]) == 2
+        assert f"an empty folder, or one of an earlier `omnidali {name[0]}` of {world}/config.yaml, got other files in" \
+            in capsys.readouterr().err
+    assert contents(tmp_path / "foreign") == {"report.md": b"of a year's work"}
+    before = contents(unique)
+    assert run(world, "filter", world / "config.yaml", unique) == 2
+    assert f"got what `omnidali dedup` made of {world}/config.yaml in {unique}" in capsys.readouterr().err
+    assert contents(unique) == before
+    assert run(world, "filter", world / "config.yaml", world / "long/results", "--sources", "whole") == 2
+    assert "--out: expected a folder outside of sources.parts, " in capsys.readouterr().err
+
+
+def test_the_same_command_takes_its_folder_again_even_after_a_kill(tmp_path):
+    out, config = tmp_path / "out", tmp_path / "c.yaml"
+    out.mkdir()
+    (out / f"{OWNER}.part").write_text('{"comm')  # killed at the first byte
+    take_folder(out, "filter", config)
+    (out / "scores.part").write_text("killed in the middle")
+    take_folder(out, "filter", config)
+    for command, path in (("dedup", config), ("filter", tmp_path / "d.yaml")):
+        with pytest.raises(UserError, match="--out: expected an empty folder"):
+            take_folder(out, command, path)
+    (out / "scores.part").unlink()
+    take_folder(out, "dedup", config)  # nothing in it is anybody's

@@ -558,6 +558,12 @@ def test_full_disks(world, teacher, tmp_path, capsys):
         fill(True)
         assert cli.main(arguments) == 2
         assert "Make room or choose another --out" in capsys.readouterr().err
+        assert not (tmp_path / "c.sqlite").exists()  # told before anything is scored
+        fill(False)
+        assert cli.main([*arguments[:arguments.index("--set")], "--score-only", *arguments[arguments.index("--set"):]]) == 0
+        fill(True)
+        assert cli.main(arguments) == 2
+        assert "Make room or choose another --out" in capsys.readouterr().err
         assert not list((tmp_path / "disk/out").glob("*.txt")) and not list((tmp_path / "disk/out").glob("*.part"))
         fill(False)
         assert cli.main(arguments) == 0

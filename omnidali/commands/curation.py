@@ -114,12 +114,14 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 # Each story imports what it needs: DALI and torch take seconds to load.
 
 def _lint(options: argparse.Namespace) -> int:
+    from omnidali.curation.journal import take_folder
     from omnidali.curation.layout import keep_clear
     from omnidali.curation.lint import lint
     from omnidali.settings import load_config
     config = load_config(options.config, options.overrides)
     if options.out:
         keep_clear(options.out, options.config, config)
+        take_folder(options.out, "lint", options.config)
     return 1 if lint(config, options.out, options.sources) else 0
 
 
@@ -132,6 +134,7 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def _preview(options: argparse.Namespace) -> None:
+    from omnidali.curation.journal import take_folder
     from omnidali.curation.layout import keep_clear
     from omnidali.curation.preview import preview
     from omnidali.settings import load_config
@@ -140,11 +143,13 @@ def _preview(options: argparse.Namespace) -> None:
     config = load_config(options.config, options.overrides)
     if options.out:
         keep_clear(options.out, options.config, config)
+        take_folder(options.out, "preview", options.config)
     preview(config, options.out, options.sources, options.samples, options.step)
 
 
 def _filter(options: argparse.Namespace) -> None:
     from omnidali.curation.filter import Filtering, filter_sources
+    from omnidali.curation.journal import take_folder
     from omnidali.curation.layout import keep_clear
     from omnidali.curation.rules import Rules
     from omnidali.ranks import end_ranks, start_ranks
@@ -159,6 +164,7 @@ def _filter(options: argparse.Namespace) -> None:
     keep_clear(options.out, options.config, config, options.checkpoint)
     rules = Rules(tuple(dict.fromkeys(options.rule)), options.threshold, options.top, options.keep, options.relabel)
     with telling_peers():
+        ranks.on_main(lambda: take_folder(options.out, "filter", options.config))
         filter_sources(config, options.checkpoint, options.out, Filtering(
             tuple(options.sources), rules, options.window, options.score_only, options.keep_negatives), ranks)
     end_ranks()
@@ -173,6 +179,7 @@ def _check_window(seconds: float | None) -> None:
 
 def _dedup(options: argparse.Namespace) -> None:
     from omnidali.curation.dedup import Settings, dedup
+    from omnidali.curation.journal import take_folder
     from omnidali.curation.layout import keep_clear
     from omnidali.ranks import end_ranks, start_ranks
     from omnidali.settings import load_config
@@ -191,6 +198,7 @@ def _dedup(options: argparse.Namespace) -> None:
     config, ranks = load_config(options.config, options.overrides), start_ranks()
     keep_clear(options.out, options.config, config, options.checkpoint)
     with telling_peers():
+        ranks.on_main(lambda: take_folder(options.out, "dedup", options.config))
         dedup(config, options.out, ranks, options.checkpoint, options.sources,
               Settings(threshold, options.hash_distance, options.fps, options.within, options.window))
     end_ranks()
