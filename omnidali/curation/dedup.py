@@ -30,7 +30,7 @@ from omnidali.curation.features import SAMPLE, FeatureLikeness, ImageNetwork, Wh
 from omnidali.curation.hashes import HashLikeness
 from omnidali.curation.kept import DONE, Items, Kept, fill, find_items
 from omnidali.curation.kept_lists import write_config, write_list
-from omnidali.curation.similar import Forest, Measure, best_matches, best_of_items
+from omnidali.curation.similar import Measure, Pairs, best_matches, best_of_items
 from omnidali.curation.windows import check_window, in_pieces
 from omnidali.errors import UserError
 from omnidali.loading.data import Data, open_data
@@ -135,8 +135,8 @@ def dedup(config: Config, out: str | Path, ranks: Ranks, checkpoint: str | None 
         outcome.unreadable = int((source.kept[HASH].done != DONE).sum())
         if settings.within:
             dropped = ranks.on_main(lambda: outcome.dropped)
-            forest = _cluster(source, measures, ranks, dropped)
-            ranks.on_main(lambda: outcome.add_clusters(*forest))
+            within = _within(source, measures, ranks, dropped)
+            ranks.on_main(lambda: outcome.add_within(*within))
         outcomes.append(outcome)
     lengths = {name: replace(configs[name], window_seconds=source.window_seconds)
                for name, source in everything.items()}
@@ -236,29 +236,22 @@ def _bits(source: _Source, theirs: _Source, found: tuple) -> np.ndarray:
     return hashes.distance_of(source.kept[HASH].values[found[1]], theirs.kept[HASH].values[found[2]])
 
 
-def _cluster(source: _Source, measures: dict[str, tuple[Measure, float]], ranks: Ranks,
-             dropped: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, dict[str, np.ndarray]]:
-    """Clusters of items that are alike; of every item the kind that joined it, and its nearest likeness by kind."""
-    items = source.items
-    whole, nearest = Forest(len(items), items.rows), {}
-    kinds = np.full(len(items), "", "U8")
+def _within(source: _Source, measures: dict[str, tuple[Measure, float]], ranks: Ranks,
+            dropped: np.ndarray) -> tuple[list[np.ndarray], dict[str, Pairs]]:
+    """Items of equal bytes, and pairs that are alike by kind; on the main rank."""
+    items, equal, alike = source.items, {}, {}
     if ranks.is_main:
         firsts = np.zeros(len(items)) if items.table.firsts is None else items.table.firsts
-        seen: dict[tuple, int] = {}
         for item, value in _digests(source):
-            first = seen.setdefault((value, int(firsts[item])), item)
-            if first != item and items.rows[first] != items.rows[item] and not (dropped[first] or dropped[item]):
-                whole.join(first, np.array([item]), np.ones(1, np.float32))
-        kinds[[item for cluster in whole.clusters() for item in cluster]] = BYTES
+            if not dropped[item]:
+                equal.setdefault((value, int(firsts[item])), []).append(item)
     for kind, (measure, least) in measures.items():
-        forest = Forest(len(items), items.rows)
-        forest.join_above(source.kept[kind].values, items.of_frames, measure, least, dropped, ranks.rank, ranks.world)
-        for other in ranks.gather(forest):
-            whole.merge(other)
-            nearest[kind] = np.maximum(nearest.get(kind, -np.inf), other.nearest)
-        if ranks.is_main:
-            kinds[(kinds == "") & np.isfinite(nearest[kind])] = kind
-    return whole.clusters() if ranks.is_main else [], kinds, nearest
+        mine = Pairs(items.rows)
+        mine.add_above(source.kept[kind].values, items.of_frames, measure, least, dropped, ranks.rank, ranks.world)
+        alike[kind] = Pairs(items.rows)
+        for found in ranks.gather(mine.found):
+            alike[kind].add(found)
+    return [np.array(group) for group in equal.values() if len(group) > 1], alike
 
 
 def _sample(kept: list[Kept]) -> np.ndarray:
