@@ -28,7 +28,7 @@ from omnidali.catalog.store import COLUMNS, MEDIA_COLUMNS, NEW, connect, read_pa
 from omnidali.catalog.tars import find_tars
 from omnidali.catalog.workers import ProbePool
 from omnidali.config import MediaConfig, key_of
-from omnidali.errors import UserError
+from omnidali.errors import NothingUsable, UserError
 from omnidali.reading import printable
 
 CHECKED_AT_START = 100_000  # files of a source whose size and time are compared at a warm start; of more than that
@@ -182,8 +182,8 @@ def _summarise(db, source_id: int, name: str, source: MediaConfig, data_root: Pa
     if not usable:  # what was read so may have been read wrong: the next start reads it again
         db.execute("UPDATE sources SET signature = NULL WHERE id = ?", (source_id,))
         db.commit()
-        raise UserError(key_of(name), f"at least one usable file for kind {source.kind}", str(summary),
-                        f"Check the list, and its paths below {os.path.realpath(data_root / source.root)}.")
+        raise NothingUsable(key_of(name), f"at least one usable file for kind {source.kind}", str(summary),
+                            f"Check the list, and its paths below {os.path.realpath(data_root / source.root)}.")
     return summary
 
 
