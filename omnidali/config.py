@@ -169,7 +169,7 @@ class LoaderConfig:
     cpu_share: float = 0.25  # of the slots of sources with decode: hybrid; `omnidali bench decode` measures the best
     max_bad_ratio: float = 0.01  # share of a source's files that may fail before the run stops; ten may in any case, or
     # none where this is 0
-    max_bad_in_a_row: int = 64  # clips of a source that may fail one after the other before the run stops
+    max_bad_in_a_row: int = 64  # clips that may fail in a row, those of one file counted once, before the run stops
     hang_seconds: float = 60.0  # after which a file that is still being read or decoded counts as failed
     stall_seconds: float = 120.0  # without a batch after which source, files in flight and rank are told
 

@@ -17,6 +17,7 @@ from types import MappingProxyType
 
 from omnidali.ablate import make_variant, train_and_score
 from omnidali.config import Config
+from omnidali.curation.windows import FRAME_SECONDS, takes_windows
 from omnidali.demo.truth import judge_lists
 from omnidali.demo.world import TRUTH
 from omnidali.environment import write_record
@@ -57,7 +58,7 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
         filtering, deduplicating: more options of those commands.
 
     Raises:
-        UserError: if a program failed, or there is nothing to filter or to compare on.
+        UserError: if a program failed, there is nothing to filter or to compare on, or an option would do nothing.
     """
     out, config = Path(os.path.abspath(out)), load_config(config_path, overrides)
     if ranks < 1 or rounds < 1:
@@ -68,7 +69,11 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
     target, *web = config.sources
     if not web:
         raise UserError("sources", "the target and at least one crawled source", target, "Add what was crawled.")
+    if any(option.startswith("--win") for option in filtering):
+        raise UserError("--filter", "no --window, as dedup cuts the long videos before", " ".join(filtering),
+                        "Give it to --dedup.")
     crawl, unique = out / "crawl.yaml", out / "dedup" / CURATED
+    deduplicating = [*_window(config, web, deduplicating), *deduplicating]
     config = replace(config, run_dir=str(out / "crawl"), catalog=str(out / "catalog.sqlite"))
     data = open_data(config)
     print(*data.summary, sep="\n", flush=True)
@@ -96,6 +101,15 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
                        "removed copies": removed, "rows": [vars(row) for row in rows.values()]})
     print(f"\n{(out / 'table.md').read_text()}\nalso in {out / 'results.json'}")
     return list(rows.values())
+
+
+def _window(config: Config, web: Sequence[str], deduplicating: Sequence[str]) -> list[str]:
+    """More options for dedup: a 2D teacher looks at a frame a second, unless another length is asked for."""
+    chosen = [name for name in web if name in deduplicating] or web
+    if config.model.name == "tsn" and not any(option.startswith("--win") for option in deduplicating) and any(
+            takes_windows(config.sources[name], config.data_root) for name in chosen):
+        return ["--window", f"{FRAME_SECONDS:g}"]
+    return []
 
 
 def _alone(config: Config, target: str, epochs: float, ranks: int) -> Config:

@@ -54,6 +54,10 @@ class BadSource(UserError):
     """More files of a source fail than its limits allow."""
 
 
+class NothingUsable(UserError):
+    """A source was read, and the catalog knows of every file what is wrong with it."""
+
+
 class CannotDecode(Exception):
     """A file that no decoder could turn into the planned frames; its text is the reason."""
 

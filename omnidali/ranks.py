@@ -98,6 +98,15 @@ class Ranks:
         dist.gather_object(value, box, dst=0, group=_patient_group())
         return box or []
 
+    def meet(self) -> None:
+        """Wait until every rank is here, so that what each has written is there for all.
+
+        Neither half does it alone: a broadcast is handed on down a tree, whose root goes on without waiting for those
+        who come late; of a gathering only the main rank waits.
+        """
+        self.gather(None)
+        self.on_main(lambda: None)
+
     def any_soon(self, flag: bool) -> Callable[[], bool]:
         """Start to ask whether ``flag`` is set on any of several ranks; what is returned waits for the answer."""
         flags = torch.tensor([int(flag)])

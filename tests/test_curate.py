@@ -106,6 +106,7 @@ def test_a_full_disk_leaves_no_half_result(media_root, tmp_path, faked, capsys, 
 @pytest.mark.parametrize("config, options, told", [
     (SMALL + EVALUATION, ["--rounds", "0"], "--rounds: expected 1 or more, got 0."),
     (SMALL + EVALUATION, ["--ranks", "0"], "--ranks: expected 1 or more, got 0."),
+    (SMALL + EVALUATION, ["--filter", "--window 2"], "--filter: expected no --window, as dedup cuts the long videos"),
     (SMALL, [], "evaluation.source: expected labelled data to compare on, got nothing."),
     ("sources: {a: {kind: video}}\n" + EVALUATION, [], "sources: expected the target and at least one crawled source"),
 ])

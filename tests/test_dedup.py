@@ -33,7 +33,7 @@ from omnidali.curation.features import FeatureLikeness, fit_whitening
 from omnidali.curation.hashes import WIDTH, HashLikeness, pack_sketches, sketch_frames
 from omnidali.curation.kept import Items, _allocate
 from omnidali.curation.kept_lists import write_config, write_list
-from omnidali.curation.similar import Forest, best_matches, best_of_items
+from omnidali.curation.similar import PAIR, Pairs, best_matches, best_of_items
 from omnidali.errors import UserError
 from omnidali.loading.data import open_data
 from omnidali.models.recognizers import TSN
@@ -160,7 +160,7 @@ def test_copies_are_found_and_others_stay(world, found):
 
 def test_pieces_of_long_videos_that_are_copies_are_no_positives(found):
     kept = json.loads((found / "lists/long.json").read_text())
-    assert kept == [{"video_dir": "a", "label": 0, "num_clips": 3, "positive_clip_inds": [0]},
+    assert kept == [{"video_dir": "a", "label": 0, "num_clips": 3, "positive_clip_inds": [0], "removed_clip_inds": [1]},
                     {"video_dir": "c", "label": 1, "num_clips": 2, "positive_clip_inds": [1]}]
     assert set(rows_of(found, "long")) == {"a/part_1.mp4", "b/part_0.mp4", "b/part_2.mp4"}
 
@@ -203,7 +203,7 @@ def test_a_training_on_all_pieces_keeps_videos_that_never_show_their_class(world
                        f"sources.long.list={tmp_path / 'long.json'}")
     dedup(config, tmp_path / "out", Ranks(), names=["long"])
     assert json.loads((tmp_path / "out/lists/long.json").read_text()) == [
-        {"video_dir": "b", "label": 1, "num_clips": 3, "positive_clip_inds": [1]},
+        {"video_dir": "b", "label": 1, "num_clips": 3, "positive_clip_inds": [1], "removed_clip_inds": [0, 2]},
         {"video_dir": "c", "label": 0, "num_clips": 2, "positive_clip_inds": []}]
     assert load_config(tmp_path / "out/config.yaml").classes is None  # nobody named any: others may add to the numbers
 
@@ -226,11 +226,32 @@ def test_every_file_is_read_once_for_its_bytes_and_again_after_a_failure(world, 
 
 def test_of_pieces_that_are_alike_one_with_its_class_stays():
     sides, zeros = np.array([60, 40, 50]), np.zeros(3, np.int64)
-    items = Items(SimpleNamespace(widths=sides, heights=sides), zeros, zeros, zeros + 1, zeros, zeros,
+    items = Items(SimpleNamespace(widths=sides, heights=sides), zeros, zeros + 1, zeros, zeros,
                   shown=np.array([False, True, True]))
     outcome = Outcome("long", items, None)
-    outcome.add_clusters([np.arange(3)], np.full(3, "hash", "U8"), {"hash": np.ones(3)})
+    outcome.add_within([], {"hash": alike((0, 1, 0, 1, 1.0), (0, 2, 0, 2, 1.0), (1, 2, 1, 2, 1.0), groups=range(3))})
     assert outcome.kept.tolist() == [2, 2, -1]
+
+
+def alike(*pairs, groups):
+    found = Pairs(np.array(groups))
+    found.add(np.array(list(pairs), PAIR))
+    return found
+
+
+def test_nothing_goes_for_an_item_that_it_is_not_like():
+    """Of a chain of items each like the next one every other one goes, with the pair of frames that was found."""
+    sides, starts = np.full(5, 50), np.arange(5) * 2  # two frames each
+    items = Items(SimpleNamespace(widths=sides, heights=sides), np.array([0, 1, 2, 3, 1]), starts * 0 + 2, starts,
+                  starts, shown=np.ones(5, bool))
+    outcome = Outcome("photos", items, None)
+    # 1 and 4 are pieces of one video, and alike through 2 only
+    outcome.add_within([np.array([0, 3])], {"hash": alike((0, 1, 0, 3, 0.8), (0, 1, 1, 2, 0.9), (1, 2, 3, 4, 0.7),
+                                                          (2, 4, 5, 8, 0.6), groups=[0, 1, 2, 3, 1])})
+    assert outcome.kept.tolist() == [-1, 0, -1, 0, 2]
+    assert outcome.kinds.tolist() == ["", "hash", "", "bytes", "hash"]
+    assert outcome.mine[[1, 3, 4]].tolist() == [2, 6, 8] and outcome.of[[1, 3, 4]].tolist() == [1, 0, 5]
+    assert outcome.alike[[1, 3, 4]].round(6).tolist() == pytest.approx([0.9, 1.0, 0.6])
 
 
 def test_without_validation_items_and_with_nothing_left_the_user_is_told(world, tmp_path):
@@ -385,23 +406,25 @@ def test_chunks_of_any_size_give_the_plain_result(queries, keys, rows, held, see
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 25), st.integers(1, 3), st.integers(1, 30), st.integers(1, 500), st.integers(1, 3),
        st.integers(0, 1 << 30))
-def test_clusters_of_any_chunks_and_ranks_are_the_plain_ones(items, frames, rows, held, world, seed):
+def test_pairs_of_any_chunks_and_ranks_are_the_plain_ones(items, frames, rows, held, world, seed):
     rng = np.random.default_rng(seed)
     values = rng.integers(-2, 3, (items * frames, 4)).astype(np.float32)
     of, groups, dropped = np.repeat(np.arange(items), frames), rng.integers(0, items, items), rng.random(items) < 0.1
-    whole = Forest(items, groups)
+    whole, plain, likeness = Pairs(groups), {}, values @ values.T
     for rank in range(world):
-        forest = Forest(items, groups)
-        forest.join_above(values, of, Dot(), 9, dropped, rank, world, rows, held)
-        whole.merge(forest)
-    joined = np.eye(items, dtype=bool)
-    for i, j in zip(*np.nonzero(values @ values.T >= 9)):
-        if groups[of[i]] != groups[of[j]] and not (dropped[of[i]] or dropped[of[j]]):
-            joined[of[i], of[j]] = True
-    for _ in range(items):
-        joined = joined @ joined
-    expected = {tuple(np.flatnonzero(row)) for row in joined if row.sum() > 1}
-    assert {tuple(cluster.tolist()) for cluster in whole.clusters()} == expected
+        mine = Pairs(groups)
+        mine.add_above(values, of, Dot(), 9, dropped, rank, world, rows, held)
+        whole.add(mine.found)
+    for i, j in zip(*np.nonzero(likeness >= 9)):
+        pair = of[i], of[j]
+        if pair[0] < pair[1] and groups[pair[0]] != groups[pair[1]] and not dropped[list(pair)].any():
+            plain[pair] = min(plain.get(pair, (0, 0, 0)), (-likeness[i, j], i, j))  # the first of equals
+    assert [tuple(pair) for pair in whole.found.tolist()] == [
+        (*pair, i, j, -least) for pair, (least, i, j) in sorted(plain.items())]
+    both, starts = whole.around(items)
+    for item in range(items):
+        assert both["other"][starts[item]:starts[item + 1]].tolist() == sorted(
+            {*(one for one, other in plain if other == item), *(other for one, other in plain if one == item)})
 
 
 def test_the_best_frame_of_every_item():

@@ -1,5 +1,6 @@
 """The teacher's filter: every item scored once, whatever is killed; lists as plain lines would make them."""
 
+import contextlib
 import csv
 import json
 import os
@@ -8,6 +9,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -19,7 +21,8 @@ from test_crashes import small_disk
 from omnidali import cli
 from omnidali.bench.media import write_photo, write_video
 from omnidali.catalog.items import flatten
-from omnidali.catalog.scores import ScoreStore
+from omnidali.catalog.scores import Scorer, ScoreStore
+from omnidali.catalog.store import SourceTable, connect
 from omnidali.curation.rules import Rules, cut_offs, judge, opinion_of
 from omnidali.errors import UserError
 from omnidali.evaluation.forward import run_over
@@ -334,6 +337,26 @@ def test_a_flipped_bit_in_a_score_is_noticed(world, filtered, teacher, capsys):
     assert "40 items, 1 scored now" in capsys.readouterr().out
 
 
+def test_what_is_missing_is_told_without_all_scores_in_memory(tmp_path, monkeypatch):
+    count, classes = 6000, 400
+    with contextlib.closing(connect(tmp_path / "c.sqlite")) as db, db:
+        db.execute("INSERT INTO sources (id, name, kind, root) VALUES (1, 'photos', 'image', '/photos')")
+        db.executemany("INSERT INTO media (id, source, path, state, bytes, mtime_ns) VALUES (?, 1, ?, 'ok', 1, 1)",
+                       ((n + 1, f"{n}.jpg") for n in range(count)))
+    zeros = np.zeros(count, np.int32)
+    table = SourceTable("photos", "image", np.arange(1, count + 1), zeros, zeros, zeros, zeros + 1, zeros)
+    monkeypatch.setattr("omnidali.catalog.scores._CHUNK", 500)
+    with ScoreStore(tmp_path / "c.sqlite", Scorer("digest", "name", tuple(map(str, range(classes))), "")) as store:
+        rows = np.arange(3, count)  # three have none, and one of the others did not decode
+        store.add(table, rows, np.broadcast_to(np.float32(-1), (len(rows), classes)), rows != 7)
+        tracemalloc.start()
+        missing, tried = store.missing(table)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert (missing.tolist(), tried) == ([0, 1, 2, 7], 1)
+    assert peak < 2 * count * classes / 2  # half of what the scores take
+
+
 # --- kills and ranks
 
 KILLED = """
@@ -555,6 +578,12 @@ def test_full_disks(world, teacher, tmp_path, capsys):
     with small_disk(tmp_path / "disk") as fill:
         arguments = command(world, tmp_path, teacher, "--sources", "photos", out="disk/out", sets=[
             f"catalog={tmp_path}/c.sqlite"])
+        fill(True)
+        assert cli.main(arguments) == 2
+        assert "Make room or choose another --out" in capsys.readouterr().err
+        assert not (tmp_path / "c.sqlite").exists()  # told before anything is scored
+        fill(False)
+        assert cli.main([*arguments[:arguments.index("--set")], "--score-only", *arguments[arguments.index("--set"):]]) == 0
         fill(True)
         assert cli.main(arguments) == 2
         assert "Make room or choose another --out" in capsys.readouterr().err

@@ -107,6 +107,8 @@ def test_clean_lists_have_no_issue(lint, world, tmp_path):
 @pytest.mark.parametrize("lists, planted, code", [
     (dict(train=CLEAN["train"] + "gone.mp4 1\n"), [("videos", "gone.mp4", "missing")], 0),
     (dict(photos=CLEAN["photos"] + "page.jpg 1\n"), [("photos", "page.jpg", "refused")], 0),
+    (dict(photos="page.jpg 1\ngone.jpg 0\n"),  # nothing is left of the source
+     [("photos", "page.jpg", "refused"), ("photos", "gone.jpg", "missing")], 1),
     (dict(photos=CLEAN["photos"] + "2.jpg 2\n3.jpg 1\n4.jpg walk\n"),
      [("photos", "2.jpg", "label"), ("photos", "4.jpg", "label")], 1),
     (dict(photos=CLEAN["photos"] + "1.jpg 1\n"), [("photos", "1.jpg", "repeated line")], 0),

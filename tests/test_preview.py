@@ -117,6 +117,13 @@ def test_a_step_behind_the_end_is_the_users(config, capsys):
     assert "--step: expected a step below 20, the length of the training, got 20" in capsys.readouterr().err
 
 
+def test_a_short_training_may_have_no_clip_of_a_source(config, capsys):
+    path, sets = config
+    assert cli.main(["preview", "--config", str(path), "--samples", "2", "--step", "18", "--set", *sets,
+                     "sources.photos.weight=0.001"]) == 0
+    assert "photos: no clip in the 2 steps that were looked at" in capsys.readouterr().out
+
+
 def test_outlines_of_a_moving_clip_are_where_its_motions_say():
     boxes = np.array([[[10, 20, 40, 70]]])
     samples = Samples(0, 32, 3, *[np.zeros(1, int)] * 3, np.zeros((1, 1), int), np.zeros((1, 1), int), boxes,

@@ -28,7 +28,7 @@ from omnidali.catalog.store import COLUMNS, MEDIA_COLUMNS, NEW, connect, read_pa
 from omnidali.catalog.tars import find_tars
 from omnidali.catalog.workers import ProbePool
 from omnidali.config import MediaConfig, key_of
-from omnidali.errors import UserError
+from omnidali.errors import NothingUsable, UserError
 from omnidali.reading import printable
 
 CHECKED_AT_START = 100_000  # files of a source whose size and time are compared at a warm start; of more than that
@@ -198,8 +198,8 @@ def _summarise(db, source_id: int, name: str, source: MediaConfig, data_root: Pa
     if not usable:  # what was read so may have been read wrong: the next start reads it again
         db.execute("UPDATE sources SET signature = NULL WHERE id = ?", (source_id,))
         db.commit()
-        raise UserError(key_of(name), f"at least one usable file for kind {source.kind}", str(summary),
-                        f"Check the list, and its paths below {os.path.realpath(data_root / source.root)}.")
+        raise NothingUsable(key_of(name), f"at least one usable file for kind {source.kind}", str(summary),
+                            f"Check the list, and its paths below {os.path.realpath(data_root / source.root)}.")
     return summary
 
 
@@ -232,16 +232,18 @@ def _read_entries(db, source_id: int, name: str, source: MediaConfig, root: str,
         db.execute("DELETE FROM media WHERE source = ?", (source_id,))
     # members of a tar have no time of their own: they are probed again where they moved
     db.execute("DELETE FROM media WHERE source = ? AND NOT EXISTS (SELECT 1 FROM listed l WHERE l.path = media.path"
-               " AND l.archive IS media.archive AND l.offset IS media.offset AND l.size IS media.size)", (source_id,))
-    db.execute("INSERT OR IGNORE INTO media (source, path, archive, offset, size)"
-               " SELECT ?, path, archive, offset, size FROM listed ORDER BY rowid", (source_id,))
+               " AND l.archive IS media.archive AND l.offset IS media.offset AND l.size IS media.size"
+               " AND l.positive IS NOT NULL)", (source_id,))
+    db.execute("INSERT OR IGNORE INTO media (source, path, archive, offset, size) SELECT ?, path, archive, offset, size"
+               " FROM listed WHERE positive IS NOT NULL ORDER BY rowid", (source_id,))
     db.execute("DELETE FROM entries WHERE source = ?", (source_id,))
     order = "MIN(l.rowid) OVER (PARTITION BY l.video, l.label), l.rowid" if source.kind == "untrimmed" else "l.rowid"
+    # a removed piece whose file nobody needs is an entry all the same: the numbers of the others count it
     db.execute("INSERT INTO entries (source, media, label, unit, first, last, video, positive)"
-               " SELECT m.source, m.id, l.label, l.unit, l.first, l.last, l.video, l.positive FROM listed l"
-               " JOIN media m ON m.source = ? AND m.path = l.path WHERE l.rowid IN"
+               " SELECT ?, COALESCE(m.id, 0), l.label, l.unit, l.first, l.last, l.video, l.positive FROM listed l"
+               " LEFT JOIN media m ON m.source = ? AND m.path = l.path WHERE l.rowid IN"
                f" (SELECT MIN(rowid) FROM listed GROUP BY path, label, unit, first, last) ORDER BY {order}",
-               (source_id,))
+               (source_id, source_id))
     kept, = db.execute("SELECT COUNT(*) FROM entries WHERE source = ?", (source_id,)).fetchone()
     db.execute("UPDATE sources SET kind = ?, root = ?, pattern = ?, format = ?, left_out = ? WHERE id = ?",
                (source.kind, root, source.pattern, form, json.dumps(left_out), source_id))

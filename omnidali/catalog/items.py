@@ -56,13 +56,15 @@ def read_items(catalog: str | Path, name: str) -> Iterator[Item]:
         usable = map(ListedFile._make, db.execute(ENTRIES, (source, OK)))
         video, number = None, 0
         for label, unit, of, state in db.execute(
-                "SELECT e.label, e.unit, e.video, m.state FROM entries e JOIN media m ON m.id = e.media"
+                "SELECT e.label, e.unit, e.video, m.state FROM entries e LEFT JOIN media m ON m.id = e.media"
                 " WHERE e.source = ? ORDER BY e.id", (source,)):
             number = number + 1 if video == (of, label) else 0
             video = (of, label)
             if state != OK:
                 continue
             row = next(usable)
+            if row.positive is None:  # removed
+                continue
             for window, begin, frames in spans(row, Counter()):
                 first, last, place = row.first, row.last, number
                 if unit == "windows":
@@ -76,12 +78,27 @@ def read_items(catalog: str | Path, name: str) -> Iterator[Item]:
 
 
 def count_pieces(catalog: str | Path, name: str) -> dict[tuple[str, int], int]:
-    """How many pieces the list names of each (video, label), missing files among them."""
+    """How many pieces the list names of each (video, label), missing files and removed ones among them."""
     db = connect(catalog, read_only=True)
     try:
         return {(video, label): count for video, label, count in db.execute(
             "SELECT video, label, COUNT(*) FROM entries WHERE source = (SELECT id FROM sources WHERE name = ?)"
             " GROUP BY video, label", (name,))}
+    finally:
+        db.close()
+
+
+def removed_pieces(catalog: str | Path, name: str) -> dict[tuple[str, int], list[int]]:
+    """The numbers of the pieces that were removed, of each (video, label) that has some."""
+    db = connect(catalog, read_only=True)
+    try:
+        removed: dict[tuple[str, int], list[int]] = {}
+        for video, label, number in db.execute(
+                "SELECT video, label, number FROM (SELECT id, video, label, positive, ROW_NUMBER() OVER (PARTITION BY"
+                " video, label ORDER BY id) - 1 AS number FROM entries WHERE source = (SELECT id FROM sources"
+                " WHERE name = ?)) WHERE positive IS NULL ORDER BY id", (name,)):
+            removed.setdefault((video, label), []).append(number)
+        return removed
     finally:
         db.close()
 

@@ -10,6 +10,7 @@
 | rawframes_offset | ``folder offset num_frames label`` | mmaction2 |
 | parts | ``folder label num_clips positive positive ...`` | mmaction2's RawVideoDataset |
 | parts_json | objects with ``video_dir, label, num_clips, positive_clip_inds`` | OmniSource release |
+|  | and where we took pieces out of a video ``removed_clip_inds`` | ours |
 | pieces | ``path start end label``, seconds | long videos whose pieces are known |
 """
 
@@ -33,6 +34,7 @@ from omnidali.reading import is_text, is_whole, read_json, read_lines
 _KINETICS = ("label", "youtube_id", "time_start", "time_end")
 _NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{0,30})?")
 _LOOKED_AT = 200  # lines that decide on the format
+REMOVED = "removed_clip_inds"  # key of the release's JSON that only we write and read
 MAX_PIECES = 200_000  # of one long video: the longest that the gate lets through, in pieces of a second
 
 
@@ -44,7 +46,7 @@ class Entry(NamedTuple):
         unit: what ``first`` and ``last`` (exclusive) count: ``frames`` or ``seconds`` of a piece; ``windows``
             for a long video that is cut into pieces of ``last`` seconds; empty for the whole file.
         video: of kind ``untrimmed``: entries of one video make one sample, of which each draw takes a piece.
-        positive: whether the piece shows its class.
+        positive: whether the piece shows its class; None for one that was removed, and only counts.
     """
 
     path: str
@@ -53,7 +55,7 @@ class Entry(NamedTuple):
     first: float = 0
     last: float = 0
     video: str = ""
-    positive: bool = True
+    positive: bool | None = True
 
 
 def whole_file(path: str, label: int, source: MediaConfig) -> Entry:
@@ -261,13 +263,19 @@ def _parts_json(path: Path, source: MediaConfig, labels: Labels, name: str) -> I
     for where, item in _objects(path):
         values = [item.get(key) for key in ("video_dir", "label", "num_clips", "positive_clip_inds")] \
             if isinstance(item, dict) else [None]
+        removed = item.get(REMOVED, []) if isinstance(item, dict) else None
         if values[0] is None or not isinstance(values[0], str) or type(values[1]) not in (int, str) \
-                or type(values[2]) is not int or not isinstance(values[3], list) \
-                or not all(type(index) is int for index in values[3]) or not is_text(values[0]):
+                or type(values[2]) is not int or not _are_numbers(values[3]) or not _are_numbers(removed) \
+                or not is_text(values[0]):
             raise UserError(where, "an object with video_dir, label, num_clips and positive_clip_inds",
                             json.dumps(item)[:200], "Correct the object.")
         folder, label, count, positives = values
-        yield from _parts_of(where, folder, labels.number(str(label), where, folder), count, positives, source, name)
+        yield from _parts_of(where, folder, labels.number(str(label), where, folder), count, positives, source, name,
+                             removed)
+
+
+def _are_numbers(values: object) -> bool:
+    return isinstance(values, list) and all(type(value) is int for value in values)
 
 
 def _objects(path: Path) -> Iterator[tuple[str, object]]:
@@ -282,21 +290,22 @@ def _objects(path: Path) -> Iterator[tuple[str, object]]:
 
 
 def _parts_of(where: str, video: str, label: int, count: int, positives: list[int], source: MediaConfig,
-              name: str) -> Iterator[Entry]:
+              name: str, removed: list[int] = []) -> Iterator[Entry]:
     """The pieces of one long video: its part files, or windows of the video itself where it is one file."""
     if count > MAX_PIECES:
         raise UserError(where, f"at most {MAX_PIECES:,} pieces of one video", str(count), "Correct the number.")
-    for index in positives:
-        if not 0 <= index < count:
-            raise UserError(where, f"positive pieces from 0 to {count - 1}", str(index), "Correct the indices.")
+    for what, indices in (("positive", positives), ("removed", removed)):
+        for index in indices:
+            if not 0 <= index < count:
+                raise UserError(where, f"{what} pieces from 0 to {count - 1}", str(index), "Correct the indices.")
     whole = is_video_name(video)
     pattern = source.pattern or "part_{}.mp4"
     if not whole and not has_number(pattern):
         raise UserError(f"{key_of(name)}.pattern", "a pattern with one number", repr(pattern),
                         "The release uses part_{}.mp4.")
-    shown = set(positives)
+    shown, gone = set(positives), set(removed)
     for index in range(count):
-        positive = index in shown
+        positive = index in shown if index not in gone else None
         if whole:  # as where windows have no numbers, a remainder of less than half a window belongs to the last one
             end = index + (1 if index < count - 1 else 1.5)
             yield Entry(video, label, "seconds", index * source.window_seconds, end * source.window_seconds, video,

@@ -33,7 +33,7 @@ class ListedFile(NamedTuple):
     first: float
     last: float
     video: str
-    positive: int
+    positive: int | None
     rate: float
     tick: float
     timing: bytes | None
@@ -123,10 +123,13 @@ def _videos(rows, keep_all: bool, unusable: Counter):
     """The same, where the entries of one video and label make a sample; those that show the class come first."""
     samples, counts, pieces, paths = [], [], [], []
     for _, entries in groupby(map(ListedFile._make, rows), key=lambda row: (row.video, row.label)):
-        shown, others, size, files = [], [], None, {}
+        shown, others, removed, size, files = [], [], [], None, {}
         for row in entries:
             files[row.record] = row.path
             for _, first, count in spans(row, unusable):
+                if row.positive is None:
+                    removed.append(_Piece(row.record, count, row.codec, first))
+                    continue
                 size = size or (row.width, row.height)
                 if (row.width, row.height) != size:  # one box is cut out of all frames of a sample
                     unusable[ANOTHER_SIZE] += 1
@@ -136,7 +139,7 @@ def _videos(rows, keep_all: bool, unusable: Counter):
             unusable[NO_POSITIVE] += 1
             continue
         if not others and row.unit == "seconds":
-            others = _gaps(shown, row.frames)
+            others = _gaps(shown, removed, row.frames)
         samples.append((row.label, *size, len(shown)))
         counts.append(len(shown) + len(others))
         pieces += shown + others
@@ -148,10 +151,11 @@ def _videos(rows, keep_all: bool, unusable: Counter):
         yield samples, counts, pieces, paths
 
 
-def _gaps(shown: list[_Piece], frames: int) -> list[_Piece]:
-    """What lies between the listed pieces of a file, where it is at least half as long as the shortest of them."""
+def _gaps(shown: list[_Piece], removed: list[_Piece], frames: int) -> list[_Piece]:
+    """What lies between the listed pieces of a file, where it is at least half as long as the shortest shown one."""
     shortest, gaps, end = min(piece.frames for piece in shown), [], 0
-    for piece in [*sorted(shown, key=lambda piece: piece.first), shown[0]._replace(frames=0, first=frames)]:
+    listed = sorted(shown + removed, key=lambda piece: piece.first)
+    for piece in [*listed, shown[0]._replace(frames=0, first=frames)]:
         if piece.first - end >= max(1, shortest // 2):
             gaps.append(piece._replace(frames=piece.first - end, first=end))
         end = max(end, piece.first + piece.frames)

@@ -52,8 +52,9 @@ def add_to(commands: argparse._SubParsersAction) -> None:
                        help="quantile: share of each class that is kept, the most probable (default: %(default)s)")
     sieve.add_argument("--relabel", action="store_true", help="an item that fails takes the best other class if that"
                        " passes: for strong teachers; never pieces of long videos")
-    sieve.add_argument("--window", type=float, metavar="SECONDS", help="length of the pieces that long videos are cut"
-                       " into (default: 1 for a 2D teacher, else window_seconds of the source)")
+    sieve.add_argument("--window", type=float, metavar="SECONDS", help="length of the pieces that whole long videos are"
+                       " cut into; behind dedup they are already (default: 1 for a 2D teacher, else window_seconds of"
+                       " the source)")
     sieve.add_argument("--keep-negatives", action="store_true", help="keep long videos without a positive piece")
     takes_settings(sieve)
     sieve.set_defaults(story=_filter)
@@ -69,6 +70,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     dedup.add_argument("--hash-distance", type=int, default=18, metavar="BITS",
                        help="of 64 in which the hashes of duplicates differ at most (default: %(default)s)")
     dedup.add_argument("--fps", type=float, default=8.0, help="frames of a second to look at (default: %(default)s)")
+    dedup.add_argument("--window", type=float, metavar="SECONDS", help="length of the pieces that whole long videos are"
+                       " cut into, from now on (default: window_seconds of the source; 1 is for a 2D teacher)")
     dedup.add_argument("--within", action="store_true", help="also keep one alone of what is alike inside a source")
     takes_settings(dedup)
     dedup.set_defaults(story=_dedup)
@@ -111,12 +114,14 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 # Each story imports what it needs: DALI and torch take seconds to load.
 
 def _lint(options: argparse.Namespace) -> int:
+    from omnidali.curation.journal import take_folder
     from omnidali.curation.layout import keep_clear
     from omnidali.curation.lint import lint
     from omnidali.settings import load_config
     config = load_config(options.config, options.overrides)
     if options.out:
         keep_clear(options.out, options.config, config)
+        take_folder(options.out, "lint", options.config)
     return 1 if lint(config, options.out, options.sources) else 0
 
 
@@ -129,6 +134,7 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def _preview(options: argparse.Namespace) -> None:
+    from omnidali.curation.journal import take_folder
     from omnidali.curation.layout import keep_clear
     from omnidali.curation.preview import preview
     from omnidali.settings import load_config
@@ -137,11 +143,13 @@ def _preview(options: argparse.Namespace) -> None:
     config = load_config(options.config, options.overrides)
     if options.out:
         keep_clear(options.out, options.config, config)
+        take_folder(options.out, "preview", options.config)
     preview(config, options.out, options.sources, options.samples, options.step)
 
 
 def _filter(options: argparse.Namespace) -> None:
     from omnidali.curation.filter import Filtering, filter_sources
+    from omnidali.curation.journal import take_folder
     from omnidali.curation.layout import keep_clear
     from omnidali.curation.rules import Rules
     from omnidali.ranks import end_ranks, start_ranks
@@ -150,13 +158,13 @@ def _filter(options: argparse.Namespace) -> None:
     for where, value in (("--threshold", options.threshold), ("--keep", options.keep)):
         if not 0 < value <= 1:
             raise UserError(where, "a number above 0 and at most 1", f"{value:g}", "Correct the value.")
-    if options.window is not None and not 0 < options.window < float("inf"):
-        raise UserError("--window", "seconds above 0", f"{options.window:g}", "Correct the value.")
+    _check_window(options.window)
     ranks = start_ranks()
     config = load_config(options.config, options.overrides)
     keep_clear(options.out, options.config, config, options.checkpoint)
     rules = Rules(tuple(dict.fromkeys(options.rule)), options.threshold, options.top, options.keep, options.relabel)
     with telling_peers():
+        ranks.on_main(lambda: take_folder(options.out, "filter", options.config))
         filter_sources(config, options.checkpoint, options.out, Filtering(
             tuple(options.sources), rules, options.window, options.score_only, options.keep_negatives), ranks)
     end_ranks()
@@ -164,8 +172,14 @@ def _filter(options: argparse.Namespace) -> None:
         print(f"report in {options.out}/report.md; train on it: train.py --config {options.out}/config.yaml")
 
 
+def _check_window(seconds: float | None) -> None:
+    if seconds is not None and not 0 < seconds < float("inf"):
+        raise UserError("--window", "seconds above 0", f"{seconds:g}", "Correct the value.")
+
+
 def _dedup(options: argparse.Namespace) -> None:
     from omnidali.curation.dedup import Settings, dedup
+    from omnidali.curation.journal import take_folder
     from omnidali.curation.layout import keep_clear
     from omnidali.ranks import end_ranks, start_ranks
     from omnidali.settings import load_config
@@ -180,11 +194,13 @@ def _dedup(options: argparse.Namespace) -> None:
         raise UserError("--hash-distance", "0 to 64", str(options.hash_distance), "Correct the value.")
     if not 0 < options.fps <= 1000:
         raise UserError("--fps", "more than 0, and up to 1000", str(options.fps), "Correct the value.")
+    _check_window(options.window)
     config, ranks = load_config(options.config, options.overrides), start_ranks()
     keep_clear(options.out, options.config, config, options.checkpoint)
     with telling_peers():
+        ranks.on_main(lambda: take_folder(options.out, "dedup", options.config))
         dedup(config, options.out, ranks, options.checkpoint, options.sources,
-              Settings(threshold, options.hash_distance, options.fps, options.within))
+              Settings(threshold, options.hash_distance, options.fps, options.within, options.window))
     end_ranks()
 
 

@@ -65,9 +65,11 @@ def _ablate(options: argparse.Namespace) -> None:
 
 def _curate(options: argparse.Namespace) -> None:
     from omnidali.curate import curate
+    from omnidali.curation.journal import take_folder
     from omnidali.curation.layout import keep_clear
     from omnidali.settings import load_config
     keep_clear(options.out, options.config, load_config(options.config, options.overrides))
+    take_folder(options.out, "curate", options.config)
     curate(options.config, options.overrides, options.out, options.seeds, options.rounds, options.ranks,
            shlex.split(options.filtering), shlex.split(options.deduplicating))
 

@@ -134,7 +134,7 @@ def _write_lists(config: Config, out: Path, sources: dict[str, SourceConfig], wa
             there = [piece for piece in video.pieces if journal[piece.path]["bytes_out"]]
             if there:
                 positives = sorted(piece.number for piece in there if piece.positive)
-                rows.append((video.folder, video.label, video.count, positives))
+                rows.append((video.folder, video.label, video.count, positives, video.removed))
         write_parts(out / f"{name}.json", rows)
         cut_sources[name] = replace(
             source, root=str(out / name), list=str(out / f"{name}.json"), format="parts_json", pattern=None,

@@ -30,7 +30,8 @@ from omnidali.curation.features import SAMPLE, FeatureLikeness, ImageNetwork, Wh
 from omnidali.curation.hashes import HashLikeness
 from omnidali.curation.kept import DONE, Items, Kept, fill, find_items
 from omnidali.curation.kept_lists import write_config, write_list
-from omnidali.curation.similar import Forest, Measure, best_matches, best_of_items
+from omnidali.curation.similar import Measure, Pairs, best_matches, best_of_items
+from omnidali.curation.windows import check_window, in_pieces
 from omnidali.errors import UserError
 from omnidali.loading.data import Data, open_data
 from omnidali.ranks import Ranks
@@ -47,12 +48,14 @@ class Settings:
     Attributes:
         threshold: cosine of whitened features; None: measured. distance: bits between hashes.
         rate: frames of a video to look at, a second. within: whether to look inside the sources, too.
+        window: seconds of the pieces that whole long videos are cut into; None: as their sources say.
     """
 
     threshold: float | None = None
     distance: int = hashes.DISTANCE
     rate: float = 8.0
     within: bool = False
+    window: float | None = None
 
 
 @dataclass
@@ -77,7 +80,8 @@ def dedup(config: Config, out: str | Path, ranks: Ranks, checkpoint: str | None 
         What was found of every source, on the main rank.
 
     Raises:
-        UserError: for unknown sources, no validation items, a source of which nothing is left, or a full disk.
+        UserError: for unknown sources, no validation items, a window that no source takes, a source of which nothing
+            is left, or a full disk.
     """
     out = Path(os.path.abspath(out))
     names = choose_crawled(config, names, training=True)
@@ -86,8 +90,10 @@ def dedup(config: Config, out: str | Path, ranks: Ranks, checkpoint: str | None 
         raise UserError("evaluation.source", "validation items to compare with", "nothing",
                         "Add it to the config, or look for duplicates inside the sources alone with --within.")
     configs: dict[str, MediaConfig] = {name: config.sources[name] for name in names}
+    check_window(settings.window, configs, config.data_root)
     # all pieces: they have numbers; faults are named in `out`: the run folder may be that of a training
-    everything = {name: replace(source, pieces="all") for name, source in configs.items() if source.kind == "untrimmed"}
+    everything = {name: in_pieces(source, config.data_root, settings.window) for name, source in configs.items()
+                  if source.kind == "untrimmed"}
     here = replace(config, catalog=config.catalog_path, run_dir=str(out),
                    sources=MappingProxyType({**config.sources, **everything}))
     data = open_data(here, ranks)
@@ -98,7 +104,8 @@ def dedup(config: Config, out: str | Path, ranks: Ranks, checkpoint: str | None 
     for name, source in configs.items():
         table = reader.table(name)  # with what `fraction` leaves out
         tables[name] = flatten(here.catalog, table) if name in everything else table
-        items = find_items(here.catalog, tables[name], settings.rate, source.pieces == "positive")
+        # also pieces that do not show their class: a filter may find that they do
+        items = find_items(here.catalog, tables[name], settings.rate)
         if not items.shown.any():
             raise UserError(key_of(name), "pieces that show their class", "none",
                             "Correct the list, or leave the source out with --sources.")
@@ -128,10 +135,13 @@ def dedup(config: Config, out: str | Path, ranks: Ranks, checkpoint: str | None 
         outcome.unreadable = int((source.kept[HASH].done != DONE).sum())
         if settings.within:
             dropped = ranks.on_main(lambda: outcome.dropped)
-            forest = _cluster(source, measures, ranks, dropped)
-            ranks.on_main(lambda: outcome.add_clusters(*forest))
+            within = _within(source, measures, ranks, dropped)
+            ranks.on_main(lambda: outcome.add_within(*within))
         outcomes.append(outcome)
-    ranks.on_main(lambda: _finish(config, out, outcomes, tables, data, settings, measures, whitening))
+    lengths = {name: replace(configs[name], window_seconds=source.window_seconds)
+               for name, source in everything.items()}
+    ranks.on_main(lambda: _finish(config, out, outcomes, {**configs, **lengths}, tables, data, settings, measures,
+                                  whitening))
     return outcomes if ranks.is_main else None
 
 
@@ -191,7 +201,7 @@ def _digest_files(sources: dict[str, _Source], ranks: Ranks, within: bool) -> No
                 source.digests.put(places, read, np.repeat(values, counts, axis=0))
                 bar.update(len(files))
         source.digests.flush()
-        ranks.on_main(lambda: None)
+        ranks.meet()
 
 
 def _equal_bytes(source: _Source, theirs: _Source) -> tuple[np.ndarray, np.ndarray]:
@@ -226,29 +236,22 @@ def _bits(source: _Source, theirs: _Source, found: tuple) -> np.ndarray:
     return hashes.distance_of(source.kept[HASH].values[found[1]], theirs.kept[HASH].values[found[2]])
 
 
-def _cluster(source: _Source, measures: dict[str, tuple[Measure, float]], ranks: Ranks,
-             dropped: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, dict[str, np.ndarray]]:
-    """Clusters of items that are alike; of every item the kind that joined it, and its nearest likeness by kind."""
-    items = source.items
-    whole, nearest = Forest(len(items), items.rows), {}
-    kinds = np.full(len(items), "", "U8")
+def _within(source: _Source, measures: dict[str, tuple[Measure, float]], ranks: Ranks,
+            dropped: np.ndarray) -> tuple[list[np.ndarray], dict[str, Pairs]]:
+    """Items of equal bytes, and pairs that are alike by kind; on the main rank."""
+    items, equal, alike = source.items, {}, {}
     if ranks.is_main:
         firsts = np.zeros(len(items)) if items.table.firsts is None else items.table.firsts
-        seen: dict[tuple, int] = {}
         for item, value in _digests(source):
-            first = seen.setdefault((value, int(firsts[item])), item)
-            if first != item and items.rows[first] != items.rows[item] and not (dropped[first] or dropped[item]):
-                whole.join(first, np.array([item]), np.ones(1, np.float32))
-        kinds[[item for cluster in whole.clusters() for item in cluster]] = BYTES
+            if not dropped[item]:
+                equal.setdefault((value, int(firsts[item])), []).append(item)
     for kind, (measure, least) in measures.items():
-        forest = Forest(len(items), items.rows)
-        forest.join_above(source.kept[kind].values, items.of_frames, measure, least, dropped, ranks.rank, ranks.world)
-        for other in ranks.gather(forest):
-            whole.merge(other)
-            nearest[kind] = np.maximum(nearest.get(kind, -np.inf), other.nearest)
-        if ranks.is_main:
-            kinds[(kinds == "") & np.isfinite(nearest[kind])] = kind
-    return whole.clusters() if ranks.is_main else [], kinds, nearest
+        mine = Pairs(items.rows)
+        mine.add_above(source.kept[kind].values, items.of_frames, measure, least, dropped, ranks.rank, ranks.world)
+        alike[kind] = Pairs(items.rows)
+        for found in ranks.gather(mine.found):
+            alike[kind].add(found)
+    return [np.array(group) for group in equal.values() if len(group) > 1], alike
 
 
 def _sample(kept: list[Kept]) -> np.ndarray:
@@ -282,8 +285,9 @@ def _calibrate(source: _Source, network: ImageNetwork, likeness: FeatureLikeness
     return ranks.on_main(mean)
 
 
-def _finish(config: Config, out: Path, outcomes: list[Outcome], tables: dict[str, SourceTable], data: Data,
-            settings: Settings, measures: dict, whitening: Whitening | None) -> None:
+def _finish(config: Config, out: Path, outcomes: list[Outcome], configs: dict[str, MediaConfig],
+            tables: dict[str, SourceTable], data: Data, settings: Settings, measures: dict,
+            whitening: Whitening | None) -> None:
     """Write everything, and say what was kept and dropped."""
     thresholds, new = {kind: least for kind, (_, least) in measures.items()}, {}
     with writing_to(out):
@@ -295,15 +299,12 @@ def _finish(config: Config, out: Path, outcomes: list[Outcome], tables: dict[str
                                 f"Check that evaluation.source is another set (see {out / 'report.md'}), or leave the"
                                 " source out with --sources.")
         for outcome in outcomes:
-            name, labels = outcome.name, tables[outcome.name].labels
-            kept = np.zeros(len(labels), bool)
-            kept[outcome.items.places] = outcome.items.shown & ~outcome.dropped
-            stays = None
-            if config.sources[name].pieces == "all":  # such a training also takes videos that never show their class
-                stays = np.zeros(len(labels), bool)
-                stays[outcome.items.places] = ~outcome.dropped
-            new[name], _ = write_list(out / "lists", config.catalog_path, name, config.sources[name], kept, labels,
-                                      stays)
+            name = outcome.name
+            kept = outcome.items.shown & ~outcome.dropped
+            # such a training also takes videos that never show their class
+            stays = ~outcome.dropped if configs[name].pieces == "all" else None
+            new[name], _ = write_list(out / "lists", config.catalog_path, name, configs[name], kept,
+                                      tables[name].labels, stays, removed=outcome.dropped)
         write_config(out, config, new, data.class_names if data.named else None)
     for outcome in outcomes:
         print(outcome)

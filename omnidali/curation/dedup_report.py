@@ -13,6 +13,7 @@ from omnidali.charts import write_picture
 from omnidali.curation.features import CROP_AREA, Whitening
 from omnidali.curation.hashes import DISTANCE
 from omnidali.curation.kept import Items
+from omnidali.curation.similar import Pairs
 from omnidali.decoding.still import decode_still
 from omnidali.loading.pictures import captioned, tile
 from omnidali.planning.crops import centered
@@ -37,7 +38,8 @@ class Outcome:
 
     Attributes:
         kinds: U8 (n,), what found the item: bytes, hash or features; empty for items that stay.
-        mine, of: int64 (n,), places of the frames of the pair that is most alike. alike: float32 (n,).
+        mine, of: int64 (n,), places of the frames of the pair that is most alike, ``of`` among the validation items'
+            or, where ``kept`` says so, among the source's own. alike: float32 (n,), of that pair.
         bits: int64 (n,), by which their hashes differ; -1 where none were compared.
         kept: int64 (n,), item of the same source that is kept instead; -1 for duplicates of validation items.
         best: by kind, every item's likeness to the validation items.
@@ -74,20 +76,38 @@ class Outcome:
         below = below[np.argsort(-alike[below], kind="stable")][:PAIRS]
         self.near[kind] = (below, mine[below], of[below], alike[below])
 
-    def add_clusters(self, clusters: Sequence[np.ndarray], kinds: np.ndarray,
-                     nearest: Mapping[str, np.ndarray]) -> None:
-        """Items of one source that are alike: of every cluster the one with most pixels stays, or else the first.
+    def add_within(self, equal: Sequence[np.ndarray], alike: Mapping[str, Pairs]) -> None:
+        """Items of one source that are alike: those with most pixels stay, of equal ones the first, and what is like
+        one that stays goes. So nothing goes for an item that is only like a third one.
 
         A piece that shows its class stays rather than one that does not.
+
+        Args:
+            equal: items of equal bytes. alike: by kind, in the order in which an item counts under them.
         """
-        table = self.items.table
+        table, count, gone = self.items.table, len(self.items), self.dropped
         worth = np.where(self.items.shown, table.widths.astype(np.int64) * table.heights, 0)
-        for cluster in clusters:
-            stays = cluster[np.argmax(worth[cluster])]
-            for item in cluster[cluster != stays].tolist():
-                self.kinds[item], self.kept[item] = kinds[item], stays
-                self.mine[item] = self.items.starts[item]
-                self.alike[item] = 1.0 if kinds[item] == BYTES else nearest[str(kinds[item])][item]
+        around = {kind: pairs.around(count) for kind, pairs in alike.items()}
+        twins = {item: group for group in equal for item in group.tolist()}
+        paired = np.zeros(count, bool)
+        paired[list(twins)] = True
+        for pairs, _ in around.values():
+            paired[pairs["one"]] = True
+        for item in np.lexsort((np.arange(count), -worth)).tolist():
+            if gone[item] or not paired[item]:
+                continue
+            others = twins.get(item, np.zeros(0, np.int64))
+            others = others[~gone[others] & (self.items.rows[others] != self.items.rows[item])]
+            found = [(BYTES, others, self.items.starts[others], self.items.starts[item], 1.0)]
+            for kind, (pairs, starts) in around.items():
+                mine = pairs[starts[item]:starts[item + 1]]
+                found.append((kind, mine["other"], mine["of"], mine["mine"], mine["alike"]))
+            for kind, others, theirs, own, likeness in found:
+                new = ~gone[others]
+                others = others[new]
+                gone[others], self.kinds[others], self.kept[others] = True, kind, item
+                self.mine[others], self.of[others], self.alike[others] = (
+                    np.broadcast_to(values, len(new))[new] for values in (theirs, own, likeness))
 
     def _drop(self, found: np.ndarray, kind: str, mine, of, alike, bits) -> None:
         new = self.kinds[found] == ""
@@ -137,7 +157,7 @@ def _rows_of(catalog: str, outcome: Outcome, names: Sequence[str]) -> Iterator[S
             their = int(outcome.of[item])
             other = (their_paths[int(theirs.table.records[theirs.of_frames[their]])], theirs.frame(their), "evaluation")
         else:
-            other = (paths[int(items.table.records[twin])], items.frame(int(items.starts[twin])), outcome.name)
+            other = (paths[int(items.table.records[twin])], items.frame(int(outcome.of[item])), outcome.name)
         bits = int(outcome.bits[item])
         yield [paths[int(items.table.records[item])], names[items.table.labels[item]], items.frame(place), *other, kind,
                bits if bits >= 0 else "", f"{outcome.alike[item]:.4f}"]
@@ -185,8 +205,9 @@ def _report(outcomes: Sequence[Outcome], settings, thresholds: Mapping[str, floa
                                                       for level in levels) + " |"
                   for outcome in outcomes if FEATURES in outcome.best]
     if any(outcome.items.table.kind == "untrimmed" for outcome in outcomes):
-        lines += ["", "Of long videos the pieces that are duplicates are no positive pieces any more. They are still in"
-                  " the video: `pieces: one_positive_rest_negative` and `pieces: all` of a source may draw them."]
+        lines += ["", "Of long videos all pieces were looked at. Duplicates stand under `removed_clip_inds` of the new"
+                  " list: no training and no filter takes them. A list of pieces by their seconds has no place for"
+                  " that: `pieces: one_positive_rest_negative` may draw what lies between those that are left."]
     return "\n".join(lines) + "\n"
 
 
@@ -201,9 +222,8 @@ def _write_pictures(folder: Path, outcome: Outcome) -> None:
         # evenly over the whole range of similarity, and with the least alike: there mistakes show
         mine = mine[np.argsort(-outcome.alike[mine], kind="stable")]
         mine = mine[np.unique(np.linspace(0, len(mine) - 1, min(PAIRS, len(mine))).astype(int))]
-        twins = (items, items.starts[outcome.kept[mine]]) if within else (theirs, outcome.of[mine])
         _write_pairs(folder / f"{outcome.name}_{kind}_{'within' if within else 'dropped'}.png",
-                     (items, outcome.mine[mine]), twins, outcome.alike[mine])
+                     (items, outcome.mine[mine]), (items if within else theirs, outcome.of[mine]), outcome.alike[mine])
     for kind, (_, mine, of, alike) in outcome.near.items():
         if len(mine):
             _write_pairs(folder / f"{outcome.name}_{kind}_just_below.png", (items, mine), (theirs, of), alike)

@@ -19,6 +19,7 @@ from omnidali.curation.filter_report import Part, write_reports
 from omnidali.curation.kept_lists import write_config, write_list
 from omnidali.curation.rules import Opinion, Rules, judge, opinion_of
 from omnidali.curation.scoring import Task, Teacher, load_teacher, make_task, score, source_to_score
+from omnidali.curation.windows import check_window
 from omnidali.environment import write_record
 from omnidali.errors import UserError
 from omnidali.loading.data import open_data
@@ -52,12 +53,13 @@ def filter_sources(config: Config, checkpoint: str | Path, out: str | Path, aske
         For each source counts of items, kept, dropped, unreadable and scored now, and items a second.
 
     Raises:
-        UserError: for a teacher of other classes, a source of which nothing is kept, and a folder or catalog that
-            cannot be written.
+        UserError: for a teacher of other classes, a window that no source takes, a source of which nothing is kept,
+            and a folder or catalog that cannot be written.
     """
     out = Path(os.path.abspath(out))
     chosen = choose_crawled(config, asked.names, lists=not asked.score_only)
     sources = {name: all_sources(config)[name] for name in chosen}
+    check_window(asked.window, sources, config.data_root)
     teacher = load_teacher(checkpoint, config.clip.clip_len)
     scored = {name: source_to_score(teacher, source, config.data_root, asked.window)
               for name, source in sources.items()}
@@ -71,13 +73,16 @@ def filter_sources(config: Config, checkpoint: str | Path, out: str | Path, aske
     if ranks.is_main:
         print(*data.summary, sep="\n", flush=True)
     names = teacher.agree(data.class_names, data.named)
-    if ranks.is_main and not teacher.is_3d and any(source.kind == "untrimmed" for source in scored.values()):
-        print("a 2D teacher looks at single frames of long videos; a 3D one is the better judge of them", flush=True)
     if ranks.is_main and teacher.is_3d and any(source.kind == "image" for source in scored.values()):
         print("a 3D teacher sees a photo as a clip that stands still; a 2D one is the better judge of photos",
               flush=True)
     tables = {table.name: table for table in (*data.tables, data.evaluation) if table is not None}
     tasks = {name: make_task(teacher, tables[name], source, config_here, names) for name, source in scored.items()}
+    for name, task in tasks.items() if ranks.is_main and not teacher.is_3d else ():
+        if scored[name].kind == "untrimmed":
+            frames = task.views.num_clips * task.clip.clip_len
+            print(f"{name}: a 2D teacher looks at {frames} frame{'s' * (frames > 1)} of every piece; a 3D one is the"
+                  " better judge of long videos", flush=True)
     rows = {name: _score(teacher, task, config_here, ranks) for name, task in tasks.items()}
     if not asked.score_only:
         rows = ranks.on_main(lambda: _write(config, config_here, out, asked, sources, tasks, names, rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import json
@@ -14,8 +15,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from omnidali.errors import UserError
-from omnidali.writing import write_whole
+from omnidali.writing import write_whole, writing_to
 
+OWNER = ".omnidali.json"  # whose folder it is
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EIO}  # of the results; an original that is denied is a failed file
 
@@ -36,6 +38,31 @@ def check_folder(out: Path, journal: str, unfinished: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()) and not ((out / unfinished).exists() or (out / journal).exists()):
         raise UserError("--out", "an empty folder or an earlier copy", f"other files in {out}", "Choose another.")
+
+
+def take_folder(out: str | Path, command: str, config_file: str | Path) -> None:
+    """Take a folder for what a command writes over at every start; what another one left in it stays.
+
+    A mark tells whose it is from before the first result, so that a start that was killed can be made again.
+
+    Raises:
+        UserError: naming --out, if it holds something that is not of an earlier start on the same config; if it cannot
+            be written.
+    """
+    out, mine = Path(out), {"command": command, "config": os.path.realpath(config_file)}
+    mark, theirs = out / OWNER, None
+    with writing_to(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            theirs = json.loads(mark.read_text(encoding="utf-8"))
+        if theirs == mine:
+            return
+        if any(not path.name.startswith(OWNER) for path in out.iterdir()):  # a kill may leave a half written mark
+            got = f"what `omnidali {theirs['command']}` made of {theirs['config']}" if isinstance(theirs, dict) \
+                and theirs.keys() == mine.keys() else "other files"
+            raise UserError("--out", f"an empty folder, or one of an earlier `omnidali {command}` of {mine['config']}",
+                            f"{got} in {out}", "Choose another.")
+        write_whole(mark, json.dumps(mine) + "\n")
 
 
 def stamp(path: str | Path) -> list[int] | None:

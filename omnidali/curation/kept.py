@@ -34,14 +34,12 @@ class Items:
     """What is compared of a source: its photos, videos, or pieces of long videos, with the frames to look at.
 
     Attributes:
-        table: a row an item. places: int64 (n,), of the item among all that are listed. rows: int64 (n,), equal for
-            pieces of one video.
+        table: a row an item, as listed. rows: int64 (n,), equal for pieces of one video.
         counts: int64 (n,), frames to look at. stamps: uint64 (n,), change with the file, the piece or the count.
         sizes: int64 (n,), bytes of the file. shown: bool (n,), False for pieces of long videos without their class.
     """
 
     table: SourceTable
-    places: np.ndarray
     rows: np.ndarray
     counts: np.ndarray
     stamps: np.ndarray
@@ -63,8 +61,7 @@ class Items:
 
     def take(self, items: np.ndarray, note: str) -> "Items":
         """Some of the items; see :meth:`~omnidali.catalog.store.SourceTable.take`."""
-        columns = {name: getattr(self, name)[items] for name in
-                   ("places", "rows", "counts", "stamps", "sizes", "shown")}
+        columns = {name: getattr(self, name)[items] for name in ("rows", "counts", "stamps", "sizes", "shown")}
         return replace(self, table=self.table.take(items, note), **columns)
 
     def media(self, item: int) -> Media:
@@ -81,14 +78,14 @@ class Items:
         return first + int(frames[place - self.starts[item]])
 
 
-def find_items(catalog: str, table: SourceTable, rate: float, only_shown: bool = False) -> Items:
+def find_items(catalog: str, table: SourceTable, rate: float) -> Items:
     """The items of a source.
 
     Args:
         table: with a row for each item that is listed. rate: frames to look at in a second, about: at most 96 of an
-            item. only_shown: whether pieces of long videos without their class are left out.
+            item.
     """
-    places, rows, shown = np.arange(len(table)), np.arange(len(table)), np.ones(len(table), bool)
+    rows, shown = np.arange(len(table)), np.ones(len(table), bool)
     if table.kind == "untrimmed":
         videos: dict[tuple[str, int], int] = {}
         for place, item in enumerate(read_items(catalog, table.name)):
@@ -115,8 +112,7 @@ def find_items(catalog: str, table: SourceTable, rate: float, only_shown: bool =
     for column in (counts, table.frames, table.firsts if table.firsts is not None else 0 * counts):
         stamps = (stamps ^ column.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)  # wraps around
         stamps ^= stamps >> np.uint64(29)
-    items = Items(table, places, rows, counts, stamps, known["size"], shown)
-    return items.take(np.flatnonzero(shown), "with their class") if only_shown and not shown.all() else items
+    return Items(table, rows, counts, stamps, known["size"], shown)
 
 
 class Kept:
@@ -185,7 +181,7 @@ def fill(kept: Kept, source: MediaConfig, network: Callable[[torch.Tensor], torc
                 kept.put(rows[places], decoded, pack(outputs))
     finally:
         kept.flush()
-    ranks.on_main(lambda: None)  # all have written
+    ranks.meet()  # all have written
 
 
 def _make(folder: Path, items: Items, width: int, dtype: np.dtype) -> None:

@@ -15,7 +15,8 @@ from types import MappingProxyType
 import numpy as np
 
 from omnidali.catalog.folders import is_video_name
-from omnidali.catalog.items import Item, count_pieces, list_format, read_items
+from omnidali.catalog.items import Item, count_pieces, list_format, read_items, removed_pieces
+from omnidali.catalog.lists import REMOVED
 from omnidali.config import EVALUATION, Config, MediaConfig
 from omnidali.curation.choosing import all_sources, files_of
 from omnidali.errors import UserError
@@ -24,13 +25,15 @@ from omnidali.writing import csv_lines, write_whole
 
 
 def write_list(folder: Path, catalog: str, name: str, source: MediaConfig, kept: np.ndarray, labels: np.ndarray,
-               stays: np.ndarray | None = None) -> tuple[MediaConfig, int]:
+               stays: np.ndarray | None = None, removed: np.ndarray | None = None) -> tuple[MediaConfig, int]:
     """Write the list of a source's kept items.
 
     Args:
         source: with the length of windows that was looked at; the catalog must know all of its pieces. kept: bool,
             labels: int, of the source's items in the order of :func:`~omnidali.catalog.items.read_items`.
         stays: bool, of the same items: pieces whose long video stays though none of its pieces is kept.
+        removed: bool, of the same items: pieces that no use of the list shall bring back, as pieces that do not show
+            their class may be drawn, and scored again. What the old list calls removed stays so.
 
     Returns:
         The source with the new list, and how many samples it has.
@@ -39,7 +42,6 @@ def write_list(folder: Path, catalog: str, name: str, source: MediaConfig, kept:
         UserError: for a path that would not read back. OSError: if it cannot be written.
     """
     found = zip(read_items(catalog, name), kept.tolist(), labels.tolist())
-    staying = (kept if stays is None else stays).tolist()
     form = "path_label"
     if source.kind == "untrimmed":
         form = _form_of_pieces(catalog, name)
@@ -47,7 +49,9 @@ def write_list(folder: Path, catalog: str, name: str, source: MediaConfig, kept:
         form = "rawframes_offset"
     path = folder / f"{name}{'.json' if form == 'parts_json' else '.txt'}"
     if form == "parts_json":
-        count = write_parts(path, _videos(found, staying, count_pieces(catalog, name)))
+        marks = zip((kept if stays is None else stays).tolist(),
+                    (np.zeros_like(kept) if removed is None else removed).tolist())
+        count = write_parts(path, _videos(found, marks, count_pieces(catalog, name), removed_pieces(catalog, name)))
     else:
         line = {"path_label": _path_label, "rawframes_offset": _folder, "pieces": _piece}[form]
         count = int(kept.sum())
@@ -55,14 +59,16 @@ def write_list(folder: Path, catalog: str, name: str, source: MediaConfig, kept:
     return replace(source, list=str(path), format=form, labels=None), count
 
 
-def write_parts(path: Path, videos: Iterable[tuple[str, int, int, list[int]]]) -> int:
-    """Write the release's list of (folder or long video, label, pieces, positive pieces); returns how many there are.
+def write_parts(path: Path, videos: Iterable[tuple[str, int, int, list[int], list[int]]]) -> int:
+    """Write the release's list of (folder or long video, label, pieces, positive pieces, removed pieces); returns how
+    many there are.
 
     Raises:
         OSError: if it cannot be written.
     """
-    keys = ("video_dir", "label", "num_clips", "positive_clip_inds")
-    rows = [json.dumps(dict(zip(keys, video)), ensure_ascii=False) for video in videos]
+    keys = ("video_dir", "label", "num_clips", "positive_clip_inds", REMOVED)
+    # the last key is not the release's: only where it says something
+    rows = [json.dumps(dict(zip(keys, video if video[-1] else video[:-1])), ensure_ascii=False) for video in videos]
     write_whole(path, ["[\n", ",\n".join(rows), "\n]\n"])
     return len(rows)
 
@@ -75,16 +81,17 @@ def _form_of_pieces(catalog: str, name: str) -> str:
     return "parts_json" if windows else "pieces"
 
 
-def _videos(found: Iterable[tuple[Item, bool, int]], staying: Iterable[bool],
-            counts: Mapping[tuple[str, int], int]) -> Iterator[tuple[str, int, int, list[int]]]:
-    staying = iter(staying)
+def _videos(found: Iterable[tuple[Item, bool, int]], marks: Iterator[tuple[bool, bool]],
+            counts: Mapping[tuple[str, int], int],
+            removed: Mapping[tuple[str, int], list[int]]) -> Iterator[tuple[str, int, int, list[int], list[int]]]:
     for (video, label), group in itertools.groupby(found, key=lambda row: (row[0].video, row[0].label)):
         pieces = list(group)
-        stays = any([next(staying) for _ in pieces])
+        staying, gone = zip(*itertools.islice(marks, len(pieces)))
         positives = sorted(item.number for item, good, _ in pieces if good)
         windows = pieces[0][0].unit == "windows"
-        if positives or stays:
-            yield video, label, 1 + pieces[-1][0].number if windows else counts[video, label], positives
+        if positives or any(staying):
+            yield (video, label, 1 + pieces[-1][0].number if windows else counts[video, label], positives, sorted({
+                *removed.get((video, label), ()), *(piece[0].number for piece, bad in zip(pieces, gone) if bad)}))
 
 
 def _path_label(item: Item, label: int) -> str:

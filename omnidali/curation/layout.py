@@ -112,8 +112,10 @@ def keep_clear(out: str | Path, config_file: str | Path, config: Config, checkpo
             raise UserError("--out", f"a folder that does not hold {where}, {file}", out, "Choose another one.")
     roots = {name: os.path.realpath(root / source.root) for name, source in all_sources(config).items()}
     _keep_beside(out, roots)
+    # a root that everything lies below is no folder of media, unless all files in it are the source's
     keep_apart(Path(out), {name: folder for name, folder in roots.items() if not (
-        all_sources(config)[name].list or all_sources(config)[name].tars)})  # else all files in the folder are its
+        (all_sources(config)[name].list or all_sources(config)[name].tars)
+        and _inside(os.path.realpath(root), folder))})
 
 
 def _keep_beside(out: str, roots: Mapping[str, str]) -> None:

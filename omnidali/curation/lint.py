@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -22,7 +23,7 @@ from omnidali.curation.findings import ERROR, WARN, Issues, Verdict, sort_verdic
 from omnidali.curation.lint_report import write_tables
 from omnidali.curation.listed import check_endings, check_list
 from omnidali.curation.survey import Survey, survey, too_short
-from omnidali.errors import ConfigErrors, UserError
+from omnidali.errors import ConfigErrors, NothingUsable, UserError
 from omnidali.loading.data import find_names
 from omnidali.writing import writing_to
 
@@ -91,6 +92,9 @@ class _Check:
                     self._unusable(summary)
             except UserError as error:
                 verdicts += _told(name, error)
+                if isinstance(error, NothingUsable):
+                    with contextlib.closing(connect(self._config.catalog_path, read_only=True)) as db:
+                        self._files(db, name)
         told = {verdict.found for verdict in verdicts}  # the target's list may be what the names come from
         verdicts += [verdict for verdict in unnamed if verdict.found not in told]
         if self.tables:
@@ -98,7 +102,7 @@ class _Check:
             try:
                 numbers = dict(db.execute("SELECT name, id FROM sources"))
                 for name in self.tables:
-                    self._files(db, numbers[name], name)
+                    self._files(db, name)
                 self._name_classes(names)
                 for name, table in self.tables.items():
                     self._short(table, self._sources[name])
@@ -136,8 +140,9 @@ class _Check:
             if reason not in summary.examples:
                 self._issues.add(summary.name, "", "left out", f"{count:,} {reason}", count)
 
-    def _files(self, db: sqlite3.Connection, number: int, name: str) -> None:
+    def _files(self, db: sqlite3.Connection, name: str) -> None:
         """Files that are refused, and those that stand under several labels."""
+        number, = db.execute("SELECT id FROM sources WHERE name = ?", (name,)).fetchone()
         for path, state in db.execute("SELECT path, state FROM media WHERE source = ? AND state <> ? ORDER BY id",
                                       (number, OK)):
             self._issues.add(name, path, "missing" if state == MISSING else "refused", state)

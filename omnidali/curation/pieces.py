@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.folders import is_video_name
-from omnidali.catalog.items import Item, read_items
+from omnidali.catalog.items import Item, read_items, removed_pieces
 from omnidali.catalog.store import CatalogReader, SourceTable
 from omnidali.config import Config, SourceConfig, key_of
 from omnidali.curation.choosing import choose_sources
@@ -33,11 +33,13 @@ class Piece:
 
 @dataclass
 class Video:
-    """An object of the release's list: a video under one label, of which ``count`` pieces are known."""
+    """An object of the release's list: a video under one label, of which ``count`` pieces are known, and of them those
+    with the numbers ``removed`` of no use."""
 
     folder: str
     label: int
     count: int
+    removed: list[int]
     pieces: list[Piece] = field(default_factory=list)
 
 
@@ -79,7 +81,8 @@ def find_pieces(config: Config, root: Path, sources: dict[str, SourceConfig], wa
     for name in list(sources):
         items = list(read_items(config.catalog_path, name))
         if any(item.unit for item in items):
-            videos[name] = find_videos(name, reader.table(name), items, wanted[name])
+            videos[name] = find_videos(name, reader.table(name), items, wanted[name],
+                                       removed_pieces(config.catalog_path, name))
         elif asked:
             raise UserError(key_of(name), "videos that are cut in time", "pieces that are files already",
                             "Leave it out of --sources.")
@@ -91,25 +94,28 @@ def find_pieces(config: Config, root: Path, sources: dict[str, SourceConfig], wa
     return videos, class_names
 
 
-def find_videos(name: str, table: SourceTable, items: Collection[Item], wanted: str) -> list[Video]:
+def find_videos(name: str, table: SourceTable, items: Collection[Item], wanted: str,
+                removed: Mapping[tuple[str, int], list[int]] = {}) -> list[Video]:
     """The videos of a source's table in its order, with the pieces that are wanted.
 
     Args:
         items: all listed pieces; of those with the same frames the first counts. wanted: ``positive`` or ``all``,
-            what lies between listed pieces among them.
+            what lies between listed pieces among them. removed: numbers by video and label.
     """
     listed: dict[tuple[int, ...], Item] = {}
     counts: Counter = Counter()
     for item in items:
         listed.setdefault((item.label, item.record, item.begin, item.frames), item)
         counts[item.video, item.label] = max(counts[item.video, item.label], item.number + 1)
+    for video, numbers in removed.items():
+        counts[video] = max(counts[video], numbers[-1] + 1)
     videos, taken = [], set()
     for row in range(len(table)):
         spans = [(int(table.records[place]), int(table.firsts[place]), int(table.frames[place]))
                  for place in range(table.starts[row], table.starts[row + 1])]
         label, shown = int(table.labels[row]), dict.fromkeys(spans[:table.positives[row]])
         key = listed[label, *spans[0]].video, label
-        video = Video(_folder_of(*key, taken), label, counts[key])
+        video = Video(_folder_of(*key, taken), label, counts[key], list(removed.get(key, ())))
         for span in dict.fromkeys(spans) if wanted == "all" else shown:
             item = listed.get((label, *span))
             if item is None:

@@ -80,6 +80,7 @@ def preview(config: Config, out: str | Path | None = None, names: Collection[str
     print(*data.summary, sep="\n", flush=True)
     kinds = {name: source.kind for name, source in all_sources(config).items()}
     shown: dict[str, list[Shown]] = {name: [] for name in chosen}
+    looked: dict[str, int] = {}  # steps, by source
     with tqdm(total=count * len(chosen), desc="preview", unit="clip", disable=None) as bar:
         if any(name != EVALUATION for name in chosen):
             with open_loader(config, data, quarantine=Quarantine(), prefetch=1) as loader:
@@ -87,18 +88,18 @@ def preview(config: Config, out: str | Path | None = None, names: Collection[str
                     raise UserError("--step", f"a step below {loader.end:,}, the length of the training", f"{step:,}",
                                     "Choose an earlier one.")
                 loader.load_state_dict({**loader.state_dict(), "step": step})
-                _collect(loader, config, data.class_names, shown, count, bar)
+                looked = dict.fromkeys(chosen, _collect(loader, config, data.class_names, shown, count, bar))
         if EVALUATION in chosen:
             plan = EvaluationPlan(data.evaluation, config.clip, config.evaluation.validation, config.evaluation.batch)
             options = {**rank_options(config, Ranks()), "quarantine": Quarantine(), "prefetch": 1}
             with FusionIterator(plan, [config.evaluation.source], **options) as loader:
-                _collect(loader, config, data.class_names, shown, count, bar)
+                looked[EVALUATION] = _collect(loader, config, data.class_names, shown, count, bar)
     written, board = [], Board(Path(config.run_dir, "tb"))
     try:
         with writing_to(out):
             for name, clips in shown.items():
                 if not clips:
-                    print(f"{name}: no clip in {_MOST_STEPS} steps")
+                    print(f"{name}: no clip in the {looked[name]} steps that were looked at")
                     continue
                 for ending, tag, picture in (("", "clips", draw_clips(kinds[name], clips)),
                                              ("-frames", "frames", draw_frames(kinds[name], clips))):
@@ -114,11 +115,12 @@ def preview(config: Config, out: str | Path | None = None, names: Collection[str
 
 
 def _collect(loader: FusionIterator, config: Config, class_names: tuple[str, ...], shown: dict[str, list[Shown]],
-             count: int, bar: tqdm) -> None:
-    """Take steps until each of the loader's sources that is asked for has its clips."""
+             count: int, bar: tqdm) -> int:
+    """Take steps until each of the loader's sources that is asked for has its clips; returns how many."""
     sources = all_sources(config)
     wanted = [(number, table) for number, table in enumerate(loader.plan.tables) if table.name in shown]
-    for batch in itertools.islice(loader, _MOST_STEPS):
+    taken = 0
+    for taken, batch in enumerate(itertools.islice(loader, _MOST_STEPS), 1):
         for number, table in wanted:
             clips = _clips_of(batch, number, table, os.path.realpath(Path(config.data_root, sources[table.name].root)),
                               class_names)
@@ -126,7 +128,8 @@ def _collect(loader: FusionIterator, config: Config, class_names: tuple[str, ...
             shown[table.name] += more
             bar.update(len(more))
         if all(len(shown[table.name]) == count for _, table in wanted):
-            return
+            break
+    return taken
 
 
 def _clips_of(batch: StepBatch, source: int, table: SourceTable, root: str,

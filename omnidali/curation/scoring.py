@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from omnidali.catalog.items import flatten, list_format
-from omnidali.catalog.lists import recognise
+from omnidali.catalog.items import flatten, list_format, read_items
 from omnidali.catalog.scores import Scorer, ScoreStore
 from omnidali.catalog.store import SourceTable
 from omnidali.config import ClipConfig, Config, MediaConfig, ViewsConfig, key_of
+from omnidali.curation.windows import FRAME_SECONDS, WHOLE_FILES, in_pieces
 from omnidali.errors import UserError
 from omnidali.evaluation.forward import allow_again, run_over
 from omnidali.models.architecture import tell_architecture
@@ -28,8 +28,6 @@ from omnidali.ranks import Ranks
 from omnidali.training.checkpoint import load_checkpoint, load_weights
 from omnidali.training.precision import make_autocast
 
-FRAME_SECONDS = 1.0  # a 2D teacher looks at a frame a second of long videos (OmniSource, Sec. 3.3)
-WHOLE_FILES = ("path_label", "class folders")  # lists of long videos that windows are cut from
 _SMALLEST = 1e-30  # a probability of 0 has no logarithm
 
 
@@ -116,26 +114,17 @@ def source_to_score(teacher: Teacher, source: MediaConfig, data_root: str, windo
     Args:
         window: seconds of a piece, where videos are cut into windows; None: 1 for a 2D teacher, else as configured.
     """
-    if source.kind != "untrimmed":
-        return source
-    form = source.format
-    if source.list and form == "auto":
-        form = recognise(Path(data_root, source.list), source.kind)
-    seconds = source.window_seconds
-    if not source.list or form in WHOLE_FILES:  # other lists say themselves what the pieces are
-        seconds = window or (seconds if teacher.is_3d else FRAME_SECONDS)
-    return replace(source, pieces="all", window_seconds=seconds)
+    return in_pieces(source, data_root, window or (None if teacher.is_3d else FRAME_SECONDS))
 
 
 def make_task(teacher: Teacher, table: SourceTable, source: MediaConfig, config: Config,
               names: Sequence[str]) -> Task:
-    """How ``teacher`` looks at the items of a source: the config's clips and views, or a frame in a short window."""
+    """How ``teacher`` looks at the items of a source: the config's clips and views, or a frame in a window."""
     clip, views = config.clip, config.evaluation.test
     if source.kind == "untrimmed":
-        cut = list_format(config.catalog_path, table.name) in WHOLE_FILES
-        table = flatten(config.catalog_path, table)
-        if cut and not teacher.is_3d:
+        if not teacher.is_3d and _is_short(config.catalog_path, table.name, source):
             clip, views = replace(clip, clip_len=1, frame_interval=1), replace(views, num_clips=1)
+        table = flatten(config.catalog_path, table)
     settings = {"clip_len": clip.clip_len, "frame_interval": clip.frame_interval, **dataclasses.asdict(views),
                 "precision": config.train.precision}
     scorer = Scorer(teacher.digest, os.path.basename(teacher.path.rstrip("/")), tuple(names), json.dumps(settings))
@@ -181,6 +170,13 @@ def score(teacher: Teacher, task: Task, config: Config, ranks: Ranks) -> tuple[i
                 store.add(part, places, _logs(outputs, task.views.average), decoded)
                 scored += int(decoded.sum())
     return ranks.on_main(lambda: (scored, time.monotonic() - started))
+
+
+def _is_short(catalog: str, name: str, source: MediaConfig) -> bool:
+    """Whether the pieces of a source are windows of which one frame tells enough, maybe those of an earlier command."""
+    form = list_format(catalog, name)
+    return form in WHOLE_FILES or (form in ("parts", "parts_json") and source.window_seconds <= FRAME_SECONDS
+                                   and all(item.unit for item in read_items(catalog, name)))
 
 
 def _are_numbers(names: Sequence[str]) -> bool:

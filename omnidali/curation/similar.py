@@ -24,6 +24,9 @@ import torch
 
 ROWS = 4096  # frames in one chunk
 KEYS = 512 << 20  # bytes of prepared keys that are held at a time
+# two items, the places of a frame of each, and how alike these are
+PAIR = np.dtype([("one", np.int64), ("other", np.int64), ("mine", np.int64), ("of", np.int64), ("alike", np.float32)])
+_WAITING = 1 << 20  # pairs of frames that are sorted in at a time
 
 
 class Measure(Protocol):
@@ -93,20 +96,32 @@ def best_of_items(best: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return np.lexsort((-best, items))[starts[:-1]]
 
 
-class Forest:
-    """Union-find over items.
+class Pairs:
+    """Pairs of items that are alike, each with its two frames that are most alike.
+
+    Memory: 36 bytes a pair of items, twice that while more are added, and a few million pairs of frames.
 
     Args:
-        count: of items. groups: int64 (count,), items of one group are never joined directly.
+        groups: int64 (count,), items of one group are never a pair.
     """
 
-    def __init__(self, count: int, groups: np.ndarray):
-        self.parents, self.groups = np.arange(count), groups
-        self.nearest = np.full(count, -np.inf, np.float32)  # likeness of the pair that is most alike, of every item
+    def __init__(self, groups: np.ndarray):
+        self.groups, self._found, self._more, self._waiting = groups, np.zeros(0, PAIR), [], 0
 
-    def join_above(self, values: np.ndarray, items: np.ndarray, measure: Measure, least: float,
-                   dropped: np.ndarray, rank: int = 0, world: int = 1, rows: int = ROWS, held: int = KEYS) -> None:
-        """Join the items of all pairs of frames that are alike by ``least`` or more.
+    @property
+    def found(self) -> np.ndarray:
+        """:data:`PAIR` (n,), every pair once, ``one`` below ``other``, in rising order."""
+        if self._more:
+            every = np.concatenate([self._found, *self._more])
+            every = every[np.lexsort((every["of"], every["mine"], -every["alike"], every["other"], every["one"]))]
+            first = np.ones(len(every), bool)
+            first[1:] = (every["one"][1:] != every["one"][:-1]) | (every["other"][1:] != every["other"][:-1])
+            self._found, self._more, self._waiting = every[first], [], 0
+        return self._found
+
+    def add_above(self, values: np.ndarray, items: np.ndarray, measure: Measure, least: float, dropped: np.ndarray,
+                  rank: int = 0, world: int = 1, rows: int = ROWS, held: int = KEYS) -> None:
+        """Add the items of all pairs of frames that are alike by ``least`` or more.
 
         Args:
             values: kept rows (F, width). items: int64 (F,), whose frame it is.
@@ -120,34 +135,26 @@ class Forest:
                 one, others = int(items[query + row]), items[key + columns]
                 apart = (self.groups[others] != self.groups[one]) & ~dropped[others] & (not dropped[one])
                 if apart.any():
-                    self.join(one, others[apart], alike[row, columns[apart]].cpu().numpy())
+                    columns, others, more = columns[apart], others[apart], np.empty(int(apart.sum()), PAIR)
+                    more["one"], more["other"] = np.minimum(one, others), np.maximum(one, others)
+                    more["mine"] = np.where(one < others, query + row, key + columns)
+                    more["of"] = np.where(one < others, key + columns, query + row)
+                    more["alike"] = alike[row, columns].cpu().numpy()
+                    self.add(more)
 
-    def join(self, one: int, others: np.ndarray, likeness: np.ndarray) -> None:
-        """Join an item with others, given how alike they are."""
-        self.nearest[one] = max(self.nearest[one], likeness.max())
-        np.maximum.at(self.nearest, others, likeness)
-        roots = np.unique([self.root(item) for item in (one, *np.unique(others).tolist())])
-        self.parents[roots] = roots[0]
+    def add(self, more: np.ndarray) -> None:
+        """Add pairs, :data:`PAIR` (n,)."""
+        self._more.append(more)
+        self._waiting += len(more)
+        if self._waiting > max(_WAITING, len(self._found)):
+            self.found  # sorts them in
 
-    def root(self, item: int) -> int:
-        """The first item of the cluster that ``item`` is in."""
-        path = []
-        while self.parents[item] != item:
-            path.append(item)
-            item = self.parents[item]
-        self.parents[path] = item
-        return int(item)
-
-    def merge(self, other: "Forest") -> None:
-        """Join what is joined in ``other``, too."""
-        np.maximum(self.nearest, other.nearest, out=self.nearest)
-        for item in np.flatnonzero(other.parents != np.arange(len(other.parents))).tolist():
-            roots = sorted((self.root(item), self.root(other.root(item))))
-            self.parents[roots[1]] = roots[0]
-
-    def clusters(self) -> list[np.ndarray]:
-        """The items of every cluster of two or more, in rising order."""
-        roots = np.array([self.root(item) for item in range(len(self.parents))], np.int64)
-        order = np.argsort(roots, kind="stable")
-        cuts = np.flatnonzero(np.diff(roots[order])) + 1
-        return [cluster for cluster in np.split(order, cuts) if len(cluster) > 1]
+    def around(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Every pair from both sides, :data:`PAIR` (2 n,), and int64 (count + 1,): those with item i as ``one`` are
+        starts[i] to starts[i + 1] (exclusive)."""
+        turned = np.empty_like(self.found)
+        for name, other in (("one", "other"), ("other", "one"), ("mine", "of"), ("of", "mine"), ("alike", "alike")):
+            turned[name] = self.found[other]
+        both = np.concatenate([self.found, turned])
+        both = both[np.lexsort((both["other"], both["one"]))]
+        return both, np.searchsorted(both["one"], np.arange(count + 1))

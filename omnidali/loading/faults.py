@@ -42,6 +42,7 @@ class Faults:
     substituted: int = 0
     replaced_frames: int = 0
     _in_a_row: int = 0
+    _files_in_a_row: set[str] = field(default_factory=set)
     _counted: bool = False  # the files that an earlier start has named
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -76,19 +77,23 @@ class Faults:
         """
         known = self.quarantine.fails(self.table.name, media.path)
         self._add(media, reason, QUARANTINED if not known and hopeless() else FAILED, step)
-        self._count()
+        self._count(media)
 
     def hung(self, media: Media, step: int) -> None:
         """A file was neither read nor decoded in time; raises as :meth:`failed`."""
         # the disk is not asked for its size and time: it might hang at that, too
         self._add(media, f"not read and decoded within {self.limits.hang_seconds:g} s", QUARANTINED, step, media.stamp)
-        self._count()
+        self._count(media)
 
     def _add(self, media: Media, reason: str, state: str, step: int, stamp=None) -> None:
         self.quarantine.add(self.table.name, media.path, media.span.path, reason, state, step, self.rank, stamp)
 
-    def _count(self) -> None:
-        self.skipped()
+    def _count(self, media: Media) -> None:
+        with self._lock:  # the pieces of a long video follow each other, and are one file
+            again = media.path in self._files_in_a_row
+            self._files_in_a_row.add(media.path)
+        if not again:
+            self.skipped()
         self._check_ratio()
 
     def _check_ratio(self) -> None:
@@ -117,7 +122,7 @@ class Faults:
             holes: its files that gave less than was wanted, and for how many frames a neighbour stands.
             attempt: 0, or which substitute it is.
         """
-        self._in_a_row = 0
+        self._in_a_row, self._files_in_a_row = 0, set()
         if holes or attempt:
             with self._lock:
                 self.replaced_frames += sum(frames for _, frames in holes)
