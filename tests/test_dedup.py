@@ -505,12 +505,15 @@ def test_a_killed_run_goes_on_where_it_was(world, found, tmp_path):
         assert rows_of(tmp_path / "out", source) == rows_of(found, source)
 
 
-def test_two_ranks_find_what_one_finds(world, found, tmp_path):
+def test_two_ranks_find_what_one_finds(world, tmp_path):
+    dedup(config_of(world, tmp_path / "run"), tmp_path / "alone", Ranks(), settings=Settings(within=True))
     subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m",
-                    "omnidali.cli", *command(world, tmp_path)], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                    "omnidali.cli", *command(world, tmp_path, "--within")], check=True,
+                   env={**os.environ, "OMP_NUM_THREADS": "1"})
     for source in ("photos", "clips", "long"):
-        assert rows_of(tmp_path / "out", source) == rows_of(found, source)
-    assert (tmp_path / "out/report.md").read_text() == (found / "report.md").read_text()
+        assert rows_of(tmp_path / "out", source) == rows_of(tmp_path / "alone", source)
+    assert "photos" in {row["against"] for row in rows_of(tmp_path / "out", "photos").values()}
+    assert (tmp_path / "out/report.md").read_text() == (tmp_path / "alone/report.md").read_text()
 
 
 def test_what_is_left_of_every_kind_of_list_reads_back(tmp_path):
