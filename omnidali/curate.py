@@ -1,7 +1,8 @@
 """The whole road from a crawl to a student: teacher, duplicates, filter, student, and what it was worth.
 
 OmniSource (Sec. 3): a teacher learns from the labelled target alone; its opinion decides which crawled items stay; the
-student learns from the target and from those. It may be the teacher of another round. Beside it stand the first
+student learns from the target and from those. It may be the teacher of another round, alone or together with all
+networks before it, as the paper's best teacher is an ensemble (Fig. 6). Beside it stand the first
 teacher, which sees as many clips as a student, and a student that was given everything.
 """
 
@@ -25,6 +26,7 @@ from omnidali.errors import UserError
 from omnidali.loading.data import make_plan, open_data
 from omnidali.programs import run_program
 from omnidali.settings import dump_config, load_config
+from omnidali.training.checkpoint import LAST
 from omnidali.writing import write_whole, writing_to
 
 TARGET, EVERYTHING = "target alone", "everything that was crawled"
@@ -48,7 +50,7 @@ class Row:
 
 
 def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: Sequence[int], rounds: int, ranks: int,
-           filtering: Sequence[str] = (), deduplicating: Sequence[str] = ()) -> list[Row]:
+           filtering: Sequence[str] = (), deduplicating: Sequence[str] = (), together: bool = False) -> list[Row]:
     """Go the whole road once a seed; what is finished in ``out`` is kept.
 
     Writes ``table.md`` and ``results.json`` into ``out``.
@@ -56,6 +58,7 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
     Args:
         rounds: of filter and student, each with the student of the round before as its teacher.
         filtering, deduplicating: more options of those commands.
+        together: whether all networks that were trained before a filter are its teacher, as an ensemble.
 
     Raises:
         UserError: if a program failed, there is nothing to filter or to compare on, or an option would do nothing.
@@ -83,21 +86,25 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
     run_program("dedup", "--config", str(crawl), "--out", str(unique.parent), *deduplicating, ranks=ranks)
     rows = {name: Row(name) for name in (TARGET, EVERYTHING, *(f"filtered, round {n + 1}" for n in range(rounds)))}
     for seed in seeds:
-        teacher = _train(_alone(config, target, epochs, ranks), rows[TARGET], out, "target", seed, ranks)
-        _train(_student(config, epochs, ranks), rows[EVERYTHING], out, "everything", seed, ranks, config)
+        teachers = [_train(_alone(config, target, epochs, ranks), rows[TARGET], out, "target", seed, ranks)]
+        taught_by_all = _train(_student(config, epochs, ranks), rows[EVERYTHING], out, "everything", seed, ranks, config)
+        if together:
+            teachers.append(taught_by_all)
         for number in range(rounds):
             folder = out / f"filter-seed{seed}-round{number + 1}"
-            run_program("filter", "--config", str(unique), "--checkpoint", str(teacher / "checkpoints" / "last.pt"),
-                        "--out", str(folder), *filtering, ranks=ranks)
+            checkpoints = [str(teacher / "checkpoints" / LAST) for teacher in teachers]
+            run_program("filter", "--config", str(unique), "--checkpoint", *checkpoints, "--out", str(folder),
+                        *filtering, ranks=ranks)
             student = _student(load_config(str(folder / CURATED)), epochs, ranks)
-            teacher = _train(student, rows[f"filtered, round {number + 1}"], out, f"filtered-{number + 1}", seed, ranks,
+            trained = _train(student, rows[f"filtered, round {number + 1}"], out, f"filtered-{number + 1}", seed, ranks,
                              config)
+            teachers = [*teachers, trained] if together else [trained]
         _write(out, rows.values())
     removed = _judge(config, load_config(str(unique)), "removed copies")
     for what, (precision, recall) in removed.items():
         print(f"{what}: {precision:.3f} right, {recall:.3f} found")
     write_record(out, {"curation": str(config_path), "overrides": list(overrides), "target_epochs": epochs,
-                       "seeds": list(seeds), "filter": list(filtering), "dedup": list(deduplicating),
+                       "seeds": list(seeds), "filter": list(filtering), "dedup": list(deduplicating), "together": together,
                        "removed copies": removed, "rows": [vars(row) for row in rows.values()]})
     print(f"\n{(out / 'table.md').read_text()}\nalso in {out / 'results.json'}")
     return list(rows.values())

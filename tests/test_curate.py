@@ -25,7 +25,13 @@ def faked(monkeypatch):
     calls = []
 
     def run(program, *arguments, ranks):
-        given = dict(zip(arguments[::2], arguments[1::2]))
+        given, key = {}, None
+        for text in arguments:
+            if text.startswith("--"):
+                key, given[text] = text, []
+            else:
+                given[key].append(text)
+        given = {key: values if key == "--checkpoint" else values[0] for key, values in given.items()}
         config = load_config(given["--config"])
         calls.append((program, given, ranks))
         if program in ("dedup", "filter"):
@@ -47,6 +53,20 @@ def faked(monkeypatch):
     return calls
 
 
+def names_of(checkpoints):
+    """Of the runs, by file name: target-seed0-..., filtered-1-seed0-..."""
+    assert all(path.endswith("/checkpoints/last.pt") for path in checkpoints)
+    return [Path(path).parent.parent.name.rpartition("-")[0] for path in checkpoints]
+
+
+def test_all_networks_judge_together(media_root, tmp_path, faked):
+    (tmp_path / "c.yaml").write_text(SMALL + EVALUATION + "train: {batch: 6, steps: 4}\n")
+    assert cli.main(["curate", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "out"), "--rounds", "2",
+                     "--together", "--set", f"data_root={media_root}"]) == 0
+    first, second = (names_of(given["--checkpoint"]) for name, given, _ in faked if name == "filter")
+    assert first == ["target-seed0", "everything-seed0"] and second == [*first, "filtered-1-seed0"]
+
+
 def test_a_student_teaches_the_next_round(media_root, tmp_path, faked, capsys, monkeypatch):
     (tmp_path / "c.yaml").write_text(SMALL + EVALUATION + "train: {batch: 6, steps: 4}\n")
     out = tmp_path / "out"
@@ -60,9 +80,8 @@ def test_a_student_teaches_the_next_round(media_root, tmp_path, faked, capsys, m
     assert dedup["--fps"] == "2" and load_config(dedup["--config"]).run_dir == str(out / "crawl")
     assert all(given["--rule"] == "quantile" and given["--config"] == str(out / "dedup/config.yaml")
                for given in filters)
-    # by file name: target-seed0-..., filtered-1-seed0-..., and the same of the other seed
-    teachers = [Path(given["--checkpoint"]).parent.parent.name.rpartition("-")[0] for given in filters]
-    assert teachers == ["target-seed0", "filtered-1-seed0", "target-seed4", "filtered-1-seed4"]
+    teachers = [names_of(given["--checkpoint"]) for given in filters]
+    assert teachers == [["target-seed0"], ["filtered-1-seed0"], ["target-seed4"], ["filtered-1-seed4"]]
 
     rows = {row["name"]: row for row in json.loads((out / "results.json").read_text())}
     assert {name: row["samples"] for name, row in rows.items()} == {

@@ -222,6 +222,33 @@ def test_photos_are_kept_as_plain_lines_say(world, filtered, flat, teacher):
     assert json.loads((out / "records.jsonl").read_text().splitlines()[0])["filter"]["photos"]["items_per_second"] > 0
 
 
+def test_several_teachers_are_asked_together(world, filtered, flat, teacher, tmp_path, capsys):
+    torch.manual_seed(5)
+    other = sharpen(TSN(18, 4, 0.0), world)
+    torch.save({"state_dict": other.state_dict()}, tmp_path / "other.pt")
+    torch.save({"state_dict": SlowOnly(18, 4, 0.0, 4).state_dict()}, tmp_path / "3d.pt")
+    config = settings(world, filtered, "sources.photos.fraction=1")
+    table = open_data(config).tables[1]
+    means = sum(plain_scores(model, table, config.sources["photos"], config) for model in (flat, other)) / 2
+
+    def ask(name):
+        line = command(world, tmp_path, teacher, "--sources", "photos", "--threshold", "0.45")
+        line.insert(line.index("--out"), str(tmp_path / name))
+        return cli.main(line)
+
+    assert ask("other.pt") == 0
+    rows = rows_of(tmp_path / "out/photos_kept.csv") + rows_of(tmp_path / "out/photos_dropped.csv")
+    told = {int(Path(row["path"]).stem): float(row["probability"]) for row in rows if row["probability"]}
+    assert told == pytest.approx({n: means[n, n % 4] for n in range(BROKEN)}, abs=1e-3)
+    assert {n for n in told if told[n] >= 0.45} == {
+        int(Path(line.rsplit(" ", 1)[0]).stem) for line in (tmp_path / "out/photos.txt").read_text().splitlines()}
+    assert f"Teacher: {teacher.name} + other.pt." in (tmp_path / "out/report.md").read_text()
+    capsys.readouterr()
+    assert ask("other.pt") == 0 and "40 items, 0 scored now" in capsys.readouterr().out
+    assert ask("3d.pt") == 2
+    assert f"expected a teacher of the same kind as {teacher} (2D), got 3D." in capsys.readouterr().err
+
+
 def test_another_rule_scores_nothing_again(world, filtered, teacher, capsys):
     def kept(*more):
         assert cli.main(command(world, filtered, teacher, "--sources", "photos", *more, out="again")) == 0

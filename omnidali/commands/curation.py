@@ -38,7 +38,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
     sieve = commands.add_parser("filter", help="score crawled sources with a teacher and keep what it agrees with")
     takes_config(sieve, "`clip` and `evaluation.test` are the teacher's")
-    sieve.add_argument("--checkpoint", required=True, help="the teacher: checkpoint, or run folder for its best.pt")
+    sieve.add_argument("--checkpoint", required=True, nargs="+", metavar="FILE", help="the teacher: checkpoint, or run"
+                       " folder for its best.pt; of several the mean of their probabilities counts")
     sieve.add_argument("--out", required=True, help="folder for lists, report and config.yaml")
     takes_sources(sieve, "all but the first, the target")
     sieve.add_argument("--score-only", action="store_true", help="keep the scores in the catalog and write no list")
@@ -161,7 +162,7 @@ def _filter(options: argparse.Namespace) -> None:
     _check_window(options.window)
     ranks = start_ranks()
     config = load_config(options.config, options.overrides)
-    keep_clear(options.out, options.config, config, options.checkpoint)
+    keep_clear(options.out, options.config, config, *options.checkpoint)
     rules = Rules(tuple(dict.fromkeys(options.rule)), options.threshold, options.top, options.keep, options.relabel)
     with telling_peers():
         ranks.on_main(lambda: take_folder(options.out, "filter", options.config))

@@ -33,6 +33,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     curate.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run of everything for each (default: 0)")
     curate.add_argument("--rounds", type=int, default=1, help="of filter and student; a student is the next round's"
                         " teacher (default: %(default)s)")
+    curate.add_argument("--together", action="store_true", help="let all networks trained so far judge as one, also the"
+                        " one of everything (default: the last student alone; the first time, the target's network)")
     curate.add_argument("--ranks", type=int, default=1, help="processes of a program (default: %(default)s)")
     curate.add_argument("--filter", dest="filtering", default="", metavar="OPTIONS",
                         help="more options of `omnidali filter`, in quotes")
@@ -71,7 +73,7 @@ def _curate(options: argparse.Namespace) -> None:
     keep_clear(options.out, options.config, load_config(options.config, options.overrides))
     take_folder(options.out, "curate", options.config)
     curate(options.config, options.overrides, options.out, options.seeds, options.rounds, options.ranks,
-           shlex.split(options.filtering), shlex.split(options.deduplicating))
+           shlex.split(options.filtering), shlex.split(options.deduplicating), options.together)
 
 
 def _export(options: argparse.Namespace) -> None:

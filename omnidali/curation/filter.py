@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +18,7 @@ from omnidali.curation.choosing import all_sources, choose_crawled
 from omnidali.curation.filter_report import Part, write_reports
 from omnidali.curation.kept_lists import write_config, write_list
 from omnidali.curation.rules import Opinion, Rules, judge, opinion_of
-from omnidali.curation.scoring import Task, Teacher, load_teacher, make_task, score, source_to_score
+from omnidali.curation.scoring import Task, Teacher, load_teachers, make_task, score, source_to_score
 from omnidali.curation.windows import check_window
 from omnidali.environment import write_record
 from omnidali.errors import UserError
@@ -45,9 +45,12 @@ class Filtering:
     keep_negatives: bool = False
 
 
-def filter_sources(config: Config, checkpoint: str | Path, out: str | Path, asked: Filtering,
+def filter_sources(config: Config, checkpoints: Sequence[str | Path], out: str | Path, asked: Filtering,
                    ranks: Ranks = Ranks()) -> dict[str, dict]:
     """Score the sources, and write lists, tables, pictures and a config into ``out``.
+
+    Args:
+        checkpoints: of the teacher; of several the mean of their probabilities counts.
 
     Returns:
         For each source counts of items, kept, dropped, unreadable and scored now, and items a second.
@@ -60,7 +63,7 @@ def filter_sources(config: Config, checkpoint: str | Path, out: str | Path, aske
     chosen = choose_crawled(config, asked.names, lists=not asked.score_only)
     sources = {name: all_sources(config)[name] for name in chosen}
     check_window(asked.window, sources, config.data_root)
-    teacher = load_teacher(checkpoint, config.clip.clip_len)
+    teacher = load_teachers(checkpoints, config.clip.clip_len)
     scored = {name: source_to_score(teacher, source, config.data_root, asked.window)
               for name, source in sources.items()}
     target = next(iter(config.sources))
@@ -87,7 +90,7 @@ def filter_sources(config: Config, checkpoint: str | Path, out: str | Path, aske
     if not asked.score_only:
         rows = ranks.on_main(lambda: _write(config, config_here, out, asked, sources, tasks, names, rows))
     if ranks.is_main:
-        write_record(out, {"filter": rows, "checkpoint": str(checkpoint), "digest": teacher.digest,
+        write_record(out, {"filter": rows, "checkpoint": teacher.path, "digest": teacher.digest,
                            "rules": str(asked.rules), "ranks": ranks.world})
     return rows
 

@@ -91,11 +91,11 @@ def keep_apart(out: Path, roots: Mapping[str, str], others: Mapping[str, str] = 
     _keep_beside(target, roots)
 
 
-def keep_clear(out: str | Path, config_file: str | Path, config: Config, checkpoint: str | Path | None = None) -> None:
+def keep_clear(out: str | Path, config_file: str | Path, config: Config, *checkpoints: str | Path | None) -> None:
     """Refuse to write results where something lies that they are made of.
 
     Args:
-        config_file: that was read for ``config``. checkpoint: or run folder, where one is made use of.
+        config_file: that was read for ``config``. checkpoints: or run folders, where some are made use of.
 
     Raises:
         UserError: naming --out.
@@ -103,8 +103,8 @@ def keep_clear(out: str | Path, config_file: str | Path, config: Config, checkpo
     out, root = os.path.realpath(out), Path(config.data_root)
     files = {"--config" if not place else f"--config, base {place}": file
              for place, file in enumerate(config_files(config_file))}
-    files |= {"--checkpoint": checkpoint, "the catalog": config.catalog_path,
-              "classes": config.classes and root / config.classes}
+    files |= {f"--checkpoint{f' {number + 1}' if number else ''}": file for number, file in enumerate(checkpoints)}
+    files |= {"the catalog": config.catalog_path, "classes": config.classes and root / config.classes}
     for name, source in all_sources(config).items():
         files |= {f"{key_of(name)}.{key}": root / path for key, path in files_of(source).items()}
     for where, file in files.items():

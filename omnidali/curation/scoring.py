@@ -1,10 +1,11 @@
-"""Score sources with a teacher: any checkpoint of a recogniser, every item once, on any number of ranks."""
+"""Score sources with a teacher: checkpoints of recognisers, every item once, on any number of ranks."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-import os
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -33,23 +34,21 @@ _SMALLEST = 1e-30  # a probability of 0 has no logarithm
 
 @dataclass(frozen=True)
 class Teacher:
-    """A network whose opinion of media is asked.
+    """A network whose opinion of media is asked, or several that are asked together.
 
     Attributes:
-        model: in evaluation mode. digest: of its weights. path: of its file.
+        model: in evaluation mode. is_3d: whether it looks at several frames at a time.
+        digest: of its weights. path: of its file. name: for people.
         classes: names that the checkpoint carries; empty where it carries none. outputs: their number.
     """
 
     model: torch.nn.Module
+    is_3d: bool
     digest: str
     path: str
+    name: str
     classes: tuple[str, ...]
     outputs: int
-
-    @property
-    def is_3d(self) -> bool:
-        """Whether it looks at several frames at a time."""
-        return isinstance(self.model, SlowOnly)
 
     def agree(self, names: Sequence[str], named: bool) -> tuple[str, ...]:
         """Class names for the teacher's outputs.
@@ -72,6 +71,21 @@ class Teacher:
         return found
 
 
+class Ensemble(torch.nn.Module):
+    """Several recognisers in one; (N, 3, T, H, W) to the logarithm of their mean probabilities (N, classes).
+
+    OmniSource's best teacher is an ensemble (Fig. 6). All look at the same clips, which are decoded once.
+    """
+
+    def __init__(self, models: Sequence[torch.nn.Module]):
+        super().__init__()
+        self.models, self.clip_len = torch.nn.ModuleList(models), models[0].clip_len
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        logs = torch.stack([model(clips).float().log_softmax(dim=1) for model in self.models])
+        return logs.logsumexp(dim=0) - math.log(len(self.models))
+
+
 @dataclass(frozen=True)
 class Task:
     """What a teacher looks at in a source.
@@ -85,6 +99,29 @@ class Task:
     clip: ClipConfig
     views: ViewsConfig
     scorer: Scorer
+
+
+def load_teachers(checkpoints: Sequence[str | Path], clip_len: int) -> Teacher:
+    """One teacher of one checkpoint or several; arguments and errors as those of :func:`load_teacher`.
+
+    Raises:
+        UserError: if they do not look at the same clips, or have other classes.
+    """
+    first, *others = teachers = [load_teacher(checkpoint, clip_len) for checkpoint in checkpoints]
+    for other in others:
+        for what, one, another in (("kind", *("3D" if teacher.is_3d else "2D" for teacher in (first, other))),
+                                   ("number of classes", first.outputs, other.outputs),
+                                   ("classes", first.classes, other.classes)):
+            if one != another and one and another:
+                raise UserError(other.path, f"a teacher of the same {what} as {first.path} ({_text(one)})",
+                                _text(another), "Filter with each of them alone.")
+    if not others:
+        return first
+    together = Ensemble([teacher.model for teacher in teachers]).eval()
+    digest = hashlib.sha256("".join(teacher.digest for teacher in teachers).encode()).hexdigest()
+    path, name = (" + ".join(getattr(teacher, of) for teacher in teachers) for of in ("path", "name"))
+    classes = next((teacher.classes for teacher in teachers if teacher.classes), ())
+    return Teacher(together, first.is_3d, digest, path, name, classes, first.outputs)
 
 
 def load_teacher(checkpoint: str | Path, clip_len: int) -> Teacher:
@@ -105,7 +142,8 @@ def load_teacher(checkpoint: str | Path, clip_len: int) -> Teacher:
     classes = state.get("classes") or (meta.get("CLASSES") if isinstance(meta, dict) else None) or ()
     classes = tuple(classes) if len(classes) == architecture.classes and all(
         isinstance(name, str) for name in classes) and not _are_numbers(classes) else ()
-    return Teacher(model.eval(), digest_of(weights), str(checkpoint), classes, architecture.classes)
+    return Teacher(model.eval(), isinstance(model, SlowOnly), digest_of(weights), str(checkpoint),
+                   Path(checkpoint).name, classes, architecture.classes)
 
 
 def source_to_score(teacher: Teacher, source: MediaConfig, data_root: str, window: float | None) -> MediaConfig:
@@ -127,7 +165,7 @@ def make_task(teacher: Teacher, table: SourceTable, source: MediaConfig, config:
         table = flatten(config.catalog_path, table)
     settings = {"clip_len": clip.clip_len, "frame_interval": clip.frame_interval, **dataclasses.asdict(views),
                 "precision": config.train.precision}
-    scorer = Scorer(teacher.digest, os.path.basename(teacher.path.rstrip("/")), tuple(names), json.dumps(settings))
+    scorer = Scorer(teacher.digest, teacher.name, tuple(names), json.dumps(settings))
     return Task(table, source, clip, views, scorer)
 
 
@@ -177,6 +215,10 @@ def _is_short(catalog: str, name: str, source: MediaConfig) -> bool:
     form = list_format(catalog, name)
     return form in WHOLE_FILES or (form in ("parts", "parts_json") and source.window_seconds <= FRAME_SECONDS
                                    and all(item.unit for item in read_items(catalog, name)))
+
+
+def _text(value: object) -> str:
+    return some(list(value)) if isinstance(value, tuple) else str(value)
 
 
 def _are_numbers(names: Sequence[str]) -> bool:
