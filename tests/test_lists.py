@@ -300,6 +300,22 @@ def test_new_tars_are_seen_and_flat_ones_take_their_labels_from_a_map(tmp_path):
             build_catalog(tmp_path / "c.sqlite", {"w": SourceConfig(kind="image", tars=pattern)}, tmp_path, progress=False)
 
 
+def test_a_run_that_goes_on_keeps_tars_that_are_lost_and_takes_no_new_ones(tmp_path):
+    for name in "01":
+        make_tar(tmp_path / f"{name}.tar", [(f"0/{name}{n}.jpg", photo(n)) for n in range(2)])
+    sources, path = {"w": SourceConfig(kind="image", root=".", tars="{0..1}.tar")}, tmp_path / "c.sqlite"
+    build_catalog(path, sources, tmp_path, ["0"], progress=False)
+    before = CatalogReader(path).table("w").fingerprint
+    (tmp_path / "0.tar").unlink()
+    make_tar(tmp_path / "1.tar", [("0/a note.txt", b"behind which photos lie elsewhere"), ("0/10.jpg", photo(0))])
+    for _ in range(2):
+        summary, = build_catalog(path, sources, tmp_path, ["0"], progress=False, as_begun=True)
+        assert (summary.usable, summary.lost) == (4, 4) and CatalogReader(path).table("w").fingerprint == before
+    assert "4 gone, changed or broken since the run began: substitutes stand for them" in str(summary)
+    with pytest.raises(UserError, match="tars that exist, got no 0.tar"):
+        build_catalog(path, sources, tmp_path, ["0"], progress=False)
+
+
 def test_a_missing_first_file_does_not_hide_the_root_s_name(tmp_path):
     write_photo(tmp_path / "ins" / "2.jpg", 1, 60, 40)
     write(tmp_path / "l.txt", "ins/1.jpg 0\nins/2.jpg 0\n")

@@ -34,7 +34,6 @@ from omnidali.reading import printable
 CHECKED_AT_START = 100_000  # files of a source whose size and time are compared at a warm start; of more than that
 SAMPLE_AT_START = 20_000  # these, evenly spread
 _COMMIT_SECONDS = 2.0  # what a killed probe loses at most
-_AGAIN = "again "  # before the signature of a list of which not all could be read
 _PLANNED = ("width", "height", "frames", "frame_rate", "tick", "timing")  # columns that plans depend on
 
 
@@ -130,27 +129,26 @@ def _build_source(db, name, source: MediaConfig, data_root, classes, pool, progr
     if not os.path.isdir(root):
         raise UserError(f"{key_of(name)}.root", "a folder", f"{root}, which does not exist",
                         "Check root and data_root (on the command line: data_root=DIR).")
-    known = "SELECT id, signature, watched, root, kind, pattern FROM sources WHERE name = ?"
+    known = "SELECT id, signature, watched, left_out, root, kind, pattern FROM sources WHERE name = ?"
     row = db.execute(known, (name,)).fetchone()
     if row is None:  # a catalog that cannot be written is good enough where nothing is new
         db.execute("INSERT INTO sources (name) VALUES (?)", (name,))
         row = db.execute(known, (name,)).fetchone()
-    source_id, old_signature, watched, *old = row
-    repeated = 0
-    tars = find_tars(Path(root), source.tars, f"{key_of(name)}.tars") if source.tars else []
-    now = _signature(source, root, _plain(watched or "[]"), tars, classes)
-    listed = old != [root, source.kind, source.pattern] or now != old_signature
-    if as_begun and listed and old_signature is not None:  # files come to folders, and go
-        listed = _without_folders(now) != _without_folders(old_signature.removeprefix(_AGAIN))
+    source_id, old_signature, watched, left_out, *old = row
+    watched, repeated, listed = _plain(watched or "[]"), 0, old != [root, source.kind, source.pattern]
+    if as_begun and old_signature is not None:
+        listed |= _asked(old_signature, source, data_root) != _asked(
+            _signature(source, root, watched, [], classes), source, data_root)
+    else:
+        listed |= _signature(source, root, watched, _tars(name, source, root), classes) != old_signature or any(
+            reason.startswith(UNREADABLE) for reason in _plain(left_out or "{}"))  # which may pass
     if listed:
-        watched, repeated, whole = _read_entries(db, source_id, name, source, root, data_root, classes)
+        watched, repeated = _read_entries(db, source_id, name, source, root, data_root, classes)
+        signature = _signature(source, root, watched, _tars(name, source, root), classes)
         db.execute("UPDATE sources SET signature = ?, watched = ?, fingerprint = NULL, entries_crc = ? WHERE id = ?",
-                   (("" if whole else _AGAIN) + _signature(source, root, watched, tars, classes), json.dumps(watched),
-                    _entries_crc(db, source_id), source_id))
+                   (signature, json.dumps(watched), _entries_crc(db, source_id), source_id))
         db.commit()
     _mark_changed(db, source_id, root, as_begun)
-    if not as_begun:
-        _mark_readable(db, source_id, source, root, pool)
     probed, lost = _probe_new(db, source_id, name, source, root, pool, progress, as_begun)
     fingerprint, crc = db.execute("SELECT fingerprint, entries_crc FROM sources WHERE id = ?", (source_id,)).fetchone()
     if not probed and fingerprint is not None:
@@ -209,16 +207,20 @@ def _signature(source: MediaConfig, root: str, watched: list[str], tars: list[st
     return json.dumps([settings, root, classes, tars, [[path, stamp_of(path)] for path in watched]])
 
 
-def _without_folders(signature: str) -> object:
-    """A signature without the stamps of folders that are watched."""
-    *settings, watched = _plain(signature)
-    return settings, [[path, stamp] for path, stamp in watched if not os.path.isdir(path)]
+def _asked(signature: str, source: MediaConfig, data_root: Path) -> tuple:
+    """What of a signature the user decides on: not the files that come to folders and tars, and go."""
+    settings, root, classes, _, watched = _plain(signature)
+    lists = [str(data_root / path) for path in (source.list, source.labels) if path]
+    return settings, root, classes, [[path, stamp] for path, stamp in watched if path in lists]
+
+
+def _tars(name: str, source: MediaConfig, root: str) -> list[str]:
+    return find_tars(Path(root), source.tars, f"{key_of(name)}.tars") if source.tars else []
 
 
 def _read_entries(db, source_id: int, name: str, source: MediaConfig, root: str, data_root: Path,
-                  classes: list[str] | None) -> tuple[list[str], int, bool]:
-    """Make media and entries match the list; return the files to watch, how many lines repeat another, and whether all
-    was read: else the next start tries it again."""
+                  classes: list[str] | None) -> tuple[list[str], int]:
+    """Make media and entries match the list; return the files to watch, and how many lines repeat another."""
     left_out: Counter = Counter()
     db.execute("CREATE TEMP TABLE IF NOT EXISTS listed (path TEXT, label INTEGER, unit TEXT, first REAL, last REAL,"
                " video TEXT, positive INTEGER, archive TEXT, offset INTEGER, size INTEGER)")
@@ -247,7 +249,7 @@ def _read_entries(db, source_id: int, name: str, source: MediaConfig, root: str,
     kept, = db.execute("SELECT COUNT(*) FROM entries WHERE source = ?", (source_id,)).fetchone()
     db.execute("UPDATE sources SET kind = ?, root = ?, pattern = ?, format = ?, left_out = ? WHERE id = ?",
                (source.kind, root, source.pattern, form, json.dumps(left_out), source_id))
-    return watched, total - kept, not any(reason.startswith(UNREADABLE) for reason in left_out)
+    return watched, total - kept
 
 
 def _mark_changed(db, source: int, root: str, as_begun: bool) -> None:
@@ -269,34 +271,32 @@ def _mark_changed(db, source: int, root: str, as_begun: bool) -> None:
     db.commit()
 
 
-def _mark_readable(db, source: int, config: MediaConfig, root: str, pool: ProbePool) -> None:
-    """Set files back to ``new`` that could not be read and can be now: errors of a disk pass, and leave no mark."""
-    rows = db.execute("SELECT id, path, archive, offset, size FROM media WHERE source = ? AND state GLOB ?",
-                      (source, f"{UNREADABLE}:*")).fetchall()
-    changed = [(NEW, record) for record, state, *_ in pool.probe(config, root, rows)
-               if not state.startswith(UNREADABLE)]
-    db.executemany("UPDATE media SET state = ? WHERE id = ?", changed)
-    db.commit()
-
-
 def _probe_new(db, source: int, name: str, config: MediaConfig, root: str, pool: ProbePool, progress: bool,
                as_begun: bool) -> tuple[int, int]:
-    """Probe every ``new`` row in the pool; commit as results come in.
+    """Probe every ``new`` row, and those that the disk did not give, in the pool; commit as results come in.
 
     Returns:
-        How many were probed; with ``as_begun`` how many of them stay as they were, as they cannot be used as planned.
+        How many were probed, without those that the disk again does not give; with ``as_begun`` how many of them stay
+        as they were, as they cannot be used as planned.
     """
-    todo = db.execute("SELECT id, path, archive, offset, size FROM media WHERE source = ? AND state = ? ORDER BY id",
-                      (source, NEW)).fetchall()
+    again = "" if as_begun else f"{UNREADABLE}:*"
+    todo = db.execute("SELECT id, path, archive, offset, size, state FROM media WHERE source = ? AND (state = ? OR"
+                      " state GLOB ?) ORDER BY id", (source, NEW, again)).fetchall()
     if not todo:
         return 0, 0
-    planned, lost = _planned(db, source) if as_begun else {}, 0
-    db.execute("UPDATE sources SET fingerprint = NULL WHERE id = ?", (source,))
+    planned, probed, lost = _planned(db, source) if as_begun else {}, 0, 0
     places = {row[0]: dict(zip(("path", "archive", "offset", "size"), row[1:])) for row in todo}
+    unreadable = {row[0] for row in todo if row[-1] != NEW}
     last_commit = time.monotonic()
     with tqdm(total=len(todo), desc=f"probe {name}", unit="file", disable=not progress, file=sys.stderr,
               mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:
-        for record, state, probe, (size, mtime) in pool.probe(config, root, todo):
+        for record, state, probe, (size, mtime) in pool.probe(config, root, [row[:-1] for row in todo]):
+            bar.update()
+            if record in unreadable and state.startswith(UNREADABLE):
+                continue
+            if not probed:
+                db.execute("UPDATE sources SET fingerprint = NULL WHERE id = ?", (source,))
+            probed += 1
             known = probe or Probe("", "", 0, 0, 0)
             if record in planned and (state != OK or planned[record] != [getattr(known, name) for name in _PLANNED]):
                 columns, lost = {"state": OK}, lost + 1  # the rest stays as it was
@@ -306,12 +306,11 @@ def _probe_new(db, source: int, name: str, config: MediaConfig, root: str, pool:
                 columns |= {"state": state, "crc": crc}
             db.execute(f"UPDATE media SET {', '.join(f'{name} = :{name}' for name in columns)} WHERE id = :id",
                        {**columns, "id": record})
-            bar.update()
             if time.monotonic() - last_commit > _COMMIT_SECONDS:
                 db.commit()
                 last_commit = time.monotonic()
     db.commit()
-    return len(todo), lost
+    return probed, lost
 
 
 def _planned(db, source: int) -> dict[int, list]:
