@@ -76,20 +76,19 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
         raise UserError("--filter", "no --window, as dedup cuts the long videos before", " ".join(filtering),
                         "Give it to --dedup.")
     crawl, unique = out / "crawl.yaml", out / "dedup" / CURATED
-    deduplicating = [*_window(config, web, deduplicating), *deduplicating]
     config = replace(config, run_dir=str(out / "crawl"), catalog=str(out / "catalog.sqlite"))
     data = open_data(config)
     print(*data.summary, sep="\n", flush=True)
     epochs = config.train.epochs or config.train.steps / make_plan(config, data).steps_per_epoch
     with writing_to(out):
-        write_whole(crawl, dump_config(config))
+        write_whole(crawl, dump_config(_in_windows(config)))
     run_program("dedup", "--config", str(crawl), "--out", str(unique.parent), *deduplicating, ranks=ranks)
     rows = {name: Row(name) for name in (TARGET, EVERYTHING, *(f"filtered, round {n + 1}" for n in range(rounds)))}
     for seed in seeds:
         teachers = [_train(_alone(config, target, epochs, ranks), rows[TARGET], out, "target", seed, ranks)]
-        taught_by_all = _train(_student(config, epochs, ranks), rows[EVERYTHING], out, "everything", seed, ranks, config)
+        trained = _train(_student(config, epochs, ranks), rows[EVERYTHING], out, "everything", seed, ranks, config)
         if together:
-            teachers.append(taught_by_all)
+            teachers.append(trained)
         for number in range(rounds):
             folder = out / f"filter-seed{seed}-round{number + 1}"
             checkpoints = [str(teacher / "checkpoints" / LAST) for teacher in teachers]
@@ -104,19 +103,20 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
     for what, (precision, recall) in removed.items():
         print(f"{what}: {precision:.3f} right, {recall:.3f} found")
     write_record(out, {"curation": str(config_path), "overrides": list(overrides), "target_epochs": epochs,
-                       "seeds": list(seeds), "filter": list(filtering), "dedup": list(deduplicating), "together": together,
-                       "removed copies": removed, "rows": [vars(row) for row in rows.values()]})
+                       "seeds": list(seeds), "filter": list(filtering), "dedup": list(deduplicating),
+                       "together": together, "removed copies": removed, "rows": [vars(row) for row in rows.values()]})
     print(f"\n{(out / 'table.md').read_text()}\nalso in {out / 'results.json'}")
     return list(rows.values())
 
 
-def _window(config: Config, web: Sequence[str], deduplicating: Sequence[str]) -> list[str]:
-    """More options for dedup: a 2D teacher looks at a frame a second, unless another length is asked for."""
-    chosen = [name for name in web if name in deduplicating] or web
-    if config.model.name == "tsn" and not any(option.startswith("--win") for option in deduplicating) and any(
-            takes_windows(config.sources[name], config.data_root) for name in chosen):
-        return ["--window", f"{FRAME_SECONDS:g}"]
-    return []
+def _in_windows(config: Config) -> Config:
+    """The config for dedup, which cuts whole long videos: a 2D teacher looks at a frame a second."""
+    if config.model.name != "tsn":
+        return config
+    target, *web = config.sources
+    short = {name: replace(config.sources[name], window_seconds=FRAME_SECONDS) for name in web
+             if takes_windows(config.sources[name], config.data_root)}
+    return replace(config, sources=MappingProxyType({**config.sources, **short}))
 
 
 def _alone(config: Config, target: str, epochs: float, ranks: int) -> Config:

@@ -11,7 +11,7 @@ import torch
 
 from omnidali.bench.media import write_video
 from omnidali.cli import main
-from omnidali.curate import _window
+from omnidali.curate import _in_windows
 from omnidali.curation.journal import OWNER, take_folder
 from omnidali.curation.kept import UNREADABLE
 from omnidali.errors import UserError
@@ -169,11 +169,10 @@ def test_a_length_of_windows_is_said_to_the_first_command(world, tmp_path, capsy
     assert "--window: expected" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("sets, options, more", [
-    ((), (), ["--window", "1"]), (("model.name=slowonly",), (), []), ((), ("--window=5",), []),
-    ((), ("--sources", "parts"), [])])
-def test_the_whole_road_lets_a_2d_teacher_see_a_frame_a_second(world, sets, options, more):
-    assert _window(load_config(world / "config.yaml", sets), ["parts", "whole"], options) == more
+@pytest.mark.parametrize("sets, seconds", [((), (10, 1)), (("model.name=slowonly",), (10, 5))])
+def test_the_whole_road_lets_a_2d_teacher_see_a_frame_a_second(world, sets, seconds):
+    made = _in_windows(load_config(world / "config.yaml", ["sources.whole.window_seconds=5", *sets])).sources
+    assert (made["parts"].window_seconds, made["whole"].window_seconds) == seconds
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -229,12 +229,12 @@ def test_of_pieces_that_are_alike_one_with_its_class_stays():
     items = Items(SimpleNamespace(widths=sides, heights=sides), zeros, zeros + 1, zeros, zeros,
                   shown=np.array([False, True, True]))
     outcome = Outcome("long", items, None)
-    outcome.add_within([], {"hash": alike((0, 1, 0, 1, 1.0), (0, 2, 0, 2, 1.0), (1, 2, 1, 2, 1.0), groups=range(3))})
+    outcome.add_within([], {"hash": alike((0, 1, 0, 1, 1.0), (0, 2, 0, 2, 1.0), (1, 2, 1, 2, 1.0))})
     assert outcome.kept.tolist() == [2, 2, -1]
 
 
-def alike(*pairs, groups):
-    found = Pairs(np.array(groups))
+def alike(*pairs):
+    found = Pairs()
     found.add(np.array(list(pairs), PAIR))
     return found
 
@@ -245,9 +245,9 @@ def test_nothing_goes_for_an_item_that_it_is_not_like():
     items = Items(SimpleNamespace(widths=sides, heights=sides), np.array([0, 1, 2, 3, 1]), starts * 0 + 2, starts,
                   starts, shown=np.ones(5, bool))
     outcome = Outcome("photos", items, None)
-    # 1 and 4 are pieces of one video, and alike through 2 only
+    # 1 and 4 are alike through 2 only
     outcome.add_within([np.array([0, 3])], {"hash": alike((0, 1, 0, 3, 0.8), (0, 1, 1, 2, 0.9), (1, 2, 3, 4, 0.7),
-                                                          (2, 4, 5, 8, 0.6), groups=[0, 1, 2, 3, 1])})
+                                                          (2, 4, 5, 8, 0.6))})
     assert outcome.kept.tolist() == [-1, 0, -1, 0, 2]
     assert outcome.kinds.tolist() == ["", "hash", "", "bytes", "hash"]
     assert outcome.mine[[1, 3, 4]].tolist() == [2, 6, 8] and outcome.of[[1, 3, 4]].tolist() == [1, 0, 5]
@@ -410,10 +410,10 @@ def test_pairs_of_any_chunks_and_ranks_are_the_plain_ones(items, frames, rows, h
     rng = np.random.default_rng(seed)
     values = rng.integers(-2, 3, (items * frames, 4)).astype(np.float32)
     of, groups, dropped = np.repeat(np.arange(items), frames), rng.integers(0, items, items), rng.random(items) < 0.1
-    whole, plain, likeness = Pairs(groups), {}, values @ values.T
+    whole, plain, likeness = Pairs(), {}, values @ values.T
     for rank in range(world):
-        mine = Pairs(groups)
-        mine.add_above(values, of, Dot(), 9, dropped, rank, world, rows, held)
+        mine = Pairs()
+        mine.add_above(values, of, groups, Dot(), 9, dropped, rank, world, rows, held)
         whole.add(mine.found)
     for i, j in zip(*np.nonzero(likeness >= 9)):
         pair = of[i], of[j]

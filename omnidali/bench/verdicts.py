@@ -87,7 +87,7 @@ def handles(samples: Sequence[Sample], warm_up: float, before: Mapping[str, int]
 
 
 def naming(damages: Iterable[Damage], named: Sequence[Mapping], asked: Mapping[str, float]) -> list[Verdict]:
-    """Whether each bad file was named once, and no good one. Where it gets worse, it has a line for each state.
+    """Whether each bad file was named once for each state that it had, and no good one.
 
     Args:
         damages: all that was done. named: the lines of the quarantine, with ``path``, ``state`` and ``time``.

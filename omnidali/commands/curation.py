@@ -39,7 +39,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     sieve = commands.add_parser("filter", help="score crawled sources with a teacher and keep what it agrees with")
     takes_config(sieve, "`clip` and `evaluation.test` are the teacher's")
     sieve.add_argument("--checkpoint", required=True, nargs="+", metavar="FILE", help="the teacher: checkpoint, or run"
-                       " folder for its best.pt; of several the mean of their probabilities counts")
+                       " folder for its best.pt; of several the probabilities are averaged")
     sieve.add_argument("--out", required=True, help="folder for lists, report and config.yaml")
     takes_sources(sieve, "all but the first, the target")
     sieve.add_argument("--score-only", action="store_true", help="keep the scores in the catalog and write no list")

@@ -246,9 +246,10 @@ def _within(source: _Source, measures: dict[str, tuple[Measure, float]], ranks: 
             if not dropped[item]:
                 equal.setdefault((value, int(firsts[item])), []).append(item)
     for kind, (measure, least) in measures.items():
-        mine = Pairs(items.rows)
-        mine.add_above(source.kept[kind].values, items.of_frames, measure, least, dropped, ranks.rank, ranks.world)
-        alike[kind] = Pairs(items.rows)
+        mine = Pairs()
+        mine.add_above(source.kept[kind].values, items.of_frames, items.rows, measure, least, dropped, ranks.rank,
+                       ranks.world)
+        alike[kind] = Pairs()
         for found in ranks.gather(mine.found):
             alike[kind].add(found)
     return [np.array(group) for group in equal.values() if len(group) > 1], alike

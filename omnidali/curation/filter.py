@@ -50,7 +50,7 @@ def filter_sources(config: Config, checkpoints: Sequence[str | Path], out: str |
     """Score the sources, and write lists, tables, pictures and a config into ``out``.
 
     Args:
-        checkpoints: of the teacher; of several the mean of their probabilities counts.
+        checkpoints: of the teacher; several are asked together.
 
     Returns:
         For each source counts of items, kept, dropped, unreadable and scored now, and items a second.

@@ -38,7 +38,7 @@ class Teacher:
 
     Attributes:
         model: in evaluation mode. is_3d: whether it looks at several frames at a time.
-        digest: of its weights. path: of its file. name: for people.
+        digest: of its weights. path: of its file, or files. name: for people.
         classes: names that the checkpoint carries; empty where it carries none. outputs: their number.
     """
 
@@ -73,6 +73,8 @@ class Teacher:
 
 class Ensemble(torch.nn.Module):
     """Several recognisers in one; (N, 3, T, H, W) to the logarithm of their mean probabilities (N, classes).
+
+    It stands for logits: where views are averaged by score, these logarithms are.
 
     OmniSource's best teacher is an ensemble (Fig. 6). All look at the same clips, which are decoded once.
     """
@@ -118,7 +120,7 @@ def load_teachers(checkpoints: Sequence[str | Path], clip_len: int) -> Teacher:
     if not others:
         return first
     together = Ensemble([teacher.model for teacher in teachers]).eval()
-    digest = hashlib.sha256("".join(teacher.digest for teacher in teachers).encode()).hexdigest()
+    digest = hashlib.sha256("".join(sorted(teacher.digest for teacher in teachers)).encode()).hexdigest()
     path, name = (" + ".join(getattr(teacher, of) for teacher in teachers) for of in ("path", "name"))
     classes = next((teacher.classes for teacher in teachers if teacher.classes), ())
     return Teacher(together, first.is_3d, digest, path, name, classes, first.outputs)

@@ -1,4 +1,4 @@
-"""Likeness of very many frames with very many others, a block at a time, in memory that does not grow with them.
+"""Likeness of very many frames with very many others, a block at a time, in memory that grows with what is found.
 
 A measure says how frames are compared: ``prepare`` makes kept rows ready, ``size`` tells their bytes, and a call gives
 the likeness of every pair of two prepared chunks, float32 (m, k).
@@ -99,33 +99,33 @@ def best_of_items(best: np.ndarray, starts: np.ndarray) -> np.ndarray:
 class Pairs:
     """Pairs of items that are alike, each with its two frames that are most alike.
 
-    Memory: 36 bytes a pair of items, twice that while more are added, and a few million pairs of frames.
-
-    Args:
-        groups: int64 (count,), items of one group are never a pair.
+    Memory: 36 bytes a pair of items, about 120 while more are added, and about 230 in :meth:`around`.
     """
 
-    def __init__(self, groups: np.ndarray):
-        self.groups, self._found, self._more, self._waiting = groups, np.zeros(0, PAIR), [], 0
+    def __init__(self) -> None:
+        self._found, self._more, self._waiting = np.zeros(0, PAIR), [], 0
 
     @property
     def found(self) -> np.ndarray:
         """:data:`PAIR` (n,), every pair once, ``one`` below ``other``, in rising order."""
+        self._sort_in()
+        return self._found
+
+    def _sort_in(self) -> None:
         if self._more:
             every = np.concatenate([self._found, *self._more])
             every = every[np.lexsort((every["of"], every["mine"], -every["alike"], every["other"], every["one"]))]
             first = np.ones(len(every), bool)
             first[1:] = (every["one"][1:] != every["one"][:-1]) | (every["other"][1:] != every["other"][:-1])
             self._found, self._more, self._waiting = every[first], [], 0
-        return self._found
 
-    def add_above(self, values: np.ndarray, items: np.ndarray, measure: Measure, least: float, dropped: np.ndarray,
-                  rank: int = 0, world: int = 1, rows: int = ROWS, held: int = KEYS) -> None:
+    def add_above(self, values: np.ndarray, items: np.ndarray, groups: np.ndarray, measure: Measure, least: float,
+                  dropped: np.ndarray, rank: int = 0, world: int = 1, rows: int = ROWS, held: int = KEYS) -> None:
         """Add the items of all pairs of frames that are alike by ``least`` or more.
 
         Args:
             values: kept rows (F, width). items: int64 (F,), whose frame it is.
-            dropped: bool (count,), items to leave alone.
+            groups: int64 (count,), items of one group are never a pair. dropped: bool (count,), items to leave alone.
             rank, world: which share of the pairs to compare.
         """
         for query, key, alike in blocks(values, values, measure, rows, held, True, rank, world):
@@ -133,7 +133,7 @@ class Pairs:
             for row in torch.nonzero(above.any(dim=1))[:, 0].tolist():
                 columns = np.flatnonzero(above[row].numpy())
                 one, others = int(items[query + row]), items[key + columns]
-                apart = (self.groups[others] != self.groups[one]) & ~dropped[others] & (not dropped[one])
+                apart = (groups[others] != groups[one]) & ~dropped[others] & (not dropped[one])
                 if apart.any():
                     columns, others, more = columns[apart], others[apart], np.empty(int(apart.sum()), PAIR)
                     more["one"], more["other"] = np.minimum(one, others), np.maximum(one, others)
@@ -147,7 +147,7 @@ class Pairs:
         self._more.append(more)
         self._waiting += len(more)
         if self._waiting > max(_WAITING, len(self._found)):
-            self.found  # sorts them in
+            self._sort_in()
 
     def around(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Every pair from both sides, :data:`PAIR` (2 n,), and int64 (count + 1,): those with item i as ``one`` are

@@ -89,11 +89,7 @@ class Faults:
         self.quarantine.add(self.table.name, media.path, media.span.path, reason, state, step, self.rank, stamp)
 
     def _count(self, media: Media) -> None:
-        with self._lock:  # the pieces of a long video follow each other, and are one file
-            again = media.path in self._files_in_a_row
-            self._files_in_a_row.add(media.path)
-        if not again:
-            self.skipped()
+        self.skipped(media)
         self._check_ratio()
 
     def _check_ratio(self) -> None:
@@ -102,13 +98,21 @@ class Faults:
             raise self._stop(f"{failing:,}", f"at most {self.allowed:,} of {self.table.source_rows:,} files to fail"
                              " (loader.max_bad_ratio)")
 
-    def skipped(self) -> None:
-        """A clip is not there, such as one that was not tried as its file is quarantined.
+    def skipped(self, media: Media | None = None) -> None:
+        """A clip is not there.
+
+        Args:
+            media: the file that failed, which counts once in a row, as the pieces of a long video follow each other;
+                None for a clip that was not tried, as its file is quarantined.
 
         Raises:
             BadSource: past a limit.
         """
         with self._lock:
+            if media is not None and media.path in self._files_in_a_row:
+                return
+            if media is not None:
+                self._files_in_a_row.add(media.path)
             self._in_a_row += 1
             in_a_row, most = self._in_a_row, self.limits.max_bad_in_a_row
         if in_a_row > most:

@@ -1,4 +1,4 @@
-"""The files that failed in a run: each named once with its reason, on all ranks and over all starts."""
+"""The files that failed in a run: each named once a state, with its reason, on all ranks and over all starts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Fault:
 
     Attributes:
         source, path, reason: what failed and why. state: ``quarantined``, ``failed`` or ``damaged``.
-        step, rank: where it was seen first.
+        step, rank: where it was first seen in this state.
         file: that lies on the disk, a tar for its members. size, mtime_ns: of it then; None where there is none.
         time: seconds since 1970.
     """
@@ -72,7 +72,6 @@ class Quarantine:
         self.path = Path(path) if path is not None else None
         self._lock = threading.Lock()
         self._faults: dict[tuple[str, str], Fault] = {}
-        self._blocked: set[tuple[str, str]] = set()
         self._unwritten: list[Fault] = []
         self._named: dict[tuple[str, str], int] = {}  # how bad, as the file says since this start
         self._read, self._told = 0, False
@@ -84,7 +83,8 @@ class Quarantine:
 
     def blocks(self, source: str, path: str) -> bool:
         """Whether the file is known to be of no use."""
-        return (source, path) in self._blocked
+        known = self._faults.get((source, path))
+        return known is not None and known.state == QUARANTINED
 
     def fails(self, source: str, path: str) -> bool:
         """Whether clips of the file have failed before."""
@@ -114,21 +114,21 @@ class Quarantine:
         fault = Fault(source, path, reason, state, step, rank, file, *(stamp or stamp_of(file)), round(time.time(), 3))
         with self._lock:
             self._look()
-            known = self._faults.get(fault.key)
-            news = known is None or fault.grade > known.grade
-            self._learn(fault)
+            known = fault.key in self._faults
+            news = self._learn(fault)
             if news:
                 self._unwritten.append(fault)
             self._write()
-        if known is None or news and state == QUARANTINED:
+        if news and (not known or state == QUARANTINED):
             _LOG.warning("%s: %s: %s: %s (step %d, rank %d)", source, state, path, reason, step, rank)
 
-    def _learn(self, fault: Fault) -> None:
+    def _learn(self, fault: Fault) -> bool:
+        """Whether it was news: that a file failed, or that it is worse than was known."""
         known = self._faults.get(fault.key)
-        if known is None or fault.grade > known.grade:
+        news = known is None or fault.grade > known.grade
+        if news:
             self._faults[fault.key] = fault
-        if fault.state == QUARANTINED:
-            self._blocked.add(fault.key)
+        return news
 
     def _write(self) -> None:
         """Append what is not written yet and no other rank has named meanwhile."""

@@ -22,7 +22,7 @@ def save_checkpoint(path: Path, state: dict, previous: Path | None = None) -> No
     """Write ``state`` so that a crash leaves either the old file or the new one, never half of one.
 
     Args:
-        state: gets an entry with the checksum of the others, unless it has one.
+        state: gets an entry with the checksum of the others.
         previous: where the file that is replaced goes; none: it is dropped.
 
     Raises:
@@ -32,7 +32,7 @@ def save_checkpoint(path: Path, state: dict, previous: Path | None = None) -> No
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:
-            torch.save(state if DIGEST in state else {**state, DIGEST: digest_of(state)}, file)
+            torch.save({**state, DIGEST: digest_of(state)}, file)
             file.flush()
             os.fsync(file.fileno())
         if previous is not None and path.exists():
@@ -78,10 +78,10 @@ def copy_state(state: object) -> object:
     return type(state)(map(copy_state, state)) if isinstance(state, (list, tuple)) else state
 
 
-def remove_parts(folder: Path, *names: str) -> None:
-    """Remove what a crash in mid-write has left of files that are called so; others' are none of ours."""
-    for name in names:
-        for part in folder.glob(f"{name}{_PART}"):
+def remove_parts(folder: Path, *patterns: str) -> None:
+    """Remove what a crash in mid-write has left of files whose names fit a pattern; other half files are not ours."""
+    for pattern in patterns:
+        for part in folder.glob(f"{pattern}{_PART}"):
             with contextlib.suppress(OSError):
                 part.unlink()
 

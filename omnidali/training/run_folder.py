@@ -114,6 +114,8 @@ class RunFolder:
                 return None, None
         self._last_is_good = path.resolve() in (self.path.resolve(), (self._checkpoints / LAST).resolve())
         state = state or load_run(path)
+        if not self._ranks.on_main((self._checkpoints / BEST).exists):  # of another run, or it was taken away
+            state = {**state, "best": -1.0}
         self._best = state["best"]
         return state, told
 
