@@ -63,8 +63,7 @@ class Outcome:
 
     def add_bytes(self, mine: np.ndarray, of: np.ndarray) -> None:
         """Items with the bytes of validation items."""
-        self._drop(mine, BYTES, self.items.starts[mine], self.theirs.starts[of], np.ones(len(mine)),
-                   np.zeros(len(mine), np.int64))
+        self._drop(mine, BYTES, self.items.starts[mine], self.theirs.starts[of], 1.0, 0)
 
     def add(self, kind: str, alike: np.ndarray, mine: np.ndarray, of: np.ndarray, least: float,
             bits: np.ndarray) -> None:
@@ -85,7 +84,7 @@ class Outcome:
         Args:
             equal: items of equal bytes. alike: by kind, in the order in which an item counts under them.
         """
-        table, count, gone = self.items.table, len(self.items), self.dropped
+        table, count = self.items.table, len(self.items)
         worth = np.where(self.items.shown, table.widths.astype(np.int64) * table.heights, 0)
         around = {kind: pairs.around(count) for kind, pairs in alike.items()}
         twins = {item: group for group in equal for item in group.tolist()}
@@ -94,27 +93,22 @@ class Outcome:
         for pairs, _ in around.values():
             paired[pairs["one"]] = True
         for item in np.lexsort((np.arange(count), -worth)).tolist():
-            if gone[item] or not paired[item]:
+            if self.kinds[item] or not paired[item]:
                 continue
             others = twins.get(item, np.zeros(0, np.int64))
-            others = others[~gone[others] & (self.items.rows[others] != self.items.rows[item])]
-            found = [(BYTES, others, self.items.starts[others], self.items.starts[item], 1.0)]
+            others = others[self.items.rows[others] != self.items.rows[item]]
+            self._drop(others, BYTES, self.items.starts[others], self.items.starts[item], 1.0, kept=item)
             for kind, (pairs, starts) in around.items():
-                mine = pairs[starts[item]:starts[item + 1]]
-                found.append((kind, mine["other"], mine["of"], mine["mine"], mine["alike"]))
-            for kind, others, theirs, own, likeness in found:
-                new = ~gone[others]
-                others = others[new]
-                gone[others], self.kinds[others], self.kept[others] = True, kind, item
-                self.mine[others], self.of[others], self.alike[others] = (
-                    np.broadcast_to(values, len(new))[new] for values in (theirs, own, likeness))
+                pairs = pairs[starts[item]:starts[item + 1]]  # seen from the item that stays
+                self._drop(pairs["other"], kind, pairs["of"], pairs["mine"], pairs["alike"], kept=item)
 
-    def _drop(self, found: np.ndarray, kind: str, mine, of, alike, bits) -> None:
+    def _drop(self, found: np.ndarray, kind: str, mine, of, alike, bits=-1, kept: int = -1) -> None:
+        """Let items go that do not go yet; ``mine``, ``of``, ``alike`` and ``bits`` are values of each, or one of all."""
         new = self.kinds[found] == ""
-        found = found[new]
-        self.kinds[found] = kind
-        self.mine[found], self.of[found] = mine[new], of[new]
-        self.alike[found], self.bits[found] = alike[new], bits[new]
+        gone = found[new]
+        self.kinds[gone], self.kept[gone] = kind, kept
+        self.mine[gone], self.of[gone], self.alike[gone], self.bits[gone] = (
+            np.broadcast_to(values, len(found))[new] for values in (mine, of, alike, bits))
 
     def __str__(self) -> str:
         gone = int(self.dropped.sum())
