@@ -1,4 +1,4 @@
-"""What tests/test_crashes.py kills: train.py with a small network, and parts of it.
+"""What tests/test_crashes.py kills: train.py with a small network, and parts of it; and programs for other tests.
 
     python tests/crashing.py serve      (starts each as a copy of a process that has imported everything)
     python tests/crashing.py train FOLDER --config c.yaml      (for torchrun)
@@ -6,6 +6,7 @@
 OMNIDALI_WAITS=N: a training is held before step N until FOLDER/go exists, so that a signal comes where the test wants it.
 """
 
+import importlib
 import os
 import signal
 import sys
@@ -134,7 +135,13 @@ def be_a_rank(folder, how, who):
     return exit_with_advice(story, int(os.environ["RANK"]))
 
 
-STORIES = {"train": run_training, "listen": listen_to_signals, "lock": hold_lock, "save": die_in_save, "rank": be_a_rank}
+def run_program(_, name, *arguments):
+    """train.py or evaluate.py, as it is."""
+    return importlib.import_module(name).main(list(arguments))
+
+
+STORIES = {"train": run_training, "program": run_program, "listen": listen_to_signals, "lock": hold_lock,
+           "save": die_in_save, "rank": be_a_rank}
 
 
 def main(folder, arguments):
