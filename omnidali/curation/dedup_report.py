@@ -103,7 +103,7 @@ class Outcome:
                 self._drop(pairs["other"], kind, pairs["of"], pairs["mine"], pairs["alike"], kept=item)
 
     def _drop(self, found: np.ndarray, kind: str, mine, of, alike, bits=-1, kept: int = -1) -> None:
-        """Let items go that do not go yet; ``mine``, ``of``, ``alike`` and ``bits`` are values of each, or one of all."""
+        """Let items go that do not go yet; ``mine``, ``of``, ``alike``, ``bits``: a value of each, or one of all."""
         new = self.kinds[found] == ""
         gone = found[new]
         self.kinds[gone], self.kept[gone] = kind, kept
