@@ -262,7 +262,9 @@ def test_without_validation_items_and_with_nothing_left_the_user_is_told(world, 
         {"video_dir": "a", "label": 0, "num_clips": 3, "positive_clip_inds": [1]}]))
     config = config_of(world, tmp_path / "run", f"sources.clips.list={tmp_path / 'all.txt'}",
                        f"sources.long.list={tmp_path / 'long.json'}", "sources.long.pieces=all")
-    with pytest.raises(UserError, match="sources.clips: .* 2 of which all are duplicates"):
+    (tmp_path / "out").mkdir(exist_ok=True)
+    (tmp_path / "out/config.yaml").write_text("of an earlier start, with lists that the new report denies")
+    with pytest.raises(UserError, match="sources.clips: .* 2 of which all are duplicates.* a higher --threshold"):
         dedup(config, tmp_path / "out", Ranks(), names=["clips"])
     assert len(rows_of(tmp_path / "out", "clips")) == 2  # which ones is told all the same
     assert not (tmp_path / "out/config.yaml").exists()
@@ -277,6 +279,7 @@ def test_without_validation_items_and_with_nothing_left_the_user_is_told(world, 
 
 
 @pytest.mark.parametrize("option, value", [("--threshold", "high"), ("--threshold", "1.5"), ("--hash-distance", "65"),
+                                           ("--threshold", "0.5"),  # without a network
                                            ("--fps", "0")])
 def test_wrong_numbers_are_the_users_mistakes(world, tmp_path, capfd, option, value):
     assert main(["dedup", "--config", str(world / "config.yaml"), "--out", str(tmp_path), option, value]) == 2

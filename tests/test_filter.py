@@ -659,6 +659,8 @@ def test_scores_of_a_damaged_catalog_are_mentioned(world, teacher, tmp_path, cap
 @pytest.mark.parametrize("more, says", [
     (["--sources", "web"], "--sources: expected some of clips, photos, whole, parts, pieces, got web"),
     (["--threshold", "0"], "--threshold: expected a number above 0 and at most 1"),
+    (["--keep", "0.3"], "--keep: expected --rule quantile with it, got --rule threshold. Add quantile to --rule"),
+    (["--rule", "quantile", "--threshold", "0.3"], "--threshold: expected --rule threshold with it, got --rule quantile"),
     (["--top", "0"], "--top: expected 1 or more"), (["--window", "-1"], "--window: expected seconds above 0")])
 def test_options(world, teacher, tmp_path, capsys, more, says):
     assert cli.main(command(world, tmp_path, teacher, *more)) == 2

@@ -265,7 +265,16 @@ def test_info_names_sources_that_are_not_there_yet(world, tmp_path, capsys):
                f"run_dir={tmp_path / 'run'}"]
     assert cli.main(options) == 0
     assert "\nweb: not in the catalog yet\nteacher scores: none\nquarantine: nothing\n" in capsys.readouterr().out
-    assert cli.main([*options[:-1], f"run_dir={tmp_path / 'other'}"]) == 2
+    faults = [{"source": "photos", "path": f"{n}.jpg", "state": "failed", "reason": "cut off"} for n in range(2)]
+    (tmp_path / "other").mkdir()
+    for folder, fault in zip(("run", "other"), faults):  # beside the catalog, as commands leave it, and of the run
+        (tmp_path / folder / "quarantine.jsonl").write_text(json.dumps(fault) + "\n")
+    elsewhere = [*options[:-1], f"run_dir={tmp_path / 'other'}"]
+    assert cli.main([*elsewhere, f"catalog={tmp_path / 'run/catalog.sqlite'}"]) == 0
+    assert "quarantine: 2 lines\n  photos: 1.jpg: failed: cut off\n  photos: 0.jpg: " in capsys.readouterr().out
+    (tmp_path / "other/quarantine.jsonl").unlink()
+    (tmp_path / "other").rmdir()
+    assert cli.main(elsewhere) == 2
     assert "expected a catalog, got no file" in capsys.readouterr().err and not (tmp_path / "other").exists()
     (tmp_path / "text.sqlite").write_bytes(b"SQLite format 3\0" + bytes(200))
     assert cli.main(["info", "--catalog", str(tmp_path / "text.sqlite")]) == 2

@@ -45,12 +45,11 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     sieve.add_argument("--score-only", action="store_true", help="keep the scores in the catalog and write no list")
     sieve.add_argument("--rule", nargs="+", choices=("threshold", "topk", "quantile"), default=["threshold"],
                        help="what an item must pass, all of them (default: threshold)")
-    sieve.add_argument("--threshold", type=float, default=0.5,
-                       help="threshold: least probability of the item's class (default: %(default)s)")
-    sieve.add_argument("--top", type=int, default=1,
-                       help="topk: best classes that must hold the item's (default: %(default)s)")
-    sieve.add_argument("--keep", type=float, default=0.6,
-                       help="quantile: share of each class that is kept, the most probable (default: %(default)s)")
+    sieve.add_argument("--threshold", type=float, metavar="P", help="threshold: least probability of the item's class"
+                       " (default: 0.5)")
+    sieve.add_argument("--top", type=int, help="topk: best classes that must hold the item's (default: 1)")
+    sieve.add_argument("--keep", type=float, metavar="SHARE", help="quantile: share of each class that is kept, the"
+                       " most probable, rounded up, and what is as probable as the last of them (default: 0.6)")
     sieve.add_argument("--relabel", action="store_true", help="an item that fails takes the best other class if that"
                        " passes: for strong teachers; never pieces of long videos")
     sieve.add_argument("--window", type=float, metavar="SECONDS", help="length of the pieces that whole long videos are"
@@ -155,21 +154,28 @@ def _filter(options: argparse.Namespace) -> None:
     from omnidali.curation.rules import Rules
     from omnidali.ranks import end_ranks, start_ranks
     from omnidali.settings import load_config
-    at_least(options.top, 1, "--top")
-    for where, value in (("--threshold", options.threshold), ("--keep", options.keep)):
-        if not 0 < value <= 1:
-            raise UserError(where, "a number above 0 and at most 1", f"{value:g}", "Correct the value.")
+    asked = {name: getattr(options, name) for name in ("threshold", "top", "keep")
+             if getattr(options, name) is not None}
+    at_least(asked.get("top", 1), 1, "--top")
+    for name, rule in (("threshold", "threshold"), ("top", "topk"), ("keep", "quantile")):
+        if name != "top" and not 0 < asked.get(name, 1) <= 1:
+            raise UserError(f"--{name}", "a number above 0 and at most 1", f"{asked[name]:g}", "Correct the value.")
+        if name in asked and rule not in options.rule:
+            raise UserError(f"--{name}", f"--rule {rule} with it", f"--rule {' '.join(options.rule)}",
+                            f"Add {rule} to --rule, or leave --{name} out.")
     _check_window(options.window)
     ranks = start_ranks()
     config = load_config(options.config, options.overrides)
     keep_clear(options.out, options.config, config, *options.checkpoint)
-    rules = Rules(tuple(dict.fromkeys(options.rule)), options.threshold, options.top, options.keep, options.relabel)
+    rules = Rules(tuple(dict.fromkeys(options.rule)), relabel=options.relabel, **asked)
     with telling_peers():
         ranks.on_main(lambda: take_folder(options.out, "filter", options.config))
         filter_sources(config, options.checkpoint, options.out, Filtering(
             tuple(options.sources), rules, options.window, options.score_only, options.keep_negatives), ranks)
     end_ranks()
-    if ranks.is_main and not options.score_only:
+    if ranks.is_main and options.score_only:
+        print(f"the scores are in {config.catalog_path}: filter without --score-only makes lists of them")
+    elif ranks.is_main:
         print(f"report in {options.out}/report.md; train on it: train.py --config {options.out}/config.yaml")
 
 
@@ -191,6 +197,9 @@ def _dedup(options: argparse.Namespace) -> None:
     if threshold is not None and not -1 < threshold <= 1:
         raise UserError("--threshold", "auto, or a number above -1 and up to 1", options.threshold,
                         "Correct the value.")
+    if threshold is not None and not options.checkpoint:
+        raise UserError("--threshold", "--checkpoint with it, whose features it is for", "none",
+                        "Add a network, or use --hash-distance.")
     if not 0 <= options.hash_distance <= 64:
         raise UserError("--hash-distance", "0 to 64", str(options.hash_distance), "Correct the value.")
     if not 0 < options.fps <= 1000:

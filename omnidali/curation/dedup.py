@@ -292,13 +292,14 @@ def _finish(config: Config, out: Path, outcomes: list[Outcome], configs: dict[st
     """Write everything, and say what was kept and dropped."""
     thresholds, new = {kind: least for kind, (_, least) in measures.items()}, {}
     with writing_to(out):
+        (out / "config.yaml").unlink(missing_ok=True)  # of an earlier start, whose lists this report does not tell of
         write_outcome(out, config.catalog_path, outcomes, settings, thresholds, whitening, data.class_names)
         for outcome in outcomes:
             if outcome.dropped[outcome.items.shown].all():
                 raise UserError(key_of(outcome.name), "items that are not in the validation set",
                                 f"{int(outcome.items.shown.sum()):,} of which all are duplicates",
-                                f"Check that evaluation.source is another set (see {out / 'report.md'}), or leave the"
-                                " source out with --sources.")
+                                f"Check that evaluation.source is another set, choose a higher --threshold (both: see"
+                                f" {out / 'report.md'}), or leave the source out with --sources.")
         for outcome in outcomes:
             name = outcome.name
             kept = outcome.items.shown & ~outcome.dropped

@@ -25,8 +25,8 @@ def describe_catalog(path: str | Path, config: Config | None = None) -> dict[str
     """Plain values of everything there is to say, for JSON.
 
     Args:
-        path: the catalog's file. config: names the run folder, whose quarantine is counted (without one: the
-            catalog's folder), and the sources that the catalog should hold.
+        path: the catalog's file, beside which the quarantine of a command lies. config: names the run folder, whose
+            quarantine is shown, too, and the sources that the catalog should hold.
 
     Raises:
         UserError: if there is no catalog, or a damaged one.
@@ -51,9 +51,10 @@ def describe_catalog(path: str | Path, config: Config | None = None) -> dict[str
         raise damage(path, error) from None
     known = {source["name"] for source in sources}
     absent = [name for name in all_sources(config) if name not in known] if config is not None else []
-    quarantine = Path(config.run_dir if config is not None else path.parent, QUARANTINE)
+    folders = {Path(config.run_dir), path.parent} if config is not None else {path.parent}  # of a run, of a command
     return {"catalog": str(path), "version": VERSION, "bytes": path.stat().st_size, "sources": sources,
-            "absent": absent, "scores": scores, "quarantine": _quarantined(quarantine)}
+            "absent": absent, "scores": scores,
+            "quarantine": [line for folder in sorted(folders) for line in _quarantined(folder / QUARANTINE)]}
 
 
 def _source(db: sqlite3.Connection, row: tuple) -> dict[str, object]:
