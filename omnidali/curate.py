@@ -113,7 +113,7 @@ def _in_windows(config: Config) -> Config:
     """The config for dedup, which cuts whole long videos: a 2D teacher looks at a frame a second."""
     if config.model.name != "tsn":
         return config
-    target, *web = config.sources
+    _, *web = config.sources
     short = {name: replace(config.sources[name], window_seconds=FRAME_SECONDS) for name in web
              if takes_windows(config.sources[name], config.data_root)}
     return replace(config, sources=MappingProxyType({**config.sources, **short}))

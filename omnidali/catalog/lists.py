@@ -20,7 +20,7 @@ import csv
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -290,7 +290,7 @@ def _objects(path: Path) -> Iterator[tuple[str, object]]:
 
 
 def _parts_of(where: str, video: str, label: int, count: int, positives: list[int], source: MediaConfig,
-              name: str, removed: list[int] = []) -> Iterator[Entry]:
+              name: str, removed: Iterable[int] = ()) -> Iterator[Entry]:
     """The pieces of one long video: its part files, or windows of the video itself where it is one file."""
     if count > MAX_PIECES:
         raise UserError(where, f"at most {MAX_PIECES:,} pieces of one video", str(count), "Correct the number.")

@@ -92,8 +92,9 @@ class Outcome:
         paired[list(twins)] = True
         for pairs, _ in around.values():
             paired[pairs["one"]] = True
-        for item in np.lexsort((np.arange(count), -worth)).tolist():
-            if self.kinds[item] or not paired[item]:
+        candidates = np.flatnonzero(paired)
+        for item in candidates[np.argsort(-worth[candidates], kind="stable")].tolist():
+            if self.kinds[item]:
                 continue
             others = twins.get(item, np.zeros(0, np.int64))
             others = others[self.items.rows[others] != self.items.rows[item]]
