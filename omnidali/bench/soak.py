@@ -27,7 +27,7 @@ from omnidali.loading.quarantine import Quarantine
 from omnidali.planning.plan import Samples, TrainPlan
 from omnidali.ranks import Ranks
 
-WARM_UP_SECONDS = 300.0  # or a sixth of the run, if that is less
+WARM_UP_SECONDS = 300.0  # or a third of the run, if that is less
 _BATCH = 64
 _POINTS = 48  # of the memory curve in the record
 _SAMPLES = 200  # of a run, but not more than one a second
@@ -43,7 +43,7 @@ def soak(out: str | Path, minutes: float, clips: int | None = None, seed: int = 
     Args:
         minutes: how long at the least; at the most twice as long, where the clips take it.
         clips: how many of all ranks together at the least; none: what 200,000 in half an hour are.
-        ranks: processes; a single one is this process.
+        ranks: processes, none of them this one: what it did before is no part of the memory and the descriptors.
         scale: of the media.
 
     Returns:
@@ -56,7 +56,7 @@ def soak(out: str | Path, minutes: float, clips: int | None = None, seed: int = 
     if out.exists() and any(out.iterdir()):
         raise UserError("--out", "a new or empty folder, as files in it are damaged", str(out), "Name another one.")
     out.mkdir(parents=True, exist_ok=True)
-    processes = get_context("spawn")  # nothing that this process did before, media made or probed, counts as memory
+    processes = get_context("spawn")
     making = processes.Process(target=_prepare, args=(out, seed, scale))
     making.start()
     making.join()
@@ -66,10 +66,7 @@ def soak(out: str | Path, minutes: float, clips: int | None = None, seed: int = 
     meddling = processes.Process(target=meddle, args=(out, late, _MEDDLED * 60 * minutes, seed))
     meddling.start()
     try:
-        if ranks == 1:
-            run_rank(out, Ranks(), 60 * minutes, clips, seed)
-        else:
-            _run_ranks(processes, out, ranks, 60 * minutes, clips, seed)
+        _run_ranks(processes, out, ranks, 60 * minutes, clips, seed)
     finally:
         meddling.terminate()
         meddling.join()
@@ -101,7 +98,7 @@ def judge(out: Path, seen: list[dict], clips: int) -> list[Verdict]:
     sources, away = len(seen[0]["stats"]), seen[0]["away"]
     by_rank = []
     for one in seen:
-        samples, warm_up = [Sample(*row) for row in one["samples"]], min(WARM_UP_SECONDS, one["seconds"] / 6)
+        samples, warm_up = [Sample(*row) for row in one["samples"]], min(WARM_UP_SECONDS, one["seconds"] / 3)
         by_rank.append([verdicts.memory(samples, warm_up),
                         *verdicts.handles(samples, warm_up, one["before"], one["closed"])])
     return [
@@ -217,6 +214,8 @@ def _run_ranks(processes, out: Path, world: int, seconds: float, clips: int, see
 
 
 def _join(out: Path, rank: int, world: int, seconds: float, clips: int, seed: int) -> None:
+    if world == 1:
+        return run_rank(out, Ranks(), seconds, clips, seed)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=world)
     run_rank(out, Ranks(rank, world, world), seconds, clips, seed)

@@ -12,7 +12,8 @@ from omnidali.bench.soak_media import Damage
 
 GROWTH = 0.02  # of the memory behind the warm-up
 _AT_ONCE = 2  # descriptors that come and go as files are read; the least of many samples has fewer
-_WINDOW = 0.15  # of the time behind the warm-up: single samples go up and down with what is under way
+_WINDOW = 0.15  # of the time behind the warm-up, but no less than
+_WINDOW_SECONDS = 40.0  # as memory goes up and down by 2 % with what is under way, for ten seconds and more
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,10 @@ def windows(samples: Sequence[Sample], warm_up: float) -> tuple[list[Sample], li
         ValueError: if there are too few to tell anything.
     """
     warm = [sample for sample in samples if sample.seconds >= warm_up]
-    length = max(3, int(_WINDOW * len(warm)))
-    if len(warm) < 2 * length:
+    if len(warm) < 6:
         raise ValueError(f"{len(warm)} samples behind a warm-up of {warm_up:.0f} s: too few to compare")
+    share = max(_WINDOW, _WINDOW_SECONDS / (warm[-1].seconds - warm[0].seconds))
+    length = min(max(3, int(share * len(warm))), len(warm) // 2)
     return warm[:length], warm[-length:]
 
 
