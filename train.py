@@ -125,6 +125,7 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
         return {"state_dict": model.state_dict(), "ema": ema.average.state_dict() if ema else None,
                 "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "loader": loader.state_dict(),
                 "best": best, "owes_evaluation": owes_evaluation, "classes": list(data.class_names),
+                "hold_out": {name: list(source.hold_out) for name, source in config.sources.items() if source.hold_out},
                 "model": {"name": config.model.name, "depth": config.model.depth, "classes": len(data.class_names)}}
 
     def share_statistics() -> None:  # each rank gathers batch-norm statistics of its own

@@ -70,6 +70,7 @@ class SourceConfig(MediaConfig):
     group: str | None = None  # sources of one group are switched on together by `omnidali ablate`
     resample: ResampleConfig | None = None  # class balance; none: every sample equally often
     fraction: float = 1.0  # share of each class's samples that is used at all, chosen by the seed
+    hold_out: tuple[int, int] | None = None  # [1, 3]: training never sees the first of three parts of the files
     inflate: Literal["single", "still", "translate_random", "translate_constant",
                      "warp"] = "single"  # an image as one frame, repeated, or seen by a moving camera
     motion: str | None = None  # warp: file of `omnidali motion estimate`, relative to data_root; none: the shipped one

@@ -32,6 +32,9 @@ def find_mistakes(config: Config) -> Iterator[UserError]:
         if not 0 < source.fraction <= 1:
             yield UserError(f"sources.{name}.fraction", "a share above 0 and at most 1", f"{source.fraction:g}",
                             "Leave the source out to switch it off.")
+        if source.hold_out is not None and not 1 <= source.hold_out[0] <= source.hold_out[1] >= 2:
+            yield UserError(f"sources.{name}.hold_out", "[part, parts], with two parts or more and the first being 1",
+                            str(list(source.hold_out)), "Write, for example, [1, 3].")
         if source.resample is not None:
             power, clipped = source.resample.power, source.resample.clipped
             if (power is None) == (clipped is None):

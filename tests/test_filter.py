@@ -32,6 +32,7 @@ from omnidali.models.architecture import Architecture, tell_architecture
 from omnidali.models.recognizers import TSN, SlowOnly
 from omnidali.models.resnet import LAYERS, Block
 from omnidali.planning.plan import EvaluationPlan
+from omnidali.planning.resampling import parts_of
 from omnidali.ranks import Ranks
 from omnidali.settings import load_config
 from omnidali.training.precision import make_autocast
@@ -247,6 +248,46 @@ def test_several_teachers_are_asked_together(world, filtered, flat, teacher, tmp
     assert ask("other.pt") == 0 and "40 items, 0 scored now" in capsys.readouterr().out
     assert ask("3d.pt") == 2
     assert f"expected a teacher of the same kind as {teacher} (2D), got 3D." in capsys.readouterr().err
+
+
+def test_who_held_a_part_out_judges_that_part_alone(world, filtered, flat, tmp_path, capsys):
+    networks = []
+    for number in range(4):
+        torch.manual_seed(number)
+        networks.append(sharpen(TSN(18, 4, 0.0), world))
+        held = {"hold_out": {"photos": [number, 3], "another": [1, 2]}} if number else {}
+        torch.save({"state_dict": networks[-1].state_dict(), "classes": NAMES, **held}, tmp_path / f"{number}.pt")
+    config = settings(world, filtered, "sources.photos.fraction=1")
+    table = open_data(config).tables[1]
+    by_network = [plain_scores(model, table, config.sources["photos"], config) for model in networks]
+    part = parts_of([f"some photos/{n}.jpg" for n in range(PHOTOS)], 3)
+    assert set(part) == {1, 2, 3}
+
+    def ask(*numbers, sets=()):
+        line = command(world, tmp_path, tmp_path / f"{numbers[0]}.pt", "--sources", "photos", sets=sets)
+        return cli.main([*line[:line.index("--out")], *(str(tmp_path / f"{n}.pt") for n in numbers[1:]),
+                         *line[line.index("--out"):]])
+
+    def told():
+        rows = rows_of(tmp_path / "out/photos_kept.csv") + rows_of(tmp_path / "out/photos_dropped.csv")
+        return {int(Path(row["path"]).stem): float(row["probability"]) for row in rows if row["probability"]}
+
+    # a config that holds a part out itself is scored whole
+    assert ask(3, 1, 2, sets=["sources.photos.hold_out=[1,3]"]) == 0
+    assert told() == pytest.approx({n: by_network[part[n]][n, n % 4] for n in range(BROKEN)}, abs=1e-3)
+    assert "photos: networks that held out a part of it judge that part alone" in capsys.readouterr().out
+    assert ask(0, 1, 2, 3) == 0
+    assert told() == pytest.approx({n: (by_network[0] + by_network[part[n]])[n, n % 4] / 2 for n in range(BROKEN)}, abs=1e-3)
+    assert ask(0, 1) == 0  # a network that has seen nothing of the source is enough
+    assert told() == pytest.approx({n: (by_network[0] + by_network[int(part[n] == 1)])[n, n % 4] / 2 for n in range(BROKEN)},
+                                   abs=1e-3)
+    capsys.readouterr()
+    assert ask(2, 1) == 2
+    assert (f"expected for every item of sources.photos a network that was not trained on it, got none for"
+            f" {(part == 3).sum()} of 40") in capsys.readouterr().err
+    torch.save({"state_dict": flat.state_dict(), "hold_out": {"photos": "half"}}, tmp_path / "1.pt")
+    assert ask(0, 1) == 2
+    assert "1.pt: expected hold_out as train.py writes it" in capsys.readouterr().err
 
 
 def test_another_rule_scores_nothing_again(world, filtered, teacher, capsys):

@@ -74,6 +74,8 @@ ORDER = {
     "sources.*.resample.power": [([POWER], "sources.photos.resample.power=0.5", "resample.power: 0.2 became 0.5")],
     "sources.*.resample.clipped": [([CLIPPED], "sources.photos.resample.clipped=3", "resample.clipped: 2 became 3")],
     "sources.*.fraction": [([], "sources.photos.fraction=0.5", "sources.photos: all samples became fraction 0.5 of seed 0")],
+    "sources.*.hold_out": [([], "sources.photos.hold_out=[1,2]", "sources.photos: all samples became without part 1 of 2"),
+                           (["sources.photos.hold_out=[1,2]"], "sources.photos.hold_out=[2,2]", "without part 1 of 2 became without part 2 of 2")],
     "sources.*.inflate": [([], "sources.photos.inflate=still", "sources.photos.inflate: single became still")],
     "sources.*.motion": [([WARP], "sources.photos.motion=null", "sources.photos.motion: ")],
     "sources.*.motion_per_class": [([WARP], "sources.photos.motion_per_class=true", "sources.photos.motion: ")],

@@ -352,6 +352,32 @@ def test_loose_files_without_labels_are_told(tmp_path):
         open_data(run)
 
 
+def test_parts_that_are_held_out_are_those_of_the_files_in_any_list(tmp_path):
+    for n in range(12):
+        write_photo(tmp_path / f"p/{n}.jpg", n, 60, 40)
+    for name, order in (("all", range(12)), ("backwards", range(11, -1, -1)), ("some", range(3, 9))):
+        write(tmp_path / f"{name}.txt", "".join(f"{n}.jpg {n % 2}\n" for n in order))
+
+    def used(name, hold_out, **more):
+        source = SourceConfig(kind="image", root="p", list=f"{name}.txt", hold_out=hold_out, **more)
+        run = Config(data_root=str(tmp_path), run_dir=str(tmp_path), catalog=str(tmp_path / f"{name}.sqlite"), sources={"p": source})
+        return open_data(run).tables[0].paths()
+
+    every, parts = {f"{n}.jpg" for n in range(12)}, []
+    for part in (1, 2, 3):
+        found = used("all", (part, 3))
+        parts.append(every - set(found))
+        assert 0 < len(found) < 12 and used("backwards", (part, 3)) == found[::-1]
+        assert set(used("some", (part, 3))) == {f"{n}.jpg" for n in range(3, 9)} - parts[-1]
+    assert sum(map(len, parts)) == 12 and set.union(*parts) == every
+    assert used("all", None) == [f"{n}.jpg" for n in range(12)]
+    assert set(used("all", (1, 3), fraction=0.5)) <= set(used("all", None, fraction=0.5))
+    write(tmp_path / "one.txt", "0.jpg 0\n")
+    part, = (number for number, held in enumerate(parts, 1) if "0.jpg" in held)
+    with pytest.raises(UserError, match="sources.p.hold_out: expected samples outside of that part, got none of 1"):
+        used("one", (part, 3))
+
+
 def test_lists_may_name_the_root_itself(tmp_path):
     write_photo(tmp_path / "googleimage_200" / "000" / "1.jpg", 1, 60, 40)
     write(tmp_path / "l.txt", "googleimage_200/000/1.jpg 0\n")

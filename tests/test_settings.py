@@ -59,6 +59,12 @@ def load(tmp_path, text, *overrides):
     (SMALL + "clip: {area: [0.5, 0.1]}", "clip.area: expected two shares"),
     (SMALL + "evaluation: {test: {size: 300}}", "evaluation.test.size: expected at most short_side (256), got 300."),
     (SMALL.replace("video", "video, loss_weight: -1"), "sources.k.loss_weight: expected 0 or more, got -1."),
+    (SMALL.replace("video", "video, hold_out: [0, 3]"), "sources.k.hold_out: expected [part, parts], with two parts or more"
+     " and the first being 1, got [0, 3]."),
+    (SMALL.replace("video", "video, hold_out: [3, 2]"), "sources.k.hold_out: expected [part, parts], with two parts or more"
+     " and the first being 1, got [3, 2]."),
+    (SMALL.replace("video", "video, hold_out: [1, 1]"), "sources.k.hold_out: expected [part, parts], with two parts or more"
+     " and the first being 1, got [1, 1]."),
     (SMALL.replace("video", "video, fraction: 0"), "sources.k.fraction: expected a share above 0 and at most 1, got 0."),
     (SMALL.replace("video", "video, resample: {}"), "sources.k.resample: expected exactly one of power and clipped, got n"),
     (SMALL.replace("video", "video, resample: {power: 1, clipped: 3}"), "got both"),

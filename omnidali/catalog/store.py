@@ -20,6 +20,7 @@ VERSION = 4
 _CHECKED_WHOLE = 1 << 26  # bytes of a catalog whose pages are all looked at when it is opened for a build: 0.1 s
 NEW = "new"  # the state of a file before its probe
 CHUNK = 1 << 20  # rows in one packed column piece
+_ASKED = 10_000  # paths that are asked for at once
 
 # What the plan needs of every row or piece, as narrow as it fits; a codec is its place in the sorted list of codecs.
 COLUMNS = {"labels": np.int32, "widths": np.uint16, "heights": np.uint16, "starts": np.int64, "positives": np.int32,
@@ -145,6 +146,15 @@ class SourceTable:
         """The catalog id of a row's first piece."""
         return int(self.records[row if self.starts is None else self.starts[row]])
 
+    def paths(self) -> list[str]:
+        """Of each row's first file, below the root of the source; a list of N.
+
+        Raises:
+            UserError: if another run with other lists has taken a file out of the catalog.
+        """
+        records = self.records if self.starts is None else self.records[self.starts[:-1]]
+        return self._reader.paths(records)
+
     def take(self, rows: np.ndarray, note: str) -> "SourceTable":
         """The table of these rows alone; ``note`` says in the fingerprint how they were chosen."""
         pieces, starts = rows, None
@@ -249,6 +259,21 @@ class CatalogReader:
             column, pieces = packed.popitem()
             columns[column] = np.concatenate([np.frombuffer(data, COLUMNS[column]) for data in pieces])
         return SourceTable(name, kind, **columns, codec_names=names, fingerprint=fingerprint, _reader=self)
+
+    def paths(self, records: np.ndarray) -> list[str]:
+        """The paths of files, below the roots of their sources; errors as those of :meth:`media`."""
+        found: list[str] = []
+        for start in range(0, len(records), _ASKED):
+            ids = records[start:start + _ASKED].tolist()
+            try:
+                known = dict(self._db.execute("SELECT id, path FROM media WHERE id IN (SELECT value FROM json_each(?))",
+                                              (json.dumps(ids),)))
+            except (sqlite3.Error, Damaged) as error:
+                raise damage(self.path, error) from None
+            if not known.keys() >= set(ids):
+                raise taken_out(self.path)
+            found += map(known.__getitem__, ids)
+        return found
 
     def media(self, record: int) -> Media:
         """What a decoder needs of the file with this catalog id.

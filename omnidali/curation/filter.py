@@ -67,7 +67,7 @@ def filter_sources(config: Config, checkpoints: Sequence[str | Path], out: str |
     scored = {name: source_to_score(teacher, source, config.data_root, asked.window)
               for name, source in sources.items()}
     target = next(iter(config.sources))
-    training = {name: replace(scored.get(name, config.sources[name]), fraction=1.0)
+    training = {name: replace(scored.get(name, config.sources[name]), fraction=1.0, hold_out=None)
                 for name in config.sources if name in scored or name == target}
     # faults are named in `out`: the run folder may be that of a training
     config_here = replace(config, catalog=config.catalog_path, run_dir=str(out), sources=MappingProxyType(training),
@@ -81,6 +81,9 @@ def filter_sources(config: Config, checkpoints: Sequence[str | Path], out: str |
               flush=True)
     tables = {table.name: table for table in (*data.tables, data.evaluation) if table is not None}
     tasks = {name: make_task(teacher, tables[name], source, config_here, names) for name, source in scored.items()}
+    for name in tasks if ranks.is_main else ():
+        if any(name in held for held in teacher.hold_outs):
+            print(f"{name}: networks that held out a part of it judge that part alone", flush=True)
     for name, task in tasks.items() if ranks.is_main and not teacher.is_3d else ():
         if scored[name].kind == "untrimmed":
             frames = task.views.num_clips * task.clip.clip_len

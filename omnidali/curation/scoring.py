@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from omnidali.models.architecture import tell_architecture
 from omnidali.models.digest import digest_of
 from omnidali.models.recognizers import SlowOnly, build_model
 from omnidali.models.weights import best_weights, some
+from omnidali.planning.resampling import parts_of
 from omnidali.ranks import Ranks
 from omnidali.training.checkpoint import load_checkpoint, load_weights
 from omnidali.training.precision import make_autocast
@@ -37,18 +39,50 @@ class Teacher:
     """A network whose opinion of media is asked, or several that are asked together.
 
     Attributes:
-        model: in evaluation mode. is_3d: whether it looks at several frames at a time.
-        digest: of its weights. path: of its file, or files. name: for people.
+        models: in evaluation mode. is_3d: whether they look at several frames at a time.
+        digest: of their weights. path: of their file, or files. name: for people.
         classes: names that the checkpoint carries; empty where it carries none. outputs: their number.
+        hold_outs: by model, (part, parts) by the name of a source of which its training saw all but that part.
     """
 
-    model: torch.nn.Module
+    models: tuple[torch.nn.Module, ...]
     is_3d: bool
     digest: str
     path: str
     name: str
     classes: tuple[str, ...]
     outputs: int
+    hold_outs: tuple[Mapping[str, tuple[int, int]], ...]
+
+    @property
+    def clip_len(self) -> int | None:
+        """Frames that the models take at a time; None: any number."""
+        return self.models[0].clip_len
+
+    def juries(self, table: SourceTable) -> list[tuple[tuple[torch.nn.Module, ...], np.ndarray]]:
+        """Who judges what: models, and the rows int64 (n,) of a source's table that all of them and no others judge.
+
+        A model that held out a part of the source judges that part alone: it agrees with whatever label it was
+        trained on, and is fair to what it has never seen (cross-fitting).
+
+        Raises:
+            UserError: if nobody judges some rows.
+        """
+        judges = np.ones((len(table), len(self.models)), bool)
+        paths = table.paths() if any(table.name in held for held in self.hold_outs) else []
+        for place, held in enumerate(self.hold_outs):
+            if table.name in held:
+                part, parts = held[table.name]
+                judges[:, place] = parts_of(paths, parts) == part
+        orphans = int((~judges.any(axis=1)).sum())
+        if orphans:
+            raise UserError(self.path, f"for every item of {key_of(table.name)} a network that was not trained on it",
+                            f"none for {orphans:,} of {len(table):,}; their parts are held out by no other network",
+                            "Name the checkpoints of all parts, or one that has seen nothing of the source.")
+        groups, group_of = np.unique(judges, axis=0, return_inverse=True)
+        group_of = group_of.reshape(-1)  # some releases of numpy keep the axis
+        return [(tuple(itertools.compress(self.models, group)), np.flatnonzero(group_of == number))
+                for number, group in enumerate(groups)]
 
     def agree(self, names: Sequence[str], named: bool) -> tuple[str, ...]:
         """Class names for the teacher's outputs.
@@ -81,7 +115,7 @@ class Ensemble(torch.nn.Module):
 
     def __init__(self, models: Sequence[torch.nn.Module]):
         super().__init__()
-        self.models, self.clip_len = torch.nn.ModuleList(models), models[0].clip_len
+        self.models = torch.nn.ModuleList(models)
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         logs = torch.stack([model(clips).float().log_softmax(dim=1) for model in self.models])
@@ -119,11 +153,11 @@ def load_teachers(checkpoints: Sequence[str | Path], clip_len: int) -> Teacher:
                                 _text(another), "Filter with each of them alone.")
     if not others:
         return first
-    together = Ensemble([teacher.model for teacher in teachers]).eval()
     digest = hashlib.sha256("".join(sorted(teacher.digest for teacher in teachers)).encode()).hexdigest()
     path, name = (" + ".join(getattr(teacher, of) for teacher in teachers) for of in ("path", "name"))
     classes = next((teacher.classes for teacher in teachers if teacher.classes), ())
-    return Teacher(together, first.is_3d, digest, path, name, classes, first.outputs)
+    models, hold_outs = (sum((getattr(teacher, of) for teacher in teachers), ()) for of in ("models", "hold_outs"))
+    return Teacher(models, first.is_3d, digest, path, name, classes, first.outputs, hold_outs)
 
 
 def load_teacher(checkpoint: str | Path, clip_len: int) -> Teacher:
@@ -144,8 +178,8 @@ def load_teacher(checkpoint: str | Path, clip_len: int) -> Teacher:
     classes = state.get("classes") or (meta.get("CLASSES") if isinstance(meta, dict) else None) or ()
     classes = tuple(classes) if len(classes) == architecture.classes and all(
         isinstance(name, str) for name in classes) and not _are_numbers(classes) else ()
-    return Teacher(model.eval(), isinstance(model, SlowOnly), digest_of(weights), str(checkpoint),
-                   Path(checkpoint).name, classes, architecture.classes)
+    return Teacher((model.eval(),), isinstance(model, SlowOnly), digest_of(weights), str(checkpoint),
+                   Path(checkpoint).name, classes, architecture.classes, (_hold_outs(state, checkpoint),))
 
 
 def source_to_score(teacher: Teacher, source: MediaConfig, data_root: str, window: float | None) -> MediaConfig:
@@ -178,7 +212,8 @@ def score(teacher: Teacher, task: Task, config: Config, ranks: Ranks) -> tuple[i
         How many items were scored now, and in how many seconds.
 
     Raises:
-        UserError: if the catalog cannot be written, or a score is not finite; what was committed stays.
+        UserError: if the catalog cannot be written, a score is not finite, or nobody judges an item, see
+            :meth:`Teacher.juries`; what was committed stays.
         BadSource: if more files fail than the config's limits let through.
     """
     table, path, started = task.table, config.catalog_path, time.monotonic()
@@ -190,19 +225,22 @@ def score(teacher: Teacher, task: Task, config: Config, ranks: Ranks) -> tuple[i
     rows, tried = ranks.on_main(find)
     if not len(rows):
         return 0, 0.0
-    part = table.take(rows, "without a score")
-    teacher.model.to(ranks.device, memory_format=torch.channels_last_3d if teacher.is_3d else torch.channels_last)
-    network = _probabilities(teacher) if task.views.average == "prob" else _logits(teacher)
-    batches = run_over(network, teacher.model.clip_len, part, task.source, task.views,
-                       allow_again(replace(config, clip=task.clip), tried), ranks,
-                       make_autocast(config.train.precision, ranks.device), f"score {table.name}")
+    todo = table.take(rows, "without a score")
+    parts = [(models, todo.take(places, "of a jury")) for models, places in teacher.juries(todo)]
+    layout = torch.channels_last_3d if teacher.is_3d else torch.channels_last
+    for model in teacher.models:
+        model.to(ranks.device, memory_format=layout)
+    settings = allow_again(replace(config, clip=task.clip), tried)
+    batches = ((part, found) for models, part in parts for found in run_over(
+        _network(models, task.views.average), teacher.clip_len, part, task.source, task.views, settings, ranks,
+        make_autocast(config.train.precision, ranks.device), f"score {table.name}"))
     if not ranks.is_main:
-        for found in batches:
+        for _, found in batches:
             ranks.gather(found)
         return ranks.on_main(lambda: None)
     scored = 0
     with ScoreStore(path, task.scorer) as store:
-        for found in batches:
+        for part, found in batches:
             for places, outputs, decoded in ranks.gather(found):
                 if not np.isfinite(outputs[decoded]).all():
                     raise UserError(teacher.path, "finite scores", f"others in {key_of(table.name)}",
@@ -219,6 +257,18 @@ def _is_short(catalog: str, name: str, source: MediaConfig) -> bool:
                                    and all(item.unit for item in read_items(catalog, name)))
 
 
+def _hold_outs(state: Mapping, checkpoint: str | Path) -> dict[str, tuple[int, int]]:
+    """What a checkpoint of ours says of the parts that it was not trained on."""
+    held = state.get("hold_out", {})
+    try:
+        read = {str(name): (int(part), int(parts)) for name, (part, parts) in held.items()}
+        if all(1 <= part <= parts for part, parts in read.values()):
+            return read
+    except (AttributeError, TypeError, ValueError):
+        pass
+    raise UserError(str(checkpoint), "hold_out as train.py writes it", _text(held), "Restore the file from a copy.")
+
+
 def _text(value: object) -> str:
     return some(list(value)) if isinstance(value, tuple) else str(value)
 
@@ -228,17 +278,16 @@ def _are_numbers(names: Sequence[str]) -> bool:
     return list(names) == list(map(str, range(len(names))))
 
 
-def _logits(teacher: Teacher) -> Callable[[torch.Tensor], torch.Tensor]:
+def _network(models: Sequence[torch.nn.Module], average: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Clips (N, 3, T, H, W) to logits (N, classes), or to probabilities, as the views' average wants them."""
+    model = models[0] if len(models) == 1 else Ensemble(models).eval()
+
     def network(clips: torch.Tensor) -> torch.Tensor:
-        missing = (teacher.model.clip_len or 1) // clips.shape[2]
-        return teacher.model(clips.repeat_interleave(missing, dim=2) if missing > 1 else clips)  # a photo stands still
+        missing = (models[0].clip_len or 1) // clips.shape[2]
+        outputs = model(clips.repeat_interleave(missing, dim=2) if missing > 1 else clips)  # a photo stands still
+        return outputs.float().softmax(dim=1) if average == "prob" else outputs
 
     return network
-
-
-def _probabilities(teacher: Teacher) -> Callable[[torch.Tensor], torch.Tensor]:
-    network = _logits(teacher)
-    return lambda clips: network(clips).float().softmax(dim=1)
 
 
 def _logs(outputs: np.ndarray, average: str) -> np.ndarray:

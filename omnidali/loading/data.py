@@ -18,7 +18,7 @@ from omnidali.loading.fusion import FusionIterator
 from omnidali.loading.quarantine import Quarantine
 from omnidali.planning.motion import load_motion
 from omnidali.planning.plan import TrainPlan
-from omnidali.planning.resampling import fraction_of
+from omnidali.planning.resampling import fraction_of, without_part
 from omnidali.ranks import Ranks
 
 QUARANTINE = "quarantine.jsonl"  # in the run folder
@@ -73,7 +73,11 @@ def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True,
         if (table.labels < 0).any():
             raise UserError(key_of(name), "a label for every file", "files without label",
                             "Use class folders or a list.")
-        tables[name] = fraction_of(table, getattr(source, "fraction", 1.0), config.seed)
+        part = fraction_of(table, getattr(source, "fraction", 1.0), config.seed)
+        tables[name] = without_part(part, getattr(source, "hold_out", None))
+        if not len(tables[name]):
+            raise UserError(f"{key_of(name)}.hold_out", "samples outside of that part", f"none of {len(part):,}",
+                            "Hold out a smaller part.")
     evaluation = tables.pop(EVALUATION, None)
     known = list(tables.values()) or [evaluation]
     classes = len(names) if names else 1 + max(int(table.labels.max()) for table in known)
