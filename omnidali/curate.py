@@ -2,8 +2,9 @@
 
 OmniSource (Sec. 3): a teacher learns from the labelled target alone; its opinion decides which crawled items stay; the
 student learns from the target and from those. It may be the teacher of another round, alone or together with all
-networks before it, as the paper's best teacher is an ensemble (Fig. 6). Beside it stand the first
-teacher, which sees as many clips as a student, and a student that was given everything.
+networks before it, as the paper's best teacher is an ensemble (Fig. 6); or students like it, each of which held a part
+of the crawl out and judges that (cross-fitting, as in confident learning, Northcutt et al., 2021). Beside it stand the
+first teacher, which sees as many clips as a student, and a student that was given everything.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class Row:
 
 
 def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: Sequence[int], rounds: int, ranks: int,
-           filtering: Sequence[str] = (), deduplicating: Sequence[str] = (), together: bool = False) -> list[Row]:
+           filtering: Sequence[str] = (), deduplicating: Sequence[str] = (), together: bool = False,
+           folds: int = 1) -> list[Row]:
     """Go the whole road once a seed; what is finished in ``out`` is kept.
 
     Writes ``table.md`` and ``results.json`` into ``out``.
@@ -59,6 +61,7 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
         rounds: of filter and student, each with the student of the round before as its teacher.
         filtering, deduplicating: more options of those commands.
         together: whether all networks that were trained before a filter are its teacher, as an ensemble.
+        folds: students that judge in the next round, each what it held out of the crawl; 1: the one that held out none.
 
     Raises:
         UserError: if a program failed, there is nothing to filter or to compare on, or an option would do nothing.
@@ -67,6 +70,9 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
     if ranks < 1 or rounds < 1:
         raise UserError("--ranks" if ranks < 1 else "--rounds", "1 or more", str(min(ranks, rounds)),
                         "Correct the number.")
+    if folds < 1 or folds > 1 == rounds:
+        raise UserError("--folds", "1 or more, and --rounds of 2 or more, as the first teacher is the target's network",
+                        f"--folds {folds} --rounds {rounds}", "Correct the numbers.")
     if config.evaluation.source is None:
         raise UserError("evaluation.source", "labelled data to compare on", "nothing", "Add it to the config.")
     target, *web = config.sources
@@ -95,16 +101,20 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
             run_program("filter", "--config", str(unique), "--checkpoint", *checkpoints, "--out", str(folder),
                         *filtering, ranks=ranks)
             student = _student(load_config(str(folder / CURATED)), epochs, ranks)
-            trained = _train(student, rows[f"filtered, round {number + 1}"], out, f"filtered-{number + 1}", seed, ranks,
-                             config)
-            teachers = [*teachers, trained] if together else [trained]
+            name = f"filtered-{number + 1}"
+            judges = [_train(student, rows[f"filtered, round {number + 1}"], out, name, seed, ranks, config)]
+            if folds > 1 and number + 1 < rounds:
+                judges = [_train(_without(student, part, folds), Row(""), out, f"{name}-without-{part}", seed, ranks)
+                          for part in range(1, folds + 1)]
+            teachers = [*teachers, *judges] if together else judges
         _write(out, rows.values())
     removed = _judge(config, load_config(str(unique)), "removed copies")
     for what, (precision, recall) in removed.items():
         print(f"{what}: {precision:.3f} right, {recall:.3f} found")
     write_record(out, {"curation": str(config_path), "overrides": list(overrides), "target_epochs": epochs,
                        "seeds": list(seeds), "filter": list(filtering), "dedup": list(deduplicating),
-                       "together": together, "removed copies": removed, "rows": [vars(row) for row in rows.values()]})
+                       "together": together, "folds": folds, "removed copies": removed,
+                       "rows": [vars(row) for row in rows.values()]})
     print(f"\n{(out / 'table.md').read_text()}\nalso in {out / 'results.json'}")
     return list(rows.values())
 
@@ -133,6 +143,13 @@ def _alone(config: Config, target: str, epochs: float, ranks: int) -> Config:
 def _student(config: Config, epochs: float, ranks: int) -> Config:
     """The config of a student of all of its sources."""
     return make_variant(config, tuple(config.sources), epochs, 1.0, ranks)
+
+
+def _without(config: Config, part: int, parts: int) -> Config:
+    """The config with a part of every source but the target held out."""
+    target, *web = config.sources
+    return replace(config, sources=MappingProxyType({target: config.sources[target], **{
+        name: replace(config.sources[name], hold_out=(part, parts)) for name in web}}))
 
 
 def _train(config: Config, row: Row, out: Path, name: str, seed: int, ranks: int, crawl: Config | None = None) -> Path:

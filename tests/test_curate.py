@@ -67,6 +67,30 @@ def test_all_networks_judge_together(media_root, tmp_path, faked):
     assert first == ["target-seed0", "everything-seed0"] and second == [*first, "filtered-1-seed0"]
 
 
+def test_students_judge_what_they_held_out(media_root, tmp_path, faked):
+    (tmp_path / "c.yaml").write_text(SMALL + EVALUATION + "train: {batch: 6, steps: 4}\n")
+    command = ["curate", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "out"), "--rounds", "2", "--folds",
+               "3", "--set", f"data_root={media_root}"]
+    assert cli.main(command) == 0
+    without = [f"filtered-1-without-{part}-seed0" for part in (1, 2, 3)]
+    first, second = (names_of(given["--checkpoint"]) for name, given, _ in faked if name == "filter")
+    assert first == ["target-seed0"] and second == without
+    trained = [load_config(given["--config"]) for name, given, _ in faked if name == "train.py"]
+    held = {Path(config.run_dir).name.rpartition("-")[0]: {name: source.hold_out for name, source in config.sources.items()}
+            for config in trained}
+    assert held == {**{name: {"clips": None, "photos": (part, 3)} for part, name in enumerate(without, 1)},
+                    "target-seed0": {"clips": None},
+                    **{name: {"clips": None, "photos": None}
+                       for name in ("everything-seed0", "filtered-1-seed0", "filtered-2-seed0")}}
+    rows = json.loads((tmp_path / "out/results.json").read_text())
+    assert [row["name"] for row in rows] == ["target alone", "everything that was crawled", "filtered, round 1",
+                                             "filtered, round 2"]
+    faked.clear()
+    assert cli.main([*command, "--together"]) == 0
+    second = [names_of(given["--checkpoint"]) for name, given, _ in faked if name == "filter"][-1]
+    assert second == ["target-seed0", "everything-seed0", *without]
+
+
 def test_a_student_teaches_the_next_round(media_root, tmp_path, faked, capsys, monkeypatch):
     (tmp_path / "c.yaml").write_text(SMALL + EVALUATION + "train: {batch: 6, steps: 4}\n")
     out = tmp_path / "out"
@@ -124,6 +148,8 @@ def test_a_full_disk_leaves_no_half_result(media_root, tmp_path, faked, capsys, 
 
 @pytest.mark.parametrize("config, options, told", [
     (SMALL + EVALUATION, ["--rounds", "0"], "--rounds: expected 1 or more, got 0."),
+    (SMALL + EVALUATION, ["--rounds", "2", "--folds", "0"], "--folds: expected 1 or more, and --rounds of 2 or more"),
+    (SMALL + EVALUATION, ["--folds", "3"], "got --folds 3 --rounds 1."),
     (SMALL + EVALUATION, ["--ranks", "0"], "--ranks: expected 1 or more, got 0."),
     (SMALL + EVALUATION, ["--filter", "--window 2"], "--filter: expected no --window, as dedup cuts the long videos"),
     (SMALL, [], "evaluation.source: expected labelled data to compare on, got nothing."),

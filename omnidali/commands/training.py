@@ -35,6 +35,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
                         " teacher (default: %(default)s)")
     curate.add_argument("--together", action="store_true", help="let all networks trained so far judge as one, also the"
                         " one of everything (default: the last student alone; the first time, the target's network)")
+    curate.add_argument("--folds", type=int, default=1, metavar="K", help="let K more students judge in the next round,"
+                        " each the part of the crawl that it was not trained on (default: the student judges all)")
     curate.add_argument("--ranks", type=int, default=1, help="processes of a program (default: %(default)s)")
     curate.add_argument("--filter", dest="filtering", default="", metavar="OPTIONS",
                         help="more options of `omnidali filter`, in quotes")
@@ -73,7 +75,7 @@ def _curate(options: argparse.Namespace) -> None:
     keep_clear(options.out, options.config, load_config(options.config, options.overrides))
     take_folder(options.out, "curate", options.config)
     curate(options.config, options.overrides, options.out, options.seeds, options.rounds, options.ranks,
-           shlex.split(options.filtering), shlex.split(options.deduplicating), options.together)
+           shlex.split(options.filtering), shlex.split(options.deduplicating), options.together, options.folds)
 
 
 def _export(options: argparse.Namespace) -> None:
