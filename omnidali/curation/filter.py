@@ -94,7 +94,7 @@ def filter_sources(config: Config, checkpoints: Sequence[str | Path], out: str |
         rows = ranks.on_main(lambda: _write(config, config_here, out, asked, sources, tasks, names, rows))
     if ranks.is_main:
         write_record(out, {"filter": rows, "checkpoint": teacher.path, "digest": teacher.digest,
-                           "rules": str(asked.rules), "ranks": ranks.world})
+                           "rules": None if asked.score_only else str(asked.rules), "ranks": ranks.world})
     return rows
 
 

@@ -41,7 +41,6 @@ def write_list(folder: Path, catalog: str, name: str, source: MediaConfig, kept:
     Raises:
         UserError: for a path that would not read back. OSError: if it cannot be written.
     """
-    found = zip(read_items(catalog, name), kept.tolist(), labels.tolist())
     form = "path_label"
     if source.kind == "untrimmed":
         form = _form_of_pieces(catalog, name)
@@ -49,12 +48,13 @@ def write_list(folder: Path, catalog: str, name: str, source: MediaConfig, kept:
         form = "rawframes_offset"
     path = folder / f"{name}{'.json' if form == 'parts_json' else '.txt'}"
     if form == "parts_json":
-        marks = zip((kept if stays is None else stays).tolist(),
-                    (np.zeros_like(kept) if removed is None else removed).tolist())
-        count = write_parts(path, _videos(found, marks, count_pieces(catalog, name), removed_pieces(catalog, name)))
+        marks = (kept, kept if stays is None else stays, np.zeros_like(kept) if removed is None else removed)
+        found = zip(read_items(catalog, name), *(mark.tolist() for mark in marks))
+        count = write_parts(path, _videos(found, count_pieces(catalog, name), removed_pieces(catalog, name)))
     else:
         line = {"path_label": _path_label, "rawframes_offset": _folder, "pieces": _piece}[form]
         count = int(kept.sum())
+        found = zip(read_items(catalog, name), kept.tolist(), labels.tolist())
         write_whole(path, (line(item, label) for item, good, label in found if good))
     return replace(source, list=str(path), format=form, labels=None), count
 
@@ -81,17 +81,16 @@ def _form_of_pieces(catalog: str, name: str) -> str:
     return "parts_json" if windows else "pieces"
 
 
-def _videos(found: Iterable[tuple[Item, bool, int]], marks: Iterator[tuple[bool, bool]],
-            counts: Mapping[tuple[str, int], int],
+def _videos(found: Iterable[tuple[Item, bool, bool, bool]], counts: Mapping[tuple[str, int], int],
             removed: Mapping[tuple[str, int], list[int]]) -> Iterator[tuple[str, int, int, list[int], list[int]]]:
+    """What :func:`write_parts` takes, from pieces that are each kept or not, staying or not, removed or not."""
     for (video, label), group in itertools.groupby(found, key=lambda row: (row[0].video, row[0].label)):
-        pieces = list(group)
-        staying, gone = zip(*itertools.islice(marks, len(pieces)))
-        positives = sorted(item.number for item, good, _ in pieces if good)
-        windows = pieces[0][0].unit == "windows"
-        if positives or any(staying):
-            yield (video, label, 1 + pieces[-1][0].number if windows else counts[video, label], positives, sorted({
-                *removed.get((video, label), ()), *(piece[0].number for piece, bad in zip(pieces, gone) if bad)}))
+        items, kept, stays, gone = zip(*group)
+        positives = sorted(item.number for item in itertools.compress(items, kept))
+        if positives or any(stays):
+            count = 1 + items[-1].number if items[0].unit == "windows" else counts[video, label]
+            yield video, label, count, positives, sorted({
+                *removed.get((video, label), ()), *(item.number for item in itertools.compress(items, gone))})
 
 
 def _path_label(item: Item, label: int) -> str:
