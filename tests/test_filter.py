@@ -528,6 +528,17 @@ def test_parts_keep_their_numbers_and_pieces_their_seconds(world, teacher, tmp_p
     open_data(made)
 
 
+def test_all_pieces_of_a_long_video_belong_to_its_part(world, tmp_path):
+    """Else a network would judge pieces of videos that it was trained on."""
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    config = settings(world, tmp_path, "sources.whole.window_seconds=1", "sources.parts.pieces=all")
+    tables = {table.name: table for table in open_data(config).tables}
+    for name, expected in {"whole": 3 * ["50.mp4"] + 3 * ["51.mp4"], "parts": 3 * ["a"] + 2 * ["b"],
+                           "pieces": 2 * ["50.mp4"] + 2 * ["51.mp4"]}.items():
+        rows, pieces = (list(table.owners()) for table in (tables[name], flatten(config.catalog_path, tables[name])))
+        assert pieces == expected and set(rows) == set(expected) and len(rows) == len(tables[name])
+
+
 FOLDERS = """
 sources:
   clips: {kind: video, root: classes}

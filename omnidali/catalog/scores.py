@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 
 from omnidali.catalog.integrity import Damaged, crc_of, damage, is_damage
-from omnidali.catalog.store import SourceTable, connect, taken_out
+from omnidali.catalog.store import SourceTable, connect, media_files
 from omnidali.errors import UserError
 
 T = TypeVar("T")
@@ -154,10 +154,7 @@ class ScoreStore:
 
     def _places(self, table: SourceTable, rows: np.ndarray) -> list[_Place]:
         records, firsts, frames = (column[rows].tolist() for column in (table.records, _firsts(table), table.frames))
-        wanted = sorted(set(records))
-        files = media_files(self._db, wanted)
-        if len(files) < len(wanted):
-            raise taken_out(self.path)
+        files = media_files(self._db, self.path, set(records))
         return [_Place((os.path.join(*files[record][:2]), first, count), files[record][2])
                 for record, first, count in zip(records, firsts, frames)]
 
@@ -169,13 +166,6 @@ class ScoreStore:
                 raise damage(self.path, error) from None
             raise UserError(str(self.path), "a catalog in which scores can be written", str(error),
                             "Make room or correct the permissions; what was committed is not scored again.") from None
-
-
-def media_files(db: sqlite3.Connection, records: Sequence[int]) -> dict[int, tuple[str, str, tuple]]:
-    """Root, path below it, and (size, time in nanoseconds) of the files with these catalog ids."""
-    rows = db.execute("SELECT m.id, s.root, m.path, m.bytes, m.mtime_ns FROM media m JOIN sources s ON s.id = m.source"
-                      " WHERE m.id IN (SELECT value FROM json_each(?))", (json.dumps(list(records)),))
-    return {record: (root, path, (size, mtime)) for record, root, path, size, mtime in rows}
 
 
 def _firsts(table: SourceTable) -> np.ndarray:

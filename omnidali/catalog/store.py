@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 import threading
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ VERSION = 4
 _CHECKED_WHOLE = 1 << 26  # bytes of a catalog whose pages are all looked at when it is opened for a build: 0.1 s
 NEW = "new"  # the state of a file before its probe
 CHUNK = 1 << 20  # rows in one packed column piece
-_ASKED = 10_000  # paths that are asked for at once
+_ASKED = 10_000  # files that are asked for at once
 
 # What the plan needs of every row or piece, as narrow as it fits; a codec is its place in the sorted list of codecs.
 COLUMNS = {"labels": np.int32, "widths": np.uint16, "heights": np.uint16, "starts": np.int64, "positives": np.int32,
@@ -146,14 +147,16 @@ class SourceTable:
         """The catalog id of a row's first piece."""
         return int(self.records[row if self.starts is None else self.starts[row]])
 
-    def paths(self) -> list[str]:
-        """Of each row's first file, below the root of the source; a list of N.
+    def owners(self) -> Iterator[str]:
+        """Yield what each row is of: the path of its file below the source's root, or the long video of its part files.
+
+        All lists agree on it, and so do a long video and its pieces, where they are rows of their own.
 
         Raises:
             UserError: if another run with other lists has taken a file out of the catalog.
         """
         records = self.records if self.starts is None else self.records[self.starts[:-1]]
-        return self._reader.paths(records)
+        return self._reader.owners(self.name, records)
 
     def take(self, rows: np.ndarray, note: str) -> "SourceTable":
         """The table of these rows alone; ``note`` says in the fingerprint how they were chosen."""
@@ -226,6 +229,20 @@ def taken_out(path: Path) -> UserError:
                      "Give runs with other lists a `catalog` of their own, then resume.")
 
 
+def media_files(db: sqlite3.Connection, catalog: Path, records: Collection[int]) -> dict[int, tuple[str, str, tuple]]:
+    """Root, path below it, and (size, time in nanoseconds) of the files with these different ids in ``catalog``.
+
+    Raises:
+        UserError: if another run with other lists has taken one out.
+    """
+    rows = db.execute("SELECT m.id, s.root, m.path, m.bytes, m.mtime_ns FROM media m JOIN sources s ON s.id = m.source"
+                      " WHERE m.id IN (SELECT value FROM json_each(?))", (json.dumps(sorted(records)),))
+    files = {record: (root, path, (size, mtime)) for record, root, path, size, mtime in rows}
+    if len(files) < len(records):
+        raise taken_out(catalog)
+    return files
+
+
 class CatalogReader:
     """Read-only access for many threads: tables of sources, and media by record."""
 
@@ -260,20 +277,17 @@ class CatalogReader:
             columns[column] = np.concatenate([np.frombuffer(data, COLUMNS[column]) for data in pieces])
         return SourceTable(name, kind, **columns, codec_names=names, fingerprint=fingerprint, _reader=self)
 
-    def paths(self, records: np.ndarray) -> list[str]:
-        """The paths of files, below the roots of their sources; errors as those of :meth:`media`."""
-        found: list[str] = []
-        for start in range(0, len(records), _ASKED):
-            ids = records[start:start + _ASKED].tolist()
-            try:
-                known = dict(self._db.execute("SELECT id, path FROM media WHERE id IN (SELECT value FROM json_each(?))",
-                                              (json.dumps(ids),)))
-            except (sqlite3.Error, Damaged) as error:
-                raise damage(self.path, error) from None
-            if not known.keys() >= set(ids):
-                raise taken_out(self.path)
-            found += map(known.__getitem__, ids)
-        return found
+    def owners(self, name: str, records: np.ndarray) -> Iterator[str]:
+        """See :meth:`SourceTable.owners`; of files of the source ``name``."""
+        try:
+            videos = dict(self._db.execute("SELECT media, video FROM entries WHERE unit = '' AND video <> '' AND"
+                                           " source = (SELECT id FROM sources WHERE name = ?)", (name,)))
+            for start in range(0, len(records), _ASKED):
+                ids = records[start:start + _ASKED].tolist()
+                files = media_files(self._db, self.path, set(ids))
+                yield from (videos.get(record) or files[record][1] for record in ids)
+        except (sqlite3.Error, Damaged) as error:
+            raise damage(self.path, error) from None
 
     def media(self, record: int) -> Media:
         """What a decoder needs of the file with this catalog id.

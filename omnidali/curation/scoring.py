@@ -69,11 +69,10 @@ class Teacher:
             UserError: if nobody judges some rows.
         """
         judges = np.ones((len(table), len(self.models)), bool)
-        paths = table.paths() if any(table.name in held for held in self.hold_outs) else []
-        for place, held in enumerate(self.hold_outs):
-            if table.name in held:
-                part, parts = held[table.name]
-                judges[:, place] = parts_of(paths, parts) == part
+        held_out = {place: held[table.name] for place, held in enumerate(self.hold_outs) if table.name in held}
+        part_of = {parts: parts_of(table.owners(), parts) for parts in {parts for _, parts in held_out.values()}}
+        for place, (part, parts) in held_out.items():
+            judges[:, place] = part_of[parts] == part
         orphans = int((~judges.any(axis=1)).sum())
         if orphans:
             raise UserError(self.path, f"for every item of {key_of(table.name)} a network that was not trained on it",

@@ -122,21 +122,21 @@ def fraction_of(table: SourceTable, fraction: float, seed: int) -> SourceTable:
     return table.take(np.sort(np.concatenate(kept)), f"fraction {fraction} of seed {seed}")
 
 
-def parts_of(paths: Iterable[str], parts: int) -> np.ndarray:
-    """The part, 1 to ``parts``, that each file belongs to, int64 (n,).
+def parts_of(owners: Iterable[str], parts: int) -> np.ndarray:
+    """The part, 1 to ``parts``, that each file or long video belongs to, int64 (n,).
 
     A checksum of the path below the source's root says which, so that every list and catalog agrees.
 
     >>> parts_of(["a.jpg", "b.jpg", "a.jpg"], 3).tolist()
     [3, 2, 3]
     """
-    return np.array([zlib.crc32(path.encode(errors="surrogatepass")) % parts + 1 for path in paths], np.int64)
+    return np.array([zlib.crc32(path.encode(errors="surrogatepass")) % parts + 1 for path in owners], np.int64)
 
 
 def without_part(table: SourceTable, hold_out: tuple[int, int] | None) -> SourceTable:
-    """The rows whose files do not belong to the part ``hold_out[0]`` of ``hold_out[1]``; all of them for None."""
+    """The rows that do not belong to the part ``hold_out[0]`` of ``hold_out[1]``; all of them for None."""
     if hold_out is None:
         return table
     part, parts = hold_out
-    rows = np.flatnonzero(parts_of(table.paths(), parts) != part)
+    rows = np.flatnonzero(parts_of(table.owners(), parts) != part)
     return table.take(rows, f"without part {part} of {parts}")
