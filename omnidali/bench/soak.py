@@ -9,6 +9,7 @@ import time
 from collections import deque
 from dataclasses import asdict
 from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
@@ -63,10 +64,12 @@ def soak(out: str | Path, minutes: float, clips: int | None = None, seed: int = 
     if making.exitcode:
         raise RuntimeError(f"making the media ended with exit code {making.exitcode}")
     _, late = choose_damages(out / "media", seed)
-    meddling = processes.Process(target=meddle, args=(out, late, _MEDDLED * 60 * minutes, seed))
+    # a rank that opens its loader late would rightly forget what a quick one has just named, if that changes meanwhile
+    begun = processes.Barrier(ranks + 1)
+    meddling = processes.Process(target=meddle, args=(out, late, _MEDDLED * 60 * minutes, seed, begun))
     meddling.start()
     try:
-        _run_ranks(processes, out, ranks, 60 * minutes, clips, seed)
+        _run_ranks(processes, out, ranks, 60 * minutes, clips, seed, begun)
     finally:
         meddling.terminate()
         meddling.join()
@@ -111,7 +114,7 @@ def judge(out: Path, seen: list[dict], clips: int) -> list[Verdict]:
         *verdicts.naming([*(Damage(**row) for row in done), *meddled(out)], named, asked)]
 
 
-def run_rank(out: Path, ranks: Ranks, seconds: float, clips: int, seed: int) -> None:
+def run_rank(out: Path, ranks: Ranks, seconds: float, clips: int, seed: int, begun: Barrier) -> None:
     """One rank's loop, as a training's but without a network; writes what was seen to ``rank-N.json``."""
     config = soak_config(out, seed, _BATCH)
     reader = CatalogReader(config.catalog_path)
@@ -122,8 +125,10 @@ def run_rank(out: Path, ranks: Ranks, seconds: float, clips: int, seed: int) -> 
     del batches
     gc.collect()
     before, samples, ledger = _handles(), [], _Ledger(data.tables, config.loader.prefetch)
-    every, start = max(1.0, seconds / _SAMPLES), time.monotonic()
+    every = max(1.0, seconds / _SAMPLES)
     with open_loader(config, data, ranks) as batches:
+        begun.wait()
+        start = time.monotonic()
         plan, counts, next_sample, next_line = batches.plan, torch.zeros(len(data.tables), dtype=torch.int64), 0.0, 0.0
         while True:
             ledger.asks()
@@ -196,9 +201,10 @@ def _prepare(out: Path, seed: int, scale: float) -> None:
     (out / _DAMAGED).write_text(json.dumps([asdict(one) for one in damages]))
 
 
-def _run_ranks(processes, out: Path, world: int, seconds: float, clips: int, seed: int) -> None:
+def _run_ranks(processes, out: Path, world: int, seconds: float, clips: int, seed: int, begun: Barrier) -> None:
     """One process a rank; ends them all if one fails."""
-    running = [processes.Process(target=_join, args=(out, rank, world, seconds, clips, seed)) for rank in range(world)]
+    running = [processes.Process(target=_join, args=(out, rank, world, seconds, clips, seed, begun))
+               for rank in range(world)]
     for process in running:
         process.start()
     try:
@@ -213,12 +219,12 @@ def _run_ranks(processes, out: Path, world: int, seconds: float, clips: int, see
             process.join()
 
 
-def _join(out: Path, rank: int, world: int, seconds: float, clips: int, seed: int) -> None:
+def _join(out: Path, rank: int, world: int, seconds: float, clips: int, seed: int, begun: Barrier) -> None:
     if world == 1:
-        return run_rank(out, Ranks(), seconds, clips, seed)
+        return run_rank(out, Ranks(), seconds, clips, seed, begun)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=world)
-    run_rank(out, Ranks(rank, world, world), seconds, clips, seed)
+    run_rank(out, Ranks(rank, world, world), seconds, clips, seed, begun)
     dist.destroy_process_group()
 
 

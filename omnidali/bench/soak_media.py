@@ -9,6 +9,7 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from omnidali.bench import odd
@@ -129,8 +130,13 @@ def damage(what: Damage) -> Damage:
     return replace(what, begun=begun, done=time.time())
 
 
-def meddle(out: Path, planned: list[Damage], seconds: float, seed: int) -> None:
-    """Do the damages at random moments within ``seconds``, with a line of a log each; runs in a process of its own."""
+def meddle(out: Path, planned: list[Damage], seconds: float, seed: int, begun: Barrier) -> None:
+    """Do the damages at random moments within ``seconds``, with a line of a log each; runs in a process of its own.
+
+    Args:
+        begun: where all ranks meet once they have opened their loaders.
+    """
+    begun.wait()
     chance, start = random.Random(seed + 1), time.time()
     # a thread that hangs is one more thread: it must be over by the time when threads are counted again
     events = [(chance.uniform(0, seconds * (_EARLY if what.fault == "hanging" else 1)), what, False)
