@@ -43,20 +43,26 @@ def calling(before):
     return wrap
 
 
+def leave(path, text):
+    """A file that nobody sees empty."""
+    path.with_suffix(".part").write_text(text)
+    path.with_suffix(".part").rename(path)
+
+
 def run_training(folder, *arguments):
     """train.py; its exit code is also left in FOLDER, as torchrun does not tell it."""
     rank, held_before = os.environ.get("RANK", "0"), int(os.environ.get("OMNIDALI_WAITS", -1))
 
     def hold(step):
         if step == held_before:
-            (folder / f"waits{rank}").write_text(str(os.getpid()))
+            leave(folder / f"waits{rank}", str(os.getpid()))
             while not (folder / "go").exists():
                 time.sleep(0.01)
 
     story, train.build_model = train.train, recorder.small_model
     train.train = lambda *given: story(*given, wrap_loader=calling(hold))
     code = train.main(list(arguments))
-    (folder / f"code{rank}").write_text(str(code))
+    leave(folder / f"code{rank}", str(code))
     return code
 
 
