@@ -99,7 +99,7 @@ class Watch:
         if self.tell_once():
             with contextlib.suppress(OSError):
                 print(ending, file=sys.stderr, flush=True)
-            time.sleep(0 if own else _GRACE_SECONDS - _TELL_SECONDS)
+        time.sleep(0 if own else _GRACE_SECONDS - _TELL_SECONDS)  # the main thread may be about to print
         os._exit(ending.code)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from omnidali.bench.media import write_photo, write_video
 from omnidali.catalog.build import build_catalog
@@ -16,6 +19,8 @@ from omnidali.catalog.store import CatalogReader, Media
 from omnidali.config import SourceConfig
 
 torch.set_num_threads(1)
+settings.register_profile("unhurried", deadline=None)  # a machine that stalls is no counterexample
+settings.load_profile("unhurried")
 
 
 def pytest_collection_modifyitems(items):
@@ -25,6 +30,15 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("needs_gpu"):
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@contextmanager
+def free_port():
+    """A port that nobody else is given meanwhile: it stays bound, and torch's store binds beside it."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 class InProcess:

@@ -51,6 +51,14 @@ def leave(path, text):
 
 def run_training(folder, *arguments):
     """train.py; its exit code is also left in FOLDER, as torchrun does not tell it."""
+    class Telling(stopping.StopSignals):
+        """Leaves a word once a signal is heard."""
+
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if name == "heard" and value:
+                leave(folder / f"heard{rank}", value)
+
     rank, held_before = os.environ.get("RANK", "0"), int(os.environ.get("OMNIDALI_WAITS", -1))
 
     def hold(step):
@@ -59,7 +67,7 @@ def run_training(folder, *arguments):
             while not (folder / "go").exists():
                 time.sleep(0.01)
 
-    story, train.build_model = train.train, recorder.small_model
+    story, train.build_model, train.StopSignals = train.train, recorder.small_model, Telling
     train.train = lambda *given: story(*given, wrap_loader=calling(hold))
     code = train.main(list(arguments))
     leave(folder / f"code{rank}", str(code))
@@ -116,7 +124,7 @@ def break_on_main(ranks, how):
 
 def be_a_rank(folder, how, who):
     """One of several, of which rank ``who`` fails."""
-    watch._GRACE_SECONDS, watch._TELL_SECONDS, watch._SILENT_SECONDS = 1.0, 0.5, 2
+    watch._GRACE_SECONDS, watch._TELL_SECONDS, watch._SILENT_SECONDS = 8.0, 6.0, 2
 
     def story():
         ranks = start_ranks()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL
+from conftest import SMALL, free_port
 from crashing import calling
 from recorder import small_model
 
@@ -29,6 +29,7 @@ from omnidali.training.checkpoint import load_checkpoint, load_newest, save_chec
 from omnidali.training.run_folder import RunFolder
 from omnidali.training.run_lock import RunLock
 
+PATIENCE = 300  # seconds until something hangs for sure, also on a machine that is starved
 CRASHING = Path(__file__).with_name("crashing.py")
 CONFIG = SMALL + """
 optimizer: {lr: 0.01, accumulate: 2}
@@ -86,7 +87,7 @@ class Process:
     def said(self):
         return self._log.read_text()
 
-    def ended(self, seconds=60):
+    def ended(self, seconds=PATIENCE):
         """Its exit code."""
         wait_until(lambda: state_of(self.pid) == "Z", seconds, lambda: os.kill(self.pid, signal.SIGKILL))
         self._warm.running.discard(self.pid)
@@ -94,7 +95,7 @@ class Process:
 
     def reached(self, name="waits0"):
         """Wait for a file of its folder."""
-        wait_until(lambda: (self.folder / name).exists() or state_of(self.pid) == "Z", 60)
+        wait_until(lambda: (self.folder / name).exists() or state_of(self.pid) == "Z")
         assert (self.folder / name).exists(), self.said
 
 
@@ -102,7 +103,7 @@ class Warm:
     """Starts processes within milliseconds, where importing torch takes seconds."""
 
     def __init__(self):
-        self.running = set()
+        self.running, self.ports = set(), contextlib.ExitStack()
         self.server = subprocess.Popen([sys.executable, CRASHING, "serve"], text=True, stdin=subprocess.PIPE,
                                        stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
@@ -113,9 +114,7 @@ class Warm:
 
     def ranks(self, folder, *arguments, world=2, **more):
         """The ranks of a job without torchrun, as srun starts them."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = self.ports.enter_context(free_port())
         return [Process(self, folder, *arguments, rank=rank, world=world, port=port, **more) for rank in range(world)]
 
 
@@ -126,7 +125,8 @@ def warm():
     for pid in warm.running:  # of a test that failed
         os.kill(pid, signal.SIGKILL)
     warm.server.stdin.close()
-    warm.server.wait(20)
+    warm.server.wait(PATIENCE)
+    warm.ports.close()
 
 
 def torchrun(folder, *arguments, **more):
@@ -151,7 +151,7 @@ def state_of(pid):
         return "Z"
 
 
-def wait_until(what, seconds=60, otherwise=lambda: None):
+def wait_until(what, seconds=PATIENCE, otherwise=lambda: None):
     last = time.monotonic() + seconds
     while not what():
         if time.monotonic() > last:
@@ -377,7 +377,7 @@ def stop_at(process, name="waits0", number=signal.SIGTERM, times=1):
     process.reached(name)
     for _ in range(times):
         os.kill(process.pid, number)
-    time.sleep(0.3)  # its thread has heard of it
+    process.reached(name.replace("waits", "heard"))
     (process.folder / "go").touch()
 
 
@@ -426,9 +426,9 @@ def test_ranks_stop_behind_the_same_step(warm, whole, options, tmp_path):
         wait_until(lambda: (life / "waits0").exists() and (life / "waits1").exists() or process.poll() is not None)
         assert process.poll() is None, log.read_text()
         os.kill(process.pid, number)
-        time.sleep(0.5)
+        wait_until(lambda: (life / "heard0").exists() and (life / "heard1").exists())
         (life / "go").touch()
-        assert process.wait(60) == (1 if number == signal.SIGTERM else -number), log.read_text()
+        assert process.wait(PATIENCE) == (1 if number == signal.SIGTERM else -number), log.read_text()
         wait_until(lambda: (life / "code0").exists() and (life / "code1").exists())
         assert [(life / f"code{rank}").read_text() for rank in (0, 1)] == ["0", "0"], log.read_text()
         assert f"stopped by SIGTERM behind step {step_of(folder)};" in log.read_text()
@@ -451,7 +451,7 @@ def signal_in_first_evaluation(monkeypatch):
         batches.append(1)
         if len(batches) == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(0.3)
+            time.sleep(1)  # its thread has heard of it
         return real(*given)
 
     monkeypatch.setattr(forward, "_one_clip_a_row", slow)
@@ -512,7 +512,7 @@ def test_torchrun_tells_the_killed_rank(options, tmp_path):
     wait_until(lambda: (life / "waits0").exists() and (life / "waits1").exists() or process.poll() is not None)
     os.kill(int((life / "waits1").read_text()), signal.SIGKILL)
     (life / "go").touch()
-    assert process.wait(60) == 1
+    assert process.wait(PATIENCE) == 1
     said = (life / "log").read_text()
     assert f"rank 1 ended: {KILLED_TEXT}" in said and "Connection closed by peer" not in said
 

@@ -10,7 +10,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SOURCES
+from conftest import SOURCES, free_port
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
@@ -197,6 +196,7 @@ class Runner:
     def __init__(self, media_root, broken_root):
         self.roots = {"broken": break_behind_headers(media_root, broken_root)}
         self.media_root, self.figures, self.random = media_root, Counter(), random.Random(os.environ.get("OMNIDALI_SEED"))
+        self.ports = contextlib.ExitStack()
         self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMNIDALI_SMALL_NETWORK": "1"}
         self.server = subprocess.Popen([sys.executable, RECORDER, "serve"], text=True, bufsize=1, env=self.environment,
                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -217,12 +217,10 @@ class Runner:
                 parent = subprocess.Popen([
                     sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks),
                     RECORDER, str(record), *arguments], stdout=output, stderr=output, env=self.environment)
-            wait_for = [lambda: parent.wait(100)]
+            wait_for = [lambda: parent.wait(600)]
             family = lambda: [parent.pid, *children(parent.pid)]  # noqa: E731
         else:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
+            port = self.ports.enter_context(free_port())
             started = [self.ask(folder=str(record), arguments=arguments, log=str(log), environment={
                 "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}) for rank in range(ranks)]
@@ -230,9 +228,9 @@ class Runner:
             family = lambda: started  # noqa: E731
         if kill is not None:
             kill(record, folder / "run" / "checkpoints", family)
-            for process in family():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
+            members = family()
+            send(members, signal.SIGSTOP)  # or those that are left would hear of the first one's end
+            send(members, signal.SIGKILL)
         codes = [wait() for wait in wait_for]
         assert kill is not None or set(codes) == {0}, log.read_text()[-3000:]
         assert set(codes) <= {0, -signal.SIGKILL}, log.read_text()[-3000:]
@@ -262,9 +260,17 @@ def break_behind_headers(media_root, root):
 def children(parent):
     """Every process below this one."""
     found = []
-    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
-        found += [int(child), *children(child)]
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+            found += [int(child), *children(child)]
     return found
+
+
+def send(family, number):
+    """A signal to those of them that are left."""
+    for process in family:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)
 
 
 def alive(family):
@@ -296,8 +302,13 @@ def in_a_save(after, name="*.part"):
     def wait(record, checkpoints, family):
         while alive(family) and lines_of(record) < after:
             time.sleep(0.001)
-        while alive(family) and not any(checkpoints.glob(name)):
-            pass
+        while alive(family):
+            if any(checkpoints.glob(name)):
+                members = family()
+                send(members, signal.SIGSTOP)
+                if any(checkpoints.glob(name)):
+                    return
+                send(members, signal.SIGCONT)  # the save was over before the signal came
     return wait
 
 
@@ -347,7 +358,8 @@ def runner(media_root, request, tmp_path_factory):
     runner = Runner(media_root, tmp_path_factory.mktemp("broken") / "media")
     yield runner
     runner.server.stdin.close()
-    runner.server.wait(20)
+    runner.server.wait(300)
+    runner.ports.close()
     if runner.figures["kills"]:
         figures = {name: runner.figures[name] for name in ("kills", "kills_in_saves", "resumes", "steps_compared",
                                                            "steps_consumed_again", "steps_differing", "runs",
@@ -425,7 +437,7 @@ def test_kills_and_broken_files(runner, whole_runs, tmp_path):
     for folder in (tmp_path, whole_runs("broken")[0]):
         rows = [json.loads(line) for line in (folder / "run" / "quarantine.jsonl").read_text().splitlines()]
         states[folder] = {row["path"]: row["state"] for row in rows}
-        assert len(rows) == len(states[folder])
+        assert len(rows) == len({(row["path"], row["state"]) for row in rows})
     assert states[tmp_path].keys() >= {str(runner.roots["broken"] / "photos" / f"{n}.jpg") for n in (2, 5, 6, 11)}
     assert "quarantined" in states[tmp_path].values()
 

@@ -5,7 +5,6 @@ import csv
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import free_port
 from test_crashes import small_disk
 
 from omnidali import cli
@@ -448,15 +448,13 @@ sys.exit(cli.main(sys.argv[1:]))
 
 
 def run_ranks(arguments, world_size, die=0):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(die), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank),
-             "LOCAL_WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-             "OMP_NUM_THREADS": "1"}) for rank in range(world_size)]
-    return [(process, *process.communicate(timeout=120)) for process in processes]
+    with free_port() as port:
+        processes = [subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(die), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, env={**os.environ, "RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank),
+                            "LOCAL_WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+                            "OMP_NUM_THREADS": "1"}) for rank in range(world_size)]
+        return [(process, *process.communicate(timeout=600)) for process in processes]
 
 
 def count_scores(folder):

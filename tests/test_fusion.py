@@ -429,7 +429,7 @@ def test_a_class_without_a_readable_file_gets_another(tmp_path):
 
 @pytest.mark.parametrize("decode", ["cpu", "dali"])
 def test_a_hanging_file_is_given_up(tmp_path, decode, caplog, monkeypatch):
-    """Its time passes 30 times as fast: good files may need more than a second where the machine is starved."""
+    """Its time passes 15 times as fast: good files may need more than a second where the machine is starved."""
     table, source, pics = photo_source(tmp_path, decode)
     hanging, in_flight = [str(pics / f"{n}.png") for n in (3, 6)], Job.in_flight.fget
     for path in hanging:
@@ -438,20 +438,20 @@ def test_a_hanging_file_is_given_up(tmp_path, decode, caplog, monkeypatch):
 
     def hurried(job):
         flight = in_flight(job)
-        return flight and (*flight[:2], flight[2] * (30 if flight[0].path in hanging else 1))
+        return flight and (*flight[:2], flight[2] * (15 if flight[0].path in hanging else 1))
 
     monkeypatch.setattr(Job, "in_flight", property(hurried))
     began, before = time.monotonic(), threading.active_count()
     with open_photos(table, source, limits=Limits(1.0, hang_seconds=30.0, stall_seconds=0.6)) as batches:
         assert len(clips_by_slot(batches)) == 32
         assert batches.stats()["web"].bad_files == 2
-    assert time.monotonic() - began < 25
+    assert time.monotonic() - began < 60
     assert caplog.text.count("not read and decoded within 30 s") == 2
     stalls = [record.message for record in caplog.records if "no batch for 0.6 s" in record.message]
     assert all(stall.startswith("rank 0: ") and "waits for source web" in stall for stall in stalls)
     assert any(str(pics) in stall for stall in stalls)
     gc.collect()
-    assert not [thing for thing in gc.get_objects() if isinstance(thing, Started)]  # the threads hang, and hold no batch
+    assert not [thing for thing in gc.get_objects() if type(thing) is Started]  # the threads hang, and hold no batch
     for path in hanging:  # let the threads go
         os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
     end = time.monotonic() + 5
