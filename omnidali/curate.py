@@ -25,6 +25,7 @@ from omnidali.demo.world import TRUTH
 from omnidali.environment import write_record
 from omnidali.errors import UserError
 from omnidali.loading.data import make_plan, open_data
+from omnidali.planning.resampling import without_part
 from omnidali.programs import run_program
 from omnidali.settings import dump_config, load_config
 from omnidali.training.checkpoint import LAST
@@ -61,7 +62,8 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
         rounds: of filter and student, each with the student of the round before as its teacher.
         filtering, deduplicating: more options of those commands.
         together: whether all networks that were trained before a filter are its teacher, as an ensemble.
-        folds: students that judge in the next round, each what it held out of the crawl; 1: the one that held out none.
+        folds: students that judge in the next round instead of the one that held out none, each what it held out of the
+            crawl; 1: that one.
 
     Raises:
         UserError: if a program failed, there is nothing to filter or to compare on, or an option would do nothing.
@@ -73,6 +75,10 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
     if folds < 1 or folds > 1 == rounds:
         raise UserError("--folds", "1 or more, and --rounds of 2 or more, as the first teacher is the target's network",
                         f"--folds {folds} --rounds {rounds}", "Correct the numbers.")
+    held = next((name for name, source in config.sources.items() if source.hold_out), None)
+    if held:
+        raise UserError(f"sources.{held}.hold_out", "none, as networks of the road see and judge the whole crawl",
+                        str(list(config.sources[held].hold_out)), "Remove it; --folds holds parts out.")
     if config.evaluation.source is None:
         raise UserError("evaluation.source", "labelled data to compare on", "nothing", "Add it to the config.")
     target, *web = config.sources
@@ -146,10 +152,14 @@ def _student(config: Config, epochs: float, ranks: int) -> Config:
 
 
 def _without(config: Config, part: int, parts: int) -> Config:
-    """The config with a part of every source but the target held out."""
-    target, *web = config.sources
-    return replace(config, sources=MappingProxyType({target: config.sources[target], **{
-        name: replace(config.sources[name], hold_out=(part, parts)) for name in web}}))
+    """The config with a part of every source but the target held out.
+
+    A source of which nothing is left is not there: a network that has seen nothing of it may judge all of it.
+    """
+    target, *web = open_data(config).tables
+    held = {table.name: replace(config.sources[table.name], hold_out=(part, parts)) for table in web
+            if len(without_part(table, (part, parts)))}
+    return replace(config, sources=MappingProxyType({target.name: config.sources[target.name], **held}))
 
 
 def _train(config: Config, row: Row, out: Path, name: str, seed: int, ranks: int, crawl: Config | None = None) -> Path:

@@ -91,6 +91,24 @@ def test_students_judge_what_they_held_out(media_root, tmp_path, faked):
     assert second == ["target-seed0", "everything-seed0", *without]
 
 
+def test_what_a_student_cannot_hold_out_in_part_it_does_not_see(media_root, tmp_path):
+    (tmp_path / "one.txt").write_text("0.jpg 0\n")
+    (tmp_path / "c.yaml").write_text(SMALL + "train: {batch: 6, steps: 4}\n")
+    config = load_config(str(tmp_path / "c.yaml"), [f"data_root={media_root}", f"run_dir={tmp_path / 'run'}"])
+    assert [list(curate._without(config, part, 3).sources) for part in (1, 2, 3)] == 3 * [["clips", "photos"]]
+    config = load_config(str(tmp_path / "c.yaml"), [f"data_root={media_root}", f"run_dir={tmp_path / 'run'}",
+                                                    f"sources.photos.list={tmp_path / 'one.txt'}"])
+    assert sorted(len(curate._without(config, part, 3).sources) for part in (1, 2, 3)) == [1, 2, 2]
+
+
+def test_a_road_holds_nothing_out_by_itself(media_root, tmp_path, faked, capsys):
+    (tmp_path / "c.yaml").write_text(SMALL + EVALUATION + "train: {batch: 6, steps: 4}\n")
+    assert cli.main(["curate", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "out"), "--set",
+                     f"data_root={media_root}", "sources.photos.hold_out=[1,2]"]) == 2
+    assert "sources.photos.hold_out: expected none, as networks of the road" in capsys.readouterr().err
+    assert not faked
+
+
 def test_a_student_teaches_the_next_round(media_root, tmp_path, faked, capsys, monkeypatch):
     (tmp_path / "c.yaml").write_text(SMALL + EVALUATION + "train: {batch: 6, steps: 4}\n")
     out = tmp_path / "out"

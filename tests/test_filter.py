@@ -24,6 +24,7 @@ from omnidali.catalog.items import flatten
 from omnidali.catalog.scores import Scorer, ScoreStore
 from omnidali.catalog.store import SourceTable, connect
 from omnidali.curation.rules import Rules, cut_offs, judge, opinion_of
+from omnidali.curation.scoring import load_teacher
 from omnidali.errors import UserError
 from omnidali.evaluation.forward import run_over
 from omnidali.evaluation.score import score_items
@@ -272,10 +273,16 @@ def test_who_held_a_part_out_judges_that_part_alone(world, filtered, flat, tmp_p
         rows = rows_of(tmp_path / "out/photos_kept.csv") + rows_of(tmp_path / "out/photos_dropped.csv")
         return {int(Path(row["path"]).stem): float(row["probability"]) for row in rows if row["probability"]}
 
+    for number in (1, 2, 3):
+        torch.save({"state_dict": networks[number].state_dict(), "classes": NAMES}, tmp_path / f"{number} of all.pt")
+        assert cli.main(["export", "--checkpoint", str(tmp_path / f"{number}.pt"), "--out", str(tmp_path / "out.pth")]) == 0
+        assert load_teacher(tmp_path / "out.pth", 1).hold_outs == ({"photos": (number, 3), "another": (1, 2)},)
+    assert ask(*(f"{number} of all" for number in (3, 1, 2))) == 0  # their scores are not taken for those below
     # a config that holds a part out itself is scored whole
     assert ask(3, 1, 2, sets=["sources.photos.hold_out=[1,3]"]) == 0
     assert told() == pytest.approx({n: by_network[part[n]][n, n % 4] for n in range(BROKEN)}, abs=1e-3)
-    assert "photos: networks that held out a part of it judge that part alone" in capsys.readouterr().out
+    told_last = capsys.readouterr().out.rpartition("photos: networks that held out a part of it judge that part alone")
+    assert told_last[1] and f"{BROKEN} scored now" in told_last[2]
     assert ask(0, 1, 2, 3) == 0
     assert told() == pytest.approx({n: (by_network[0] + by_network[part[n]])[n, n % 4] / 2 for n in range(BROKEN)}, abs=1e-3)
     assert ask(0, 1) == 0  # a network that has seen nothing of the source is enough

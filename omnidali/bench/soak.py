@@ -34,6 +34,7 @@ _POINTS = 48  # of the memory curve in the record
 _SAMPLES = 200  # of a run, but not more than one a second
 _DAMAGED = "damaged.json"
 _FIRST_STEPS = 8  # of a loader that is opened and closed before, so that libraries have started their threads
+_PATIENCE = 900.0  # seconds until all have opened their loaders, or one of them never will
 _MEDDLED = 0.85  # of the time; later a bad file might not be asked for any more
 
 
@@ -65,7 +66,7 @@ def soak(out: str | Path, minutes: float, clips: int | None = None, seed: int = 
         raise RuntimeError(f"making the media ended with exit code {making.exitcode}")
     _, late = choose_damages(out / "media", seed)
     # a rank that opens its loader late would rightly forget what a quick one has just named, if that changes meanwhile
-    begun = processes.Barrier(ranks + 1)
+    begun = processes.Barrier(ranks + 1, timeout=_PATIENCE)
     meddling = processes.Process(target=meddle, args=(out, late, _MEDDLED * 60 * minutes, seed, begun))
     meddling.start()
     try:

@@ -150,7 +150,8 @@ class SourceTable:
     def owners(self) -> Iterator[str]:
         """Yield what each row is of: the path of its file below the source's root, or the long video of its part files.
 
-        All lists agree on it, and so do a long video and its pieces, where they are rows of their own.
+        All lists below the same root agree on it, and so do a long video and its pieces, where they are rows of their
+        own; files that were cut or moved have other names.
 
         Raises:
             UserError: if another run with other lists has taken a file out of the catalog.
@@ -285,7 +286,7 @@ class CatalogReader:
             for start in range(0, len(records), _ASKED):
                 ids = records[start:start + _ASKED].tolist()
                 files = media_files(self._db, self.path, set(ids))
-                yield from (videos.get(record) or files[record][1] for record in ids)
+                yield from (os.path.normpath(videos.get(record) or files[record][1]) for record in ids)
         except (sqlite3.Error, Damaged) as error:
             raise damage(self.path, error) from None
 

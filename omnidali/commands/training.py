@@ -33,8 +33,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     curate.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run of everything for each (default: 0)")
     curate.add_argument("--rounds", type=int, default=1, help="of filter and student; a student is the next round's"
                         " teacher (default: %(default)s)")
-    curate.add_argument("--together", action="store_true", help="let all networks trained so far judge as one, also the"
-                        " one of everything (default: the last student alone; the first time, the target's network)")
+    curate.add_argument("--together", action="store_true", help="let the networks trained so far judge as one, also the"
+                        " one of everything; with --folds, the K instead of the student beside them (default: the last student alone; the first time, the target's network)")
     curate.add_argument("--folds", type=int, default=1, metavar="K", help="let K more students judge in the next round,"
                         " each the part of the crawl that it was not trained on (default: the student judges all)")
     curate.add_argument("--ranks", type=int, default=1, help="processes of a program (default: %(default)s)")
@@ -83,6 +83,8 @@ def _export(options: argparse.Namespace) -> None:
     from omnidali.training.checkpoint import load_checkpoint
     state = load_checkpoint(options.checkpoint, inside="best.pt")
     meta = {"CLASSES": list(state.get("classes") or []), **(state.get("model") or {})}
+    if state.get("hold_out"):  # what `filter` has to know
+        meta["hold_out"] = state["hold_out"]
     weights = best_weights(state)
     export_weights(weights, options.out, meta)
     print(f"{len(weights)} tensors{', averaged weights' if state.get('ema') else ''}: {options.out}")

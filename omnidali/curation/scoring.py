@@ -40,19 +40,26 @@ class Teacher:
 
     Attributes:
         models: in evaluation mode. is_3d: whether they look at several frames at a time.
-        digest: of their weights. path: of their file, or files. name: for people.
+        digests: of their weights, by model. path: of their file, or files. name: for people.
         classes: names that the checkpoint carries; empty where it carries none. outputs: their number.
         hold_outs: by model, (part, parts) by the name of a source of which its training saw all but that part.
     """
 
     models: tuple[torch.nn.Module, ...]
     is_3d: bool
-    digest: str
+    digests: tuple[str, ...]
     path: str
     name: str
     classes: tuple[str, ...]
     outputs: int
     hold_outs: tuple[Mapping[str, tuple[int, int]], ...]
+
+    @property
+    def digest(self) -> str:
+        """Of all weights, whatever the order of the models."""
+        if len(self.digests) == 1:
+            return self.digests[0]
+        return hashlib.sha256("".join(sorted(self.digests)).encode()).hexdigest()
 
     @property
     def clip_len(self) -> int | None:
@@ -152,11 +159,11 @@ def load_teachers(checkpoints: Sequence[str | Path], clip_len: int) -> Teacher:
                                 _text(another), "Filter with each of them alone.")
     if not others:
         return first
-    digest = hashlib.sha256("".join(sorted(teacher.digest for teacher in teachers)).encode()).hexdigest()
     path, name = (" + ".join(getattr(teacher, of) for teacher in teachers) for of in ("path", "name"))
     classes = next((teacher.classes for teacher in teachers if teacher.classes), ())
-    models, hold_outs = (sum((getattr(teacher, of) for teacher in teachers), ()) for of in ("models", "hold_outs"))
-    return Teacher(models, first.is_3d, digest, path, name, classes, first.outputs, hold_outs)
+    models, digests, hold_outs = (sum((getattr(teacher, of) for teacher in teachers), ())
+                                  for of in ("models", "digests", "hold_outs"))
+    return Teacher(models, first.is_3d, digests, path, name, classes, first.outputs, hold_outs)
 
 
 def load_teacher(checkpoint: str | Path, clip_len: int) -> Teacher:
@@ -177,7 +184,7 @@ def load_teacher(checkpoint: str | Path, clip_len: int) -> Teacher:
     classes = state.get("classes") or (meta.get("CLASSES") if isinstance(meta, dict) else None) or ()
     classes = tuple(classes) if len(classes) == architecture.classes and all(
         isinstance(name, str) for name in classes) and not _are_numbers(classes) else ()
-    return Teacher((model.eval(),), isinstance(model, SlowOnly), digest_of(weights), str(checkpoint),
+    return Teacher((model.eval(),), isinstance(model, SlowOnly), (digest_of(weights),), str(checkpoint),
                    Path(checkpoint).name, classes, architecture.classes, (_hold_outs(state, checkpoint),))
 
 
@@ -200,6 +207,10 @@ def make_task(teacher: Teacher, table: SourceTable, source: MediaConfig, config:
         table = flatten(config.catalog_path, table)
     settings = {"clip_len": clip.clip_len, "frame_interval": clip.frame_interval, **dataclasses.asdict(views),
                 "precision": config.train.precision}
+    juries = sorted((digest, *held[table.name]) for digest, held in zip(teacher.digests, teacher.hold_outs)
+                    if table.name in held)
+    if juries:  # the same weights without a word of what they held out judge otherwise
+        settings["held_out"] = juries
     scorer = Scorer(teacher.digest, teacher.name, tuple(names), json.dumps(settings))
     return Task(table, source, clip, views, scorer)
 
@@ -257,8 +268,9 @@ def _is_short(catalog: str, name: str, source: MediaConfig) -> bool:
 
 
 def _hold_outs(state: Mapping, checkpoint: str | Path) -> dict[str, tuple[int, int]]:
-    """What a checkpoint of ours says of the parts that it was not trained on."""
-    held = state.get("hold_out", {})
+    """What a checkpoint of ours, or one exported from it, says of the parts that it was not trained on."""
+    meta = state.get("meta")
+    held = state.get("hold_out") or (meta.get("hold_out") if isinstance(meta, dict) else None) or {}
     try:
         read = {str(name): (int(part), int(parts)) for name, (part, parts) in held.items()}
         if all(1 <= part <= parts for part, parts in read.values()):

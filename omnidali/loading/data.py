@@ -67,24 +67,24 @@ def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True,
 
     names, summary = ranks.on_main(build)
     reader = CatalogReader(config.catalog_path)
-    tables = {}
+    tables, highest = {}, {}
     for name, source in sources.items():
         table = reader.table(name)
         if (table.labels < 0).any():
             raise UserError(key_of(name), "a label for every file", "files without label",
                             "Use class folders or a list.")
+        highest[name] = int(table.labels.max())  # of what is held out, too: networks of other parts have the same outputs
         part = fraction_of(table, getattr(source, "fraction", 1.0), config.seed)
         tables[name] = without_part(part, getattr(source, "hold_out", None))
         if not len(tables[name]):
             raise UserError(f"{key_of(name)}.hold_out", "samples outside of that part", f"none of {len(part):,}",
                             "Hold out a smaller part.")
     evaluation = tables.pop(EVALUATION, None)
-    known = list(tables.values()) or [evaluation]
-    classes = len(names) if names else 1 + max(int(table.labels.max()) for table in known)
-    for table in (*known, evaluation):
-        if table is not None and table.labels.max() >= classes:
+    classes = len(names) if names else 1 + max(highest[name] for name in tables or highest)
+    for name, label in highest.items():
+        if label >= classes:
             expected = f"labels below {classes}, the number of classes of the training sources"
-            raise UserError(key_of(table.name), expected, str(table.labels.max()), "Correct the list.")
+            raise UserError(key_of(name), expected, str(label), "Correct the list.")
     return Data(tuple(tables.values()), evaluation, tuple(names or map(str, range(classes))), bool(names),
                 tuple(summary))
 
