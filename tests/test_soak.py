@@ -7,7 +7,7 @@ import pytest
 from omnidali import cli
 from omnidali.bench import verdicts
 from omnidali.bench.faults import EXACT, FAILS, UNSURE
-from omnidali.bench.soak import soak
+from omnidali.bench.soak import judge, soak
 from omnidali.bench.soak_media import Damage
 from omnidali.bench.verdicts import Sample
 
@@ -63,6 +63,18 @@ def test_names_that_are_missing_twice_or_wrong_are_told():
     for wrong in ("good", "fine"):
         assert failing(("bad", 150), (wrong, 160)) == ["good files that were named"]
     assert failing(("bad", 90)) == ["good files that were named"]  # before it went bad
+
+
+def test_a_soak_of_seconds_says_nothing_of_leaks(tmp_path):
+    (tmp_path / "damaged.json").write_text("[]")
+    rows = [[*vars(sample).values()] for sample in SAMPLES]
+    seen = [{"asked": {}, "steps": 180, "clips": 64 * 180, "wrong": 0, "uneven": 0, "stats": {"s": {}}, "away": 0.0,
+             "samples": rows[:count], "seconds": float(count), "before": COUNTS, "closed": COUNTS} for count in (180, 8)]
+    verdict = {verdict.name: verdict for verdict in judge(tmp_path, seen, 1)}
+    assert not verdict["resident memory"].passed and "too few" in verdict["resident memory"].figure
+    assert verdict["steps"].passed and "threads while it runs" not in verdict
+    verdict = {verdict.name: verdict for verdict in judge(tmp_path, seen[:1], 1)}
+    assert verdict["resident memory"].passed and verdict["threads while it runs"].passed
 
 
 def test_foreign_folders_are_left_alone(tmp_path, capsys):
