@@ -9,7 +9,7 @@ from test_programs import CONFIG
 
 from omnidali import cli
 from omnidali.bench import compare as comparing
-from omnidali.bench import workloads
+from omnidali.bench import decode, workloads
 from omnidali.bench.job import Job
 from omnidali.bench.measure import CODEC, OURS, check_frames, measure, wanted_frames
 from omnidali.bench.plan import bench_plan
@@ -130,18 +130,19 @@ def test_bench_mistakes(tmp_path, capsys):
 
 def test_bench_plan(tmp_path):
     small, large = bench_plan(tmp_path, [100, 100_000])
-    assert large["rows"] == 100_000 and large["warm_start_seconds"] < 60 and small["ms_per_step"] > 0
+    assert large["rows"] == 100_000 and large["warm_start_seconds"] < 10 and small["ms_per_step"] > 0
     assert large["first_batch_seconds"] > large["warm_start_seconds"] and large["table_mb"] > 1
 
 
-def test_bench_decode(small, tmp_path, capsys):
+def test_bench_decode(small, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(decode, "_REPEATS", 25)  # the quickest of five may be disturbed where other tests run
     assert cli.main(["bench", "decode", "--out", str(tmp_path), "--media", "jpeg", "h264-gop8"]) == 0
     video, photo = map(json.loads, (tmp_path / "records.jsonl").read_text().splitlines())
     assert (video["media"], photo["media"]) == ("h264-gop8", "jpeg")
     for name in ("open_ms", "index_ms", "frame_ms", "passed_packet_ms", "bytes_per_frame"):
         assert video[name] > 0
     assert video["index_ms"] < video["open_ms"]  # what the index is for
-    assert photo["half_the_area_ms"] > 0 and photo["whole_ms"] > 0  # a fifth apart: less than a busy machine's noise
+    assert 0 < photo["half_the_area_ms"] < photo["whole_ms"]
     assert cli.main(["bench", "decode", "--out", str(tmp_path), "--media", "x"]) == 2
     assert "expected beginnings of: " in capsys.readouterr().err
 
