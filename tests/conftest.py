@@ -17,6 +17,7 @@ from omnidali.catalog.files import FileSpan
 from omnidali.catalog.probe import probe_image, probe_video
 from omnidali.catalog.store import CatalogReader, Media
 from omnidali.config import SourceConfig
+from omnidali.loading.workers import Job
 
 torch.set_num_threads(1)
 settings.register_profile("unhurried", deadline=None)  # a machine that stalls is no counterexample
@@ -39,6 +40,17 @@ def free_port():
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]
+
+
+def hurry(monkeypatch, paths, factor):
+    """Let the time of hanging files pass so much faster: good ones may need long where the machine is starved."""
+    in_flight = Job.in_flight.fget
+
+    def hurried(job):
+        flight = in_flight(job)
+        return flight and (*flight[:2], flight[2] * (factor if flight[0].path in paths else 1))
+
+    monkeypatch.setattr(Job, "in_flight", property(hurried))
 
 
 class InProcess:

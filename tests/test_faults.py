@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import hurry
 
 from omnidali.bench.faults import BASES, EXACT, FAILS, FAULTS, REFUSED, REPLACED, UNSURE, hang, let_go
 from omnidali.bench.media import read_numbers
@@ -22,7 +23,6 @@ from omnidali.errors import CannotDecode
 from omnidali.loading.faults import Limits
 from omnidali.loading.fusion import FusionIterator
 from omnidali.loading.quarantine import Quarantine
-from omnidali.loading.workers import Job
 from omnidali.planning.plan import TrainPlan
 from pipelines.feeds import MEAN, STD
 
@@ -163,14 +163,8 @@ def test_behind_the_probe(healthy, tmp_path, monkeypatch, decode, name):
     fault = FAULTS[name]
     whole = healthy[fault.base, decode]
     plan, table, number = whole.plan, whole.plan.tables[0], int(Path(whole.path).name.partition(".")[0])
-    if fault.apply is hang:  # its time passes 60 times as fast: good files may need more than half a second
-        in_flight = Job.in_flight.fget
-
-        def hurried(job):
-            flight = in_flight(job)
-            return flight and (*flight[:2], flight[2] * (60 if flight[0].path == whole.path else 1))
-
-        monkeypatch.setattr(Job, "in_flight", property(hurried))
+    if fault.apply is hang:
+        hurry(monkeypatch, [whole.path], 60)
     with damaged(Path(whole.path), fault, number):
         clips, batches, figures = whole.load(Quarantine(tmp_path / "quarantine.jsonl"))
     assert [len(batch) for batch in batches] == [8] * STEPS and clips.keys() == whole.slots.keys()

@@ -180,12 +180,13 @@ def load_teacher(checkpoint: str | Path, clip_len: int) -> Teacher:
     architecture = tell_architecture(weights, checkpoint)
     model = build_model(architecture.config, architecture.classes, clip_len)
     load_weights(model, {**state, "state_dict": weights}, str(checkpoint))
-    meta = state.get("meta")
-    classes = state.get("classes") or (meta.get("CLASSES") if isinstance(meta, dict) else None) or ()
+    meta = state.get("meta") if isinstance(state.get("meta"), dict) else {}  # of what was exported, and the reference's
+    classes = state.get("classes") or meta.get("CLASSES") or ()
     classes = tuple(classes) if len(classes) == architecture.classes and all(
         isinstance(name, str) for name in classes) and not _are_numbers(classes) else ()
+    held = _hold_outs(state.get("hold_out") or meta.get("hold_out") or {}, checkpoint)
     return Teacher((model.eval(),), isinstance(model, SlowOnly), (digest_of(weights),), str(checkpoint),
-                   Path(checkpoint).name, classes, architecture.classes, (_hold_outs(state, checkpoint),))
+                   Path(checkpoint).name, classes, architecture.classes, (held,))
 
 
 def source_to_score(teacher: Teacher, source: MediaConfig, data_root: str, window: float | None) -> MediaConfig:
@@ -267,10 +268,8 @@ def _is_short(catalog: str, name: str, source: MediaConfig) -> bool:
                                    and all(item.unit for item in read_items(catalog, name)))
 
 
-def _hold_outs(state: Mapping, checkpoint: str | Path) -> dict[str, tuple[int, int]]:
-    """What a checkpoint of ours, or one exported from it, says of the parts that it was not trained on."""
-    meta = state.get("meta")
-    held = state.get("hold_out") or (meta.get("hold_out") if isinstance(meta, dict) else None) or {}
+def _hold_outs(held: object, checkpoint: str | Path) -> dict[str, tuple[int, int]]:
+    """What a checkpoint says of the parts that it was not trained on, checked."""
     try:
         read = {str(name): (int(part), int(parts)) for name, (part, parts) in held.items()}
         if all(1 <= part <= parts for part, parts in read.values()):
