@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from omnidali.demo.scene import ACTIONS, Scene
 from omnidali.errors import UserError
+from omnidali.x264 import repeatable
 
 _SIZES = ((160, 120), (192, 108), (144, 144), (112, 168), (176, 132), (208, 118), (120, 160))
 _RATES = (12, 15, 24, 25, 30)
@@ -248,7 +249,8 @@ def _write_photo(target: Path, item: Item, action, rng: np.random.Generator) -> 
 def _write_video(target: Path, frames, rate: int, codec: tuple) -> None:
     """Encode RGB frames; the muxer is told to write no random ids."""
     name, _, options = codec
-    options = dict(options)
+    options = repeatable(options) if name == "libx264" else dict(options)
+
     with av.open(str(target), "w", options={"fflags": "+bitexact"}) as container:
         stream = None
         for picture in frames:
