@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 OK = "ok"  # the state of a file that is used; any other but "new" is the reason for which it is not
@@ -14,7 +15,7 @@ MAX_PIXELS = 89_478_485  # about 256 MiB as RGB; a small file can claim far more
 MAX_SIDE = 65_535  # of JPEG's format, and of the catalog's columns
 MAX_IMAGE_BYTES = 1 << 28  # a photo is read whole; more than the largest picture has as RGB is no photo
 MAX_HEADER_BYTES = 1 << 24  # of a photo's metadata: profiles, thumbnails and depth maps take a few megabytes
-MAX_SEGMENTS = 4096  # of a JPEG before its picture; a 16 MiB header in full ones has 256
+MAX_SEGMENTS = 4096  # of a JPEG before its picture, or of a PNG or WebP; a 16 MiB header in full ones has 256
 MAX_VIDEO_PIXELS = 35_651_584  # a frame of level 6.2, the highest of HEVC and AV1; decoders hold up to 16 of them
 MAX_VIDEO_SECONDS = 48 * 3600  # what timestamps span; windows are cut along them, so a claim would become memory
 MAX_VIDEO_FRAMES = 1 << 22  # 19 hours at 60 a second; the probe keeps 200 bytes a packet until it is done
@@ -27,6 +28,7 @@ VIDEO_DECODERS = ("h264", "hevc", "libdav1d", "av1", "vp8", "vp9", "libvpx", "li
 # a segment's marker that has a length behind it: neither stuffing (00, 01) nor a restart or start of image (D0 to D8)
 _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive: what every libjpeg-turbo decodes
+_WEBP_ANIMATED, _WEBP_EXIF = 0x02, 0x08  # flags of an extended header
 
 
 class Refused(Exception):
@@ -37,12 +39,17 @@ class Refused(Exception):
 class ImageHeader:
     """Size of an image as a viewer shows it, after EXIF rotation.
 
-    ``codec`` is ``jpeg``, ``png`` or ``webp``, or ``jpeg:cmyk`` for four-component JPEG.
+    Attributes:
+        codec: ``jpeg``, ``png`` or ``webp``; ``jpeg:cmyk`` for four-component JPEG, ``png:rotated`` and
+            ``webp:rotated`` where the pixels do not lie as they are shown.
+        orientation: EXIF's, 1 to 8, by which a PNG or WebP is turned once it is decoded. Of a JPEG it is 1: its
+            decoders turn it.
     """
 
     codec: str
     width: int
     height: int
+    orientation: int = 1
 
 
 def sniff_video(head: bytes) -> str:
@@ -97,11 +104,12 @@ def describe_head(head: bytes) -> str:
     return "unknown bytes"
 
 
-def read_image_header(data: bytes) -> ImageHeader:
+def read_image_header(data: bytes, whole: bool = True) -> ImageHeader:
     """Parse the header of a JPEG, PNG or WebP file.
 
     Args:
-        data: the file from its start; the first 256 KiB are enough unless metadata is larger.
+        data: the file from its start; the first 256 KiB are enough unless metadata is larger or behind the picture.
+        whole: whether there is no more to be had: an orientation that does not come is 1 then, not cut off.
 
     Raises:
         Refused: for other formats, cut headers, kinds that no decoder here takes, and pictures over the limits.
@@ -110,9 +118,9 @@ def read_image_header(data: bytes) -> ImageHeader:
         if data.startswith(b"\xff\xd8\xff"):
             header = _jpeg(data)
         elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-            header = _png(data)
+            header = _png(data[:MAX_HEADER_BYTES], whole)
         elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-            header = _webp(data)
+            header = _webp(data[:MAX_HEADER_BYTES], whole)
         else:
             raise Refused(f"not a JPEG, PNG or WebP image: {describe_head(data[:HEAD_BYTES])}")
     except (struct.error, IndexError):
@@ -137,10 +145,13 @@ def check_video(seconds: float, frames: int) -> None:
         raise Refused(f"longer than {MAX_VIDEO_SECONDS // 3600} hours")
 
 
-def _png(data: bytes) -> ImageHeader:
+def _png(data: bytes, whole: bool) -> ImageHeader:
     if data[12:16] != b"IHDR"[:len(data[12:16])]:
         raise Refused("PNG without a header")
-    return ImageHeader("png", *struct.unpack_from(">II", data, 16))
+    width, height = struct.unpack_from(">II", data, 16)
+
+    exif = _find_chunk(data, 8, b"eXIf", _png_chunk, whole)
+    return _turned("png", width, height, _exif_orientation(exif))
 
 
 def _jpeg(data: bytes) -> ImageHeader:
@@ -181,13 +192,17 @@ def _exif_orientation(tiff: bytes) -> int:
     return 1
 
 
-def _webp(data: bytes) -> ImageHeader:
-    chunk = data[12:16]
+def _webp(data: bytes, whole: bool) -> ImageHeader:
+    chunk, exif = data[12:16], b""
     if chunk == b"VP8X":
-        if data[20] & 2:
+        flags = data[20]
+        if flags & _WEBP_ANIMATED:
             raise Refused("animated WebP")
         width = int.from_bytes(data[24:27], "little") + 1
         height = int.from_bytes(data[27:30], "little") + 1
+        if flags & _WEBP_EXIF:
+            size = 8 + int.from_bytes(data[4:8], "little")
+            exif = _find_chunk(data[:size], 12, b"EXIF", _riff_chunk, whole or len(data) >= size)
     elif chunk == b"VP8L":
         bits, = struct.unpack_from("<I", data, 21)
         width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
@@ -197,4 +212,48 @@ def _webp(data: bytes) -> ImageHeader:
         width, height = (value & 0x3FFF for value in struct.unpack_from("<HH", data, 26))
     else:
         raise Refused("WebP without a picture")
-    return ImageHeader("webp", width, height)
+    return _turned("webp", width, height, _exif_orientation(exif.removeprefix(b"Exif\0\0")))
+
+
+def _turned(codec: str, width: int, height: int, orientation: int) -> ImageHeader:
+    """The header of a picture whose decoder does not turn it."""
+    if orientation >= 5:
+        width, height = height, width
+    return ImageHeader(codec if orientation == 1 else f"{codec}:rotated", width, height, orientation)
+
+
+def _find_chunk(data: bytes, position: int, wanted: bytes, chunk_at: Callable[[bytes, int], tuple[bytes, int, int]],
+                whole: bool) -> bytes:
+    """What the first chunk of a name holds; nothing where there is none.
+
+    Args:
+        position: of the first chunk.
+        chunk_at: gives the name of the chunk at a position, the bytes that it holds, and those that end it.
+
+    Raises:
+        Refused: if the data end before the chunk, and more is to be had.
+    """
+    for _ in range(MAX_SEGMENTS):
+        if position + 8 > len(data):
+            break
+        name, length, tail = chunk_at(data, position)
+        end = position + 8 + length
+        if name == b"IEND":
+            return b""
+        if name == wanted and end <= len(data):
+            return data[position + 8:end]
+        position = end + tail
+
+    if position + 8 > len(data) and not whole:
+        raise Refused("header cut off")
+    return b""
+
+
+def _png_chunk(data: bytes, position: int) -> tuple[bytes, int, int]:
+    length, name = struct.unpack_from(">I4s", data, position)
+    return name, length, 4  # a checksum
+
+
+def _riff_chunk(data: bytes, position: int) -> tuple[bytes, int, int]:
+    name, length = struct.unpack_from("<4sI", data, position)
+    return name, length, length % 2

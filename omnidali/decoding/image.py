@@ -12,7 +12,7 @@ from operator import sub
 import cv2
 import numpy as np
 
-from omnidali.catalog.gate import MAX_IMAGE_BYTES, Refused, read_image_header
+from omnidali.catalog.gate import MAX_IMAGE_BYTES, ImageHeader, Refused, read_image_header
 from omnidali.catalog.store import Media
 from omnidali.decoding.scale import cut_and_scale
 from omnidali.errors import CannotDecode
@@ -61,17 +61,17 @@ def decode_image(media: Media, boxes: np.ndarray, size: int, out: np.ndarray,
         raise CannotDecode(f"a picture of {header.width}x{header.height} where it had {media.width}x{media.height}")
     factor, sides = 1, None
     tops, lefts, bottoms, rights = boxes.T.tolist()  # plain numbers: arrays this small cost more than they save
-    if media.container == "jpeg":
+    if _is_jpeg(header):
         smallest = min(min(map(sub, bottoms, tops)), min(map(sub, rights, lefts)))
         factor = next((f for f in _REDUCED if smallest >= f * size), 1)
     if motions is not None:
         region, sides, matrices = through_region(motions, media.width, media.height, size)
         tops, lefts, bottoms, rights = region[:, None].tolist()
     picture, top, left = None, min(tops), min(lefts)
-    if media.codec == "jpeg" and factor == 1:
+    if media.codec == header.codec == "jpeg" and factor == 1:
         picture = _decode_part(data, media, top, left, max(bottoms), max(rights))
     if picture is None:
-        picture, top, left = _decode_whole(data, media, factor), 0, 0
+        picture, top, left = _decode_whole(data, media, factor, header), 0, 0
     boxes = [((y0 - top) // factor, (x0 - left) // factor, max(1, (y1 - top) // factor), max(1, (x1 - left) // factor))
              for y0, x0, y1, x1 in zip(tops, lefts, bottoms, rights)]
     if sides is not None:
@@ -82,6 +82,31 @@ def decode_image(media: Media, boxes: np.ndarray, size: int, out: np.ndarray,
         return
     for view, box in enumerate(boxes):
         cut_and_scale(picture, box, size, size, out[view, 0])
+
+
+def orientation_flag(header: ImageHeader) -> int:
+    """What OpenCV is told beside the colours: it turns a JPEG; which PNG and WebP it turns depends on its version.
+
+    They are left to :func:`upright`.
+    """
+    return 0 if _is_jpeg(header) else cv2.IMREAD_IGNORE_ORIENTATION
+
+
+def upright(picture: np.ndarray, orientation: int) -> np.ndarray:
+    """A decoded picture (H, W, C) as EXIF's orientation, 1 to 8, says that it is seen.
+
+    From 5 on the first row is seen as a column.
+
+    >>> upright(np.array([[[1], [2], [3]]]), 6).tolist()
+    [[[1]], [[2]], [[3]]]
+    """
+    if orientation >= 5:
+        picture = picture.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        picture = picture[::-1]
+    if orientation in (2, 3, 6, 7):
+        picture = picture[:, ::-1]
+    return np.ascontiguousarray(picture)
 
 
 def has_readable_header(data: bytes) -> bool:
@@ -119,11 +144,13 @@ def _decode_part(data: bytes, media: Media, top: int, left: int, bottom: int, ri
     return picture if picture is not None and picture.shape == (bottom - top, right - left, 3) else None
 
 
-def _decode_whole(data: bytes, media: Media, factor: int) -> np.ndarray:
+def _is_jpeg(header: ImageHeader) -> bool:
+    return header.codec.partition(":")[0] == "jpeg"
+
+
+def _decode_whole(data: bytes, media: Media, factor: int, header: ImageHeader) -> np.ndarray:
     try:
-        # only JPEG's orientation is honoured, as the header parser and viewers do
-        flags = cv2.IMREAD_COLOR_RGB if media.container == "jpeg" else \
-            cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        flags = cv2.IMREAD_COLOR_RGB | orientation_flag(header)
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED.get(factor, flags)) if data else None
         if factor > 1 and picture is not None:  # the reduced modes know no RGB
             picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
@@ -131,6 +158,8 @@ def _decode_whole(data: bytes, media: Media, factor: int) -> np.ndarray:
         raise CannotDecode(error.err) from None
     if picture is None:
         raise CannotDecode("OpenCV reads no picture in it")
+    picture = upright(picture, header.orientation)
+
     expected = (-(-media.height // factor), -(-media.width // factor))
     if picture.shape[:2] != expected:
         raise CannotDecode(f"{picture.shape[1]}x{picture.shape[0]} pixels where the header said "
