@@ -143,6 +143,41 @@ def test_random_resized_has_the_stated_distribution():
     assert 0.45 < area.mean() < 0.5 and abs(np.log(aspect).mean()) < 0.01
 
 
+def plain_random_resized(width, height, numbers, area):
+    """mmaction2's RandomResizedCrop.get_crop_bbox for one picture, said plainly; then top and left are made even."""
+    low, high = np.log(3 / 4), np.log(4 / 3)
+    for share, log_aspect, down, across in numbers.reshape(4, 10).T:
+        aspect = np.exp(low + log_aspect * (high - low))
+        target = (area[0] + share * (area[1] - area[0])) * (width * height)
+        w, h = max(1, round(np.sqrt(target * aspect))), max(1, round(np.sqrt(target / aspect)))
+        if w <= width and h <= height:
+            top, left = int(down * (height - h + 1)), int(across * (width - w + 1))
+            break
+    else:
+        w = h = min(width, height)
+        top, left = (height - h) // 2, (width - w) // 2
+    top, left = top // 2 * 2, left // 2 * 2
+    return [top, left, min(top + h, height), min(left + w, width)]
+
+
+@given(sizes=st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 3000)), min_size=1, max_size=30),
+       smallest=st.sampled_from([0.08, 0.5, 1.0]), seed=st.integers(0, 1000))
+@settings(max_examples=150)
+def test_random_resized_equals_the_plain_statement(sizes, smallest, seed):
+    widths, heights = np.array(sizes).T
+    numbers = Stream(seed, 0).uniform(Purpose.CROP, np.arange(len(sizes)), crops.RANDOM_RESIZED_NUMBERS)
+    boxes = crops.random_resized(widths, heights, numbers, (smallest, 1.0))
+    for (width, height), drawn, box in zip(sizes, numbers, boxes.tolist()):
+        assert box == plain_random_resized(width, height, drawn, (smallest, 1.0))
+
+
+def test_where_no_try_fits_the_central_square_is_seen():
+    widths, heights = np.array([1000, 50, 1001, 60]), np.array([50, 1000, 50, 40])
+    numbers = Stream(0, 0).uniform(Purpose.CROP, np.arange(4), crops.RANDOM_RESIZED_NUMBERS)
+    boxes = crops.random_resized(widths, heights, numbers, (1.0, 1.0))
+    assert boxes.tolist() == [[0, 474, 50, 524], [474, 0, 524, 50], [0, 474, 50, 524], [0, 10, 40, 50]]
+
+
 def test_three_crops_lie_along_the_longer_side():
     boxes = crops.three(np.array([340, 256]), np.array([256, 340]), 256, 256)
     assert boxes[0].tolist() == [[0, 0, 256, 256], [0, 84, 256, 340], [0, 42, 256, 298]]

@@ -18,7 +18,10 @@ MULTI_SCALE_NUMBERS = 2
 
 def random_resized(widths: np.ndarray, heights: np.ndarray, numbers: np.ndarray,
                    area: tuple[float, float]) -> np.ndarray:
-    """RandomResizedCrop: uniform area share, log-uniform aspect from 3/4 to 4/3, ten tries, then the centre.
+    """RandomResizedCrop: uniform area share, log-uniform aspect from 3/4 to 4/3, ten tries, then the central square.
+
+    As ``RandomResizedCrop.get_crop_bbox`` in mmaction2 0.x, mmaction/datasets/pipelines/augmentations.py. Where no try
+    fits, as it may be on a very wide or tall picture, the square has the short side; torchvision takes a larger part.
 
     Args:
         widths, heights: int arrays (n,), pixels.
@@ -42,10 +45,10 @@ def random_resized(widths: np.ndarray, heights: np.ndarray, numbers: np.ndarray,
     left = (across[rows, choice] * (widths - w + 1)).astype(np.int64)
     boxes = _boxes(top, left, h, w, widths, heights)
     missed = ~fits.any(axis=1)
-    if missed.any():  # the largest part of the middle whose aspect is allowed
-        w = np.minimum(widths, np.rint(heights * _ASPECT[1]).astype(np.int64))
-        h = np.minimum(heights, np.rint(widths / _ASPECT[0]).astype(np.int64))
-        boxes[missed] = _boxes((heights - h) // 2, (widths - w) // 2, h, w, widths, heights)[missed]
+    if missed.any():
+        short = np.minimum(widths, heights)
+        middle = _boxes((heights - short) // 2, (widths - short) // 2, short, short, widths, heights)
+        boxes[missed] = middle[missed]
     return boxes
 
 
