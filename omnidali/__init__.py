@@ -9,6 +9,7 @@ _PUBLIC = {
     "ClipBatch": "omnidali.clips", "StepBatch": "omnidali.clips", "Config": "omnidali.config",
     "BadSource": "omnidali.errors", "UserError": "omnidali.errors", "FusionIterator": "omnidali.loading.fusion",
     "TrainPlan": "omnidali.planning.plan", "EvaluationPlan": "omnidali.planning.plan",
+    "read_frames": "omnidali.decoding.read", "count_frames": "omnidali.decoding.read",
     "build_model": "omnidali.models.recognizers", "load_config": "omnidali.settings",
     "open_data": "omnidali.loading.data", "open_loader": "omnidali.loading.data",
 }

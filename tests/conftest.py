@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,14 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("needs_gpu"):
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def needs_tool(name: str) -> None:
+    """Skip a test where a program is missing; fail where all were promised."""
+    if shutil.which(name) is None:
+        if os.environ.get("OMNIDALI_REQUIRE_TOOLS") == "1":
+            pytest.fail(f"{name} is missing: tests/install_tools installs it")
+        pytest.skip(f"{name} is not installed: tests/install_tools installs it")
 
 
 @contextmanager

@@ -7,12 +7,14 @@ import shutil
 import tarfile
 import typing
 from collections.abc import Mapping
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 from test_programs import CONFIG
 
+from omnidali.bench.media import write_video
 from omnidali.config import ClipConfig, Config, MediaConfig, SourceConfig, ViewsConfig
 from omnidali.errors import UserError
 from omnidali.loading.data import open_data, open_loader
@@ -33,6 +35,7 @@ TURNS = [*BATCHES, "train.step_mode=alternating", "train.ratio=[1,1]", "optimize
 POWER = "sources.photos={kind: image, root: photos, list: photos.txt, resample: {power: 0.2}}"
 CLIPPED = "sources.photos={kind: image, root: photos, list: photos.txt, resample: {clipped: 2}}"
 PARTS = "sources.clips={kind: untrimmed, root: parts, list: parts.txt}"
+WIDE = "sources.clips={kind: video, root: wide}"
 TARS = "sources.photos={kind: image, root: shards, tars: '0.tar'}"
 
 # field: [(settings before, the change, what the refusal says)]; these change the order, or what stands in it
@@ -65,6 +68,8 @@ ORDER = {
     "sources.*.tars": [([TARS], "sources.photos.tars='*.tar'", "sources.photos had 2 samples and has 4")],
     "sources.*.pattern": [([FRAMES], "sources.clips.pattern='b_{:03}.jpg'", "sources.clips.pattern: a_{:03}.jpg became b_{:03}"),
                           ([NAMED, "classes=names.txt"], "sources.clips.pattern='{id}.mkv'", "sources.clips had 2 samples and has 1")],
+    "sources.*.pixel_aspect": [([WIDE], "sources.clips.pixel_aspect=apply",
+                                "sources.clips has files of other sizes or lengths")],
     "sources.*.labels": [(["sources.photos.labels=same.txt"], "sources.photos.labels=map.txt", "sources.photos has other labels")],
     "sources.*.window_seconds": [([LONG], "sources.clips.window_seconds=0.8", "sources.clips had 34 pieces and has 18, as its list or window_seconds changed")],
     "sources.*.pieces": [([LONG], "sources.clips.pieces=one_positive_rest_negative", "pieces: positive became one_positive")],
@@ -158,6 +163,9 @@ def root(media_root, tmp_path_factory):
     shutil.copy(root / "photos" / "0.jpg", root / "photos" / "copy.jpg")
     shutil.copytree(root / "clips" / "class 0", root / "ids")
     shutil.copy(root / "ids" / "video 0.mp4", root / "ids" / "video 0.mkv")
+    for number in range(4):
+        write_video(root / "wide" / f"class {number}" / "0.mp4", number, frames=20, width=72, height=64,
+                    pixel_aspect=Fraction(4, 3), options={"preset": "ultrafast"})
     (root / "parts" / "v").mkdir(parents=True)
     for number in range(5):
         shutil.copy(root / "ids" / "video 0.mp4", root / "parts" / "v" / f"part_{number}.mp4")

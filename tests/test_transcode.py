@@ -235,15 +235,15 @@ def test_colours_stay(tmp_path, pixels):
 
 def test_holes_are_filled_and_counted(tmp_path, monkeypatch):
     write_video(tmp_path / "a.mp4", 1, frames=12, **PLAIN)
-    decoded = encode._decoded
+    frames_from = encode.frames_from
 
     def leaky(media, *_):
-        yield from (frame for number, frame in enumerate(decoded(media)) if number not in (0, 5, 6, 11))
-    monkeypatch.setattr(encode, "_decoded", leaky)
+        yield from (item for item in frames_from(media) if item[0] not in (0, 5, 6, 11))
+    monkeypatch.setattr(encode, "frames_from", leaky)
     assert encode_video(media_of(tmp_path / "a.mp4"), tmp_path / "b", RECIPES["fast"], SHORT) == 4
     shown = [numbers(frame)[1] for frame in frames_of(media_of(tmp_path / "b"))]
     assert shown == [1, 1, 2, 3, 4, 7, 7, 7, 8, 9, 10, 10]
-    monkeypatch.setattr(encode, "_decoded", lambda media, *_: list(decoded(media))[:5])
+    monkeypatch.setattr(encode, "frames_from", lambda media, *_: list(frames_from(media))[:5])
     with pytest.raises(CannotDecode, match="7 of 12 frames do not come out"):
         encode_video(media_of(tmp_path / "a.mp4"), tmp_path / "b", RECIPES["fast"], SHORT)
 

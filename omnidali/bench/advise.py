@@ -14,7 +14,14 @@ from tqdm import tqdm
 
 from omnidali.bench.copies import compare_rates, plan_of
 from omnidali.catalog.files import FileSpan
-from omnidali.catalog.probe import open_video, probe_frames, probe_image, probe_video, unpack_numbers
+from omnidali.catalog.probe import (
+    open_video,
+    probe_frames,
+    probe_image,
+    probe_video,
+    unpack_numbers,
+    video_stream,
+)
 from omnidali.catalog.store import Media, SourceTable
 from omnidali.config import ClipConfig, Config, SourceConfig
 from omnidali.curation.encode import RECIPES, encode_photo, encode_video
@@ -179,7 +186,7 @@ def _video_ms(media: Media) -> tuple[float, float]:
     """Milliseconds to open a video, and for each frame on one thread."""
     start = time.perf_counter()
     with open_video(media.span, media.container) as container:
-        stream = container.streams.video[0]
+        stream = video_stream(container)
         stream.codec_context.thread_count = 1
         opened = time.perf_counter()
         count = sum(1 for _, frame in zip(range(min(media.frames, _LONGEST)), container.decode(stream)))

@@ -13,6 +13,8 @@ import av
 import cv2
 import numpy as np
 
+from omnidali.x264 import repeatable
+
 BITS = 12  # of each number
 _CELL = 1 / 20  # side of a bit's cell, as a share of the picture's short side
 
@@ -58,17 +60,20 @@ def write_photo(path: Path, file: int, width: int = 500, height: int = 375, qual
 def write_video(path: Path, file: int, frames: int = 300, width: int = 340, height: int = 256, codec: str = "libx264",
                 pixels: str = "yuv420p", rate: int = 30, gop: int = 16, b_frames: int = 0,
                 options: Mapping[str, str] = {}, rotation: int = 0, times: list[int] | None = None,
-                first: int = 0) -> None:
+                first: int = 0, pixel_aspect: Fraction | None = None) -> None:
     """A numbered video.
 
     Args:
         first: number of the first frame; numbers wrap at 2 ** BITS.
         rotation: degrees counter-clockwise that viewers turn it by.
         times: of the frames in milliseconds, for a variable frame rate.
+        pixel_aspect: width of a pixel by its height, as the file shall say.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = add_stream(container, codec, (width, height), pixels, rate, gop, b_frames, options, rotation, times)
+        if pixel_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
         for number in range(frames):
             stamp = None if times is None else times[number]
             container.mux(stream.encode(video_frame(file, first + number, width, height, stamp)))
@@ -79,7 +84,8 @@ def add_stream(container: av.container.OutputContainer, codec: str, size: tuple[
                gop: int, b_frames: int, options: Mapping[str, str], rotation: int,
                times: Sequence[int] | None) -> av.VideoStream:
     """An encoder in a container; arguments as those of :func:`write_video`."""
-    stream = container.add_stream(codec, rate=Fraction(rate), options=dict(options))
+    options = repeatable(options) if codec == "libx264" else dict(options)
+    stream = container.add_stream(codec, rate=Fraction(rate), options=options)
     (stream.width, stream.height), stream.pix_fmt = size, pixels
     stream.codec_context.gop_size, stream.codec_context.max_b_frames = gop, b_frames
     stream.codec_context.thread_count = 1

@@ -21,10 +21,10 @@ from tqdm import tqdm
 from omnidali.catalog.contents import list_source
 from omnidali.catalog.files import stamp_of
 from omnidali.catalog.gate import OK, UNREADABLE
-from omnidali.catalog.integrity import Damaged, crc_of, damage, is_damage, move_aside, only_build
+from omnidali.catalog.integrity import Damaged, damage, is_damage, move_aside, only_build
 from omnidali.catalog.pack import pack
-from omnidali.catalog.probe import Probe
-from omnidali.catalog.store import COLUMNS, MEDIA_COLUMNS, NEW, connect, read_packed
+from omnidali.catalog.probe import IRREGULAR, Probe
+from omnidali.catalog.store import COLUMNS, NEW, connect, media_crc, read_packed
 from omnidali.catalog.tars import find_tars
 from omnidali.catalog.workers import ProbePool
 from omnidali.config import MediaConfig, key_of
@@ -46,6 +46,7 @@ class Summary:
         repeated: lines that repeat another.
         examples: a path for each reason, where a file is the reason.
         lost: files that are gone, changed or broken since the run began, and that stay in its plan.
+        noted: how many files are damaged, or used in part. a_note: path and note of one of them.
     """
 
     name: str
@@ -56,6 +57,8 @@ class Summary:
     repeated: int
     examples: Mapping[str, str] = dataclasses.field(default_factory=dict)
     lost: int = 0
+    noted: int = 0
+    a_note: tuple[str, str] = ("", "")
 
     def __str__(self) -> str:
         text = f"{self.name}: {self.usable:,} samples, read as {self.form}"
@@ -68,6 +71,8 @@ class Summary:
                 f", such as {printable(self.examples[reason])}" if reason in self.examples else "")
                 for reason, count in self.refused.items())
             text += f", {sum(self.refused.values()):,} left out ({reasons})"
+        if self.noted:
+            text += f", {self.noted:,} damaged or used in part (such as {printable(': '.join(self.a_note))})"
         if self.lost:
             text += f", {self.lost:,} gone, changed or broken since the run began: substitutes stand for them"
         return text
@@ -191,8 +196,10 @@ def _summarise(db, source_id: int, name: str, source: MediaConfig, data_root: Pa
     usable, = db.execute("SELECT COALESCE(SUM(LENGTH(data)), 0) / 4 FROM packed WHERE source = ? AND name = 'labels'",
                          (source_id,)).fetchone()
     how = "recognised" if source.format == "auto" and source.list else "asked for" if source.list else "found"
+    noted, *a_note = db.execute("SELECT COUNT(*), COALESCE(MIN(path), ''), note FROM media WHERE source = ? AND note <> ''"
+                                " AND state = ?", (source_id, OK)).fetchone()
     summary = Summary(name, f"{form} ({how})", usable, dict(counts.most_common()), probed, repeated, examples,
-                      lost)
+                      lost, noted, tuple(a_note))
     if not usable:  # what was read so may have been read wrong: the next start reads it again
         db.execute("UPDATE sources SET signature = NULL WHERE id = ?", (source_id,))
         db.commit()
@@ -247,8 +254,9 @@ def _read_entries(db, source_id: int, name: str, source: MediaConfig, root: str,
                f" (SELECT MIN(rowid) FROM listed GROUP BY path, label, unit, first, last) ORDER BY {order}",
                (source_id, source_id))
     kept, = db.execute("SELECT COUNT(*) FROM entries WHERE source = ?", (source_id,)).fetchone()
-    db.execute("UPDATE sources SET kind = ?, root = ?, pattern = ?, format = ?, left_out = ? WHERE id = ?",
-               (source.kind, root, source.pattern, form, json.dumps(left_out), source_id))
+    db.execute("UPDATE sources SET kind = ?, root = ?, pattern = ?, format = ?, left_out = ?, pixel_aspect = ?"
+               " WHERE id = ?",
+               (source.kind, root, source.pattern, form, json.dumps(left_out), source.pixel_aspect, source_id))
     return watched, total - kept
 
 
@@ -285,7 +293,7 @@ def _probe_new(db, source: int, name: str, config: MediaConfig, root: str, pool:
     if not todo:
         return 0, 0
     planned, probed, lost = _planned(db, source) if as_begun else {}, 0, 0
-    places = {row[0]: dict(zip(("path", "archive", "offset", "size"), row[1:])) for row in todo}
+    places = {row[0]: dict(zip(("id", "path", "archive", "offset", "size"), row)) for row in todo}
     unreadable = {row[0] for row in todo if row[-1] != NEW}
     last_commit = time.monotonic()
     with tqdm(total=len(todo), desc=f"probe {name}", unit="file", disable=not progress, file=sys.stderr,
@@ -297,20 +305,38 @@ def _probe_new(db, source: int, name: str, config: MediaConfig, root: str, pool:
             if not probed:
                 db.execute("UPDATE sources SET fingerprint = NULL WHERE id = ?", (source,))
             probed += 1
-            known = probe or Probe("", "", 0, 0, 0)
-            if record in planned and (state != OK or planned[record] != [getattr(known, name) for name in _PLANNED]):
-                columns, lost = {"state": OK}, lost + 1  # the rest stays as it was
+            if record in planned and (probe is None or planned[record] != [getattr(probe, name) for name in _PLANNED]):
+                db.execute("UPDATE media SET state = ? WHERE id = ?", (OK, record))  # the rest stays as it was
+                lost += 1
             else:
-                columns = {**vars(known), "bytes": size, "mtime_ns": mtime}
-                crc = crc_of(root, *({**places[record], **columns}[name] for name in MEDIA_COLUMNS))
-                columns |= {"state": state, "crc": crc}
-            db.execute(f"UPDATE media SET {', '.join(f'{name} = :{name}' for name in columns)} WHERE id = :id",
-                       {**columns, "id": record})
+                write_probe(db, root, places[record], state, probe, (size, mtime))
             if time.monotonic() - last_commit > _COMMIT_SECONDS:
                 db.commit()
                 last_commit = time.monotonic()
     db.commit()
     return probed, lost
+
+
+def write_probe(db, root: str, place: Mapping[str, object], state: str, probe: Probe | None,
+                stamp: tuple[int | None, int | None]) -> None:
+    """Write what a probe found.
+
+    Args:
+        place: id, path, archive, offset and size of the file in the catalog. stamp: its size and time at the probe.
+    """
+    known = probe or Probe("", "", 0, 0, 0)
+    columns = {**vars(known), "mirrored": int(known.mirrored), "bytes": stamp[0], "mtime_ns": stamp[1]}
+    columns |= {"state": state, "crc": media_crc(root, {**place, **columns})}
+    db.execute(f"UPDATE media SET {', '.join(f'{name} = :{name}' for name in columns)} WHERE id = :id",
+               {**columns, "id": place["id"]})
+    if known.codec.endswith(IRREGULAR):
+        _forget_scores(db, root, place["path"])
+
+
+def _forget_scores(db, root: str, path: str) -> None:
+    """Drop what teachers said of a file: they may have seen other frames under its numbers."""
+    if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'scores'").fetchone():
+        db.execute("DELETE FROM scores WHERE path = ?", (os.path.join(root, path),))
 
 
 def _planned(db, source: int) -> dict[int, list]:

@@ -15,8 +15,8 @@ import numpy as np
 from omnidali.catalog.gate import OK
 from omnidali.catalog.integrity import crc_of
 from omnidali.catalog.lists import MAX_PIECES
-from omnidali.catalog.probe import unpack_times
-from omnidali.catalog.store import CHUNK, COLUMNS, PIECE_COLUMNS
+from omnidali.catalog.probe import DAMAGED, IRREGULAR, unpack_times
+from omnidali.catalog.store import CHUNK, COLUMNS, PIECE_COLUMNS, stretched
 
 
 class ListedFile(NamedTuple):
@@ -37,6 +37,7 @@ class ListedFile(NamedTuple):
     rate: float
     tick: float
     timing: bytes | None
+    aspect: float
 
 
 class _Piece(NamedTuple):
@@ -49,12 +50,13 @@ class _Piece(NamedTuple):
 
 
 ENTRIES = ("SELECT e.label, m.width, m.height, m.id, m.frames, m.codec, m.path, e.unit, e.first, e.last, e.video,"
-           " e.positive, m.frame_rate, m.tick, CASE WHEN e.unit IN ('seconds', 'windows') THEN m.timing END"
+           " e.positive, m.frame_rate, m.tick, CASE WHEN e.unit IN ('seconds', 'windows') THEN m.timing END, m.aspect"
            " FROM entries e JOIN media m ON m.id = e.media WHERE e.source = ? AND m.state = ? ORDER BY e.id")
 RATE_IF_UNKNOWN = 25.0  # frames a second of a file that has neither timestamps nor a rate
 OUTSIDE = "piece outside of its file"
 ANOTHER_SIZE = "piece of another size than its video's first"
 TOO_MANY = f"video of more than {MAX_PIECES:,} windows: raise window_seconds or --window"
+_SHOWN = 3  # irregular files that are named
 NO_POSITIVE = "video without a piece that shows its class"
 
 
@@ -65,16 +67,20 @@ def pack(db: sqlite3.Connection, source: int, by_video: bool, keep_all: bool = F
         by_video: whether the pieces of one video make one sample. keep_all: also of videos that never show
             their class.
     """
-    codecs = [name for name, in db.execute(
-        "SELECT DISTINCT codec FROM media WHERE source = ? AND state = ? ORDER BY codec", (source, OK))]
+    stretches = db.execute("SELECT pixel_aspect FROM sources WHERE id = ?", (source,)).fetchone() == ("apply",)
+    codecs = sorted({_codec(name, stretches and not is_square) for name, is_square in db.execute(
+        "SELECT DISTINCT codec, aspect = 1 FROM media WHERE source = ? AND state = ?", (source, OK))})
     db.execute("DELETE FROM packed WHERE source = ?", (source,))
-    rows = db.execute(ENTRIES, (source, OK))
+    rows = _Rows(db.execute(ENTRIES, (source, OK)), stretches)
     unusable: Counter = Counter()
     digest = hashlib.sha256()
     has_firsts = bool(by_video or db.execute(
         "SELECT 1 FROM entries WHERE source = ? AND unit <> '' LIMIT 1", (source,)).fetchone())
     batches = _videos(rows, keep_all, unusable) if by_video else _pieces(rows, unusable)
     place = {name: index for index, name in enumerate(codecs)}
+    # damage that was found later makes no other plan
+    told = sorted({name.removesuffix(DAMAGED) for name in codecs})
+    told_place = np.array([told.index(name.removesuffix(DAMAGED)) for name in codecs])
 
     def keep(name: str, chunk: int, data: bytes | str) -> None:
         db.execute("INSERT INTO packed VALUES (?, ?, ?, ?, ?)",
@@ -95,22 +101,57 @@ def pack(db: sqlite3.Connection, source: int, by_video: bool, keep_all: bool = F
             del columns["firsts"]
         for name in sorted(columns):
             data = np.asarray(columns[name], COLUMNS[name]).tobytes()
-            if name != "records":  # ids depend on the history of the file, not on its content
+            if name == "codecs":
+                digest.update(told_place[columns[name]].astype(COLUMNS[name]).tobytes())
+            elif name != "records":  # ids depend on the history of the file, not on its content
                 digest.update(data)
             keep(name, chunk, data)
         digest.update("\n".join(paths).encode())
     keep("codec_names", 0, json.dumps(codecs))
+    irregular = [path for path, in db.execute(
+        f"SELECT path FROM media WHERE source = ? AND state = ? AND codec LIKE '%{IRREGULAR}' ORDER BY path",
+        (source, OK))]
+    if irregular:  # a run that numbered their frames by timestamps saw other ones
+        digest.update("\n".join(["", IRREGULAR, *irregular]).encode("utf-8", "surrogatepass"))
+        keep("irregular", 0, json.dumps([irregular[:_SHOWN], len(irregular)]))
     count, = db.execute("SELECT COUNT(*) FROM packed WHERE source = ?", (source,)).fetchone()
     keep("fingerprint", 0, f"{digest.hexdigest()} of {count}")
     db.execute("UPDATE sources SET fingerprint = ?, unusable = ? WHERE id = ?",
                (digest.hexdigest(), json.dumps(unusable), source))
 
 
-def _pieces(rows, unusable: Counter):
+def _codec(name: str, is_stretched: bool) -> str:
+    """The codec, or a variant of it that only the CPU decodes."""
+    return f"{name.partition(':')[0]}:anamorphic" if is_stretched else name
+
+
+class _Rows:
+    """The entries of a source with their files, in the sizes that plans see."""
+
+    def __init__(self, cursor: sqlite3.Cursor, stretches: bool):
+        self._cursor = cursor
+        self._stretches = stretches
+
+    def __iter__(self) -> Iterator[ListedFile]:
+        return map(self._row, self._cursor)
+
+    def fetchmany(self, count: int) -> list[ListedFile]:
+        """The next rows, at most ``count``."""
+        return [self._row(values) for values in self._cursor.fetchmany(count)]
+
+    def _row(self, values: tuple) -> ListedFile:
+        row = ListedFile._make(values)
+        if not self._stretches or row.aspect == 1:
+            return row
+        width, height = stretched(row.width, row.height, row.aspect)
+        return row._replace(width=width, height=height, codec=_codec(row.codec, is_stretched=True))
+
+
+def _pieces(rows: _Rows, unusable: Counter):
     """Batches of (samples, pieces a sample, pieces, paths), where every entry is a sample."""
     while batch := rows.fetchmany(CHUNK):
         samples, pieces, paths = [], [], []
-        for row in map(ListedFile._make, batch):
+        for row in batch:
             for _, first, count in spans(row, unusable):
                 samples.append((row.label, row.width, row.height, 1))
                 pieces.append(_Piece(row.record, count, row.codec, first))
@@ -119,10 +160,10 @@ def _pieces(rows, unusable: Counter):
             yield samples, None, pieces, paths
 
 
-def _videos(rows, keep_all: bool, unusable: Counter):
+def _videos(rows: _Rows, keep_all: bool, unusable: Counter):
     """The same, where the entries of one video and label make a sample; those that show the class come first."""
     samples, counts, pieces, paths = [], [], [], []
-    for _, entries in groupby(map(ListedFile._make, rows), key=lambda row: (row.video, row.label)):
+    for _, entries in groupby(rows, key=lambda row: (row.video, row.label)):
         shown, others, removed, size, files = [], [], [], None, {}
         for row in entries:
             files[row.record] = row.path

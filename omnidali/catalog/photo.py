@@ -28,8 +28,11 @@ class Probe:
             frames: the number in the first frame's name.
         keyframes: :func:`pack_numbers` of the presentation indices of the keyframes.
         tick: seconds of one unit of a timestamp.
-        packets: a packed :class:`~omnidali.catalog.packets.PacketIndex`, or nothing where the packets do not lie
-            in the file as a decoder needs them.
+        packets: a packed :class:`~omnidali.catalog.packets.PacketIndex`, or nothing where frames can only be counted
+            from the start.
+        mirrored: whether a viewer mirrors the coded picture left to right before turning it.
+        aspect: width of a pixel of the upright picture by its height; 1 for square ones.
+        note: what a user should know of a file that is used, such as that its end is not.
     """
 
     container: str
@@ -43,6 +46,9 @@ class Probe:
     keyframes: bytes = b""
     tick: float = 0.0
     packets: bytes = b""
+    mirrored: bool = False
+    aspect: float = 1.0
+    note: str = ""
 
 
 def probe_image(span: FileSpan) -> Probe:
@@ -57,11 +63,11 @@ def probe_image(span: FileSpan) -> Probe:
     if size > MAX_IMAGE_BYTES:
         raise Refused(f"larger than {MAX_IMAGE_BYTES >> 20} MiB")
     try:
-        header = read_image_header(data)
+        header = read_image_header(data, whole=len(data) < IMAGE_HEADER_BYTES)
     except Refused as refusal:
         if str(refusal) != "header cut off" or len(data) < IMAGE_HEADER_BYTES:
             raise
-        header = read_image_header(span.read_bytes(MAX_HEADER_BYTES))  # metadata longer than usual
+        header = read_image_header(span.read_bytes(MAX_HEADER_BYTES))  # long metadata, or behind the picture
     return Probe(header.codec.partition(":")[0], header.codec, header.width, header.height)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import av
 import numpy as np
+from av.container import Flags
+from av.stream import Disposition
 
 from omnidali.catalog.files import FileSpan, Region
 from omnidali.catalog.folders import escape_reason
@@ -23,8 +25,14 @@ from omnidali.catalog.gate import (
     check_video,
     sniff_video,
 )
-from omnidali.catalog.packets import IndexMaker
+from omnidali.catalog.frame_planes import frame_orientation
+from omnidali.catalog.numbering import Frames, frames_by_decoding, frames_by_headers, make_index
 from omnidali.catalog.photo import Probe, probe_image, read_start
+from omnidali.catalog.walk import PacketWalk
+
+
+# variants of a codec: files whose frames timestamps do not tell, and those of which a decoder makes something up
+IRREGULAR, DAMAGED = ":irregular", ":damaged"
 
 
 def pack_numbers(numbers: np.ndarray) -> bytes:
@@ -95,16 +103,30 @@ def open_video(span: FileSpan, container: str) -> Iterator[av.container.InputCon
         else:
             opened = av.open(file, format=container, options=options, buffer_size=1 << 18)
         with opened:
+            opened.flags &= ~Flags.gen_pts.value  # PyAV asks for invented timestamps, which are wrong with B-frames
             for stream in opened.streams.video:
                 if stream.codec_context is not None:  # pictures may grow behind the header that was checked
                     stream.codec_context.options = {"max_pixels": str(MAX_VIDEO_PIXELS)}
             yield opened
 
 
-def probe_video(span: FileSpan) -> Probe:
-    """Walk a video's packets and decode its first frame.
+def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The default video stream, else the first one; covers and thumbnails are none."""
+    pictures = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+    streams = [stream for stream in container.streams.video if not stream.disposition & pictures]
+    defaults = [stream for stream in streams if stream.disposition & Disposition.default]
+    return next(iter(defaults + streams), None)
 
-    Packets that an edit list discards are not counted: they give no frame.
+
+def probe_video(span: FileSpan, before_decoding: Callable[[], object] = lambda: None,
+                decodes_all: bool = False) -> Probe:
+    """Walk a video's packets and decode its first frame, or all of it where its headers do not tell its frames.
+
+    Frames are those that FFmpeg's sequential decoding gives: packets that an edit list discards give none.
+
+    Args:
+        before_decoding: called before a whole video is decoded, which may take long.
+        decodes_all: whether to decode it in any case, and believe no header.
 
     Raises:
         Refused: with the reason.
@@ -112,69 +134,116 @@ def probe_video(span: FileSpan) -> Probe:
     """
     demuxer = sniff_video(read_start(span, HEAD_BYTES))
     try:
-        with open(span.path, "rb", buffering=0) as file, open_video(span, demuxer) as container:
-            return _walk(container, demuxer, IndexMaker(span.reader(file)))
+        with open(span.path, "rb", buffering=0) as file:
+            read = span.reader(file)
+            found = None if decodes_all else _examine(span, demuxer, read, before_decoding, decodes_all=False)
+            return found or _examine(span, demuxer, read, before_decoding, decodes_all=True)
     except av.error.MemoryError:
         raise Refused(HUNGRY) from None
     except (av.FFmpegError, ValueError, OverflowError) as error:
         raise Refused(f"broken: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _walk(container, demuxer: str, index: IndexMaker) -> Probe:
-    if not container.streams.video:
+def _examine(span: FileSpan, demuxer: str, read: Callable[[int, int], memoryview], before_decoding: Callable,
+             decodes_all: bool) -> Probe | None:
+    """One pass over the file; None where its headers alone do not tell the frames."""
+    with open_video(span, demuxer) as container:
+        stream = _checked_stream(container)
+        walk = PacketWalk(stream, demuxer, read, decodes_all)
+        if walk.decodes_all:
+            before_decoding()
+        walk.run(container)
+        if not walk.sizes:
+            raise Refused("no frames")
+        if walk.decodes_all:
+            if walk.first is None:
+                raise Refused("no frame decodes")
+            frames = frames_by_decoding(walk, _order_by_times(span, demuxer))
+        elif (shown := walk.order_by_headers()) is not None:
+            frames = frames_by_headers(walk, shown)
+        else:
+            return None
+        return _probe_of(walk, frames, stream, demuxer, read)
+
+
+def _order_by_times(span: FileSpan, demuxer: str) -> np.ndarray:
+    """Packets in the order of their timestamps, invented ones where a file has none: not to be believed.
+
+    DALI's decoders go by it, and so did catalogs before version 5: files that it tells right are regular.
+    """
+    with open_video(span, demuxer) as container:
+        container.flags |= Flags.gen_pts.value
+        packets = [packet for packet in container.demux(video_stream(container)) if packet.size]
+        times = [packet.pts for packet in packets if not packet.is_discard]
+        shown = np.flatnonzero([not packet.is_discard for packet in packets])
+    if None in times:
+        return shown
+    return shown[np.argsort(np.array(times, np.int64), kind="stable")]
+
+
+def _checked_stream(container: av.container.InputContainer) -> av.VideoStream:
+    """The stream to decode, if the gate lets it through; before a decoder takes memory."""
+    stream = video_stream(container)
+    if stream is None:
         raise Refused("no video stream")
-    stream = container.streams.video[0]
-    if stream.codec_context is None:
+    context = stream.codec_context
+    if context is None:
         raise Refused("no decoder for its codec")
-    if stream.codec_context.codec.name not in VIDEO_DECODERS:
-        raise Refused(f"a codec that the gate does not let through: {stream.codec_context.codec.canonical_name}")
-    # before a decoder takes memory
-    check_size(stream.codec_context.width or 1, stream.codec_context.height or 1, MAX_VIDEO_PIXELS)
+    if context.codec.name not in VIDEO_DECODERS:
+        raise Refused(f"a codec that the gate does not let through: {context.codec.canonical_name}")
+    check_size(context.width or 1, context.height or 1, MAX_VIDEO_PIXELS)
     check_video((container.duration or 0) / av.time_base, 1)
-    stream.codec_context.thread_count = 1
-    times, keys, first = [], [], None
-    for packet in container.demux(stream):
-        if packet.size:
-            index.add(packet)
-            if not packet.is_discard:
-                times.append(packet.pts)
-                keys.append(packet.is_keyframe)
-                check_video(0, len(times))
-        if first is None:  # the last: decoding takes the packet's bytes away
-            first = next(iter(packet.decode()), None)
-    if not times:
-        raise Refused("no frames")
-    if first is None:
-        raise Refused("first frame does not decode")
-    keys = np.asarray(keys, bool)
-    packets = b""
-    if None in times:  # no timestamps: frames are counted from the start instead
-        timing, keys = b"", keys[:1]
-    else:
-        check_video((max(times) - min(times)) * (stream.time_base or 0), 1)
-        times = np.asarray(times, np.int64)
-        order = np.argsort(times, kind="stable")
-        times, keys = times[order], keys[order]
-        steps = np.diff(times)
-        even = len(times) > 2 and (steps == steps[0]).all() and steps[0] > 0
-        timing = pack_numbers(times[:2] if even else times)
-        packets = index.make(order, stream.codec_context, first if first.pts == times[0] else None)
-    rotation = round(first.rotation) % 360
-    if rotation % 90:
-        raise Refused(f"rotated by {rotation} degrees")
+    context.thread_count = 1
+    context.thread_type = "NONE"
+    return stream
+
+
+def _probe_of(walk: PacketWalk, frames: Frames | None, stream: av.VideoStream, demuxer: str, read) -> Probe:
+    """What the catalog keeps; ``frames`` None: they can only be counted from the start."""
+    first, tick = walk.first, float(stream.time_base or 0)
+    rotation, mirrored = frame_orientation(first)
     size = (first.width, first.height) if rotation % 180 == 0 else (first.height, first.width)
     check_size(*size, MAX_VIDEO_PIXELS)
-    rate = float(stream.average_rate or stream.base_rate or 0)
+    rate = max(float(stream.average_rate or stream.base_rate or 0), 0.0)
+    timing = keyframes = packets = b""
+    count = len(walk.shown) if frames is None else len(frames.packets)
+    if frames is not None:
+        index = make_index(walk, frames, read)
+        packets = index.pack()
+        numbers = index.numbers[index.keys]
+        keyframes = pack_numbers(np.sort(numbers[numbers >= 0]))
+        if frames.times is not None:
+            check_video(float(frames.times[-1] - frames.times[0]) * tick, 1)
+            steps = np.diff(frames.times)
+            even = count > 2 and (steps == steps[0]).all() and steps[0] > 0
+            timing = pack_numbers(frames.times[:2] if even else frames.times)
     if rate > 0 and not timing:  # else its times are known
-        check_video(len(times) / rate, 1)
-    return Probe(demuxer, _codec_name(stream, first.format.name, rotation), *size, len(keys if timing else times),
-                 max(rate, 0.0), rotation, timing,
-                 pack_numbers(np.flatnonzero(keys)), float(stream.time_base or 0), packets)
+        check_video(count / rate, 1)
+    aspect = float(stream.sample_aspect_ratio or 1)
+    return Probe(
+        demuxer,
+        _codec_name(stream, first.format.name, bool(rotation or mirrored), frames),
+        *size,
+        frames=count,
+        frame_rate=rate,
+        rotation=rotation,
+        mirrored=mirrored,
+        aspect=aspect if rotation % 180 == 0 else 1 / aspect,
+        timing=timing,
+        keyframes=keyframes,
+        tick=tick,
+        packets=packets,
+        note="; ".join(frames.notes) if frames is not None else "",
+    )
 
 
-def _codec_name(stream, pixels: str, rotation: int) -> str:
+def _codec_name(stream, pixels: str, is_turned: bool, frames: Frames | None) -> str:
     """The codec, not the library that happens to decode it here (libdav1d decodes av1), and its variant."""
     name = stream.codec_context.codec.canonical_name
-    if rotation:
+    if frames is None or not frames.is_plain:
+        return f"{name}{IRREGULAR}"
+    if is_turned:
         return f"{name}:rotated"
-    return name if pixels in ("yuv420p", "yuvj420p") else f"{name}:{pixels}"
+    if pixels not in ("yuv420p", "yuvj420p"):
+        return f"{name}:{pixels}"
+    return f"{name}{DAMAGED}" if frames.is_damaged else name

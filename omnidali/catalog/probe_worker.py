@@ -14,6 +14,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 
 from omnidali.catalog.files import FileSpan, stamp_of
 from omnidali.catalog.folders import escape_reason
@@ -27,8 +28,12 @@ _PR_SET_PDEATHSIG = 1
 
 
 def probe_file(kind: str, pattern: str, root: str, path: str, archive: str | None, offset: int | None,
-               size: int | None) -> tuple[str, Probe | None]:
+               size: int | None, decodes_all: bool = False,
+               before_decoding: Callable[[], object] = lambda: None) -> tuple[str, Probe | None]:
     """The state of one file, and what the catalog keeps of it if that is ``ok``.
+
+    Args:
+        decodes_all: whether to decode all of it, too. before_decoding: called before a video is decoded whole.
 
     Raises:
         MemoryError: where there is not enough.
@@ -41,9 +46,17 @@ def probe_file(kind: str, pattern: str, root: str, path: str, archive: str | Non
         folder = kind == "frames"
         if kind == "image":
             probe = probe_image
-        else:
-            from omnidali.catalog.probe import probe_frames, probe_video  # these libraries take longer than many photos
-            probe = functools.partial(probe_frames, pattern=pattern, root=root) if folder else probe_video
+        else:  # these libraries take longer than many photos
+            from omnidali.catalog.probe import probe_frames, probe_video
+            probe = functools.partial(probe_frames, pattern=pattern, root=root) if folder else functools.partial(
+                probe_video, before_decoding=before_decoding, decodes_all=decodes_all)
+        if decodes_all and kind in ("image", "frames"):
+            from omnidali.catalog.photo_check import checked
+            probe = checked(probe)
+        elif decodes_all:
+            import av
+            av.logging.set_level(av.logging.ERROR)  # of damage that a decoder conceals its log alone tells
+            av.logging.set_skip_repeated(False)
         if os.path.exists(full) and not (os.path.isdir if folder else os.path.isfile)(full):
             raise Refused("not a folder" if folder else "not a regular file")  # a pipe would be waited for
         span = FileSpan(full, offset or 0, size)
@@ -103,10 +116,14 @@ def main(memory: int) -> None:
             full = os.path.join(task["root"], archive or path)
             signal.setitimer(signal.ITIMER_REAL, task["seconds"])  # a mount may hang at the size already
             stamp = stamp_of(full)
-            patience = task["seconds"] + (size or stamp[0] or 0) / task["bytes_per_second"]
+            count = size or stamp[0] or 0
+            patience = task["seconds"] + count / task["bytes_per_second"]
+            longer = functools.partial(signal.setitimer, signal.ITIMER_REAL,
+                                       task["seconds"] + count / task["decoded_bytes_per_second"])
             signal.setitimer(signal.ITIMER_REAL, patience)
             try:
-                state, probe = probe_file(task["kind"], task["pattern"], task["root"], path, archive, offset, size)
+                state, probe = probe_file(task["kind"], task["pattern"], task["root"], path, archive, offset, size,
+                                          task["decodes_all"], longer)
                 answer = json.dumps([record, state, to_plain(probe), stamp])
             except MemoryError:
                 os._exit(TOO_MUCH_MEMORY)

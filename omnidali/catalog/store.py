@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -14,10 +14,11 @@ import numpy as np
 
 from omnidali.catalog.files import FileSpan
 from omnidali.catalog.integrity import Damaged, check_length, crc_of, damage, is_damage
+from omnidali.catalog.migration import UPGRADED, upgrade
 from omnidali.catalog.probe import Probe, unpack_numbers, unpack_times
 from omnidali.errors import UserError
 
-VERSION = 4
+VERSION = 5
 _CHECKED_WHOLE = 1 << 26  # bytes of a catalog whose pages are all looked at when it is opened for a build: 0.1 s
 NEW = "new"  # the state of a file before its probe
 CHUNK = 1 << 20  # rows in one packed column piece
@@ -33,13 +34,15 @@ PIECE_COLUMNS = ("records", "frames", "codecs", "firsts")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sources (
     id INTEGER PRIMARY KEY, name TEXT UNIQUE, kind TEXT, root TEXT, pattern TEXT, format TEXT, signature TEXT,
-    watched TEXT, left_out TEXT, unusable TEXT, fingerprint TEXT, entries_crc INTEGER);
+    watched TEXT, left_out TEXT, unusable TEXT, fingerprint TEXT, entries_crc INTEGER, pixel_aspect TEXT);
 CREATE TABLE IF NOT EXISTS media (
     id INTEGER PRIMARY KEY AUTOINCREMENT, source INTEGER NOT NULL, path TEXT NOT NULL, archive TEXT, offset INTEGER,
     size INTEGER, state TEXT NOT NULL DEFAULT 'new', container TEXT, codec TEXT, width INTEGER, height INTEGER,
     frames INTEGER, frame_rate REAL, tick REAL, rotation INTEGER, timing BLOB, keyframes BLOB, packets BLOB,
-    bytes INTEGER, mtime_ns INTEGER, crc INTEGER, UNIQUE (source, path));
+    bytes INTEGER, mtime_ns INTEGER, crc INTEGER, mirrored INTEGER NOT NULL DEFAULT 0,
+    aspect REAL NOT NULL DEFAULT 1.0, note TEXT NOT NULL DEFAULT '', UNIQUE (source, path));
 CREATE INDEX IF NOT EXISTS media_state ON media (source, state);
+CREATE INDEX IF NOT EXISTS media_note ON media (source) WHERE note <> '';
 CREATE TABLE IF NOT EXISTS entries (
     id INTEGER PRIMARY KEY, source INTEGER NOT NULL, media INTEGER NOT NULL, label INTEGER NOT NULL, unit TEXT,
     first REAL, last REAL, video TEXT, positive INTEGER);
@@ -50,6 +53,22 @@ CREATE TABLE IF NOT EXISTS packed (
 # what the checksum of a file's row covers: all that the probe said, and where the file is
 MEDIA_COLUMNS = ("path", "archive", "offset", "size", "container", "codec", "width", "height", "frames", "frame_rate",
                  "tick", "rotation", "timing", "keyframes", "packets", "bytes", "mtime_ns")
+_RARE_COLUMNS = {"mirrored": 0, "aspect": 1.0, "note": ""}  # covered where they are not what they are by default
+
+
+def media_crc(root: str, known: Mapping[str, object]) -> int:
+    """The checksum of a file's row."""
+    rare = [known[name] for name, usual in _RARE_COLUMNS.items() if known[name] != usual]
+    return crc_of(root, *(known[name] for name in MEDIA_COLUMNS), *rare)
+
+
+def stretched(width: int, height: int, aspect: float) -> tuple[int, int]:
+    """Size of a picture after its pixels were made squares; it never shrinks.
+
+    >>> stretched(720, 576, 16 / 15), stretched(720, 480, 8 / 9)
+    ((768, 576), (720, 540))
+    """
+    return (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
 
 
 @dataclass(frozen=True)
@@ -57,7 +76,8 @@ class Media:
     """What a decoder needs of one file, member of a tar, or folder of frames.
 
     Fields are those of :class:`~omnidali.catalog.probe.Probe`, with the path for people, the span for reading, and
-    size and time (nanoseconds) of the file, or of its tar, at the probe.
+    size and time (nanoseconds) of the file, or of its tar, at the probe. ``width`` and ``height`` are those of the plan;
+    they differ from the stored ones, ``stored``, where a source is asked to stretch pixels that are no squares.
     """
 
     path: str
@@ -72,13 +92,17 @@ class Media:
     packets: bytes
     stamp: tuple[int | None, int | None]
     span: FileSpan
+    mirrored: bool = False
+    stored: tuple[int, int] = (0, 0)
 
     @classmethod
     def of(cls, path: str, span: FileSpan, probe: Probe) -> "Media":
         """A file that was just probed, without a catalog."""
         status = os.stat(span.path)
-        return cls(path, probe.container, probe.codec, probe.width, probe.height, probe.frames, probe.rotation,
-                   probe.timing, probe.keyframes, probe.packets, (status.st_size, status.st_mtime_ns), span)
+        same = {field.name: getattr(probe, field.name) for field in fields(cls)
+                if field.name not in ("path", "stamp", "span", "stored")}
+        return cls(path=path, **same, stamp=(status.st_size, status.st_mtime_ns), span=span,
+                   stored=(probe.width, probe.height))
 
     @property
     def frame_times(self) -> np.ndarray | None:
@@ -108,6 +132,7 @@ class SourceTable:
             show the class first; None: one piece a row. positives: int32 (N,), how many of them do.
         fingerprint: text that changes with any row, its order, label, size or length.
         taken_from: rows of the whole source, where these are a part of it.
+        irregular: paths of a few files whose frames timestamps do not tell, and how many there are.
     """
 
     name: str
@@ -124,6 +149,7 @@ class SourceTable:
     codec_names: tuple[str, ...] = ()
     fingerprint: str = ""
     taken_from: int | None = None
+    irregular: tuple[tuple[str, ...], int] = ((), 0)
     _reader: "CatalogReader | None" = field(default=None)
 
     def __len__(self) -> int:
@@ -187,9 +213,14 @@ def connect(path: str | Path, read_only: bool = False) -> sqlite3.Connection:
         mode = "ro" if read_only else "rwc"
         db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=60)
         version, = db.execute("PRAGMA user_version").fetchone()
-        if version not in (0, VERSION):
+        if version == UPGRADED and read_only:
+            raise UserError(str(path), f"a catalog of version {VERSION}", f"version {version}",
+                            "Start the training, or `omnidali lint`, which brings it up to date.")
+        if version not in (0, UPGRADED, VERSION):
             raise UserError(str(path), f"a catalog of version {VERSION}", f"version {version}",
                             "Delete the file; it is rebuilt from the media.")
+        if version == UPGRADED:
+            upgrade(db, path)
         if not read_only:
             if version == 0:
                 db.executescript(_SCHEMA)
@@ -272,11 +303,13 @@ class CatalogReader:
         except (sqlite3.Error, Damaged) as error:
             raise damage(self.path, error) from None
         names = tuple(json.loads(packed.pop("codec_names")[0]))
+        paths, count = json.loads(packed.pop("irregular", ["[[], 0]"])[0])
         columns = {}
         while packed:
             column, pieces = packed.popitem()
             columns[column] = np.concatenate([np.frombuffer(data, COLUMNS[column]) for data in pieces])
-        return SourceTable(name, kind, **columns, codec_names=names, fingerprint=fingerprint, _reader=self)
+        return SourceTable(name, kind, **columns, codec_names=names, fingerprint=fingerprint,
+                           irregular=(tuple(paths), count), _reader=self)
 
     def owners(self, name: str, records: np.ndarray) -> Iterator[str]:
         """See :meth:`SourceTable.owners`; of files of the source ``name``."""
@@ -297,18 +330,24 @@ class CatalogReader:
             UserError: if another run with other lists has taken it out.
         """
         try:
-            row = self._db.execute(f"SELECT s.root, m.crc, m.{', m.'.join(MEDIA_COLUMNS)} FROM media m"
-                                   " JOIN sources s ON s.id = m.source WHERE m.id = ?", (record,)).fetchone()
+            row = self._db.execute(
+                f"SELECT s.root, s.pixel_aspect, m.crc, m.{', m.'.join((*MEDIA_COLUMNS, *_RARE_COLUMNS))}"
+                " FROM media m JOIN sources s ON s.id = m.source WHERE m.id = ?", (record,)).fetchone()
         except (sqlite3.Error, Damaged) as error:
             raise damage(self.path, error) from None
         if row is None:
             raise taken_out(self.path)
-        root, crc, *values = row
-        if crc is not None and crc != crc_of(root, *values):
+        root, pixel_aspect, crc, *values = row
+        known = dict(zip((*MEDIA_COLUMNS, *_RARE_COLUMNS), values))
+        if crc is not None and crc != media_crc(root, known):
             raise damage(self.path, f"the row of {ascii(values[0])} changed")
-        known = dict(zip(MEDIA_COLUMNS, values))
         path = os.path.join(root, known["path"])
         span = FileSpan(path) if known["archive"] is None else \
             FileSpan(os.path.join(root, known["archive"]), known["offset"], known["size"])
-        same = {field.name: known[field.name] for field in fields(Media) if field.name not in ("path", "stamp", "span")}
-        return Media(path=path, **same, stamp=(known["bytes"], known["mtime_ns"]), span=span)
+        stored = known["width"], known["height"]
+        if pixel_aspect == "apply":
+            known["width"], known["height"] = stretched(*stored, known["aspect"])
+        known["mirrored"] = bool(known["mirrored"])
+        same = {field.name: known[field.name] for field in fields(Media)
+                if field.name not in ("path", "stamp", "span", "stored")}
+        return Media(path=path, **same, stamp=(known["bytes"], known["mtime_ns"]), span=span, stored=stored)

@@ -26,6 +26,7 @@ MEMORY = 4 << 30  # bytes of one worker: the packets of the longest video that t
 SECONDS = 60.0  # for one file, and as long again as reading takes from a disk that gives
 BYTES_PER_SECOND = 4 << 20  # this much
 STAMP_SECONDS = 5.0  # for the size and time of a file that killed its worker, maybe as its mount hangs
+DECODED_BYTES_PER_SECOND = 1 << 20  # where all of a video is decoded
 BATCH = {"image": 64}  # files that a worker is sent at once; of other kinds one, which takes longer than sending it
 FRAME_PATTERN = "img_{:05}.jpg"  # of the reference's folders of frames
 CRASHED = "crashes the probe"
@@ -64,8 +65,11 @@ class ProbePool:
                 worker.kill()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def probe(self, source: MediaConfig, root: str, rows: Sequence[Row]) -> Iterator[Outcome]:
+    def probe(self, source: MediaConfig, root: str, rows: Sequence[Row],
+              decodes_all: bool = False) -> Iterator[Outcome]:
         """Probe the files of a source below ``root``, a real path; yields as they are done, in any order.
+
+        With ``decodes_all`` whole files are decoded, and no header is believed.
 
         A file that kills its worker is tried once more, alone in a new one; one that does it again is left out.
 
@@ -75,7 +79,8 @@ class ProbePool:
         size = BATCH.get(source.kind, 1)
         waiting, results = iter(rows), queue.Queue(_QUEUED)
         task = {"kind": source.kind, "pattern": source.pattern or FRAME_PATTERN, "root": root, "seconds": SECONDS,
-                "bytes_per_second": BYTES_PER_SECOND}
+                "bytes_per_second": BYTES_PER_SECOND, "decoded_bytes_per_second": DECODED_BYTES_PER_SECOND,
+                "decodes_all": decodes_all}
 
         def serve() -> None:
             try:

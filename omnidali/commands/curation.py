@@ -14,6 +14,10 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     """Add the commands to the parser."""
     lint = commands.add_parser("lint", help="look for what is wrong with a config's lists and media; changes nothing")
     takes_config(lint)
+    lint.add_argument("--decode", action="store_true", help="decode whole files, too: names those that are not what"
+                      " their headers say, and lets trainings know")
+    lint.add_argument("--sample", type=int, metavar="N", help="decode N files of each source at most, evenly spread"
+                      " (default: all)")
     lint.add_argument("--out", metavar="DIR", help="folder for the report (default: lint in the run folder)")
     takes_sources(lint, "all")
     takes_settings(lint)
@@ -118,11 +122,15 @@ def _lint(options: argparse.Namespace) -> int:
     from omnidali.curation.layout import keep_clear
     from omnidali.curation.lint import lint
     from omnidali.settings import load_config
+    if options.sample is not None:
+        at_least(options.sample, 1, "--sample")
+        if not options.decode:
+            raise UserError("--sample", "--decode beside it", "--sample alone", "Add --decode.")
     config = load_config(options.config, options.overrides)
     if options.out:
         keep_clear(options.out, options.config, config)
         take_folder(options.out, "lint", options.config)
-    return 1 if lint(config, options.out, options.sources) else 0
+    return 1 if lint(config, options.out, options.sources, options.decode, options.sample) else 0
 
 
 def _info(options: argparse.Namespace) -> None:

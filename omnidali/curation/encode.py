@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,20 +11,24 @@ from typing import NamedTuple
 import av
 import cv2
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace, Interpolation
+from av.video.reformatter import ColorRange, Interpolation
 
 from omnidali.catalog.files import FileSpan
-from omnidali.catalog.gate import Refused
-from omnidali.catalog.probe import Probe, open_video, probe_video, unpack_numbers, unpack_times
+from omnidali.catalog.frame_planes import show_upright
+from omnidali.catalog.gate import Refused, read_image_header
+from omnidali.catalog.probe import Probe, open_video, probe_video, unpack_numbers, unpack_times, video_stream
 from omnidali.catalog.store import Media
+from omnidali.curation.copy_check import check_frames, copied_matrix
+from omnidali.decoding.demuxed import frames_from
+from omnidali.decoding.image import orientation_flag, upright
+from omnidali.decoding.video import upright_size
 from omnidali.errors import CannotDecode
+from omnidali.x264 import repeatable
 
 JPEG_QUALITY = 90
 _RATE = 30  # frames a second that x264 is told: real timestamps are written by us and do not sway its choices
 _RATE_IF_UNKNOWN = 25  # as where pieces are cut
 _FINE = Fraction(1, 1_000_000)  # seconds between frames that had the same timestamp, about
-_BT709, _UNSPECIFIED = 1, 2
-_MATRICES = {True: Colorspace.ITU709, False: Colorspace.ITU601}  # by whether it is BT.709, as the decoder tells them
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,9 @@ class Recipe:
 
     @property
     def options(self) -> dict[str, str]:
-        """For FFmpeg's libx264."""
+        """For FFmpeg's libx264; a copy that is made again has the same bytes."""
         exact = f"keyint={self.gop}:min-keyint={self.gop}:scenecut=0:bframes=0"
-        return {"preset": self.preset, "crf": str(self.crf), "tune": self.tune, "x264-params": exact}
+        return repeatable({"preset": self.preset, "crf": str(self.crf), "tune": self.tune, "x264-params": exact})
 
     def __str__(self) -> str:
         return f"h264 gop {self.gop}, crf {self.crf}, {self.preset}, tune {self.tune}"
@@ -62,10 +65,16 @@ RECIPES = {
 
 
 class Picture(NamedTuple):
-    """A frame: uint8 (3 H / 2, W), planes Y, U and V after each other; ``came``: False where it stands for another."""
+    """A frame of a copy.
+
+    Attributes:
+        planes: uint8 (3 H / 2, W), Y, U and V after each other.
+        matrix: FFmpeg's number of the matrix that made them of RGB.
+        came: False where it stands for another one that did not.
+    """
 
     planes: np.ndarray
-    bt709: bool
+    matrix: int
     came: bool
 
 
@@ -99,7 +108,7 @@ def encode_video(media: Media, path: Path, recipe: Recipe, short_side: int, limi
     count = min(media.frames - first, limit or media.frames)
     width, height = scaled_size(media.width, media.height, short_side, even=True)
     seconds, ticks, tick = _timing(media, count, first)
-    replaced = 0
+    replaced: list[int] = []
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as copy:
         stream = copy.add_stream("libx264", rate=_RATE, options=recipe.options)
         stream.width, stream.height, stream.pix_fmt, stream.time_base = width, height, "yuv420p", tick
@@ -114,16 +123,18 @@ def encode_video(media: Media, path: Path, recipe: Recipe, short_side: int, limi
 
         for number, picture in enumerate(pictures(media, width, height, count, first)):
             if number == 0:
-                encoder.colorspace = _BT709 if picture.bt709 else _UNSPECIFIED
-            replaced += not picture.came
+                encoder.colorspace = picture.matrix
+            if not picture.came:
+                replaced.append(number)
             frame = av.VideoFrame.from_ndarray(picture.planes, format="yuv420p")
             frame.pts, frame.time_base = number, Fraction(1, _RATE)
             write(stream.encode(frame))
         write(stream.encode(None))
-    if 2 * replaced > count:
-        raise CannotDecode(f"{replaced} of {count} frames do not come out")
+    if 2 * len(replaced) > count:
+        raise CannotDecode(f"{len(replaced)} of {count} frames do not come out")
     _check(path, seconds, (width, height), recipe)
-    return replaced
+    check_frames(media, path, first, replaced)
+    return len(replaced)
 
 
 def pictures(media: Media, width: int, height: int, count: int, first: int = 0) -> Iterator[Picture]:
@@ -132,21 +143,12 @@ def pictures(media: Media, width: int, height: int, count: int, first: int = 0) 
     Raises:
         CannotDecode: if the file cannot be read, or gives no frame.
     """
-    times, turns, number, last = media.frame_times, media.rotation // 90, first, None
-    end = first + count
-    coded = (height, width) if turns % 2 else (width, height)
-    upright = (media.height, media.width) if turns % 2 else (media.width, media.height)
-    for frame in _decoded(media, first):
-        index = number if times is None else _place(times, number, frame.pts)
-        if index is None or (frame.width, frame.height) != upright:
+    number, last, end = first, None, first + count
+    coded = (height, width) if media.rotation % 180 else (width, height)
+    for index, frame in frames_from(media, first):
+        if index < number or upright_size(frame, media) != media.stored:
             continue
-        bt709 = frame.colorspace == _BT709
-        full = frame.color_range == ColorRange.JPEG or "j" in frame.format.name
-        small = frame.reformat(*coded, "yuv420p", interpolation=Interpolation.BICUBIC, threads=1,
-                               src_colorspace=_MATRICES[bt709], dst_colorspace=_MATRICES[bt709],
-                               src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
-                               dst_color_range=ColorRange.MPEG)
-        last = Picture(_turned(small.to_ndarray(), turns), bt709, True)
+        last = Picture(_scaled(frame, media, *coded), copied_matrix(frame), came=True)
         for _ in range(number, min(index, end)):
             yield last._replace(came=False)
         if index < end:
@@ -160,6 +162,15 @@ def pictures(media: Media, width: int, height: int, count: int, first: int = 0) 
         yield last._replace(came=False)
 
 
+def _scaled(frame: av.VideoFrame, media: Media, width: int, height: int) -> np.ndarray:
+    """The planes of :class:`Picture` of a coded frame, upright; the matrix of its colours stays."""
+    is_full = frame.color_range == ColorRange.JPEG or "j" in frame.format.name
+    small = frame.reformat(width, height, "yuv420p", interpolation=Interpolation.BICUBIC, threads=1,
+                           src_color_range=ColorRange.JPEG if is_full else ColorRange.MPEG,
+                           dst_color_range=ColorRange.MPEG)
+    return _upright(small.to_ndarray(), media.rotation, media.mirrored)
+
+
 def encode_photo(media: Media, path: Path, short_side: int) -> None:
     """Write a photo as JPEG, upright and without metadata; a JPEG that is small enough is copied as it is.
 
@@ -168,76 +179,36 @@ def encode_photo(media: Media, path: Path, short_side: int) -> None:
         OSError: if the copy cannot be written.
     """
     try:
-        data = media.span.read()
-        # only JPEG's orientation is honoured, as by the loader
-        turned = 0 if media.container == "jpeg" else cv2.IMREAD_IGNORE_ORIENTATION
-        picture = cv2.imdecode(data, cv2.IMREAD_COLOR | turned)
+        data = media.span.read_bytes()
+        header = read_image_header(data)
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | orientation_flag(header))
+    except Refused as refusal:
+        raise CannotDecode(str(refusal)) from None
     except (OSError, cv2.error) as error:
         raise CannotDecode(f"unreadable: {getattr(error, 'strerror', None) or error}") from None
+
+    picture = None if picture is None else upright(picture, header.orientation)
     if picture is None or picture.shape[:2] != (media.height, media.width):
         found = "no picture" if picture is None else f"{picture.shape[1]}x{picture.shape[0]} pixels"
         raise CannotDecode(f"{found} where the header said {media.width}x{media.height}")
+
     size = scaled_size(media.width, media.height, short_side)
     if size != (media.width, media.height):
         picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    elif media.codec == "jpeg":
-        path.write_bytes(data.tobytes())
+    elif header.codec == "jpeg":
+        path.write_bytes(data)
         return
     path.write_bytes(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes())
 
 
-def _decoded(media: Media, first: int = 0) -> Iterator[av.VideoFrame]:
-    """Frames in presentation order from the keyframe before ``first`` on; packets that do not decode give none.
-
-    Where a file has no timestamps, which frame it is can only be counted: they begin with ``first`` itself.
-    """
-    times, keys = media.frame_times, unpack_numbers(media.keyframes)
-    key = int(keys[max(0, np.searchsorted(keys, first, side="right") - 1)]) if first and len(keys) else 0
-    try:
-        for start in (times[key], None) if 0 < key <= first and times is not None else (None,):
-            with open_video(media.span, media.container) as container:
-                stream = container.streams.video[0]
-                stream.codec_context.thread_count = 1
-                if start is not None:
-                    container.seek(int(start), stream=stream)
-                frames = _all_frames(container, stream)
-                if start is None:
-                    yield from itertools.islice(frames, first if times is None else 0, None)
-                    return
-                head = next(frames, None)
-                if head is not None and head.pts is not None and head.pts <= times[first]:  # it did not land too late
-                    yield head
-                    yield from frames
-                    return
-    except (av.FFmpegError, OSError, ValueError, IndexError) as error:
-        raise CannotDecode(str(getattr(error, "strerror", None) or error)) from None
-
-
-def _all_frames(container, stream) -> Iterator[av.VideoFrame]:
-    for packet in container.demux(stream):
-        try:
-            frames = packet.decode()
-        except av.FFmpegError:
-            continue
-        yield from frames
-
-
-def _place(times: np.ndarray, number: int, pts: int | None) -> int | None:
-    """The index of a frame, at least ``number``; None for one that the probe did not count or that came already."""
-    if pts is None or pts == times[number]:  # several frames may have the same timestamp
-        return None if pts is None else number
-    index = int(np.searchsorted(times, pts))
-    return index if number < index < len(times) and times[index] == pts else None
-
-
-def _turned(planes: np.ndarray, turns: int) -> np.ndarray:
-    """Turn a picture of :class:`Picture` by quarters, counter-clockwise."""
-    if turns == 0:
+def _upright(planes: np.ndarray, rotation: int, mirrored: bool) -> np.ndarray:
+    """Turn a picture of :class:`Picture` as :func:`~omnidali.catalog.frame_planes.frame_orientation` says."""
+    if not rotation and not mirrored:
         return planes
     height, width = planes.shape[0] * 2 // 3, planes.shape[1]
     y, u, v = np.split(planes.reshape(-1), [height * width, height * width * 5 // 4])
-    turned = [np.rot90(y.reshape(height, width), turns)]
-    turned += [np.rot90(colour.reshape(height // 2, width // 2), turns) for colour in (u, v)]
+    turned = [show_upright(y.reshape(height, width), rotation, mirrored)]
+    turned += [show_upright(colour.reshape(height // 2, width // 2), rotation, mirrored) for colour in (u, v)]
     return np.concatenate([plane.reshape(-1) for plane in turned]).reshape(-1, turned[0].shape[1])
 
 
@@ -248,7 +219,7 @@ def _timing(media: Media, count: int, first: int = 0) -> tuple[np.ndarray, np.nd
     """
     try:
         with open_video(media.span, media.container) as container:
-            stream = container.streams.video[0]
+            stream = video_stream(container)
             tick, rate = stream.time_base, stream.average_rate or stream.base_rate or _RATE_IF_UNKNOWN
     except (av.FFmpegError, OSError, ValueError, IndexError) as error:
         raise CannotDecode(str(getattr(error, "strerror", None) or error)) from None

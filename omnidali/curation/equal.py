@@ -37,7 +37,7 @@ def find_equal(db: sqlite3.Connection, reader: CatalogReader, sources: Mapping[i
     Args:
         sources: kind by the catalog's number of the source.
     """
-    records, sizes = [], []
+    records, sizes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for source, kind in sources.items():
         # folders have a size of their own kind: the number of frames, below 0
         size = "-frames" if kind == "frames" else "COALESCE(size, bytes)"

@@ -14,6 +14,7 @@ import numpy as np
 
 from omnidali.catalog.build import Summary, build_catalog
 from omnidali.catalog.gate import OK
+from omnidali.catalog.recheck import recheck
 from omnidali.catalog.store import CatalogReader, SourceTable, connect
 from omnidali.config import EVALUATION, Config, MediaConfig
 from omnidali.curation import findings
@@ -32,7 +33,8 @@ _UNEVEN = 10  # times as many samples in the largest class as in the middle one
 _SLOW = 8  # frames decoded for each that is used
 
 
-def lint(config: Config, out: str | Path | None = None, names: Collection[str] = ()) -> int:
+def lint(config: Config, out: str | Path | None = None, names: Collection[str] = (), decodes: bool = False,
+         sample: int | None = None) -> int:
     """Check sources, print verdicts, the worst first, and write ``report.md``, ``issues.csv``, ``classes.csv`` and
     ``sources.csv``.
 
@@ -41,6 +43,8 @@ def lint(config: Config, out: str | Path | None = None, names: Collection[str] =
 
     Args:
         out: folder; by default ``lint`` in the run folder. names: of the sources, ``evaluation`` among them; none: all.
+        decodes: whether to decode files whole, too, and write into the catalog what they turn out to be.
+        sample: how many files of each source are decoded at most, evenly spread; None: all.
 
     Returns:
         The number of errors: what would stop a training or spoil its results.
@@ -51,7 +55,7 @@ def lint(config: Config, out: str | Path | None = None, names: Collection[str] =
     chosen = choose_sources(config, names)
     out = Path(out or Path(config.run_dir, "lint"))
     with writing_to(out), Issues(out / "issues.csv") as issues:
-        check = _Check(config, chosen, issues)
+        check = _Check(config, chosen, issues, decodes, sample)
         surveys, verdicts = check.run()
         write_tables(out, surveys, verdicts, check.class_names)
     print(*verdicts, sep="\n")
@@ -67,8 +71,9 @@ class _Check:
         class_names: as far as they are known. tables: of the sources that can be used.
     """
 
-    def __init__(self, config: Config, chosen: list[str], issues: Issues):
+    def __init__(self, config: Config, chosen: list[str], issues: Issues, decodes: bool, sample: int | None):
         self._config, self._issues = config, issues
+        self._decodes, self._sample = decodes, sample
         self._sources = {name: source for name, source in all_sources(config).items() if name in chosen}
         self._root = Path(config.data_root)
         self.class_names: tuple[str, ...] = ()
@@ -88,6 +93,8 @@ class _Check:
                 if check_list(name, source, self._root, names, self._issues, words_are_fine=bool(unnamed)):
                     summary, = build_catalog(self._config.catalog_path, {name: source}, self._root, names)
                     print(summary, flush=True)
+                    if self._decodes:
+                        self._decode(name, source)
                     self.tables[name] = reader.table(name)
                     self._unusable(summary)
             except UserError as error:
@@ -134,6 +141,17 @@ class _Check:
             del self.tables[EVALUATION]
         self.class_names = tuple(names or map(str, range(count)))
 
+    def _decode(self, name: str, source: MediaConfig) -> None:
+        """Decode whole files, and note what they are not."""
+        catalog = Path(self._config.catalog_path)
+        count, differences = recheck(catalog, name, source, self._sample)
+        for difference in differences:
+            if difference.changes_frames:
+                self._issues.add(name, difference.path, "other frames", difference.detail)
+            elif not difference.is_known:
+                self._issues.add(name, difference.path, "not decoded", difference.detail)
+        print(f"{name}: {count:,} files decoded whole, {len(differences):,} are not what the catalog said", flush=True)
+
     def _unusable(self, summary: Summary) -> None:
         """What the list's reading left out, without a file that is to blame."""
         for reason, count in summary.refused.items():
@@ -146,6 +164,13 @@ class _Check:
         for path, state in db.execute("SELECT path, state FROM media WHERE source = ? AND state <> ? ORDER BY id",
                                       (number, OK)):
             self._issues.add(name, path, "missing" if state == MISSING else "refused", state)
+        for path, note in db.execute("SELECT path, note FROM media WHERE source = ? AND note <> '' AND state = ?"
+                                     " ORDER BY id", (number, OK)):
+            self._issues.add(name, path, "damaged", note)
+        if self._sources[name].pixel_aspect == "ignore":
+            for path, aspect in db.execute("SELECT path, aspect FROM media WHERE source = ? AND aspect <> 1 AND state = ?"
+                                           " ORDER BY id", (number, OK)):
+                self._issues.add(name, path, "pixels", f"{aspect:.4g} times as wide as high")
         for path, labels in db.execute(
                 "SELECT m.path, GROUP_CONCAT(DISTINCT e.label) FROM entries e JOIN media m ON m.id = e.media"
                 " WHERE e.source = ? GROUP BY e.media, e.unit, e.first, e.last HAVING COUNT(DISTINCT e.label) > 1",

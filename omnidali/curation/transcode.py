@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tarfile
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import numpy as np
 from omnidali.catalog.folders import class_folders
 from omnidali.catalog.store import CatalogReader, Media, SourceTable
 from omnidali.config import Config
+from omnidali.curation.copy_check import check_frames
 from omnidali.curation.encode import JPEG_QUALITY, RECIPES, Recipe, encode_photo, encode_video
 from omnidali.curation.journal import check_folder, complete, is_of_the_disk, read_journal, stamp
 from omnidali.curation.layout import Layout, lay_out
@@ -139,8 +141,8 @@ def _run(units: list[Unit], out: Path, recipe: Recipe, short_side: int, workers:
     for unit in units:
         row = known.pop(_key(unit, out), None)  # what remains is of sources that are not copied this time
         if row and row["bytes_out"] and row["original"] == stamp(unit.original) and _lies(unit, row["bytes_out"]) \
-                and row["made"] == _made(unit, recipe, short_side):
-            journal[row["path"]] = row
+                and row["made"] == _made(unit, recipe, short_side) and (row.get("checked") or _is_right(unit)):
+            journal[row["path"]] = {**row, "checked": True}
         else:
             todo.append(unit)
     complete(out / JOURNAL, known.values(), journal, todo, workers, lambda unit: _copy(unit, out, recipe, short_side))
@@ -152,7 +154,7 @@ def _copy(unit: Unit, out: Path, recipe: Recipe, short_side: int) -> dict:
     part = out / _UNFINISHED / f"{unit.table.name}-{unit.records[0]}"
     row = {"path": _key(unit, out), "original": stamp(unit.original), "made": _made(unit, recipe, short_side),
            "files": len(unit.records), "frames": unit.frames, "replaced": 0, "bytes_in": 0, "bytes_out": 0,
-           "failed": []}
+           "failed": [], "checked": True}
     media = unit.table.media(unit.records[0])
     try:
         unit.copy.parent.mkdir(parents=True, exist_ok=True)
@@ -225,6 +227,21 @@ def _encode(media: Media, path: Path, recipe: Recipe, short_side: int) -> int:
         encode_photo(media, path, short_side)
         return 0
     return encode_video(media, path, recipe, short_side)
+
+
+def _is_right(unit: Unit) -> bool:
+    """Whether a copy that was never compared with its original, as before version 0.2, may stay."""
+    media = [unit.table.media(record) for record in unit.records]
+    if unit.table.kind in ("image", "frames"):
+        return not any(one.codec.endswith(":rotated") for one in media)  # EXIF turned JPEGs alone
+    if len(media) != 1 or media[0].span.size is not None:
+        return False
+    try:
+        check_frames(media[0], unit.copy)
+    except (CannotDecode, OSError) as reason:
+        print(f"{unit.copy} is made again: {reason}", file=sys.stderr, flush=True)
+        return False
+    return True
 
 
 def _made(unit: Unit, recipe: Recipe, short_side: int) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from omnidali.catalog.probe import open_video, unpack_numbers
+from omnidali.catalog.probe import IRREGULAR, open_video, unpack_numbers, video_stream
 from omnidali.catalog.store import Media
 from omnidali.curation.encode import Recipe, encode_video, probe_written
 from omnidali.errors import CannotDecode
@@ -43,7 +43,7 @@ def encode_piece(media: Media, path: Path, first: int, count: int) -> Cut:
     :func:`copy_piece`."""
     replaced = encode_video(media, path, EXACT, min(media.width, media.height), count, first)
     with open_video(media.span, media.container) as container:
-        stream = container.streams.video[0]
+        stream = video_stream(container)
         seconds = _seconds(media, stream.time_base, stream.average_rate)
     return Cut(first, count, replaced, *_place(seconds, first, count), 0.0, 0.0)
 
@@ -62,8 +62,8 @@ def copy_piece(media: Media, path: Path, first: int, count: int) -> Cut:
     """
     times, keys = media.frame_times, unpack_numbers(media.keyframes)
     place = int(np.searchsorted(keys, first, side="right")) - 1
-    if times is None or place < 0:
-        lacks = "has no timestamps" if times is None else "has no keyframe before the piece"
+    if times is None or place < 0 or media.codec.endswith(IRREGULAR):
+        lacks = "has no keyframe before the piece" if place < 0 else "has no timestamps that tell its frames"
         raise CannotDecode(f"the video {lacks}: {_NEEDS_EXACT}")
     key = int(keys[place])
     order = _order(media, times, key, first + count - 1)
@@ -90,7 +90,7 @@ def _packets(media: Media, begin: int) -> Iterator[av.Packet]:
     """Packets in decoding order from the keyframe that is shown at ``begin`` on, without what is shown before it."""
     for seek in (True, False):  # demuxers of streams without an index may land behind it
         with open_video(media.span, media.container) as container:
-            stream = container.streams.video[0]
+            stream = video_stream(container)
             if seek:
                 container.seek(begin, stream=stream)
             packets = (packet for packet in container.demux(stream)

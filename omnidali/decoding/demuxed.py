@@ -1,96 +1,194 @@
-"""Wanted frames of a video whose packets cannot be read by an index: through FFmpeg's demuxer, with seeks.
+"""Wanted frames of a video through FFmpeg's demuxer, where its packets cannot be read from the file by the index.
 
-Needed where a container cuts its packets up (MPEG-TS) or has no timestamps, and where the index gave less than was
-wanted, as of a file that changed behind the probe.
+Needed where a container cuts its packets up (MPEG-TS), and where the index gave less than was wanted, as of a file that
+changed after the probe. Frames are known by the packets that they come from, as in the index.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import av
 import numpy as np
 
 from omnidali.catalog.gate import check_size
-from omnidali.catalog.probe import open_video, unpack_numbers
+from omnidali.catalog.packets import PacketIndex
+from omnidali.catalog.probe import open_video, video_stream
 from omnidali.catalog.store import Media
+from omnidali.errors import CannotDecode
+
+_SOUGHT = 64  # packets in which one that the index knows is looked for
+_BY_BYTES = {"mpegts", "mpeg"}  # demuxers that go to a place in the file; their clocks may start again
 
 
-def demuxed_frames(media: Media, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(number, frame) of the wanted frames, in rising order, each at most once.
+class _NotFound(Exception):
+    """The demuxer's packets are not those of the index."""
 
-    Wanted frames are grouped by GOP: seek to the last keyframe before the first one, decode forward, stop behind the
-    last.
+
+def demuxed_frames(media: Media, index: PacketIndex | None, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    """(number, frame) of the wanted frames, each at most once.
+
+    Each run of the index is looked for with a seek, then from the start. Where the file is not the one of the index,
+    or has none, its frames are counted from the start.
 
     Raises:
-        Refused, av.FFmpegError, OSError, ValueError, IndexError: from a file that is broken.
+        Refused, av.FFmpegError, OSError, ValueError, IndexError, CannotDecode: from a file that is broken.
     """
+    if index is None:
+        yield from counted_frames(media, wanted)
+        return
+    runs = index.runs(wanted)
     with open_video(media.span, media.container) as container:
-        stream = container.streams.video[0]
-        check_size(stream.codec_context.width or 1, stream.codec_context.height or 1)  # it may be another file by now
-        stream.codec_context.thread_count = 1
-        stream.codec_context.thread_type = "NONE"
-        yield from _wanted(container, stream, media, wanted)
-
-
-def _wanted(container, stream, media: Media, wanted: list[int]):
-    times = media.frame_times
-    keyframes = unpack_numbers(media.keyframes)  # at most the first where there are no timestamps to seek by
-    position = 0  # in wanted
-    decoded_to = -1  # last index that the running decoder gave
-    while position < len(wanted):
-        key = int(np.searchsorted(keyframes, wanted[position], side="right")) - 1
-        if key > 0 and keyframes[key] > decoded_to + 1:
-            source = _after_seek(container, stream, times, keyframes, key, wanted[position])
-        else:
-            source = _from_here(container, stream, times)
-        before = position
-        for index, frame in source:
-            decoded_to = index
-            while position < len(wanted) and wanted[position] < index:
-                position += 1  # the stream has a hole here
-            if position < len(wanted) and wanted[position] == index:
-                yield index, frame
-                position += 1
-                if position < len(wanted):
-                    ahead = int(np.searchsorted(keyframes, wanted[position], side="right")) - 1
-                    if ahead > 0 and keyframes[ahead] > index + 1:
-                        break  # the next wanted frame has a keyframe of its own
-            if position == len(wanted):
-                break
-        else:
-            if position == before:  # the stream ended without giving anything more
+        stream = _opened(container)
+        for place, (first, last, frames) in enumerate(runs):
+            for seeks in (True, False):
+                try:
+                    yield from _run(container, stream, media, index, first, last, frames, seeks)
+                    break
+                except _NotFound:
+                    continue
+            else:
+                left = {number for _, _, rest in runs[place:] for number in rest.values()}
+                yield from counted_frames(media, sorted(left))
                 return
 
 
-def _after_seek(container, stream, times, keyframes, key: int, wanted: int):
-    """Frames from a keyframe on; steps back to earlier ones where the demuxer lands too late."""
-    while True:
-        container.seek(int(times[keyframes[key]]), stream=stream, backward=True, any_frame=False)
-        frames = _from_here(container, stream, times)
-        first = next(frames, None)
-        if first is not None and first[0] <= wanted:
-            break
-        if key <= 0:
-            break
-        key -= 1
-    if first is not None:
-        yield first
-        yield from frames
+def counted_frames(media: Media, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    """(number, frame) of the wanted frames, where a frame's number is how many came before it; errors as above."""
+    left = set(wanted)
+    with open_video(media.span, media.container) as container:
+        for number, frame in enumerate(_all_frames(container, _opened(container))):
+            if number in left:
+                left.discard(number)
+                yield number, frame
+            if not left:
+                return
 
 
-def _from_here(container, stream, times):
-    """(presentation index, frame) of all frames that the demuxer and decoder give from where they are."""
-    index = -1
-    for frame in container.decode(stream):
-        if times is None:
-            index += 1
-        elif frame.pts is None:
+def frames_from(media: Media, first: int = 0) -> Iterator[tuple[int, av.VideoFrame]]:
+    """(number, frame) of all frames from ``first`` on, in order; packets that do not decode give none.
+
+    Raises:
+        CannotDecode: if the file cannot be read, or is not the one that was probed.
+    """
+    try:
+        with open_video(media.span, media.container) as container:
+            stream = _opened(container)
+            if not media.packets:
+                yield from itertools.islice(enumerate(_all_frames(container, stream)), first, None)
+                return
+            index = PacketIndex.unpack(media.packets)
+            begin, _, _ = index.runs([first])[0]
+            for seeks in (True, False):
+                try:
+                    packets = _packets(container, stream, media, index, begin, seeks)
+                    for packet in itertools.chain(packets, [None]):
+                        for frame in _decoded(stream, packet):
+                            number = _number(index, frame)
+                            if number >= first:
+                                yield number, frame
+                    return
+                except _NotFound:
+                    continue
+    except (av.FFmpegError, OSError, ValueError, IndexError) as error:
+        raise CannotDecode(str(getattr(error, "strerror", None) or error)) from None
+    raise CannotDecode("the file changed after the probe")
+
+
+def _opened(container: av.container.InputContainer) -> av.VideoStream:
+    stream = video_stream(container)
+    if stream is None or stream.codec_context is None:
+        raise CannotDecode("no video stream")
+    context = stream.codec_context
+    check_size(context.width or 1, context.height or 1)  # it may be another file by now
+    context.thread_count = 1
+    context.thread_type = "NONE"
+    return stream
+
+
+def _run(container, stream, media: Media, index: PacketIndex, first: int, last: int, frames: dict[int, int],
+         seeks: bool) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The frames of one run of the index, by packet; a frame that came is taken out of ``frames``."""
+    packets = _packets(container, stream, media, index, first, seeks)
+    for packet in itertools.chain(itertools.islice(packets, last + 1 - first), [None]):
+        for frame in stream.codec_context.decode(packet):
+            if frame.pts in frames:
+                yield frames.pop(frame.pts), frame
+        if not frames:
+            return
+
+
+def _packets(container, stream, media: Media, index: PacketIndex, first: int, seeks: bool) -> Iterator[av.Packet]:
+    """The demuxer's packets from ``first`` on, each with its number in the index as its time.
+
+    Raises:
+        _NotFound: if the demuxer gives others.
+    """
+    if not seeks:
+        container.seek(0, backward=True, any_frame=True, unsupported_byte_offset=media.container in _BY_BYTES)
+        return _numbered(container, stream, index, 0, first)
+    if media.container in _BY_BYTES:
+        container.seek(int(index.offsets[first]), any_frame=True, unsupported_byte_offset=True)
+        return _numbered(container, stream, index, first, first)
+    times, number = media.frame_times, int(index.numbers[first])
+    if times is None or number < 0:
+        raise _NotFound
+    container.seek(int(times[number]), stream=stream, backward=True, any_frame=False)
+    return _numbered(container, stream, index, None, first)
+
+
+def _numbered(container, stream, index: PacketIndex, expected: int | None, first: int) -> Iterator[av.Packet]:
+    """Number packets by where they lie; ``expected``: what the first is if its place does not say so."""
+    places, sizes = index.offsets, index.sizes
+    number = None
+    skipped = 0
+    for packet in container.demux(stream):
+        if not packet.size:
             continue
-        elif 0 <= index < len(times) - 1 and times[index + 1] == frame.pts:
-            index += 1
-        else:
-            index = int(np.searchsorted(times, frame.pts))
-            if index == len(times) or times[index] != frame.pts:
-                continue  # not among the frames that the probe counted
-        yield index, frame
+        if number is None:
+            number = _place(index, packet, expected, first)
+            skipped += number is None
+            if skipped > _SOUGHT or (number is not None and number > first):
+                raise _NotFound
+            if number is None:
+                continue
+        elif number == len(sizes) or packet.size != sizes[number]:
+            raise _NotFound
+        if number >= first:
+            packet.pts = number
+            yield packet
+        number += 1
+    if number is None:
+        raise _NotFound
+
+
+def _place(index: PacketIndex, packet: av.Packet, expected: int | None, first: int) -> int | None:
+    """The number of a packet, told from its place and size; None where the index has none such."""
+    alike = np.flatnonzero(index.sizes[:first + 1] == packet.size)
+    if index.is_direct:  # offsets are of the bytes, which lie a few behind the position that the demuxer tells
+        behind = index.offsets[alike] - (packet.pos if packet.pos is not None else -1)
+        alike = alike[(behind >= 0) & (behind < 64)]
+    else:
+        alike = alike[index.offsets[alike] == (-1 if packet.pos is None else packet.pos)]
+    if expected in alike:
+        return expected
+    return int(alike[0]) if len(alike) else None
+
+
+def _all_frames(container, stream) -> Iterator[av.VideoFrame]:
+    packets = (packet for packet in container.demux(stream) if packet.size)
+    for packet in itertools.chain(packets, [None]):
+        yield from _decoded(stream, packet)
+
+
+def _decoded(stream: av.VideoStream, packet: av.Packet | None) -> list[av.VideoFrame]:
+    """The frames that come with a packet, or those that the decoder held back; none where it does not decode."""
+    try:
+        return stream.codec_context.decode(packet)
+    except av.FFmpegError:
+        return []
+
+
+def _number(index: PacketIndex, frame: av.VideoFrame) -> int:
+    return int(index.numbers[frame.pts]) if frame.pts is not None else -1

@@ -9,6 +9,7 @@ import time
 import av
 import numpy as np
 
+from omnidali.catalog.packets import PacketIndex
 from omnidali.catalog.probe import unpack_numbers
 from omnidali.catalog.store import Media
 from omnidali.decoding.demuxed import demuxed_frames
@@ -52,11 +53,12 @@ def _video(media: Media, end: float) -> bool:
     """Each frame by itself: in a longer run, a packet that fails may take frames before it along."""
     keyframes = unpack_numbers(media.keyframes).tolist()
     others = sorted(set(range(media.frames)) - set(keyframes))
+    index = PacketIndex.unpack(media.packets) if media.packets else None
     for wanted in (*keyframes, *others):
-        for source in (indexed_frames, demuxed_frames) if media.packets else (demuxed_frames,):
+        for source in (indexed_frames, demuxed_frames) if index and index.is_direct else (demuxed_frames,):
             try:
-                for _, frame in source(media, [wanted]):
-                    if upright_size(frame, media) == (media.width, media.height):
+                for _, frame in source(media, index, [wanted]):
+                    if upright_size(frame, media) == media.stored:
                         return True
             except MemoryError:
                 raise

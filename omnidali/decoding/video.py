@@ -1,7 +1,6 @@
 """Planned frames of a video on the CPU, through PyAV (FFmpeg).
 
-Frames come by the packet index, or through the demuxer where there is none. Boxes are cut out of the
-YUV planes before any conversion.
+Frames come by the packet index, or through the demuxer where there is none.
 """
 
 from __future__ import annotations
@@ -16,20 +15,15 @@ import av
 import cv2
 import numpy as np
 
+from omnidali.catalog.frame_planes import show_upright
 from omnidali.catalog.gate import Refused
 from omnidali.catalog.packets import PacketDecoder, PacketIndex
 from omnidali.catalog.store import Media
+from omnidali.decoding.colours import write_rgb
 from omnidali.decoding.demuxed import demuxed_frames
 from omnidali.decoding.missing import fill_missing, places_of
-from omnidali.decoding.scale import cut_and_scale
 from omnidali.errors import CannotDecode
 
-# 8-bit planar formats whose planes can be cut and scaled on their own: shifts of the colour planes
-# (down, across). Everything else is converted to RGB as a whole frame first.
-_PLANAR = {"yuv420p": (1, 1), "yuvj420p": (1, 1), "yuv422p": (0, 1), "yuvj422p": (0, 1), "yuv444p": (0, 0),
-           "yuvj444p": (0, 0)}
-_BT709 = 1
-_FULL_RANGE = 2
 _LOCAL = threading.local()  # a decoder for each thread, used again
 
 
@@ -37,7 +31,7 @@ def decode_video(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int,
     """Decode the planned frames and write their crops.
 
     Args:
-        frames: int (F,), indices in presentation order, in any order, repeats allowed.
+        frames: int (F,), frame numbers, in any order, repeats allowed.
         boxes: int (V, 4), in pixels of the upright picture.
         size: side of each crop, pixels.
         out: uint8 (V, F, size, size, 3), RGB.
@@ -48,14 +42,35 @@ def decode_video(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int,
     Raises:
         CannotDecode: if no wanted frame can be decoded.
     """
-    places, found, reason = places_of(frames), set(), None
+    places = places_of(frames)
+    found, reason = write_frames(media, places, boxes, out)
+    if len(found) == len(places):
+        return 0
+    if not found:
+        raise CannotDecode(reason or f"none of the frames {min(places)} to {max(places)} of {media.frames} came out")
+    return fill_missing(out, places, sorted(found))
+
+
+def write_frames(media: Media, places: dict[int, list[int]], boxes: np.ndarray,
+                 out: np.ndarray) -> tuple[set[int], str | None]:
+    """Write the crops of the frames that can be had.
+
+    Args:
+        places: where in ``out`` each frame belongs. boxes: as of :func:`decode_video`.
+        out: uint8 (V, F, height, width, 3), RGB.
+
+    Returns:
+        The frames that came, and what ended the search for the others.
+    """
+    found: set[int] = set()
+    reason = None
 
     def take(source, wanted: list[int]) -> str | None:
         """Write what comes; returns what ended it."""
         try:
-            for number, frame in source(media, wanted):
+            for number, frame in source(media, index, wanted):
                 first, *others = places[number]
-                _write_crops(frame, media, boxes, size, out[:, first])
+                _write_crops(frame, media, boxes, out[:, first])
                 for other in others:
                     out[:, other] = out[:, first]
                 found.add(number)
@@ -64,21 +79,19 @@ def decode_video(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int,
                 struct.error) as error:
             return str(getattr(error, "strerror", None) or error)
 
-    for source in (indexed_frames, demuxed_frames) if media.packets else (demuxed_frames,):
+    index = PacketIndex.unpack(media.packets) if media.packets else None
+    is_direct = index is not None and index.is_direct
+    for source in (indexed_frames, demuxed_frames) if is_direct else (demuxed_frames,):
         wanted, failure = sorted(places.keys() - found), ""
         while wanted and failure is not None:
             failure = take(source, wanted)
             reason = failure or reason
             # the first that did not come is given up, at least by this source; others may lie behind the damage
             wanted = [number for number in wanted if number not in found][1:]
-    if len(found) == len(places):
-        return 0
-    if not found:
-        raise CannotDecode(reason or f"none of the frames {min(places)} to {max(places)} of {media.frames} came out")
-    return fill_missing(out, places, sorted(found))
+    return found, reason
 
 
-def indexed_frames(media: Media, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+def indexed_frames(media: Media, index: PacketIndex, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
     """(number, frame) of the wanted frames by the packet index, with this thread's decoder; arguments and errors as
     :meth:`~omnidali.catalog.packets.PacketDecoder.frames`."""
     try:
@@ -86,7 +99,6 @@ def indexed_frames(media: Media, wanted: list[int]) -> Iterator[tuple[int, av.Vi
             status = os.fstat(file.fileno())
             if (status.st_size, status.st_mtime_ns) != media.stamp:
                 raise CannotDecode("the file changed behind the probe")  # another one's packets lie elsewhere
-            index = PacketIndex.unpack(media.packets)
             codec = media.codec.partition(":")[0]
             decoder = getattr(_LOCAL, "decoder", None)
             if decoder is None or not decoder.fits(codec, index):
@@ -102,36 +114,31 @@ def upright_size(frame: av.VideoFrame, media: Media) -> tuple[int, int]:
     return (frame.width, frame.height) if media.rotation % 180 == 0 else (frame.height, frame.width)
 
 
-def _write_crops(frame, media: Media, boxes: np.ndarray, size: int, out: np.ndarray) -> None:
-    """Write the crops (V, size, size, 3) of one decoded frame."""
+def _write_crops(frame: av.VideoFrame, media: Media, boxes: np.ndarray, out: np.ndarray) -> None:
+    """Write the crops (V, height, width, 3) of one decoded frame."""
     upright = upright_size(frame, media)
-    if upright != (media.width, media.height):
-        raise CannotDecode(f"a frame of {upright[0]}x{upright[1]} in a video of {media.width}x{media.height}")
-    shifts = _PLANAR.get(frame.format.name)
-    if media.rotation or shifts is None:
-        picture = np.rot90(frame.to_ndarray(format="rgb24"), media.rotation // 90)
-        for view, box in enumerate(boxes):
-            out[view] = cut_and_scale(np.ascontiguousarray(picture), box, size, size)
-        return
-    planes = [np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:plane.height, :plane.width]
-              for plane in frame.planes]
-    matrix = _matrix(frame.colorspace == _BT709, frame.color_range == _FULL_RANGE or "j" in frame.format.name)
-    yuv = np.empty((size, size, 3), np.uint8)
-    for view, box in enumerate(boxes):
-        down, across = shifts
-        colour = ((box[0] >> down), (box[1] >> across), -(-box[2] >> down), -(-box[3] >> across))
-        channels = [cut_and_scale(plane, part, size, size)
-                    for plane, part in zip(planes, (box, colour, colour))]
-        cv2.merge(channels, dst=yuv)
-        cv2.transform(yuv, matrix, dst=out[view])
+    if upright != media.stored:
+        raise CannotDecode(f"a frame of {upright[0]}x{upright[1]} in a video of {media.stored[0]}x{media.stored[1]}")
+    if media.stored != (media.width, media.height):
+        across, down = media.stored[0] / media.width, media.stored[1] / media.height
+        boxes = np.rint(boxes * [down, across, down, across]).astype(np.int64)
+        boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
+    for box, crop in zip(boxes.tolist(), out):
+        if not media.rotation and not media.mirrored:
+            write_rgb(frame, box, crop)
+            continue
+        coded = np.empty(crop.shape if media.rotation % 180 == 0 else crop.transpose(1, 0, 2).shape, np.uint8)
+        write_rgb(frame, coded_box(box, media), coded)
+        crop[:] = show_upright(coded, media.rotation, media.mirrored)
 
 
-def _matrix(bt709: bool, full_range: bool) -> np.ndarray:
-    """Rows R, G, B over (Y, U, V, 1), for 8-bit values (ITU-R BT.601 and BT.709)."""
-    red, blue = (0.2126, 0.0722) if bt709 else (0.299, 0.114)
-    green = 1 - red - blue
-    y, c, offset = (1, 1, 0) if full_range else (255 / 219, 255 / 224, 16)
-    rows = np.array([[y, 0, 2 * (1 - red) * c],
-                     [y, -2 * (1 - blue) * blue / green * c, -2 * (1 - red) * red / green * c],
-                     [y, 2 * (1 - blue) * c, 0]])
-    return np.column_stack([rows, -rows @ [offset, 128, 128]]).astype(np.float32)
+def coded_box(box: tuple[int, int, int, int], media: Media) -> tuple[int, int, int, int]:
+    """Where a box of the upright picture lies in the coded one: top, left, bottom, right."""
+    top, left, bottom, right = box
+    width, height = media.stored
+    for _ in range(media.rotation // 90):  # a quarter clockwise takes a quarter back
+        top, left, bottom, right = left, height - bottom, right, height - top
+        width, height = height, width
+    if media.mirrored:
+        left, right = width - right, width - left
+    return top, left, bottom, right

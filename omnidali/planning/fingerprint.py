@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from omnidali.catalog.store import SourceTable
+from omnidali.reading import printable
 
 _NAMES = {"batch": "train.batch (slots of a step)", "ratio": "train.ratio", "mixup": "train.mixup and mixup_alpha",
           "order of sources": "sources, in their order"}
@@ -28,7 +29,8 @@ def describe_content(table: SourceTable, pattern: str | None = None) -> dict[str
         "kind": table.kind, "pattern": pattern if table.kind == "frames" else None,
         "samples": len(table), "pieces": len(table.records), "labels": _checksum(table.labels),
         "classes": _checksum(np.bincount(labels)),
-        "files": [_checksum(column) for column in columns if column is not None]}}
+        "files": [_checksum(column) for column in columns if column is not None],
+        "irregular": [list(table.irregular[0]), table.irregular[1]]}}
 
 
 def find_differences(old: object, new: object, where: str = "") -> list[str]:
@@ -65,6 +67,7 @@ def _content_differences(old: Mapping, new: Mapping, where: str) -> list[str]:
         return found
     if had is None or chosen_then != chosen:
         return [*found, f"{where}: its list, labels or files changed; it has {has['samples']:,} samples now"]
+    renumbered = has["irregular"][1] and had.get("irregular") != has["irregular"]
     told = [f"had {had[key]:,} {key} and has {has[key]:,}" for key in ("samples", "pieces")
             if had[key] != has[key] and not (key == "pieces" and had["samples"] == had["pieces"])]
     if told:
@@ -76,10 +79,18 @@ def _content_differences(old: Mapping, new: Mapping, where: str) -> list[str]:
         told = ["has its samples in another order, or labels that were exchanged"]
     elif had["files"] != has["files"]:
         told = ["has files of other sizes or lengths, or in another order"]
-    else:
+    elif not renumbered:
         told = ["has other paths in its list, with the same labels, sizes and lengths"]
+    if renumbered:
+        told.append(_renumbered(*has["irregular"]))
     alike = "" if had["samples"] != has["samples"] else f" ({has['samples']:,} samples, as before)"
     return [*found, f"{where} {' and '.join(told)}{alike}"]
+
+
+def _renumbered(paths: list[str], count: int) -> str:
+    """Frames were numbered by timestamps when the run began, which was wrong for some files."""
+    more = f" and {count - len(paths):,} more" if count > len(paths) else ""
+    return f"has files whose frames had wrong numbers when the run began: {printable(', '.join(paths))}{more}"
 
 
 def _checksum(values: np.ndarray) -> int:

@@ -1,0 +1,52 @@
+"""Catalogs of the version before: what is still true in them stays, the rest is found anew."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import sys
+from pathlib import Path
+
+UPGRADED = 4  # the version that can be brought up to the present one
+_PRESENT = 5
+_COLUMNS = (
+    "ALTER TABLE sources ADD COLUMN pixel_aspect TEXT",
+    "ALTER TABLE media ADD COLUMN mirrored INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE media ADD COLUMN aspect REAL NOT NULL DEFAULT 1.0",
+    "ALTER TABLE media ADD COLUMN note TEXT NOT NULL DEFAULT ''",
+    "CREATE INDEX media_note ON media (source) WHERE note <> ''",
+)
+# Without a codec a row says nothing that a run could have planned by.
+_AGAIN = ("UPDATE media SET state = 'new', codec = '', packets = NULL WHERE source IN (SELECT id FROM sources WHERE kind"
+          " IN ('video', 'untrimmed')) OR container IN ('png', 'webp')")
+
+
+def upgrade(db: sqlite3.Connection, path: Path) -> None:
+    """Bring a catalog of version 4 up to version 5, in which frames are numbered as a decoder gives them.
+
+    Videos, PNG and WebP files are probed again by the build that follows; teachers' scores, ids and JPEGs stay.
+    """
+    try:
+        _upgrade(db, path)
+    except BaseException:
+        db.rollback()
+        raise
+
+
+def _upgrade(db: sqlite3.Connection, path: Path) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    version, = db.execute("PRAGMA user_version").fetchone()
+    if version != UPGRADED:  # another process was quicker
+        db.rollback()
+        return
+    for statement in _COLUMNS:
+        db.execute(statement)
+    again = db.execute(_AGAIN).rowcount
+    for source, signature in db.execute("SELECT id, signature FROM sources WHERE signature IS NOT NULL").fetchall():
+        settings, *others = json.loads(signature)
+        db.execute("UPDATE sources SET pixel_aspect = 'ignore', signature = ? WHERE id = ?",
+                   (json.dumps([[*settings, "ignore"], *others]), source))
+    db.execute(f"PRAGMA user_version = {_PRESENT}")
+    db.commit()
+    print(f"{path}: a catalog of an older version: {again:,} videos, PNG and WebP files are probed again, as frames are"
+          " numbered as they are decoded now, and EXIF turns pictures of all formats", file=sys.stderr, flush=True)

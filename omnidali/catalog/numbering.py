@@ -1,0 +1,152 @@
+"""From the packets of a video to its frames: their numbers, times and keyframes, and the packet index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import av
+import numpy as np
+
+from omnidali.catalog.frame_planes import frame_checksum
+from omnidali.catalog.packets import PacketDecoder, PacketIndex
+from omnidali.catalog.walk import PacketWalk
+
+_JUMP = 32  # usual steps that a clock goes back by where it starts again; reordered frames go back by 16 at most
+_MAX_REORDER = 16  # frames, of H.264 and HEVC
+_TRIED_KEYS = 64  # keyframes that are decoded by themselves; all others are, too, if one of these fails
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames of a video, N of them; frame k is the k-th that FFmpeg's sequential decoding gives.
+
+    Attributes:
+        packets: int64 (N,), the packet that each comes out of.
+        times: int64 (N,), rising timestamps, ticks; None where the file has none.
+        keys: bool (P,), packets where decoding may begin.
+        reorder: frames that a decoder holds back at most.
+        is_plain: whether timestamps tell the frames as well.
+        is_damaged: whether the decoder had to make something up.
+        notes: what a user should know of them.
+    """
+
+    packets: np.ndarray
+    times: np.ndarray | None
+    keys: np.ndarray
+    reorder: int
+    is_plain: bool = True
+    is_damaged: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def frames_by_headers(walk: PacketWalk, shown: np.ndarray) -> Frames:
+    """The frames of a stream whose headers tell all; ``shown`` is :meth:`PacketWalk.order_by_headers`."""
+    times = np.array([walk.times[packet] for packet in shown.tolist()], np.int64)
+    return Frames(shown, times, np.array(walk.keys, bool), min(walk.delay, _MAX_REORDER))
+
+
+def frames_by_decoding(walk: PacketWalk, order_by_times: np.ndarray) -> Frames | None:
+    """The frames that a decoder gave before the picture size changed; None where packets do not tell them apart.
+
+    Args:
+        order_by_times: packets in the order of their timestamps.
+    """
+    count, notes, sizes = len(walk.shown), _damage(walk), walk.frame_sizes
+    change = next((number for number, size in enumerate(sizes) if size != sizes[0]), None)
+    if change is not None:
+        old, new = ("x".join(map(str, sizes[number])) for number in (0, change))
+        count = change
+        notes = (*notes, f"the picture size changes from {old} to {new} at frame {change}: only those before it are used")
+    shown = walk.shown[:count]
+    if None in shown or len(set(shown)) < count:
+        return None
+
+    packets = np.array(shown, np.int64)
+    came = np.zeros(len(walk.sizes), bool)
+    came[packets] = True
+    keys = np.array(walk.keys, bool) & (came | np.array(walk.hidden, bool))
+    is_plain = np.array_equal(packets, order_by_times)
+    reorder = max(walk.context.reorder_depth, int((np.arange(count) - np.argsort(np.argsort(packets))).max()))
+    return Frames(packets, _shown_times(walk, packets), keys, min(reorder, _MAX_REORDER), is_plain,
+                  bool(walk.damaged), notes)
+
+
+def _damage(walk: PacketWalk) -> tuple[str, ...]:
+    """What there is to say of damaged packets."""
+    if not walk.damaged:
+        return ()
+    first = min(walk.damaged)
+    frame = sum(packet is not None and packet < first for packet in walk.shown)
+    return (f"{len(walk.damaged):,} of {len(walk.sizes):,} packets are damaged, the first about frame {frame}",)
+
+
+def _shown_times(walk: PacketWalk, packets: np.ndarray) -> np.ndarray | None:
+    """Rising timestamps of the frames.
+
+    Where presentation times are missing, decoding times are shared out in order. A clock that starts again goes on from
+    where it was. Times in the order of decoding, as in copies from AVI, are sorted.
+    """
+    times = [walk.times[packet] for packet in packets.tolist()]
+    if None in times:
+        times = [walk.decode_times[packet] for packet in np.sort(packets).tolist()]
+    if None in times:
+        return None
+    times = np.array(times, np.int64)
+    steps = np.diff(times)
+    usual = int(np.median(steps[steps > 0])) if (steps > 0).any() else 1
+    for place in np.flatnonzero(steps < -_JUMP * usual).tolist():
+        times[place + 1:] += times[:place + 1].max() + usual - times[place + 1]
+    return np.sort(times)
+
+
+def make_index(walk: PacketWalk, frames: Frames, read: Callable[[int, int], memoryview]) -> PacketIndex:
+    """The packet index, tried out: what decoding by it gives is compared with what the demuxer's packets gave."""
+    numbers = np.full(len(walk.sizes), -1, np.int64)
+    numbers[frames.packets] = np.arange(len(frames.packets))
+    context = walk.context
+    index = PacketIndex(
+        np.array(walk.positions, np.int64),
+        np.array(walk.sizes, np.int32),
+        numbers,
+        frames.keys,
+        context.extradata or b"",
+        context.colorspace,
+        context.color_range,
+        frames.reorder,
+        is_direct=walk.is_direct,
+        is_skippable=walk.unclear is None,
+    )
+    if not index.is_direct:
+        return index
+    try:
+        decoder = PacketDecoder(context.codec.canonical_name, index)
+        first = dict(decoder.frames(index, read, [0])).get(0)
+    except (av.FFmpegError, ValueError):
+        first = None
+    if first is None or frame_checksum(first) != frame_checksum(walk.first):
+        return replace(index, is_direct=False)
+    return replace(index, keys=_tried_keys(walk, index, decoder, read))
+
+
+def _tried_keys(walk: PacketWalk, index: PacketIndex, decoder: PacketDecoder, read) -> np.ndarray:
+    """The keyframes that give the same pixels without what is before them, as far as the walk knows their pixels."""
+    known = np.array([key for key in walk.key_checksums if index.numbers[key] >= 0], np.int64)
+    chosen = known[np.unique(np.linspace(0, len(known) - 1, _TRIED_KEYS).astype(int))] if len(known) else known
+    keys = index.keys.copy()
+    for tried in (chosen, known):
+        for key in tried.tolist():
+            keys[key] = _gives(index, decoder, read, key) == walk.key_checksums[key]
+        if keys[chosen].all():
+            break
+    return keys
+
+
+def _gives(index: PacketIndex, decoder: PacketDecoder, read, key: int) -> int | None:
+    """Checksum of a keyframe that is decoded by itself; None where it does not come."""
+    try:
+        for _, frame in decoder.frames(index, read, [int(index.numbers[key])]):
+            return frame_checksum(frame)
+    except av.FFmpegError:
+        pass
+    return None

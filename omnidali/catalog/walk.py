@@ -1,0 +1,175 @@
+"""One pass over the packets of a video: where they lie, what their headers say, and which frames a decoder gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import av
+import numpy as np
+
+from omnidali.catalog.bits import CodedPicture, Unclear
+from omnidali.catalog.frame_headers import Av1Reader, Vp9Reader
+from omnidali.catalog.frame_planes import frame_checksum
+from omnidali.catalog.gate import check_video
+from omnidali.catalog.nal_headers import H264Reader, HevcReader
+
+# codecs whose headers say which frames a decoder gives, and in which order
+_READERS = {"h264": H264Reader, "hevc": HevcReader, "vp9": Vp9Reader, "av1": Av1Reader}
+# containers without presentation times: what FFmpeg makes up for them is wrong where frames are reordered
+_TIMELESS = {"avi"}
+_FRAMING = 64  # bytes that a container may put between the position that FFmpeg tells and a packet's data
+
+
+class PacketWalk:
+    """What a pass over a stream found, P packets in decoding order.
+
+    Args:
+        demuxer: FFmpeg's name. read: the file's bytes, by (offset, count).
+        decodes_all: whether to decode all packets rather than those of the first frame alone. That happens, too, where
+            the codec's headers or the container's times cannot tell the frames.
+
+    Attributes:
+        positions, sizes: of packets; a position is exact where ``is_direct``.
+        times, decode_times: presentation and decoding timestamps, ticks or None.
+        keys: whether decoding may begin here, by the headers if they can be read, else by the container.
+        hidden: whether an edit list discards its frame.
+        pictures: what the headers say of each packet, as far as ``unclear`` is None.
+        unclear: why the headers do not tell the frames; None where they do.
+        delay: packets that a frame is held back by at most, by the headers.
+        shown: packets that frames came out of, in the order of the frames; one, or all with ``decodes_all``.
+        frame_sizes: (width, height) of these frames, pixels. key_checksums: of frames of keyframes, by packet.
+        first: the first frame.
+        damaged: packets that do not decode, or not without the decoder making something up; known with
+            ``decodes_all``, and all of them where FFmpeg's log is on.
+    """
+
+    def __init__(self, stream: av.VideoStream, demuxer: str, read: Callable[[int, int], memoryview],
+                 decodes_all: bool):
+        self._stream = stream
+        self._read = read
+        self.context = stream.codec_context
+        self.positions: list[int] = []
+        self.sizes: list[int] = []
+        self.times: list[int | None] = []
+        self.decode_times: list[int | None] = []
+        self.keys: list[bool] = []
+        self.hidden: list[bool] = []
+        self.is_direct = True
+        self.pictures: list[CodedPicture] = []
+        self.unclear: str | None = None
+        self.delay = 0
+        self.shown: list[int | None] = []
+        self.frame_sizes: list[tuple[int, int]] = []
+        self.key_checksums: dict[int, int] = {}
+        self.first: av.VideoFrame | None = None
+        self.damaged: set[int] = set()
+        self._reader = self._make_reader()
+        self.decodes_all = decodes_all or self.unclear is not None or demuxer in _TIMELESS
+
+    def _make_reader(self) -> H264Reader | HevcReader | Vp9Reader | Av1Reader | None:
+        codec = self.context.codec.canonical_name
+        if codec not in _READERS:
+            self.unclear = f"frames of {codec} that only a decoder can count"
+            return None
+        try:
+            return _READERS[codec](self.context.extradata or b"")
+        except (Unclear, IndexError) as reason:
+            self.unclear = str(reason)
+            return None
+
+    def run(self, container: av.container.InputContainer) -> None:
+        """Take all packets.
+
+        Raises:
+            Refused: for more frames than a video has.
+            av.FFmpegError: from the demuxer.
+        """
+        with av.logging.Capture() as complaints:
+            for packet in container.demux(self._stream):
+                if packet.size:
+                    self._add(packet)
+                if self.decodes_all or (self.first is None and not self.damaged):
+                    complaints.clear()  # of the demuxer
+                    self._decode(packet)
+                    if any(level <= av.logging.ERROR for level, _, _ in complaints):
+                        self.damaged.add(len(self.sizes) - 1)
+
+    def _add(self, packet: av.Packet) -> None:
+        data = bytes(packet)
+        position = -1 if packet.pos is None else packet.pos
+        renewed = packet.has_sidedata("new_extradata")
+        if self.is_direct:
+            at = -1 if position < 0 or renewed else bytes(self._read(position, len(data) + _FRAMING)).find(data)
+            self.is_direct = at >= 0
+            position += max(at, 0)
+        self.positions.append(position)
+        self.sizes.append(len(data))
+        self.times.append(packet.pts)
+        self.decode_times.append(packet.dts)
+        self.hidden.append(packet.is_discard)
+        self.keys.append(self._look(data, packet.is_keyframe, renewed))
+        check_video(0, len(self.sizes))
+
+    def _look(self, data: bytes, flagged: bool, renewed: bool) -> bool:
+        """Read the headers of a packet; returns whether decoding may begin with it."""
+        if self.unclear is None:
+            try:
+                if renewed:
+                    raise Unclear("the decoder's settings change")
+                picture = self._reader.read(data, flagged)
+            except (Unclear, IndexError) as reason:
+                self.unclear = str(reason)
+            else:
+                self.pictures.append(picture)
+                return picture.is_key
+        if self._reader is None:
+            return flagged
+        try:
+            return self._reader.is_key(data, flagged)
+        except (Unclear, IndexError):
+            return False
+
+    def _decode(self, packet: av.Packet) -> None:
+        number = len(self.sizes) - 1
+        if packet.size:
+            packet.pts = number  # the frame that comes out of it bears it as its time
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            self.damaged.add(number)
+            return
+        for frame in frames:
+            self.shown.append(frame.pts)
+            self.frame_sizes.append((frame.width, frame.height))
+            if self.first is None:
+                self.first = frame
+            if not self.decodes_all:
+                return
+            if frame.pts is not None and frame.is_corrupt:
+                self.damaged.add(frame.pts)
+            if frame.pts is not None and 0 <= frame.pts <= number and self.keys[frame.pts]:
+                self.key_checksums[frame.pts] = frame_checksum(frame)
+
+    def order_by_headers(self) -> np.ndarray | None:
+        """Packets of shown frames in the order in which a decoder gives them; None, and ``unclear``, if only a decoder
+        knows.
+
+        The timestamps must agree: where they do not, they or the headers are wrong.
+        """
+        if self.unclear is not None or not self.pictures:
+            return None
+        sequences, orders, _ = np.array(self.pictures, np.int64).T
+        ranked = np.lexsort((orders, sequences))
+        places = np.empty(len(ranked), np.int64)
+        places[ranked] = np.arange(len(ranked))
+        self.delay = int((np.arange(len(places)) - places).max())
+        declared = self._reader.max_reorder
+        shown = ranked[~np.array(self.hidden)[ranked]]
+        times = [self.times[packet] for packet in shown.tolist()]
+        if self.delay and (declared is None or self.delay > declared):
+            self.unclear = "more frames are reordered than the stream says"
+        elif None in times or (np.diff(np.array(times, np.int64)) < 0).any():
+            self.unclear = "timestamps that are missing, or in another order than the frames"
+        elif self.shown[:1] != shown[:1].tolist():
+            self.unclear = "a first frame that is another one than the headers say"
+        return shown if self.unclear is None else None

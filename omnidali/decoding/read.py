@@ -1,0 +1,86 @@
+"""Frames of any one video as arrays, over the very road that training takes."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from omnidali.catalog.files import FileSpan, stamp_of
+from omnidali.catalog.gate import Refused
+from omnidali.catalog.probe import probe_video
+from omnidali.catalog.store import Media
+from omnidali.decoding.missing import places_of
+from omnidali.decoding.video import write_frames
+from omnidali.errors import UserError
+
+_KEPT = 16  # probes of files that are read again and again
+
+
+def count_frames(path: str | Path) -> int:
+    """How many frames a video has: as many as FFmpeg's sequential decoding puts out.
+
+    Raises:
+        UserError: if the file cannot be read, or no training would use it; the message has the reason.
+    """
+    return _media(path).frames
+
+
+def read_frames(path: str | Path, numbers: Sequence[int]) -> np.ndarray:
+    """Frames of a video: uint8 (F, H, W, 3), RGB, upright, unscaled.
+
+    Frame k is the k-th that FFmpeg's sequential decoding puts out, whatever the file says of its times. The file goes
+    the way of a training's files: the gate, the probe, the packet index, and the decoder of the CPU.
+
+    Args:
+        numbers: from 0 on, in any order, repeats allowed.
+
+    Raises:
+        UserError: if the file cannot be read, or no training would use it; if a frame does not decode.
+        IndexError: for a number that the video does not have.
+
+    Example::
+
+        import omnidali
+
+        last = omnidali.count_frames("video.avi") - 1
+        first_and_last = omnidali.read_frames("video.avi", [0, last])
+        print(first_and_last.shape)  # (2, 240, 320, 3)
+    """
+    media = _media(path)
+    frames = np.asarray(numbers, np.int64).reshape(-1)
+    outside = frames[(frames < 0) | (frames >= media.frames)]
+    if len(outside):
+        raise IndexError(f"{path}: frame {outside[0]} of a video of {media.frames} frames, from 0 on")
+
+    out = np.zeros((1, len(frames), media.height, media.width, 3), np.uint8)
+    places = places_of(frames)
+    found, reason = write_frames(media, places, np.array([[0, 0, media.height, media.width]]), out)
+    missing = sorted(places.keys() - found)
+    if missing:
+        raise UserError(str(path), f"frame {missing[0]} of {media.frames}", reason or "no picture",
+                        "Run `omnidali lint --decode` to see what else of the file does not decode.")
+    return out[0]
+
+
+def _media(path: str | Path) -> Media:
+    full = os.path.abspath(path)
+    return _probed(str(path), full, stamp_of(full))
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _probed(path: str, full: str, stamp: tuple[int | None, int | None]) -> Media:
+    """The probe of a file as it is; ``stamp`` makes a changed file another one."""
+    span = FileSpan(full)
+    try:
+        if os.path.exists(full) and not os.path.isfile(full):
+            raise Refused("not a regular file")  # a pipe would be waited for
+        return Media.of(full, span, probe_video(span))
+    except Refused as refusal:
+        raise UserError(path, "a video that can be used", str(refusal), "Fetch it again, or convert it.") from None
+    except OSError as error:
+        raise UserError(path, "a video that can be read", error.strerror or str(error),
+                        "Check the path and its permissions.") from None
