@@ -12,7 +12,7 @@ import yaml
 import evaluate
 import omnidali
 from omnidali import cli
-from omnidali.bench.media import BITS, picture, read_numbers
+from omnidali.bench.media import BITS, picture, read_numbers, write_video
 from omnidali.catalog.lists import FORMATS
 from omnidali.demo.run import run_demo
 from omnidali.settings import load_config
@@ -53,7 +53,7 @@ class Enough(Exception):
 
 
 def test_readme_loop_runs(monkeypatch, media_root, tmp_path):
-    code, = blocks("python")
+    code, _ = blocks("python")
     assert len(code.strip().splitlines()) == 6
     (tmp_path / "c.yaml").write_text("sources:\n  clips: {kind: video, root: clips, list: clips.txt}\n"
                                      "  photos: {kind: image, root: photos, list: photos.txt}\n"
@@ -71,6 +71,16 @@ def test_readme_loop_runs(monkeypatch, media_root, tmp_path):
     with pytest.raises(Enough):
         exec(code, {"torch": torch, "model": model})
     assert network.cls_head.fc_cls.weight.grad.abs().sum() > 0
+
+
+def test_readme_reads_frames(tmp_path, monkeypatch):
+    _, code = blocks("python")
+    write_video(tmp_path / "video.avi", 7, frames=12, width=112, height=80, codec="mpeg4", b_frames=2)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code, names)
+    assert names["frames"].shape == (2, 80, 112, 3)
+    assert [read_numbers(frame[:, 16:96]) for frame in names["frames"]] == [(7, 0), (7, 11)]
 
 
 def test_readme_configs_are_valid(tmp_path):

@@ -476,3 +476,53 @@ def test_ssim():
     noise = np.random.default_rng(0).integers(0, 256, (60, 80), np.uint8)
     assert copies.ssim(noise, noise) == pytest.approx(1) and copies.ssim(noise, 255 - noise) < 0
     assert Fraction(1, 2) < copies.ssim(noise, cv2.GaussianBlur(noise, (3, 3), 0.5)) < 1
+
+
+def swapped(frames):
+    """Frames of which each pair has changed places."""
+    frames = list(frames)
+    for place in range(0, len(frames) - 1, 2):
+        frames[place], frames[place + 1] = frames[place + 1], frames[place]
+    return frames
+
+
+@pytest.mark.parametrize("mistake", [
+    swapped, lambda frames: [frames[0], *frames[:-1]], lambda frames: [*frames[1:], frames[-1]],
+    lambda frames: [*frames[:6], frames[7], *frames[7:]]], ids=["swapped", "late", "early", "one frame"])
+def test_a_copy_whose_frames_are_others_is_not_kept(tmp_path, monkeypatch, mistake):
+    write_video(tmp_path / "a.mp4", 1, frames=16, **PLAIN)
+    made = encode.pictures
+    monkeypatch.setattr(encode, "pictures", lambda *arguments: mistake(list(made(*arguments))))
+    with pytest.raises(CannotDecode, match="of the copy is nearer to another frame of the original than to its own"):
+        encode_video(media_of(tmp_path / "a.mp4"), tmp_path / "b", RECIPES["fast"], SHORT)
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 4])
+def test_copies_of_still_and_fading_videos_are_kept(tmp_path, step):
+    """Frames that differ by less than what encoding loses."""
+    grey = np.tile(np.linspace(40, 200, 144), (96, 1))
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "10"})
+        stream.width, stream.height, stream.pix_fmt = 144, 96, "yuv420p"
+        for number in range(14):
+            shown = np.repeat((grey + step * number)[:, :, None], 3, axis=2).clip(0, 255).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
+        container.mux(stream.encode(None))
+    for recipe in RECIPES.values():
+        assert encode_video(media_of(tmp_path / "a.mp4"), tmp_path / "b", recipe, SHORT) == 0
+
+
+@pytest.mark.parametrize("matrix", [1, 5, 7, 9])
+def test_a_copy_keeps_the_colour_matrix(tmp_path, matrix):
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "4"})
+        stream.width, stream.height, stream.pix_fmt = 144, 96, "yuv420p"
+        stream.codec_context.colorspace = matrix
+        for number in range(4):
+            frame = av.VideoFrame.from_ndarray(picture(1, number, 144, 96), format="rgb24")
+            container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace=matrix)))
+        container.mux(stream.encode(None))
+    original = media_of(tmp_path / "a.mp4")
+    encode_video(original, tmp_path / "b", RECIPES["intra"], 96)
+    shown, wanted = (next(frames_of(media)).astype(int) for media in (media_of(tmp_path / "b"), original))
+    assert np.abs(shown - wanted).mean() < 4

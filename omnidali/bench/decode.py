@@ -75,7 +75,7 @@ def _videos(media: list[Media]) -> dict[str, float | None]:
             pass
 
     def decoded(one: Media, wanted) -> int:
-        return sum(1 for _ in indexed_frames(one, list(wanted)))
+        return sum(1 for _ in indexed_frames(one, PacketIndex.unpack(one.packets), list(wanted)))
 
     def ends(one: Media) -> list[int]:
         """The last frame of each GOP: how fast are those before it passed?"""

@@ -104,14 +104,16 @@ def _ours(load: Workload, media: Path, seed: int, steps: int, check: bool = Fals
             del batch  # or its memory could not be used for the next one
 
 
-def _codec(load: Workload, media: Path, seed: int, steps: int) -> Iterator[list]:
+def _codec(load: Workload, folder: Path, seed: int, steps: int) -> Iterator[list]:
     """What no loader gets below: the wanted frames decoded by the index on all cores, and thrown away."""
+    from omnidali.catalog.packets import PacketIndex
     from omnidali.decoding.video import indexed_frames
-    plan = plan_of(open_tables(media, load), load, seed)
+    plan = plan_of(open_tables(folder, load), load, seed)
     table = plan.tables[0]
 
     def decode(record: int, frames) -> None:
-        for _ in indexed_frames(table.media(record), sorted(set(frames.tolist()))):
+        media = table.media(record)
+        for _ in indexed_frames(media, PacketIndex.unpack(media.packets), sorted(set(frames.tolist()))):
             pass
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:

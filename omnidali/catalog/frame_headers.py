@@ -120,7 +120,8 @@ class Av1Reader(_ShownReader):
 
     def __init__(self, extradata: bytes):
         super().__init__(extradata)
-        self._sequence = b""
+        self._header = b""
+        self._size: tuple[int, ...] | None = None
         self._fields = _Av1Sequence()
         if extradata[:1] == b"\x81":  # av1C, whose units follow after 4 bytes
             self._look(extradata[4:])
@@ -145,11 +146,14 @@ class Av1Reader(_ShownReader):
         return shown, is_key
 
     def _read_sequence(self, data: bytes) -> None:
-        if self._sequence and data != self._sequence:
-            raise Unclear("the sequence changes")
-        if not self._sequence:
-            self._sequence = data
-            self._fields.read(Bits(data))
+        if data == self._header:
+            return
+        self._header = data
+        self._fields = _Av1Sequence()
+        size = self._fields.read(Bits(data))
+        self._size = self._size or size
+        if size != self._size:
+            raise Unclear("the picture size changes")
 
 
 class _Av1Sequence:
@@ -160,8 +164,8 @@ class _Av1Sequence:
         self._id_bits = 0
         self._screen_tools = self._integer_motion = _SELECT
 
-    def read(self, bits: Bits) -> None:
-        """Read a sequence header."""
+    def read(self, bits: Bits) -> tuple[int, ...]:
+        """Read a sequence header; returns what all frames have in common: width, height, and depth."""
         bits.take(4)  # profile, still picture
         if bits.take(1):
             raise Unclear("a still picture")
@@ -180,16 +184,18 @@ class _Av1Sequence:
             bits.take(4)
 
         width_bits, height_bits = bits.take(4) + 1, bits.take(4) + 1
-        bits.take(width_bits + height_bits)
+        width, height = bits.take(width_bits), bits.take(height_bits)
         if bits.take(1):
             self._id_bits = bits.take(4) + 2
             self._id_bits += bits.take(3) + 1
         bits.take(7)  # superblock, intra filter and edge, inter tools
-        if bits.take(1):
-            bits.take(2)
+        has_order = bits.take(1)
+        bits.take(2 * has_order)
         self._screen_tools = _SELECT if bits.take(1) else bits.take(1)
         if self._screen_tools:
             self._integer_motion = _SELECT if bits.take(1) else bits.take(1)
+        bits.take(3 * has_order + 3)  # order, superresolution, filters
+        return width, height, bits.take(1)
 
     def _timing(self, bits: Bits) -> int:
         """Read timing_info and decoder_model_info; returns the bits of a buffer delay, 0 without a model."""

@@ -15,6 +15,10 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     decode.add_argument("--out", default="bench", help="folder for media and records.jsonl (default: %(default)s)")
     decode.add_argument("--media", nargs="+", metavar="NAME", help="beginnings of media, such as h264 (default: all)")
     decode.set_defaults(story=_bench_decode)
+    probe = bench.add_parser("probe", help="what the probe of a video costs, also beside another checkout")
+    probe.add_argument("--out", default="bench", help="folder for media and records.jsonl (default: %(default)s)")
+    probe.add_argument("--against", metavar="DIR", help="folder of another checkout of this project")
+    probe.set_defaults(story=_bench_probe)
     for name, text in (("loader", "our loader on generated media: clips a second, processor time, memory"),
                        ("peers", "the same beside other loaders (those of the extra `bench` that are installed)")):
         loader = bench.add_parser(name, help=text)
@@ -75,6 +79,11 @@ def _bench_loader(options: argparse.Namespace) -> None:
 def _bench_decode(options: argparse.Namespace) -> None:
     from omnidali.bench.decode import bench_decode
     bench_decode(options.out, options.media)
+
+
+def _bench_probe(options: argparse.Namespace) -> None:
+    from omnidali.bench.probe import bench_probe
+    bench_probe(options.out, options.against)
 
 
 def _bench_report(options: argparse.Namespace) -> None:

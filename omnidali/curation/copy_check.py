@@ -19,9 +19,11 @@ from omnidali.errors import CannotDecode
 
 _TRIED = 16  # frames of a file, evenly spread
 _NEAR = 2  # frames before and after each that it is compared with
-_SIDE = 48  # pixels of the small pictures that are compared
-_DIFFERS = 1.0  # levels, on average, from which on two frames of the original are told apart
-_SURELY = 2.0  # how many times nearer another frame is where there is no doubt
+_SIDE = 24  # pixels of the small pictures that are compared: noise, which encoding loses, is averaged away
+_DIFFERS = 1.5  # levels, on average, from which on two frames of the original are told apart
+# One frame alone is judged where frames differ by more than encoding loses, as it may of a slow fade, and by how many
+# times nearer another one is.
+_CLEARLY, _TIMES = 4.0, 1.3
 _RGB, _UNSPECIFIED = 0, 2  # FFmpeg's numbers of colour matrices
 
 
@@ -51,29 +53,34 @@ def check_frames(media: Media, path: Path, first: int = 0, replaced: Collection[
     copies = _small(copy, tried)
     wrong, judged = [], 0
     for number in tried:
-        other = _nearest_other(copies.get(number), originals, first + number)
-        if other is None:
+        distances = _distances(copies.get(number), originals, first + number)
+        if distances is None:
             continue
         judged += 1
-        own, nearest = other
+        own, nearest, apart = distances
         if nearest < own:
-            wrong.append((own / max(nearest, 1e-6), number))
-    if 2 * len(wrong) > judged or any(ratio > _SURELY for ratio, _ in wrong):
+            wrong.append((own > _TIMES * nearest and apart > _CLEARLY, number))
+    if 2 * len(wrong) > judged or any(is_clear for is_clear, _ in wrong):
         raise CannotDecode(f"frame {max(wrong)[1]} of the copy is nearer to another frame of the original than to its own"
                            f" ({len(wrong)} of {judged} that were compared)")
 
 
-def _nearest_other(shown: np.ndarray | None, originals: dict[int, np.ndarray],
-                   number: int) -> tuple[float, float] | None:
-    """How far a frame of the copy is from its own and from the nearest other one; None where all look alike."""
+def _distances(shown: np.ndarray | None, originals: dict[int, np.ndarray],
+               number: int) -> tuple[float, float, float] | None:
+    """How far a frame of the copy is from its own and from the nearest other one, and these two from each other.
+
+    In levels on average; None where all frames look alike.
+    """
     if shown is None or number not in originals:
         return None
     own = originals[number]
-    others = [other for near, other in originals.items() if 0 < abs(near - number) <= _NEAR
-              and np.abs(other - own).mean() >= _DIFFERS]
-    if not others:
-        return None
-    return float(np.abs(shown - own).mean()), min(float(np.abs(shown - other).mean()) for other in others)
+    others = [(_apart(shown, other), _apart(other, own)) for near, other in originals.items()
+              if 0 < abs(near - number) <= _NEAR and _apart(other, own) >= _DIFFERS]
+    return (_apart(shown, own), *min(others)) if others else None
+
+
+def _apart(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(one - other).mean())
 
 
 def _small(media: Media, numbers: Iterable[int]) -> dict[int, np.ndarray]:

@@ -126,7 +126,8 @@ def run_ahead(work: Callable, items: Iterable, workers: int, done: Callable) -> 
                 if not running:
                     return
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
+                # what succeeded first: one that fails must not take it along
+                for future in sorted(finished, key=lambda future: future.exception() is not None):
                     done(future.result())
         except BaseException:
             pool.shutdown(cancel_futures=True)
