@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 import torch
 
 from omnidali.bench.media import write_video
+from omnidali.catalog.build import build_catalog
 from omnidali.cli import main
+from omnidali.config import SourceConfig
 from omnidali.curate import _in_windows
 from omnidali.curation.journal import OWNER, take_folder
 from omnidali.curation.kept import UNREADABLE
@@ -128,15 +131,19 @@ def test_removed_windows_are_neither_cut_nor_what_lies_between_pieces(world, tmp
 
 
 def test_a_damaged_long_video_is_one_file_however_many_windows_it_has(world, tmp_path):
-    """With keyframes far apart nothing of what follows the damage decodes."""
+    """With keyframes far apart nothing of what follows the damage decodes; it came after the probe, and left no trace."""
     for n in range(2):
         write_video(tmp_path / f"long/{n}.mp4", 80 + n, frames=12 * 60, **{**QUICK, "gop": 1000})
-    damaged = bytearray((tmp_path / "long/1.mp4").read_bytes())
+    (tmp_path / "whole.txt").write_text("0.mp4 0\n1.mp4 1\n")
+    source = SourceConfig(kind="untrimmed", root=f"{tmp_path}/long", list=f"{tmp_path}/whole.txt", window_seconds=2)
+    build_catalog(tmp_path / "c.sqlite", {"whole": source}, world, progress=False)
+    path = tmp_path / "long/1.mp4"
+    damaged, time = bytearray(path.read_bytes()), path.stat().st_mtime_ns
     begin, end = damaged.find(b"mdat") + 4, damaged.find(b"moov")
     begin, end = begin + 1000, end if end > begin else len(damaged)
     damaged[begin:end] = bytes(end - begin)
-    (tmp_path / "long/1.mp4").write_bytes(damaged)
-    (tmp_path / "whole.txt").write_text("0.mp4 0\n1.mp4 1\n")
+    path.write_bytes(damaged)
+    os.utime(path, ns=(time, time))
     sets = ["--sources", "whole", "--set", f"sources.whole.root={tmp_path}/long",
             f"sources.whole.list={tmp_path}/whole.txt", "sources.whole.window_seconds=2",
             f"catalog={tmp_path}/c.sqlite", "loader.max_bad_in_a_row=3"]

@@ -225,9 +225,9 @@ def test_other_containers_and_turned_videos(tmp_path, name, settings):
 
 def test_holes_are_filled_and_told(tmp_path, monkeypatch):
     write_video(tmp_path / "v.mp4", 5, frames=40, gop=10, **FAST)
-    decoded = encode._decoded
-    monkeypatch.setattr(encode, "_decoded", lambda media, first: (
-        frame for frame in decoded(media, first) if frame.pts * frame.time_base * 30 != 25))
+    frames_from = encode.frames_from
+    monkeypatch.setattr(encode, "frames_from", lambda media, first: (
+        item for item in frames_from(media, first) if item[0] != 25))
     made = encode_piece(media_of(tmp_path / "v.mp4"), tmp_path / "out", 22, 6)
     assert made.replaced == 1 and [frame for _, frame in frames_of(tmp_path / "out")] == [22, 23, 24, 26, 26, 27]
 

@@ -1,31 +1,116 @@
-"""The frames of every kind of video file are the ones that FFmpeg numbers so; tests/frame_matrix.py makes the files."""
+"""FFmpeg numbers the frames of every kind of video file alike; tests/frame_matrix.py makes them.
+
+A tenth of the matrix and one container of every extra kind are checked, and all of them where
+OMNIDALI_MATRIX=whole.
+"""
 
 import itertools
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import frame_matrix
 import pytest
-from frame_matrix import CODECS, CONTAINERS, STRUCTURES, TIMINGS, Case, extras, matrix, omission, representative
+from conftest import needs_tool
+from frame_matrix import CODECS, CONTAINERS, STRUCTURES, TIMINGS
 
-MATRIX = matrix()
-EXTRAS = extras()
-WHOLE = os.environ.get("OMNIDALI_MATRIX") == "whole"
-CHOSEN = (MATRIX if WHOLE else representative(MATRIX)) + EXTRAS
-# neighbours share their encoded packets
-CHOSEN = sorted(CHOSEN, key=lambda case: case.name)
+import omnidali
+
+MATRIX = frame_matrix.matrix()
+EXTRAS = frame_matrix.extras()
+TENTH = frame_matrix.representative(MATRIX)
+CHOSEN = [*TENTH, *frame_matrix.one_of_each(EXTRAS)]
+if os.environ.get("OMNIDALI_MATRIX") == "whole":
+    CHOSEN = [*MATRIX, *EXTRAS]
+CHOSEN.sort(key=lambda case: case.name)  # neighbours share their encoded packets
+INSTALL = Path(__file__).with_name("install_tools")
 
 
 @pytest.mark.parametrize("case", CHOSEN, ids=lambda case: case.name)
 def test_frames_are_those_that_ffmpeg_numbers_so(case, tmp_path):
-    if case.program and not frame_matrix.has_program():
-        if os.environ.get("OMNIDALI_REQUIRE_TOOLS") == "1":
-            pytest.fail("the ffmpeg program is missing, and OMNIDALI_REQUIRE_TOOLS=1; tests/install_tools installs it")
-        pytest.skip("the ffmpeg program is missing; tests/install_tools installs it")
+    if case.program or os.environ.get("OMNIDALI_REQUIRE_TOOLS") == "1":
+        needs_tool("ffmpeg")
     path = tmp_path / case.name
     try:
         assert frame_matrix.check(case, path) == []
     finally:
         path.unlink(missing_ok=True)
+
+
+def test_the_matrix_leaves_nothing_out_without_a_reason():
+    kinds = list(itertools.product(CONTAINERS, CODECS, STRUCTURES, TIMINGS))
+    made = [case.kind for case in MATRIX]
+    reasons = {kind: frame_matrix.omission(*kind) for kind in kinds if kind not in set(made)}
+    assert sorted([*made, *reasons]) == sorted(kinds)
+    assert len(set(made)) == len(made) >= 300
+    assert all(reasons.values())
+    names = [case.name for case in MATRIX + EXTRAS]
+    assert len(set(names)) == len(names)
+
+
+def test_the_tenth_has_every_container_codec_structure_and_timing():
+    assert len(TENTH) == len(MATRIX) // 10
+    for axis, values in enumerate((CONTAINERS, CODECS, STRUCTURES, TIMINGS)):
+        assert {case.kind[axis] for case in TENTH} == set(values)
+
+
+# what a reader may do wrong, and what is said of it
+ERRORS = {
+    "the next frame": "frame 7: shows 8 instead of 7",
+    "a doubled frame": "frame 13: shows 12 instead of 13",
+    "a frame of another file": "shows None instead of",
+    "a dark frame": "off by",
+    "another count": "27 frames instead of 28",
+    "a refusal": "refused: ",
+}
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_reader_that_errs_is_found_out(error, tmp_path, monkeypatch):
+    case = next(case for case in MATRIX if case.name == "h264-pyramid-constant.mp4")
+    read, count = omnidali.read_frames, omnidali.count_frames
+    others = {"the next frame": {7: 8}, "a doubled frame": {13: 12}}.get(error, {})
+    decoy = frame_matrix.picture(frame_matrix.DECOY, 0, *frame_matrix.size_of("h264"))
+
+    def read_wrong(path, numbers):
+        if error == "a refusal":
+            raise omnidali.UserError(str(path), "a video", "none", "Find another one.")
+        frames = read(path, [others.get(number, number) for number in numbers])
+        if error == "a frame of another file":
+            frames[-1] = decoy
+        return frames - frames // 8 if error == "a dark frame" else frames
+
+    def count_wrong(path):
+        return count(path) - (error == "another count")
+
+    monkeypatch.setattr(omnidali, "read_frames", read_wrong, raising=False)
+    monkeypatch.setattr(omnidali, "count_frames", count_wrong, raising=False)
+    found = frame_matrix.check(case, tmp_path / case.name)
+    assert any(ERRORS[error] in line for line in found)
+
+
+def test_both_references_agree_with_the_painted_numbers(tmp_path):
+    needs_tool("ffmpeg")
+    case = next(case for case in MATRIX if case.name == "hevc-open-edit.mp4")
+    case.make(tmp_path / case.name)
+    for decode in (frame_matrix.decode_by_program, frame_matrix.decode_by_pyav):
+        assert tuple(map(frame_matrix.painted, decode(tmp_path / case.name))) == case.expected
+
+
+def run_install(folder):
+    """tests/install_tools where a folder holds all the programs there are."""
+    return subprocess.run(["/bin/bash", INSTALL], env={"PATH": str(folder)}, capture_output=True,
+                          text=True)
+
+
+def test_the_tools_are_not_installed_twice(tmp_path):
+    (tmp_path / "ffmpeg").write_text("#!/bin/sh\n")
+    (tmp_path / "ffmpeg").chmod(0o755)
+    done = run_install(tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_tools_cannot_be_installed_without_apt(tmp_path):
+    done = run_install(tmp_path)
+    assert done.returncode == 1
+    assert "apt-get" in done.stderr

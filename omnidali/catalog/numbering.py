@@ -13,8 +13,10 @@ from omnidali.catalog.packets import PacketDecoder, PacketIndex
 from omnidali.catalog.walk import PacketWalk
 
 _JUMP = 32  # usual steps that a clock goes back by where it starts again; reordered frames go back by 16 at most
+_MAX_SIDE = 65_535  # pixels, of the index's fields
 _MAX_REORDER = 16  # frames, of H.264 and HEVC
-_TRIED_KEYS = 64  # keyframes that are decoded by themselves; all others are, too, if one of these fails
+_TRIED_KEYS = 8  # keyframes that decoding is tried from; all others are, too, if one of these fails
+_TRIED_PACKETS = 64  # after each of them at most
 
 
 @dataclass(frozen=True)
@@ -116,37 +118,52 @@ def make_index(walk: PacketWalk, frames: Frames, read: Callable[[int, int], memo
         frames.reorder,
         is_direct=walk.is_direct,
         is_skippable=walk.unclear is None,
+        size=(min(context.width, _MAX_SIDE), min(context.height, _MAX_SIDE)),
     )
     if not index.is_direct:
-        return index
+        return _with_one_key(index) if walk.first.interlaced_frame and walk.unclear is not None else index
     try:
         decoder = PacketDecoder(context.codec.canonical_name, index)
         first = dict(decoder.frames(index, read, [0])).get(0)
     except (av.FFmpegError, ValueError):
         first = None
     if first is None or frame_checksum(first) != frame_checksum(walk.first):
-        return replace(index, is_direct=False)
+        index = replace(index, is_direct=False)
+        return _with_one_key(index) if walk.first.interlaced_frame and walk.unclear is not None else index
     return replace(index, keys=_tried_keys(walk, index, decoder, read))
 
 
+def _with_one_key(index: PacketIndex) -> PacketIndex:
+    """An index that begins with the first packet alone: decoders of fields may need more than a keyframe to begin with."""
+    return replace(index, keys=np.arange(len(index.keys)) == 0)
+
+
 def _tried_keys(walk: PacketWalk, index: PacketIndex, decoder: PacketDecoder, read) -> np.ndarray:
-    """The keyframes that give the same pixels without what is before them, as far as the walk knows their pixels."""
-    known = np.array([key for key in walk.key_checksums if index.numbers[key] >= 0], np.int64)
+    """The keyframes from which on all frames have the pixels that they have without a jump.
+
+    A few are tried, and all others only if one of these fails. Where frames are reordered, those up to the next
+    keyframe are compared, too: decoders may need more than a keyframe to begin with.
+    """
+    known = np.array([key for key in np.flatnonzero(index.keys).tolist() if key in walk.checksums], np.int64)
     chosen = known[np.unique(np.linspace(0, len(known) - 1, _TRIED_KEYS).astype(int))] if len(known) else known
     keys = index.keys.copy()
     for tried in (chosen, known):
         for key in tried.tolist():
-            keys[key] = _gives(index, decoder, read, key) == walk.key_checksums[key]
+            keys[key] = _is_true_key(walk, index, decoder, read, key)
         if keys[chosen].all():
             break
     return keys
 
 
-def _gives(index: PacketIndex, decoder: PacketDecoder, read, key: int) -> int | None:
-    """Checksum of a keyframe that is decoded by itself; None where it does not come."""
+def _is_true_key(walk: PacketWalk, index: PacketIndex, decoder: PacketDecoder, read, key: int) -> bool:
+    following = index.key_packets[index.key_packets > key]
+    end = min(int(following[0]) if len(following) else len(index.numbers), key + _TRIED_PACKETS)
+    packets = np.arange(key, end)
+    wanted = [int(number) for number in index.numbers[packets] if number >= index.numbers[key]]
+    wanted = [number for number in wanted if int(index.packet_of[number]) in walk.checksums]
     try:
-        for _, frame in decoder.frames(index, read, [int(index.numbers[key])]):
-            return frame_checksum(frame)
+        found = {int(index.packet_of[number]): frame_checksum(frame)
+                 for number, frame in decoder.frames(index, read, wanted)}
     except av.FFmpegError:
-        pass
-    return None
+        return False
+    return found == {int(index.packet_of[number]): walk.checksums[int(index.packet_of[number])] for number in wanted}

@@ -7,6 +7,7 @@ that they come from, never by a timestamp: each packet is handed to the decoder 
 
 from __future__ import annotations
 
+import itertools
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +19,14 @@ import numpy as np
 
 from omnidali.catalog.gate import MAX_VIDEO_PIXELS
 
-# packets, bytes of extradata, colour space, colour range, reorder depth, flags
-_HEAD = struct.Struct("<IIiiBB")
+# packets, bytes of extradata, colour space, colour range, reorder depth, flags, width, height
+_HEAD = struct.Struct("<IIiiBBHH")
 _DIRECT, _SKIPPABLE = 1, 2
 _BLOCK = 1 << 22  # bytes that are read at once
 _DECODERS = {"av1": "libdav1d"}  # FFmpeg's own av1 needs hardware
+_SELF_SIZED = {"h264", "hevc", "vp8", "vp9", "av1", "mjpeg"}  # whose packets say how large the picture is
+# Decoders that keep something of what they decoded before when they are told to begin anew.
+FORGETLESS = {"mpeg4", "ffv1"}
 # Decoders that know which frames no other refers to. HEVC's do, but for frames of the same temporal layer only.
 _SKIPPING = {"h264"}
 
@@ -41,6 +45,7 @@ class PacketIndex:
         reorder: how many frames a decoder holds back to put them in order.
         is_direct: whether the bytes lie in the file as a decoder needs them; else a demuxer must put them together.
         is_skippable: whether each packet is one whole frame, so that those that nobody refers to may be left out.
+        size: (width, height) that the container says, which decoders of some codecs need.
     """
 
     offsets: np.ndarray
@@ -53,6 +58,7 @@ class PacketIndex:
     reorder: int
     is_direct: bool = True
     is_skippable: bool = True
+    size: tuple[int, int] = (0, 0)
 
     def pack(self) -> bytes:
         """The index in a few bytes a packet."""
@@ -60,13 +66,14 @@ class PacketIndex:
         columns = [gaps.astype("<i8"), self.sizes.astype("<i4"), np.diff(self.numbers, prepend=-1).astype("<i4"),
                    self.keys.astype("u1")]
         flags = _DIRECT * self.is_direct | _SKIPPABLE * self.is_skippable
-        head = _HEAD.pack(len(self.sizes), len(self.extradata), self.colorspace, self.color_range, self.reorder, flags)
+        head = _HEAD.pack(len(self.sizes), len(self.extradata), self.colorspace, self.color_range, self.reorder, flags,
+                          *self.size)
         return head + self.extradata + zlib.compress(b"".join(column.tobytes() for column in columns), 1)
 
     @classmethod
     def unpack(cls, data: bytes) -> "PacketIndex":
         """The inverse of :meth:`pack`."""
-        count, extra, colorspace, color_range, reorder, flags = _HEAD.unpack_from(data)
+        count, extra, colorspace, color_range, reorder, flags, *size = _HEAD.unpack_from(data)
         columns, place = zlib.decompress(memoryview(data)[_HEAD.size + extra:]), 0
         arrays = []
         for kind in ("<i8", "<i4", "<i4", "u1"):
@@ -75,7 +82,7 @@ class PacketIndex:
         gaps, sizes, steps, keys = arrays
         offsets = np.cumsum(gaps + np.concatenate([[0], sizes[:-1]]))
         return cls(offsets, sizes, np.cumsum(steps) - 1, keys.astype(bool), data[_HEAD.size:_HEAD.size + extra],
-                   colorspace, color_range, reorder, bool(flags & _DIRECT), bool(flags & _SKIPPABLE))
+                   colorspace, color_range, reorder, bool(flags & _DIRECT), bool(flags & _SKIPPABLE), tuple(size))
 
     def runs(self, wanted: Sequence[int]) -> list[tuple[int, int, dict[int, int]]]:
         """What to decode for the frames ``wanted``: (first packet, last packet, {packet: its frame}) of each run.
@@ -114,18 +121,62 @@ class PacketIndex:
         return keys if len(keys) and keys[0] == 0 else np.concatenate([[0], keys])
 
 
+def make_context(codec: str, index: PacketIndex) -> av.VideoCodecContext:
+    """A new decoder for the packets of an index."""
+    context = av.CodecContext.create(_DECODERS.get(codec, codec), "r")
+    if index.extradata:
+        context.extradata = index.extradata
+    context.colorspace, context.color_range = index.colorspace, index.color_range
+    context.thread_count, context.thread_type = 1, "NONE"
+    context.options = decoder_options(codec)
+    if codec not in _SELF_SIZED:
+        context.width, context.height = index.size
+    return context
+
+
+def decoder_options(codec: str) -> dict[str, str]:
+    """What FFmpeg's decoder of a codec is told, whoever feeds it."""
+    options = {"max_pixels": str(MAX_VIDEO_PIXELS)}  # pictures may grow behind the header that was checked
+    if codec == "hevc":  # newer versions of FFmpeg keep back frames whose references are lost; older ones do not
+        options["flags"] = "+output_corrupt"
+    return options
+
+
+def decode_run(context: av.VideoCodecContext, packets: Iterator[av.Packet],
+               frames: dict[int, int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Yield (number, frame) of the wanted frames of one run as they come.
+
+    As FFmpeg does, a packet that does not decode is passed over.
+
+    Args:
+        packets: each with its number as its time. frames: wanted frames by packet; those that came are taken out.
+
+    Raises:
+        av.FFmpegError: the first of the packets, where a frame is missing in the end.
+    """
+    failure = None
+    for packet in itertools.chain(packets, [None]):  # at the end: what the decoder holds back
+        try:
+            for frame in context.decode(packet):
+                if frame.pts in frames:
+                    yield frames.pop(frame.pts), frame
+        except av.error.MemoryError:
+            raise
+        except av.FFmpegError as error:
+            failure = failure or error
+        if not frames:
+            return
+    if failure is not None:
+        raise failure
+
+
 class PacketDecoder:
     """A decoder that is fed from an index, one thread's own; used again for the next video that fits."""
 
     def __init__(self, codec: str, index: PacketIndex):
+        self._codec = codec
         self._made_for = self._needs(codec, index)
-        self._context = av.CodecContext.create(_DECODERS.get(codec, codec), "r")
-        if index.extradata:
-            self._context.extradata = index.extradata
-        self._context.colorspace, self._context.color_range = index.colorspace, index.color_range
-        self._context.thread_count, self._context.thread_type = 1, "NONE"
-        self._context.options = {"max_pixels": str(MAX_VIDEO_PIXELS)}  # pictures may grow in the middle of a video
-        self._skips = codec in _SKIPPING
+        self._context = make_context(codec, index)
 
     def fits(self, codec: str, index: PacketIndex) -> bool:
         """Whether it may decode by this index, too."""
@@ -133,7 +184,8 @@ class PacketDecoder:
 
     @staticmethod
     def _needs(codec: str, index: PacketIndex) -> tuple:
-        return codec, index.extradata, index.colorspace, index.color_range
+        size = None if codec in _SELF_SIZED else index.size
+        return codec, index.extradata, index.colorspace, index.color_range, size
 
     def frames(self, index: PacketIndex, read: Callable[[int, int], memoryview],
                wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -143,28 +195,35 @@ class PacketDecoder:
             read: the file's bytes, by (offset, count). wanted: numbers of frames.
 
         Raises:
-            av.FFmpegError: from a packet that the decoder does not take.
+            av.FFmpegError: from a packet that the decoder does not take, if a wanted frame did not come.
         """
-        context = self._context
-        skips = self._skips and index.is_skippable
         for first, last, frames in index.runs(wanted):
-            context.flush_buffers() if context.is_open else context.open()
-            context.reorder_depth = index.reorder
-            if self._skips and not skips:
-                context.skip_frame = "DEFAULT"
-            for number, packet in enumerate(_read_packets(index, read, first, last), start=first):
-                packet.pts = number
-                if skips:  # a frame that nothing refers to is decoded only if it is wanted itself
-                    context.skip_frame = "DEFAULT" if number in frames else "NONREF"
-                for frame in context.decode(packet):
-                    if frame.pts in frames:
-                        yield frames.pop(frame.pts), frame
-                if not frames:
-                    break
-            else:  # what the decoder holds back
-                for frame in context.decode(None):
-                    if frame.pts in frames:
-                        yield frames.pop(frame.pts), frame
+            context = self._begin(index)
+            packets = self._packets(context, index, read, first, last, frames)
+            yield from decode_run(context, packets, frames)
+
+    def _begin(self, index: PacketIndex) -> av.VideoCodecContext:
+        """The decoder as if it were new."""
+        if self._context.is_open and self._codec in FORGETLESS:
+            self._context = make_context(self._codec, index)
+        if self._context.is_open:
+            self._context.flush_buffers()
+        else:
+            self._context.open()
+        self._context.reorder_depth = index.reorder
+        return self._context
+
+    def _packets(self, context: av.VideoCodecContext, index: PacketIndex, read: Callable[[int, int], memoryview],
+                 first: int, last: int, frames: dict[int, int]) -> Iterator[av.Packet]:
+        """The packets of a run; the decoder is told what it may leave out."""
+        skips = self._codec in _SKIPPING and index.is_skippable
+        if self._codec in _SKIPPING:
+            context.skip_frame = "DEFAULT"
+        for number, packet in enumerate(_read_packets(index, read, first, last), start=first):
+            packet.pts = number
+            if skips:  # a frame that nothing refers to is decoded only if it is wanted itself
+                context.skip_frame = "DEFAULT" if number in frames else "NONREF"
+            yield packet
 
 
 def _read_packets(index: PacketIndex, read: Callable[[int, int], memoryview], first: int,

@@ -27,6 +27,7 @@ from omnidali.catalog.gate import (
 )
 from omnidali.catalog.frame_planes import frame_orientation
 from omnidali.catalog.numbering import Frames, frames_by_decoding, frames_by_headers, make_index
+from omnidali.catalog.packets import decoder_options
 from omnidali.catalog.photo import Probe, probe_image, read_start
 from omnidali.catalog.walk import PacketWalk
 
@@ -88,11 +89,16 @@ def probe_frames(span: FileSpan, pattern: str, root: str | None = None) -> Probe
 
 
 @contextmanager
-def open_video(span: FileSpan, container: str) -> Iterator[av.container.InputContainer]:
+def open_video(span: FileSpan, container: str,
+               invents_times: bool = False) -> Iterator[av.container.InputContainer]:
     """Open a video with exactly one demuxer, few decoders, and no way to other files or the network.
 
     FFmpeg gets an opened file instead of a name, and leave to use that alone: what a file says of other places, as
     QuickTime's external references do, names protocols that are not there.
+
+    Args:
+        invents_times: whether FFmpeg makes up presentation times where a file has none, as PyAV asks it to: wrong ones
+            where frames are reordered.
     """
     options = {"protocol_whitelist": "fd", "format_whitelist": container, "codec_whitelist": ",".join(VIDEO_DECODERS),
                "max_streams": str(MAX_STREAMS), "enable_drefs": "0"}
@@ -103,19 +109,28 @@ def open_video(span: FileSpan, container: str) -> Iterator[av.container.InputCon
         else:
             opened = av.open(file, format=container, options=options, buffer_size=1 << 18)
         with opened:
-            opened.flags &= ~Flags.gen_pts.value  # PyAV asks for invented timestamps, which are wrong with B-frames
+            if not invents_times:
+                opened.flags &= ~Flags.gen_pts.value
             for stream in opened.streams.video:
-                if stream.codec_context is not None:  # pictures may grow behind the header that was checked
-                    stream.codec_context.options = {"max_pixels": str(MAX_VIDEO_PIXELS)}
+                if stream.codec_context is not None:
+                    stream.codec_context.options = decoder_options(stream.codec_context.codec.canonical_name)
             yield opened
 
 
 def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
-    """The default video stream, else the first one; covers and thumbnails are none."""
+    """The default video stream; of several, or without one, that with the largest picture, as FFmpeg chooses.
+
+    Covers and thumbnails are none.
+    """
     pictures = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+
+    def rank(stream: av.VideoStream) -> tuple[bool, int]:
+        context = stream.codec_context
+        area = context.width * context.height if context is not None else 0
+        return bool(stream.disposition & Disposition.default), area
+
     streams = [stream for stream in container.streams.video if not stream.disposition & pictures]
-    defaults = [stream for stream in streams if stream.disposition & Disposition.default]
-    return next(iter(defaults + streams), None)
+    return max(streams, key=rank, default=None)
 
 
 def probe_video(span: FileSpan, before_decoding: Callable[[], object] = lambda: None,
@@ -171,8 +186,7 @@ def _order_by_times(span: FileSpan, demuxer: str) -> np.ndarray:
 
     DALI's decoders go by it, and so did catalogs before version 5: files that it tells right are regular.
     """
-    with open_video(span, demuxer) as container:
-        container.flags |= Flags.gen_pts.value
+    with open_video(span, demuxer, invents_times=True) as container:
         packets = [packet for packet in container.demux(video_stream(container)) if packet.size]
         times = [packet.pts for packet in packets if not packet.is_discard]
         shown = np.flatnonzero([not packet.is_discard for packet in packets])

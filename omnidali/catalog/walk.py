@@ -37,7 +37,8 @@ class PacketWalk:
         unclear: why the headers do not tell the frames; None where they do.
         delay: packets that a frame is held back by at most, by the headers.
         shown: packets that frames came out of, in the order of the frames; one, or all with ``decodes_all``.
-        frame_sizes: (width, height) of these frames, pixels. key_checksums: of frames of keyframes, by packet.
+        frame_sizes: (width, height) of these frames, pixels. checksums: of frames by packet: of keyframes, and
+            of all where frames are reordered.
         first: the first frame.
         damaged: packets that do not decode, or not without the decoder making something up; known with
             ``decodes_all``, and all of them where FFmpeg's log is on.
@@ -60,7 +61,7 @@ class PacketWalk:
         self.delay = 0
         self.shown: list[int | None] = []
         self.frame_sizes: list[tuple[int, int]] = []
-        self.key_checksums: dict[int, int] = {}
+        self.checksums: dict[int, int] = {}
         self.first: av.VideoFrame | None = None
         self.damaged: set[int] = set()
         self._reader = self._make_reader()
@@ -147,8 +148,8 @@ class PacketWalk:
                 return
             if frame.pts is not None and frame.is_corrupt:
                 self.damaged.add(frame.pts)
-            if frame.pts is not None and 0 <= frame.pts <= number and self.keys[frame.pts]:
-                self.key_checksums[frame.pts] = frame_checksum(frame)
+            if frame.pts is not None and (self.context.reorder_depth or self.keys[frame.pts]):
+                self.checksums[frame.pts] = frame_checksum(frame)
 
     def order_by_headers(self) -> np.ndarray | None:
         """Packets of shown frames in the order in which a decoder gives them; None, and ``unclear``, if only a decoder

@@ -94,16 +94,21 @@ def _packets(media: Media, begin: int) -> Iterator[av.Packet]:
             if seek:
                 container.seek(begin, stream=stream)
             packets = (packet for packet in container.demux(stream)
-                       if packet.size and not packet.is_discard and packet.pts is not None)
+                       if packet.size and not packet.is_discard and _time(packet) is not None)
             for packet in packets:
-                if packet.is_keyframe and packet.pts >= begin:
+                if packet.is_keyframe and _time(packet) >= begin:
                     break
             else:
                 continue
-            if packet.pts == begin:
+            if _time(packet) == begin:
                 yield packet
-                yield from (packet for packet in packets if packet.pts > begin)
+                yield from (packet for packet in packets if _time(packet) > begin)
                 return
+
+
+def _time(packet: av.Packet) -> int | None:
+    """When a packet's frame is shown; AVI has times of decoding alone, which are the same where nothing is reordered."""
+    return packet.dts if packet.pts is None else packet.pts
 
 
 def _order(media: Media, times: np.ndarray, key: int, last: int) -> np.ndarray:
@@ -115,7 +120,7 @@ def _order(media: Media, times: np.ndarray, key: int, last: int) -> np.ndarray:
     order, highest = [], 0
     try:
         for packet in _packets(media, int(times[key])):
-            order.append(int(np.searchsorted(times, packet.pts)))
+            order.append(int(np.searchsorted(times, _time(packet))))
             highest = max(highest, order[-1])
             if highest >= last and len(order) == highest - key + 1:
                 break

@@ -13,7 +13,7 @@ import av
 import numpy as np
 
 from omnidali.catalog.gate import check_size
-from omnidali.catalog.packets import PacketIndex
+from omnidali.catalog.packets import FORGETLESS, PacketIndex, decode_run
 from omnidali.catalog.probe import open_video, video_stream
 from omnidali.catalog.store import Media
 from omnidali.errors import CannotDecode
@@ -39,6 +39,10 @@ def demuxed_frames(media: Media, index: PacketIndex | None, wanted: list[int]) -
         yield from counted_frames(media, wanted)
         return
     runs = index.runs(wanted)
+    if media.codec.partition(":")[0] in FORGETLESS and len(runs) > 1:  # a new decoder for each
+        for _, _, frames in runs:
+            yield from demuxed_frames(media, index, sorted(frames.values()))
+        return
     with open_video(media.span, media.container) as container:
         stream = _opened(container)
         for place, (first, last, frames) in enumerate(runs):
@@ -110,13 +114,8 @@ def _opened(container: av.container.InputContainer) -> av.VideoStream:
 def _run(container, stream, media: Media, index: PacketIndex, first: int, last: int, frames: dict[int, int],
          seeks: bool) -> Iterator[tuple[int, av.VideoFrame]]:
     """The frames of one run of the index, by packet; a frame that came is taken out of ``frames``."""
-    packets = _packets(container, stream, media, index, first, seeks)
-    for packet in itertools.chain(itertools.islice(packets, last + 1 - first), [None]):
-        for frame in stream.codec_context.decode(packet):
-            if frame.pts in frames:
-                yield frames.pop(frame.pts), frame
-        if not frames:
-            return
+    packets = itertools.islice(_packets(container, stream, media, index, first, seeks), last + 1 - first)
+    yield from decode_run(stream.codec_context, packets, frames)
 
 
 def _packets(container, stream, media: Media, index: PacketIndex, first: int, seeks: bool) -> Iterator[av.Packet]:

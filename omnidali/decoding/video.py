@@ -18,6 +18,7 @@ import numpy as np
 from omnidali.catalog.frame_planes import show_upright
 from omnidali.catalog.gate import Refused
 from omnidali.catalog.packets import PacketDecoder, PacketIndex
+from omnidali.catalog.probe import DAMAGED, IRREGULAR
 from omnidali.catalog.store import Media
 from omnidali.decoding.colours import write_rgb
 from omnidali.decoding.demuxed import demuxed_frames
@@ -103,7 +104,12 @@ def indexed_frames(media: Media, index: PacketIndex, wanted: list[int]) -> Itera
             decoder = getattr(_LOCAL, "decoder", None)
             if decoder is None or not decoder.fits(codec, index):
                 decoder = _LOCAL.decoder = PacketDecoder(codec, index)
-            yield from decoder.frames(index, media.span.reader(file), wanted)
+            is_sound = True
+            for number, frame in decoder.frames(index, media.span.reader(file), wanted):
+                is_sound &= not frame.is_corrupt
+                yield number, frame
+            if not is_sound or media.codec.endswith((DAMAGED, IRREGULAR)):
+                _LOCAL.decoder = None  # it may remember what it made up
     except BaseException:
         _LOCAL.decoder = None  # what is left in it after an error, nobody knows
         raise
