@@ -116,7 +116,7 @@ def test_the_command_names_files_and_lets_trainings_know(world, capsys):
     assert cli.main([*command, "--decode"]) == 0
     told = capsys.readouterr().out
     assert "v: 4 files decoded whole, 1 are not what the catalog said" in told
-    assert "WARN  p: 1 files are damaged, or used in part, such as b/1.jpg (its end is missing)" in told
+    assert "WARN  p: 1 files are refused, such as b/1.jpg (no picture comes out)" in told
     rows = {row["path"]: row for row in csv.DictReader(open(world / "out/issues.csv"))}
     assert rows["b/2.mp4"]["problem"] == "damaged" and "the first about frame 25" in rows["b/2.mp4"]["detail"]
     assert cli.main(command) == 0  # without decoding: the catalog knows
@@ -129,6 +129,18 @@ def test_wrong_options_are_told(world, capsys):
                           (["--decode", "--sample", "0"], "--sample: expected 1 or more, got 0")):
         assert cli.main(["lint", "--config", str(world / "c.yaml"), *options]) == 2
         assert told in capsys.readouterr().err
+
+
+def test_a_folder_with_a_damaged_frame_is_named_with_its_number(world):
+    for number in range(1, 6):
+        write_photo(world / f"f/x/img_{number:05}.jpg", number, 90, 60)
+    path = world / "f/x/img_00004.jpg"
+    path.write_bytes(path.read_bytes()[:900])
+    (world / "f.txt").write_text("x 5 0\n")
+    source = SourceConfig(kind="frames", root="f", list="f.txt")
+    build_catalog(world / "c.sqlite", {"f": source}, world, progress=False)
+    _, (found,) = recheck(world / "c.sqlite", "f", source, progress=False)
+    assert found.detail == "1 of 5 frames are damaged, the first is frame 3: no picture comes out"
 
 
 def test_files_that_cannot_be_decoded_at_all_leave_the_catalog(world):

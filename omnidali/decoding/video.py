@@ -102,14 +102,16 @@ def indexed_frames(media: Media, index: PacketIndex, wanted: list[int]) -> Itera
                 raise CannotDecode("the file changed behind the probe")  # another one's packets lie elsewhere
             codec = media.codec.partition(":")[0]
             decoder = getattr(_LOCAL, "decoder", None)
-            if decoder is None or not decoder.fits(codec, index):
+            # where something must be made up, it must not be made up of another video
+            is_whole = index.keys[0] and not media.codec.endswith((DAMAGED, IRREGULAR))
+            if decoder is None or not is_whole or not decoder.fits(codec, index):
                 decoder = _LOCAL.decoder = PacketDecoder(codec, index)
             is_sound = True
             for number, frame in decoder.frames(index, media.span.reader(file), wanted):
                 is_sound &= not frame.is_corrupt
                 yield number, frame
-            if not is_sound or media.codec.endswith((DAMAGED, IRREGULAR)):
-                _LOCAL.decoder = None  # it may remember what it made up
+            if not (is_sound and is_whole):
+                _LOCAL.decoder = None
     except BaseException:
         _LOCAL.decoder = None  # what is left in it after an error, nobody knows
         raise
