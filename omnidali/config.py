@@ -50,7 +50,7 @@ class MediaConfig:
     window_seconds: float = 10.0  # untrimmed: length of the pieces that a whole file is cut into
     pieces: Literal["positive", "one_positive_rest_negative", "all"] = "positive"  # untrimmed: which ones make a clip
     decode: Literal["auto", "cpu", "dali", "hybrid"] = "auto"  # auto = DALI where a GPU can; hybrid = both share
-    pixel_aspect: Literal["ignore", "apply"] = "ignore"  # videos whose pixels are no squares: as stored, or stretched
+    pixel_aspect: Literal["ignore", "apply"] = "ignore"  # videos whose pixels are not square: as stored, or stretched
 
 
 @dataclass(frozen=True, kw_only=True)

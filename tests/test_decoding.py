@@ -133,7 +133,7 @@ def test_file_that_changed_behind_the_probe_falls_back_to_the_demuxer(tmp_path):
     out = np.zeros((1, 2, 64, 64, 3), np.uint8)
     assert decode_video(media, np.array([3, 17]), np.array([[0, 0, 64, 64]]), 64, out) == 0
     assert [read_numbers(shown) for shown in out[0]] == [(2, 3), (2, 17)]
-    with pytest.raises(CannotDecode, match="changed behind the probe"):
+    with pytest.raises(CannotDecode, match="changed after the probe"):
         next(indexed_frames(media, PacketIndex.unpack(media.packets), [3]))  # its packets are not even tried
 
 

@@ -123,6 +123,25 @@ def test_what_cannot_be_read_is_said(tmp_path):
                 call(tmp_path / name)
 
 
+@pytest.mark.parametrize("numbers", [[1.0], [True, False], ["1"], "12", [None], None, np.ones(3, bool), [float("nan")]])
+def test_numbers_are_whole_ones(tmp_path, numbers):
+    write_video(tmp_path / "a.mp4", 5, frames=5, width=112, height=80, **FAST)
+    with pytest.raises(TypeError):
+        omnidali.read_frames(tmp_path / "a.mp4", numbers)
+
+
+def test_numbers_may_come_in_any_container_and_be_too_large(tmp_path):
+    write_video(tmp_path / "a.mp4", 5, frames=5, width=112, height=80, **FAST)
+    for numbers in ((3,), np.array([3], np.uint8), iter([3]), range(3, 4)):
+        assert len(omnidali.read_frames(tmp_path / "a.mp4", numbers)) == 1
+    for number in (2**70, np.uint64(2**64 - 1)):
+        with pytest.raises(IndexError, match=str(number)):
+            omnidali.read_frames(tmp_path / "a.mp4", [number])
+    for path in ("a\0b.mp4", "\ud800.mp4"):
+        with pytest.raises(UserError, match="a video that can be read"):
+            omnidali.count_frames(path)
+
+
 def test_a_file_that_changes_is_probed_again(tmp_path):
     write_video(tmp_path / "a.mp4", 5, frames=5, width=112, height=80, **FAST)
     assert omnidali.count_frames(tmp_path / "a.mp4") == 5

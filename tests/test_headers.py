@@ -7,8 +7,9 @@ import pytest
 
 from omnidali.bench.media import video_frame, write_video
 from omnidali.catalog import probe as probing
-from omnidali.catalog.bits import Bits, Unclear
+from omnidali.catalog.bits import Bits, UnclearHeadersError
 from omnidali.catalog.files import FileSpan
+from omnidali.catalog.nal_headers import H264Reader
 from omnidali.catalog.probe import probe_video
 from omnidali.catalog.walk import PacketWalk
 
@@ -128,5 +129,14 @@ def test_bits_end_with_a_reason():
     bits = Bits(b"\x80")
     assert bits.take(1) == 1
     for read in (bits.golomb, lambda: bits.take(9)):
-        with pytest.raises(Unclear, match="cut off"):
+        with pytest.raises(UnclearHeadersError, match="cut off"):
             read()
+
+
+@pytest.mark.parametrize("size", [5_000, 1_000_000])
+def test_endless_parameter_sets_take_no_time(size):
+    extradata = b"\1\x64\0\x1f\xff\xe1" + min(size, 65_535).to_bytes(2, "big") + b"\x67\x64\0\x1f" + b"\xff" * size
+    with pytest.raises(UnclearHeadersError):
+        H264Reader(extradata)
+    with pytest.raises(UnclearHeadersError):
+        H264Reader(b"\0\0\1\x67\x64\0\x1f" + b"\xff" * size)

@@ -17,6 +17,7 @@ from omnidali.catalog.recheck import recheck
 from omnidali.catalog.store import CatalogReader
 from omnidali.config import SourceConfig
 from omnidali.decoding.routes import choose_routes
+from omnidali.errors import UserError
 from omnidali.planning.fingerprint import describe_content
 
 VIDEOS = SourceConfig(kind="video", root="v")
@@ -159,3 +160,24 @@ def test_files_that_cannot_be_decoded_at_all_leave_the_catalog(world):
 
 def test_ffmpegs_log_is_off_elsewhere():
     assert av.logging.get_level() is None
+
+
+def test_a_source_of_which_nothing_decodes_is_said_without_a_traceback(world, capsys):
+    for name in ("a/0.png", "b/1.png"):
+        write_photo(world / "p" / name, 0, 90, 60)
+        (world / "p" / name).write_bytes((world / "p" / name).read_bytes()[:60])
+    (world / "c.yaml").write_text(f"data_root: {world}\nrun_dir: {world}/run\ntrain: {{steps: 1}}\nsources:\n"
+                                  "  p: {kind: image, root: p}\n")
+    assert cli.main(["lint", "--config", str(world / "c.yaml"), "--decode"]) == 1
+    assert "ERROR p: " in capsys.readouterr().out
+
+
+def test_a_catalog_that_cannot_be_written_is_said_before_anything_is_decoded(world, monkeypatch):
+    built(world)
+    monkeypatch.setattr("omnidali.catalog.recheck.ProbePool", None)
+    blocker = sqlite3.connect(world / "c.sqlite")
+    blocker.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr("omnidali.catalog.build.connect", lambda *_, **__: sqlite3.connect(world / "c.sqlite", timeout=0))
+    with pytest.raises(UserError, match="a catalog that can be written, got database is locked"):
+        recheck(world / "c.sqlite", "v", VIDEOS, progress=False)
+    blocker.close()

@@ -86,6 +86,8 @@ def test_photos_and_their_scores_stay_and_scores_of_renumbered_videos_go(old):
     catalog = old / "world/run_wrong/catalog.sqlite"
     db = sqlite3.connect(catalog)
     photo = db.execute("SELECT * FROM media WHERE path = '0.jpg'").fetchone()
+    db.execute("CREATE TABLE teachers (id INTEGER PRIMARY KEY)")
+    db.execute("INSERT INTO teachers VALUES (1)")
     db.execute("CREATE TABLE scores (teacher INTEGER, path TEXT)")
     for name in ("wrong/0.avi", "wrong/1.mp4", "photos/0.jpg"):
         db.execute("INSERT INTO scores VALUES (1, ?)", (str(old / "world" / name),))
@@ -125,3 +127,32 @@ def test_a_killed_upgrade_is_made_once_more(old, monkeypatch):
             build_catalog("run_right/catalog.sqlite", {"clips": source}, ".", progress=False)
     build_catalog("run_right/catalog.sqlite", {"clips": source}, ".", progress=False)
     assert len(CatalogReader("run_right/catalog.sqlite").table("clips")) == 2
+
+
+def test_a_build_that_was_stopped_behind_the_upgrade_is_asked_for_again(old):
+    connect("run_right/catalog.sqlite", upgrades=True).close()
+    with pytest.raises(UserError, match="expected the source clips in the catalog, got nothing. Start the run again"):
+        CatalogReader("run_right/catalog.sqlite").table("clips")
+    test_a_run_over_files_that_were_right_goes_on_again(old)
+
+
+def test_a_run_over_files_that_were_right_goes_on_again(old):
+    config = load_config("run_right/config.yaml", ["train.steps=3"])
+    with open_loader(config, open_data(config)) as loader:
+        loader.load_state_dict(load_checkpoint("run_right/checkpoints/last.pt")["loader"])
+
+
+def test_an_upgraded_catalog_is_as_a_new_one(old):
+    config = load_config("run_right/config.yaml")
+    open_data(config)
+    connect("new.sqlite").close()
+    schemas = [[db.execute(f"SELECT name, type, dflt_value FROM pragma_table_info('{table}') ORDER BY name").fetchall()
+                for table in ("sources", "media", "entries", "packed")]
+               for db in (connect(path) for path in ("run_right/catalog.sqlite", "new.sqlite"))]
+    assert schemas[0] == schemas[1]
+
+
+def test_notes_are_found_without_a_look_at_every_file(tmp_path):
+    db = connect(tmp_path / "c.sqlite")
+    plan = db.execute("EXPLAIN QUERY PLAN SELECT COUNT(*) FROM media WHERE source = 1 AND note <> '' AND +state = 'ok'")
+    assert "media_note" in plan.fetchone()[-1]

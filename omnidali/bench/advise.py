@@ -44,7 +44,7 @@ class _Files:
 
     known: dict[int, Media]
 
-    def media(self, record: int) -> Media:
+    def media(self, record: int, stretches: bool = False) -> Media:
         return self.known[record]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Unclear(Exception):
+class UnclearHeadersError(Exception):
     """The headers alone do not say which frames a decoder gives; its text is the reason."""
 
 
@@ -27,7 +27,7 @@ class Bits:
     """Reads bits from the most significant one of the first byte on.
 
     Raises:
-        Unclear: at the end of the data.
+        UnclearHeadersError: at the end of the data.
 
     >>> bits = Bits(bytes([0b1_010_0110, 0b1000_0000]))
     >>> bits.take(1), bits.golomb(), bits.golomb()
@@ -44,7 +44,7 @@ class Bits:
         """An unsigned number of ``count`` bits."""
         self._left -= count
         if self._left < 0:
-            raise Unclear("a header is cut off")
+            raise UnclearHeadersError("a header is cut off")
         return self._value >> self._left & (1 << count) - 1
 
     def golomb(self) -> int:
@@ -52,7 +52,7 @@ class Bits:
         rest = self._value & (1 << self._left) - 1
         self._left = 2 * rest.bit_length() - self._left - 1
         if self._left < 0:
-            raise Unclear("a header is cut off")
+            raise UnclearHeadersError("a header is cut off")
         return (rest >> self._left) - 1
 
     def signed_golomb(self) -> int:

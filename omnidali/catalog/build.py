@@ -11,7 +11,8 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,10 +113,22 @@ def build_catalog(path: str | Path, sources: Mapping[str, MediaConfig], data_roo
 
 def _build(path: Path, sources: Mapping[str, MediaConfig], data_root: Path, classes: list[str] | None,
            pool: ProbePool, progress: bool, as_begun: bool) -> list[Summary]:
-    db = connect(path)
-    try:
+    with writing(path) as db:
         return [_build_source(db, name, source, data_root, classes, pool, progress, as_begun)
                 for name, source in sources.items()]
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[sqlite3.Connection]:
+    """The catalog at ``path``, opened to be written and brought up to date.
+
+    Raises:
+        UserError: where it cannot be written.
+        Damaged: if it is not as it was written.
+    """
+    db = connect(path, upgrades=True)
+    try:
+        yield db
     except sqlite3.Error as error:
         if is_damage(error):
             raise Damaged(str(error)) from None
@@ -197,7 +210,7 @@ def _summarise(db, source_id: int, name: str, source: MediaConfig, data_root: Pa
                          (source_id,)).fetchone()
     how = "recognised" if source.format == "auto" and source.list else "asked for" if source.list else "found"
     noted, *a_note = db.execute("SELECT COUNT(*), COALESCE(MIN(path), ''), note FROM media WHERE source = ? AND note <> ''"
-                                " AND state = ?", (source_id, OK)).fetchone()
+                                " AND +state = ?", (source_id, OK)).fetchone()
     summary = Summary(name, f"{form} ({how})", usable, dict(counts.most_common()), probed, repeated, examples,
                       lost, noted, tuple(a_note))
     if not usable:  # what was read so may have been read wrong: the next start reads it again
@@ -295,6 +308,7 @@ def _probe_new(db, source: int, name: str, config: MediaConfig, root: str, pool:
     planned, probed, lost = _planned(db, source) if as_begun else {}, 0, 0
     places = {row[0]: dict(zip(("id", "path", "archive", "offset", "size"), row)) for row in todo}
     unreadable = {row[0] for row in todo if row[-1] != NEW}
+    upgraded = {record for record, in db.execute("SELECT id FROM media WHERE source = ? AND packets IS NULL", (source,))}
     last_commit = time.monotonic()
     with tqdm(total=len(todo), desc=f"probe {name}", unit="file", disable=not progress, file=sys.stderr,
               mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:
@@ -310,6 +324,8 @@ def _probe_new(db, source: int, name: str, config: MediaConfig, root: str, pool:
                 lost += 1
             else:
                 write_probe(db, root, places[record], state, probe, (size, mtime))
+                if record in upgraded and probe is not None and probe.codec.endswith(IRREGULAR):
+                    _forget_scores(db, root, places[record]["path"])
             if time.monotonic() - last_commit > _COMMIT_SECONDS:
                 db.commit()
                 last_commit = time.monotonic()
@@ -329,17 +345,17 @@ def write_probe(db, root: str, place: Mapping[str, object], state: str, probe: P
     columns |= {"state": state, "crc": media_crc(root, {**place, **columns})}
     db.execute(f"UPDATE media SET {', '.join(f'{name} = :{name}' for name in columns)} WHERE id = :id",
                {**columns, "id": place["id"]})
-    if known.codec.endswith(IRREGULAR):
-        _forget_scores(db, root, place["path"])
 
 
 def _forget_scores(db, root: str, path: str) -> None:
     """Drop what teachers said of a file: they may have seen other frames under its numbers."""
     if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'scores'").fetchone():
-        db.execute("DELETE FROM scores WHERE path = ?", (os.path.join(root, path),))
+        db.execute("DELETE FROM scores WHERE teacher IN (SELECT id FROM teachers) AND path = ?",
+                   (os.path.join(root, path),))
 
 
 def _planned(db, source: int) -> dict[int, list]:
     """What plans depend on, of the ``new`` rows that were usable when they were probed the last time."""
     return {record: values for record, *values in db.execute(
-        f"SELECT id, {', '.join(_PLANNED)} FROM media WHERE source = ? AND state = ? AND codec <> ''", (source, NEW))}
+        f"SELECT id, {', '.join(_PLANNED)} FROM media WHERE source = ? AND state = ? AND codec <> ''"
+        " AND packets IS NOT NULL", (source, NEW))}

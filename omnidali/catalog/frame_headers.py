@@ -6,12 +6,13 @@ refer to. Sources: RFC 6386 (9.1), the VP9 bitstream specification (6.2, annex B
 
 from __future__ import annotations
 
-from omnidali.catalog.bits import Bits, CodedPicture, Unclear
+from omnidali.catalog.bits import Bits, CodedPicture, UnclearHeadersError
 
 _VP9_HEADER = 24  # bytes that hold a frame's size, whatever comes before it
 _SYNC_CODE = 0x498342
 _RGB = 7  # colour space of VP9
 _AV1_HEADER = 16  # bytes that hold all fields up to the size flag
+_SEQUENCE_BYTES = 256  # that hold all fields of a sequence header
 _SELECT = 2  # of AV1's sequence: each frame says for itself
 _SEQUENCE, _FRAME_HEADER, _FRAME = 1, 3, 6  # kinds of AV1's units
 
@@ -28,14 +29,14 @@ class _ShownReader:
         """What the headers of a packet say.
 
         Raises:
-            Unclear: for packets that show no frame or several, and for a new picture size.
+            UnclearHeadersError: for packets that show no frame or several, and for a new picture size.
         """
         shown, is_key = self._look(data)
         if shown != 1:
-            raise Unclear(f"{shown} frames in one packet")
+            raise UnclearHeadersError(f"{shown} frames in one packet")
         self._count += 1
         if self._count == 1 and not is_key:
-            raise Unclear("the first picture is no keyframe")
+            raise UnclearHeadersError("the first picture is no keyframe")
         return CodedPicture(0, self._count, is_key)
 
     def is_key(self, data: bytes, flagged: bool) -> bool:
@@ -65,7 +66,7 @@ class Vp9Reader(_ShownReader):
     def _frame(self, bits: Bits) -> tuple[bool, bool]:
         """Whether a frame is shown, and whether it is a keyframe as well."""
         if bits.take(2) != 2:
-            raise Unclear("no VP9 frame")
+            raise UnclearHeadersError("no VP9 frame")
         profile = bits.take(1) | bits.take(1) << 1
         if profile == 3:
             bits.take(1)
@@ -96,7 +97,7 @@ class Vp9Reader(_ShownReader):
     @staticmethod
     def _check_sync(bits: Bits) -> None:
         if bits.take(24) != _SYNC_CODE:
-            raise Unclear("no VP9 frame")
+            raise UnclearHeadersError("no VP9 frame")
 
     @staticmethod
     def _colours(bits: Bits, profile: int) -> tuple[int, ...]:
@@ -112,7 +113,7 @@ class Vp9Reader(_ShownReader):
         if self._size is None:
             self._size = (*size, *colours)
         elif self._size[:2] != size or (colours and self._size[2:] != colours):
-            raise Unclear("the picture size changes")
+            raise UnclearHeadersError("the picture size changes")
 
 
 class Av1Reader(_ShownReader):
@@ -150,10 +151,10 @@ class Av1Reader(_ShownReader):
             return
         self._header = data
         self._fields = _Av1Sequence()
-        size = self._fields.read(Bits(data))
+        size = self._fields.read(Bits(data[:_SEQUENCE_BYTES]))
         self._size = self._size or size
         if size != self._size:
-            raise Unclear("the picture size changes")
+            raise UnclearHeadersError("the picture size changes")
 
 
 class _Av1Sequence:
@@ -168,13 +169,13 @@ class _Av1Sequence:
         """Read a sequence header; returns what all frames have in common: width, height, and depth."""
         bits.take(4)  # profile, still picture
         if bits.take(1):
-            raise Unclear("a still picture")
+            raise UnclearHeadersError("a still picture")
         delay_bits = 0
         if bits.take(1):
             delay_bits = self._timing(bits)
         has_delays = bits.take(1)
         if bits.take(5):
-            raise Unclear("several layers")
+            raise UnclearHeadersError("several layers")
         bits.take(12)
         if bits.take(5) > 7:
             bits.take(1)
@@ -229,7 +230,7 @@ class _Av1Sequence:
             bits.take(1)
         bits.take(self._id_bits)
         if kind == 3 or bits.take(1):
-            raise Unclear("a frame with a size of its own")
+            raise UnclearHeadersError("a frame with a size of its own")
         return is_shown, is_key
 
 
@@ -238,7 +239,7 @@ def _leb128(data: bytes, place: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 56, 7):
         if place >= len(data):
-            raise Unclear("a unit is cut off")
+            raise UnclearHeadersError("a unit is cut off")
         value |= (data[place] & 127) << shift
         place += 1
         if not data[place - 1] & 128:

@@ -18,7 +18,7 @@ MAX_HEADER_BYTES = 1 << 24  # of a photo's metadata: profiles, thumbnails and de
 MAX_SEGMENTS = 4096  # of a JPEG before its picture, or of a PNG or WebP; a 16 MiB header in full ones has 256
 MAX_VIDEO_PIXELS = 35_651_584  # a frame of level 6.2, the highest of HEVC and AV1; decoders hold up to 16 of them
 MAX_VIDEO_SECONDS = 48 * 3600  # what timestamps span; windows are cut along them, so a claim would become memory
-MAX_VIDEO_FRAMES = 1 << 22  # 19 hours at 60 a second; the probe keeps 200 bytes a packet until it is done
+MAX_VIDEO_FRAMES = 1 << 22  # 19 hours at 60 a second; the probe keeps 500 bytes a packet until it is done
 MAX_STREAMS = 64  # of a container; a film with all its dubs has fewer
 # FFmpeg brings 500 decoders along. Those that web videos and research sets use are few, and looked after.
 VIDEO_DECODERS = ("h264", "hevc", "libdav1d", "av1", "vp8", "vp9", "libvpx", "libvpx-vp9", "mpeg4", "mpeg1video",

@@ -16,9 +16,10 @@ _COLUMNS = (
     "ALTER TABLE media ADD COLUMN note TEXT NOT NULL DEFAULT ''",
     "CREATE INDEX media_note ON media (source) WHERE note <> ''",
 )
-# Without a codec a row says nothing that a run could have planned by.
-_AGAIN = ("UPDATE media SET state = 'new', codec = '', packets = NULL WHERE source IN (SELECT id FROM sources WHERE kind"
-          " IN ('video', 'untrimmed')) OR container IN ('png', 'webp')")
+# Rows without an index of packets are those that are probed again; a run that still reads them does without.
+_AGAIN = ("UPDATE media SET state = 'new', packets = NULL, crc = NULL WHERE source IN (SELECT id FROM sources WHERE kind"
+          " IN ('video', 'untrimmed')) OR codec IN ('png', 'webp')")
+_INCOMPLETE = "UPDATE sources SET fingerprint = NULL WHERE id IN (SELECT source FROM media WHERE packets IS NULL)"
 
 
 def upgrade(db: sqlite3.Connection, path: Path) -> None:
@@ -42,10 +43,14 @@ def _upgrade(db: sqlite3.Connection, path: Path) -> None:
     for statement in _COLUMNS:
         db.execute(statement)
     again = db.execute(_AGAIN).rowcount
+    db.execute(_INCOMPLETE)
     for source, signature in db.execute("SELECT id, signature FROM sources WHERE signature IS NOT NULL").fetchall():
-        settings, *others = json.loads(signature)
-        db.execute("UPDATE sources SET pixel_aspect = 'ignore', signature = ? WHERE id = ?",
-                   (json.dumps([[*settings, "ignore"], *others]), source))
+        try:
+            settings, *others = json.loads(signature)
+            signature = json.dumps([[*settings, "ignore"], *others])
+        except (ValueError, TypeError):  # damaged: the list is read again
+            signature = None
+        db.execute("UPDATE sources SET pixel_aspect = 'ignore', signature = ? WHERE id = ?", (signature, source))
     db.execute(f"PRAGMA user_version = {_PRESENT}")
     db.commit()
     print(f"{path}: a catalog of an older version: {again:,} videos, PNG and WebP files are probed again, as frames are"

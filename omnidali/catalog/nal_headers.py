@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from omnidali.catalog.bits import Bits, CodedPicture, Unclear
+from omnidali.catalog.bits import Bits, CodedPicture, UnclearHeadersError
 
 _SLICE_BYTES = 40  # that hold the fields of a slice header up to its order count, with room for escapes
+_SET_BYTES, _SETS = 4096, 1000  # of a parameter set, and how many different ones a stream may have
+_BUFFERS = 32  # that a stream may describe (E.1.2)
 _HIGH_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}  # with a chroma format in the SPS
 _INTRA = {2, 4, 7, 9}  # slice types I and SI
 _EXTENDED = 255  # aspect_ratio_idc that two numbers follow
@@ -69,7 +71,7 @@ class _NalReader:
                 begin = place + count
                 place = begin + int.from_bytes(data[place:begin], "big")
                 if place > len(data):
-                    raise Unclear("a NAL unit is cut off")
+                    raise UnclearHeadersError("a NAL unit is cut off")
                 yield begin, place
             return
 
@@ -84,6 +86,8 @@ class _NalReader:
         data = data.rstrip(b"\0")
         if data in self._known:
             return False
+        if len(data) > _SET_BYTES or len(self._known) == _SETS:
+            raise UnclearHeadersError("more parameter sets than a stream has, or larger ones")
         self._known.add(data)
         return True
 
@@ -104,7 +108,7 @@ class _NalReader:
         """Note the sequence that a picture belongs to; its size must be that of the first."""
         self._size = self._size or sps.size
         if sps.size != self._size:
-            raise Unclear("the picture size changes")
+            raise UnclearHeadersError("the picture size changes")
         if sps.max_reorder is None or self.max_reorder is None:
             self.max_reorder = None
         else:
@@ -125,7 +129,7 @@ class H264Reader(_NalReader):
             flagged: whether the container calls it a keyframe.
 
         Raises:
-            Unclear: where a decoder may give another number of frames than one, or another order.
+            UnclearHeadersError: where a decoder may give another number of frames than one, or another order.
         """
         picture = None
         recovery = None
@@ -135,24 +139,24 @@ class H264Reader(_NalReader):
                 if not data[begin + 1] & 0x80:  # a slice that does not begin with the first macroblock
                     continue
                 if picture is not None:
-                    raise Unclear("two pictures in one packet")
+                    raise UnclearHeadersError("two pictures in one packet")
                 picture = self._slice(data[begin:begin + _SLICE_BYTES], flagged, recovery)
             elif kind == 6 and flagged:
                 recovery = _recovery_frames(data[begin + 1:end], recovery)
             elif kind in (7, 8):
                 self._parameter_set(data[begin:end])
             elif kind in (2, 3, 4):
-                raise Unclear("data partitions")
+                raise UnclearHeadersError("data partitions")
 
         if picture is None:
-            raise Unclear("a packet without the first slice of a picture")
+            raise UnclearHeadersError("a packet without the first slice of a picture")
         return picture
 
     def is_key(self, data: bytes, flagged: bool) -> bool:
         """Whether decoding may begin with a packet, as far as its headers alone can say."""
         recovery = None
         for begin, end in self._units(data):
-            kind = data[begin] & 31
+            kind = data[begin] & 31 if begin < end else 0
             if kind == 5:
                 return True
             if kind == 6 and flagged:
@@ -197,19 +201,19 @@ class H264Reader(_NalReader):
         try:
             sps = self._sps[self._pps[bits.golomb()].sps]
         except KeyError:
-            raise Unclear("a parameter set is missing") from None
+            raise UnclearHeadersError("a parameter set is missing") from None
 
         starts = data[0] & 31 == 5
         if starts:
             self._sequence += 1
         elif self._sequence < 0:
-            raise Unclear("the first picture is no keyframe")
+            raise UnclearHeadersError("the first picture is no keyframe")
         self._use(sps)
         if sps.has_separate_planes:
             bits.take(2)
         number = bits.take(sps.frame_number_bits)
         if not sps.only_frames and bits.take(1):
-            raise Unclear("fields in packets of their own")
+            raise UnclearHeadersError("fields in packets of their own")
         if starts:
             bits.golomb()  # idr_pic_id
 
@@ -220,14 +224,14 @@ class H264Reader(_NalReader):
             order = self._full_order(number, sps.frame_number_bits, starts, True)
             order = 2 * order - (not data[0] & 0x60)
         else:
-            raise Unclear("picture order count of type 1")
+            raise UnclearHeadersError("picture order count of type 1")
         return CodedPicture(self._sequence, order, is_key)
 
 
 class HevcReader(_NalReader):
     """Reads packets of HEVC; arguments, attributes and errors as those of :class:`H264Reader`."""
 
-    _leads_nowhere = True  # whether a decoder leaves out the RASL pictures of the keyframe before
+    _drops_rasl = True  # whether a decoder leaves out the RASL pictures of the keyframe before
 
     def read(self, data: bytes, flagged: bool) -> CodedPicture:
         """What the headers of a packet say; ``flagged`` is not needed, as HEVC itself names its keyframes."""
@@ -242,15 +246,15 @@ class HevcReader(_NalReader):
                 if not data[begin + 2] & 0x80:  # not the first slice of its picture
                     continue
                 if picture is not None:
-                    raise Unclear("two pictures in one packet")
+                    raise UnclearHeadersError("two pictures in one packet")
                 picture = self._slice(data[begin:begin + _SLICE_BYTES], kind)
             elif kind in (33, 34):
                 self._parameter_set(data[begin:end], kind)
             elif kind in (36, 37):
-                raise Unclear("an end of the sequence inside the stream")
+                raise UnclearHeadersError("an end of the sequence inside the stream")
 
         if picture is None:
-            raise Unclear("a packet without the first slice of a picture")
+            raise UnclearHeadersError("a packet without the first slice of a picture")
         return picture
 
     def is_key(self, data: bytes, flagged: bool) -> bool:
@@ -297,24 +301,24 @@ class HevcReader(_NalReader):
             pps = self._pps[bits.golomb()]
             sps = self._sps[pps.sps]
         except KeyError:
-            raise Unclear("a parameter set is missing") from None
+            raise UnclearHeadersError("a parameter set is missing") from None
 
         self._use(sps)
         starts = 16 <= kind <= 20 or self._sequence < 0  # IDR, BLA, and a CRA that comes first
         if starts and not is_key:
-            raise Unclear("the first picture is no keyframe")
+            raise UnclearHeadersError("the first picture is no keyframe")
         if starts and drops_earlier and self._sequence >= 0:
-            raise Unclear("a picture that drops those before it")
-        if kind in (8, 9) and self._leads_nowhere:
-            raise Unclear("leading pictures whose references are missing")
+            raise UnclearHeadersError("a picture that drops those before it")
+        if kind in (8, 9) and self._drops_rasl:
+            raise UnclearHeadersError("leading pictures whose references are missing")
         if is_key:
-            self._leads_nowhere = starts
+            self._drops_rasl = starts
         self._sequence += starts
 
         bits.take(pps.extra_bits)
         bits.golomb()  # slice type
         if pps.output_flag_present and not bits.take(1):
-            raise Unclear("a picture that is not shown")
+            raise UnclearHeadersError("a picture that is not shown")
         if sps.has_separate_planes:
             bits.take(2)
         low = 0 if kind in (19, 20) else bits.take(sps.order_bits)
@@ -365,7 +369,7 @@ def _h264_sps(bits: Bits) -> tuple[int, _Sps]:
     order_type = bits.golomb()
     order_bits = bits.golomb() + 4 if order_type == 0 else 0
     if order_type == 1:
-        raise Unclear("picture order count of type 1")
+        raise UnclearHeadersError("picture order count of type 1")
     bits.golomb()  # reference frames
     bits.take(1)  # gaps in frame numbers
     size = [bits.golomb(), bits.golomb()]
@@ -412,6 +416,8 @@ def _h264_reorder(bits: Bits) -> int | None:
         if bits.take(1):
             models += 1
             count = bits.golomb() + 1
+            if count > _BUFFERS:
+                raise UnclearHeadersError("too many buffers")
             bits.take(8)
             for _ in range(count):
                 bits.golomb(), bits.golomb(), bits.take(1)

@@ -54,12 +54,7 @@ def frames_by_decoding(walk: PacketWalk, order_by_times: np.ndarray) -> Frames |
     Args:
         order_by_times: packets in the order of their timestamps.
     """
-    count, notes, sizes = len(walk.shown), _damage(walk), walk.frame_sizes
-    change = next((number for number, size in enumerate(sizes) if size != sizes[0]), None)
-    if change is not None:
-        old, new = ("x".join(map(str, sizes[number])) for number in (0, change))
-        count = change
-        notes = (*notes, f"the picture size changes from {old} to {new} at frame {change}: only those before it are used")
+    count, notes = usable_frames(walk)
     shown = walk.shown[:count]
     if None in shown or len(set(shown)) < count:
         return None
@@ -74,13 +69,18 @@ def frames_by_decoding(walk: PacketWalk, order_by_times: np.ndarray) -> Frames |
                   bool(walk.damaged), notes)
 
 
-def _damage(walk: PacketWalk) -> tuple[str, ...]:
-    """What there is to say of damaged packets."""
-    if not walk.damaged:
-        return ()
-    first = min(walk.damaged)
-    frame = sum(packet is not None and packet < first for packet in walk.shown)
-    return (f"{len(walk.damaged):,} of {len(walk.sizes):,} packets are damaged, the first about frame {frame}",)
+def usable_frames(walk: PacketWalk) -> tuple[int, tuple[str, ...]]:
+    """How many frames come before the picture size changes, and what a user should know of them."""
+    notes, sizes = [], walk.frame_sizes
+    if walk.damaged:
+        first = min(walk.damaged)
+        frame = sum(packet is not None and packet < first for packet in walk.shown)
+        notes.append(f"{len(walk.damaged):,} of {len(walk.sizes):,} packets are damaged, the first about frame {frame}")
+    change = next((number for number, size in enumerate(sizes) if size != sizes[0]), None)
+    if change is not None:
+        old, new = ("x".join(map(str, sizes[number])) for number in (0, change))
+        notes.append(f"the picture size changes from {old} to {new} at frame {change}: only those before it are used")
+    return len(sizes) if change is None else change, tuple(notes)
 
 
 def _shown_times(walk: PacketWalk, packets: np.ndarray) -> np.ndarray | None:
@@ -97,8 +97,12 @@ def _shown_times(walk: PacketWalk, packets: np.ndarray) -> np.ndarray | None:
     times = np.array(times, np.int64)
     steps = np.diff(times)
     usual = int(np.median(steps[steps > 0])) if (steps > 0).any() else 1
-    for place in np.flatnonzero(steps < -_JUMP * usual).tolist():
-        times[place + 1:] += times[:place + 1].max() + usual - times[place + 1]
+    places = np.flatnonzero(steps < -_JUMP * usual)
+    if len(places):
+        highest = np.maximum.reduceat(times, np.concatenate([[0], places + 1]))[:-1]
+        shifts = np.zeros(len(times), np.int64)
+        shifts[places + 1] = highest + usual - times[places + 1]
+        times = times + np.cumsum(shifts)
     return np.sort(times)
 
 
@@ -118,23 +122,26 @@ def make_index(walk: PacketWalk, frames: Frames, read: Callable[[int, int], memo
         frames.reorder,
         is_direct=walk.is_direct,
         is_skippable=walk.unclear is None,
-        size=(min(context.width, _MAX_SIDE), min(context.height, _MAX_SIDE)),
+        size=tuple(min(side, _MAX_SIDE) for side in walk.coded_size),
     )
     if not index.is_direct:
-        return _with_one_key(index) if walk.first.interlaced_frame and walk.unclear is not None else index
+        return _untried(walk, index)
     try:
         decoder = PacketDecoder(context.codec.canonical_name, index)
         first = dict(decoder.frames(index, read, [0])).get(0)
+    except av.error.MemoryError:
+        raise
     except (av.FFmpegError, ValueError):
         first = None
     if first is None or frame_checksum(first) != frame_checksum(walk.first):
-        index = replace(index, is_direct=False)
-        return _with_one_key(index) if walk.first.interlaced_frame and walk.unclear is not None else index
+        return _untried(walk, replace(index, is_direct=False))
     return replace(index, keys=_tried_keys(walk, index, decoder, read))
 
 
-def _with_one_key(index: PacketIndex) -> PacketIndex:
-    """An index that begins with the first packet alone: decoders of fields may need more than a keyframe to begin with."""
+def _untried(walk: PacketWalk, index: PacketIndex) -> PacketIndex:
+    """An index whose keyframes cannot be tried out; decoders of fields may need more than one of them to begin with."""
+    if walk.unclear is None or not walk.is_interlaced:
+        return index
     return replace(index, keys=np.arange(len(index.keys)) == 0)
 
 
@@ -164,6 +171,8 @@ def _is_true_key(walk: PacketWalk, index: PacketIndex, decoder: PacketDecoder, r
     try:
         found = {int(index.packet_of[number]): frame_checksum(frame)
                  for number, frame in decoder.frames(index, read, wanted)}
+    except av.error.MemoryError:
+        raise
     except av.FFmpegError:
         return False
     return found == {int(index.packet_of[number]): walk.checksums[int(index.packet_of[number])] for number in wanted}

@@ -15,8 +15,9 @@ import numpy as np
 from omnidali.catalog.gate import OK
 from omnidali.catalog.integrity import crc_of
 from omnidali.catalog.lists import MAX_PIECES
+from omnidali.catalog.photo import stretched
 from omnidali.catalog.probe import DAMAGED, IRREGULAR, unpack_times
-from omnidali.catalog.store import CHUNK, COLUMNS, PIECE_COLUMNS, stretched
+from omnidali.catalog.store import CHUNK, COLUMNS, PIECE_COLUMNS
 
 
 class ListedFile(NamedTuple):

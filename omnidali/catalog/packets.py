@@ -26,7 +26,7 @@ _BLOCK = 1 << 22  # bytes that are read at once
 _DECODERS = {"av1": "libdav1d"}  # FFmpeg's own av1 needs hardware
 _SELF_SIZED = {"h264", "hevc", "vp8", "vp9", "av1", "mjpeg"}  # whose packets say how large the picture is
 # Decoders that keep something of what they decoded before when they are told to begin anew.
-FORGETLESS = {"mpeg4", "ffv1"}
+KEEPS_STATE = {"mpeg4", "ffv1"}
 # Decoders that know which frames no other refers to. HEVC's do, but for frames of the same temporal layer only.
 _SKIPPING = {"h264"}
 
@@ -87,7 +87,8 @@ class PacketIndex:
     def runs(self, wanted: Sequence[int]) -> list[tuple[int, int, dict[int, int]]]:
         """What to decode for the frames ``wanted``: (first packet, last packet, {packet: its frame}) of each run.
 
-        A run begins with the last keyframe before its first frame and ends with its last frame.
+        A run begins with the last keyframe before its first frame and ends with its last frame; a packet after that
+        which shows none is taken along, as it may be the second field of the frame.
         """
         wanted = np.asarray(wanted)
         packets = self.packet_of[wanted]
@@ -104,7 +105,8 @@ class PacketIndex:
                 first, _, others = runs.pop()
                 begin, frames = min(begin, first), {**others, **frames}
             runs.append((begin, packet, frames))
-        return runs
+        follows = np.append(self.numbers[1:] < 0, False)
+        return [(begin, last + int(follows[last]), frames) for begin, last, frames in runs]
 
     @cached_property
     def packet_of(self) -> np.ndarray:
@@ -204,7 +206,7 @@ class PacketDecoder:
 
     def _begin(self, index: PacketIndex) -> av.VideoCodecContext:
         """The decoder as if it were new."""
-        if self._context.is_open and self._codec in FORGETLESS:
+        if self._context.is_open and self._codec in KEEPS_STATE:
             self._context = make_context(self._codec, index)
         if self._context.is_open:
             self._context.flush_buffers()

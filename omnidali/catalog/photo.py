@@ -51,6 +51,15 @@ class Probe:
     note: str = ""
 
 
+def stretched(width: int, height: int, aspect: float) -> tuple[int, int]:
+    """Size of a picture after its pixels were made squares; it never shrinks.
+
+    >>> stretched(720, 576, 16 / 15), stretched(720, 480, 8 / 9)
+    ((768, 576), (720, 540))
+    """
+    return (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
+
+
 def probe_image(span: FileSpan) -> Probe:
     """Read an image's header without decoding it.
 

@@ -17,6 +17,7 @@ from omnidali.catalog.folders import escape_reason
 from omnidali.catalog.gate import (
     HEAD_BYTES,
     HUNGRY,
+    MAX_SIDE,
     MAX_STREAMS,
     MAX_VIDEO_PIXELS,
     VIDEO_DECODERS,
@@ -26,13 +27,14 @@ from omnidali.catalog.gate import (
     sniff_video,
 )
 from omnidali.catalog.frame_planes import frame_orientation
-from omnidali.catalog.numbering import Frames, frames_by_decoding, frames_by_headers, make_index
+from omnidali.catalog.numbering import Frames, frames_by_decoding, frames_by_headers, make_index, usable_frames
 from omnidali.catalog.packets import decoder_options
-from omnidali.catalog.photo import Probe, probe_image, read_start
+from omnidali.catalog.photo import Probe, probe_image, read_start, stretched
 from omnidali.catalog.walk import PacketWalk
 
 
 # variants of a codec: files whose frames timestamps do not tell, and those of which a decoder makes something up
+_MAX_ASPECT = 8  # of a pixel; what claims more is a mistake
 IRREGULAR, DAMAGED = ":irregular", ":damaged"
 
 
@@ -118,7 +120,7 @@ def open_video(span: FileSpan, container: str,
 
 
 def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
-    """The default video stream; of several, or without one, that with the largest picture, as FFmpeg chooses.
+    """The default video stream; of several, or without one, that with the largest picture.
 
     Covers and thumbnails are none.
     """
@@ -187,9 +189,9 @@ def _order_by_times(span: FileSpan, demuxer: str) -> np.ndarray:
     DALI's decoders go by it, and so did catalogs before version 5: files that it tells right are regular.
     """
     with open_video(span, demuxer, invents_times=True) as container:
-        packets = [packet for packet in container.demux(video_stream(container)) if packet.size]
-        times = [packet.pts for packet in packets if not packet.is_discard]
-        shown = np.flatnonzero([not packet.is_discard for packet in packets])
+        facts = [(packet.pts, packet.is_discard) for packet in container.demux(video_stream(container)) if packet.size]
+    times = [time for time, is_hidden in facts if not is_hidden]
+    shown = np.flatnonzero([not is_hidden for _, is_hidden in facts])
     if None in times:
         return shown
     return shown[np.argsort(np.array(times, np.int64), kind="stable")]
@@ -220,7 +222,7 @@ def _probe_of(walk: PacketWalk, frames: Frames | None, stream: av.VideoStream, d
     check_size(*size, MAX_VIDEO_PIXELS)
     rate = max(float(stream.average_rate or stream.base_rate or 0), 0.0)
     timing = keyframes = packets = b""
-    count = len(walk.shown) if frames is None else len(frames.packets)
+    count, notes = (usable_frames(walk) if frames is None else (len(frames.packets), frames.notes))
     if frames is not None:
         index = make_index(walk, frames, read)
         packets = index.pack()
@@ -234,6 +236,9 @@ def _probe_of(walk: PacketWalk, frames: Frames | None, stream: av.VideoStream, d
     if rate > 0 and not timing:  # else its times are known
         check_video(count / rate, 1)
     aspect = float(stream.sample_aspect_ratio or 1)
+    aspect = aspect if rotation % 180 == 0 else 1 / aspect
+    if not 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT or max(stretched(*size, aspect)) > MAX_SIDE:
+        aspect = 1.0
     return Probe(
         demuxer,
         _codec_name(stream, first.format.name, bool(rotation or mirrored), frames),
@@ -242,12 +247,12 @@ def _probe_of(walk: PacketWalk, frames: Frames | None, stream: av.VideoStream, d
         frame_rate=rate,
         rotation=rotation,
         mirrored=mirrored,
-        aspect=aspect if rotation % 180 == 0 else 1 / aspect,
+        aspect=aspect,
         timing=timing,
         keyframes=keyframes,
         tick=tick,
         packets=packets,
-        note="; ".join(frames.notes) if frames is not None else "",
+        note="; ".join(notes),
     )
 
 

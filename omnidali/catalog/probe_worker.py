@@ -55,7 +55,7 @@ def probe_file(kind: str, pattern: str, root: str, path: str, archive: str | Non
             probe = checked(probe)
         elif decodes_all:
             import av
-            av.logging.set_level(av.logging.ERROR)  # of damage that a decoder conceals its log alone tells
+            av.logging.set_level(av.logging.ERROR)  # only its log reports damage that a decoder conceals
             av.logging.set_skip_repeated(False)
         if os.path.exists(full) and not (os.path.isdir if folder else os.path.isfile)(full):
             raise Refused("not a folder" if folder else "not a regular file")  # a pipe would be waited for

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from omnidali.catalog.build import write_probe
+from omnidali.catalog.build import write_probe, writing
 from omnidali.catalog.gate import OK, UNREADABLE
 from omnidali.catalog.integrity import only_build
 from omnidali.catalog.pack import pack
 from omnidali.catalog.packets import PacketIndex
 from omnidali.catalog.photo import Probe
-from omnidali.catalog.store import connect
 from omnidali.catalog.workers import ProbePool
 from omnidali.config import MediaConfig
 
@@ -51,31 +51,35 @@ def recheck(catalog: Path, name: str, source: MediaConfig, sample: int | None = 
     Raises:
         UserError: if the catalog cannot be written.
     """
-    differences: list[Difference] = []
-    with only_build(catalog), ProbePool(threads or len(os.sched_getaffinity(0))) as pool:
-        db = connect(catalog)
-        try:
-            number, root = db.execute("SELECT id, root FROM sources WHERE name = ?", (name,)).fetchone()
-            rows = _chosen(db, number, sample)
-            known = {row["id"]: row for row in rows}
-            places = [tuple(row[column] for column in _KNOWN[:5]) for row in rows]
-            with tqdm(total=len(rows), desc=f"decode {name}", unit="file", disable=not progress, file=sys.stderr,
-                      mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:
-                for record, state, probe, stamp in pool.probe(source, root, places, decodes_all=True):
-                    bar.update()
-                    row = known[record]
-                    found = _compare(row, state, probe, stamp)
-                    if found is None:
-                        continue
-                    differences.append(found)
-                    if found.is_known:
-                        write_probe(db, root, row, state, probe, stamp)
-            if differences:
-                pack(db, number, by_video=source.kind == "untrimmed", keep_all=source.pieces == "all")
+    with writing(catalog) as db:  # whether it can be written, before hours of decoding
+        db.execute("BEGIN IMMEDIATE")
+        db.rollback()
+        number, root = db.execute("SELECT id, root FROM sources WHERE name = ?", (name,)).fetchone()
+        rows = _chosen(db, number, sample)
+    found = list(_decode(name, source, root, rows, threads, progress))
+    known = [(row, state, probe, stamp) for row, state, probe, stamp, difference in found if difference.is_known]
+    if known:
+        with only_build(catalog), writing(catalog) as db:
+            for row, state, probe, stamp in known:
+                write_probe(db, root, row, state, probe, stamp)
+            pack(db, number, by_video=source.kind == "untrimmed", keep_all=source.pieces == "all")
             db.commit()
-        finally:
-            db.close()
-    return len(rows), sorted(differences, key=lambda difference: difference.path)
+    return len(rows), sorted((entry[-1] for entry in found), key=lambda difference: difference.path)
+
+
+def _decode(name: str, source: MediaConfig, root: str, rows: list[dict], threads: int | None,
+            progress: bool) -> Iterator[tuple]:
+    """Yield (row, state, probe, stamp, difference) of the files that are not what the catalog says."""
+    known = {row["id"]: row for row in rows}
+    places = [tuple(row[column] for column in _KNOWN[:5]) for row in rows]
+    with ProbePool(threads or len(os.sched_getaffinity(0))) as pool, \
+            tqdm(total=len(rows), desc=f"decode {name}", unit="file", disable=not progress, file=sys.stderr,
+                 mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:
+        for record, state, probe, stamp in pool.probe(source, root, places, decodes_all=True):
+            bar.update()
+            difference = _compare(known[record], state, probe, stamp)
+            if difference is not None:
+                yield known[record], state, probe, stamp, difference
 
 
 def _chosen(db, source: int, sample: int | None) -> list[dict]:

@@ -15,6 +15,7 @@ import numpy as np
 from omnidali.catalog.files import FileSpan
 from omnidali.catalog.integrity import Damaged, check_length, crc_of, damage, is_damage
 from omnidali.catalog.migration import UPGRADED, upgrade
+from omnidali.catalog.photo import stretched
 from omnidali.catalog.probe import Probe, unpack_numbers, unpack_times
 from omnidali.errors import UserError
 
@@ -62,22 +63,13 @@ def media_crc(root: str, known: Mapping[str, object]) -> int:
     return crc_of(root, *(known[name] for name in MEDIA_COLUMNS), *rare)
 
 
-def stretched(width: int, height: int, aspect: float) -> tuple[int, int]:
-    """Size of a picture after its pixels were made squares; it never shrinks.
-
-    >>> stretched(720, 576, 16 / 15), stretched(720, 480, 8 / 9)
-    ((768, 576), (720, 540))
-    """
-    return (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
-
-
 @dataclass(frozen=True)
 class Media:
     """What a decoder needs of one file, member of a tar, or folder of frames.
 
     Fields are those of :class:`~omnidali.catalog.probe.Probe`, with the path for people, the span for reading, and
     size and time (nanoseconds) of the file, or of its tar, at the probe. ``width`` and ``height`` are those of the plan;
-    they differ from the stored ones, ``stored``, where a source is asked to stretch pixels that are no squares.
+    they differ from the stored ones, ``stored``, where a source is asked to stretch pixels that are not square.
     """
 
     path: str
@@ -133,6 +125,7 @@ class SourceTable:
         fingerprint: text that changes with any row, its order, label, size or length.
         taken_from: rows of the whole source, where these are a part of it.
         irregular: paths of a few files whose frames timestamps do not tell, and how many there are.
+        stretches: whether pixels that are not square are stretched.
     """
 
     name: str
@@ -150,6 +143,7 @@ class SourceTable:
     fingerprint: str = ""
     taken_from: int | None = None
     irregular: tuple[tuple[str, ...], int] = ((), 0)
+    stretches: bool = False
     _reader: "CatalogReader | None" = field(default=None)
 
     def __len__(self) -> int:
@@ -167,7 +161,7 @@ class SourceTable:
 
     def media(self, record: int) -> Media:
         """Everything the catalog knows of the file with this catalog id."""
-        return self._reader.media(int(record))
+        return self._reader.media(int(record), self.stretches)
 
     def first_record(self, row: int) -> int:
         """The catalog id of a row's first piece."""
@@ -198,8 +192,11 @@ class SourceTable:
                        taken_from=self.source_rows)
 
 
-def connect(path: str | Path, read_only: bool = False) -> sqlite3.Connection:
+def connect(path: str | Path, read_only: bool = False, upgrades: bool = False) -> sqlite3.Connection:
     """Open the catalog file, making its tables if it is new.
+
+    Args:
+        upgrades: whether to bring a catalog of the version before up to date, for a build that completes it.
 
     Raises:
         UserError: if it cannot be opened, is no catalog or comes from another version.
@@ -213,7 +210,7 @@ def connect(path: str | Path, read_only: bool = False) -> sqlite3.Connection:
         mode = "ro" if read_only else "rwc"
         db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=60)
         version, = db.execute("PRAGMA user_version").fetchone()
-        if version == UPGRADED and read_only:
+        if version == UPGRADED and not upgrades:
             raise UserError(str(path), f"a catalog of version {VERSION}", f"version {version}",
                             "Start the training, or `omnidali lint`, which brings it up to date.")
         if version not in (0, UPGRADED, VERSION):
@@ -295,10 +292,11 @@ class CatalogReader:
             UserError: if the catalog does not hold it.
         """
         try:
-            row = self._db.execute("SELECT id, kind, fingerprint FROM sources WHERE name = ?", (name,)).fetchone()
+            row = self._db.execute("SELECT id, kind, fingerprint, pixel_aspect FROM sources WHERE name = ?",
+                                   (name,)).fetchone()
             if row is None or row[2] is None:
                 raise UserError(str(self.path), f"the source {name} in the catalog", "nothing", "Start the run again.")
-            source, kind, fingerprint = row
+            source, kind, fingerprint, pixel_aspect = row
             packed = read_packed(self._db, source, fingerprint)
         except (sqlite3.Error, Damaged) as error:
             raise damage(self.path, error) from None
@@ -309,7 +307,7 @@ class CatalogReader:
             column, pieces = packed.popitem()
             columns[column] = np.concatenate([np.frombuffer(data, COLUMNS[column]) for data in pieces])
         return SourceTable(name, kind, **columns, codec_names=names, fingerprint=fingerprint,
-                           irregular=(tuple(paths), count), _reader=self)
+                           irregular=(tuple(paths), count), stretches=pixel_aspect == "apply", _reader=self)
 
     def owners(self, name: str, records: np.ndarray) -> Iterator[str]:
         """See :meth:`SourceTable.owners`; of files of the source ``name``."""
@@ -323,21 +321,21 @@ class CatalogReader:
         except (sqlite3.Error, Damaged) as error:
             raise damage(self.path, error) from None
 
-    def media(self, record: int) -> Media:
-        """What a decoder needs of the file with this catalog id.
+    def media(self, record: int, stretches: bool = False) -> Media:
+        """What a decoder needs of the file with this catalog id; ``stretches`` as in :class:`SourceTable`.
 
         Raises:
             UserError: if another run with other lists has taken it out.
         """
         try:
             row = self._db.execute(
-                f"SELECT s.root, s.pixel_aspect, m.crc, m.{', m.'.join((*MEDIA_COLUMNS, *_RARE_COLUMNS))}"
+                f"SELECT s.root, m.crc, m.{', m.'.join((*MEDIA_COLUMNS, *_RARE_COLUMNS))}"
                 " FROM media m JOIN sources s ON s.id = m.source WHERE m.id = ?", (record,)).fetchone()
         except (sqlite3.Error, Damaged) as error:
             raise damage(self.path, error) from None
         if row is None:
             raise taken_out(self.path)
-        root, pixel_aspect, crc, *values = row
+        root, crc, *values = row
         known = dict(zip((*MEDIA_COLUMNS, *_RARE_COLUMNS), values))
         if crc is not None and crc != media_crc(root, known):
             raise damage(self.path, f"the row of {ascii(values[0])} changed")
@@ -345,7 +343,7 @@ class CatalogReader:
         span = FileSpan(path) if known["archive"] is None else \
             FileSpan(os.path.join(root, known["archive"]), known["offset"], known["size"])
         stored = known["width"], known["height"]
-        if pixel_aspect == "apply":
+        if stretches:
             known["width"], known["height"] = stretched(*stored, known["aspect"])
         known["mirrored"] = bool(known["mirrored"])
         same = {field.name: known[field.name] for field in fields(Media)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import av
 import numpy as np
 
-from omnidali.catalog.bits import CodedPicture, Unclear
+from omnidali.catalog.bits import CodedPicture, UnclearHeadersError
 from omnidali.catalog.frame_headers import Av1Reader, Vp9Reader
 from omnidali.catalog.frame_planes import frame_checksum
 from omnidali.catalog.gate import check_video
@@ -29,6 +29,7 @@ class PacketWalk:
             the codec's headers or the container's times cannot tell the frames.
 
     Attributes:
+        coded_size: (width, height) that the container says, pixels.
         positions, sizes: of packets; a position is exact where ``is_direct``.
         times, decode_times: presentation and decoding timestamps, ticks or None.
         keys: whether decoding may begin here, by the headers if they can be read, else by the container.
@@ -39,7 +40,7 @@ class PacketWalk:
         shown: packets that frames came out of, in the order of the frames; one, or all with ``decodes_all``.
         frame_sizes: (width, height) of these frames, pixels. checksums: of frames by packet: of keyframes, and
             of all where frames are reordered.
-        first: the first frame.
+        first: the first frame. is_interlaced: whether one of these frames is.
         damaged: packets that do not decode, or not without the decoder making something up; known with
             ``decodes_all``, and all of them where FFmpeg's log is on.
     """
@@ -49,6 +50,7 @@ class PacketWalk:
         self._stream = stream
         self._read = read
         self.context = stream.codec_context
+        self.coded_size = self.context.width, self.context.height
         self.positions: list[int] = []
         self.sizes: list[int] = []
         self.times: list[int | None] = []
@@ -63,6 +65,7 @@ class PacketWalk:
         self.frame_sizes: list[tuple[int, int]] = []
         self.checksums: dict[int, int] = {}
         self.first: av.VideoFrame | None = None
+        self.is_interlaced = False
         self.damaged: set[int] = set()
         self._reader = self._make_reader()
         self.decodes_all = decodes_all or self.unclear is not None or demuxer in _TIMELESS
@@ -74,7 +77,7 @@ class PacketWalk:
             return None
         try:
             return _READERS[codec](self.context.extradata or b"")
-        except (Unclear, IndexError) as reason:
+        except (UnclearHeadersError, IndexError) as reason:
             self.unclear = str(reason)
             return None
 
@@ -89,6 +92,8 @@ class PacketWalk:
             for packet in container.demux(self._stream):
                 if packet.size:
                     self._add(packet)
+                if self.unclear is not None and not self.decodes_all:
+                    return  # another pass will decode
                 if self.decodes_all or (self.first is None and not self.damaged):
                     complaints.clear()  # of the demuxer
                     self._decode(packet)
@@ -116,9 +121,9 @@ class PacketWalk:
         if self.unclear is None:
             try:
                 if renewed:
-                    raise Unclear("the decoder's settings change")
+                    raise UnclearHeadersError("the decoder's settings change")
                 picture = self._reader.read(data, flagged)
-            except (Unclear, IndexError) as reason:
+            except (UnclearHeadersError, IndexError) as reason:
                 self.unclear = str(reason)
             else:
                 self.pictures.append(picture)
@@ -127,7 +132,7 @@ class PacketWalk:
             return flagged
         try:
             return self._reader.is_key(data, flagged)
-        except (Unclear, IndexError):
+        except (UnclearHeadersError, IndexError):
             return False
 
     def _decode(self, packet: av.Packet) -> None:
@@ -136,12 +141,15 @@ class PacketWalk:
             packet.pts = number  # the frame that comes out of it bears it as its time
         try:
             frames = packet.decode()
+        except av.error.MemoryError:
+            raise
         except av.FFmpegError:
             self.damaged.add(number)
             return
         for frame in frames:
             self.shown.append(frame.pts)
             self.frame_sizes.append((frame.width, frame.height))
+            self.is_interlaced |= frame.interlaced_frame
             if self.first is None:
                 self.first = frame
             if not self.decodes_all:

@@ -12,10 +12,11 @@ from omnidali.errors import UserError, telling_peers
 
 def add_to(commands: argparse._SubParsersAction) -> None:
     """Add the commands to the parser."""
-    lint = commands.add_parser("lint", help="look for what is wrong with a config's lists and media; changes nothing")
+    lint = commands.add_parser("lint", help="look for what is wrong with a config's lists and media; changes none of them")
     takes_config(lint)
     lint.add_argument("--decode", action="store_true", help="decode whole files, too: names those that are not what"
-                      " their headers say, and lets trainings know")
+                      " their headers say, and writes that into the catalog, so that a stopped run over files whose"
+                      " frames have other numbers then is refused")
     lint.add_argument("--sample", type=int, metavar="N", help="decode N files of each source at most, evenly spread"
                       " (default: all)")
     lint.add_argument("--out", metavar="DIR", help="folder for the report (default: lint in the run folder)")

@@ -10,9 +10,10 @@ import numpy as np
 
 from omnidali.catalog.files import FileSpan
 from omnidali.catalog.gate import Refused
+from omnidali.catalog.packets import PacketIndex
 from omnidali.catalog.probe import probe_video
 from omnidali.catalog.store import Media
-from omnidali.decoding.demuxed import counted_frames
+from omnidali.decoding.demuxed import demuxed_frames
 from omnidali.decoding.missing import places_of
 from omnidali.decoding.video import write_frames
 from omnidali.errors import CannotDecode
@@ -51,6 +52,9 @@ def check_frames(media: Media, path: Path, first: int = 0, replaced: Collection[
     around = {number + step for number in tried for step in range(-_NEAR, _NEAR + 1)}
     originals = _small(media, sorted(first + number for number in around if 0 <= number < copy.frames))
     copies = _small(copy, tried)
+    lacking = [number for number in tried if number not in copies]
+    if lacking:
+        raise CannotDecode(f"frame {lacking[0]} of the copy does not decode")
     wrong, judged = [], 0
     for number in tried:
         distances = _distances(copies.get(number), originals, first + number)
@@ -94,9 +98,10 @@ def _small(media: Media, numbers: Iterable[int]) -> dict[int, np.ndarray]:
 
 def _matrix(media: Media, number: int) -> int | None:
     """The colour matrix of a frame; None where it does not decode."""
+    index = PacketIndex.unpack(media.packets) if media.packets else None
     try:
-        frame = next((frame for _, frame in counted_frames(media, [number])), None)
-    except (av.FFmpegError, OSError, ValueError, CannotDecode, Refused):
+        frame = next((frame for _, frame in demuxed_frames(media, index, [number])), None)
+    except (av.FFmpegError, OSError, ValueError, IndexError, CannotDecode, Refused):
         return None
     return None if frame is None else copied_matrix(frame)
 

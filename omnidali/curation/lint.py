@@ -93,8 +93,8 @@ class _Check:
                 if check_list(name, source, self._root, names, self._issues, words_are_fine=bool(unnamed)):
                     summary, = build_catalog(self._config.catalog_path, {name: source}, self._root, names)
                     print(summary, flush=True)
-                    if self._decodes:
-                        self._decode(name, source)
+                    if self._decodes and self._decode(name, source):
+                        summary, = build_catalog(self._config.catalog_path, {name: source}, self._root, names)
                     self.tables[name] = reader.table(name)
                     self._unusable(summary)
             except UserError as error:
@@ -141,8 +141,8 @@ class _Check:
             del self.tables[EVALUATION]
         self.class_names = tuple(names or map(str, range(count)))
 
-    def _decode(self, name: str, source: MediaConfig) -> None:
-        """Decode whole files, and note what they are not."""
+    def _decode(self, name: str, source: MediaConfig) -> bool:
+        """Decode whole files, and note what they are not; returns whether the catalog learned something."""
         catalog = Path(self._config.catalog_path)
         count, differences = recheck(catalog, name, source, self._sample)
         for difference in differences:
@@ -151,6 +151,7 @@ class _Check:
             elif not difference.is_known:
                 self._issues.add(name, difference.path, "not decoded", difference.detail)
         print(f"{name}: {count:,} files decoded whole, {len(differences):,} are not what the catalog said", flush=True)
+        return bool(differences)
 
     def _unusable(self, summary: Summary) -> None:
         """What the list's reading left out, without a file that is to blame."""

@@ -13,7 +13,7 @@ import av
 import numpy as np
 
 from omnidali.catalog.gate import check_size
-from omnidali.catalog.packets import FORGETLESS, PacketIndex, decode_run
+from omnidali.catalog.packets import KEEPS_STATE, PacketIndex, decode_run
 from omnidali.catalog.probe import open_video, video_stream
 from omnidali.catalog.store import Media
 from omnidali.errors import CannotDecode
@@ -39,7 +39,7 @@ def demuxed_frames(media: Media, index: PacketIndex | None, wanted: list[int]) -
         yield from counted_frames(media, wanted)
         return
     runs = index.runs(wanted)
-    if media.codec.partition(":")[0] in FORGETLESS and len(runs) > 1:  # a new decoder for each
+    if media.codec.partition(":")[0] in KEEPS_STATE and len(runs) > 1:  # a new decoder for each
         for _, _, frames in runs:
             yield from demuxed_frames(media, index, sorted(frames.values()))
         return
@@ -84,13 +84,15 @@ def frames_from(media: Media, first: int = 0) -> Iterator[tuple[int, av.VideoFra
                 return
             index = PacketIndex.unpack(media.packets)
             begin, _, _ = index.runs([first])[0]
+            left = first
             for seeks in (True, False):
                 try:
                     packets = _packets(container, stream, media, index, begin, seeks)
                     for packet in itertools.chain(packets, [None]):
                         for frame in _decoded(stream, packet):
                             number = _number(index, frame)
-                            if number >= first:
+                            if number >= left:
+                                left = number + 1
                                 yield number, frame
                     return
                 except _NotFound:
@@ -185,6 +187,8 @@ def _decoded(stream: av.VideoStream, packet: av.Packet | None) -> list[av.VideoF
     """The frames that come with a packet, or those that the decoder held back; none where it does not decode."""
     try:
         return stream.codec_context.decode(packet)
+    except av.error.MemoryError:
+        raise
     except av.FFmpegError:
         return []
 

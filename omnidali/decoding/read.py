@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def count_frames(path: str | Path) -> int:
     return _media(path).frames
 
 
-def read_frames(path: str | Path, numbers: Sequence[int]) -> np.ndarray:
+def read_frames(path: str | Path, numbers: Iterable[int]) -> np.ndarray:
     """Frames of a video: uint8 (F, H, W, 3), RGB, upright, unscaled.
 
     Frame k is the k-th that FFmpeg's sequential decoding puts out, whatever the file says of its times. The file goes
@@ -41,6 +42,7 @@ def read_frames(path: str | Path, numbers: Sequence[int]) -> np.ndarray:
     Raises:
         UserError: if the file cannot be read, or no training would use it; if a frame does not decode.
         IndexError: for a number that the video does not have.
+        TypeError: for what is not a whole number.
 
     Example::
 
@@ -51,10 +53,11 @@ def read_frames(path: str | Path, numbers: Sequence[int]) -> np.ndarray:
         print(first_and_last.shape)  # (2, 240, 320, 3)
     """
     media = _media(path)
-    frames = np.asarray(numbers, np.int64).reshape(-1)
-    outside = frames[(frames < 0) | (frames >= media.frames)]
-    if len(outside):
-        raise IndexError(f"{path}: frame {outside[0]} of a video of {media.frames} frames, from 0 on")
+    wanted = [_whole(number) for number in numbers]
+    outside = next((number for number in wanted if not 0 <= number < media.frames), None)
+    if outside is not None:
+        raise IndexError(f"{path}: frame {outside} of a video of {media.frames} frames, from 0 on")
+    frames = np.array(wanted, np.int64)
 
     out = np.zeros((1, len(frames), media.height, media.width, 3), np.uint8)
     places = places_of(frames)
@@ -64,6 +67,12 @@ def read_frames(path: str | Path, numbers: Sequence[int]) -> np.ndarray:
         raise UserError(str(path), f"frame {missing[0]} of {media.frames}", reason or "no picture",
                         "Run `omnidali lint --decode` to see what else of the file does not decode.")
     return out[0]
+
+
+def _whole(number: object) -> int:
+    if isinstance(number, bool):  # a mask is no list of numbers
+        raise TypeError(f"frame numbers must be whole numbers, got {number}")
+    return operator.index(number)
 
 
 def _media(path: str | Path) -> Media:
@@ -81,6 +90,6 @@ def _probed(path: str, full: str, stamp: tuple[int | None, int | None]) -> Media
         return Media.of(full, span, probe_video(span))
     except Refused as refusal:
         raise UserError(path, "a video that can be used", str(refusal), "Fetch it again, or convert it.") from None
-    except OSError as error:
-        raise UserError(path, "a video that can be read", error.strerror or str(error),
+    except (OSError, ValueError) as error:  # the second: no name of a file
+        raise UserError(path, "a video that can be read", getattr(error, "strerror", None) or str(error),
                         "Check the path and its permissions.") from None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from omnidali.catalog.probe import DAMAGED
 from omnidali.catalog.store import SourceTable
 from omnidali.config import key_of
 from omnidali.errors import UserError
@@ -38,6 +39,8 @@ def choose_routes(table: SourceTable, decode: str, capability: tuple[int, int] |
     """
     able = _DALI_ON_CPU if capability is None else _DALI_ON_GPU | ({"av1"} if capability in _AV1_SINCE else set())
     if decode == "dali":
+        # damage that `lint --decode` found must not keep a run from starting that began before
+        able |= {f"{codec}{DAMAGED}" for codec in able}
         unable = [codec for codec in table.codec_names if codec not in able]
         if unable:
             where = "the CPU" if capability is None else "this GPU"

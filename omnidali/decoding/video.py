@@ -99,7 +99,7 @@ def indexed_frames(media: Media, index: PacketIndex, wanted: list[int]) -> Itera
         with open(media.span.path, "rb", buffering=0) as file:
             status = os.fstat(file.fileno())
             if (status.st_size, status.st_mtime_ns) != media.stamp:
-                raise CannotDecode("the file changed behind the probe")  # another one's packets lie elsewhere
+                raise CannotDecode("the file changed after the probe")  # another one's packets lie elsewhere
             codec = media.codec.partition(":")[0]
             decoder = getattr(_LOCAL, "decoder", None)
             # where something must be made up, it must not be made up of another video
