@@ -120,7 +120,8 @@ def test_a_leading_frame_reaches_back_behind_its_keyframe():
 
 def test_packed_index_comes_back():
     index = PacketIndex(np.array([900, 40, 7000]), np.array([5, 9, 1]), np.array([0, -1, 1]),
-                        np.array([True, False, True]), b"header", 1, 2, 3)
+                        np.array([True, False, True]), b"header", 1, 2, 3,
+                        is_direct=False, is_skippable=False, size=(640, 360), has_fields=True)
     for name, value in vars(PacketIndex.unpack(index.pack())).items():
         assert np.array_equal(value, getattr(index, name)), name
 

@@ -124,7 +124,7 @@ def test_frames_of_two_packets_come_whole(tmp_path, ending, has_fields):
 
 def test_a_run_ends_with_the_second_field():
     index = PacketIndex(np.arange(6) * 10, np.full(6, 10), np.array([0, -1, 1, -1, 2, -1]),
-                        np.array([True, False, False, False, True, False]), b"", 2, 0, 0)
+                        np.array([True, False, False, False, True, False]), b"", 2, 0, 0, has_fields=True)
     assert index.runs([0, 2]) == [(0, 1, {0: 0}), (4, 5, {4: 2})]
 
 

@@ -123,6 +123,7 @@ def make_index(walk: PacketWalk, frames: Frames, read: Callable[[int, int], memo
         is_direct=walk.is_direct,
         is_skippable=walk.unclear is None,
         size=tuple(min(side, _MAX_SIDE) for side in walk.coded_size),
+        has_fields=context.codec.canonical_name == "h264" and walk.is_interlaced and walk.unclear is not None,
     )
     if not index.is_direct:
         return _untried(walk, index)

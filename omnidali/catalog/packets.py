@@ -21,7 +21,7 @@ from omnidali.catalog.gate import MAX_VIDEO_PIXELS
 
 # packets, bytes of extradata, colour space, colour range, reorder depth, flags, width, height
 _HEAD = struct.Struct("<IIiiBBHH")
-_DIRECT, _SKIPPABLE = 1, 2
+_DIRECT, _SKIPPABLE, _FIELDS = 1, 2, 4
 _BLOCK = 1 << 22  # bytes that are read at once
 _DECODERS = {"av1": "libdav1d"}  # FFmpeg's own av1 needs hardware
 _SELF_SIZED = {"h264", "hevc", "vp8", "vp9", "av1", "mjpeg"}  # whose packets say how large the picture is
@@ -46,6 +46,7 @@ class PacketIndex:
         is_direct: whether the bytes lie in the file as a decoder needs them; else a demuxer must put them together.
         is_skippable: whether each packet is one whole frame, so that those that nobody refers to may be left out.
         size: (width, height) that the container says, which decoders of some codecs need.
+        has_fields: whether a frame may come of two packets, of which the first one has its number.
     """
 
     offsets: np.ndarray
@@ -59,13 +60,14 @@ class PacketIndex:
     is_direct: bool = True
     is_skippable: bool = True
     size: tuple[int, int] = (0, 0)
+    has_fields: bool = False
 
     def pack(self) -> bytes:
         """The index in a few bytes a packet."""
         gaps = np.diff(self.offsets, prepend=0) - np.concatenate([[0], self.sizes[:-1]])  # 0 where nothing is between
         columns = [gaps.astype("<i8"), self.sizes.astype("<i4"), np.diff(self.numbers, prepend=-1).astype("<i4"),
                    self.keys.astype("u1")]
-        flags = _DIRECT * self.is_direct | _SKIPPABLE * self.is_skippable
+        flags = _DIRECT * self.is_direct | _SKIPPABLE * self.is_skippable | _FIELDS * self.has_fields
         head = _HEAD.pack(len(self.sizes), len(self.extradata), self.colorspace, self.color_range, self.reorder, flags,
                           *self.size)
         return head + self.extradata + zlib.compress(b"".join(column.tobytes() for column in columns), 1)
@@ -82,13 +84,14 @@ class PacketIndex:
         gaps, sizes, steps, keys = arrays
         offsets = np.cumsum(gaps + np.concatenate([[0], sizes[:-1]]))
         return cls(offsets, sizes, np.cumsum(steps) - 1, keys.astype(bool), data[_HEAD.size:_HEAD.size + extra],
-                   colorspace, color_range, reorder, bool(flags & _DIRECT), bool(flags & _SKIPPABLE), tuple(size))
+                   colorspace, color_range, reorder, bool(flags & _DIRECT), bool(flags & _SKIPPABLE), tuple(size),
+                   bool(flags & _FIELDS))
 
     def runs(self, wanted: Sequence[int]) -> list[tuple[int, int, dict[int, int]]]:
         """What to decode for the frames ``wanted``: (first packet, last packet, {packet: its frame}) of each run.
 
-        A run begins with the last keyframe before its first frame and ends with its last frame; a packet after that
-        which shows none is taken along, as it may be the second field of the frame.
+        A run begins with the last keyframe before its first frame and ends with its last frame, or the second field of
+        it.
         """
         wanted = np.asarray(wanted)
         packets = self.packet_of[wanted]
@@ -105,8 +108,10 @@ class PacketIndex:
                 first, _, others = runs.pop()
                 begin, frames = min(begin, first), {**others, **frames}
             runs.append((begin, packet, frames))
-        follows = np.append(self.numbers[1:] < 0, False)
-        return [(begin, last + int(follows[last]), frames) for begin, last, frames in runs]
+        if not self.has_fields:
+            return runs
+        is_second = np.append(self.numbers[1:] < 0, False)
+        return [(begin, last + int(is_second[last]), frames) for begin, last, frames in runs]
 
     @cached_property
     def packet_of(self) -> np.ndarray:
