@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from test_programs import CONFIG
 from omnidali import cli
 from omnidali.bench import compare as comparing
 from omnidali.bench import decode, workloads
+from omnidali.bench import probe as probing
 from omnidali.bench.job import Job
 from omnidali.bench.measure import CODEC, OURS, check_frames, measure, wanted_frames
 from omnidali.bench.plan import bench_plan
@@ -166,3 +168,16 @@ def test_bench_train(media_root, tmp_path, capsys):
         assert one["clips_per_second"] > 0
         assert one["stall"] == pytest.approx(1 - one["clips_per_second"] / rows["synthetic"]["clips_per_second"], abs=0.2)
     assert str(media_root) not in json.dumps(rows) and "| fp32 | real |" in capsys.readouterr().out
+
+
+def test_bench_probe(tmp_path, monkeypatch, capsys):
+    """Beside another checkout, here the same one."""
+    monkeypatch.setattr(probing, "_MEDIA", {"a.mp4": {"frames": 20}, "b.avi": {"frames": 20, "codec": "mpeg4"}})
+    monkeypatch.setattr(probing, "_TURNS", 1)
+    command = ["bench", "probe", "--out", str(tmp_path)]
+    assert cli.main([*command, "--against", str(Path(__file__).parent.parent)]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    assert [row["media"] for row in rows] == ["a.mp4", "b.avi"]
+    assert all(row["ours_ms"] > 0 and row["theirs_ms"] > 0 and row["ratio"] > 0 for row in rows)
+    assert cli.main([*command, "--against", str(tmp_path)]) == 2
+    assert "--against: expected the folder of a checkout" in capsys.readouterr().err

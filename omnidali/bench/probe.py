@@ -66,7 +66,7 @@ def bench_probe(out: str | Path, against: str | Path | None) -> list[dict]:
         if not (checkouts["theirs"] / "omnidali/catalog/probe.py").is_file():
             raise UserError("--against", "the folder of a checkout", str(against),
                             "Make one: git worktree add DIR COMMIT.")
-    media = Path(out) / "media" / "probe"
+    media = Path(out).absolute() / "media" / "probe"
     for number, (name, options) in enumerate(_MEDIA.items()):
         if not (media / name).exists():
             write_video(media / name, number, **options)
@@ -88,7 +88,10 @@ def bench_probe(out: str | Path, against: str | Path | None) -> list[dict]:
 
 def _probe(folder: Path, files: list[str]) -> dict[str, float]:
     done = subprocess.run([sys.executable, "-c", _CODE, str(folder), str(_REPEATS), *files], capture_output=True,
-                          text=True, check=True, cwd=folder)
+                          text=True, cwd=folder)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["nothing"]
+        raise UserError(str(folder), "a checkout that probes the files", said[-1], "Choose another commit.")
     return json.loads(done.stdout)
 
 
