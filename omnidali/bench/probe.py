@@ -20,15 +20,13 @@ import json, sys, time
 sys.path.insert(0, sys.argv[1])
 from omnidali.catalog.files import FileSpan
 from omnidali.catalog.probe import probe_video
-found = {}
-for path in sys.argv[3:]:
-    times = []
-    for _ in range(int(sys.argv[2]) + 1):
+times = {path: [] for path in sys.argv[3:]}
+for _ in range(int(sys.argv[2]) + 1):  # all files in turn: the first round warms up
+    for path, found in times.items():
         start = time.process_time()
         probe_video(FileSpan(path))
-        times.append(time.process_time() - start)
-    found[path] = 1000 * min(times[1:])
-print(json.dumps(found))
+        found.append(time.process_time() - start)
+print(json.dumps({path: 1000 * min(found[1:]) for path, found in times.items()}))
 """
 _VP = {"deadline": "realtime", "cpu-used": "8", "b": "1000000"}
 _X265 = {"codec": "libx265", "options": {"preset": "ultrafast", "x265-params": "log-level=none"}}
