@@ -8,6 +8,7 @@ import socket
 from contextlib import contextmanager
 from pathlib import Path
 
+import av
 import pytest
 import torch
 from hypothesis import settings
@@ -83,6 +84,25 @@ def media_of(path: Path, kind: str = "video") -> Media:
     span = FileSpan(str(path))
     probe = (probe_video if kind == "video" else probe_image)(span)
     return Media.of(str(path), span, probe)
+
+
+def watch_decoder(decoder, noted):
+    """Call ``noted`` with each packet that a PacketDecoder decodes, and the frames that come."""
+    context, decode = decoder._context, av.VideoCodecContext.decode
+
+    class Watched:
+        def __getattr__(self, name):
+            return getattr(context, name)
+
+        def __setattr__(self, name, value):
+            setattr(context, name, value)
+
+        def decode(self, packet):
+            frames = decode(context, packet)
+            noted(packet, frames)
+            return frames
+
+    decoder._context = Watched()
 
 
 SOURCES = {

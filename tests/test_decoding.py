@@ -6,7 +6,7 @@ import av
 import cv2
 import numpy as np
 import pytest
-from conftest import media_of
+from conftest import media_of, watch_decoder
 
 from omnidali.bench.media import picture, read_numbers, write_photo, write_video
 from omnidali.catalog.packets import PacketDecoder, PacketIndex
@@ -91,20 +91,7 @@ def test_frames_that_nothing_needs_are_not_decoded(tmp_path):
     media = media_of(tmp_path / "b.mp4")
     index, came = PacketIndex.unpack(media.packets), []
     decoder = PacketDecoder("h264", index)
-    context, decode = decoder._context, av.VideoCodecContext.decode
-
-    class Counting:
-        def __getattr__(self, name):
-            return getattr(context, name)
-
-        def __setattr__(self, name, value):
-            setattr(context, name, value)
-
-        def decode(self, packet):
-            came.extend(frames := decode(context, packet))
-            return frames
-
-    decoder._context = Counting()
+    watch_decoder(decoder, lambda packet, frames: came.extend(frames))
     with open(media.path, "rb", buffering=0) as file:
         assert [number for number, _ in decoder.frames(index, media.span.reader(file), [50])] == [50]
     assert len(came) <= 60 // 4 + 4

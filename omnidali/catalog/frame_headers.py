@@ -21,6 +21,7 @@ class _ShownReader:
     """Packets of exactly one shown frame each; arguments and errors as of :mod:`omnidali.catalog.nal_headers`."""
 
     max_reorder: int | None = 0
+    is_in_order = True  # pictures are shown as they are decoded
 
     def __init__(self, extradata: bytes):
         self._count = 0

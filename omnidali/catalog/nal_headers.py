@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from omnidali.catalog.bits import Bits, CodedPicture, UnclearHeadersError
 
-_SLICE_BYTES = 40  # that hold the fields of a slice header up to its order count, with room for escapes
+_SLICE_BYTES = 20  # that hold the fields of a slice header up to its order count, with room for escapes
 _SET_BYTES, _SETS = 4096, 1000  # of a parameter set, and how many different ones a stream may have
 _BUFFERS = 32  # that a stream may describe (E.1.2)
 _HIGH_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}  # with a chroma format in the SPS
@@ -49,11 +49,14 @@ class _NalReader:
         extradata: parameter sets as the container gives them, avcC, hvcC or start codes.
     """
 
+    is_in_order = False  # pictures may be shown in another order than they are decoded in
+
     def __init__(self, extradata: bytes):
         self._sps: dict[int, _Sps] = {}
         self._pps: dict[int, _Pps] = {}
         self._known: set[bytes] = set()
         self._size: tuple[int, ...] | None = None
+        self._used: _Sps | None = None
         self._sequence = -1
         self._previous_order = 0
         self._length_bytes = 0
@@ -106,6 +109,9 @@ class _NalReader:
 
     def _use(self, sps: _Sps) -> None:
         """Note the sequence that a picture belongs to; its size must be that of the first."""
+        if sps is self._used:  # as nearly always
+            return
+        self._used = sps
         self._size = self._size or sps.size
         if sps.size != self._size:
             raise UnclearHeadersError("the picture size changes")
@@ -315,7 +321,8 @@ class HevcReader(_NalReader):
             self._drops_rasl = starts
         self._sequence += starts
 
-        bits.take(pps.extra_bits)
+        if pps.extra_bits:
+            bits.take(pps.extra_bits)
         bits.golomb()  # slice type
         if pps.output_flag_present and not bits.take(1):
             raise UnclearHeadersError("a picture that is not shown")

@@ -170,6 +170,7 @@ def _examine(span: FileSpan, demuxer: str, read: Callable[[int, int], memoryview
         if walk.decodes_all:
             before_decoding()
         walk.run(container)
+        check_video(0, len(walk.sizes))
         if not walk.sizes:
             raise Refused("no frames")
         if walk.decodes_all:

@@ -17,6 +17,8 @@ from omnidali.catalog.nal_headers import H264Reader, HevcReader
 _READERS = {"h264": H264Reader, "hevc": HevcReader, "vp9": Vp9Reader, "av1": Av1Reader}
 # containers without presentation times: what FFmpeg makes up for them is wrong where frames are reordered
 _TIMELESS = {"avi"}
+_BLOCK = 1 << 16  # bytes of the file that are read at once
+_CHECKED = 1024  # packets, between two looks at how many there are
 _FRAMING = 64  # bytes that a container may put between the position that FFmpeg tells and a packet's data
 
 
@@ -49,6 +51,7 @@ class PacketWalk:
                  decodes_all: bool):
         self._stream = stream
         self._read = read
+        self._block, self._block_begin = b"", 0
         self.context = stream.codec_context
         self.coded_size = self.context.width, self.context.height
         self.positions: list[int] = []
@@ -103,18 +106,29 @@ class PacketWalk:
     def _add(self, packet: av.Packet) -> None:
         data = bytes(packet)
         position = -1 if packet.pos is None else packet.pos
-        renewed = packet.has_sidedata("new_extradata")
+        # asking for one kind takes thrice as long, and there mostly is none
+        renewed = bool(list(packet.iter_sidedata())) and packet.has_sidedata("new_extradata")
         if self.is_direct:
-            at = -1 if position < 0 or renewed else bytes(self._read(position, len(data) + _FRAMING)).find(data)
-            self.is_direct = at >= 0
-            position += max(at, 0)
+            found = -1 if position < 0 or renewed else self._find(data, position)
+            self.is_direct = found >= 0
+            position = max(found, position)
         self.positions.append(position)
         self.sizes.append(len(data))
         self.times.append(packet.pts)
         self.decode_times.append(packet.dts)
         self.hidden.append(packet.is_discard)
         self.keys.append(self._look(data, packet.is_keyframe, renewed))
-        check_video(0, len(self.sizes))
+        if not len(self.sizes) % _CHECKED:
+            check_video(0, len(self.sizes))
+
+    def _find(self, data: bytes, position: int) -> int:
+        """Where a packet's bytes lie in the file, at or a little behind a position; -1 where they do not."""
+        begin, size = position - self._block_begin, len(data) + _FRAMING
+        if not 0 <= begin <= len(self._block) - size:
+            # `obj` is the bytes that were read, without another copy
+            self._block, self._block_begin, begin = self._read(position, max(size, _BLOCK)).obj, position, 0
+        at = self._block.find(data, begin, begin + size)
+        return at if at < 0 else self._block_begin + at
 
     def _look(self, data: bytes, flagged: bool, renewed: bool) -> bool:
         """Read the headers of a packet; returns whether decoding may begin with it."""
@@ -159,6 +173,13 @@ class PacketWalk:
             if frame.pts is not None and (self.context.reorder_depth or self.keys[frame.pts]):
                 self.checksums[frame.pts] = frame_checksum(frame)
 
+    def _ranked(self) -> np.ndarray:
+        """Packets in the order in which their pictures come out."""
+        if self._reader.is_in_order:
+            return np.arange(len(self.pictures))
+        sequences, orders, _ = np.array(self.pictures, np.int64).T
+        return np.lexsort((orders, sequences))
+
     def order_by_headers(self) -> np.ndarray | None:
         """Packets of shown frames in the order in which a decoder gives them; None, and ``unclear``, if only a decoder
         knows.
@@ -167,8 +188,7 @@ class PacketWalk:
         """
         if self.unclear is not None or not self.pictures:
             return None
-        sequences, orders, _ = np.array(self.pictures, np.int64).T
-        ranked = np.lexsort((orders, sequences))
+        ranked = self._ranked()
         places = np.empty(len(ranked), np.int64)
         places[ranked] = np.arange(len(ranked))
         self.delay = int((np.arange(len(places)) - places).max())
