@@ -34,12 +34,23 @@ def frame_planes(frame: av.VideoFrame) -> list[np.ndarray]:
 
 def frame_checksum(frame: av.VideoFrame) -> int:
     """A number that tells frames apart, by all pixels and the facts that they are shown by."""
-    facts = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range)
-    crc = zlib.crc32(repr(facts).encode())
-    planes = frame_planes(frame) if frame.format.name in PLANAR else [frame.to_ndarray(format="rgb24")]
-    for plane in planes:
+    crc = zlib.crc32(repr(_facts(frame)).encode())
+    for plane in _pixels(frame):
         crc = zlib.crc32(np.ascontiguousarray(plane), crc)
     return crc
+
+
+def is_same_frame(one: av.VideoFrame, other: av.VideoFrame) -> bool:
+    """Whether all pixels are equal, and the facts that they are shown by."""
+    return _facts(one) == _facts(other) and all(map(np.array_equal, _pixels(one), _pixels(other)))
+
+
+def _facts(frame: av.VideoFrame) -> tuple:
+    return frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range
+
+
+def _pixels(frame: av.VideoFrame) -> list[np.ndarray]:
+    return frame_planes(frame) if frame.format.name in PLANAR else [frame.to_ndarray(format="rgb24")]
 
 
 def frame_orientation(frame: av.VideoFrame) -> tuple[int, bool]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import av
 import numpy as np
 
-from omnidali.catalog.frame_planes import frame_checksum
+from omnidali.catalog.frame_planes import frame_checksum, is_same_frame
 from omnidali.catalog.packets import PacketDecoder, PacketIndex
 from omnidali.catalog.walk import PacketWalk
 
@@ -134,7 +134,7 @@ def make_index(walk: PacketWalk, frames: Frames, read: Callable[[int, int], memo
         raise
     except (av.FFmpegError, ValueError):
         first = None
-    if first is None or frame_checksum(first) != frame_checksum(walk.first):
+    if first is None or not is_same_frame(first, walk.first):
         return _untried(walk, replace(index, is_direct=False))
     return replace(index, keys=_tried_keys(walk, index, decoder, read))
 
