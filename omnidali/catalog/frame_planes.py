@@ -23,6 +23,7 @@ PLANAR = {
     "yuv410p": (2, 2),
 }
 _MATRIX = struct.Struct("<9i")
+_FULL_RANGE = 2  # FFmpeg's number
 _FLAT = 1e-6  # a determinant below this turns the picture into a line
 
 
@@ -30,6 +31,11 @@ def frame_planes(frame: av.VideoFrame) -> list[np.ndarray]:
     """The planes of a frame in a format of :data:`PLANAR`: uint8 (H, W), views into the frame."""
     return [np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:plane.height, :plane.width]
             for plane in frame.planes]
+
+
+def is_full_range(frame: av.VideoFrame) -> bool:
+    """Whether black is 0 and white the highest value, instead of 16 and 235."""
+    return frame.color_range == _FULL_RANGE or "j" in frame.format.name
 
 
 def frame_checksum(frame: av.VideoFrame) -> int:

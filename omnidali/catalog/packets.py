@@ -22,6 +22,7 @@ from omnidali.catalog.gate import MAX_VIDEO_PIXELS
 # packets, bytes of extradata, colour space, colour range, reorder depth, flags, width, height
 _HEAD = struct.Struct("<IIiiBBHH")
 _DIRECT, _SKIPPABLE, _FIELDS = 1, 2, 4
+FRAMING = 64  # bytes that a container may put between the position that FFmpeg tells and a packet's data
 _BLOCK = 1 << 22  # bytes that are read at once
 _DECODERS = {"av1": "libdav1d"}  # FFmpeg's own av1 needs hardware
 _SELF_SIZED = {"h264", "hevc", "vp8", "vp9", "av1", "mjpeg"}  # whose packets say how large the picture is

@@ -12,6 +12,7 @@ from omnidali.catalog.frame_headers import Av1Reader, Vp9Reader
 from omnidali.catalog.frame_planes import frame_checksum
 from omnidali.catalog.gate import check_video
 from omnidali.catalog.nal_headers import H264Reader, HevcReader
+from omnidali.catalog.packets import FRAMING
 
 # codecs whose headers say which frames a decoder gives, and in which order
 _READERS = {"h264": H264Reader, "hevc": HevcReader, "vp9": Vp9Reader, "av1": Av1Reader}
@@ -19,7 +20,6 @@ _READERS = {"h264": H264Reader, "hevc": HevcReader, "vp9": Vp9Reader, "av1": Av1
 _TIMELESS = {"avi"}
 _BLOCK = 1 << 16  # bytes of the file that are read at once
 _CHECKED = 1024  # packets, between two looks at how many there are
-_FRAMING = 64  # bytes that a container may put between the position that FFmpeg tells and a packet's data
 
 
 class PacketWalk:
@@ -123,7 +123,7 @@ class PacketWalk:
 
     def _find(self, data: bytes, position: int) -> int:
         """Where a packet's bytes lie in the file, at or a little behind a position; -1 where they do not."""
-        begin, size = position - self._block_begin, len(data) + _FRAMING
+        begin, size = position - self._block_begin, len(data) + FRAMING
         if not 0 <= begin <= len(self._block) - size:
             # `obj` is the bytes that were read, without another copy
             self._block, self._block_begin, begin = self._read(position, max(size, _BLOCK)).obj, position, 0

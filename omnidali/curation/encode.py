@@ -14,7 +14,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Interpolation
 
 from omnidali.catalog.files import FileSpan
-from omnidali.catalog.frame_planes import show_upright
+from omnidali.catalog.frame_planes import is_full_range, show_upright
 from omnidali.catalog.gate import Refused, read_image_header
 from omnidali.catalog.probe import Probe, open_video, probe_video, unpack_numbers, unpack_times, video_stream
 from omnidali.catalog.store import Media
@@ -164,7 +164,7 @@ def pictures(media: Media, width: int, height: int, count: int, first: int = 0) 
 
 def _scaled(frame: av.VideoFrame, media: Media, width: int, height: int) -> np.ndarray:
     """The planes of :class:`Picture` of a coded frame, upright; the matrix of its colours stays."""
-    is_full = frame.color_range == ColorRange.JPEG or "j" in frame.format.name
+    is_full = is_full_range(frame)
     small = frame.reformat(width, height, "yuv420p", interpolation=Interpolation.BICUBIC, threads=1,
                            src_color_range=ColorRange.JPEG if is_full else ColorRange.MPEG,
                            dst_color_range=ColorRange.MPEG)

@@ -8,7 +8,7 @@ import av
 import cv2
 import numpy as np
 
-from omnidali.catalog.frame_planes import PLANAR, frame_planes
+from omnidali.catalog.frame_planes import PLANAR, frame_planes, is_full_range
 from omnidali.decoding.scale import cut_and_scale
 
 # Shares of red and blue in luma, by FFmpeg's number of the matrix (ITU-T H.273, table 4). All others are taken for
@@ -21,7 +21,6 @@ _LUMA = {
     9: (0.2627, 0.0593),  # BT.2020
     10: (0.2627, 0.0593),  # the same with constant luminance
 }
-_FULL_RANGE = 2
 _BY_SHIFTS = {(1, 1): "yuv420p", (0, 1): "yuv422p", (0, 0): "yuv444p", (1, 0): "yuv440p", (0, 2): "yuv411p",
               (2, 2): "yuv410p"}
 
@@ -36,7 +35,7 @@ def write_rgb(frame: av.VideoFrame, box: tuple[int, int, int, int], out: np.ndar
         out: uint8 (height, width, 3).
     """
     height, width, _ = out.shape
-    matrix = rgb_matrix(frame.colorspace, frame.color_range == _FULL_RANGE or "j" in frame.format.name)
+    matrix = rgb_matrix(frame.colorspace, is_full_range(frame))
     if frame.format.name not in PLANAR:
         frame = _eight_bits(frame)
     if frame.format.name not in PLANAR:

@@ -13,7 +13,7 @@ import av
 import numpy as np
 
 from omnidali.catalog.gate import check_size
-from omnidali.catalog.packets import KEEPS_STATE, PacketIndex, decode_run
+from omnidali.catalog.packets import FRAMING, KEEPS_STATE, PacketIndex, decode_run
 from omnidali.catalog.probe import open_video, video_stream
 from omnidali.catalog.store import Media
 from omnidali.errors import CannotDecode
@@ -169,7 +169,7 @@ def _place(index: PacketIndex, packet: av.Packet, expected: int | None, first: i
     alike = np.flatnonzero(index.sizes[:first + 1] == packet.size)
     if index.is_direct:  # offsets are of the bytes, which lie a few behind the position that the demuxer tells
         behind = index.offsets[alike] - (packet.pos if packet.pos is not None else -1)
-        alike = alike[(behind >= 0) & (behind < 64)]
+        alike = alike[(behind >= 0) & (behind < FRAMING)]
     else:
         alike = alike[index.offsets[alike] == (-1 if packet.pos is None else packet.pos)]
     if expected in alike:
