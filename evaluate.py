@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import argparse
-import csv
 import json
 import os
 import sys
@@ -15,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from omnidali.command_line import Parser, use_utf8
 from omnidali.config import Config
 from omnidali.environment import write_record
 from omnidali.errors import UserError, exit_with_advice, telling_peers
@@ -27,6 +26,8 @@ from omnidali.ranks import Ranks, end_ranks, start_ranks
 from omnidali.settings import load_config
 from omnidali.training.checkpoint import load_checkpoint, load_weights
 from omnidali.training.precision import make_autocast
+from omnidali.untrusted_text import say
+from omnidali.writing import table_lines, write_whole
 
 
 def evaluate(config: Config, ranks: Ranks, checkpoint: str | None = None, protocol: str = "test") -> dict:
@@ -69,15 +70,12 @@ def write_reports(folder: Path, accuracy: Accuracy, scores: np.ndarray, data: Da
     """Write per_class.csv, confusion.csv (rows are labels) and predictions.jsonl (five best classes)."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "per_class.csv", "w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            table.writerow(["class", "items", "correct", "top1"])
-            for name, items, correct in zip(names, accuracy.class_items, accuracy.class_correct):
-                table.writerow([name, items, correct, f"{100 * correct / items:.2f}" if items else ""])
-        with open(folder / "confusion.csv", "w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            table.writerow(["label", *names])
-            table.writerows([name, *row] for name, row in zip(names, accuracy.confusion.tolist()))
+        counts = zip(names, accuracy.class_items.tolist(), accuracy.class_correct.tolist())
+        per_class = ([name, items, correct, f"{100 * correct / items:.2f}" if items else ""]
+                     for name, items, correct in counts)
+        write_whole(folder / "per_class.csv", table_lines([["class", "items", "correct", "top1"], *per_class]))
+        confusion = ([name, *row] for name, row in zip(names, accuracy.confusion.tolist()))
+        write_whole(folder / "confusion.csv", table_lines([["label", *names], *confusion]))
         with open(folder / "predictions.jsonl", "w", encoding="utf-8") as file:
             best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
             for row, classes in enumerate(best.tolist()):
@@ -95,7 +93,9 @@ def write_reports(folder: Path, accuracy: Accuracy, scores: np.ndarray, data: Da
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; exit code 2 for the user's mistakes."""
-    parser = argparse.ArgumentParser(description="Evaluate a checkpoint on held-out data.")
+    if arguments is None:
+        use_utf8()
+    parser = Parser(description="Evaluate a checkpoint on held-out data.")
     parser.add_argument("--config", required=True, help="YAML file, see configs/")
     parser.add_argument("--checkpoint", help="checkpoint, or run folder for its best.pt; default: run_dir")
     parser.add_argument("--protocol", choices=("test", "validation"), default="test",
@@ -111,13 +111,13 @@ def main(arguments: list[str] | None = None) -> int:
             row = evaluate(config, ranks, options.checkpoint, options.protocol)
         end_ranks()
         if ranks.is_main:
-            print(f"{'views':>12}  {'top-1':>7}  {'top-5':>7}  {'mean class':>10}  {'correct':>11}")
-            print(f"{row['num_clips']:>4} x {row['crops']:<6} {row['top1']:>7.2f}  {row['top5']:>7.2f}"
-                  f"  {row['mean_class']:>10.2f}  {row['correct']:>5}/{row['items']}")
+            say(f"{'views':>12}  {'top-1':>7}  {'top-5':>7}  {'mean class':>10}  {'correct':>11}")
+            say(f"{row['num_clips']:>4} x {row['crops']:<6} {row['top1']:>7.2f}  {row['top5']:>7.2f}"
+                f"  {row['mean_class']:>10.2f}  {row['correct']:>5}/{row['items']}")
             if row["unreadable"]:
-                print(f"{row['unreadable']} items could not be decoded and are not counted, see {QUARANTINE}")
-            print(f"reports in {Path(config.run_dir) / f'evaluation-{options.protocol}'}")
-            print(json.dumps(row))
+                say(f"{row['unreadable']} items could not be decoded and are not counted, see {QUARANTINE}")
+            say(f"reports in {Path(config.run_dir) / f'evaluation-{options.protocol}'}")
+            say(json.dumps(row))
 
     return exit_with_advice(story, rank=int(os.environ.get("RANK", 0)))
 

@@ -21,6 +21,7 @@ from omnidali.errors import UserError
 from omnidali.loading.data import make_plan, open_data
 from omnidali.programs import run_program
 from omnidali.settings import dump_config, load_config
+from omnidali.untrusted_text import for_markdown, say
 from omnidali.writing import write_whole, writing_to
 
 BASELINE, ALL = "baseline", "all"
@@ -111,7 +112,7 @@ def ablate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
     config = replace(config, catalog=str(out / "catalog.sqlite"))
     variants, scores = variants_of(config), {}
     data = open_data(config)
-    print(*data.summary, sep="\n", flush=True)
+    say(*data.summary)
     epochs = config.train.epochs or config.train.steps / make_plan(config, data).steps_per_epoch
     for seed in seeds:
         for fraction in fractions:
@@ -123,7 +124,8 @@ def ablate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
                 rows = _report(out, scores, variants, seeds, fractions)
     write_record(out, {"ablation": str(config_path), "overrides": list(overrides), "target_epochs": epochs,
                        "seeds": list(seeds), "rows": [vars(row) for row in rows]})
-    print(f"\n{(out / 'table.md').read_text()}\nalso in {out / 'results.json'} and {out / 'table.png'}")
+    table = (out / "table.md").read_text(encoding="utf-8")
+    say("", *table.split("\n"), f"also in {out / 'results.json'} and {out / 'table.png'}")
     return rows
 
 
@@ -143,7 +145,7 @@ def train_and_score(config: Config, out: Path, name: str, seed: int, ranks: int)
     run = out / "runs" / f"{name}-seed{seed}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
     path, done = run.parent / f"{run.name}.yaml", run / "result.json"
     if done.exists():
-        return json.loads(done.read_text()), run
+        return json.loads(done.read_text(encoding="utf-8")), run
     with writing_to(out):
         write_whole(path, dump_config(replace(config, run_dir=str(run))))
     run_program("train.py", "--config", str(path), "--resume", "auto", ranks=ranks)
@@ -189,6 +191,6 @@ def make_table(rows: Sequence[Row]) -> str:
              "|---|---|---|---|---|---|---|"]
     for row in rows:
         by_seed = ", ".join(f"{value:.1f}" for value in row.top1)
-        lines.append(f"| {row.variant} | {100 * row.fraction:g} % | {row.mean:.1f} | {row.spread:.1f} | {row.gain:+.1f}"
-                     f" | {by_seed} | {statistics.mean(row.mean_class):.1f} |")
+        lines.append(f"| {for_markdown(row.variant)} | {100 * row.fraction:g} % | {row.mean:.1f} | {row.spread:.1f} |"
+                     f" {row.gain:+.1f} | {by_seed} | {statistics.mean(row.mean_class):.1f} |")
     return "\n".join(lines) + "\n"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 
+from omnidali.command_line import Parser, use_utf8
 from omnidali.commands import bench, curation, training
 from omnidali.errors import exit_with_advice
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand; exit code 2 for the user's mistakes."""
-    parser = argparse.ArgumentParser(prog="omnidali", description="Video recognition from web photos and videos.")
+    if arguments is None:
+        use_utf8()
+    parser = Parser(prog="omnidali", description="Video recognition from web photos and videos.")
     commands = parser.add_subparsers(dest="command", required=True)
     for group in (training, curation, bench):
         group.add_to(commands)

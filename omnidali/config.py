@@ -158,7 +158,9 @@ class TrainConfig:
     compile: bool = False  # torch.compile the model
     ema: float | None = None  # decay of an averaged copy of the weights, which is evaluated instead
     log_every: int = 20  # steps between console lines
-    checkpoint_every: int = 1000  # steps between last.pt; also written after every evaluation
+    checkpoint_every: int = 1000  # steps between last.pt; also written before every evaluation
+    checkpoint_minutes: float = 15.0  # time between last.pt, whatever the steps; 0: by steps alone
+    final_save_minutes: float = 10.0  # for which the last save is tried again where it fails, as on a full disk
     keep_every: int | None = None  # steps between checkpoints that are kept as step-N.pt
 
 

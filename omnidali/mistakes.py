@@ -48,6 +48,10 @@ def find_mistakes(config: Config) -> Iterator[UserError]:
     if not 0 <= config.loader.max_bad_ratio <= 1:
         yield UserError("loader.max_bad_ratio", "a share from 0 to 1", f"{config.loader.max_bad_ratio:g}",
                         "Correct the value.")
+    for key in ("checkpoint_minutes", "final_save_minutes"):
+        minutes = getattr(config.train, key)
+        if not 0 <= minutes < float("inf"):
+            yield UserError(f"train.{key}", "0 minutes or more", f"{minutes:g}", "Correct the value.")
     yield from _mix_mistakes(config)
     parted = [name for name, source in config.sources.items() if source.kind == "image" and source.inflate == "single"]
     if config.model.sync_norm and (config.model.norm != "shared" or (config.model.name == "slowonly" and parted)):

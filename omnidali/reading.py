@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from omnidali.errors import UserError
+from omnidali.untrusted_text import for_terminal
 
 MAX_LINE = 1 << 16  # characters: a path has 4,096 at most, and a day of video 8,640 pieces
 MAX_JSON = 1 << 28  # characters of a JSON file, which may be one line: the release's largest has 40 million
+NOT_UTF8 = "name is not UTF-8: rename it"  # how the reason begins for which a file is left out
 MAX_DIGITS = 15  # of a whole number: what a float64 holds exactly
 
 
-def read_lines(path: Path, what: str) -> Iterator[tuple[str, str]]:
+def read_lines(path: Path, what: str,
+               passes_over: Callable[[str, str], bool] = lambda where, line: False) -> Iterator[tuple[str, str]]:
     """Yield ("FILE, line N", stripped line) of a text file; ``what`` names it in errors.
+
+    Args:
+        passes_over: asked of each line that is not UTF-8, with the same two texts, whether to leave it out. Its other
+            bytes are surrogate escapes.
 
     Raises:
         UserError: if it cannot be read as UTF-8, or has an endless line.
@@ -30,10 +38,12 @@ def read_lines(path: Path, what: str) -> Iterator[tuple[str, str]]:
                 if len(line) > longest:
                     raise UserError(where, f"a line of at most {longest:,} characters", "more",
                                     f"Check that the file is a {what} file.")
-                if not (line.isascii() or is_text(line)):
-                    raise UserError(where, f"a readable {what} file in UTF-8", repr(line[:80].strip()),
+                line = line.strip()
+                if line.isascii() or is_text(line):
+                    yield where, line
+                elif not passes_over(where, line):
+                    raise UserError(where, f"a readable {what} file in UTF-8", f"'{for_terminal(line[:80])}'",
                                     "Save the file as UTF-8.")
-                yield where, line.strip()
     except FileNotFoundError:
         raise UserError(str(path), f"a {what} file", "no such file", "Check the path and data_root.") from None
     except UserError:
@@ -55,6 +65,28 @@ def is_text(value: str) -> bool:
         return True
     except UnicodeEncodeError:
         return False
+
+
+def is_line(value: str) -> bool:
+    r"""Whether ``value`` can be a line of a text file of names.
+
+    >>> is_line("na\u00efve"), is_line("a\nb"), is_line("\ud800")
+    (True, False, False)
+    """
+    return is_text(value) and "\n" not in value and "\r" not in value
+
+
+def require_utf8_names() -> None:
+    """Refuse a Python to which file names are in another encoding: it would find few of those that lists hold.
+
+    The programs start themselves anew instead, see :func:`omnidali.command_line.use_utf8`.
+
+    Raises:
+        UserError: naming the encoding.
+    """
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8":
+        raise UserError("Python's encoding of file names", "utf-8", encoding, "Set PYTHONUTF8=1 in the environment.")
 
 
 def is_whole(text: str) -> bool:
@@ -112,9 +144,3 @@ def _finite(text: str) -> float:
 
 
 _DECODER = json.JSONDecoder(parse_int=_number, parse_float=_finite, parse_constant=_no_number)
-
-
-def printable(text: str) -> str:
-    """Text of a list as a terminal may print it."""
-    text = text if len(text) <= 300 else f"{text[:300]}..."
-    return text if text.isprintable() else ascii(text)

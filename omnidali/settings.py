@@ -18,6 +18,7 @@ import yaml
 from omnidali.config import Config
 from omnidali.errors import ConfigErrors, UserError
 from omnidali.mistakes import find_mistakes
+from omnidali.reading import is_text
 
 MAX_TEXT = 1 << 18  # characters of a config file: 2,000 sources; PyYAML takes 5 s for them
 MAX_VALUES = 100_000  # of a config, counted with what aliases stand for
@@ -133,6 +134,26 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
 
 
+def find_changes(old: Mapping[str, object], new: Mapping[str, object], where: str = "") -> list[str]:
+    """A line for each setting of two plain configs that differs; keys that one of them lacks are left out.
+
+    >>> find_changes({"model": {"dropout": 0.4, "depth": 50}}, {"model": {"dropout": 0.5, "depth": 50}})
+    ['model.dropout: 0.4 became 0.5']
+    """
+    lines = []
+    for key in (key for key in new if key in old):
+        name = f"{where}.{key}" if where else key
+        if isinstance(old[key], Mapping) and isinstance(new[key], Mapping):
+            lines += find_changes(old[key], new[key], name)
+        elif old[key] != new[key]:
+            lines.append(f"{name}: {_show_plain(old[key])} became {_show_plain(new[key])}")
+    return lines
+
+
+def _show_plain(value: object) -> str:
+    return "none" if value is None else str(value)
+
+
 def to_plain(value: object) -> object:
     """Dataclasses, mappings and tuples as dicts and lists."""
     if dataclasses.is_dataclass(value):
@@ -188,6 +209,9 @@ def _override(values: dict, text: str) -> None:
         if not isinstance(place.get(part), dict):
             place[part] = {}
         place = place[part]
+    if not is_text(text):
+        raise UserError(f"override {key}", "text in UTF-8", f"{value}, a name that is not",
+                        "Rename the file or folder, or make a link to it that has another name.")
     place[parts[-1]] = parse_yaml(value, f"override {key}")
 
 
@@ -232,6 +256,9 @@ def _convert(value: object, hint: object, where: str, errors: list[UserError]) -
         if not isinstance(value, dict):
             errors.append(UserError(where, "names with settings under them", _show(value), "Indent them under it."))
             return None
+        for name in value:
+            if not _short(name).isprintable():  # it becomes a part of files' names and of tags
+                errors.append(UserError(where, "printable names", repr(_short(name)), "Remove the control characters."))
         built = {_short(name): _convert(item, inner[1], f"{where}.{_short(name)}", errors)
                  for name, item in value.items()}
         return types.MappingProxyType({name: item for name, item in built.items() if item is not None})

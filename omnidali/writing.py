@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from omnidali.errors import UserError
+from omnidali.untrusted_text import for_csv
 
 
 def write_whole(path: Path, data: str | bytes | Iterable[str]) -> None:
@@ -41,8 +42,17 @@ class _Echo:
         return text
 
 
+def table_lines(rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """Lines of a CSV table for people, one at a time; to a spreadsheet no cell is a formula, and none has two lines.
+
+    >>> list(table_lines([["class", "items"], ["=A1", 3]]))
+    ['class,items\\n', "'=A1,3\\n"]
+    """
+    return csv_lines([for_csv(value) for value in row] for row in rows)
+
+
 def csv_lines(rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    """Lines of a table, one at a time.
+    """Lines of a list that programs read back, one at a time, with every value as it is.
 
     >>> list(csv_lines([["path", "label"], ["a, b.jpg", 3]]))
     ['path,label\\n', '"a, b.jpg",3\\n']
@@ -62,6 +72,8 @@ def writing_to(out: Path, *others: type[Exception]) -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:  # of a program that reads what is printed meanwhile
+        raise
     except (OSError, *others) as error:
         raise UserError(str(getattr(error, "filename", None) or out), "a folder that can be written",
                         str(getattr(error, "strerror", None) or error),

@@ -23,7 +23,7 @@ from omnidali.catalog.scores import Scorer, ScoreStore
 from omnidali.catalog.store import CatalogReader
 from omnidali.config import MediaConfig, SourceConfig
 from omnidali.curation.findings import Issues
-from omnidali.curation.listed import check_endings
+from omnidali.curation.listed import check_names
 from omnidali.errors import UserError
 
 
@@ -263,7 +263,7 @@ def test_a_folder_that_cannot_be_read_is_told(tmp_path, failing, folder, error):
     write_photo(tmp_path / "pics/b/3.jpg", 0, 40, 30)  # so that the folders are read again
     failing(tmp_path / folder, error)
     for read_again in (lambda: run_build(tmp_path, sources),
-                       lambda: check_endings("s", sources["s"], tmp_path, Issues(tmp_path / "issues.csv"))):
+                       lambda: check_names("s", sources["s"], tmp_path, Issues(tmp_path / "issues.csv"))):
         with pytest.raises(UserError, match=f"{folder}: expected a folder that can be read, got {os.strerror(error)}"):
             read_again()
     failing("no folder", errno.EIO)
@@ -324,7 +324,8 @@ def test_pipes_and_strange_names_do_not_stop_the_probe(tmp_path):
     os.mkfifo(tmp_path / "pics/a/pipe.jpg")
     (tmp_path / "pics/a").joinpath(os.fsdecode(b"\xff.jpg")).write_bytes(b"x")
     summary, = run_build(tmp_path, {"s": SourceConfig(kind="image", root="pics")})
-    assert summary.usable == 2 and summary.refused == {"missing file": 1, "not a regular file": 1}
+    assert summary.usable == 2 and summary.refused == {
+        "name is not UTF-8: rename it, such as a/\\xff.jpg": 1, "not a regular file": 1}
 
 
 def test_huge_labels_are_told(tmp_path):

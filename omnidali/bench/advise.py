@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
+from omnidali import children
 from omnidali.bench.copies import compare_rates, plan_of
 from omnidali.catalog.files import FileSpan
 from omnidali.catalog.probe import (
-    open_video,
     probe_frames,
     probe_image,
     probe_video,
     unpack_numbers,
-    video_stream,
 )
 from omnidali.catalog.store import Media, SourceTable
 from omnidali.config import ClipConfig, Config, SourceConfig
+from omnidali.curation.copy_quality import decoding_cost
 from omnidali.curation.encode import RECIPES, encode_photo, encode_video
 from omnidali.errors import CannotDecode, UserError
 from omnidali.loading.data import open_data
 from omnidali.planning.frames import frames_decoded
+from omnidali.untrusted_text import for_markdown, say
 
 _LONGEST = 450  # frames of a file that are looked at
 _SECONDS = 10.0  # of the loader for one source
@@ -58,7 +57,7 @@ def advise(config: Config, sample: int = 12, short_side: int = 256) -> list[dict
         UserError: if no file of a source's sample can be decoded, or the temporary folder cannot be written.
     """
     data = open_data(config)
-    print(*data.summary, sep="\n", flush=True)
+    say(*data.summary)
     rows, advice = [], []
     for table, source in zip(data.tables, config.sources.values()):
         try:
@@ -72,11 +71,11 @@ def advise(config: Config, sample: int = 12, short_side: int = 256) -> list[dict
                             "Make room, or set TMPDIR to another folder.") from None
         rows += measured
         advice.append(advise_on(table.name, measured))
-    print(f"\n| {' | '.join(_HEAD)} |", f"|{'---|' * len(_HEAD)}", sep="\n")
+    say("", f"| {' | '.join(_HEAD)} |", f"|{'---|' * len(_HEAD)}")
     originals = {row["source"]: row for row in rows if row["as"] == "original"}
     for row in rows:
-        print(_line(row, originals[row["source"]]))
-    print("", *advice, sep="\n", flush=True)
+        say(_line(row, originals[row["source"]]))
+    say("", *advice)
     return rows
 
 
@@ -117,7 +116,8 @@ def _copies(sample: SourceTable, folder: Path, short_side: int) -> dict[str, tup
         for name, recipe in recipes.items():
             try:
                 copies[name][record] = _copy(media, folder / f"{name}-{record}", recipe, short_side, sample.kind)
-            except CannotDecode:
+            except CannotDecode as reason:
+                say(f"{media.path} is left out: {reason}", error=True)
                 break
     good = set.intersection(*map(set, copies.values()))
     if not good:
@@ -133,13 +133,13 @@ def _copy(media: Media, path: Path, recipe, short_side: int, kind: str) -> Media
         path.mkdir()
         for number in range(min(media.frames, _LONGEST)):
             image = media.frame(number)
-            encode_photo(image, path / os.path.basename(image.path), short_side)
+            children.call(encode_photo, image, path / os.path.basename(image.path), short_side)
         probe = probe_frames(FileSpan(str(path)), media.container)
     elif kind == "image":
-        encode_photo(media, path, short_side)
+        children.call(encode_photo, media, path, short_side)
         probe = probe_image(FileSpan(str(path)))
     else:
-        encode_video(media, path, recipe, short_side, limit=_LONGEST)
+        children.call(encode_video, media, path, recipe, short_side, _LONGEST)
         probe = probe_video(FileSpan(str(path)))
     return Media.of(str(path), FileSpan(str(path)), probe)
 
@@ -167,11 +167,11 @@ def _costs(table: SourceTable, source: SourceConfig, clip: ClipConfig) -> dict[s
     sizes = sorted((one.width, one.height) for one in media)
     costs = {"codec": ", ".join(table.codec_names), "pixels": "x".join(map(str, sizes[len(sizes) // 2]))}
     if table.kind in ("image", "frames"):
-        times = [_photo_ms(one if table.kind == "image" else one.frame(0)) for one in media]
+        times = [_cost(one if table.kind == "image" else one.frame(0), is_photo=True)[1] for one in media]
         return {**costs, "gop": 1, "open_ms": 0.0, "frame_ms": float(np.median(times)), "amplification": 1.0}
     keys = {record: unpack_numbers(one.keyframes) for record, one in zip(table.records.tolist(), media)}
     gops = np.concatenate([np.diff(np.append(keys[record], one.frames)) for record, one in zip(keys, media)])
-    opening, decoding = np.median([_video_ms(one) for one in media], axis=0)
+    opening, decoding = np.median([_cost(one, is_photo=False) for one in media], axis=0)
     plan, decoded, used = plan_of(table, replace(source, weight=1.0, batch=None, resample=None), clip, 0), 0, 0
     for step in range(_STEPS):
         samples, = plan(step)
@@ -182,25 +182,12 @@ def _costs(table: SourceTable, source: SourceConfig, clip: ClipConfig) -> dict[s
             "amplification": decoded / used}
 
 
-def _video_ms(media: Media) -> tuple[float, float]:
-    """Milliseconds to open a video, and for each frame on one thread."""
-    start = time.perf_counter()
-    with open_video(media.span, media.container) as container:
-        stream = video_stream(container)
-        stream.codec_context.thread_count = 1
-        opened = time.perf_counter()
-        count = sum(1 for _, frame in zip(range(min(media.frames, _LONGEST)), container.decode(stream)))
-        return 1000 * (opened - start), 1000 * (time.perf_counter() - opened) / max(count, 1)
-
-
-def _photo_ms(media: Media) -> float:
-    start = time.perf_counter()
-    cv2.imdecode(media.span.read(), cv2.IMREAD_COLOR)
-    return 1000 * (time.perf_counter() - start)
+def _cost(media: Media, is_photo: bool) -> list[float]:
+    return children.call(decoding_cost, media, is_photo, min(media.frames, _LONGEST))
 
 
 def _line(row: dict, original: dict) -> str:
     values = (row["source"], row["as"], row["codec"], row["pixels"], f"{row['gop']:g}", f"{row['open_ms']:.1f}",
               f"{row['frame_ms']:.2f}", f"{row['amplification']:.1f}", f"{row['rate']:.0f}",
               f"{row['rate'] / original['rate']:.2f}", f"{row['bytes'] / original['bytes']:.2f}")
-    return f"| {' | '.join(values)} |"
+    return f"| {' | '.join(map(for_markdown, values))} |"

@@ -27,6 +27,7 @@ from omnidali.catalog.packets import PacketIndex
 from omnidali.curation.encode import RECIPES
 from omnidali.environment import write_record
 from omnidali.errors import UserError
+from omnidali.untrusted_text import for_markdown, say
 
 _SECONDS_A_CHILD = 240
 _STEPS = (10, 200)  # least and most of a measurement
@@ -82,7 +83,7 @@ def compare(out: str | Path, only: list[str] | None, loaders: list[str] | None, 
                             run.once(row, turn, check=turn == 0)
                         bar.update()
         records = [_record(run, row, repeats, out) for run, members in zip(runs, rows) for row in members]
-    print(*(table(records, load.name) for load in chosen), sep="\n\n", flush=True)
+    say(*"\n\n".join(table(records, load.name) for load in chosen).split("\n"))
     return records
 
 
@@ -90,20 +91,21 @@ def table(records: list[dict], workload: str) -> str:
     """The rows of one workload in Markdown, fastest first."""
     rows = sorted((record for record in records if record["workload"] == workload),
                   key=lambda record: -record.get("clips_per_second", 0))
-    lines = [f"**{workload}**", "",
+    lines = [f"**{for_markdown(workload)}**", "",
              "| loader | clips/s, median (lowest to highest) | ratio | CPU ms | first batch | memory | setting |",
              "|---|---|---|---|---|---|---|"]
     ours = next((record.get("clips_per_second") for record in rows if record["loader"] == OURS), None)
     for record in rows:
         if "error" in record:
-            lines.append(f"| {record['loader']} | {record['error']} | | | | | |")
+            lines.append(f"| {for_markdown(record['loader'])} | {for_markdown(record['error'])} | | | | | |")
             continue
         rate, setting = record["clips_per_second"], record["settings"]
         ratio = f"{ours / rate:.2f}" if ours and record["loader"] != OURS else ""
         spread = f"{record['lowest']:.1f} to {record['highest']:.1f}"
-        lines.append(f"| {record['loader']} | {rate:.1f} ({spread}) | {ratio} |"
+        settings = for_markdown(", ".join(f"{key}={value}" for key, value in setting.items()))
+        lines.append(f"| {for_markdown(record['loader'])} | {rate:.1f} ({spread}) | {ratio} |"
                      f" {record['cpu_ms_per_clip']:.1f} | {record['seconds_to_first_batch']:.2f} s |"
-                     f" {record['resident_mb']:.0f} MB | {', '.join(f'{k}={v}' for k, v in setting.items())} |")
+                     f" {record['resident_mb']:.0f} MB | {settings} |")
     return "\n".join(lines)
 
 

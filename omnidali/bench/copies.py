@@ -8,20 +8,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-import cv2
 import numpy as np
 
-from omnidali.catalog.store import Media, SourceTable
+from omnidali import children
+from omnidali.catalog.store import SourceTable
 from omnidali.config import ClipConfig, Config, SourceConfig
-from omnidali.curation.encode import pictures
+from omnidali.curation.copy_quality import compare_pictures
 from omnidali.curation.transcode import Copied
 from omnidali.errors import BadSource, CannotDecode, UserError
 from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.motion import load_motion
 from omnidali.planning.plan import TrainPlan
+from omnidali.untrusted_text import say
 
 _SAMPLE = 8  # rows of a source that are compared
-_FRAMES = 60  # of a video whose pictures are compared
 _SECONDS = 24.0  # what measuring the loader may take in all
 _TURNS = 2  # measurements of each table, alternating; the better one counts, as other work only slows down
 _BATCH = 8
@@ -57,31 +57,6 @@ def _rate(table: SourceTable, source: SourceConfig, clip: ClipConfig, seed: int,
         return clips / (time.perf_counter() - start)
 
 
-def compare_pictures(original: Media, copy: Media) -> tuple[float, float]:
-    """Mean PSNR (dB) and SSIM of a copy's brightness against the original, scaled alike.
-
-    Raises:
-        CannotDecode: if one of them gives no frame.
-    """
-    size, count = (copy.width, copy.height), min(copy.frames, _FRAMES)
-    pairs = [(one.planes[:copy.height], other.planes[:copy.height])
-             for one, other in zip(pictures(original, *size, count), pictures(copy, *size, count))]
-    return float(np.mean([cv2.PSNR(*pair) for pair in pairs])), float(np.mean([ssim(*pair) for pair in pairs]))
-
-
-def ssim(one: np.ndarray, other: np.ndarray) -> float:
-    """Mean structural similarity of two pictures, uint8 (H, W) (Wang et al. 2004, Gaussian window of 11 pixels)."""
-    def blur(picture):
-        return cv2.GaussianBlur(picture, (11, 11), 1.5)
-
-    x, y = one.astype(np.float32), other.astype(np.float32)
-    mean_x, mean_y = blur(x), blur(y)
-    var_x, var_y, both = blur(x * x) - mean_x ** 2, blur(y * y) - mean_y ** 2, blur(x * y) - mean_x * mean_y
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    return float((((2 * mean_x * mean_y + c1) * (2 * both + c2))
-                  / ((mean_x ** 2 + mean_y ** 2 + c1) * (var_x + var_y + c2))).mean())
-
-
 def write_summary(config: Config, copied: Copied) -> dict:
     """Write transcode.json into the copy, print a line a source, and return what was written.
 
@@ -115,7 +90,7 @@ def write_summary(config: Config, copied: Copied) -> dict:
     except OSError as error:
         raise UserError(str(path), "a file that can be written", str(error.strerror), "Make room.") from None
     for name, row in told.items():
-        print(_line(name, row), flush=True)
+        say(_line(name, row))
     return told
 
 
@@ -136,7 +111,8 @@ def matching_rows(table: SourceTable, copy: SourceTable, lost: np.ndarray) -> tu
 
 def _quality(table: SourceTable, copy: SourceTable) -> dict[str, float]:
     """Medians over the sample: a picture of one colour comes out without any error, which no mean survives."""
-    values = np.median([compare_pictures(table.media(table.first_record(row)), copy.media(copy.first_record(row)))
+    values = np.median([children.call(compare_pictures, table.media(table.first_record(row)),
+                                      copy.media(copy.first_record(row)))
                         for row in range(len(table))], axis=0)
     return {"psnr": round(values[0], 2), "ssim": round(values[1], 4)}
 

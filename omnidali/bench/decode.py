@@ -24,6 +24,7 @@ from omnidali.decoding.image import decode_image
 from omnidali.decoding.video import decode_video, indexed_frames
 from omnidali.environment import write_record
 from omnidali.errors import UserError
+from omnidali.untrusted_text import say
 from pipelines import EncodedImages, EncodedVideos
 
 _SIZE, _FILES, _REPEATS = 224, 6, 5
@@ -52,8 +53,8 @@ def bench_decode(out: str | Path, only: list[str] | None) -> list[dict]:
         if torch.cuda.is_available():
             row |= _on_gpu(plan_of([table], load, 0), table.kind == "image")
         records.append(write_record(out, row))
-        print(f"{root}: " + ", ".join(f"{name} {value}" for name, value in row.items()
-                                      if name not in ("bench", "media")), flush=True)
+        say(f"{root}: " + ", ".join(f"{name} {value}" for name, value in row.items()
+                                      if name not in ("bench", "media")))
     return records
 
 

@@ -14,6 +14,7 @@ from omnidali.curation.features import FeatureLikeness, Whitening
 from omnidali.curation.hashes import WIDTH, HashLikeness
 from omnidali.curation.similar import best_matches
 from omnidali.environment import write_record
+from omnidali.untrusted_text import say
 
 _LEAST = 0.6  # likeness that random features do not reach
 
@@ -58,15 +59,15 @@ def bench_dedup(out: str | Path, web: int, validation: int, dimensions: list[int
             "with_preparing_seconds": round(times["whole"], 3),
             "chunked_by_plain": round(times["chunked"] / times["plain"], 3),
             "gflops": round(2e-9 * web * validation * width / times["chunked"], 1)}))
-        print(f"{web:,} x {validation:,} x {width}: plain product {times['plain']:.2f} s, chunked with the best of"
-              f" every row {times['chunked']:.2f} s, and with whitening {times['whole']:.2f} s", flush=True)
+        say(f"{web:,} x {validation:,} x {width}: plain product {times['plain']:.2f} s, chunked with the best of"
+            f" every row {times['chunked']:.2f} s, and with whitening {times['whole']:.2f} s")
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 256, (rows, WIDTH), np.uint8) for rows in (web, validation)]
     seconds = _in_turns({"hash": lambda: best_matches(*frames, HashLikeness())}, repeats, device)["hash"]
     records.append(write_record(out, {"bench": "dedup", "kind": "hash", "web": web, "validation": validation,
                                       "seconds": round(seconds, 3),
                                       "nanoseconds_a_pair": round(1e9 * seconds / web / validation, 3)}))
-    print(f"{web:,} x {validation:,} hashes: {seconds:.2f} s, {1e9 * seconds / web / validation:.2f} ns a pair")
+    say(f"{web:,} x {validation:,} hashes: {seconds:.2f} s, {1e9 * seconds / web / validation:.2f} ns a pair")
     return records
 
 

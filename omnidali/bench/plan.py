@@ -18,6 +18,7 @@ from omnidali.config import ClipConfig, SourceConfig
 from omnidali.environment import write_record
 from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.plan import TrainPlan
+from omnidali.untrusted_text import say
 
 _SLOTS = 512
 _BATCH = 64
@@ -58,9 +59,9 @@ def bench_plan(out: str | Path, sizes: list[int]) -> list[dict]:
                                         if isinstance(array, np.ndarray)) / 1e6, 1)}
         del table, plan
         records.append(write_record(out, record))
-        print(f"{rows:>12,} rows: {record['ms_per_step']} ms a step of {_SLOTS} slots, warm start"
-              f" {record['warm_start_seconds']} s, first batch {record['first_batch_seconds']} s, tables"
-              f" {record['table_mb']} MB, process {record['resident_mb']} MB more", flush=True)
+        say(f"{rows:>12,} rows: {record['ms_per_step']} ms a step of {_SLOTS} slots, warm start"
+            f" {record['warm_start_seconds']} s, first batch {record['first_batch_seconds']} s, tables"
+            f" {record['table_mb']} MB, process {record['resident_mb']} MB more")
     return records
 
 

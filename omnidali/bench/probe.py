@@ -11,6 +11,7 @@ from pathlib import Path
 from omnidali.bench.media import write_video
 from omnidali.environment import write_record
 from omnidali.errors import UserError
+from omnidali.untrusted_text import say
 
 _TURNS = 5  # processes of each checkout, in turns
 _REPEATS = 9  # probes of a file in a process, of which the quickest counts
@@ -80,7 +81,7 @@ def bench_probe(out: str | Path, against: str | Path | None) -> list[dict]:
         if against is not None:
             row |= {"ratio": round(found["ours"] / found["theirs"], 2), "against": _commit(checkouts["theirs"])}
         records.append(write_record(out, row))
-        print(", ".join(f"{name} {value}" for name, value in row.items() if name != "bench"), flush=True)
+        say(", ".join(f"{name} {value}" for name, value in row.items() if name != "bench"))
     return records
 
 

@@ -10,6 +10,7 @@ from omnidali.bench.measure import CODEC, OURS, TWO_RANKS
 from omnidali.bench.workloads import DENSE_COPY, FAST_COPY
 from omnidali.charts import bar_chart, write_picture
 from omnidali.errors import UserError
+from omnidali.untrusted_text import for_markdown
 
 BEGIN, END = "<!-- throughput: made by `omnidali bench report` -->", "<!-- end of throughput -->"
 _REFERENCE = ("mmaction2", "decord")  # what users of the reference implementation have
@@ -28,7 +29,7 @@ def report(records: str | Path, results: str | Path, chart: str | Path) -> str:
     if not records.exists():
         raise UserError(str(records), "records of measurements", "no such file", "Run `omnidali bench peers` first.")
     newest: dict[tuple, dict] = {}
-    for line in records.read_text().splitlines():
+    for line in records.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         if row.get("bench") == "loader" and "loader" in row:
             newest[row["workload"], row["loader"]] = row
@@ -37,11 +38,11 @@ def report(records: str | Path, results: str | Path, chart: str | Path) -> str:
     rows = list(newest.values())
     workloads = list(dict.fromkeys(row["workload"] for row in rows))
     text = "\n\n".join([summary(rows, workloads), *copies(rows), *(table(rows, name) for name in workloads)])
-    before, begin, rest = results.read_text().partition(BEGIN)
+    before, begin, rest = results.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise UserError(str(results), f"a line {BEGIN} and a line {END}", "none", "Put them where the tables belong.")
-    results.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+    results.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
     write_picture(Path(chart), _draw(rows))
     return text
 
@@ -61,7 +62,8 @@ def summary(rows: list[dict], workloads: list[str]) -> str:
         known = [others[other]["clips_per_second"] for other in _REFERENCE if other in others]
         limit = _limit(ours)
         lines.append(" | ".join([
-            f"| {name}", f"{rate:.1f}", f"{best['loader']} {best['clips_per_second']:.1f}" if best else "",
+            f"| {for_markdown(name)}", f"{rate:.1f}",
+            f"{for_markdown(best['loader'])} {best['clips_per_second']:.1f}" if best else "",
             f"**{rate / best['clips_per_second']:.2f}**" if best else "", f"{rate / max(known):.2f}" if known else "",
             f"{rate / codec['clips_per_second']:.2f}" if codec else "", f"{rate / limit:.2f}" if limit else "",
             f"{ours['cpu_ms_per_clip']:.1f} / {min(row['cpu_ms_per_clip'] for row in others.values()):.1f} |"
@@ -80,7 +82,7 @@ def copies(rows: list[dict]) -> list[str]:
             rate, best = ours["clips_per_second"], theirs["clips_per_second"]
             size = f", for {ours['mb'] / theirs['mb']:.2f} times the bytes" if "mb" in ours and "mb" in theirs else ""
             lines.append(f"{name}: ours on files made as by `transcode --recipe fast` {rate:.1f} clips/s,"
-                         f" {theirs['loader']} on x264 medium with GOP 16 {best:.1f}:"
+                         f" {for_markdown(theirs['loader'])} on x264 medium with GOP 16 {best:.1f}:"
                          f" **{rate / best:.2f} times**{size}.")
     return lines
 

@@ -27,6 +27,7 @@ from omnidali.loading.data import QUARANTINE, Data, open_data, open_loader
 from omnidali.loading.quarantine import Quarantine
 from omnidali.planning.plan import Samples, TrainPlan
 from omnidali.ranks import Ranks
+from omnidali.untrusted_text import say
 
 WARM_UP_SECONDS = 300.0  # or a third of the run, if that is less
 _BATCH = 64
@@ -76,7 +77,7 @@ def soak(out: str | Path, minutes: float, clips: int | None = None, seed: int = 
         meddling.join()
     seen = [json.loads((out / f"rank-{rank}.json").read_text()) for rank in range(ranks)]
     found = judge(out, seen, clips)
-    print(*found, sep="\n")
+    say(*found)
     row = {"minutes": minutes, "ranks": ranks, "seed": seed, "steps": seen[0]["steps"],
            "clips": sum(one["clips"] for one in seen),
            "clips_per_second": round(sum(one["clips"] for one in seen) / seen[0]["seconds"], 1),
@@ -148,9 +149,8 @@ def run_rank(out: Path, ranks: Ranks, seconds: float, clips: int, seed: int, beg
                 samples.append(_sample(passed, total))
                 next_sample = passed + every
             if ranks.is_main and passed >= next_line:
-                print(f"{passed / 60:6.1f} min | {total:,} clips | {total / max(passed, 1):,.0f} clips/s | "
-                      f"{samples[-1].rss / 2**20:.1f} MiB | {samples[-1].files} files | {samples[-1].threads} threads",
-                      flush=True)
+                say(f"{passed / 60:6.1f} min | {total:,} clips | {total / max(passed, 1):,.0f} clips/s | "
+                    f"{samples[-1].rss / 2**20:.1f} MiB | {samples[-1].files} files | {samples[-1].threads} threads")
                 next_line = passed + seconds / 10
             if late or (over and total >= clips):
                 break
@@ -200,7 +200,7 @@ class _Ledger:
 def _prepare(out: Path, seed: int, scale: float) -> None:
     """The media, their catalog, and what goes bad before the loader begins."""
     damages = make_media(out / "media", scale)
-    print(*open_data(soak_config(out, seed, _BATCH)).summary, sep="\n")
+    say(*open_data(soak_config(out, seed, _BATCH)).summary)
     damages += map(damage, choose_damages(out / "media", seed)[0])
     (out / _DAMAGED).write_text(json.dumps([asdict(one) for one in damages]))
 

@@ -26,6 +26,7 @@ from omnidali.environment import write_record
 from omnidali.errors import UserError
 from omnidali.loading.fusion import FusionIterator
 from omnidali.programs import PROJECT
+from omnidali.untrusted_text import say
 
 FEEDS = ("synthetic", "cached", "real")
 _CACHED, _WARM_UP = 4, 3  # batches; steps before the clock starts
@@ -95,9 +96,9 @@ def bench_train(out: str | Path, config: str, overrides: list[str], precisions: 
                   "clips_per_second": round(median, 1), "lowest": round(min(values), 1),
                   "highest": round(max(values), 1), "stall": round(1 - median / ceiling, 3)}
         records.append(write_record(out, record))
-    print("| precision | feed | clips/s, median (lowest to highest) | stall |", "|---|---|---|---|", *(
+    say("| precision | feed | clips/s, median (lowest to highest) | stall |", "|---|---|---|---|", *(
         f"| {row['precision']} | {row['feed']} | {row['clips_per_second']} ({row['lowest']} to {row['highest']}) |"
-        f" {100 * row['stall']:.1f} % |" for row in records), sep="\n", flush=True)
+        f" {100 * row['stall']:.1f} % |" for row in records))
     return records
 
 
@@ -125,7 +126,8 @@ def _child(spec: list[str]) -> float:
     done = subprocess.run([sys.executable, "-c", program, *spec], text=True, capture_output=True,
                           env={**os.environ, "PYTHONPATH": paths})
     if done.returncode:
-        raise UserError("bench train", "a training that runs", done.stderr.strip()[-800:] or f"code {done.returncode}",
+        said = " / ".join(done.stderr.strip().splitlines())[-800:]
+        raise UserError("bench train", "a training that runs", said or f"code {done.returncode}",
                         "Correct what it says.")
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -9,6 +9,7 @@ from statistics import median
 
 from omnidali.bench.faults import EXACT, FAILS, REFUSED
 from omnidali.bench.soak_media import Damage
+from omnidali.loading.quarantine import RECOVERED
 
 GROWTH = 0.02  # of the memory behind the warm-up
 _AT_ONCE = 2  # descriptors that come and go as files are read; the least of many samples has fewer
@@ -96,9 +97,13 @@ def naming(damages: Iterable[Damage], named: Sequence[Mapping], asked: Mapping[s
         asked: when a clip of a path was decided on last, seconds since 1970.
     """
     bad = {damage.path: damage for damage in damages if damage.outcome not in (EXACT, REFUSED)}
-    counts = Counter((line["path"], line["state"]) for line in named)
-    twice = [path for (path, _), count in counts.items() if count > 1]
-    paths = {path for path, _ in counts}
+    lives: Counter[str] = Counter()  # a file that recovered and fails again is named again
+    counts: Counter[tuple[str, str, int]] = Counter()
+    for line in named:
+        counts[line["path"], line["state"], lives[line["path"]]] += 1
+        lives[line["path"]] += line["state"] == RECOVERED
+    twice = [path for (path, *_), count in counts.items() if count > 1]
+    paths = {path for path, *_ in counts}
     wrongly = [line["path"] for line in named
                if line["path"] not in bad or line["time"] < bad[line["path"]].begun - 1]
     certain = [damage for damage in bad.values() if damage.outcome == FAILS]

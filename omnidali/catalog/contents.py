@@ -13,6 +13,8 @@ from omnidali.catalog.labels import Labels, read_label_map
 from omnidali.catalog.lists import Entry, find_class_names, read_list, whole_file
 from omnidali.catalog.tars import find_tars, read_tar
 from omnidali.config import MediaConfig, key_of
+from omnidali.reading import NOT_UTF8
+from omnidali.untrusted_text import for_terminal
 
 _WHOLE = (None, None, None)  # archive, offset, size of a file of its own
 _LOOKED_AT = 1000  # entries of a list whose files are looked for
@@ -35,13 +37,28 @@ def list_source(name: str, source: MediaConfig, root: str, data_root: Path, clas
         tars = find_tars(Path(root), source.tars, f"{key_of(name)}.tars")
         return "webdataset tars", _from_tars(tars, root, source, labels, left_out), \
             watched + [os.path.join(root, tar) for tar in tars]
+    odd = _OddNames(left_out)
     if source.list:
         path = data_root / source.list
-        form, entries = read_list(path, source, labels, name)
+        form, entries = read_list(path, source, labels, name, root=root, leave_out=odd.add)
         return form, _chosen(_below_root(entries, root), source), [*watched, str(path)]
-    found, folders = scan_folder(Path(root), source.kind, classes)
+    found, folders = scan_folder(Path(root), source.kind, classes, odd.add)
     rows = ((*whole_file(path, label, source), *_WHOLE) for path, label in found)
     return "class folders", rows, watched + folders
+
+
+class _OddNames:
+    """Counts what is left out as its name is not UTF-8, under one reason that shows the first."""
+
+    def __init__(self, left_out: Counter):
+        self._left_out = left_out
+        self._reason = ""
+
+    def add(self, path: str, where: str = "") -> None:
+        """Count a path; ``where`` is the line of a list."""
+        if not self._reason:
+            self._reason = f"{NOT_UTF8}, such as {for_terminal(path)}{where and f' ({where})'}"
+        self._left_out[self._reason] += 1
 
 
 def source_class_names(name: str, source: MediaConfig, data_root: Path) -> list[str] | None:
@@ -55,7 +72,7 @@ def source_class_names(name: str, source: MediaConfig, data_root: Path) -> list[
         texts = {member[3] for member in members if member[3] is not None}
         return None if all(text.isdigit() for text in texts) else sorted(texts)
     if source.list:
-        return find_class_names(data_root / source.list, source, name)
+        return find_class_names(data_root / source.list, source, name, root)
     return class_folders(root) or None
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from omnidali.catalog.labels import UNLABELLED
 from omnidali.errors import UserError
+from omnidali.reading import is_line, is_text
 
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".jpe"}
 VIDEO_ENDINGS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".mpg", ".mpeg", ".ts", ".m2ts", ".ivf",
@@ -25,12 +26,14 @@ def is_video_name(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in VIDEO_ENDINGS
 
 
-def scan_folder(root: Path, kind: str, names: list[str] | None) -> tuple[list[tuple[str, int]], list[str]]:
+def scan_folder(root: Path, kind: str, names: list[str] | None,
+                leave_out: Callable[[str], None] = lambda path: None) -> tuple[list[tuple[str, int]], list[str]]:
     """Find media below ``root``: a folder of class folders (ImageFolder), or a folder of unlabelled files.
 
     Args:
         kind: ``image``; ``frames`` for folders that hold images; anything else for videos.
         names: class names; none: the sorted folder names are the classes.
+        leave_out: is called with each path that is not UTF-8, which neither lists nor the catalog can hold.
 
     Returns:
         (path, label) in sorted order, and the folders that were visited.
@@ -47,13 +50,17 @@ def scan_folder(root: Path, kind: str, names: list[str] | None) -> tuple[list[tu
     labels = {folder: (names or folders).index(folder) for folder in folders}
     entries, visited = [], []
     for folder, files in walk(root, folders):
-        visited.append(_storable(folder))
+        visited.append(folder)
         relative = os.path.relpath(folder, root)
         label = labels.get(relative.split(os.sep)[0], UNLABELLED)
         found = [name for name in sorted(files) if os.path.splitext(name)[1].lower() in endings]
         if kind == "frames":
             found = [""] if found else []
-        entries += [(_storable(os.path.normpath(os.path.join(relative, name))), label) for name in found]
+        for path in (os.path.normpath(os.path.join(relative, name)) for name in found):
+            if is_text(path):
+                entries.append((path, label))
+            else:
+                leave_out(path)
     if not entries:
         raise UserError(str(root), f"{kind} files in class folders", "none", "Check root, or name a list.")
     if folders:  # loose files beside class folders have no class
@@ -87,16 +94,21 @@ def class_folders(root: str | Path) -> list[str]:
     """The sorted names of the folders in ``root``, hidden ones aside.
 
     Raises:
-        UserError: if it cannot be read.
+        UserError: if it cannot be read, or a name cannot be that of a class: lists and files of classes have lines.
     """
     try:
-        return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+        names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
     except OSError as error:
         raise _unreadable(root, error) from None
+    for name in names:
+        if not is_line(name):
+            got = "a name with a line break" if is_text(name) else "a name that is not UTF-8"
+            raise UserError(os.path.join(root, name), "a class folder whose name is a line of UTF-8", got, "Rename it.")
+    return names
 
 
 def _unreadable(root: str | Path, error: OSError) -> UserError:
-    return UserError(_storable(str(error.filename or root)), "a folder that can be read", str(error.strerror),
+    return UserError(str(error.filename or root), "a folder that can be read", str(error.strerror),
                      "Correct its permissions, or start again once its disk answers.")
 
 
@@ -118,8 +130,3 @@ def escape_reason(root: str, path: str) -> str | None:
     if not (os.path.realpath(os.path.join(root, path)) + os.sep).startswith(root.rstrip(os.sep) + os.sep):
         return "path leaves the root"
     return None
-
-
-def _storable(path: str) -> str:
-    """The path; a name that is not UTF-8 becomes one that is, and later a missing file."""
-    return path.encode("utf-8", "backslashreplace").decode()

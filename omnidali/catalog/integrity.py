@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
 import sqlite3
-import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from omnidali.errors import UserError
+from omnidali.untrusted_text import say
 
 DAMAGED = ".damaged"  # ending of a damaged catalog's new name
 _JOURNAL = "-journal"  # SQLite's ending for what a killed writer began, which the next one takes back
@@ -21,6 +22,17 @@ _LOOKS, _LOOK_SECONDS = 5, 0.02  # at a catalog that seems damaged
 _MAGIC = b"SQLite format 3\0"
 # errors of SQLite that come from elsewhere than the content of the file
 _OUTSIDE = ("locked", "full", "readonly", "disk I/O", "unable to open", "interrupted", "out of memory")
+_PASSING = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+# what to do about each of them; none of them is a reason to delete the catalog
+_ADVICE = {
+    "locked": "Let the other process that uses it end, or give this one a `catalog` of its own; then start again.",
+    "full": "Make room on its disk, then start again.",
+    "readonly": "Correct its permissions and those of its folder, or give the run a `catalog` of its own.",
+    "disk I/O": "Check the disk and the mount, then start again; the file need not be damaged.",
+    "out of memory": "Make memory free or raise the limit, then start again.",
+    "interrupted": "Start again.",
+    "unable to open": "Check its folder, the permissions and the limit of open files (ulimit -n), then start again.",
+}
 
 
 class Damaged(Exception):
@@ -28,9 +40,21 @@ class Damaged(Exception):
 
 
 def damage(path: Path, seen: object) -> UserError:
-    """The error of a run that meets a damaged catalog."""
+    """The error of a run that meets a damaged catalog, or one that it cannot read: only the first shall be deleted."""
+    if isinstance(seen, sqlite3.Error) and not is_damage(seen):
+        return trouble(path, seen)
     return UserError(str(path), "a catalog as it was written", str(seen),
                      "Delete the file and start again; it is rebuilt from the media.")
+
+
+def trouble(path: Path, error: sqlite3.Error | OSError, wanted: str = "a catalog file that can be used") -> UserError:
+    """The error of a run that cannot use its catalog, though nothing is wrong with what is in it."""
+    seen = str(error)
+    if "unable to open" in seen and not os.path.exists(path):
+        return UserError(str(path), "a catalog", "no file", "Where it was deleted while a run used it, start again with"
+                         " --resume auto: it is rebuilt.")
+    advice = next((advice for words, advice in _ADVICE.items() if words in seen), _ADVICE["unable to open"])
+    return UserError(str(path), wanted, seen, advice)
 
 
 def crc_of(*values: object) -> int:
@@ -78,13 +102,21 @@ def is_damage(error: sqlite3.Error) -> bool:
     return not (isinstance(error, sqlite3.OperationalError) and any(word in str(error) for word in _OUTSIDE))
 
 
+def may_pass(error: BaseException | None) -> bool:
+    """Whether another try may succeed, as the disk or the machine is in trouble at this moment."""
+    if isinstance(error, OSError):
+        return error.errno in _PASSING
+    return isinstance(error, (sqlite3.OperationalError, MemoryError)) and (
+        isinstance(error, MemoryError) or any(word in str(error) for word in ("disk I/O", "unable to open", "memory")))
+
+
 def move_aside(path: Path, seen: Exception) -> None:
     """Give a damaged catalog, and the journal that belongs to it, another name, and say so."""
     lost = "; the scores of teachers that it held went with it" if _holds_scores(path) else ""
     for ending in (_JOURNAL, ""):  # in this order: a new catalog must not find the old one's journal
         if os.path.exists(f"{path}{ending}"):
             os.replace(f"{path}{ending}", f"{path}{DAMAGED}{ending}")
-    print(f"{path} is damaged ({seen}): moved to {path}{DAMAGED} and built anew{lost}", file=sys.stderr, flush=True)
+    say(f"{path} is damaged ({seen}): moved to {path}{DAMAGED} and built anew{lost}", error=True)
 
 
 def _holds_scores(path: Path) -> bool:
@@ -109,7 +141,7 @@ def only_build(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"another process is building {path}: waiting for it", file=sys.stderr, flush=True)
+            say(f"another process is building {path}: waiting for it", error=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:  # a file system without locks: SQLite's own must do
             pass

@@ -19,21 +19,23 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from omnidali.catalog.folders import is_video_name
+from omnidali.catalog.folders import MAX_PATH, escape_reason, is_video_name
 from omnidali.catalog.labels import Labels
 from omnidali.config import MediaConfig, has_number, key_of
 from omnidali.errors import UserError
-from omnidali.reading import is_text, is_whole, read_json, read_lines
+from omnidali.reading import is_line, is_text, is_whole, read_json, read_lines
 
 _KINETICS = ("label", "youtube_id", "time_start", "time_end")
 _NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{0,30})?")
 _LOOKED_AT = 200  # lines that decide on the format
+_ENDS = 64  # of paths in a line that is not UTF-8: a path may hold spaces and commas
 REMOVED = "removed_clip_inds"  # key of the release's JSON that only we write and read
 MAX_PIECES = 200_000  # of one long video: the longest that the gate lets through, in pieces of a second
 
@@ -65,31 +67,72 @@ def whole_file(path: str, label: int, source: MediaConfig) -> Entry:
     return Entry(path, label)
 
 
-def read_list(path: Path, source: MediaConfig, labels: Labels, name: str) -> tuple[str, Iterator[Entry]]:
+def read_list(path: Path, source: MediaConfig, labels: Labels, name: str, *, root: str | Path | None = None,
+              leave_out: Callable[[str, str], None] = lambda path, where: None) -> tuple[str, Iterator[Entry]]:
     """The format of a list, and its entries, which are read as they are asked for.
+
+    A line that is not UTF-8 ends the reading, unless it names what lies below the root: then the list is right and the
+    file has an odd name, which the catalog cannot hold.
 
     Args:
         source: gives kind, format, pattern and window length. name: of the source, for errors.
+        root: of the source; none: not known. leave_out: is called with path and line of each file with an odd name.
 
     Raises:
         UserError: naming file and line, also while the entries are read.
     """
-    form = source.format if source.format != "auto" else recognise(path, source.kind)
+    form = source.format if source.format != "auto" else recognise(path, source.kind, root)
     read, kinds = FORMATS[form]
     if source.kind not in kinds:
         raise UserError(f"{key_of(name)}.format", f"a list format for kind {source.kind}", f"{form} in {path}",
                         f"Use kind: {' or '.join(kinds)}.")
-    return form, _not_empty(path, form, read(path, source, labels, name))
+    file = _List(path, partial(_passes_over, root, leave_out))
+    return form, _not_empty(path, form, read(file, source, labels, name))
 
 
-def recognise(path: Path, kind: str) -> str:
+class _List(NamedTuple):
+    """A file, and what decides on its lines that are not UTF-8, as :func:`~omnidali.reading.read_lines` asks it."""
+
+    path: Path
+    passes_over: Callable[[str, str], bool]
+
+
+def _passes_over(root: str | Path | None, leave_out: Callable[[str, str], None], where: str, line: str) -> bool:
+    path = None if root is None else _find_odd_name(os.path.realpath(root), line)
+    if path is not None:
+        leave_out(path, where)
+    return path is not None
+
+
+def _find_odd_name(root: str, line: str) -> str | None:
+    """The path that is not UTF-8 with which a line begins, if it is there below ``root``, or a folder on its way is."""
+    ends = itertools.islice(re.finditer(r"[ \t,]+|$", line[:MAX_PATH + 1]), _ENDS)
+    for path in (line[:end.start()].strip('"') for end in ends):
+        if is_text(path):
+            continue
+        parts = path.split("/")
+        odd = next(place for place, part in enumerate(parts) if not is_text(part))
+        for first in (0, 1) if parts[0] == os.path.basename(root) else (0,):  # lists may begin with the root's own name
+            name = "/".join(parts[first:odd + 1])
+            if name and escape_reason(root, name) is None and os.path.lexists(os.path.join(root, name)):
+                return path
+    return None
+
+
+def recognise(path: Path, kind: str, root: str | Path | None = None) -> str:
     """Tell a list's format from its first lines.
+
+    Args:
+        root: of the source; none: not known.
 
     Raises:
         UserError: if it cannot be read, or holds no line.
     """
-    lines = [line for _, line in itertools.islice(read_lines(path, "list"), _LOOKED_AT)
-             if line and not line.startswith("#")]
+    odd: list[str] = []  # where there are lines that are left out
+    known = read_lines(path, "list", partial(_passes_over, root, lambda path, where: odd.append(where)))
+    lines = [line for _, line in itertools.islice(known, _LOOKED_AT) if line and not line.startswith("#")]
+    if not lines and odd:
+        raise UserError(odd[0], "a path in UTF-8", "one that is not, as in all lines", "Rename the files, here too.")
     if not lines:
         raise UserError(str(path), "lines of `path label`", "an empty list", "Check that the right file is named.")
     if kind == "untrimmed" and lines[0].startswith(("[", "{")):
@@ -123,8 +166,12 @@ def recognise(path: Path, kind: str) -> str:
         else "path_label"
 
 
-def find_class_names(path: Path, source: MediaConfig, name: str) -> list[str] | None:
-    """The sorted class names that a list's labels are, or None where they are numbers."""
+def find_class_names(path: Path, source: MediaConfig, name: str, root: str | Path | None = None) -> list[str] | None:
+    """The sorted class names that a list's labels are, or None where they are numbers.
+
+    Args:
+        root: of the source; none: not known.
+    """
     names: set[str] = set()
 
     class Collecting(Labels):
@@ -135,7 +182,7 @@ def find_class_names(path: Path, source: MediaConfig, name: str) -> list[str] | 
             return 0
 
     try:
-        for _ in read_list(path, source, Collecting(), name)[1]:
+        for _ in read_list(path, source, Collecting(), name, root=root)[1]:
             pass
     except _Numbered:
         return None
@@ -164,16 +211,17 @@ def _not_empty(path: Path, form: str, entries: Iterator[Entry]) -> Iterator[Entr
     yield from entries
 
 
-def _rows(path: Path) -> Iterator[tuple[str, str]]:
-    return ((where, line) for where, line in read_lines(path, "list") if line and not line.startswith("#"))
+def _rows(file: _List) -> Iterator[tuple[str, str]]:
+    lines = read_lines(file.path, "list", file.passes_over)
+    return ((where, line) for where, line in lines if line and not line.startswith("#"))
 
 
 def _wrong(where: str, expected: str, line: str) -> UserError:
     return UserError(where, f"`{expected}`", repr(line[:200]), "Correct the line, or name the list's `format:`.")
 
 
-def _path_label(path: Path, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
-    for where, line in _rows(path):
+def _path_label(file: _List, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
+    for where, line in _rows(file):
         cut = line.rfind("\t") if "\t" in line else max(line.rfind(mark) for mark in " ,")
         item, text = line[:cut].rstrip(" \t,"), line[cut + 1:]
         if cut < 0 or not item or not text or "." in text or "/" in text:  # a path alone
@@ -181,17 +229,17 @@ def _path_label(path: Path, source: MediaConfig, labels: Labels, name: str) -> I
         yield whole_file(item, labels.number(text, where, item), source)
 
 
-def _slowfast_csv(path: Path, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
-    for where, line in _rows(path):
+def _slowfast_csv(file: _List, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
+    for where, line in _rows(file):
         row = _fields(line)
         if len(row) != 2 or not row[0]:
             raise _wrong(where, "path,label", line)
         yield Entry(row[0], labels.number(row[1], where, row[0]))
 
 
-def _kinetics_csv(path: Path, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
-    rows = _rows(path)
-    where, line = next(rows, (str(path), ""))
+def _kinetics_csv(file: _List, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
+    rows = _rows(file)
+    where, line = next(rows, (str(file.path), ""))
     header = _fields(line)
     if not all(column in header for column in _KINETICS):
         raise _wrong(where, ",".join(_KINETICS), line)
@@ -211,8 +259,8 @@ def _kinetics_csv(path: Path, source: MediaConfig, labels: Labels, name: str) ->
         yield Entry(item, label, "seconds", start, end, item) if whole else Entry(item, label)
 
 
-def _video_ids(path: Path, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
-    for where, line in _rows(path):
+def _video_ids(file: _List, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
+    for where, line in _rows(file):
         row = _fields(line)
         if len(row) != 3:
             raise _wrong(where, "video_id, num_frames, label_index", line)
@@ -228,9 +276,9 @@ def _fill(pattern: str, name: str, **known: object) -> str:
                         f"{pattern!r} ({error})", "Correct the pattern.") from None
 
 
-def _rawframes(path: Path, source: MediaConfig, labels: Labels, name: str, offset: bool = False) -> Iterator[Entry]:
+def _rawframes(file: _List, source: MediaConfig, labels: Labels, name: str, offset: bool = False) -> Iterator[Entry]:
     form = "folder offset num_frames label" if offset else "folder num_frames label"
-    for where, line in _rows(path):
+    for where, line in _rows(file):
         row = line.rsplit(None, 3 if offset else 2) if "," not in line else _fields(line)
         numbers = row[1:-1]
         if len(row) != (4 if offset else 3) or not all(is_whole(field) for field in numbers) or int(numbers[-1]) < 1:
@@ -239,8 +287,8 @@ def _rawframes(path: Path, source: MediaConfig, labels: Labels, name: str, offse
         yield Entry(row[0], labels.number(row[-1], where, row[0]), "frames", first, first + int(numbers[-1]))
 
 
-def _pieces(path: Path, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
-    for where, line in _rows(path):
+def _pieces(file: _List, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
+    for where, line in _rows(file):
         row = line.rsplit(None, 3) if "," not in line else _fields(line)
         if len(row) != 4 or not all(_NUMBER.fullmatch(field) for field in row[1:3]):
             raise _wrong(where, "path start end label", line)
@@ -250,8 +298,8 @@ def _pieces(path: Path, source: MediaConfig, labels: Labels, name: str) -> Itera
         yield Entry(row[0], labels.number(row[3], where, row[0]), "seconds", first, last, row[0])
 
 
-def _parts(path: Path, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
-    for where, line in _rows(path):
+def _parts(file: _List, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
+    for where, line in _rows(file):
         row = line.split()
         if len(row) < 3 or not all(is_whole(field) for field in row[2:]):
             raise _wrong(where, "folder label num_clips positive positive ...", line)
@@ -259,14 +307,14 @@ def _parts(path: Path, source: MediaConfig, labels: Labels, name: str) -> Iterat
                              [int(field) for field in row[3:]], source, name)
 
 
-def _parts_json(path: Path, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
-    for where, item in _objects(path):
+def _parts_json(file: _List, source: MediaConfig, labels: Labels, name: str) -> Iterator[Entry]:
+    for where, item in _objects(file.path):
         values = [item.get(key) for key in ("video_dir", "label", "num_clips", "positive_clip_inds")] \
             if isinstance(item, dict) else [None]
         removed = item.get(REMOVED, []) if isinstance(item, dict) else None
         if values[0] is None or not isinstance(values[0], str) or type(values[1]) not in (int, str) \
                 or type(values[2]) is not int or not _are_numbers(values[3]) or not _are_numbers(removed) \
-                or not is_text(values[0]):
+                or not is_text(values[0]) or not is_line(str(values[1])):
             raise UserError(where, "an object with video_dir, label, num_clips and positive_clip_inds",
                             json.dumps(item)[:200], "Correct the object.")
         folder, label, count, positives = values

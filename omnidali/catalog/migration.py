@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import sys
 from pathlib import Path
+
+from omnidali.untrusted_text import say
 
 UPGRADED = 4  # the version that can be brought up to the present one
 _PRESENT = 5
@@ -53,5 +54,5 @@ def _upgrade(db: sqlite3.Connection, path: Path) -> None:
         db.execute("UPDATE sources SET pixel_aspect = 'ignore', signature = ? WHERE id = ?", (signature, source))
     db.execute(f"PRAGMA user_version = {_PRESENT}")
     db.commit()
-    print(f"{path}: a catalog of an older version: {again:,} videos, PNG and WebP files are probed again, as frames are"
-          " numbered as they are decoded now, and EXIF turns pictures of all formats", file=sys.stderr, flush=True)
+    say(f"{path}: a catalog of an older version: {again:,} videos, PNG and WebP files are probed again, as frames are"
+        " numbered as they are decoded now, and EXIF turns pictures of all formats", error=True)

@@ -19,7 +19,7 @@ from typing import BinaryIO
 from omnidali.catalog.folders import IMAGE_ENDINGS, VIDEO_ENDINGS, escape_reason
 from omnidali.catalog.gate import UNREADABLE, Refused
 from omnidali.errors import UserError
-from omnidali.reading import parse_json
+from omnidali.reading import NOT_UTF8, is_line, is_text, parse_json
 
 _SMALL = 1 << 20  # largest member that is read for its label, and longest header, bytes
 _MAX_TARS = 1_000_000  # of a pattern with ranges
@@ -72,7 +72,7 @@ def read_tar(root: str, name: str, kind: str) -> Tar:
     path = os.path.join(root, name)
     try:
         _check(root, name)
-        with _Headers(path) as headers, tarfile.open(fileobj=headers, mode="r:") as archive, open(path, "rb") as file:
+        with _Headers(path) as headers, _open(headers) as archive, open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             for member in archive:
                 archive.members.clear()  # which it keeps for random access
@@ -114,6 +114,10 @@ def read_tar(root: str, name: str, kind: str) -> Tar:
     return tar
 
 
+def _open(headers: _Headers) -> tarfile.TarFile:
+    return tarfile.open(fileobj=headers, mode="r:", encoding="utf-8")  # whatever the locale says
+
+
 class _Headers(io.FileIO):
     """A tar of which headers are read: the data between them is passed over, whatever a header says of its length."""
 
@@ -126,6 +130,8 @@ class _Headers(io.FileIO):
 def _check(root: str, name: str) -> None:
     """Raise Refused for what is no tar within the root."""
     path = os.path.join(root, name)
+    if not is_text(name):
+        raise Refused(f"tar whose {NOT_UTF8}")
     reason = escape_reason(os.path.realpath(root), name)
     if reason:
         raise Refused(f"tar whose {reason}")
@@ -160,6 +166,8 @@ def _odd(member: tarfile.TarInfo, size: int) -> str | None:
         return "member that is no plain file"
     if member.name.startswith("/") or ".." in member.name.split("/") or "\0" in member.name:
         return "member whose name leaves the tar"
+    if not is_text(member.name):
+        return f"member whose {NOT_UTF8}"
     if not member.name.isprintable():
         return "member with an odd name"
     if member.offset_data + member.size > size:
@@ -170,10 +178,11 @@ def _odd(member: tarfile.TarInfo, size: int) -> str | None:
 def _class_text(ending: str, data: bytes) -> str | None:
     try:
         if ending == ".cls":
-            return data.decode("utf-8").strip() or None
+            text = data.decode("utf-8").strip()
+            return text if text and is_line(text) else None
         values = parse_json(data.decode("utf-8"), "")
         known = [values[key] for key in ("label", "cls", "class") if key in values]
-        return str(known[0]) if known and type(known[0]) in (int, str) else None
+        return str(known[0]) if known and type(known[0]) in (int, str) and is_line(str(known[0])) else None
     except (ValueError, TypeError):
         return None
 

@@ -6,6 +6,7 @@ import argparse
 
 from omnidali.commands.options import at_least, takes_config, takes_settings
 from omnidali.errors import UserError
+from omnidali.untrusted_text import say
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -88,7 +89,7 @@ def _bench_probe(options: argparse.Namespace) -> None:
 
 def _bench_report(options: argparse.Namespace) -> None:
     from omnidali.bench.report import report
-    print(report(options.records, options.results, options.chart))
+    say(*report(options.records, options.results, options.chart).split("\n"))
 
 
 def _bench_train(options: argparse.Namespace) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
 from omnidali.commands.options import at_least, takes_config, takes_settings, takes_sources
 from omnidali.errors import UserError, telling_peers
+from omnidali.untrusted_text import say
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -139,7 +139,7 @@ def _info(options: argparse.Namespace) -> None:
     from omnidali.settings import load_config
     config = load_config(options.config, options.overrides) if options.config else None
     found = describe_catalog(options.catalog or config.catalog_path, config)
-    print(json.dumps(found, indent=2) if options.json else show_catalog(found))
+    say(*(json.dumps(found, indent=2) if options.json else show_catalog(found)).split("\n"))
 
 
 def _preview(options: argparse.Namespace) -> None:
@@ -183,9 +183,9 @@ def _filter(options: argparse.Namespace) -> None:
             tuple(options.sources), rules, options.window, options.score_only, options.keep_negatives), ranks)
     end_ranks()
     if ranks.is_main and options.score_only:
-        print(f"the scores are in {config.catalog_path}: filter without --score-only makes lists of them")
+        say(f"the scores are in {config.catalog_path}: filter without --score-only makes lists of them")
     elif ranks.is_main:
-        print(f"report in {options.out}/report.md; train on it: train.py --config {options.out}/config.yaml")
+        say(f"report in {options.out}/report.md; train on it: train.py --config {options.out}/config.yaml")
 
 
 def _check_window(seconds: float | None) -> None:
@@ -224,35 +224,41 @@ def _dedup(options: argparse.Namespace) -> None:
 
 
 def _cut(options: argparse.Namespace) -> int:
+    from omnidali import children
+    at_least(options.workers, 0, "--workers")
+    children.start_ahead(options.workers, "omnidali.curation.trim")
     from omnidali.curation.cut import CUTS, REPORT, cut
     from omnidali.settings import load_config
-    at_least(options.workers, 0, "--workers")
     config = load_config(options.config, options.overrides)
     done = cut(config, options.out, options.sources, options.pieces, options.exact, options.workers)
     for row in done.failed if done.stops else done.failed[:10]:
-        print(f"failed: {row['video']}, piece {row['index']}: {row['problem']}", file=sys.stderr)
+        say(f"failed: {row['video']}, piece {row['index']}: {row['problem']}", error=True)
     early = [row["early"] for row in done.rows if row["bytes_out"]]
     if max(early) > 0:
-        print(f"files begin {sum(early) / len(early):.1f} s before their pieces in the mean, {max(early):.1f} s at"
-              " most, where keyframes lie; --exact begins with the pieces")
-    print(f"{len(done.rows) - len(done.failed):,} pieces cut, {len(done.failed):,} failed: {done.out / CUTS},"
-          f" {done.out / REPORT}\ntrain on them: train.py --config {done.out / 'config.yaml'}")
+        say(f"files begin {sum(early) / len(early):.1f} s before their pieces in the mean, {max(early):.1f} s at"
+            " most, where keyframes lie; --exact begins with the pieces")
+    say(f"{len(done.rows) - len(done.failed):,} pieces cut, {len(done.failed):,} failed: {done.out / CUTS},"
+        f" {done.out / REPORT}", f"train on them: train.py --config {done.out / 'config.yaml'}")
     return 1 if done.stops else 0
 
 
 def _transcode(options: argparse.Namespace) -> None:
+    from omnidali import children
+    at_least(options.short_side, 16, "--short-side")
+    at_least(options.workers, 0, "--workers")
+    children.start_ahead(options.workers, "omnidali.curation.encode")
     from omnidali.bench.copies import write_summary
     from omnidali.curation.transcode import transcode
     from omnidali.settings import load_config
-    at_least(options.short_side, 16, "--short-side")
-    at_least(options.workers, 0, "--workers")
     config = load_config(options.config, options.overrides)
     copied = transcode(config, options.out, options.recipe, options.sources, options.short_side, options.workers)
     write_summary(config, copied)
-    print(f"train on it: train.py --config {copied.layout.out / 'config.yaml'}")
+    say(f"train on it: train.py --config {copied.layout.out / 'config.yaml'}")
 
 
 def _estimate_motion(options: argparse.Namespace) -> None:
+    from omnidali import children
+    children.start_ahead(0, "omnidali.curation.motion")
     from omnidali.curation.motion import estimate_motion, write_motion
     from omnidali.loading.data import open_data
     from omnidali.ranks import Ranks
@@ -269,5 +275,5 @@ def _estimate_motion(options: argparse.Namespace) -> None:
     values = estimate_motion(tables[name], options.interval or config.clip.frame_interval, options.videos, config.seed,
                              data.class_names, Ranks().threads)
     write_motion(options.out, values)
-    print(f"{values['all']['pairs']} pairs of frames in {values['videos']} videos, {len(values['classes'])} classes"
-          f" with a distribution of their own: {options.out}")
+    say(f"{values['all']['pairs']} pairs of frames in {values['videos']} videos, {len(values['classes'])} classes"
+        f" with a distribution of their own: {options.out}")

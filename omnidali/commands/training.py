@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import shlex
+from collections.abc import Callable
 
 from omnidali.commands.options import takes_config, takes_settings
+from omnidali.untrusted_text import say
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -53,20 +56,38 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 # Each story imports what it needs: DALI and torch take seconds to load.
 
+def _running_programs(story: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], int]:
+    """A story that runs programs, and ends with a line and the code of one that fails."""
+    @functools.wraps(story)
+    def told(options: argparse.Namespace) -> int:
+        from omnidali.programs import ProgramFailed
+        try:
+            story(options)
+        except ProgramFailed as failed:
+            say(failed, error=True)
+            return failed.code
+        return 0
+
+    return told
+
+
+@_running_programs
 def _demo(options: argparse.Namespace) -> None:
     from omnidali.demo.run import run_demo
     from omnidali.demo.world import make_world
     if options.only_data:
-        print(make_world(options.only_data, options.seed))
+        say(make_world(options.only_data, options.seed))
     else:
         run_demo(options.out, options.seed, options.overrides)
 
 
+@_running_programs
 def _ablate(options: argparse.Namespace) -> None:
     from omnidali.ablate import ablate
     ablate(options.config, options.overrides, options.out, options.seeds, options.fractions, options.ranks)
 
 
+@_running_programs
 def _curate(options: argparse.Namespace) -> None:
     from omnidali.curate import curate
     from omnidali.curation.journal import take_folder
@@ -87,4 +108,4 @@ def _export(options: argparse.Namespace) -> None:
         meta["hold_out"] = state["hold_out"]
     weights = best_weights(state)
     export_weights(weights, options.out, meta)
-    print(f"{len(weights)} tensors{', averaged weights' if state.get('ema') else ''}: {options.out}")
+    say(f"{len(weights)} tensors{', averaged weights' if state.get('ema') else ''}: {options.out}")

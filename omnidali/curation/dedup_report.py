@@ -17,7 +17,8 @@ from omnidali.curation.similar import Pairs
 from omnidali.decoding.still import decode_still
 from omnidali.loading.pictures import captioned, tile
 from omnidali.planning.crops import centered
-from omnidali.writing import csv_lines, write_whole
+from omnidali.untrusted_text import for_markdown, for_picture
+from omnidali.writing import table_lines, write_whole
 
 BYTES, HASH, FEATURES = KINDS = ("bytes", "hash", "features")
 PAIRS = 24  # of a picture
@@ -130,7 +131,7 @@ def write_outcome(out: Path, catalog: str, outcomes: Sequence[Outcome], settings
         OSError: if a file cannot be written.
     """
     for outcome in outcomes:
-        write_whole(out / f"{outcome.name}_duplicates.csv", csv_lines(_rows_of(catalog, outcome, names)))
+        write_whole(out / f"{outcome.name}_duplicates.csv", table_lines(_rows_of(catalog, outcome, names)))
         _write_pictures(out / "pictures", outcome)
     write_whole(out / "report.md", _report(outcomes, settings, thresholds, whitening))
 
@@ -168,7 +169,7 @@ def _report(outcomes: Sequence[Outcome], settings, thresholds: Mapping[str, floa
         counts = [f"{int((outcome.kinds[of_validation] == kind).sum()):,}" for kind in kinds]
         columns = [f"{len(outcome.items):,}", f"{outcome.unreadable:,}", f"{int((~outcome.dropped).sum()):,}", *counts,
                    f"{int((outcome.kept >= 0).sum()):,}"]
-        lines.append(f"| {outcome.name} | {' | '.join(columns)} |")
+        lines.append(f"| {for_markdown(outcome.name)} | {' | '.join(columns)} |")
     lines += ["", "An item counts under the first kind that found it: bytes, then hash, then features. Items are"
               " photos, videos, and pieces of long videos. Unreadable items were compared with nothing and stay in the"
               " lists.",
@@ -191,12 +192,13 @@ def _report(outcomes: Sequence[Outcome], settings, thresholds: Mapping[str, floa
               "| source | kind | similarity of the nearest that stay |", "|---|---|---|"]
     for outcome in outcomes:
         for kind, (*_, alike) in outcome.near.items():
-            lines.append(f"| {outcome.name} | {kind} | {', '.join(f'{value:.3f}' for value in alike[:8]) or 'none'} |")
+            nearest = ", ".join(f"{value:.3f}" for value in alike[:8]) or "none"
+            lines.append(f"| {for_markdown(outcome.name)} | {kind} | {nearest} |")
     if whitening is not None:
         levels = sorted({thresholds[FEATURES], *np.linspace(0.2, 0.9, 8).round(1).tolist()})
         lines += ["", "## Another threshold", "", "How many items another --threshold would find by features:", "",
                   f"| source | {' | '.join(f'{level:.4g}' for level in levels)} |", f"|---{'|---:' * len(levels)}|"]
-        lines += [f"| {outcome.name} | " + " | ".join(f"{int((outcome.best[FEATURES] >= level).sum()):,}"
+        lines += [f"| {for_markdown(outcome.name)} | " + " | ".join(f"{int((outcome.best[FEATURES] >= level).sum()):,}"
                                                       for level in levels) + " |"
                   for outcome in outcomes if FEATURES in outcome.best]
     if any(outcome.items.table.kind == "untrimmed" for outcome in outcomes):
@@ -230,7 +232,7 @@ def _write_pairs(path: Path, ours: tuple[Items, np.ndarray], theirs: tuple[Items
     cells = []
     for mine, their, value in zip(ours[1].tolist(), theirs[1].tolist(), alike):
         pair = np.hstack([_thumbnail(ours[0], mine), _thumbnail(theirs[0], their)])
-        cells.append(captioned(pair, f"{value:.3f} {_end_of_path(ours[0], mine)}"))
+        cells.append(captioned(pair, for_picture(f"{value:.3f} {_end_of_path(ours[0], mine)}")))
     write_picture(path, tile(cells, 1))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from omnidali.environment import write_record
 from omnidali.errors import UserError
 from omnidali.loading.data import open_data
 from omnidali.ranks import Ranks
+from omnidali.untrusted_text import say
 from omnidali.writing import writing_to
 
 
@@ -74,21 +74,20 @@ def filter_sources(config: Config, checkpoints: Sequence[str | Path], out: str |
                           evaluation=replace(config.evaluation, source=scored.get(EVALUATION)))
     data = open_data(config_here, ranks)
     if ranks.is_main:
-        print(*data.summary, sep="\n", flush=True)
+        say(*data.summary)
     names = teacher.agree(data.class_names, data.named)
     if ranks.is_main and teacher.is_3d and any(source.kind == "image" for source in scored.values()):
-        print("a 3D teacher sees a photo as a clip that stands still; a 2D one is the better judge of photos",
-              flush=True)
+        say("a 3D teacher sees a photo as a clip that stands still; a 2D one is the better judge of photos")
     tables = {table.name: table for table in (*data.tables, data.evaluation) if table is not None}
     tasks = {name: make_task(teacher, tables[name], source, config_here, names) for name, source in scored.items()}
     for name in tasks if ranks.is_main else ():
         if any(name in held for held in teacher.hold_outs):
-            print(f"{name}: networks that held out a part of it judge that part alone", flush=True)
+            say(f"{name}: networks that held out a part of it judge that part alone")
     for name, task in tasks.items() if ranks.is_main and not teacher.is_3d else ():
         if scored[name].kind == "untrimmed":
             frames = task.views.num_clips * task.clip.clip_len
-            print(f"{name}: a 2D teacher looks at {frames} frame{'s' * (frames > 1)} of every piece; a 3D one is the"
-                  " better judge of long videos", flush=True)
+            say(f"{name}: a 2D teacher looks at {frames} frame{'s' * (frames > 1)} of every piece; a 3D one is the"
+                " better judge of long videos")
     rows = {name: _score(teacher, task, config_here, ranks) for name, task in tasks.items()}
     if not asked.score_only:
         rows = ranks.on_main(lambda: _write(config, config_here, out, asked, sources, tasks, names, rows))
@@ -103,7 +102,7 @@ def _score(teacher: Teacher, task: Task, config: Config, ranks: Ranks) -> dict:
     row = {"items": len(task.table), "scored": count, "items_per_second": round(count / seconds, 1) if count else None}
     if ranks.is_main:
         speed = f" ({row['items_per_second']:,} a second)" if count else ""
-        print(f"{task.table.name}: {len(task.table):,} items, {count:,} scored now{speed}", flush=True)
+        say(f"{task.table.name}: {len(task.table):,} items, {count:,} scored now{speed}")
     return row
 
 
@@ -161,9 +160,9 @@ def _tell(name: str, part: Part, names: Collection[str], row: dict) -> None:
         text += f" as pieces of {row['samples']:,} videos"
     text += f", dropped {row['dropped']:,}"
     text += f", relabelled {row['relabelled']:,}" if row["relabelled"] else ""
-    print(text + (f"; {row['unreadable']:,} do not decode" if row["unreadable"] else ""), flush=True)
+    say(text + (f"; {row['unreadable']:,} do not decode" if row["unreadable"] else ""))
     for label, listed, kept in part.classes(len(names)):
         if listed and not kept:
             best = part.best(label)
-            print(f"WARNING: {name}: nothing is kept of class {label} ({list(names)[label]}), {listed:,} items,"
-                  f" best probability {best:.3f}", file=sys.stderr, flush=True)
+            say(f"WARNING: {name}: nothing is kept of class {label} ({list(names)[label]}), {listed:,} items,"
+                f" best probability {best:.3f}", error=True)

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
@@ -19,7 +20,8 @@ from omnidali.loading.fusion import FusionIterator
 from omnidali.loading.pictures import clip_grid, tile
 from omnidali.planning.plan import EvaluationPlan
 from omnidali.ranks import Ranks
-from omnidali.writing import csv_lines, write_whole
+from omnidali.untrusted_text import for_markdown, for_picture
+from omnidali.writing import table_lines, write_whole
 
 _BINS = 10  # of a histogram
 _SHOWN = 24  # items in a grid
@@ -72,26 +74,29 @@ def write_reports(out: Path, parts: Mapping[str, Part], names: Sequence[str], ru
     Raises:
         OSError: if something cannot be written.
     """
-    lines = ["# What the filter kept", "", f"Rule: {rules}. Teacher: {next(iter(parts.values())).task.scorer.name}.",
-             "", "| source | items | kept | share | dropped | relabelled | do not decode | samples |",
+    teacher = next(iter(parts.values())).task.scorer.name
+    lines = ["# What the filter kept", "", f"Rule: {rules}. Teacher: {for_markdown(teacher, None)}.", "",
+             "| source | items | kept | share | dropped | relabelled | do not decode | samples |",
              "|---|---|---|---|---|---|---|---|"]
-    lines += [f"| {name} | {row['items']:,} | {row['kept']:,} | {100 * row['kept'] / row['items']:.1f} % |"
-              f" {row['dropped']:,} | {row['relabelled']:,} | {row['unreadable']:,} | {row['samples']:,} |"
+    lines += [f"| {for_markdown(name)} | {row['items']:,} | {row['kept']:,} |"
+              f" {100 * row['kept'] / row['items']:.1f} % | {row['dropped']:,} | {row['relabelled']:,} |"
+              f" {row['unreadable']:,} | {row['samples']:,} |"
               for name, row in rows.items()]
     for name, part in parts.items():
         for kept, which in ((True, "kept"), (False, "dropped")):
             table = _rows(config.catalog_path, name, part, kept, names, rules)
-            write_whole(out / f"{name}_{which}.csv", csv_lines(table))
+            write_whole(out / f"{name}_{which}.csv", table_lines(table))
         pictures = _draw(out / "pictures", name, part, names, config)
-        lines += ["", f"## {name}", "", "| class | items | kept | share | best probability |", "|---|---|---|---|---|"]
-        lines += [f"| {names[label]} | {listed:,} | {kept:,} | {100 * kept / listed:.1f} % | {part.best(label):.3f} |"
-                  if listed else f"| {names[label]} | 0 | {kept:,} | | |" for label, listed, kept in
-                  part.classes(len(names))]
-        lines += ["", *(f"![{path.stem}](pictures/{path.name})" for path in pictures)]
+        lines += ["", f"## {for_markdown(name)}", "", "| class | items | kept | share | best probability |",
+                  "|---|---|---|---|---|"]
+        lines += [f"| {for_markdown(names[label])} | {listed:,} | {kept:,} |"
+                  + (f" {100 * kept / listed:.1f} % | {part.best(label):.3f} |" if listed else " | |")
+                  for label, listed, kept in part.classes(len(names))]
+        lines += ["", *(f"![{for_markdown(path.stem)}](pictures/{quote(path.name)})" for path in pictures)]
         bad = itertools.compress(read_items(config.catalog_path, name), ~part.opinion.decoded)
         unreadable = [_shown(item) for item in itertools.islice(bad, _NAMED)]
         if unreadable:
-            lines += ["", f"Do not decode (all in {name}_dropped.csv): {', '.join(unreadable)}"]
+            lines += ["", f"Do not decode (all in {for_markdown(name)}_dropped.csv): {', '.join(unreadable)}"]
     write_whole(out / "report.md", (f"{line}\n" for line in lines))
 
 
@@ -114,7 +119,8 @@ def _rows(catalog: str, name: str, part: Part, kept: bool, names: Sequence[str],
 
 
 def _shown(item: Item) -> str:
-    return f"{item.path} piece {item.number}" if item.video else item.path
+    """An item in Markdown."""
+    return for_markdown(item.path) + (f" piece {item.number}" if item.video else "")
 
 
 def _draw(folder: Path, name: str, part: Part, names: Sequence[str], config: Config) -> list[Path]:
@@ -149,5 +155,6 @@ def _grid(part: Part, rows: np.ndarray, names: Sequence[str], config: Config) ->
 
 
 def _caption(part: Part, row: int, names: Sequence[str]) -> str:
-    new = f" > {names[part.verdict.labels[row]]}" if part.relabelled[row] else ""
-    return f"{part.opinion.probability[row]:.2f} {names[part.task.table.labels[row]]}{new}"
+    """One line."""
+    new = f" > {for_picture(names[part.verdict.labels[row]], 40)}" if part.relabelled[row] else ""
+    return f"{part.opinion.probability[row]:.2f} {for_picture(names[part.task.table.labels[row]], 40)}{new}"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omnidali.reading import printable
+from omnidali.untrusted_text import for_terminal
+from omnidali.writing import table_lines
 
 ERROR, WARN, OK = "ERROR", "WARN", "ok"
 LEVELS = (ERROR, WARN, OK)
@@ -21,10 +21,14 @@ PROBLEMS = {
                          "Remove their lines from the list."),
     "label": (ERROR, "items have a wrong label or none", "Correct them; the source was not compared with others."),
     "missing": (WARN, "files are missing", "Correct root and list, fetch them again, or remove their lines."),
+    "not UTF-8": (WARN, "files have a name that is not UTF-8", "Rename them, in their list too; training leaves them"
+                  " out."),
     "refused": (WARN, "files are refused", "Fetch them again, or remove their lines; training leaves them out."),
     "other frames": (WARN, "files have other frames than their headers say",
                      "Trainings go by the frames that come; one that was stopped must be started anew."),
     "not decoded": (WARN, "files could not be decoded to their end", "Look for what is wrong with them or the disk."),
+    "not compared": (WARN, "files could not be read to be compared with others",
+                     "Look for what is wrong with the disk."),
     "damaged": (WARN, "files are damaged, or used in part", "Fetch them again; training uses what decodes."),
     "pixels": (WARN, "files have pixels that are not square, which is ignored, as by the reference",
                "Set pixel_aspect: apply to stretch them."),
@@ -41,7 +45,7 @@ PROBLEMS = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """One line: how bad, of which source, what was found, and what to do."""
+    """One line: how bad, of which source, what was found, and what to do; ``found`` may hold names of strangers."""
 
     level: str
     source: str
@@ -66,7 +70,7 @@ class Issues:
 
     def add(self, source: str, path: str, problem: str, detail: str, count: int = 1) -> None:
         """Note ``count`` times a problem of :data:`PROBLEMS`."""
-        self._rows.writerow([source, path, problem, detail])
+        self._file.writelines(table_lines([[source, path, problem, detail]]))
         self.counts[source, problem] += count
         self.examples.setdefault((source, problem), (path, detail))
 
@@ -77,15 +81,15 @@ class Issues:
             count = self.counts[source, problem]
             if count:
                 path, detail = self.examples[source, problem]
-                example = f"{path} ({detail})" if path and detail else path or detail
-                lines.append(Verdict(level, source, f"{count:,} {found}, such as {printable(example)}", advice))
+                known = [for_terminal(text) for text in (path, detail) if text]
+                example = f"{known[0]} ({known[1]})" if len(known) > 1 else "".join(known)
+                lines.append(Verdict(level, source, f"{count:,} {found}, such as {example}", advice))
         return lines
 
     def __enter__(self) -> "Issues":
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self._part, "w", encoding="utf-8", errors="backslashreplace", newline="")
-        self._rows = csv.writer(self._file)
-        self._rows.writerow(["source", "path", "problem", "detail"])
+        self._file = open(self._part, "w", encoding="utf-8", newline="")
+        self._file.writelines(table_lines([["source", "path", "problem", "detail"]]))
         return self
 
     def __exit__(self, kind, *_) -> None:

@@ -12,9 +12,11 @@ from omnidali.catalog.integrity import Damaged, damage
 from omnidali.catalog.store import NEW, VERSION, connect
 from omnidali.config import Config
 from omnidali.curation.choosing import all_sources
-from omnidali.errors import UserError
+from omnidali.decoding.causes import Cause
+from omnidali.errors import FILE, UserError
 from omnidali.loading.data import QUARANTINE
-from omnidali.reading import printable
+from omnidali.loading.quarantine import RECOVERED
+from omnidali.untrusted_text import for_terminal
 
 SCORES = "scores"  # the table of teacher scores, where a filter has written one
 _SHOWN = 8  # codecs, sizes and reasons of a source
@@ -79,23 +81,29 @@ def _source(db: sqlite3.Connection, row: tuple) -> dict[str, object]:
 
 
 def _quarantined(path: Path) -> list[dict[str, str]]:
-    """The lines of a quarantine; none where there is no file."""
+    """The lines of a quarantine, but for files that have recovered since; none where there is no file."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-    rows = []
+    rows: dict[tuple[str, str], list[dict[str, str]]] = {}
     for line in lines:
         try:
             row = json.loads(line)
-            rows.append({key: str(row[key]) for key in ("source", "path", "state", "reason")})
+            row = {key: str(row[key]) for key in ("source", "path", "state", "reason")} \
+                | {"trouble": str(row.get("trouble", FILE))}
         except (ValueError, KeyError, TypeError):  # cut off by a kill
             continue
-    return rows
+        of_file = rows.setdefault((row["source"], row["path"]), [])
+        if row["state"] == RECOVERED:
+            of_file.clear()
+        else:
+            of_file.append(row)
+    return [row for of_file in rows.values() for row in of_file]
 
 
 def show_catalog(found: dict) -> str:
-    """The values of :func:`describe_catalog` as text."""
+    """The values of :func:`describe_catalog` as lines of text for a terminal."""
     lines = [f"{found['catalog']}: version {found['version']}, {found['bytes'] / 1e6:,.1f} MB"]
     for source in found["sources"]:
         lines += [f"{source['name']}: {source['samples']:,} samples of kind {source['kind']}, read as"
@@ -107,15 +115,16 @@ def show_catalog(found: dict) -> str:
             values = list(source[title].items())
             more = [f"{len(values) - _SHOWN} others"] if len(values) > _SHOWN else []
             if values:
-                lines.append(f"  {title}: " + ", ".join([f"{count:,} {printable(str(name))}"
+                lines.append(f"  {title}: " + ", ".join([f"{count:,} {for_terminal(str(name))}"
                                                          for name, count in values[:_SHOWN]] + more))
         lines.append(f"  fingerprint: {source['fingerprint'] or 'none, as it is not complete'}")
     lines += [f"{name}: not in the catalog yet" for name in found["absent"]]
     lines.append("teacher scores: " + ("none" if found["scores"] is None else f"{found['scores']:,}"))
     faults = found["quarantine"]
     lines.append(f"quarantine: {len(faults):,} lines" if faults else "quarantine: nothing")
-    lines += [f"  {fault['source']}: {printable(fault['path'])}: {fault['state']}: {printable(fault['reason'])}"
-              for fault in faults[:_FAULTS]]
+    for fault in faults[:_FAULTS]:
+        cause = str(Cause(fault["reason"], fault["trouble"]))
+        lines.append("  " + ": ".join(map(for_terminal, (fault["source"], fault["path"], fault["state"], cause))))
     if len(faults) > _FAULTS:
         lines.append(f"  and {len(faults) - _FAULTS:,} others")
-    return "\n".join(lines)
+    return "\n".join(for_terminal(line, None) for line in lines)

@@ -15,6 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from omnidali.errors import UserError
+from omnidali.untrusted_text import say
 from omnidali.writing import write_whole, writing_to
 
 OWNER = ".omnidali.json"  # whose folder it is
@@ -97,7 +98,7 @@ def complete(path: Path, others: Iterable[dict], journal: dict[str, dict], todo:
     """
     write_whole(path, (json.dumps(row) + "\n" for row in (*others, *journal.values())))
     if journal:
-        print(f"{len(journal):,} of {len(journal) + len(todo):,} files lie there already", flush=True)
+        say(f"{len(journal):,} of {len(journal) + len(todo):,} files lie there already")
     with open(path, "a", encoding="utf-8") as file, \
             tqdm(total=sum(item.frames for item in todo), desc=path.stem, unit="frame", unit_scale=True,
                  file=sys.stderr, mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:

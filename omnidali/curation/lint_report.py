@@ -9,7 +9,8 @@ import numpy as np
 
 from omnidali.curation.findings import LEVELS, Verdict
 from omnidali.curation.survey import Survey
-from omnidali.writing import csv_lines, write_whole
+from omnidali.untrusted_text import for_markdown
+from omnidali.writing import table_lines, write_whole
 
 _SHOWN = 5  # codecs, sizes and the like of a source in the report; the CSV has all
 
@@ -22,11 +23,11 @@ def write_tables(out: Path, surveys: Sequence[Survey], verdicts: Sequence[Verdic
         OSError: if one cannot be written.
     """
     rows = [_row(found) for found in surveys]
-    write_whole(out / "sources.csv", csv_lines([list(rows[0]) if rows else ["source"],
+    write_whole(out / "sources.csv", table_lines([list(rows[0]) if rows else ["source"],
                                                 *(list(row.values()) for row in rows)]))
     counts = [[number, name, *(int(found.classes[number]) for found in surveys)]
               for number, name in enumerate(class_names)]
-    write_whole(out / "classes.csv", csv_lines([["label", "class", *(found.name for found in surveys)], *counts]))
+    write_whole(out / "classes.csv", table_lines([["label", "class", *(found.name for found in surveys)], *counts]))
     write_whole(out / "report.md", _report(surveys, verdicts))
 
 
@@ -50,17 +51,22 @@ def _report(surveys: Sequence[Survey], verdicts: Sequence[Verdict]) -> str:
     for level in LEVELS:
         mine = [verdict for verdict in verdicts if verdict.level == level]
         if mine:
-            lines += [f"## {level}", "", *(f"- `{one.source}`: {one.found}. {one.advice}".rstrip() for one in mine), ""]
+            lines += [f"## {level}", "", *map(_point, mine), ""]
     if surveys:
-        lines += ["## Sources", "", "| | " + " | ".join(found.name for found in surveys) + " |",
+        lines += ["## Sources", "", "| | " + " | ".join(for_markdown(found.name) for found in surveys) + " |",
                   "|---" * (1 + len(surveys)) + "|"]
         columns = [_facts(found) for found in surveys]
-        lines += [f"| {fact} | " + " | ".join(column[fact] for column in columns) + " |" for fact in columns[0]]
+        lines += [f"| {fact} | " + " | ".join(for_markdown(column[fact]) for column in columns) + " |"
+                  for fact in columns[0]]
         lines += ["", "Three figures are the smallest, the middle and the largest. A GOP is the way from a keyframe to"
                   " the next: a clip costs the frames that it shows and those before them up to the keyframe, which"
                   " `decoded per frame used` counts over the first clips of the plan. `omnidali bench advise` measures"
                   " what that takes, and what training copies would bring.", ""]
     return "\n".join(lines)
+
+
+def _point(verdict: Verdict) -> str:
+    return f"- {for_markdown(verdict.source)}: {for_markdown(verdict.found, None)}. {verdict.advice}".rstrip()
 
 
 def _facts(found: Survey) -> dict[str, str]:

@@ -11,6 +11,7 @@ from omnidali.catalog.lists import read_list
 from omnidali.config import MediaConfig
 from omnidali.curation.findings import Issues
 from omnidali.errors import UserError
+from omnidali.reading import is_text
 
 
 class _Collecting(Labels):
@@ -31,8 +32,9 @@ class _Collecting(Labels):
             return UNLABELLED
 
 
-def check_endings(name: str, source: MediaConfig, data_root: Path, issues: Issues) -> None:
-    """Files in class folders whose ending is none of the source's kind, which nobody looks at, go to ``issues``.
+def check_names(name: str, source: MediaConfig, data_root: Path, issues: Issues) -> None:
+    """Files in class folders that are left out by their name go to ``issues``: those whose ending is none of the
+    source's kind, and those whose name is not UTF-8.
 
     Raises:
         UserError: for a folder that cannot be read.
@@ -43,9 +45,12 @@ def check_endings(name: str, source: MediaConfig, data_root: Path, issues: Issue
     endings = IMAGE_ENDINGS if source.kind in ("image", "frames") else VIDEO_ENDINGS
     for folder, files in walk(root, class_folders(root)):
         for file in sorted(files):
-            ending = os.path.splitext(file)[1]
-            if ending.lower() not in endings and not file.startswith("."):
-                issues.add(name, os.path.relpath(os.path.join(folder, file), root), "ending", ending or "none")
+            ending, path = os.path.splitext(file)[1], os.path.relpath(os.path.join(folder, file), root)
+            if ending.lower() in endings:
+                if not is_text(path):
+                    issues.add(name, path, "not UTF-8", "")
+            elif not file.startswith("."):
+                issues.add(name, path, "ending", ending or "none")
 
 
 def check_list(name: str, source: MediaConfig, data_root: Path, names: list[str] | None, issues: Issues,
@@ -66,7 +71,9 @@ def check_list(name: str, source: MediaConfig, data_root: Path, names: list[str]
     map_path = data_root / source.labels if source.labels else None
     labels = _Collecting(name, issues, words_are_fine, names, read_label_map(map_path) if map_path else None, map_path)
     seen: set[int] = set()
-    for entry in read_list(data_root / source.list, source, labels, name)[1]:
+    entries = read_list(data_root / source.list, source, labels, name, root=data_root / source.root,
+                        leave_out=lambda path, where: issues.add(name, path, "not UTF-8", where))[1]
+    for entry in entries:
         before = len(seen)
         # numbers instead of entries: a list may have millions
         seen.add(hash((entry.path, entry.label, entry.unit, entry.first, entry.last)))

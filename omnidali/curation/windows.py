@@ -24,7 +24,7 @@ def takes_windows(source: MediaConfig, data_root: str) -> bool:
         return False
     form = source.format
     if source.list and form == "auto":
-        form = recognise(Path(data_root, source.list), source.kind)
+        form = recognise(Path(data_root, source.list), source.kind, Path(data_root, source.root))
     return not source.list or form in WHOLE_FILES
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omnidali.demo.world import make_world
 from omnidali.programs import find_config, run_program
+from omnidali.untrusted_text import say
 
 
 def run_demo(folder: str | Path, seed: int = 0, overrides: list[str] | None = None) -> dict:
@@ -29,10 +30,10 @@ def run_demo(folder: str | Path, seed: int = 0, overrides: list[str] | None = No
     run_program("train.py", "--config", str(config), "--resume", "auto", *settings)
     row = run_program("evaluate.py", "--config", str(config), *settings)
     pictures = sorted((run / "pictures").glob("*.png"))
-    print(f"\nwhat the model saw, and where it errs: {', '.join(str(path) for path in pictures)}")
-    print(f"curves: tensorboard --logdir {run / 'tb'}")
-    print(f"top-1 {row['top1']:.1f} % on {row['items']} held-out videos of {_count_classes(run)} classes"
-          f" (chance {100 / _count_classes(run):.1f} %), {time.monotonic() - started:.0f} s")
+    say("", f"what the model saw, and where it errs: {', '.join(str(path) for path in pictures)}")
+    say(f"curves: tensorboard --logdir {run / 'tb'}")
+    say(f"top-1 {row['top1']:.1f} % on {row['items']} held-out videos of {_count_classes(run)} classes"
+        f" (chance {100 / _count_classes(run):.1f} %), {time.monotonic() - started:.0f} s")
     return row
 
 

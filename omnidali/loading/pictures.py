@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import torch
 
+from omnidali.untrusted_text import for_picture
 from pipelines.feeds import MEAN, STD
 
 LINE = 14  # height of a line of text, pixels
@@ -44,7 +45,7 @@ def clip_pixels(clips: torch.Tensor) -> np.ndarray:
 def captioned(picture: np.ndarray, caption: str) -> np.ndarray:
     """A picture (H, W, 3) under its caption, a line of text each of 14 pixels; as wide as the wider of the two."""
     lines = caption.splitlines() or [""]
-    wide = max(cv2.getTextSize(_plain(line), _FONT, _SCALE, 1)[0][0] for line in lines) + 2 * _MARGIN
+    wide = max(cv2.getTextSize(for_picture(line), _FONT, _SCALE, 1)[0][0] for line in lines) + 2 * _MARGIN
     out = np.zeros((LINE * len(lines) + len(picture), max(wide, picture.shape[1]), 3), np.uint8)
     for number, line in enumerate(lines):
         _write(out[number * LINE:(number + 1) * LINE], line, 0)
@@ -64,17 +65,12 @@ def tile(cells: Sequence[np.ndarray], columns: int) -> np.ndarray:
 
 
 def label_text(label: torch.Tensor, names: tuple[str, ...]) -> str:
-    """A class name, or the parts of a blended clip."""
+    """A class name, or the parts of a blended clip, as a line of a caption."""
     if label.ndim == 0:
-        return names[int(label)]
+        return for_picture(names[int(label)])
     parts = label.nonzero()[:, 0].tolist()
-    return " + ".join(f"{float(label[part]):.2f} {names[part]}" for part in parts)
+    return " + ".join(f"{float(label[part]):.2f} {for_picture(names[part], 40)}" for part in parts)
 
 
 def _write(band: np.ndarray, text: str, left: int) -> None:
-    cv2.putText(band, _plain(text), (left + _MARGIN, LINE - 3), _FONT, _SCALE, (255, 255, 255), 1, cv2.LINE_AA)
-
-
-def _plain(text: str) -> str:
-    """OpenCV's font holds ASCII alone."""
-    return text.encode("ascii", "replace").decode()
+    cv2.putText(band, for_picture(text), (left + _MARGIN, LINE - 3), _FONT, _SCALE, (255, 255, 255), 1, cv2.LINE_AA)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from omnidali.catalog.store import SourceTable
-from omnidali.reading import printable
+from omnidali.untrusted_text import for_terminal
 
 _NAMES = {"batch": "train.batch (slots of a step)", "ratio": "train.ratio", "mixup": "train.mixup and mixup_alpha",
           "order of sources": "sources, in their order"}
@@ -90,7 +90,7 @@ def _content_differences(old: Mapping, new: Mapping, where: str) -> list[str]:
 def _renumbered(paths: list[str], count: int) -> str:
     """Frames were numbered by timestamps when the run began, which was wrong for some files."""
     more = f" and {count - len(paths):,} more" if count > len(paths) else ""
-    return f"has files whose frames had wrong numbers when the run began: {printable(', '.join(paths))}{more}"
+    return f"has files whose frames had wrong numbers when the run began: {for_terminal(', '.join(paths))}{more}"
 
 
 def _checksum(values: np.ndarray) -> int:
