@@ -1,30 +1,43 @@
 """Faults on purpose: what the probe makes of each, and what a running loader does."""
 
+import errno
 import json
 import os
+import pickle
 import re
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
-from conftest import hurry
+from conftest import hurry, media_of
+from outages import KINDS, Outage, make_source
 
+from omnidali.bench import odd
 from omnidali.bench.faults import BASES, EXACT, FAILS, FAULTS, REFUSED, REPLACED, UNSURE, hang, let_go
 from omnidali.bench.media import read_numbers
 from omnidali.catalog.build import build_catalog
+from omnidali.catalog.gate import Refused
+from omnidali.catalog.packets import PacketIndex
+from omnidali.catalog.probe import probe_video
 from omnidali.catalog.store import CatalogReader
 from omnidali.config import ClipConfig, SourceConfig
+from omnidali.curation import encode, transcode
+from omnidali.decoding.causes import Cause, cause_of
+from omnidali.decoding.demuxed import demuxed_frames, frames_from
 from omnidali.decoding.image import decode_image
+from omnidali.decoding.read import count_frames, read_frames
 from omnidali.decoding.video import decode_video
-from omnidali.errors import CannotDecode
+from omnidali.errors import BadSource, CannotDecode, UserError
+from omnidali.loading import producer
 from omnidali.loading.faults import Limits
 from omnidali.loading.fusion import FusionIterator
 from omnidali.loading.quarantine import Quarantine
 from omnidali.planning.plan import TrainPlan
-from pipelines.feeds import MEAN, STD
+from pipelines.feeds import MEAN, STD, Graph, PipelineError
 
 SIDE = 64
 
@@ -207,3 +220,173 @@ def test_behind_the_probe(healthy, tmp_path, monkeypatch, decode, name):
     for line in lines:
         assert (line["source"], line["path"]) == (table.name, whole.path) and line["reason"]
         assert fault.behind == REPLACED or line["state"] in ("quarantined", "failed")
+
+
+DISK_ERRORS = {"EIO": errno.EIO, "ENOENT": errno.ENOENT, "EACCES": errno.EACCES, "ESTALE": errno.ESTALE}
+
+
+def load(table, sources, steps=8, **options):
+    """All batches of a loader over one source, and its figures."""
+    plan = TrainPlan([table], list(sources.values()), CLIP, 4, seed=5)
+    with FusionIterator(plan, list(sources.values()), end=steps, **{"threads": 2, "limits": Limits(1.0, 1000),
+                                                                   **options}) as loader:
+        batches = list(loader)
+        return batches, loader.stats()["web"]
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("at", ["open", "read"])
+@pytest.mark.parametrize("error", DISK_ERRORS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_trouble_of_the_disk_is_not_told_as_trouble_of_the_file(tmp_path, monkeypatch, kind, error, at):
+    table, sources, files = make_source(tmp_path, kind)
+    number = DISK_ERRORS[error]
+    outage = Outage(monkeypatch, number, at)
+    outage.paths.add(str(files[3]))
+    batches, figures = load(table, sources, quarantine=Quarantine(tmp_path / "q.jsonl"))
+    assert sum(map(len, batches)) == 32 and figures.substituted > 0 and figures.bad_files == 1
+    line, = lines_of(tmp_path / "q.jsonl")
+    assert (line["trouble"], line["reason"]) == ("disk", os.strerror(number))
+    assert line["state"] == ("failed" if error in ("EIO", "ESTALE") else "quarantined")
+    with pytest.raises(BadSource) as caught:
+        load(table, sources, limits=Limits(0.0))
+    told = str(caught.value)
+    assert f"1 disk: {os.strerror(number)}, such as " in told and "Check the disk" in told
+    assert "remove" not in told and "Fetch" not in told
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bad_sector_in_the_middle_is_the_reason(tmp_path, monkeypatch, kind):
+    """What lies before it can be read, and a decoder calls the rest cut off."""
+    table, sources, files = make_source(tmp_path, kind)
+    file = files[3] / "img_00002.jpg" if kind == "frames" else files[3]
+    outage = Outage(monkeypatch, errno.EIO, "read", after=512 + 100 if kind.startswith("tar") else 600)
+    outage.paths.add(str(file))
+    load(table, sources, quarantine=Quarantine(tmp_path / "q.jsonl"))
+    lines = lines_of(tmp_path / "q.jsonl")
+    assert lines and {line["trouble"] for line in lines} == {"disk"}
+    for line in lines:
+        assert "Input/output error" in line["reason"] and line["state"] in ("failed", "damaged")
+        assert line["state"] == "damaged" or line["reason"].startswith("Input/output error")
+
+
+@pytest.mark.parametrize("kind", ["index", "photo"])
+def test_the_first_reason_comes_first(tmp_path, monkeypatch, kind):
+    """A file that was replaced by a broken one, and one that a disk gives once and not again."""
+    table, sources, files = make_source(tmp_path, kind)
+    files[3].write_bytes(files[3].read_bytes()[:300])
+    load(table, sources, quarantine=Quarantine(tmp_path / "q.jsonl"))
+    line, = lines_of(tmp_path / "q.jsonl")
+    assert (line["trouble"], line["state"]) == ("file", "quarantined")
+    if kind == "index":
+        assert re.match("the file changed after the probe; then: .+", line["reason"])
+        told = str(Cause("the file changed after the probe").then(Cause("Input/output error", "disk")))
+        assert told == "disk: the file changed after the probe; then: Input/output error"
+    with pytest.raises(BadSource, match="Fetch the broken files again or remove them") as caught:
+        load(table, sources, limits=Limits(0.0))
+    assert f"1 file: {line['reason']}, such as " in str(caught.value) and "Check the disk" not in str(caught.value)
+
+
+def test_ffmpegs_numbers_are_about_the_content():
+    """Its demuxers say EIO where a file ends early; nobody shall look for a broken disk."""
+    error = av.error.OSError(errno.EIO, "Input/output error")
+    assert isinstance(error, OSError) and error.errno == errno.EIO
+    assert cause_of(error) == Cause("cut off", "file")
+    assert cause_of(OSError(errno.EIO, "Input/output error")) == Cause("Input/output error", "disk")
+    assert cause_of(CannotDecode("Stale file handle", "disk")) == Cause("Stale file handle", "disk")
+    assert cause_of(MemoryError()) == Cause("out of memory", "machine")
+    assert cause_of(OSError(errno.EMFILE, "Too many open files")).trouble == "machine"
+    assert str(pickle.loads(pickle.dumps(CannotDecode("Stale file handle", "disk")))) == "disk: Stale file handle"
+
+
+@pytest.mark.parametrize("decoder", ["frames_from", "demuxed_frames", "read_frames", "probe_video"])
+@pytest.mark.parametrize("form", ["mp4", "mpegts", "matroska", "avi"])
+def test_no_road_loses_an_error_of_the_disk(tmp_path, monkeypatch, form, decoder):
+    codec = {"avi": "mpeg4"}.get(form, "libx264")
+    odd.video(form, codec)(tmp_path / "a", 1)
+    media = media_of(tmp_path / "a")
+    index = PacketIndex.unpack(media.packets) if media.packets else None
+    outage = Outage(monkeypatch, errno.EIO, "read", after=(tmp_path / "a").stat().st_size // 2)
+    if decoder == "read_frames":
+        count_frames(tmp_path / "a")
+    outage.paths.add(str(tmp_path / "a"))
+    with pytest.raises((OSError, CannotDecode, UserError)) as caught:
+        if decoder == "frames_from":
+            list(frames_from(media))
+        elif decoder == "demuxed_frames":
+            list(demuxed_frames(media, index, list(range(media.frames))))
+        elif decoder == "read_frames":
+            read_frames(tmp_path / "a", range(media.frames))
+        else:
+            probe_video(media.span)
+    assert not isinstance(caught.value, (av.FFmpegError, Refused))
+    assert "Input/output error" in str(caught.value)
+    if isinstance(caught.value, CannotDecode):
+        assert caught.value.trouble == "disk"
+
+
+@pytest.mark.parametrize("kind", ["photo", "frames"])
+def test_what_dali_met_is_the_reason(tmp_path, monkeypatch, kind):
+    """The disk fails at reading for DALI, and gives something else to the CPU."""
+    table, sources, files = make_source(tmp_path, kind, decode="dali")
+    outage = Outage(monkeypatch, errno.EIO, "read")
+    outage.paths.add(str(files[3]))
+    decoder = getattr(producer, "decode_image" if kind == "photo" else "decode_frames")
+
+    def fail(media, *arguments):
+        if media.path.startswith(str(files[3])):
+            raise CannotDecode("OpenCV reads no picture in it")
+        return decoder(media, *arguments)
+
+    monkeypatch.setattr(producer, decoder.__name__, fail)
+    load(table, sources, quarantine=Quarantine(tmp_path / "q.jsonl"))
+    line, = lines_of(tmp_path / "q.jsonl")
+    assert (line["trouble"], line["reason"]) == ("disk", "Input/output error; then: OpenCV reads no picture in it")
+
+
+def test_what_dali_says_of_a_broken_file_is_kept(tmp_path, monkeypatch):
+    table, sources, files = make_source(tmp_path, "photo", decode="dali")
+    bad = files[3].read_bytes()
+    start, collect, decode = Graph.start, Graph.collect, producer.decode_image
+
+    def remember(graph, feeds):
+        graph.fails = any(data.tobytes() == bad for data in feeds["data"])
+        start(graph, feeds)
+
+    def fail(graph):
+        outputs = collect(graph)
+        if graph.fails:
+            raise PipelineError("no such codec")
+        return outputs
+
+    def cannot(media, *arguments):
+        if media.path == str(files[3]):
+            raise CannotDecode("cut off")
+        return decode(media, *arguments)
+
+    monkeypatch.setattr(Graph, "start", remember)
+    monkeypatch.setattr(Graph, "collect", fail)
+    monkeypatch.setattr(producer, "decode_image", cannot)
+    load(table, sources, quarantine=Quarantine(tmp_path / "q.jsonl"))
+    line, = lines_of(tmp_path / "q.jsonl")
+    assert (line["trouble"], line["reason"]) == ("file", "DALI: no such codec; then: cut off")
+
+
+def test_a_member_that_the_disk_did_not_give_is_copied_later(tmp_path, monkeypatch):
+    """And the copy of a tar does not stay without it."""
+    table, sources, files = make_source(tmp_path, "tar of photos", count=2)
+    unit = transcode.Unit(str(files[1]), tmp_path / "copy.tar", table, [int(table.records[1])], 1)
+    monkeypatch.setattr(transcode, "encode_photo", encode.encode_photo)
+    (tmp_path / ".transcode").mkdir()
+    outage = Outage(monkeypatch, errno.EIO, "read", after=600)
+    outage.paths.add(str(files[1]))
+    row = transcode._copy(unit, tmp_path, encode.RECIPES["fast"], 32)
+    (_, reason), = row["failed"]
+    assert reason == "disk: Input/output error"
+    (tmp_path / transcode.JOURNAL).write_text(json.dumps(row) + "\n")
+    outage.end()
+    journal = transcode._run([unit], tmp_path, encode.RECIPES["fast"], 32, 1)
+    assert journal[row["path"]]["failed"] == []

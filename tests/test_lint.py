@@ -246,11 +246,11 @@ def test_info_shows_a_catalog_and_leaves_it_alone(lint, tmp_path, capsys):
     assert [source["name"] for source in found["sources"]] == ["videos", "photos", "evaluation"]
     assert (photos["kind"], photos["samples"], photos["files"], photos["codecs"]) == ("image", 2, 2, {"jpeg": 2})
     assert photos["refused"] == {"missing file": 1, "not a JPEG, PNG or WebP image: a web page": 1}
-    assert found["scores"] is None and found["quarantine"] == [fault]
+    assert found["scores"] is None and found["quarantine"] == [fault | {"trouble": "file"}]
     assert cli.main(["info", "--catalog", str(catalog)]) == 0
     shown = capsys.readouterr().out
     assert "photos: 2 samples of kind image" in shown and photos["fingerprint"] in shown
-    assert "quarantine: 1 lines\n  photos: 1.jpg: failed: cut off\n" in shown
+    assert "quarantine: 1 lines\n  photos: 1.jpg: failed: file: cut off\n" in shown
     assert catalog.read_bytes() == before
     with sqlite3.connect(catalog) as db:
         db.execute("CREATE TABLE scores (media INTEGER, score REAL)")
@@ -271,7 +271,7 @@ def test_info_names_sources_that_are_not_there_yet(world, tmp_path, capsys):
         (tmp_path / folder / "quarantine.jsonl").write_text(json.dumps(fault) + "\n")
     elsewhere = [*options[:-1], f"run_dir={tmp_path / 'other'}"]
     assert cli.main([*elsewhere, f"catalog={tmp_path / 'run/catalog.sqlite'}"]) == 0
-    assert "quarantine: 2 lines\n  photos: 1.jpg: failed: cut off\n  photos: 0.jpg: " in capsys.readouterr().out
+    assert "quarantine: 2 lines\n  photos: 1.jpg: failed: file: cut off\n  photos: 0.jpg: " in capsys.readouterr().out
     (tmp_path / "other/quarantine.jsonl").unlink()
     (tmp_path / "other").rmdir()
     assert cli.main(elsewhere) == 2

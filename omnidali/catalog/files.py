@@ -27,8 +27,11 @@ class FileSpan:
             OSError: if they cannot be read.
         """
         import numpy as np  # the probe of photos starts in half the time without it
-        wanted = self.size if self.size is not None and (count < 0 or count > self.size) else count
-        return np.fromfile(self.path, np.uint8, wanted, offset=self.offset)
+
+        with open(self.path, "rb", buffering=0) as file:
+            whole = os.fstat(file.fileno()).st_size if self.size is None else self.size
+            data = np.empty(whole if count < 0 else min(count, whole), np.uint8)
+            return data[:_fill(file.fileno(), memoryview(data), self.offset)]
 
     def read_bytes(self, count: int | None = None) -> bytes:
         """All bytes, or at most the first ``count``.
@@ -37,24 +40,37 @@ class FileSpan:
             OSError: if they cannot be read.
         """
         with open(self.path, "rb", buffering=0) as file:
-            if self.size is None:
-                return file.read() if count is None else file.read(count)
-            return os.pread(file.fileno(), self.size if count is None else min(count, self.size), self.offset)
+            whole = os.fstat(file.fileno()).st_size if self.size is None else self.size
+            return _read(file.fileno(), whole if count is None else min(count, whole), self.offset)
 
     def reader(self, file: io.FileIO) -> Callable[[int, int], memoryview]:
         """A function that gives ``count`` bytes from ``offset`` on, out of the opened file and within the span."""
         def read(offset: int, count: int) -> memoryview:
             inside = count if self.size is None else max(0, min(count, self.size - offset))
-            return memoryview(os.pread(file.fileno(), inside, self.offset + offset))
+            return memoryview(_read(file.fileno(), inside, self.offset + offset))
 
         return read
 
 
 class Region(io.RawIOBase):
-    """A read-only, seekable view of a part of a file."""
+    """A read-only, seekable view of a span.
+
+    FFmpeg loses errors of the disk, or makes errors of the content of them. Here the first one is kept, and the file
+    seems to end.
+
+    Attributes:
+        error: the first error of the disk.
+
+    Raises:
+        OSError: if the file cannot be opened.
+    """
 
     def __init__(self, span: FileSpan):
-        self._file, self._span, self._position = open(span.path, "rb"), span, 0
+        self._file = open(span.path, "rb", buffering=0)
+        self._offset = span.offset
+        self._size = os.fstat(self._file.fileno()).st_size if span.size is None else span.size
+        self._position = 0
+        self.error: OSError | None = None
 
     def readable(self) -> bool:
         return True
@@ -63,7 +79,7 @@ class Region(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._span.size}[whence]
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
         self._position = max(0, start + offset)
         return self._position
 
@@ -71,15 +87,47 @@ class Region(io.RawIOBase):
         return self._position
 
     def read(self, count: int = -1) -> bytes:
-        left = max(0, self._span.size - self._position)
+        left = max(0, self._size - self._position)
         wanted = left if count is None or count < 0 else min(count, left)
-        data = os.pread(self._file.fileno(), wanted, self._span.offset + self._position)
+        if self.error is not None:
+            return b""
+        try:
+            data = _read(self._file.fileno(), wanted, self._offset + self._position)
+        except OSError as error:
+            self.error = error
+            return b""
         self._position += len(data)
         return data
 
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+def _read(file: int, count: int, offset: int) -> bytes:
+    """Up to ``count`` bytes of a descriptor: fewer at the end of the file alone.
+
+    A read that meets a bad sector gives what lies before it; only the next one fails.
+    """
+    data = os.pread(file, count, offset)
+    parts = [data]
+    got = len(data)
+    while data and got < count:
+        data = os.pread(file, count - got, offset + got)
+        parts.append(data)
+        got += len(data)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _fill(file: int, into: memoryview, offset: int) -> int:
+    """Read into memory, as :func:`_read`; returns how many bytes came."""
+    got = 0
+    while got < len(into):
+        count = os.preadv(file, [into[got:]], offset + got)
+        if not count:
+            break
+        got += count
+    return got
 
 
 def stamp_of(path: str) -> tuple[int | None, int | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -101,22 +102,28 @@ def open_video(span: FileSpan, container: str,
     Args:
         invents_times: whether FFmpeg makes up presentation times where a file has none, as PyAV asks it to: wrong ones
             where frames are reordered.
+
+    Raises:
+        OSError: if the file could not be read, whatever FFmpeg made of it; at the latest at the end.
+        av.FFmpegError: if its content is not as it must be.
     """
-    options = {"protocol_whitelist": "fd", "format_whitelist": container, "codec_whitelist": ",".join(VIDEO_DECODERS),
+    options = {"protocol_whitelist": "none", "format_whitelist": container, "codec_whitelist": ",".join(VIDEO_DECODERS),
                "max_streams": str(MAX_STREAMS), "enable_drefs": "0"}
-    with open(span.path, "rb", buffering=0) if span.size is None else Region(span) as file:
-        if span.size is None:
-            opened = av.open("fd:", format=container, options={**options, "fd": str(file.fileno())},
-                             buffer_size=1 << 18)
-        else:
-            opened = av.open(file, format=container, options=options, buffer_size=1 << 18)
-        with opened:
-            if not invents_times:
-                opened.flags &= ~Flags.gen_pts.value
-            for stream in opened.streams.video:
-                if stream.codec_context is not None:
-                    stream.codec_context.options = decoder_options(stream.codec_context.codec.canonical_name)
-            yield opened
+    with Region(span) as file:
+        try:
+            with av.open(file, format=container, options=options, buffer_size=1 << 18) as opened:
+                if not invents_times:
+                    opened.flags &= ~Flags.gen_pts.value
+                for stream in opened.streams.video:
+                    if stream.codec_context is not None:
+                        stream.codec_context.options = decoder_options(stream.codec_context.codec.canonical_name)
+                yield opened
+        except Exception as error:
+            if file.error is not None:  # the cause; what came of it is no news
+                raise file.error from error
+            raise
+        if file.error is not None:
+            raise file.error
 
 
 def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
@@ -158,7 +165,9 @@ def probe_video(span: FileSpan, before_decoding: Callable[[], object] = lambda: 
     except av.error.MemoryError:
         raise Refused(HUNGRY) from None
     except (av.FFmpegError, ValueError, OverflowError) as error:
-        raise Refused(f"broken: {getattr(error, 'strerror', None) or error}") from None
+        # FFmpeg's number for a file that is cut off reads as if the disk was to blame
+        reason = "cut off" if getattr(error, "errno", None) == errno.EIO else getattr(error, "strerror", None) or error
+        raise Refused(f"broken: {reason}") from None
 
 
 def _examine(span: FileSpan, demuxer: str, read: Callable[[int, int], memoryview], before_decoding: Callable,

@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -13,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from omnidali.catalog.files import FileSpan
-from omnidali.catalog.integrity import Damaged, check_length, crc_of, damage, is_damage
+from omnidali.catalog.integrity import Damaged, check_length, crc_of, damage, is_damage, may_pass, trouble
 from omnidali.catalog.migration import UPGRADED, upgrade
 from omnidali.catalog.photo import stretched
 from omnidali.catalog.probe import Probe, unpack_numbers, unpack_times
+from omnidali.catalog.waiting import BUSY_SECONDS, WaitingConnection, say_waiting
 from omnidali.errors import UserError
 
 VERSION = 5
@@ -24,6 +26,7 @@ _CHECKED_WHOLE = 1 << 26  # bytes of a catalog whose pages are all looked at whe
 NEW = "new"  # the state of a file before its probe
 CHUNK = 1 << 20  # rows in one packed column piece
 _ASKED = 10_000  # files that are asked for at once
+_TROUBLE_SECONDS, _TROUBLE_PAUSE = 60.0, 0.2  # for which a disk that gives errors, or a lack of descriptors, may last
 
 # What the plan needs of every row or piece, as narrow as it fits; a codec is its place in the sorted list of codecs.
 COLUMNS = {"labels": np.int32, "widths": np.uint16, "heights": np.uint16, "starts": np.int64, "positives": np.int32,
@@ -163,6 +166,11 @@ class SourceTable:
         """Everything the catalog knows of the file with this catalog id."""
         return self._reader.media(int(record), self.stretches)
 
+    def media_at(self, path: str) -> Media | None:
+        """The same of the file with this path, as in :attr:`Media.path`; None where the catalog has no such file."""
+        record = self._reader.find_record(self.name, path)
+        return None if record is None else self.media(record)
+
     def first_record(self, row: int) -> int:
         """The catalog id of a row's first piece."""
         return int(self.records[row if self.starts is None else self.starts[row]])
@@ -192,11 +200,13 @@ class SourceTable:
                        taken_from=self.source_rows)
 
 
-def connect(path: str | Path, read_only: bool = False, upgrades: bool = False) -> sqlite3.Connection:
-    """Open the catalog file, making its tables if it is new.
+def connect(path: str | Path, read_only: bool = False, upgrades: bool = False,
+            is_shared: bool = False) -> sqlite3.Connection:
+    """Open the catalog file, making its tables if it is new. Where another process has it locked, this waits.
 
     Args:
         upgrades: whether to bring a catalog of the version before up to date, for a build that completes it.
+        is_shared: whether several threads use the connection, one after the other.
 
     Raises:
         UserError: if it cannot be opened, is no catalog or comes from another version.
@@ -208,7 +218,9 @@ def connect(path: str | Path, read_only: bool = False, upgrades: bool = False) -
             path.parent.mkdir(parents=True, exist_ok=True)
         check_length(path)
         mode = "ro" if read_only else "rwc"
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=60)
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=BUSY_SECONDS,
+                             factory=WaitingConnection, check_same_thread=not is_shared)
+        db.path = str(path)
         version, = db.execute("PRAGMA user_version").fetchone()
         if version == UPGRADED and not upgrades:
             raise UserError(str(path), f"a catalog of version {VERSION}", f"version {version}",
@@ -230,8 +242,10 @@ def connect(path: str | Path, read_only: bool = False, upgrades: bool = False) -
     except (sqlite3.Error, OSError) as error:
         if isinstance(error, sqlite3.Error) and is_damage(error):
             raise Damaged(str(error)) from None
-        raise UserError(str(path), "a catalog file that can be opened", str(error),
-                        "Check the folder's permissions; a damaged file can be deleted, it is rebuilt.") from None
+        if "not a database" in str(error):
+            raise UserError(str(path), "a catalog file that can be opened", str(error),
+                            "Give the run another `catalog`; this file is of something else.") from None
+        raise trouble(path, error) from error
 
 
 def read_packed(db: sqlite3.Connection, source: int, fingerprint: str) -> dict[str, list[bytes]]:
@@ -272,18 +286,76 @@ def media_files(db: sqlite3.Connection, catalog: Path, records: Collection[int])
     return files
 
 
+@dataclass
+class _Spare:
+    """A connection for the threads that come when the file has been deleted, or another one has taken its name.
+
+    SQLite cannot open a file again that has no name. Whoever uses ``db`` holds ``lock``.
+    """
+
+    db: sqlite3.Connection
+    identity: tuple[int, int] | None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    pid: int = field(default_factory=os.getpid)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What makes a file another one, though it has the same name; None where there is no file."""
+    try:
+        status = os.stat(path)
+        return status.st_dev, status.st_ino
+    except OSError:
+        return None
+
+
 class CatalogReader:
-    """Read-only access for many threads: tables of sources, and media by record."""
+    """Read-only access for many threads: tables of sources, and media by record.
+
+    It goes on where the catalog is deleted, or another one takes its place.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._local = threading.local()
+        self._opening = threading.Lock()
+        self._spare: _Spare | None = None
 
     @property
     def _db(self) -> sqlite3.Connection:
         if getattr(self._local, "pid", None) != os.getpid():  # connections must not cross threads or forks
+            if not self._is_there():
+                raise UserError(str(self.path), "the catalog that the run began with", "another file, or none: the"
+                                " catalog was deleted while the run used it",
+                                "Start again with --resume auto; it is rebuilt.")
             self._local.db, self._local.pid = connect(self.path, read_only=True), os.getpid()
         return self._local.db
+
+    def _is_there(self) -> bool:
+        """Whether the file is the one that this process opened first: in another one, ids belong to other files."""
+        with self._opening:
+            now = _identity(self.path)
+            if self._spare is None:
+                self._spare = _Spare(connect(self.path, read_only=True, is_shared=True), _identity(self.path))
+                return True
+            return now == self._spare.identity
+
+    def _row(self, statement: str, parameters: tuple) -> tuple | None:
+        """The first row of an answer. A disk or a machine in trouble is asked again for a while."""
+        begun = time.monotonic()
+        while True:
+            try:
+                if getattr(self._local, "pid", None) == os.getpid() or self._is_there():
+                    return self._db.execute(statement, parameters).fetchone()
+                if self._spare.pid == os.getpid():
+                    with self._spare.lock:
+                        return self._spare.db.execute(statement, parameters).fetchone()
+                return self._db.execute(statement, parameters).fetchone()
+            except (sqlite3.Error, UserError) as error:
+                cause = error.__cause__ if isinstance(error, UserError) else error
+                if not may_pass(cause) or not self.path.exists() or time.monotonic() - begun > _TROUBLE_SECONDS:
+                    raise
+            say_waiting(self.path, f"its disk or this machine: {cause}", time.monotonic() - begun)
+            time.sleep(_TROUBLE_PAUSE)
 
     def table(self, name: str) -> SourceTable:
         """Load the usable rows of the source ``name``.
@@ -321,6 +393,20 @@ class CatalogReader:
         except (sqlite3.Error, Damaged) as error:
             raise damage(self.path, error) from None
 
+    def find_record(self, name: str, path: str) -> int | None:
+        """The catalog id of the file at a path of the source ``name``."""
+        try:
+            source = self._row("SELECT id, root FROM sources WHERE name = ?", (name,))
+            if source is None:
+                return None
+            below = os.path.join(source[1], "")
+            names = [path, path[len(below):]] if path.startswith(below) else [path]
+            row = self._row(f"SELECT id FROM media WHERE source = ? AND path IN ({', '.join('?' * len(names))})",
+                            (source[0], *names))
+            return None if row is None else row[0]
+        except (sqlite3.Error, Damaged) as error:
+            raise damage(self.path, error) from None
+
     def media(self, record: int, stretches: bool = False) -> Media:
         """What a decoder needs of the file with this catalog id; ``stretches`` as in :class:`SourceTable`.
 
@@ -328,9 +414,9 @@ class CatalogReader:
             UserError: if another run with other lists has taken it out.
         """
         try:
-            row = self._db.execute(
+            row = self._row(
                 f"SELECT s.root, m.crc, m.{', m.'.join((*MEDIA_COLUMNS, *_RARE_COLUMNS))}"
-                " FROM media m JOIN sources s ON s.id = m.source WHERE m.id = ?", (record,)).fetchone()
+                " FROM media m JOIN sources s ON s.id = m.source WHERE m.id = ?", (record,))
         except (sqlite3.Error, Damaged) as error:
             raise damage(self.path, error) from None
         if row is None:

@@ -16,7 +16,9 @@ from omnidali.catalog.gate import check_size
 from omnidali.catalog.packets import FRAMING, KEEPS_STATE, PacketIndex, decode_run
 from omnidali.catalog.probe import open_video, video_stream
 from omnidali.catalog.store import Media
+from omnidali.decoding.causes import cause_of
 from omnidali.errors import CannotDecode
+from omnidali.patience import moves_on
 
 _SOUGHT = 64  # packets in which one that the index knows is looked for
 _BY_BYTES = {"mpegts", "mpeg"}  # demuxers that go to a place in the file; their clocks may start again
@@ -98,7 +100,7 @@ def frames_from(media: Media, first: int = 0) -> Iterator[tuple[int, av.VideoFra
                 except _NotFound:
                     continue
     except (av.FFmpegError, OSError, ValueError, IndexError) as error:
-        raise CannotDecode(str(getattr(error, "strerror", None) or error)) from None
+        raise cause_of(error).error() from None
     raise CannotDecode("the file changed after the probe")
 
 
@@ -147,6 +149,7 @@ def _numbered(container, stream, index: PacketIndex, expected: int | None, first
     for packet in container.demux(stream):
         if not packet.size:
             continue
+        moves_on()
         if number is None:
             number = _place(index, packet, expected, first)
             skipped += number is None
@@ -185,6 +188,7 @@ def _all_frames(container, stream) -> Iterator[av.VideoFrame]:
 
 def _decoded(stream: av.VideoStream, packet: av.Packet | None) -> list[av.VideoFrame]:
     """The frames that come with a packet, or those that the decoder held back; none where it does not decode."""
+    moves_on()
     try:
         return stream.codec_context.decode(packet)
     except av.error.MemoryError:

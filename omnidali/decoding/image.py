@@ -14,6 +14,7 @@ import numpy as np
 
 from omnidali.catalog.gate import MAX_IMAGE_BYTES, ImageHeader, Refused, read_image_header
 from omnidali.catalog.store import Media
+from omnidali.decoding.causes import cause_of
 from omnidali.decoding.scale import cut_and_scale
 from omnidali.errors import CannotDecode
 from omnidali.planning.motion import through_region
@@ -52,7 +53,7 @@ def decode_image(media: Media, boxes: np.ndarray, size: int, out: np.ndarray,
             raise CannotDecode(f"larger than {MAX_IMAGE_BYTES >> 20} MiB")
         data = media.span.read_bytes()
     except OSError as error:
-        raise CannotDecode(f"unreadable: {error.strerror}") from None
+        raise cause_of(error).error() from None
     try:
         header = read_image_header(data)  # a file that was replaced meets the gate, too, and its limits
     except Refused as refusal:
@@ -155,7 +156,7 @@ def _decode_whole(data: bytes, media: Media, factor: int, header: ImageHeader) -
         if factor > 1 and picture is not None:  # the reduced modes know no RGB
             picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
     except cv2.error as error:
-        raise CannotDecode(error.err) from None
+        raise cause_of(error).error() from None
     if picture is None:
         raise CannotDecode("OpenCV reads no picture in it")
     picture = upright(picture, header.orientation)

@@ -32,6 +32,14 @@ def anything_decodes(media: Media, kind: str, patience: float = LOOK_SECONDS) ->
         kind: of the source, as in :class:`~omnidali.config.MediaConfig`.
         patience: seconds behind which it is in doubt.
     """
+    return surely_decodes(media, kind, patience) is not False
+
+
+def surely_decodes(media: Media, kind: str, patience: float = LOOK_SECONDS) -> bool | None:
+    """Whether some clip of a file can be had; None where that is in doubt.
+
+    Arguments as of :func:`anything_decodes`.
+    """
     try:
         os.listdir(media.span.path) if kind == "frames" else open(media.span.path, "rb").close()
         if kind == "image":
@@ -40,16 +48,21 @@ def anything_decodes(media: Media, kind: str, patience: float = LOOK_SECONDS) ->
             return _folder(media, time.monotonic() + patience)
         return _video(media, time.monotonic() + patience)
     except OSError as error:
-        return error.errno not in _LASTING
+        return False if error.errno in _LASTING else None
     except MemoryError:
-        return True
+        return None
 
 
-def _folder(media: Media, end: float) -> bool:
-    return any(_image(media.frame(number)) or time.monotonic() > end for number in range(media.frames))
+def _folder(media: Media, end: float) -> bool | None:
+    for number in range(media.frames):
+        if _image(media.frame(number)):
+            return True
+        if time.monotonic() > end:
+            return None
+    return False
 
 
-def _video(media: Media, end: float) -> bool:
+def _video(media: Media, end: float) -> bool | None:
     """Each frame by itself: in a longer run, a packet that fails may take frames before it along."""
     keyframes = unpack_numbers(media.keyframes).tolist()
     others = sorted(set(range(media.frames)) - set(keyframes))
@@ -65,7 +78,7 @@ def _video(media: Media, end: float) -> bool:
             except Exception as error:
                 _raise_if_passing(error)
         if time.monotonic() > end:
-            return True
+            return None
     return False
 
 

@@ -61,11 +61,12 @@ def read_frames(path: str | Path, numbers: Iterable[int]) -> np.ndarray:
 
     out = np.zeros((1, len(frames), media.height, media.width, 3), np.uint8)
     places = places_of(frames)
-    found, reason = write_frames(media, places, np.array([[0, 0, media.height, media.width]]), out)
+    found, cause = write_frames(media, places, np.array([[0, 0, media.height, media.width]]), out)
     missing = sorted(places.keys() - found)
     if missing:
-        raise UserError(str(path), f"frame {missing[0]} of {media.frames}", reason or "no picture",
-                        "Run `omnidali lint --decode` to see what else of the file does not decode.")
+        advice = "Check the disk, then read again; the file need not be bad." if cause is not None and cause.passes \
+            else "Run `omnidali lint --decode` to see what else of the file does not decode."
+        raise UserError(str(path), f"frame {missing[0]} of {media.frames}", str(cause.error()) if cause is not None else "no picture", advice)
     return out[0]
 
 

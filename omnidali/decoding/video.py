@@ -9,7 +9,7 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import av
 import cv2
@@ -20,6 +20,7 @@ from omnidali.catalog.gate import Refused
 from omnidali.catalog.packets import PacketDecoder, PacketIndex
 from omnidali.catalog.probe import DAMAGED, IRREGULAR
 from omnidali.catalog.store import Media
+from omnidali.decoding.causes import Cause, cause_of, graver
 from omnidali.decoding.colours import write_rgb
 from omnidali.decoding.demuxed import demuxed_frames
 from omnidali.decoding.missing import fill_missing, places_of
@@ -28,7 +29,8 @@ from omnidali.errors import CannotDecode
 _LOCAL = threading.local()  # a decoder for each thread, used again
 
 
-def decode_video(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int, out: np.ndarray) -> int:
+def decode_video(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int, out: np.ndarray,
+                 causes: list[Cause] | None = None) -> int:
     """Decode the planned frames and write their crops.
 
     Args:
@@ -36,6 +38,7 @@ def decode_video(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int,
         boxes: int (V, 4), in pixels of the upright picture.
         size: side of each crop, pixels.
         out: uint8 (V, F, size, size, 3), RGB.
+        causes: gets why frames did not come.
 
     Returns:
         How many of the F frames the stream did not give and the nearest decoded one stands for.
@@ -44,16 +47,20 @@ def decode_video(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int,
         CannotDecode: if no wanted frame can be decoded.
     """
     places = places_of(frames)
-    found, reason = write_frames(media, places, boxes, out)
+    found, cause = write_frames(media, places, boxes, out)
     if len(found) == len(places):
         return 0
+    if not found and cause is None:
+        raise CannotDecode(f"none of the frames {min(places)} to {max(places)} of {media.frames} came out")
     if not found:
-        raise CannotDecode(reason or f"none of the frames {min(places)} to {max(places)} of {media.frames} came out")
+        raise cause.error()
+    if causes is not None and cause is not None:
+        causes.append(cause)
     return fill_missing(out, places, sorted(found))
 
 
 def write_frames(media: Media, places: dict[int, list[int]], boxes: np.ndarray,
-                 out: np.ndarray) -> tuple[set[int], str | None]:
+                 out: np.ndarray) -> tuple[set[int], Cause | None]:
     """Write the crops of the frames that can be had.
 
     Args:
@@ -61,12 +68,12 @@ def write_frames(media: Media, places: dict[int, list[int]], boxes: np.ndarray,
         out: uint8 (V, F, height, width, 3), RGB.
 
     Returns:
-        The frames that came, and what ended the search for the others.
+        The frames that came, and why others did not: what the first way of decoding met, then what the next one did.
     """
     found: set[int] = set()
-    reason = None
+    cause = None
 
-    def take(source, wanted: list[int]) -> str | None:
+    def take(source: Callable, wanted: list[int]) -> Cause | None:
         """Write what comes; returns what ended it."""
         try:
             for number, frame in source(media, index, wanted):
@@ -78,18 +85,22 @@ def write_frames(media: Media, places: dict[int, list[int]], boxes: np.ndarray,
             return None
         except (CannotDecode, Refused, av.FFmpegError, OSError, ValueError, IndexError, cv2.error, zlib.error,
                 struct.error) as error:
-            return str(getattr(error, "strerror", None) or error)
+            return cause_of(error)
 
     index = PacketIndex.unpack(media.packets) if media.packets else None
     is_direct = index is not None and index.is_direct
     for source in (indexed_frames, demuxed_frames) if is_direct else (demuxed_frames,):
-        wanted, failure = sorted(places.keys() - found), ""
-        while wanted and failure is not None:
+        wanted = sorted(places.keys() - found)
+        worst, is_over = None, False
+        while wanted and not is_over:
             failure = take(source, wanted)
-            reason = failure or reason
+            worst = graver(worst, failure)
+            is_over = failure is None
             # the first that did not come is given up, at least by this source; others may lie behind the damage
             wanted = [number for number in wanted if number not in found][1:]
-    return found, reason
+        if worst is not None:
+            cause = worst if cause is None else cause.then(worst)
+    return found, cause
 
 
 def indexed_frames(media: Media, index: PacketIndex, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:

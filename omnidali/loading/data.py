@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omnidali.catalog.build import build_catalog
+from omnidali.catalog.build import build_catalog, reads_lists
 from omnidali.catalog.contents import source_class_names
 from omnidali.catalog.labels import read_class_names
 from omnidali.catalog.store import CatalogReader, SourceTable
+from omnidali.catalog.trial import accept_trial, begin_trial
 from omnidali.config import EVALUATION, Config, key_of
 from omnidali.errors import UserError
 from omnidali.loading.faults import Limits
@@ -20,6 +21,7 @@ from omnidali.planning.motion import load_motion
 from omnidali.planning.plan import TrainPlan
 from omnidali.planning.resampling import fraction_of, without_part
 from omnidali.ranks import Ranks
+from omnidali.reading import require_utf8_names
 
 QUARANTINE = "quarantine.jsonl"  # in the run folder
 
@@ -32,6 +34,7 @@ class Data:
         tables: one a training source, in the config's order. evaluation: table of the held-out source.
         class_names: in label order; the numbers as text where nobody gave names. named: whether somebody did.
         summary: lines that say what was found and what was left out, and why.
+        reader: of the catalog. catalog: where it belongs, which is elsewhere if it was built for a trial.
     """
 
     tables: tuple[SourceTable, ...]
@@ -39,6 +42,18 @@ class Data:
     class_names: tuple[str, ...]
     named: bool
     summary: tuple[str, ...]
+    reader: CatalogReader | None = None
+    catalog: Path | None = None
+
+    def keep_catalog(self, ranks: Ranks = Ranks()) -> None:
+        """Let a catalog that was built for a trial take the place of the old one; every rank calls this.
+
+        Raises:
+            UserError: if it cannot be moved there.
+        """
+        if self.reader is not None and self.reader.path != self.catalog:
+            ranks.on_main(lambda: accept_trial(self.catalog))
+            self.reader.path = self.catalog
 
 
 def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True,
@@ -48,7 +63,8 @@ def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True,
     Args:
         training: False opens the evaluation source alone.
         classes: names to use where the config names no file of them; none: those of the target.
-        as_begun: for a run that goes on; see :func:`~omnidali.catalog.build.build_catalog`.
+        as_begun: for a run that goes on; see :func:`~omnidali.catalog.build.build_catalog`. Where its lists have
+            changed, the catalog is built for a trial: call :meth:`Data.keep_catalog` once the run is not refused.
 
     Raises:
         UserError: for missing or wrong lists, roots and labels.
@@ -62,11 +78,14 @@ def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True,
 
     def build():
         names = list(classes) if classes and not config.classes else find_names(config)
-        return names, [str(summary) for summary in build_catalog(config.catalog_path, sources, root, names,
-                                                                 as_begun=as_begun)]
+        path = Path(config.catalog_path)
+        if as_begun and reads_lists(path, sources, root, names):
+            path = begin_trial(path)
+        summaries = build_catalog(path, sources, root, names, as_begun=as_begun)
+        return path, names, [str(summary) for summary in summaries]
 
-    names, summary = ranks.on_main(build)
-    reader = CatalogReader(config.catalog_path)
+    path, names, summary = ranks.on_main(build)
+    reader = CatalogReader(path)
     tables, highest = {}, {}
     for name, source in sources.items():
         table = reader.table(name)
@@ -86,7 +105,7 @@ def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True,
             expected = f"labels below {classes}, the number of classes of the training sources"
             raise UserError(key_of(name), expected, str(label), "Correct the list.")
     return Data(tuple(tables.values()), evaluation, tuple(names or map(str, range(classes))), bool(names),
-                tuple(summary))
+                tuple(summary), reader, Path(config.catalog_path))
 
 
 def open_loader(config: Config, data: Data, ranks: Ranks = Ranks(), **options) -> FusionIterator:
@@ -144,6 +163,7 @@ def find_names(config: Config) -> list[str] | None:
     Raises:
         UserError: for a wrong file, and if another source is class folders then, whose numbers nobody can tell.
     """
+    require_utf8_names()
     root = Path(config.data_root)
     if config.classes:
         return read_class_names(root / config.classes)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from omnidali.catalog.files import stamp_of
 from omnidali.catalog.store import Media, SourceTable
 from omnidali.config import LoaderConfig, key_of
-from omnidali.errors import BadSource
-from omnidali.loading.quarantine import DAMAGED, FAILED, QUARANTINED, Quarantine
+from omnidali.decoding.causes import Cause
+from omnidali.errors import HANG, BadSource
+from omnidali.loading.quarantine import DAMAGED, FAILED, QUARANTINED, Fault, Quarantine
+from omnidali.loading.recovery import LOOK_SECONDS, Recovery
 
 ALLOWED = 10  # files that may fail in any source: of a handful, a ratio says nothing
 SUBSTITUTES = 255  # of one clip; far more than the limits let through
@@ -44,7 +48,12 @@ class Faults:
     _in_a_row: int = 0
     _files_in_a_row: set[str] = field(default_factory=set)
     _counted: bool = False  # the files that an earlier start has named
+    _begun: float = field(default_factory=time.time)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _recovery: Recovery = field(init=False)
+
+    def __post_init__(self):
+        self._recovery = Recovery(self.table, lambda fault: self.quarantine.recover(fault, fault.step, self.rank))
 
     @property
     def allowed(self) -> int:
@@ -56,6 +65,34 @@ class Faults:
         """Whether a file need not be tried."""
         return self.quarantine.blocks(self.table.name, media.path)
 
+    def known(self, media: Media) -> Fault | None:
+        """What is wrong with a file."""
+        return self.quarantine.get(self.table.name, media.path)
+
+    def is_due(self, media: Media) -> bool:
+        """Whether a file that is blocked is to be tried all the same, once by whoever asks: it may be there again."""
+        fault = self.known(media)
+        return fault is None or self._recovery.is_due(fault)
+
+    def turns(self, media: Media, cause: Cause) -> bool:
+        """Whether a file that was gone is there again, and broken; ``cause``: why it fails now."""
+        fault = self.known(media)
+        return fault is not None and fault.may_return and not cause.passes
+
+    def came(self, media: Media, step: int, is_whole: bool = True) -> None:
+        """A clip of a file decoded: what was wrong with it may be over.
+
+        Trouble of the disk is. A broken file decodes in other places, too: it must have changed.
+
+        Args:
+            is_whole: whether all frames came.
+        """
+        fault = self.known(media)
+        if fault is None or not (is_whole or fault.fails):
+            return
+        if fault.cause.passes or stamp_of(fault.file) != fault.stamp:
+            self.quarantine.recover(fault, step, self.rank)
+
     def blocked(self) -> None:
         """A clip was not tried, as its file is quarantined: a start behind one that met a limit meets it, too.
 
@@ -65,8 +102,10 @@ class Faults:
         if not self._counted:
             self._counted = True
             self._check_ratio()
+            self._recovery.look_aside([fault for fault in self.quarantine.failing(self.table.name)
+                                       if fault.trouble == HANG and fault.time < self._begun])
 
-    def failed(self, media: Media, reason: str, step: int, hopeless: Callable[[], bool]) -> None:
+    def failed(self, media: Media, cause: Cause, step: int, hopeless: Callable[[], bool]) -> None:
         """A clip of ``media`` did not decode.
 
         Args:
@@ -75,24 +114,32 @@ class Faults:
         Raises:
             BadSource: past a limit.
         """
-        known = self.quarantine.fails(self.table.name, media.path)
-        self._add(media, reason, QUARANTINED if not known and hopeless() else FAILED, step)
+        is_judged = self.quarantine.fails(self.table.name, media.path) and not self.turns(media, cause)
+        self._add(media, cause, QUARANTINED if not is_judged and hopeless() else FAILED, step)
         self._count(media)
 
     def hung(self, media: Media, step: int) -> None:
         """A file was neither read nor decoded in time; raises as :meth:`failed`."""
         # the disk is not asked for its size and time: it might hang at that, too
-        self._add(media, f"not read and decoded within {self.limits.hang_seconds:g} s", QUARANTINED, step, media.stamp)
+        self._add(media, hang(self.limits.hang_seconds), QUARANTINED, step, media.stamp)
         self._count(media)
 
-    def _add(self, media: Media, reason: str, state: str, step: int, stamp=None) -> None:
-        self.quarantine.add(self.table.name, media.path, media.span.path, reason, state, step, self.rank, stamp)
+    def _add(self, media: Media, cause: Cause, state: str, step: int, stamp=None) -> None:
+        self.quarantine.add(self.table.name, media.path, media.span.path, cause.reason, state, step, self.rank, stamp,
+                            cause.trouble)
 
     def _count(self, media: Media) -> None:
         self.skipped(media)
         self._check_ratio()
 
     def _check_ratio(self) -> None:
+        """Compare the present: what has recovered since it failed does not count."""
+        if len(self.quarantine.failing(self.table.name)) <= self.allowed:
+            return
+        patience = min(LOOK_SECONDS, self.limits.hang_seconds / 4)
+        if not self._recovery.look(self.quarantine.failing(self.table.name), patience):
+            return
+        self.quarantine.count(self.table.name)  # what other ranks found
         failing = len(self.quarantine.failing(self.table.name))
         if failing > self.allowed:
             raise self._stop(f"{failing:,}", f"at most {self.allowed:,} of {self.table.source_rows:,} files to fail"
@@ -119,20 +166,23 @@ class Faults:
             raise self._stop(f"{in_a_row}", f"at most {most} clips to fail one after the other"
                              " (loader.max_bad_in_a_row)")
 
-    def decoded(self, holes: Sequence[tuple[Media, int]], step: int, attempt: int) -> None:
+    def decoded(self, holes: Sequence[tuple[Media, int, Cause | None]], step: int, attempt: int) -> None:
         """A clip is there.
 
         Args:
-            holes: its files that gave less than was wanted, and for how many frames a neighbour stands.
+            holes: its files that gave less than was wanted, for how many frames a neighbour stands, and why.
             attempt: 0, or which substitute it is.
         """
         self._in_a_row, self._files_in_a_row = 0, set()
         if holes or attempt:
             with self._lock:
-                self.replaced_frames += sum(frames for _, frames in holes)
+                self.replaced_frames += sum(frames for _, frames, _ in holes)
                 self.substituted += attempt > 0
-        for media, frames in holes:
-            self._add(media, f"{frames} frames of a clip do not decode", DAMAGED, step)
+        for media, frames, cause in holes:
+            told = Cause(f"{frames} frames of a clip do not decode")
+            if cause is not None:
+                told = Cause(f"{told.reason}: {cause.reason}", cause.trouble)
+            self._add(media, told, DAMAGED, step)
 
     def lost(self) -> None:
         """An item of an evaluation, for which nothing stands."""
@@ -145,10 +195,24 @@ class Faults:
 
     def _stop(self, got: str, expected: str) -> BadSource:
         faults = self.quarantine.failing(self.table.name)
-        reasons = Counter(fault.reason for fault in faults).most_common(5)
-        told = "; ".join(f"{count:,} {reason}, such as {next(f.path for f in faults if f.reason == reason)}"
-                         for reason, count in reasons)
+        causes = Counter(str(fault.cause) for fault in faults).most_common(5)
+        told = "; ".join(f"{count:,} {cause}, such as {next(f.path for f in faults if str(f.cause) == cause)}"
+                         for cause, count in causes)
         where = f" ({self.quarantine.path})" if self.quarantine.path else ""
         return BadSource(f"{key_of(self.table.name)}", expected, f"{got}{where}: {told}",
-                         "Check the disk and restore the files, or raise the limit; then start again"
-                         " (train.py: with --resume auto).")
+                         f"{_advice(faults)} (train.py: with --resume auto).")
+
+
+def hang(seconds: float) -> Cause:
+    """Why a file is given up that was at work for so long."""
+    return Cause(f"not read and decoded within {seconds:g} s", HANG)
+
+
+def _advice(faults: Sequence[Fault]) -> str:
+    """What to do about these files: what the disk does not give must not be deleted."""
+    passing = sum(fault.cause.passes for fault in faults)
+    disk = "Check the disk, the mount and its permissions, and restore what is gone (the files need not be bad"
+    if passing and passing == len(faults):
+        return f"{disk}), or raise the limit; then start again"
+    files = "etch the broken files again or remove them, or raise the limit; then start again"
+    return f"{disk}, but for those marked `file:`). F{files}" if passing else f"F{files}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -13,7 +13,7 @@ import torch
 
 from omnidali.clips import StepBatch
 from omnidali.config import MediaConfig
-from omnidali.decoding.routes import choose_routes, describe_routes
+from omnidali.decoding.routes import CPU, choose_routes, describe_routes
 from omnidali.errors import UserError
 from omnidali.loading.buffers import BufferPool
 from omnidali.loading.faults import Faults, Limits
@@ -23,10 +23,10 @@ from omnidali.loading.quarantine import Quarantine
 from omnidali.loading.stats import Meter, SourceStats
 from omnidali.loading.step import Step
 from omnidali.loading.workers import Workers
+from omnidali.log import LOG
 from omnidali.planning.fingerprint import find_differences
 from omnidali.planning.plan import EvaluationPlan, TrainPlan
 
-_LOG = logging.getLogger("omnidali")
 _TOLD = 5  # files of a source
 _ERROR_SECONDS = 1.0  # for threads to end behind an error, of which the other ranks must hear
 
@@ -74,6 +74,7 @@ class FusionIterator:
         self.end = plan.steps(world) if end is None and isinstance(plan, EvaluationPlan) else end
         capability = torch.cuda.get_device_capability(self.device) if self.device.type == "cuda" else None
         self._routes = [choose_routes(table, source.decode, capability) for table, source in zip(plan.tables, sources)]
+        _check_python(self.device, self._routes)
         threads = threads or len(os.sched_getaffinity(0))
         self._workers, quarantine = Workers(threads, "decode"), quarantine or Quarantine()
         self._producers = [
@@ -198,6 +199,14 @@ class FusionIterator:
             self._run = None
 
 
+def _check_python(device: torch.device, routes: Sequence[Mapping[str, str]]) -> None:
+    """Raise UserError where DALI is needed and Python has no docstrings, which it cannot be imported without."""
+    needed = device.type != "cpu" or any(route != CPU for each in routes for route in each.values())
+    if needed and sys.flags.optimize > 1:
+        raise UserError("PYTHONOPTIMIZE", "0 or 1, as DALI needs Python's docstrings", str(sys.flags.optimize),
+                        "Unset it, or use decode: cpu on a machine without a GPU.")
+
+
 class _Run:
     """The producer threads from one step on, until they are stopped."""
 
@@ -243,7 +252,7 @@ class _Run:
             if step is None or not step.finished[source]:
                 flights = sorted(producer.in_flight(), key=lambda flight: -flight[1])[:_TOLD]
                 files = ", ".join(f"{path} ({age:.0f} s)" for path, age in flights) or "no file in flight"
-                _LOG.error("rank %d: no batch for %g s; step %d waits for source %s: %s", owner.rank, seconds, number,
+                LOG.error("rank %d: no batch for %g s; step %d waits for source %s: %s", owner.rank, seconds, number,
                            owner.plan.tables[source].name, files)
 
     def stop(self, patience: float) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,15 +15,17 @@ import torch
 from omnidali.catalog.files import stamp_of
 from omnidali.catalog.gate import MAX_IMAGE_BYTES, read_image_header
 from omnidali.catalog.store import Media, SourceTable
+from omnidali.decoding.causes import Cause, cause_of
 from omnidali.decoding.frames import decode_frames
 from omnidali.decoding.image import decode_image, has_readable_header
 from omnidali.decoding.last_try import LOOK_SECONDS, anything_decodes
 from omnidali.decoding.routes import CPU, HYBRID, on_cpu
 from omnidali.decoding.video import decode_video
 from omnidali.errors import CannotDecode
-from omnidali.loading.faults import SUBSTITUTES, Faults
+from omnidali.loading.faults import SUBSTITUTES, Faults, hang
 from omnidali.loading.normalise import normalise, scratch
 from omnidali.loading.workers import Job, Workers
+from omnidali.log import LOG
 from omnidali.planning.motion import through_region
 from omnidali.planning.plan import OF_THE_CLASS, EvaluationPlan, Samples, TrainPlan
 from pipelines import DecodedClips, EncodedImages, EncodedVideos, Graph, MovingImages, PipelineError
@@ -32,7 +33,6 @@ from pipelines import DecodedClips, EncodedImages, EncodedVideos, Graph, MovingI
 _DECODES_ON_GPU = 8
 _PHOTOS_A_TASK = 4
 _READERS = 4
-_LOG = logging.getLogger("omnidali")
 
 
 @dataclass
@@ -46,6 +46,8 @@ class Started:
             the jobs write into ``out`` themselves.
         jobs: of the CPU, with the places that each of them is to decode. done: places that are.
         run: of DALI, which has begun.
+        causes: by place, the file that DALI could not be given or did not decode, and why.
+        named: by place, files for DALI that have failed before.
     """
 
     step: int
@@ -56,6 +58,8 @@ class Started:
     jobs: deque[tuple[Job, list[int]]] = field(default_factory=deque)
     done: set[int] = field(default_factory=set)
     run: "_GraphRun | None" = None
+    causes: dict[int, tuple[Media, Cause]] = field(default_factory=dict)
+    named: dict[int, list[Media]] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -70,11 +74,16 @@ class _GraphRun:
 
 
 class _Failed(Exception):
-    """A file of a sample does not decode."""
+    """A file of a sample does not decode.
 
-    def __init__(self, media: Media, reason: str):
-        super().__init__(reason)
-        self.media, self.reason = media, reason
+    Args:
+        cause: why; None where it was not tried, as it is quarantined.
+    """
+
+    def __init__(self, media: Media, cause: Cause | None):
+        super().__init__(str(cause))
+        self.media = media
+        self.cause = cause
 
 
 class Producer:
@@ -174,7 +183,8 @@ class Producer:
         return [(media.path, seconds) for media, seconds in flights]
 
     def _submit(self, started: Started, places: list[int]) -> None:
-        work = functools.partial(self._decode, started.step, started.samples, places)
+        causes = {place: started.causes[place] for place in places if place in started.causes}
+        work = functools.partial(self._decode, started.step, started.samples, places, causes)
         job = self._workers.submit(self.table.name, work, into=started)
         started.jobs.append((job, places))
 
@@ -186,8 +196,13 @@ class Producer:
         for place in rest:
             self._submit(started, [place])
 
-    def _decode(self, step: int, samples: Samples, places: Sequence[int], job: Job) -> None:
-        """Decode samples on this thread, each with substitutes if need be."""
+    def _decode(self, step: int, samples: Samples, places: Sequence[int], causes: dict[int, tuple[Media, Cause]],
+                job: Job) -> None:
+        """Decode samples on this thread, each with substitutes if need be.
+
+        Args:
+            causes: by place, what DALI met before.
+        """
         frames = samples.frames.shape[1] if samples.motions is None else samples.motions.shape[1]
         into = scratch("pixels", (samples.boxes.shape[1], frames, samples.size, samples.size, 3), np.uint8)
         for place in places:
@@ -196,12 +211,12 @@ class Producer:
                 mine = None
             while mine is not None and not job.given_up:
                 try:
-                    holes = self._decode_one(job, mine, index, into)
+                    holes = self._decode_one(job, mine, index, into, step)
                     break
                 except _Failed as failure:
                     if job.given_up:
                         return
-                    self._tell(failure, job, step, attempt)
+                    self._tell(failure, job, step, attempt, causes.pop(place, None))
                 attempt, index = attempt + 1, 0
                 mine = self._substitute(samples, place, attempt)
             with job.lock:  # who is given up on must not write behind the one that stands in for it
@@ -233,20 +248,26 @@ class Producer:
             self.faults.lost()
         return other
 
-    def _tell(self, failure: _Failed, job: Job, step: int, attempt: int) -> None:
-        if self.faults.blocks(failure.media):
+    def _tell(self, failure: _Failed, job: Job, step: int, attempt: int, before: tuple[Media, Cause] | None) -> None:
+        """Report a failure, of which ``before`` may tell the cause."""
+        cause = failure.cause
+        if cause is None or self.faults.blocks(failure.media) and not self.faults.turns(failure.media, cause):
             self.faults.blocked()
             if attempt > OF_THE_CLASS:  # a class may be of one file, which is quarantined
                 self.faults.skipped()
         else:
             job.at(failure.media)  # what comes is no part of the time that the clip took, and must not hang in its turn
             patience = min(LOOK_SECONDS, self.faults.limits.hang_seconds / 2)
-            self.faults.failed(failure.media, failure.reason, step,
+            # of a folder, DALI gets the frames
+            if before is not None and (self.table.kind == "frames" or before[0].path == failure.media.path):
+                cause = before[1].then(cause)
+            self.faults.failed(failure.media, cause, step,
                                hopeless=lambda: not anything_decodes(failure.media, self.table.kind, patience))
 
-    def _decode_one(self, job: Job, samples: Samples, index: int, out: np.ndarray) -> list[tuple[Media, int]]:
+    def _decode_one(self, job: Job, samples: Samples, index: int, out: np.ndarray,
+                    step: int) -> list[tuple[Media, int, Cause | None]]:
         """Decode one sample into ``out`` (V, F, size, size, 3); returns its files for whose frames neighbours stand,
-        and for how many.
+        for how many, and why.
 
         Raises:
             _Failed: naming the file.
@@ -257,25 +278,28 @@ class Producer:
             job.at(None)
             media = self.table.media(record)
             job.at(media)
-            if self.faults.blocks(media):
-                raise _Failed(media, "quarantined")
+            if self.faults.blocks(media) and not self.faults.is_due(media):
+                raise _Failed(media, None)
+            replaced, causes = 0, []
             try:
                 if self.table.kind == "image":
                     motions = None if samples.motions is None else samples.motions[index]
                     decode_image(media, boxes, samples.size, out, motions)
-                    continue
-                whole = len(places) == out.shape[1]
-                part = out if whole else np.empty((len(out), len(places), *out.shape[2:]), np.uint8)
-                replaced = decode(media, samples.frames[index, places], boxes, samples.size, part)
-                if replaced:
-                    holes.append((media, replaced))
-                if not whole:
-                    out[:, places] = part
-            except CannotDecode as error:
-                raise _Failed(media, str(error)) from None
+                else:
+                    whole = len(places) == out.shape[1]
+                    part = out if whole else np.empty((len(out), len(places), *out.shape[2:]), np.uint8)
+                    replaced = decode(media, samples.frames[index, places], boxes, samples.size, part, causes)
+                    if not whole:
+                        out[:, places] = part
+            except (CannotDecode, OSError, MemoryError) as error:
+                raise _Failed(media, cause_of(error)) from None
             except Exception as error:  # no file may end a run, whatever it does to a decoder
-                _LOG.debug("%s: %s", self.table.name, media.path, exc_info=True)
-                raise _Failed(media, f"{type(error).__name__}: {error}") from None
+                LOG.debug("%s: %s", self.table.name, media.path, exc_info=True)
+                raise _Failed(media, Cause(f"{type(error).__name__}: {error}")) from None
+            if replaced:
+                holes.append((media, replaced, causes[0] if causes else None))
+            if not job.given_up:
+                self.faults.came(media, step, is_whole=not replaced)
         return holes
 
     def _files(self, samples: Samples, index: int) -> list[tuple[int, np.ndarray]]:
@@ -294,11 +318,14 @@ class Producer:
         """Read the files and hand them to a graph; returns the places of samples whose files have changed or cannot be
         read, which are the CPU's."""
         samples, items, data, left = started.samples, [], [], []
-        wanted = [(place, self._dali_items(samples, place)) for place in started.on_dali.tolist()]
+        wanted = [(place, self._dali_items(started, place)) for place in started.on_dali.tolist()]
         reading = [[self._read(media) for media, _ in mine] for _, mine in wanted]
         for (place, mine), jobs in zip(wanted, reading):
             read = [self._result(job, stopped) for job in jobs] or [None]
-            if any(bytes_ is None for bytes_ in read):
+            for (media, _), cause in zip(mine, read):
+                if isinstance(cause, Cause):
+                    started.causes[place] = media, cause
+            if any(not isinstance(content, np.ndarray) for content in read):
                 left.append(place)
             else:
                 items += mine
@@ -329,7 +356,7 @@ class Producer:
         try:
             run.graph.start(feeds)
         except PipelineError as error:  # what it has taken of the feeds, nobody knows
-            _LOG.warning("%s: DALI does not take a batch (%s); the CPU decodes it", self.table.name, error)
+            LOG.warning("%s: DALI does not take a batch (%s); the CPU decodes it", self.table.name, error)
             for graphs in self._graphs.values():
                 graphs[:] = [graph for graph in graphs if graph is not run.graph]
             return left + index.tolist()
@@ -338,8 +365,8 @@ class Producer:
         return left
 
     def _read(self, media: Media) -> Job:
-        """Begin to read a file for DALI; the job gives None where it is not what the probe saw."""
-        def read(job: Job) -> np.ndarray | None:
+        """Begin to read a file for DALI; the job gives None where it is not what the probe saw, or why it fails."""
+        def read(job: Job) -> np.ndarray | Cause | None:
             job.at(media)
             try:
                 if self.table.kind in ("image", "frames"):
@@ -349,32 +376,41 @@ class Producer:
                     same = (header.codec, header.width, header.height) == (media.codec, media.width, media.height)
                     return data if same and has_readable_header(content) else None
                 return media.span.read() if stamp_of(media.span.path) == media.stamp else None
-            except Exception:  # the CPU says what is wrong
-                return None
+            except Exception as error:  # the CPU tries, and may say something else
+                return cause_of(error)
 
         return self._readers.submit(self.table.name, read)
 
-    def _result(self, job: Job, stopped: Callable[[], bool]) -> np.ndarray | None:
-        """What was read; None where it is of no use, or hangs."""
+    def _result(self, job: Job, stopped: Callable[[], bool]) -> np.ndarray | Cause | None:
+        """What was read, or why it was not; None where it is of no use."""
         while not self._readers.wait(job, self.faults.limits.hang_seconds):
             if stopped():
                 return None
-        return None if job.given_up else job.future.result()
+        return hang(self.faults.limits.hang_seconds) if job.given_up else job.future.result()
 
     def _finish_dali(self, started: Started) -> list[int]:
         """Write what the graph made; returns the places that it could not do, which are the CPU's now."""
         run = self._runs.popleft()
         try:
             self._write_views(started.out, started.on_dali, run.graph.collect())
+            for place in started.on_dali.tolist():
+                for media in started.named.get(place, ()):  # the disk may hang when it is asked for a file's time
+                    self._readers.submit(self.table.name, functools.partial(self._came, media, started.step))
             return []
         except PipelineError as error:
             failed = self._by_halves(started, np.arange(len(started.on_dali)), str(error))
-        for place, reason in failed[:1] if not self._rescued else ():
-            self._rescued = True
+        for place, reason in failed:
             media = run.files[int(np.flatnonzero(started.on_dali == place)[0]) * run.each]
-            _LOG.warning("%s: DALI cannot decode %s (%s); the CPU tries, here and from now on", self.table.name,
-                         media.path, reason)
+            started.causes[place] = media, Cause(f"DALI: {reason}")
+            if not self._rescued:
+                self._rescued = True
+                LOG.warning("%s: DALI cannot decode %s (%s); the CPU tries, here and from now on", self.table.name,
+                             media.path, reason)
         return [place for place, _ in failed]
+
+    def _came(self, media: Media, step: int, job: Job) -> None:
+        job.at(media)
+        self.faults.came(media, step)
 
     def _by_halves(self, started: Started, part: np.ndarray, reason: str) -> list[tuple[int, str]]:
         """A batch that failed, again in ever smaller parts: DALI does not say whose fault it was.
@@ -406,13 +442,14 @@ class Producer:
             self._write(out[:, view:view + 1], places, clips.view(len(places), 1, -1, *clips.shape[2:]))
         self.faults.decoded((), 0, 0)
 
-    def _dali_items(self, samples: Samples, index: int) -> list[tuple[Media, np.ndarray]]:
+    def _dali_items(self, started: Started, index: int) -> list[tuple[Media, np.ndarray]]:
         """What DALI decodes for one sample: (file, frames), one a piece, or one a frame of a folder; none if a
         file is known to be of no use."""
-        pieces, frames = samples.pieces[index], samples.frames[index]
+        pieces, frames = started.samples.pieces[index], started.samples.frames[index]
         media = [self.table.media(self.table.records[piece]) for piece in pieces]
         if any(map(self.faults.blocks, media)):
             return []
+        started.named[index] = list(filter(self.faults.known, media))
         if self.table.kind != "frames":
             return list(zip(media, frames.reshape(len(pieces), -1)))
         return [(media[0].frame(frame), frames[:0]) for frame in frames.tolist()]

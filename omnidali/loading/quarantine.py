@@ -5,21 +5,25 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import logging
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from omnidali.catalog.files import stamp_of
+from omnidali.decoding.causes import Cause
+from omnidali.errors import FILE, HANG
+from omnidali.log import LOG
 
 QUARANTINED = "quarantined"  # nothing of it decodes: it is not opened again, by later starts unless it changes
 FAILED = "failed"  # a clip of it did not decode, others may
 DAMAGED = "damaged"  # frames of it did not decode, and neighbours stand for them
+RECOVERED = "recovered"  # it decodes again, and what was said of it before does not count any more
 _STATES = (DAMAGED, FAILED, QUARANTINED)
+_RETURNS, _RETURNS_SECONDS = 3, 3600.0  # how often a file may recover; what comes and goes stays counted
 _LOCK_SECONDS = 2.0  # that a rank may hold the file; one that is stopped must not hold up the others
-_LOG = logging.getLogger("omnidali")
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,12 @@ class Fault:
     """A line of ``quarantine.jsonl``.
 
     Attributes:
-        source, path, reason: what failed and why. state: ``quarantined``, ``failed`` or ``damaged``.
+        source, path, reason: what failed and why.
+        state: ``quarantined``, ``failed``, ``damaged`` or ``recovered``.
         step, rank: where it was first seen in this state.
         file: that lies on the disk, a tar for its members. size, mtime_ns: of it then; None where there is none.
         time: seconds since 1970.
+        trouble: who is to blame, as in :class:`~omnidali.decoding.causes.Cause`; older lines do not say it.
     """
 
     source: str
@@ -43,6 +49,7 @@ class Fault:
     size: int | None
     mtime_ns: int | None
     time: float
+    trouble: str = FILE
 
     @property
     def key(self) -> tuple[str, str]:
@@ -52,12 +59,35 @@ class Fault:
     @property
     def grade(self) -> int:
         """How bad it is: the place of its state in their order."""
-        return _STATES.index(self.state)
+        return -1 if self.state == RECOVERED else _STATES.index(self.state)
 
     @property
     def fails(self) -> bool:
         """Whether clips were lost, not frames alone."""
         return self.state != DAMAGED
+
+    @property
+    def cause(self) -> Cause:
+        """The reason, and who is to blame."""
+        return Cause(self.reason, self.trouble)
+
+    @property
+    def stamp(self) -> tuple[int | None, int | None]:
+        """Size and time of the file then."""
+        return self.size, self.mtime_ns
+
+    def is_news(self, known: Fault | None) -> bool:
+        """Whether it says more than what was known of the file."""
+        if self.state == RECOVERED:
+            return known is not None
+        # what was gone may come back broken
+        turns = known is not None and self.fails and known.may_return and not self.cause.passes
+        return known is None or self.grade > known.grade or turns
+
+    @property
+    def may_return(self) -> bool:
+        """Whether the trouble is of the moment, and asking again is cheap."""
+        return self.cause.passes and self.trouble != HANG
 
 
 class Quarantine:
@@ -65,7 +95,7 @@ class Quarantine:
 
     Args:
         path: a file of JSON lines, made with the first fault; None keeps them in memory. Faults of files that have
-            changed since do not count any more.
+            changed since do not count any more, nor do those of files that have recovered.
     """
 
     def __init__(self, path: str | Path | None = None):
@@ -73,18 +103,24 @@ class Quarantine:
         self._lock = threading.Lock()
         self._faults: dict[tuple[str, str], Fault] = {}
         self._unwritten: list[Fault] = []
-        self._named: dict[tuple[str, str], int] = {}  # how bad, as the file says since this start
+        self._named: dict[tuple[str, str], Fault] = {}  # as the file says it
+        self._returns: dict[tuple[str, str], deque[float]] = {}  # when files recovered
         self._read, self._told = 0, False
         if self.path is not None:
             with contextlib.suppress(OSError), open(self.path, "rb") as file:
-                for fault in self._lines(file):
-                    if stamp_of(fault.file) == (fault.size, fault.mtime_ns):
+                for fault in open_faults(self._lines(file)):
+                    if stamp_of(fault.file) == fault.stamp:
                         self._learn(fault)
+            self._named = dict(self._faults)
 
     def blocks(self, source: str, path: str) -> bool:
         """Whether the file is known to be of no use."""
         known = self._faults.get((source, path))
         return known is not None and known.state == QUARANTINED
+
+    def get(self, source: str, path: str) -> Fault | None:
+        """What is known to be wrong with a file."""
+        return self._faults.get((source, path))
 
     def fails(self, source: str, path: str) -> bool:
         """Whether clips of the file have failed before."""
@@ -103,15 +139,17 @@ class Quarantine:
         return [fault for fault in list(self._faults.values()) if fault.source == source and fault.fails]
 
     def add(self, source: str, path: str, file: str, reason: str, state: str, step: int, rank: int,
-            stamp: tuple[int | None, int | None] | None = None) -> None:
+            stamp: tuple[int | None, int | None] | None = None, trouble: str = FILE) -> None:
         """Name a file, unless it is named already; in the file once more where it is worse than before, in the log only
         where it is of no use now.
 
         Args:
             file: whose size and time tell whether it is still the same: the path itself, or the tar that it lies in.
             stamp: its size and time, nanoseconds, where they are known.
+            trouble: who is to blame, as in :class:`~omnidali.decoding.causes.Cause`.
         """
-        fault = Fault(source, path, reason, state, step, rank, file, *(stamp or stamp_of(file)), round(time.time(), 3))
+        fault = Fault(source, path, reason, state, step, rank, file, *(stamp or stamp_of(file)), round(time.time(), 3),
+                      trouble)
         with self._lock:
             self._look()
             known = fault.key in self._faults
@@ -120,13 +158,36 @@ class Quarantine:
                 self._unwritten.append(fault)
             self._write()
         if news and (not known or state == QUARANTINED):
-            _LOG.warning("%s: %s: %s: %s (step %d, rank %d)", source, state, path, reason, step, rank)
+            LOG.warning("%s: %s: %s: %s (step %d, rank %d)", source, state, path, fault.cause, step, rank)
+
+    def recover(self, known: Fault, step: int, rank: int) -> bool:
+        """Let a file leave the count, as it decodes again; False for one that has come and gone too often.
+
+        Args:
+            known: what was wrong with it.
+        """
+        with self._lock:
+            self._look()
+            returns = self._returns.get(known.key, ())
+            if len(returns) == _RETURNS and time.monotonic() - returns[0] < _RETURNS_SECONDS:
+                return False
+            fault = replace(known, state=RECOVERED, step=step, rank=rank, time=round(time.time(), 3))
+            news = self._learn(fault)
+            if news:
+                self._unwritten.append(fault)
+            self._write()
+        if news:
+            LOG.warning("%s: %s: %s, which failed before: %s (step %d, rank %d)", known.source, RECOVERED, known.path,
+                         known.cause, step, rank)
+        return True
 
     def _learn(self, fault: Fault) -> bool:
-        """Whether it was news: that a file failed, or that it is worse than was known."""
-        known = self._faults.get(fault.key)
-        news = known is None or fault.grade > known.grade
-        if news:
+        """Whether it was news: that a file failed, is worse than was known, or has recovered."""
+        news = fault.is_news(self._faults.get(fault.key))
+        if news and fault.state == RECOVERED:
+            del self._faults[fault.key]
+            self._returns.setdefault(fault.key, deque(maxlen=_RETURNS)).append(time.monotonic())
+        elif news:
             self._faults[fault.key] = fault
         return news
 
@@ -144,18 +205,20 @@ class Quarantine:
                 self._take(file)
                 file.seek(self._read)
                 text = "\n" if file.read() else ""  # behind a line that a crash cut off
-                text += "".join(json.dumps(asdict(fault)) + "\n" for fault in self._unwritten
-                               if fault.grade > self._named.get(fault.key, -1))
+                named = dict(self._named)
+                news = [fault for fault in self._unwritten if _name(named, fault)]
+                text += "".join(json.dumps(asdict(fault)) + "\n" for fault in news)
                 file.write(text.encode())
                 file.flush()
                 self._read = file.tell()
-            for fault in self._unwritten:
-                self._name(fault)
+            self._named = named
+            for fault in news:  # what others have said meanwhile lies before it
+                self._learn(fault)
             self._unwritten.clear()
         except OSError as error:
             if not self._told:
                 self._told = True
-                _LOG.warning("%s cannot be written (%s): faults are kept in memory until it can", self.path,
+                LOG.warning("%s cannot be written (%s): faults are kept in memory until it can", self.path,
                              error.strerror)
 
     def _look(self) -> None:
@@ -167,11 +230,8 @@ class Quarantine:
     def _take(self, file) -> None:
         """Learn what other ranks have named."""
         for fault in self._lines(file):
-            self._name(fault)
+            _name(self._named, fault)
             self._learn(fault)
-
-    def _name(self, fault: Fault) -> None:
-        self._named[fault.key] = max(fault.grade, self._named.get(fault.key, -1))
 
     def _lines(self, file) -> Iterator[Fault]:
         """The faults from here to the end."""
@@ -183,6 +243,27 @@ class Quarantine:
                 fault = Fault(**json.loads(line))
                 hash(fault.key), fault.grade  # raise where it is not ours
                 yield fault
+
+
+def open_faults(lines: Iterable[Fault]) -> list[Fault]:
+    """The faults of a quarantine, but for those before a line that says that the file has recovered."""
+    found: dict[tuple[str, str], list[Fault]] = {}
+    for fault in lines:
+        if fault.state == RECOVERED:
+            found.pop(fault.key, None)
+        else:
+            found.setdefault(fault.key, []).append(fault)
+    return [fault for faults in found.values() for fault in faults]
+
+
+def _name(named: dict[tuple[str, str], Fault], fault: Fault) -> bool:
+    """Note what a file of faults says; whether that was news to its readers."""
+    news = fault.is_news(named.get(fault.key))
+    if news and fault.state == RECOVERED:
+        del named[fault.key]
+    elif news:
+        named[fault.key] = fault
+    return news
 
 
 def _lock(file) -> None:

@@ -22,7 +22,7 @@ class SourceStats:
         planned_share, realised_share: of all slots, by the weights and as delivered.
         substituted: clips whose file failed and another one stands for.
         replaced_frames: frames that a damaged file did not give and a neighbour stands for.
-        bad_files: named in the quarantine, by any rank.
+        bad_files: named in the quarantine, by any rank, and not recovered since.
     """
 
     clips: int

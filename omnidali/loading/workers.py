@@ -13,7 +13,13 @@ from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures import Future
 
+from omnidali.patience import watched
+
 _LOOK = 0.5  # seconds between two looks at whether a file hangs
+
+
+class _GivenUp(BaseException):
+    """Ends the work of a thread that nobody waits for; no handler of a file's errors takes it."""
 
 
 class Job:
@@ -49,9 +55,15 @@ class Job:
         if not self.future.set_running_or_notify_cancel():
             return
         try:
-            self.future.set_result(self._work(self))
+            with watched(self._end_if_given_up):
+                self.future.set_result(self._work(self))
         except BaseException as error:  # whoever waits gets it
             self.future.set_exception(error)
+
+    def _end_if_given_up(self) -> None:
+        """Raise between two packets of a long video: it would keep a core busy for nothing."""
+        if self.given_up:
+            raise _GivenUp
 
 
 class Workers:
