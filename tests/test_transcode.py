@@ -27,6 +27,7 @@ from omnidali.bench.media import picture, read_numbers, write_photo, write_video
 from omnidali.catalog.probe import open_video
 from omnidali.catalog.store import CatalogReader
 from omnidali.curation import encode, transcode
+from omnidali.curation.copy_quality import ssim
 from omnidali.curation.encode import RECIPES, encode_video, scaled_size
 from omnidali.errors import CannotDecode
 from omnidali.loading.data import make_plan, open_data
@@ -474,8 +475,8 @@ def test_advice_is_honest():
 
 def test_ssim():
     noise = np.random.default_rng(0).integers(0, 256, (60, 80), np.uint8)
-    assert copies.ssim(noise, noise) == pytest.approx(1) and copies.ssim(noise, 255 - noise) < 0
-    assert Fraction(1, 2) < copies.ssim(noise, cv2.GaussianBlur(noise, (3, 3), 0.5)) < 1
+    assert ssim(noise, noise) == pytest.approx(1) and ssim(noise, 255 - noise) < 0
+    assert Fraction(1, 2) < ssim(noise, cv2.GaussianBlur(noise, (3, 3), 0.5)) < 1
 
 
 def swapped(frames):

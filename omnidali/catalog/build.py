@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from omnidali.catalog.contents import list_source
 from omnidali.catalog.files import stamp_of
 from omnidali.catalog.gate import OK, UNREADABLE
-from omnidali.catalog.integrity import Damaged, damage, is_damage, move_aside, only_build
+from omnidali.catalog.integrity import Damaged, damage, is_damage, move_aside, only_build, trouble
 from omnidali.catalog.pack import pack
 from omnidali.catalog.probe import IRREGULAR, Probe
 from omnidali.catalog.store import COLUMNS, NEW, connect, media_crc, read_packed
@@ -30,11 +31,16 @@ from omnidali.catalog.tars import find_tars
 from omnidali.catalog.workers import ProbePool
 from omnidali.config import MediaConfig, key_of
 from omnidali.errors import NothingUsable, UserError
-from omnidali.reading import printable
+from omnidali.reading import is_text, require_utf8_names
+from omnidali.untrusted_text import for_terminal
 
 CHECKED_AT_START = 100_000  # files of a source whose size and time are compared at a warm start; of more than that
 SAMPLE_AT_START = 20_000  # these, evenly spread
 _COMMIT_SECONDS = 2.0  # what a killed probe loses at most
+# What has changed stays in memory until it is committed: once SQLite writes before that, nobody else can read. 512 MiB
+# of 4 KiB each, which is a list of about a million lines.
+_UNWRITTEN_PAGES = 1 << 17
+_KNOWN = "SELECT id, signature, watched, left_out, root, kind, pattern FROM sources WHERE name = ?"
 _PLANNED = ("width", "height", "frames", "frame_rate", "tick", "timing")  # columns that plans depend on
 
 
@@ -69,11 +75,11 @@ class Summary:
             text += f", {self.repeated:,} repeated lines counted once"
         if self.refused:
             reasons = "; ".join(f"{count:,} {reason}" + (
-                f", such as {printable(self.examples[reason])}" if reason in self.examples else "")
+                f", such as {for_terminal(self.examples[reason])}" if reason in self.examples else "")
                 for reason, count in self.refused.items())
             text += f", {sum(self.refused.values()):,} left out ({reasons})"
         if self.noted:
-            text += f", {self.noted:,} damaged or used in part (such as {printable(': '.join(self.a_note))})"
+            text += f", {self.noted:,} damaged or used in part (such as {for_terminal(': '.join(self.a_note))})"
         if self.lost:
             text += f", {self.lost:,} gone, changed or broken since the run began: substitutes stand for them"
         return text
@@ -95,6 +101,7 @@ def build_catalog(path: str | Path, sources: Mapping[str, MediaConfig], data_roo
     Raises:
         UserError: for missing roots and lists, bad lines, and sources without any usable file.
     """
+    require_utf8_names()
     path = Path(path)
     with only_build(path), ProbePool(threads or len(os.sched_getaffinity(0))) as pool:
         for attempt in range(2):
@@ -127,6 +134,7 @@ def writing(path: Path) -> Iterator[sqlite3.Connection]:
         Damaged: if it is not as it was written.
     """
     db = connect(path, upgrades=True)
+    db.execute(f"PRAGMA cache_spill = {_UNWRITTEN_PAGES}")
     try:
         yield db
     except sqlite3.Error as error:
@@ -136,8 +144,7 @@ def writing(path: Path) -> Iterator[sqlite3.Connection]:
             raise UserError(str(path), "a catalog that knows every file, or one that can be written",
                             "new or changed files or lists, and no permission to write",
                             "Ask its owner to build it again, or let the run have a catalog of its own.") from None
-        raise UserError(str(path), "a catalog that can be written", str(error),
-                        "Check the disk and the permissions of the folder.") from None
+        raise trouble(path, error, "a catalog that can be written") from None
     finally:
         db.close()
 
@@ -147,19 +154,15 @@ def _build_source(db, name, source: MediaConfig, data_root, classes, pool, progr
     if not os.path.isdir(root):
         raise UserError(f"{key_of(name)}.root", "a folder", f"{root}, which does not exist",
                         "Check root and data_root (on the command line: data_root=DIR).")
-    known = "SELECT id, signature, watched, left_out, root, kind, pattern FROM sources WHERE name = ?"
-    row = db.execute(known, (name,)).fetchone()
+    if not is_text(root):
+        raise UserError(f"{key_of(name)}.root", "a folder with a name in UTF-8", f"{root}, which is not",
+                        "Rename it, or move the data.")
+    row = db.execute(_KNOWN, (name,)).fetchone()
     if row is None:  # a catalog that cannot be written is good enough where nothing is new
         db.execute("INSERT INTO sources (name) VALUES (?)", (name,))
-        row = db.execute(known, (name,)).fetchone()
-    source_id, old_signature, watched, left_out, *old = row
-    watched, repeated, listed = _plain(watched or "[]"), 0, old != [root, source.kind, source.pattern]
-    if as_begun and old_signature is not None:
-        listed |= _asked(old_signature, source, data_root) != _asked(
-            _signature(source, root, watched, [], classes), source, data_root)
-    else:
-        listed |= _signature(source, root, watched, _tars(name, source, root), classes) != old_signature or any(
-            reason.startswith(UNREADABLE) for reason in _plain(left_out or "{}"))  # which may pass
+        row = db.execute(_KNOWN, (name,)).fetchone()
+    source_id, repeated = row[0], 0
+    listed = _reads_list(row, name, source, root, data_root, classes, as_begun)
     if listed:
         watched, repeated = _read_entries(db, source_id, name, source, root, data_root, classes)
         signature = _signature(source, root, watched, _tars(name, source, root), classes)
@@ -177,6 +180,33 @@ def _build_source(db, name, source: MediaConfig, data_root, classes, pool, progr
         pack(db, source_id, by_video=source.kind == "untrimmed", keep_all=source.pieces == "all")
     db.commit()
     return _summarise(db, source_id, name, source, data_root, probed, repeated, lost)
+
+
+def _reads_list(row: tuple, name: str, source: MediaConfig, root: str, data_root: Path, classes: list[str] | None,
+                as_begun: bool) -> bool:
+    """Whether a source's list is to be read, as it is new or changed; ``row`` is what the catalog knows of it."""
+    _, old_signature, watched, left_out, *old = row
+    watched = _plain(watched or "[]")
+    if old != [root, source.kind, source.pattern]:
+        return True
+    if as_begun and old_signature is not None:
+        now = _signature(source, root, watched, [], classes)
+        return _asked(old_signature, source, data_root) != _asked(now, source, data_root)
+    return _signature(source, root, watched, _tars(name, source, root), classes) != old_signature or any(
+        reason.startswith(UNREADABLE) for reason in _plain(left_out or "{}"))  # which may pass
+
+
+def reads_lists(path: Path, sources: Mapping[str, MediaConfig], data_root: Path, classes: list[str] | None) -> bool:
+    """Whether :func:`build_catalog` would read a list of a run that goes on; False where there is no good catalog."""
+    if not path.exists():
+        return False
+    try:
+        with contextlib.closing(connect(path, read_only=True)) as db:
+            rows = {name: db.execute(_KNOWN, (name,)).fetchone() for name in sources}
+        return any(row is None or _reads_list(row, name, sources[name], os.path.realpath(data_root / sources[name].root),
+                                              data_root, classes, as_begun=True) for name, row in rows.items())
+    except (UserError, Damaged, sqlite3.Error):  # of a catalog that is upgraded, or built anew
+        return False
 
 
 def _plain(text: str) -> object:

@@ -7,6 +7,7 @@ refer to. Sources: RFC 6386 (9.1), the VP9 bitstream specification (6.2, annex B
 from __future__ import annotations
 
 from omnidali.catalog.bits import Bits, CodedPicture, UnclearHeadersError
+from omnidali.catalog.gate import MAX_HIDDEN, Refused
 
 _VP9_HEADER = 24  # bytes that hold a frame's size, whatever comes before it
 _SYNC_CODE = 0x498342
@@ -129,7 +130,7 @@ class Av1Reader(_ShownReader):
             self._look(extradata[4:])
 
     def _look(self, data: bytes) -> tuple[int, bool]:
-        shown, is_key, is_first, place = 0, False, True, 0
+        shown, is_key, is_first, place, frames = 0, False, True, 0, 0
         while place < len(data):
             head = data[place]
             kind = head >> 3 & 15
@@ -143,7 +144,9 @@ class Av1Reader(_ShownReader):
             elif kind in (_FRAME_HEADER, _FRAME):
                 is_shown, shows_key = self._fields.look(Bits(data[place:min(end, place + _AV1_HEADER)]))
                 is_key |= is_first and shows_key
-                shown, is_first = shown + is_shown, False
+                shown, is_first, frames = shown + is_shown, False, frames + 1
+                if frames > MAX_HIDDEN:
+                    raise Refused(f"more than {MAX_HIDDEN} frames in a packet")
             place = end
         return shown, is_key
 

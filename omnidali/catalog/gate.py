@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 OK = "ok"  # the state of a file that is used; any other but "new" is the reason for which it is not
@@ -16,9 +17,15 @@ MAX_SIDE = 65_535  # of JPEG's format, and of the catalog's columns
 MAX_IMAGE_BYTES = 1 << 28  # a photo is read whole; more than the largest picture has as RGB is no photo
 MAX_HEADER_BYTES = 1 << 24  # of a photo's metadata: profiles, thumbnails and depth maps take a few megabytes
 MAX_SEGMENTS = 4096  # of a JPEG before its picture, or of a PNG or WebP; a 16 MiB header in full ones has 256
+# A scan of 20 bytes passes over all blocks of a JPEG: up to 0.2 s at the largest picture, 20 s for 100 of them, well
+# within what a file may take. Encoders write about 10.
+MAX_SCANS = 100
 MAX_VIDEO_PIXELS = 35_651_584  # a frame of level 6.2, the highest of HEVC and AV1; decoders hold up to 16 of them
 MAX_VIDEO_SECONDS = 48 * 3600  # what timestamps span; windows are cut along them, so a claim would become memory
 MAX_VIDEO_FRAMES = 1 << 22  # 19 hours at 60 a second; the probe keeps 500 bytes a packet until it is done
+# A packet is decoded in one go, and what nothing shows costs time, too: slices of 14 bytes take 4 ms each at the largest
+# frame. Encoders write a slice a row or for each 1,500 bytes, and hide up to 15 frames.
+MAX_UNITS, MAX_HIDDEN = 4096, 64
 MAX_STREAMS = 64  # of a container; a film with all its dubs has fewer
 # FFmpeg brings 500 decoders along. Those that web videos and research sets use are few, and looked after.
 VIDEO_DECODERS = ("h264", "hevc", "libdav1d", "av1", "vp8", "vp9", "libvpx", "libvpx-vp9", "mpeg4", "mpeg1video",
@@ -28,6 +35,7 @@ VIDEO_DECODERS = ("h264", "hevc", "libdav1d", "av1", "vp8", "vp9", "libvpx", "li
 # a segment's marker that has a length behind it: neither stuffing (00, 01) nor a restart or start of image (D0 to D8)
 _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive: what every libjpeg-turbo decodes
+_PROGRESSIVE, _END, _SCAN = 0xC2, 0xD9, 0xDA  # markers
 _WEBP_ANIMATED, _WEBP_EXIF = 0x02, 0x08  # flags of an extended header
 
 
@@ -44,12 +52,14 @@ class ImageHeader:
             ``webp:rotated`` where the pixels do not lie as they are shown.
         orientation: EXIF's, 1 to 8, by which a PNG or WebP is turned once it is decoded. Of a JPEG it is 1: its
             decoders turn it.
+        has_scans: whether it is a JPEG of several scans, which lie behind its header.
     """
 
     codec: str
     width: int
     height: int
     orientation: int = 1
+    has_scans: bool = False
 
 
 def sniff_video(head: bytes) -> str:
@@ -109,6 +119,7 @@ def read_image_header(data: bytes, whole: bool = True) -> ImageHeader:
 
     Args:
         data: the file from its start; the first 256 KiB are enough unless metadata is larger or behind the picture.
+            Scans are counted as far as they come: of a picture with ``has_scans`` all of the file is needed.
         whole: whether there is no more to be had: an orientation that does not come is 1 then, not cut off.
 
     Raises:
@@ -161,7 +172,7 @@ def _jpeg(data: bytes) -> ImageHeader:
         if found is None:
             raise IndexError
         marker, position = found[1][0], found.end()
-        if marker in (0xD9, 0xDA):
+        if marker in (_END, _SCAN):
             raise Refused("JPEG without a frame header")
         length, = struct.unpack_from(">H", data, position)
         if marker == 0xE1 and orientation is None and data[position + 2:position + 8] == b"Exif\0\0":
@@ -172,9 +183,44 @@ def _jpeg(data: bytes) -> ImageHeader:
                 raise Refused(f"JPEG of a rare kind: process {marker - 0xC0}, {bits} bits, {components} components")
             if (orientation or 1) >= 5:
                 width, height = height, width
-            return ImageHeader("jpeg:cmyk" if components == 4 else "jpeg", width, height)
+            has_scans = marker == _PROGRESSIVE or _components_of_scan(data, position + length) != components
+            # other bytes that look like a scan's mark are few, as in a thumbnail: most files need no closer look
+            if has_scans and data.count(b"\xff\xda", position) > MAX_SCANS:
+                _check_scans(data, position + length)
+            return ImageHeader("jpeg:cmyk" if components == 4 else "jpeg", width, height, has_scans=has_scans)
         position += max(length, 2)
     raise Refused(f"JPEG with more than {MAX_SEGMENTS:,} segments before its picture")
+
+
+def _jpeg_segments(data: bytes, position: int) -> Iterator[tuple[int, int]]:
+    """Yield (marker, place of its length) from ``position`` on, as far as the data reach; bytes of pictures and garbage
+    are passed over."""
+    while (found := _MARKER.search(data, position)) is not None and found.end() + 2 <= len(data):
+        yield found[1][0], found.end()
+        position = found.end() + max(int.from_bytes(data[found.end():found.end() + 2], "big"), 2)
+
+
+def _components_of_scan(data: bytes, position: int) -> int:
+    """How many components the next scan holds; 0 where it does not come."""
+    for marker, place in itertools.islice(_jpeg_segments(data, position), MAX_SEGMENTS):
+        if marker == _SCAN and place + 2 < len(data):
+            return data[place + 2]
+        if marker in (_SCAN, _END):
+            break
+    return 0
+
+
+def _check_scans(data: bytes, position: int) -> None:
+    """Raise Refused for more scans behind a frame's header than a picture has."""
+    scans = 0
+    for number, (marker, _) in enumerate(_jpeg_segments(data, position)):
+        scans += marker == _SCAN
+        if scans > MAX_SCANS:
+            raise Refused(f"JPEG with more than {MAX_SCANS} scans")
+        if number == MAX_SEGMENTS:
+            raise Refused(f"JPEG with more than {MAX_SEGMENTS:,} segments behind its header")
+        if marker == _END:
+            return
 
 
 def _exif_orientation(tiff: bytes) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from omnidali.catalog.bits import Bits, CodedPicture, UnclearHeadersError
+from omnidali.catalog.gate import MAX_UNITS, Refused
 
 _SLICE_BYTES = 20  # that hold the fields of a slice header up to its order count, with room for escapes
 _SET_BYTES, _SETS = 4096, 1000  # of a parameter set, and how many different ones a stream may have
@@ -67,7 +68,13 @@ class _NalReader:
         raise NotImplementedError
 
     def _units(self, data: bytes) -> Iterator[tuple[int, int]]:
-        """Where the NAL units of a packet begin and end."""
+        """Where the NAL units of a packet begin and end; raises Refused for more than a packet has."""
+        for number, unit in enumerate(self._all_units(data)):
+            if number == MAX_UNITS:
+                raise Refused(f"more than {MAX_UNITS:,} units in a packet")
+            yield unit
+
+    def _all_units(self, data: bytes) -> Iterator[tuple[int, int]]:
         if self._length_bytes:
             place, count = 0, self._length_bytes
             while place + count < len(data):

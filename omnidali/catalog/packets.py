@@ -18,6 +18,7 @@ import av
 import numpy as np
 
 from omnidali.catalog.gate import MAX_VIDEO_PIXELS
+from omnidali.patience import moves_on
 
 # packets, bytes of extradata, colour space, colour range, reorder depth, flags, width, height
 _HEAD = struct.Struct("<IIiiBBHH")
@@ -164,6 +165,7 @@ def decode_run(context: av.VideoCodecContext, packets: Iterator[av.Packet],
     """
     failure = None
     for packet in itertools.chain(packets, [None]):  # at the end: what the decoder holds back
+        moves_on()
         try:
             for frame in context.decode(packet):
                 if frame.pts in frames:

@@ -76,7 +76,10 @@ def probe_image(span: FileSpan) -> Probe:
     except Refused as refusal:
         if str(refusal) != "header cut off" or len(data) < IMAGE_HEADER_BYTES:
             raise
-        header = read_image_header(span.read_bytes(MAX_HEADER_BYTES))  # long metadata, or behind the picture
+        data = span.read_bytes(MAX_HEADER_BYTES)  # long metadata, or behind the picture
+        header = read_image_header(data)
+    if header.has_scans and len(data) < size:
+        read_image_header(span.read_bytes(MAX_IMAGE_BYTES))  # refuses too many scans
     return Probe(header.codec.partition(":")[0], header.codec, header.width, header.height)
 
 

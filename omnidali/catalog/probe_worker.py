@@ -7,12 +7,9 @@ the process over run code in the other one.
 from __future__ import annotations
 
 import base64
-import ctypes
 import functools
 import json
 import os
-import resource
-import signal
 import sys
 from collections.abc import Callable
 
@@ -20,11 +17,10 @@ from omnidali.catalog.files import FileSpan, stamp_of
 from omnidali.catalog.folders import escape_reason
 from omnidali.catalog.gate import OK, UNREADABLE, Refused
 from omnidali.catalog.photo import Probe, probe_image
+from omnidali.confined import TOO_MUCH_MEMORY, confine, set_alarm
 
-TOO_MUCH_MEMORY = 77  # exit status
 _BYTES = ("timing", "keyframes", "packets")  # fields of a probe that are no text
 _KINDS = {name: type(value) for name, value in vars(Probe("", "", 0, 0)).items()}
-_PR_SET_PDEATHSIG = 1
 
 
 def probe_file(kind: str, pattern: str, root: str, path: str, archive: str | None, offset: int | None,
@@ -98,34 +94,22 @@ def main(memory: int) -> None:
     Args:
         memory: bytes that the process may take.
     """
-    # with the thread that started it: a hung probe does not see that stdin ended
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the build ends this process itself
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, whatever library it is in
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
-    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    memory = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    answers = os.fdopen(os.dup(1), "w", encoding="ascii")
-    os.dup2(2, 1)  # what libraries print is no answer
-    print("ready", file=answers, flush=True)
+    answers = confine(memory)
     for line in sys.stdin:
         task = json.loads(line)
         for record, path, archive, offset, size in task["rows"]:
             full = os.path.join(task["root"], archive or path)
-            signal.setitimer(signal.ITIMER_REAL, task["seconds"])  # a mount may hang at the size already
+            set_alarm(task["seconds"])  # a mount may hang at the size already
             stamp = stamp_of(full)
             count = size or stamp[0] or 0
             patience = task["seconds"] + count / task["bytes_per_second"]
-            longer = functools.partial(signal.setitimer, signal.ITIMER_REAL,
-                                       task["seconds"] + count / task["decoded_bytes_per_second"])
-            signal.setitimer(signal.ITIMER_REAL, patience)
+            longer = functools.partial(set_alarm, task["seconds"] + count / task["decoded_bytes_per_second"])
+            set_alarm(patience)
             try:
                 state, probe = probe_file(task["kind"], task["pattern"], task["root"], path, archive, offset, size,
                                           task["decodes_all"], longer)
                 answer = json.dumps([record, state, to_plain(probe), stamp])
             except MemoryError:
                 os._exit(TOO_MUCH_MEMORY)
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            set_alarm(0)
             print(answer, file=answers, flush=True)

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from omnidali.catalog.integrity import Damaged, crc_of, damage, is_damage
+from omnidali.catalog.integrity import Damaged, crc_of, damage, is_damage, trouble
 from omnidali.catalog.store import SourceTable, connect, media_files
 from omnidali.errors import UserError
 
@@ -164,8 +164,7 @@ class ScoreStore:
         except sqlite3.Error as error:
             if is_damage(error):
                 raise damage(self.path, error) from None
-            raise UserError(str(self.path), "a catalog in which scores can be written", str(error),
-                            "Make room or correct the permissions; what was committed is not scored again.") from None
+            raise trouble(self.path, error, "a catalog in which scores can be written") from None
 
 
 def _firsts(table: SourceTable) -> np.ndarray:

@@ -13,6 +13,7 @@ from omnidali.catalog.frame_planes import frame_checksum
 from omnidali.catalog.gate import check_video
 from omnidali.catalog.nal_headers import H264Reader, HevcReader
 from omnidali.catalog.packets import FRAMING
+from omnidali.patience import moves_on
 
 # codecs whose headers say which frames a decoder gives, and in which order
 _READERS = {"h264": H264Reader, "hevc": HevcReader, "vp9": Vp9Reader, "av1": Av1Reader}
@@ -93,6 +94,7 @@ class PacketWalk:
         """
         with av.logging.Capture() as complaints:
             for packet in container.demux(self._stream):
+                moves_on()
                 if packet.size:
                     self._add(packet)
                 if self.unclear is not None and not self.decodes_all:

@@ -5,20 +5,16 @@ from __future__ import annotations
 import json
 import os
 import queue
-import signal
-import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import islice
-from pathlib import Path
 
 from omnidali.catalog.files import stamp_of
 from omnidali.catalog.gate import HUNGRY
 from omnidali.catalog.photo import Probe
-from omnidali.catalog.probe_worker import TOO_MUCH_MEMORY, from_plain
+from omnidali.catalog.probe_worker import from_plain
+from omnidali.children import Child, Died
 from omnidali.config import MediaConfig
 from omnidali.errors import UserError
 
@@ -30,9 +26,7 @@ DECODED_BYTES_PER_SECOND = 1 << 20  # where all of a video is decoded
 BATCH = {"image": 64}  # files that a worker is sent at once; of other kinds one, which takes longer than sending it
 FRAME_PATTERN = "img_{:05}.jpg"  # of the reference's folders of frames
 CRASHED = "crashes the probe"
-_ROOT = str(Path(__file__).parents[2])
 _MAIN = "from omnidali.catalog.probe_worker import main; main({memory})"
-_LONGEST_ANSWER = 1 << 28  # bytes: four times the packets of the longest video
 _QUEUED = 1000  # answers that wait for the catalog; more make the workers wait
 
 # record, path, archive, offset and size of a file in the archive
@@ -121,27 +115,28 @@ class ProbePool:
                     batch = batch[1:]
                     yield outcome
                 self._idle.append(worker)
-            except _Died as death:  # the first without an answer did it, or an earlier one through what it left behind
+            except Died as death:  # the first without an answer did it, or an earlier one through what it left behind
                 suspect, batch = batch[0], batch[1:]
                 yield self._alone(task, suspect, death)
 
-    def _alone(self, task: dict, row: Row, death: "_Died") -> Outcome:
+    def _alone(self, task: dict, row: Row, death: Died) -> Outcome:
         if not death.too_slow:
             worker = self._worker(new=True)
             try:
                 outcome, = worker.probe(task, [row])
                 self._idle.append(worker)
                 return outcome
-            except _Died as again:
+            except Died as again:
                 death = again
         stamp = _stamp_in_time(os.path.join(task["root"], row[2] or row[1]))
         patience = task["seconds"] + (row[4] or stamp[0] or 0) / task["bytes_per_second"]
-        return row[0], f"takes more than {patience:.0f} s to probe" if death.too_slow else death.state, None, stamp
+        return row[0], f"takes more than {patience:.0f} s to probe" if death.too_slow else (
+            HUNGRY if death.too_large else CRASHED), None, stamp
 
     def _worker(self, new: bool = False) -> "_Worker":
         with self._lock:
             if self._closed:
-                raise _Died(None)
+                raise Died(None)
             if self._idle and not new:
                 return self._idle.pop()
             worker = _Worker()
@@ -159,74 +154,26 @@ def _stamp_in_time(path: str) -> tuple[int | None, int | None]:
         return None, None
 
 
-class _Died(Exception):
-    """A worker ended within a file."""
-
-    def __init__(self, status: int | None):
-        self.too_slow = status == -signal.SIGALRM
-        self.state = HUNGRY if status == TOO_MUCH_MEMORY else CRASHED
-
-
-class _Worker:
-    """One process; its pipes, and what it said of why it could not start."""
+class _Worker(Child):
+    """A process that probes."""
 
     def __init__(self):
-        self._errors = tempfile.TemporaryFile()
-        # the current folder is no place to import from
-        path = [_ROOT, *filter(None, sys.path)]
-        code = f"import sys; sys.path[:] = {path!r}; {_MAIN.format(memory=MEMORY)}"
-        self._process = subprocess.Popen(
-            [sys.executable, "-S", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
-        self._ready = False
-
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
+        super().__init__(_MAIN.format(memory=MEMORY))
 
     def probe(self, task: dict, batch: list[Row]) -> Iterator[Outcome]:
         """Yield what the process says of each file, in order.
 
         Raises:
-            _Died: if it ends before the last answer, or answers nonsense.
+            Died: if it ends before the last answer, or answers nonsense.
             UserError: if it never began.
         """
-        try:
-            self._begin()
-            self._process.stdin.write(json.dumps({**task, "rows": batch}).encode() + b"\n")
-            self._process.stdin.flush()
-            for row in batch:
-                line = self._process.stdout.readline(_LONGEST_ANSWER)
-                if not line.endswith(b"\n"):
-                    raise ValueError("no answer")
+        answers = self.ask(json.dumps({**task, "rows": batch}), len(batch))
+        for row, line in zip(batch, answers):
+            try:
                 record, state, probe, stamp = json.loads(line)
                 if record != row[0]:
                     raise ValueError("an answer for another file")
-                yield record, str(state), from_plain(probe), (stamp[0], stamp[1])
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            if isinstance(error, UserError):
-                raise
-            try:  # where the answers ended, so did the process, or it is about to
-                status = self._process.wait(timeout=1)
-            except subprocess.TimeoutExpired:
-                status = self.kill()
-            raise _Died(status) from None
-
-    def _begin(self) -> None:
-        if self._ready:
-            return
-        if self._process.stdout.readline(100) != b"ready\n":
-            self.kill()
-            self._errors.seek(0)
-            said = self._errors.read().decode(errors="replace").strip().splitlines() or ["nothing"]
-            raise UserError("probe", "a process that probes files", f"its end at the start: {said[-1][:200]}",
-                            "Check the installation and the limits of memory and processes.")
-        self._ready = True
-
-    def kill(self) -> int | None:
-        """End the process, if it still runs; returns its exit status, or None where it is stuck in the kernel."""
-        self._process.kill()
-        try:
-            return self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:  # at a disk that is gone
-            return None
+                outcome = record, str(state), from_plain(probe), (stamp[0], stamp[1])
+            except (ValueError, TypeError, KeyError):
+                raise self.died() from None
+            yield outcome

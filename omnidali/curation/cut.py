@@ -12,14 +12,18 @@ from pathlib import Path
 
 import av
 
+from omnidali import children
+from omnidali.catalog.store import Media
 from omnidali.config import Config, SourceConfig
+from omnidali.curation import trim
 from omnidali.curation.journal import check_folder, complete, is_of_the_disk, read_journal, stamp
 from omnidali.curation.kept_lists import write_config, write_parts
 from omnidali.curation.layout import keep_apart
 from omnidali.curation.pieces import Piece, Video, find_pieces, long_sources
-from omnidali.curation.trim import EXACT, copy_piece, encode_piece
+from omnidali.curation.trim import EXACT, Cut
 from omnidali.errors import CannotDecode, UserError
-from omnidali.writing import csv_lines, write_whole, writing_to
+from omnidali.untrusted_text import for_markdown
+from omnidali.writing import table_lines, write_whole, writing_to
 
 JOURNAL, CUTS, REPORT = "cut.jsonl", "cuts.csv", "report.md"
 _UNFINISHED = ".cut"  # folder in the results for files that are being written; same disk, so they are renamed
@@ -119,6 +123,16 @@ def _make(piece: Piece, out: Path, exact: bool) -> dict:
     return row
 
 
+def encode_piece(media: Media, path: Path, first: int, count: int) -> Cut:
+    """As :func:`omnidali.curation.trim.encode_piece`, within limits of memory and time."""
+    return Cut(*children.call(trim.encode_piece, media, path, first, count))
+
+
+def copy_piece(media: Media, path: Path, first: int, count: int) -> Cut:
+    """As :func:`omnidali.curation.trim.copy_piece`, within limits of memory and time."""
+    return Cut(*children.call(trim.copy_piece, media, path, first, count))
+
+
 def _made(piece: Piece, exact: bool) -> str:
     """Text that changes with anything that the file's bytes depend on, but for the original's."""
     return f"{EXACT if exact else 'packets'}, frames {piece.first} to {piece.first + piece.frames}"
@@ -148,7 +162,7 @@ def _write_reports(out: Path, rows: list[dict], exact: bool) -> None:
         numbers = [f"{row[key]:.3f}" if key in row else "" for key in ("start", "seconds", "early", "late")]
         table.append([row["source"], row["path"], row["video"], row["index"], row["shows_class"], row["how"], *numbers,
                       row.get("frames", ""), row.get("replaced", ""), row["problem"]])
-    write_whole(out / CUTS, csv_lines(table))
+    write_whole(out / CUTS, table_lines(table))
     how = f"encoded anew ({EXACT}), each with exactly the frames of its piece" if exact else \
         "copied packet by packet, each from the keyframe at or before its piece's begin on"
     lines = ["# Pieces of long videos", "", f"The files are {how}; they have no audio. {CUTS} has a line for each.", "",
@@ -158,11 +172,12 @@ def _write_reports(out: Path, rows: list[dict], exact: bool) -> None:
         mine = [row for row in rows if row["source"] == name]
         made = [row for row in mine if row["bytes_out"]]
         early = [row["early"] for row in made] or [0.0]
-        lines.append(f"| {name} | {len({row['video'] for row in mine}):,} | {len(mine):,} | {len(mine) - len(made):,} |"
-                     f" {sum(row['seconds'] for row in made) / 3600:.2f} |"
+        lines.append(f"| {for_markdown(name)} | {len({row['video'] for row in mine}):,} | {len(mine):,} |"
+                     f" {len(mine) - len(made):,} | {sum(row['seconds'] for row in made) / 3600:.2f} |"
                      f" {sum(row['bytes_out'] for row in made) / 1e9:.2f} |"
                      f" {sum(early) / len(early):.2f} | {max(early):.2f} |")
     problems = Counter((row["video"], row["problem"]) for row in rows if row["problem"])
-    lines += ["", "## Failed", "", *(f"- `{video}`: {problem} ({count} pieces)" for (video, problem), count in
-                                     problems.most_common())] if problems else []
+    if problems:
+        lines += ["", "## Failed", "", *(f"- {for_markdown(video)}: {for_markdown(problem)} ({count} pieces)"
+                                         for (video, problem), count in problems.most_common())]
     write_whole(out / REPORT, "\n".join(lines) + "\n")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -25,10 +25,10 @@ from omnidali.config import EVALUATION, Config, MediaConfig, key_of
 from omnidali.curation import hashes
 from omnidali.curation.choosing import choose_crawled
 from omnidali.curation.dedup_report import BYTES, FEATURES, HASH, Outcome, just_below, write_outcome
-from omnidali.curation.equal import digest_of
+from omnidali.curation.equal import FileReaders, digest_of
 from omnidali.curation.features import SAMPLE, FeatureLikeness, ImageNetwork, Whitening, fit_whitening, load_network
 from omnidali.curation.hashes import HashLikeness
-from omnidali.curation.kept import DONE, Items, Kept, fill, find_items
+from omnidali.curation.kept import DONE, UNREADABLE, Items, Kept, fill, find_items
 from omnidali.curation.kept_lists import write_config, write_list
 from omnidali.curation.similar import Measure, Pairs, best_matches, best_of_items
 from omnidali.curation.windows import check_window, in_pieces
@@ -36,6 +36,7 @@ from omnidali.errors import UserError
 from omnidali.loading.data import Data, open_data
 from omnidali.ranks import Ranks
 from omnidali.training.precision import make_autocast
+from omnidali.untrusted_text import say
 from omnidali.writing import writing_to
 
 CALIBRATED_ON = 2000  # validation items at most, one frame of each
@@ -132,7 +133,7 @@ def dedup(config: Config, out: str | Path, ranks: Ranks, checkpoint: str | None 
                 found = _search(source.kept[kind], theirs.kept[kind], measure, just_below(least), ranks,
                                 f"{kind} {source.name}")
                 ranks.on_main(lambda: outcome.add(kind, *found, least, _bits(source, theirs, found)))
-        outcome.unreadable = int((source.kept[HASH].done != DONE).sum())
+        outcome.unreadable = int(((source.kept[HASH].done != DONE) | (source.digests.done == UNREADABLE)).sum())
         if settings.within:
             dropped = ranks.on_main(lambda: outcome.dropped)
             within = _within(source, measures, ranks, dropped)
@@ -148,7 +149,7 @@ def dedup(config: Config, out: str | Path, ranks: Ranks, checkpoint: str | None 
 def _compute(sources: dict[str, _Source], config: Config, network: ImageNetwork | None, out: Path, ranks: Ranks,
              within: bool) -> None:
     """Fill everything that is kept of frames."""
-    _digest_files(sources, ranks, within)
+    _digest_files(sources, ranks, within, config.loader.hang_seconds)
     exact = make_autocast("fp32", ranks.device)
     for source in sources.values():
         folder = out / "kept" / source.name
@@ -169,7 +170,7 @@ def _halves(outputs: np.ndarray, width: int) -> np.ndarray:
     return np.clip(outputs.reshape(-1, width), -65504, 65504).astype(np.float16)
 
 
-def _digest_files(sources: dict[str, _Source], ranks: Ranks, within: bool) -> None:
+def _digest_files(sources: dict[str, _Source], ranks: Ranks, within: bool, hang_seconds: float) -> None:
     """Digests of the files whose size another file has, too: only those can be equal."""
     theirs = sources[EVALUATION].items.sizes if EVALUATION in sources else np.zeros(0, np.int64)
     ours = np.concatenate([one.items.sizes for name, one in sources.items() if name != EVALUATION])
@@ -188,12 +189,17 @@ def _digest_files(sources: dict[str, _Source], ranks: Ranks, within: bool) -> No
         _, starts = np.unique(records[todo], return_index=True)
         starts = np.append(starts, len(todo))
         mine = np.arange(len(starts) - 1)[ranks.rank::ranks.world]
-        with ThreadPoolExecutor(ranks.threads) as pool, tqdm(
+        with closing(FileReaders(ranks.threads, hang_seconds)) as readers, tqdm(
                 total=len(mine), desc=f"bytes {name}", unit="file", file=sys.stderr, leave=False,
                 disable=None if ranks.is_main else True) as bar:
             for first in range(0, len(mine), 256):
                 files = mine[first:first + 256]
-                found = list(pool.map(digest_of, map(source.items.media, todo[starts[files]])))
+                media = [source.items.media(item) for item in todo[starts[files]].tolist()]
+                found = []
+                for one, (value, reason) in zip(media, readers.map(digest_of, media)):
+                    found.append(value)
+                    if value is None:
+                        say(f"{name}: {one.path} is not compared by its bytes: {reason}", error=True)
                 values = np.frombuffer(b"".join(value or bytes(16) for value in found), np.uint8).reshape(-1, 16)
                 counts = starts[files + 1] - starts[files]
                 places = np.concatenate([todo[starts[file]:starts[file + 1]] for file in files])
@@ -224,7 +230,7 @@ def _search(mine: Kept, theirs: Kept, measure: Measure, least: float, ranks: Ran
     starts = mine.items.starts[share[0]:share[1] + 1]
     queries = mine.values[starts[0]:starts[-1]]
     if ranks.is_main:
-        print(f"{title}: {len(mine.values):,} x {len(theirs.values):,} frames", flush=True)
+        say(f"{title}: {len(mine.values):,} x {len(theirs.values):,} frames")
     best, places = best_matches(queries, theirs.values, measure, least=least)
     top = best_of_items(best, starts - starts[0])
     parts = ranks.gather((best[top], top + starts[0], places[top]))
@@ -309,5 +315,5 @@ def _finish(config: Config, out: Path, outcomes: list[Outcome], configs: dict[st
                                       tables[name].labels, stays, removed=outcome.dropped)
         write_config(out, config, new, data.class_names if data.named else None)
     for outcome in outcomes:
-        print(outcome)
-    print(f"report: {out / 'report.md'}\ntrain on what is left: train.py --config {out / 'config.yaml'}", flush=True)
+        say(outcome)
+    say(f"report: {out / 'report.md'}", f"train on what is left: train.py --config {out / 'config.yaml'}")

@@ -19,10 +19,12 @@ from omnidali.catalog.gate import Refused, read_image_header
 from omnidali.catalog.probe import Probe, open_video, probe_video, unpack_numbers, unpack_times, video_stream
 from omnidali.catalog.store import Media
 from omnidali.curation.copy_check import check_frames, copied_matrix
+from omnidali.decoding.causes import cause_of
 from omnidali.decoding.demuxed import frames_from
 from omnidali.decoding.image import orientation_flag, upright
 from omnidali.decoding.video import upright_size
 from omnidali.errors import CannotDecode
+from omnidali.patience import moves_on
 from omnidali.x264 import repeatable
 
 JPEG_QUALITY = 90
@@ -122,6 +124,7 @@ def encode_video(media: Media, path: Path, recipe: Recipe, short_side: int, limi
                 copy.mux(packet)
 
         for number, picture in enumerate(pictures(media, width, height, count, first)):
+            moves_on()  # also where one frame stands for many
             if number == 0:
                 encoder.colorspace = picture.matrix
             if not picture.came:
@@ -185,7 +188,7 @@ def encode_photo(media: Media, path: Path, short_side: int) -> None:
     except Refused as refusal:
         raise CannotDecode(str(refusal)) from None
     except (OSError, cv2.error) as error:
-        raise CannotDecode(f"unreadable: {getattr(error, 'strerror', None) or error}") from None
+        raise cause_of(error).error() from None
 
     picture = None if picture is None else upright(picture, header.orientation)
     if picture is None or picture.shape[:2] != (media.height, media.width):
@@ -222,7 +225,7 @@ def _timing(media: Media, count: int, first: int = 0) -> tuple[np.ndarray, np.nd
             stream = video_stream(container)
             tick, rate = stream.time_base, stream.average_rate or stream.base_rate or _RATE_IF_UNKNOWN
     except (av.FFmpegError, OSError, ValueError, IndexError) as error:
-        raise CannotDecode(str(getattr(error, "strerror", None) or error)) from None
+        raise cause_of(error).error() from None
     times = media.frame_times
     if times is None:
         times, tick = np.arange(first + count), 1 / Fraction(rate)

@@ -7,8 +7,8 @@ import os
 import re
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from functools import partial
 
 import numpy as np
@@ -17,8 +17,12 @@ from tqdm import tqdm
 from omnidali.catalog.files import FileSpan
 from omnidali.catalog.gate import OK
 from omnidali.catalog.store import CatalogReader, Media
+from omnidali.config import LoaderConfig
+from omnidali.loading.workers import Job, Workers
+from omnidali.patience import moves_on, watched
 
 _READERS = 8
+_CLOSE_SECONDS = 0.5  # that threads have to end, where none hangs
 _AHEAD = 4096  # files whose rows are in memory at a time
 _BLOCK = 1 << 20  # bytes that are read at once
 _GLANCE = 4096  # bytes from the middle that are compared before whole files are
@@ -28,7 +32,9 @@ _COUNTED = re.compile(r"[A-Za-z]*[ _-]*\d*[ _-]*")  # a word, a number, or a wor
 _TELLING = 6  # characters that a name needs to say anything
 
 
-def find_equal(db: sqlite3.Connection, reader: CatalogReader, sources: Mapping[int, str]) -> list[list[int]]:
+def find_equal(db: sqlite3.Connection, reader: CatalogReader, sources: Mapping[int, str],
+               hang_seconds: float = LoaderConfig.hang_seconds,
+               unread: Callable[[int, str], object] = lambda *_: None) -> list[list[int]]:
     """Groups of usable files with equal bytes, as sorted catalog ids.
 
     Sizes are compared first, then a part of the middle, and whole files only where both are equal. Folders of
@@ -36,6 +42,8 @@ def find_equal(db: sqlite3.Connection, reader: CatalogReader, sources: Mapping[i
 
     Args:
         sources: kind by the catalog's number of the source.
+        hang_seconds: without a byte, after which a file is not compared.
+        unread: called with the id of each file that is not compared, and the reason.
     """
     records, sizes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for source, kind in sources.items():
@@ -52,29 +60,66 @@ def find_equal(db: sqlite3.Connection, reader: CatalogReader, sources: Mapping[i
         return []
     keys = dict(zip(records[shared].tolist(), sizes[shared].tolist()))
     for title, whole in (("glance", False), ("compare", True)):
-        keys = _sieve(reader, keys, whole, title)
+        keys = _sieve(reader, keys, whole, title, hang_seconds, unread)
     groups: dict[object, list[int]] = defaultdict(list)
     for record, key in keys.items():
         groups[key].append(record)
     return [sorted(group) for group in groups.values()]
 
 
-def _sieve(reader: CatalogReader, keys: dict[int, object], whole: bool, title: str) -> dict[int, object]:
+def _sieve(reader: CatalogReader, keys: dict[int, object], whole: bool, title: str, hang_seconds: float,
+           unread: Callable[[int, str], object]) -> dict[int, object]:
     """Add a digest to every file's key, and keep those whose key another one shares."""
     digests: dict[int, object] = {}
     records = sorted(keys)
-    with ThreadPoolExecutor(_READERS) as pool, tqdm(total=len(records), desc=title, unit="file", disable=None) as bar:
+    with closing(FileReaders(_READERS, hang_seconds)) as readers, \
+            tqdm(total=len(records), desc=title, unit="file", disable=None) as bar:
         for first in range(0, len(records), _AHEAD):
             part = records[first:first + _AHEAD]
             media = map(reader.media, part)
-            for record, digest in zip(part, pool.map(partial(digest_of, whole=whole), media)):
+            for record, (digest, reason) in zip(part, readers.map(partial(digest_of, whole=whole), media)):
                 if digest is not None:
                     digests[record] = (keys[record], digest)
+                else:
+                    unread(record, reason)
                 bar.update()
     counts: dict[object, int] = defaultdict(int)
     for key in digests.values():
         counts[key] += 1
     return {record: key for record, key in digests.items() if counts[key] > 1}
+
+
+class FileReaders:
+    """Threads that read files; one that hangs at its disk is given up.
+
+    Args:
+        hang_seconds: without a byte, after which a file is given up.
+    """
+
+    def __init__(self, threads: int, hang_seconds: float):
+        self._workers = Workers(threads, "read")
+        self._hang_seconds = hang_seconds
+
+    def map(self, read: Callable[[Media], bytes | None],
+            files: Iterable[Media]) -> Iterator[tuple[bytes | None, str]]:
+        """Yield what ``read`` gives of every file, in their order; None with the reason where there is nothing."""
+        def work(media: Media, job: Job) -> bytes | None:
+            job.at(media)
+            with watched(partial(job.at, media)):
+                return read(media)
+
+        jobs = [self._workers.submit("", partial(work, media)) for media in files]
+        for job in jobs:
+            while not self._workers.wait(job, self._hang_seconds):
+                pass
+            if job.given_up:
+                yield None, f"not read within {self._hang_seconds:g} s"
+            else:
+                yield job.future.result(), "unreadable"
+
+    def close(self) -> None:
+        """End the threads that do not hang."""
+        self._workers.close(_CLOSE_SECONDS)
 
 
 def digest_of(media: Media, whole: bool = True) -> bytes | None:
@@ -98,6 +143,7 @@ def _feed(digest, span: FileSpan, whole: bool) -> None:
         begin, end = (0, size) if whole else (max(0, size - _GLANCE) // 2, (size + _GLANCE) // 2)
         for place in range(begin, min(end, size), _BLOCK):
             digest.update(os.pread(file.fileno(), min(_BLOCK, min(end, size) - place), span.offset + place))
+            moves_on()
 
 
 def video_id(path: str) -> tuple[str, bool] | None:

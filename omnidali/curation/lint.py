@@ -22,10 +22,12 @@ from omnidali.curation.choosing import all_sources, choose_sources
 from omnidali.curation.equal import find_equal, named_videos
 from omnidali.curation.findings import ERROR, WARN, Issues, Verdict, sort_verdicts
 from omnidali.curation.lint_report import write_tables
-from omnidali.curation.listed import check_endings, check_list
+from omnidali.curation.listed import check_list, check_names
 from omnidali.curation.survey import Survey, survey, too_short
 from omnidali.errors import ConfigErrors, NothingUsable, UserError
 from omnidali.loading.data import find_names
+from omnidali.reading import NOT_UTF8
+from omnidali.untrusted_text import say
 from omnidali.writing import writing_to
 
 MISSING = "missing file"  # the state of a file that is not there
@@ -58,9 +60,9 @@ def lint(config: Config, out: str | Path | None = None, names: Collection[str] =
         check = _Check(config, chosen, issues, decodes, sample)
         surveys, verdicts = check.run()
         write_tables(out, surveys, verdicts, check.class_names)
-    print(*verdicts, sep="\n")
+    say(*verdicts)
     counts = Counter(verdict.level for verdict in verdicts)
-    print(f"{counts[ERROR]} errors, {counts[WARN]} warnings: {out / 'report.md'}")
+    say(f"{counts[ERROR]} errors, {counts[WARN]} warnings: {out / 'report.md'}")
     return counts[ERROR]
 
 
@@ -89,10 +91,10 @@ class _Check:
         reader = CatalogReader(self._config.catalog_path)
         for name, source in self._sources.items():
             try:
-                check_endings(name, source, self._root, self._issues)
+                check_names(name, source, self._root, self._issues)
                 if check_list(name, source, self._root, names, self._issues, words_are_fine=bool(unnamed)):
                     summary, = build_catalog(self._config.catalog_path, {name: source}, self._root, names)
-                    print(summary, flush=True)
+                    say(summary)
                     if self._decodes and self._decode(name, source):
                         summary, = build_catalog(self._config.catalog_path, {name: source}, self._root, names)
                     self.tables[name] = reader.table(name)
@@ -150,13 +152,14 @@ class _Check:
                 self._issues.add(name, difference.path, "other frames", difference.detail)
             elif not difference.is_known:
                 self._issues.add(name, difference.path, "not decoded", difference.detail)
-        print(f"{name}: {count:,} files decoded whole, {len(differences):,} are not what the catalog said", flush=True)
+        say(f"{name}: {count:,} files decoded whole, {len(differences):,} are not what the catalog said")
         return bool(differences)
 
     def _unusable(self, summary: Summary) -> None:
         """What the list's reading left out, without a file that is to blame."""
+        told_by_name = not self._sources[summary.name].tars
         for reason, count in summary.refused.items():
-            if reason not in summary.examples:
+            if reason not in summary.examples and not (told_by_name and reason.startswith(NOT_UTF8)):
                 self._issues.add(summary.name, "", "left out", f"{count:,} {reason}", count)
 
     def _files(self, db: sqlite3.Connection, name: str) -> None:
@@ -194,7 +197,13 @@ class _Check:
     def _equal(self, db: sqlite3.Connection, reader: CatalogReader, numbers: dict[str, int]) -> None:
         """Leaks, contradictions and copies by content."""
         name_of = {numbers[name]: name for name in self.tables}
-        for group in find_equal(db, reader, {number: self._sources[name].kind for number, name in name_of.items()}):
+
+        def unread(record: int, reason: str) -> None:
+            source, path = db.execute("SELECT source, path FROM media WHERE id = ?", (record,)).fetchone()
+            self._issues.add(name_of[source], path, "not compared", reason)
+
+        kinds = {number: self._sources[name].kind for number, name in name_of.items()}
+        for group in find_equal(db, reader, kinds, self._config.loader.hang_seconds, unread):
             rows = db.execute("SELECT m.source, m.path, MIN(e.label), MAX(e.label) FROM media m JOIN entries e"
                               " ON e.media = m.id WHERE m.id IN (SELECT value FROM json_each(?)) GROUP BY m.id",
                               (json.dumps(group),)).fetchall()

@@ -16,13 +16,15 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from omnidali.catalog.store import SourceTable
+from omnidali import children
+from omnidali.catalog.store import Media, SourceTable
 from omnidali.decoding.frames import decode_frames
 from omnidali.decoding.video import decode_video
 from omnidali.errors import CannotDecode, UserError
 from omnidali.planning.motion import PARAMETERS
 from omnidali.planning.philox import Stream
 from omnidali.planning.resampling import Rows
+from omnidali.untrusted_text import say
 
 _SIDE = 320  # pictures are compared at this size, pixels
 _PAIRS = 4  # of one video
@@ -41,25 +43,37 @@ def estimate_motion(table: SourceTable, interval: int, videos: int, seed: int, n
         names: of the classes, for distributions of their own.
 
     Returns:
-        {"all": {"mean" (8,), "covariance" (8, 8), "pairs"}, "classes": {name: the same}, ...}: rows of
-        the homography minus the identity, lengths in short sides of the picture, from its centre.
+        {"all": {"mean" (8,), "covariance" (8, 8), "pairs"}, "classes": {name: the same}, "failed": [(path, reason)],
+        ...}: rows of the homography minus the identity, lengths in short sides of the picture, from its centre.
 
     Raises:
         UserError: if too few pairs show a camera motion that can be told.
     """
     rows = Rows(table.labels, None, Stream(seed, 0))(np.arange(min(videos, len(table))))
     found: dict[int, list[np.ndarray]] = {}
+    failed: list[tuple[str, str]] = []
+
+    def look(row: int) -> list[np.ndarray]:
+        try:
+            return motions_of_video(table, row, interval)
+        except (CannotDecode, OSError) as reason:
+            failed.append((table.media(table.first_record(row)).path, str(reason)))
+            return []
+
     with ThreadPoolExecutor(threads) as pool:
-        results = pool.map(lambda row: motions_of_video(table, int(row), interval), rows)
+        results = pool.map(look, rows.tolist())
         for row, motions in zip(rows, tqdm(results, total=len(rows), desc="motion", unit="video", disable=None)):
             found.setdefault(int(table.labels[row]), []).extend(motions)
+    for path, reason in sorted(failed):
+        say(f"{table.name}: {path} is left out: {reason}", error=True)
     everything = [motion for motions in found.values() for motion in motions]
     if len(everything) < 2 * PARAMETERS:
         raise UserError(f"sources.{table.name}", f"at least {2 * PARAMETERS} pairs of frames with a common plane",
                         f"{len(everything)} in {len(rows)} videos", "Use more videos, or a smaller interval.")
     classes = {names[label]: _gaussian(motions) for label, motions in sorted(found.items())
                if label >= 0 and len(motions) >= _FEWEST_OF_CLASS}
-    return {"all": _gaussian(everything), "classes": classes, "interval": interval, "videos": len(rows)}
+    return {"all": _gaussian(everything), "classes": classes, "interval": interval, "videos": len(rows),
+            "failed": sorted(failed)}
 
 
 def write_motion(path: str | Path, values: dict) -> None:
@@ -72,7 +86,11 @@ def write_motion(path: str | Path, values: dict) -> None:
 
 
 def motions_of_video(table: SourceTable, row: int, interval: int) -> list[np.ndarray]:
-    """The homographies, (8,) each, between frames of a video's middle; none where it cannot be decoded."""
+    """The homographies, (8,) each, between frames of a video's middle.
+
+    Raises:
+        CannotDecode: if none of these frames can be had within the limits of memory and time.
+    """
     piece = row if table.starts is None else int(table.starts[row])
     length, first = int(table.frames[piece]), 0 if table.firsts is None else int(table.firsts[piece])
     count = min(_PAIRS, (length - 1) // interval)
@@ -80,13 +98,19 @@ def motions_of_video(table: SourceTable, row: int, interval: int) -> list[np.nda
         return []
     start = first + (length - 1 - count * interval) // 2
     frames = np.arange(start, start + count * interval + 1, interval)
-    media = table.media(table.records[piece])
+    return [np.array(motion) for motion in children.call(motions_between, table.media(table.records[piece]),
+                                                         table.kind, frames)]
+
+
+def motions_between(media: Media, kind: str, frames: np.ndarray) -> list[np.ndarray]:
+    """The homographies, (8,) each, between frames of a video, or of a folder of ``kind`` ``frames``.
+
+    Raises:
+        CannotDecode: if none of them can be had.
+    """
     pixels = np.empty((1, len(frames), _SIDE, _SIDE, 3), np.uint8)
     box = np.array([[0, 0, media.height, media.width]])
-    try:
-        (decode_frames if table.kind == "frames" else decode_video)(media, frames, box, _SIDE, pixels)
-    except CannotDecode:
-        return []
+    (decode_frames if kind == "frames" else decode_video)(media, frames, box, _SIDE, pixels)
     grey = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pixels[0]]
     found = (homography(one, other) for one, other in zip(grey, grey[1:]))
     units = _units(media.width, media.height)

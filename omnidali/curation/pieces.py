@@ -16,6 +16,7 @@ from omnidali.config import Config, SourceConfig, key_of
 from omnidali.curation.choosing import choose_sources
 from omnidali.errors import UserError
 from omnidali.loading.data import find_names
+from omnidali.untrusted_text import say
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def find_pieces(config: Config, root: Path, sources: dict[str, SourceConfig], wa
     # the numbers of pieces count all of them, those that training leaves out, too
     known = {name: replace(source, pieces="all" if wanted[name] == "all" and source.pieces != (
         "one_positive_rest_negative") else "one_positive_rest_negative") for name, source in sources.items()}
-    print(*build_catalog(config.catalog_path, known, root, class_names), sep="\n", flush=True)
+    say(*build_catalog(config.catalog_path, known, root, class_names))
     reader, videos = CatalogReader(config.catalog_path), {}
     for name in list(sources):
         items = list(read_items(config.catalog_path, name))

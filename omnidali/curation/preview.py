@@ -27,6 +27,7 @@ from omnidali.loading.pictures import captioned, clip_grid, label_text, tile
 from omnidali.loading.quarantine import Quarantine
 from omnidali.planning.plan import EvaluationPlan, Samples
 from omnidali.ranks import Ranks
+from omnidali.untrusted_text import for_picture, for_tensorboard, say
 from omnidali.writing import writing_to
 
 FRAMES_A_ROW = 8  # of the clips' picture; a longer clip has a row of its own
@@ -77,7 +78,7 @@ def preview(config: Config, out: str | Path | None = None, names: Collection[str
     out = Path(out or Path(config.run_dir, "preview"))
     chosen = choose_sources(config, names) if names else list(config.sources)
     data = open_data(config, training=chosen != [EVALUATION])
-    print(*data.summary, sep="\n", flush=True)
+    say(*data.summary)
     kinds = {name: source.kind for name, source in all_sources(config).items()}
     shown: dict[str, list[Shown]] = {name: [] for name in chosen}
     looked: dict[str, int] = {}  # steps, by source
@@ -99,18 +100,18 @@ def preview(config: Config, out: str | Path | None = None, names: Collection[str
         with writing_to(out):
             for name, clips in shown.items():
                 if not clips:
-                    print(f"{name}: no clip in the {looked[name]} steps that were looked at")
+                    say(f"{name}: no clip in the {looked[name]} steps that were looked at")
                     continue
                 for ending, tag, picture in (("", "clips", draw_clips(kinds[name], clips)),
                                              ("-frames", "frames", draw_frames(kinds[name], clips))):
                     written.append(out / f"{name}{ending}.png")
                     write_picture(written[-1], picture)
-                    board.write(lambda writer: writer.add_image(f"preview/{name}/{tag}", picture, clips[0].step,
-                                                                dataformats="HWC"))
-                print(f"{name}: {len(clips)} clips of the steps {clips[0].step} to {clips[-1].step}")
+                    board.write(lambda writer: writer.add_image(for_tensorboard(f"preview/{name}/{tag}"), picture,
+                                                                clips[0].step, dataformats="HWC"))
+                say(f"{name}: {len(clips)} clips of the steps {clips[0].step} to {clips[-1].step}")
     finally:
         board.close()
-    print(f"pictures: {out}, and in TensorBoard: {Path(config.run_dir, 'tb')}")
+    say(f"pictures: {out}, and in TensorBoard: {Path(config.run_dir, 'tb')}")
     return written
 
 
@@ -197,4 +198,6 @@ def _caption(one: Shown) -> str:
         notes += ", moving"
     if samples.attempts[place]:
         notes += ", substitute"
-    return "\n".join((one.label, path if len(path) <= _LONGEST_PATH else f"...{path[3 - _LONGEST_PATH:]}", notes))
+    shown = for_picture(path, None)
+    shown = shown if len(shown) <= _LONGEST_PATH else f"...{shown[3 - _LONGEST_PATH:]}"
+    return "\n".join((one.label, shown, notes))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tarfile
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -13,19 +12,25 @@ from pathlib import Path
 import av
 import numpy as np
 
+from omnidali import children
+from omnidali.catalog.files import FileSpan, Region
 from omnidali.catalog.folders import class_folders
 from omnidali.catalog.store import CatalogReader, Media, SourceTable
 from omnidali.config import Config
+from omnidali.curation import encode
 from omnidali.curation.copy_check import check_frames
-from omnidali.curation.encode import JPEG_QUALITY, RECIPES, Recipe, encode_photo, encode_video
+from omnidali.curation.encode import JPEG_QUALITY, RECIPES, Recipe
 from omnidali.curation.journal import check_folder, complete, is_of_the_disk, read_journal, stamp
 from omnidali.curation.layout import Layout, lay_out
+from omnidali.decoding.causes import cause_of
 from omnidali.errors import CannotDecode, UserError
 from omnidali.loading.data import open_data
 from omnidali.settings import dump_config
+from omnidali.untrusted_text import say
 from omnidali.writing import write_whole, writing_to
 
 JOURNAL = "transcode.jsonl"
+_LONGEST_HEADER = 1 << 20  # bytes of a tar's, as the catalog takes them: tarfile reads what they claim into memory
 _UNFINISHED = ".transcode"  # folder in the copy for files that are being written; same disk, so they are renamed
 
 
@@ -72,7 +77,7 @@ def transcode(config: Config, out: str | Path, recipe: str = "fast", names: Coll
     """
     layout, workers = lay_out(config, names, out), workers or len(os.sched_getaffinity(0))
     data = open_data(config)
-    print(*data.summary, sep="\n", flush=True)
+    say(*data.summary)
     reader = CatalogReader(config.catalog_path)
     tables = {name: reader.table(name) for name in layout.roots}  # with what `fraction` leaves out
     units = find_units(layout, tables)
@@ -141,7 +146,8 @@ def _run(units: list[Unit], out: Path, recipe: Recipe, short_side: int, workers:
     for unit in units:
         row = known.pop(_key(unit, out), None)  # what remains is of sources that are not copied this time
         if row and row["bytes_out"] and row["original"] == stamp(unit.original) and _lies(unit, row["bytes_out"]) \
-                and row["made"] == _made(unit, recipe, short_side) and (row.get("checked") or _is_right(unit)):
+                and row["made"] == _made(unit, recipe, short_side) and not row.get("passing") \
+                and (row.get("checked") or _is_right(unit)):
             journal[row["path"]] = {**row, "checked": True}
         else:
             todo.append(unit)
@@ -196,14 +202,35 @@ def _copy_folder(media: Media, folder: Path, part: Path, short_side: int, row: d
     row["bytes_out"] = sum(copy.stat().st_size for copy in copies)
 
 
+class _TarFile(Region):
+    """A tar without headers of endless length."""
+
+    def read(self, count: int = -1) -> bytes:
+        """As of any file."""
+        if not 0 <= count <= _LONGEST_HEADER:
+            raise tarfile.ReadError("a header of endless length")
+        return super().read(count)
+
+
 def _copy_tar(unit: Unit, part: Path, recipe: Recipe, short_side: int, row: dict) -> None:
-    """The same members in the same order; those that the catalog refused stay as they are, those that fail go."""
+    """The same members in the same order; those that the catalog refused stay as they are, those that fail go.
+
+    What the disk does not give is tried again at the next start.
+    """
     media = {entry.span.offset: entry for entry in map(unit.table.media, unit.records)}
     member_file = part.with_name(f"{part.name}-member")
+    file, position = None, -1
     try:
-        with tarfile.open(unit.original, "r:") as original, tarfile.open(part, "w") as copy:
+        with _TarFile(FileSpan(unit.original)) as file, tarfile.open(fileobj=file, mode="r:") as original, \
+                tarfile.open(part, "w") as copy:
             for member in original:
+                original.members.clear()  # which it keeps for random access
+                if member.offset <= position or member.size < 0:
+                    raise tarfile.ReadError("headers that lead backwards")  # and would again, without end
+                position = member.offset
                 entry = media.get(member.offset_data) if member.isreg() else None
+                if member.issparse():  # a few bytes that would become any number of zeros
+                    continue
                 if entry is None:
                     copy.addfile(member, original.extractfile(member) if member.isreg() else None)
                     continue
@@ -211,14 +238,31 @@ def _copy_tar(unit: Unit, part: Path, recipe: Recipe, short_side: int, row: dict
                     row["replaced"] += _encode(entry, member_file, recipe, short_side)
                 except CannotDecode as error:
                     row["failed"].append((entry.path, str(error)))
+                    row["passing"] = row.get("passing", False) or cause_of(error).passes
                     continue
                 member.size = member_file.stat().st_size
                 with open(member_file, "rb") as data:
                     copy.addfile(member, data)
-    except tarfile.TarError as error:
-        raise CannotDecode(f"tar broken: {error}") from None
+            if file.error is not None:
+                raise file.error
+    except (tarfile.TarError, OSError) as error:
+        if file is not None and file.error is not None:  # whatever came of it: the original's, not the copy's
+            raise cause_of(file.error).error() from None
+        if isinstance(error, tarfile.TarError):
+            raise CannotDecode(f"tar broken: {error}") from None
+        raise
     finally:
         member_file.unlink(missing_ok=True)
+
+
+def encode_photo(media: Media, path: Path, short_side: int) -> None:
+    """As :func:`omnidali.curation.encode.encode_photo`, within limits of memory and time."""
+    children.call(encode.encode_photo, media, path, short_side)
+
+
+def encode_video(media: Media, path: Path, recipe: Recipe, short_side: int) -> int:
+    """As :func:`omnidali.curation.encode.encode_video`, within limits of memory and time."""
+    return int(children.call(encode.encode_video, media, path, recipe, short_side))
 
 
 def _encode(media: Media, path: Path, recipe: Recipe, short_side: int) -> int:
@@ -237,9 +281,9 @@ def _is_right(unit: Unit) -> bool:
     if len(media) != 1 or media[0].span.size is not None:
         return False
     try:
-        check_frames(media[0], unit.copy)
+        children.call(check_frames, media[0], unit.copy)
     except (CannotDecode, OSError) as reason:
-        print(f"{unit.copy} is made again: {reason}", file=sys.stderr, flush=True)
+        say(f"{unit.copy} is made again: {reason}", error=True)
         return False
     return True
 

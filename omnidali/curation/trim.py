@@ -13,7 +13,9 @@ import numpy as np
 from omnidali.catalog.probe import IRREGULAR, open_video, unpack_numbers, video_stream
 from omnidali.catalog.store import Media
 from omnidali.curation.encode import Recipe, encode_video, probe_written
+from omnidali.decoding.causes import cause_of
 from omnidali.errors import CannotDecode
+from omnidali.patience import moves_on
 
 EXACT = Recipe(16, 18, "veryfast", "fastdecode")
 _NEEDS_EXACT = "cut it with --exact"
@@ -93,7 +95,7 @@ def _packets(media: Media, begin: int) -> Iterator[av.Packet]:
             stream = video_stream(container)
             if seek:
                 container.seek(begin, stream=stream)
-            packets = (packet for packet in container.demux(stream)
+            packets = (packet for packet in _demuxed(container, stream)
                        if packet.size and not packet.is_discard and _time(packet) is not None)
             for packet in packets:
                 if packet.is_keyframe and _time(packet) >= begin:
@@ -104,6 +106,12 @@ def _packets(media: Media, begin: int) -> Iterator[av.Packet]:
                 yield packet
                 yield from (packet for packet in packets if _time(packet) > begin)
                 return
+
+
+def _demuxed(container, stream) -> Iterator[av.Packet]:
+    for packet in container.demux(stream):
+        moves_on()
+        yield packet
 
 
 def _time(packet: av.Packet) -> int | None:
@@ -125,7 +133,7 @@ def _order(media: Media, times: np.ndarray, key: int, last: int) -> np.ndarray:
             if highest >= last and len(order) == highest - key + 1:
                 break
     except (av.FFmpegError, OSError, ValueError, IndexError) as error:
-        raise CannotDecode(str(getattr(error, "strerror", None) or error)) from None
+        raise cause_of(error).error() from None
     if highest < last or sorted(order) != list(range(key, highest + 1)):
         raise CannotDecode(f"its packets do not have the timestamps of its frames: {_NEEDS_EXACT}")
     return np.array(order)
