@@ -8,7 +8,6 @@ The story of a run, top to bottom: data, model, optimizer, resume, then the loop
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import math
@@ -20,9 +19,11 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from omnidali import streams
+from omnidali.command_line import Parser, use_utf8
 from omnidali.config import Config
 from omnidali.errors import UserError, exit_with_advice, telling_peers
-from omnidali.evaluation.metrics import measure
+from omnidali.evaluation.metrics import Accuracy, measure
 from omnidali.evaluation.score import score_items
 from omnidali.loading.data import open_data, open_loader
 from omnidali.loading.fusion import FusionIterator
@@ -32,14 +33,15 @@ from omnidali.models.weights import load_pretrained
 from omnidali.ranks import Ranks, end_ranks, start_ranks
 from omnidali.settings import dump_config, load_config
 from omnidali.training.around import closing_behind, collecting_when_told
-from omnidali.training.checkpoint import BEST, LAST, load_weights
+from omnidali.training.checkpoint import BEST, LAST
 from omnidali.training.console import Pace, make_say, step_line
 from omnidali.training.ema import Ema
 from omnidali.training.meters import SourceMeter
 from omnidali.training.pictures import confusion_picture
 from omnidali.training.precision import DTYPES, make_autocast, make_scaler
 from omnidali.training.run_folder import RunFolder
-from omnidali.training.schedule import learning_rate
+from omnidali.training.schedule import SaveClock, learning_rate
+from omnidali.training.state import NotFinite, TrainingState
 from omnidali.training.stopping import StopSignals
 
 
@@ -99,41 +101,23 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
     loss_weights = torch.tensor([source.loss_weight for source in config.sources.values()], device=ranks.device)
 
     # Resume
-    best, owed = -1.0, False
-    state, passed_over = folder.load(resume)
-    if passed_over:
-        say(passed_over)
-    if state is not None:
-        load_weights(model, state, "resume")
-        notes = loader.load_state_dict(state["loader"])
-        # momentum and the like come from the config, as lr does, and not from the checkpoint
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": state["optimizer"]["state"]})
-        scaler.load_state_dict(state["scaler"])
-        if ema is not None:
-            ema.average.load_state_dict(state["ema"] or state["state_dict"])
-        if state["classes"] != list(data.class_names):
-            raise UserError("resume", "the classes that the checkpoint was trained with", "others",
-                            "Restore the old class names, or start anew in another run_dir.")
-        best, owed = state["best"], state.get("owes_evaluation", False)
-        say(f"resumed behind step {state['loader']['step']}", *notes)
+    training = TrainingState(config, model, ema, optimizer, scaler, loader, data.class_names)
+    saved, found = folder.checkpoints.load(resume)
+    if saved is not None:
+        found += training.load(saved)
+    ranks.require_equal(training.step, "resume", "the same checkpoint on every rank")
 
-    ranks.require_equal(loader.next_step, "resume", "the same checkpoint on every rank")
-
-    def snapshot(step: int, owes_evaluation: bool) -> dict:
-        if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
-            raise not_finite(step, "weights that are not")
-        return {"state_dict": model.state_dict(), "ema": ema.average.state_dict() if ema else None,
-                "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "loader": loader.state_dict(),
-                "best": best, "owes_evaluation": owes_evaluation, "classes": list(data.class_names),
-                "hold_out": {name: list(source.hold_out) for name, source in config.sources.items() if source.hold_out},
-                "model": {"name": config.model.name, "depth": config.model.depth, "classes": len(data.class_names)}}
+    # Nothing refuses this start any more: what it changes is changed now
+    data.keep_catalog(ranks)
+    changes = ranks.on_main(lambda: folder.begin(config, saved))
+    say(*found, *changes)
 
     def share_statistics() -> None:  # each rank gathers batch-norm statistics of its own
         ranks.broadcast_buffers(model)
         if ema:
             ranks.broadcast_buffers(ema.average)
 
-    def evaluate(step: int) -> dict | None:
+    def evaluate(step: int) -> Accuracy | None:
         scores = score_items(ema.average if ema else model, data.evaluation, config.evaluation.source,
                              config.evaluation.validation, config, ranks, autocast, lambda: stop.heard is not None)
         if scores is None:
@@ -145,43 +129,48 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
         say(f"evaluation at step {step}: top1 {100 * accuracy.top1 / accuracy.items:.2f}"
             f" ({accuracy.top1}/{accuracy.items}), mean class {100 * accuracy.mean_class:.2f}"
             + (f", {accuracy.unreadable} items unreadable" if accuracy.unreadable else ""))
-        return accuracy.as_row()
+        return accuracy
 
-    def keep(step: int, files: list[str], due: bool, stops: bool, final: bool) -> bool:
-        """Evaluate where that is ``due``, and save; returns whether the run stops, as a signal can end an evaluation.
+    def keep(files: list[str], due: bool, stops: bool, final: bool) -> bool:
+        """Save, then evaluate where that is ``due``, then write down what came out.
 
-        What is due and was not finished is owed: a resumed run begins with it.
+        Returns whether the run stops, as a signal can end an evaluation. One that was not finished, for whatever
+        reason, is owed: a resumed run begins with it. LAST is the last of ``files`` where it is among them, as it is
+        told of the best that a file holds.
         """
-        nonlocal best, figures
+        nonlocal figures
         share_statistics()
-        found = None
-        if due and not stops:
-            figures = found = evaluate(step)
-            stops = found is None
-        if found and found["top1"] > best:
-            best = found["top1"]
-            files = [*files, BEST]
         gc.collect()
-        # LAST is written last, as a run goes on behind it, and is told of the best that a file holds
-        folder.save(snapshot(step, due and found is None), *reversed(files), final=final or stops)
-        return stops
+        training.owes_evaluation = due
+        if not due or stops:
+            folder.checkpoints.save(training.as_dict(), *files, final=final or stops)
+            return stops
 
-    def not_finite(step: int, got: str) -> UserError:
-        return UserError(f"step {step}", "a finite loss and finite weights", got,
-                         f"Lower optimizer.lr or lengthen the warm-up; {LAST} is from before.")
+        folder.checkpoints.save(training.as_dict(), LAST, final=final)
+        found = evaluate(training.step)
+        if found is None:
+            folder.checkpoints.save(training.as_dict(), *files)
+            return True
+        figures, training.owes_evaluation = found.as_row(), False
+        best = [BEST] if found.top1_of_all > training.best else []
+        training.best = max(training.best, found.top1_of_all)
+        folder.checkpoints.save(training.as_dict(), *best, *files)
+        return False
 
-    def say_stopped(step: int) -> None:
-        say(f"stopped by {stop.heard or 'a signal to another rank'} behind step {step}; go on with --resume auto")
+    def say_stopped() -> None:
+        heard = stop.heard or "a signal to another rank"
+        say(f"stopped by {heard} after step {training.step}; go on with --resume auto")
 
     # The loop
     meter, figures, first_step = SourceMeter(names, ranks), None, loader.next_step
     loader.end = min(steps, first_step + dry_run) if dry_run else steps
-    pace = Pace(first_step, steps)
+    pace, saving = Pace(first_step, steps), SaveClock(config.train.checkpoint_minutes)
     model.train()
-    with closing_behind(loader), StopSignals(ranks) as stop, telling_peers(), collecting_when_told():
-        if owed and data.evaluation is not None and not dry_run:
-            if keep(first_step, [LAST], True, False, final=first_step == steps):
-                say_stopped(first_step)
+    with closing_behind(loader), StopSignals(ranks) as stop, folder.rescuing(training), telling_peers(), \
+            collecting_when_told():
+        if training.owes_evaluation and data.evaluation is not None and not dry_run:
+            if keep([LAST], True, False, final=first_step == steps):
+                say_stopped()
                 return None
         asked = time.perf_counter()
         for batch in loader:
@@ -200,30 +189,32 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
                     logits = network(batch.clips, batch.auxiliary if config.model.norm == "target_only" else ())
                 losses = F.cross_entropy(logits.float(), labels, reduction="none")
                 scaler.scale((losses * loss_weights[batch.source]).mean() / settings.accumulate).backward()
+            done = step + 1
             if updates:
-                scaler.unscale_(optimizer)
-                if settings.clip_grad_norm:
-                    torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_grad_norm)
-                scaler.step(optimizer)
-                scaler.update()
-                optimizer.zero_grad(set_to_none=True)
-                if ema is not None:
-                    ema.update(model)
+                with training.updating(done):
+                    scaler.unscale_(optimizer)
+                    if settings.clip_grad_norm:
+                        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_grad_norm)
+                    scaler.step(optimizer)
+                    scaler.update()
+                    optimizer.zero_grad(set_to_none=True)
+                    if ema is not None:
+                        ema.update(model)
             meter.add(losses.detach(), logits.detach(), labels, batch.source)
 
-            done, to_save = step + 1, []
             at_end = done == loader.end
 
             def due(every: int) -> bool:  # at the first optimizer step from each multiple of `every` on
                 return updates and done % every < settings.accumulate
 
-            stops = updates and not at_end and stop.agreed()
+            stops = by_time = False
+            if updates and not at_end:
+                stops, by_time = stop.agreed(wants_save=ranks.is_main and saving.is_due and not dry_run)
             evaluates = data.evaluation is not None and not dry_run and (due(evaluate_every) or at_end)
-            retries = folder.owes_save and due(config.train.log_every)
-            if evaluates or at_end or stops or retries or due(config.train.checkpoint_every):
+            retries = folder.checkpoints.owes_save and due(config.train.log_every)
+            to_save = [f"step-{done}.pt"] if config.train.keep_every and due(config.train.keep_every) else []
+            if evaluates or at_end or stops or by_time or retries or due(config.train.checkpoint_every):
                 to_save.append(LAST)
-            if config.train.keep_every and due(config.train.keep_every):
-                to_save.append(f"step-{done}.pt")
             if done % config.train.log_every == 0 or to_save:
                 stats = loader.stats()
                 sources = meter.read(stats)
@@ -232,12 +223,13 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
                 say(step_line(done, steps, sources, speed, lr))
                 gc.collect(1)
                 if not math.isfinite(sources["all"]["loss"]):
-                    raise not_finite(done, f"a loss of {sources['all']['loss']}")
+                    raise NotFinite(done, f"a loss of {sources['all']['loss']}")
             paused = time.perf_counter()
             if to_save and not dry_run:
-                stops = keep(done, to_save, evaluates, stops, final=at_end)
+                stops = keep(to_save, evaluates, stops, final=at_end)
+                saving.restart()
             if stops:
-                say_stopped(done)
+                say_stopped()
                 break
             asked = time.perf_counter()
             pace.paused(asked - paused)
@@ -251,7 +243,9 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; exit code 2 for the user's mistakes."""
-    parser = argparse.ArgumentParser(description="Train TSN or SlowOnly jointly on videos and photos.")
+    if arguments is None:
+        use_utf8()
+    parser = Parser(description="Train TSN or SlowOnly jointly on videos and photos.")
     parser.add_argument("--config", required=True, help="YAML file, see configs/")
     parser.add_argument("--resume", default="none", metavar="auto|none|PATH",
                         help="auto: go on where run_dir stopped, if it holds a run; PATH: a checkpoint or run folder")
@@ -266,6 +260,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.print_config:
             print(dump_config(load_config(options.config, options.overrides)), end="")
             return
+        streams.never_wait()
         ranks = start_ranks()  # first, so that a mistake in one machine's copy of the config ends all ranks
         train(load_config(options.config, options.overrides), ranks, options.resume, options.dry_run)
         end_ranks()

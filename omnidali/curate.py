@@ -29,6 +29,7 @@ from omnidali.planning.resampling import without_part
 from omnidali.programs import run_program
 from omnidali.settings import dump_config, load_config
 from omnidali.training.checkpoint import LAST
+from omnidali.untrusted_text import for_markdown, say
 from omnidali.writing import write_whole, writing_to
 
 TARGET, EVERYTHING = "target alone", "everything that was crawled"
@@ -90,7 +91,7 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
     crawl, unique = out / "crawl.yaml", out / "dedup" / CURATED
     config = replace(config, run_dir=str(out / "crawl"), catalog=str(out / "catalog.sqlite"))
     data = open_data(config)
-    print(*data.summary, sep="\n", flush=True)
+    say(*data.summary)
     epochs = config.train.epochs or config.train.steps / make_plan(config, data).steps_per_epoch
     with writing_to(out):
         write_whole(crawl, dump_config(_in_windows(config)))
@@ -116,12 +117,12 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
         _write(out, rows.values())
     removed = _judge(config, load_config(str(unique)), "removed copies")
     for what, (precision, recall) in removed.items():
-        print(f"{what}: {precision:.3f} right, {recall:.3f} found")
+        say(f"{what}: {precision:.3f} right, {recall:.3f} found")
     write_record(out, {"curation": str(config_path), "overrides": list(overrides), "target_epochs": epochs,
                        "seeds": list(seeds), "filter": list(filtering), "dedup": list(deduplicating),
                        "together": together, "folds": folds, "removed copies": removed,
                        "rows": [vars(row) for row in rows.values()]})
-    print(f"\n{(out / 'table.md').read_text()}\nalso in {out / 'results.json'}")
+    say("", *(out / "table.md").read_text(encoding="utf-8").split("\n"), f"also in {out / 'results.json'}")
     return list(rows.values())
 
 
@@ -221,7 +222,7 @@ def make_table(rows: Sequence[Row]) -> str:
     judged = [row for row in rows if any(row.truth)]  # else nothing is known of the data
     if judged:
         whats = list(judged[0].truth[0])
-        lines += ["", f"| training set | {' | '.join(whats)} |", "|---" * (len(whats) + 1) + "|"]
+        lines += ["", f"| training set | {' | '.join(map(for_markdown, whats))} |", "|---" * (len(whats) + 1) + "|"]
     for row in judged:
         cells = [" right, ".join(f"{statistics.mean(one[what][place] for one in row.truth):.3f}" for place in (0, 1))
                  + " found" for what in whats]

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -107,11 +108,16 @@ class Ranks:
         self.gather(None)
         self.on_main(lambda: None)
 
-    def any_soon(self, flag: bool) -> Callable[[], bool]:
-        """Start to ask whether ``flag`` is set on any of several ranks; what is returned waits for the answer."""
-        flags = torch.tensor([int(flag)])
-        work = dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=_patient_group(), async_op=True)
-        return lambda: work.wait() and bool(flags)
+    def any_soon(self, *flags: bool) -> Callable[[], tuple[bool, ...]]:
+        """Start to ask which ``flags`` are set on any of several ranks; what is returned waits for the answers."""
+        values = torch.tensor(flags, dtype=torch.int32)
+        work = dist.all_reduce(values, op=dist.ReduceOp.MAX, group=_patient_group(), async_op=True)
+
+        def answers() -> tuple[bool, ...]:
+            work.wait()
+            return tuple(map(bool, values.tolist()))
+
+        return answers
 
     def require_equal(self, value: int, where: str, expected: str) -> None:
         """Raise UserError on every rank unless all have the same ``value``."""
@@ -143,7 +149,13 @@ def _average_each_alone(world, bucket):  # DDP refuses annotations that are text
     flat = bucket.buffer()
     parts = flat.split([parameter.numel() for parameter in bucket.parameters()])
     sums = [dist.all_reduce(part, async_op=True).get_future() for part in parts]
-    return torch.futures.collect_all(sums).then(lambda _: flat.div_(world))
+
+    def average(collected: torch.futures.Future) -> torch.Tensor:
+        for each in collected.wait():
+            each.wait()  # raises what went wrong: gradients that were not summed must not move the weights
+        return flat.div_(world)
+
+    return torch.futures.collect_all(sums).then(average)
 
 
 def start_ranks() -> Ranks:
@@ -159,6 +171,8 @@ def start_ranks() -> Ranks:
     world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
     if dist.is_available() and dist.is_torchelastic_launched() and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if not _parent_is_python():  # it died before, and nobody will end this process
+            raise UserError("torchrun", "to be running", "nothing left of it", "Start it again.")
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", local)
@@ -170,6 +184,19 @@ def start_ranks() -> Ranks:
     if device.type == "cpu":
         torch.set_num_threads(ranks.threads)
     return ranks
+
+
+def _parent_is_python() -> bool:
+    """Whether the parent can be torchrun, which is Python, and not who takes in orphans."""
+    parent = Path(f"/proc/{os.getppid()}")
+    try:
+        name = os.path.basename(os.readlink(parent / "exe"))
+    except OSError:  # another user's, such as init
+        try:
+            name = (parent / "comm").read_text()
+        except OSError:
+            return True
+    return name.startswith(("python", "pypy"))
 
 
 def _from_main(make: Callable[[], T]) -> T:

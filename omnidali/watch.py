@@ -21,8 +21,11 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+from omnidali.untrusted_text import say
+
 _GRACE_SECONDS = 15.0  # for the main thread to close its files once a rank has ended
 _TELL_SECONDS = 2.0  # for the main thread to say it first: NCCL may end the process before the grace is over
+_FINISH_SECONDS = 30.0  # more, where it is saving what was trained
 _NEWS_SECONDS = 5.0  # for the reason of a broken collective to arrive
 _SILENT_SECONDS = 30  # after which a machine that does not answer is gone
 _LONGEST = 100_000  # bytes of a message
@@ -98,8 +101,9 @@ class Watch:
         time.sleep(_GRACE_SECONDS if own else _TELL_SECONDS)
         if self.tell_once():
             with contextlib.suppress(OSError):
-                print(ending, file=sys.stderr, flush=True)
+                say(*str(ending).split("\n"), error=True)
         time.sleep(0 if own else _GRACE_SECONDS - _TELL_SECONDS)  # the main thread may be about to print
+        _finishing.acquire(timeout=_FINISH_SECONDS)
         os._exit(ending.code)
 
 
@@ -234,6 +238,12 @@ def _connect(hosts: list[str], port: int) -> socket.socket:
 # One job a process, as in torch.distributed.
 _watch: Watch | None = None
 _switchboard: Switchboard | None = None
+_finishing = threading.Lock()
+
+
+def finishing() -> contextlib.AbstractContextManager[bool]:
+    """Around what the main thread still has to do when a rank has ended, and what is worth half a minute to wait."""
+    return _finishing
 
 
 def start(rank: int, alone: bool, from_main: Callable[[Callable[[], tuple]], tuple]) -> None:
@@ -254,8 +264,8 @@ def start(rank: int, alone: bool, from_main: Callable[[Callable[[], tuple]], tup
     try:
         _watch = Watch(rank, hosts, port, token)
     except OSError as error:
-        print(f"rank {rank} cannot reach rank 0 at {hosts}, port {port} ({error}): it hears of the end of"
-              " other ranks by timeouts only", file=sys.stderr, flush=True)
+        say(f"rank {rank} cannot reach rank 0 at {hosts}, port {port} ({error}): it hears of the end of"
+            " other ranks by timeouts only", error=True)
 
 
 def stop() -> None:

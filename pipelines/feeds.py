@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from nvidia.dali import Pipeline
 
 # Mean and standard deviation of ImageNet's RGB values on the scale 0..255, as in the reference's recipes.
 MEAN = (123.675, 116.28, 103.53)
@@ -36,6 +35,8 @@ class Graph:
         self.size, self.views, self.capacity, self.frames = size, views, batch, frames
         self.on_gpu, self.under_way = device_id is not None, False
         self._feeds = self._feeds_before = None
+        from nvidia.dali import Pipeline  # with the first graph: it takes a second, and runs without DALI need none
+
         self._pipe = Pipeline(batch_size=batch, num_threads=threads, device_id=device_id, prefetch_queue_depth=1)
         with self._pipe:
             self._pipe.set_outputs(*self.define())

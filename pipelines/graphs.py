@@ -13,9 +13,14 @@ Scaling is bilinear with an antialiasing triangle filter where it shrinks.
 
 from __future__ import annotations
 
-from nvidia.dali import fn, types
-
 from pipelines.feeds import MEAN, STD, Graph
+
+
+def _dali():
+    """DALI's operators and its constants, imported with the first graph."""
+    from nvidia.dali import fn, types
+
+    return fn, types
 
 
 class DecodedClips(Graph):
@@ -26,6 +31,7 @@ class DecodedClips(Graph):
         self.capacity = batch
 
     def define(self):
+        fn, types = _dali()
         pixels = fn.external_source(name="pixels", dtype=types.UINT8, ndim=4, layout="FHWC", no_copy=True)
         if self.on_gpu:
             pixels = pixels.gpu()  # one byte a value crosses the bus, not four
@@ -39,6 +45,7 @@ class EncodedImages(Graph):
     """
 
     def define(self):
+        fn, types = _dali()
         data = fn.external_source(name="data", dtype=types.UINT8, ndim=1, no_copy=True)
         pictures = _pictures(data, self.on_gpu)
         views = [_normalise(_cut_and_scale(pictures, view, [self.size] * 2), _flip(f"flip{view}"), self.on_gpu, "HWC")
@@ -55,6 +62,7 @@ class MovingImages(Graph):
     """
 
     def define(self):
+        fn, types = _dali()
         data = fn.external_source(name="data", dtype=types.UINT8, ndim=1, no_copy=True)
         sides = fn.external_source(name="sides", dtype=types.FLOAT, ndim=1)
         matrices = fn.external_source(name="matrices", dtype=types.FLOAT, ndim=3)
@@ -74,6 +82,7 @@ class EncodedVideos(Graph):
     """
 
     def define(self):
+        fn, types = _dali()
         data = fn.external_source(name="data", dtype=types.UINT8, ndim=1, no_copy=True)
         frames = fn.external_source(name="frames", dtype=types.INT32, ndim=1)
         video = fn.decoders.video(data, frames=frames, device=_decoder(self.on_gpu))
@@ -82,6 +91,7 @@ class EncodedVideos(Graph):
 
 
 def _pictures(data, on_gpu: bool):
+    fn, types = _dali()
     # the JPEG engine and the cores share the work; three quarters to the engine were best in NVIDIA's own measurements
     hints = {"hw_decoder_load": 0.75} if on_gpu else {}
     return fn.decoders.image(data, device=_decoder(on_gpu), output_type=types.RGB, **hints)
@@ -92,16 +102,19 @@ def _decoder(on_gpu: bool) -> str:
 
 
 def _flip(name: str):
+    fn, types = _dali()
     return fn.external_source(name=name, dtype=types.INT32, ndim=0)
 
 
 def _cut_and_scale(pictures, view: int, size):
+    fn, types = _dali()
     start, end = (fn.external_source(name=f"{edge}{view}", dtype=types.FLOAT, ndim=1) for edge in ("start", "end"))
     return fn.resize(pictures, size=size, roi_start=start, roi_end=end, interp_type=types.INTERP_LINEAR,
                      antialias=True, dtype=types.UINT8)
 
 
 def _normalise(pictures, flip, on_gpu: bool, layout: str):
+    fn, types = _dali()
     # half precision on the CPU costs four times as much as single
     return fn.crop_mirror_normalize(pictures, mirror=flip, mean=list(MEAN), std=list(STD), output_layout=layout,
                                     dtype=types.FLOAT16 if on_gpu else types.FLOAT)

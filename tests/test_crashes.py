@@ -1,10 +1,8 @@
 """Crashes on purpose: killed in mid-save, full disks, signals, dead ranks, two runs in one folder."""
 
 import contextlib
-import io
 import json
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -12,18 +10,21 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from conftest import SMALL, free_port
+from conftest import free_port
 from crashing import calling
 from recorder import small_model
+from running import HELD_OUT, assert_same, no_file_may_grow, options_of, run, small_disk, step_of, weights
 
 import evaluate
 import train
 from omnidali.errors import UserError, exit_with_advice
+from omnidali.evaluation.metrics import Accuracy
 from omnidali.ranks import Ranks
 from omnidali.settings import load_config
-from omnidali.training import run_folder
+from omnidali.training import checkpointer
 from omnidali.training.around import closing_behind
 from omnidali.training.checkpoint import load_checkpoint, load_newest, save_checkpoint
 from omnidali.training.run_folder import RunFolder
@@ -31,40 +32,15 @@ from omnidali.training.run_lock import RunLock
 
 PATIENCE = 300  # seconds until something hangs for sure, also on a machine that is starved
 CRASHING = Path(__file__).with_name("crashing.py")
-CONFIG = SMALL + """
-optimizer: {lr: 0.01, accumulate: 2}
-train: {batch: 6, steps: 24, log_every: 2, checkpoint_every: 8}
-"""
-HELD_OUT = "evaluation={source: {kind: video, root: shorts, list: shorts.txt}, every_steps: 4, batch: 1}"
-
-
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     for program in (train, evaluate):
         monkeypatch.setattr(program, "build_model", small_model)
 
 
-def options_of(media_root, folder):
-    (folder / "c.yaml").write_text(CONFIG)
-    return ["--config", str(folder / "c.yaml"), f"data_root={media_root}", f"run_dir={folder / 'run'}"]
-
-
 @pytest.fixture
 def options(media_root, tmp_path):
     return options_of(media_root, tmp_path)
-
-
-def run(*arguments, wrap=lambda loader: loader):
-    """A run in this process: exit code, what it printed, what it complained of."""
-    out, err = io.StringIO(), io.StringIO()
-
-    def story():
-        config = load_config(arguments[1], [text for text in arguments[2:] if "=" in text])
-        train.train(config, Ranks(), "auto" if "auto" in arguments else "none", wrap_loader=wrap)
-
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = exit_with_advice(story)
-    return code, out.getvalue(), err.getvalue()
 
 
 def environment(rank=0, world=1, port=0, **more):
@@ -138,7 +114,7 @@ def torchrun(folder, *arguments, **more):
         with open(folder / "log", "w") as log:
             return subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
                                      CRASHING, "train", folder, *arguments], stdout=log, stderr=log,
-                                    env={**os.environ, "OMP_NUM_THREADS": "1", **more})
+                                    env={**os.environ, "OMP_NUM_THREADS": "1", **more}, start_new_session=True)
     finally:
         os.sched_setaffinity(0, mine)
 
@@ -160,14 +136,6 @@ def wait_until(what, seconds=PATIENCE, otherwise=lambda: None):
         time.sleep(0.01)
 
 
-def weights(folder):
-    return load_checkpoint(folder / "checkpoints" / "last.pt")["state_dict"]
-
-
-def step_of(folder, name="last.pt"):
-    return load_checkpoint(folder / "checkpoints" / name)["loader"]["step"]
-
-
 @pytest.fixture(scope="module")
 def whole(warm, media_root, tmp_path_factory):
     """Weights of the run that nobody stopped, by ranks; a rank has one thread, as that decides on the last bits."""
@@ -178,10 +146,6 @@ def whole(warm, media_root, tmp_path_factory):
             assert process.ended() == 0, process.said
         found[world] = weights(folder / "run")
     return found
-
-
-def assert_same(one, other):
-    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 # --- checkpoints
@@ -206,7 +170,7 @@ def test_without_hard_links_the_old_file_moves(tmp_path, monkeypatch):
         save_checkpoint(tmp_path / "last.pt", state, tmp_path / "previous.pt")
     (tmp_path / "last.pt").unlink()  # a crash between the two renames
     path, state, told = load_newest(tmp_path)
-    assert state["loader"]["step"] == 1 and told == f"last.pt is missing: going on from {path}, behind step 1"
+    assert state["loader"]["step"] == 1 and told == f"last.pt is missing: going on from {path}, after step 1"
 
 
 def damage(path, how):
@@ -225,7 +189,7 @@ def test_damaged_checkpoints_are_passed_over(tmp_path, how):
         damage(tmp_path / "checkpoints" / name, how)
         path, state, told = load_newest(tmp_path / "checkpoints")
         assert state["loader"]["step"] == step
-        assert f"{name} is damaged (" in told and told.endswith(f"going on from {path}, behind step {step}")
+        assert f"{name} is damaged (" in told and told.endswith(f"going on from {path}, after step {step}")
         with pytest.raises(UserError, match="damaged"):
             load_checkpoint(tmp_path / "checkpoints" / name)
     damage(tmp_path / "checkpoints" / "step-9.pt", how)
@@ -246,44 +210,30 @@ def test_a_run_goes_on_behind_a_damaged_checkpoint(options, tmp_path):
     damage(checkpoints / "last.pt", "flipped")
     (checkpoints / "last.pt.part").write_bytes(b"left by a crash")
     code, out, _ = run(*options, "train.steps=16", "auto")
-    assert code == 0 and "last.pt is damaged" in out and "previous.pt, behind step 8" in out
+    assert code == 0 and "last.pt is damaged" in out and "previous.pt, after step 8" in out
     assert_same(whole, weights(tmp_path / "run"))
     assert not list(checkpoints.glob("*.part"))
     assert load_checkpoint(checkpoints / "previous.pt")["loader"]["step"] == 8  # the damaged one never took its place
 
 
+def test_a_kill_between_two_renames_leaves_no_part(tmp_path):
+    """Both names are of one file then, and renaming one to the other does nothing."""
+    state = {"state_dict": {"w": torch.zeros(3)}, "loader": {"step": 1}}
+    save_checkpoint(tmp_path / "last.pt", state, tmp_path / "previous.pt")
+    os.link(tmp_path / "last.pt", tmp_path / "previous.pt")
+    save_checkpoint(tmp_path / "last.pt", state, tmp_path / "previous.pt")
+    assert {path.name for path in tmp_path.iterdir()} == {"last.pt", "previous.pt"}
+
+
+@pytest.mark.parametrize("name", ["last.pt", "previous.pt", "best.pt", "last.pt.part"])
+def test_a_folder_in_a_checkpoint_s_place_is_told_before_the_first_step(options, tmp_path, name):
+    (tmp_path / "run/checkpoints" / name).mkdir(parents=True)
+    code, _, err = run(*options, "auto")
+    assert code == 2 and f"{name}: expected a file, or nothing yet, got a folder. Move it away." in err
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoints"]
+
+
 # --- full disks
-
-@contextlib.contextmanager
-def small_disk(folder):
-    """Gives a function that makes the disk under ``folder`` full, or free again."""
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", folder], capture_output=True).returncode:
-        with no_file_may_grow() as fill:  # as good as full, where nobody may mount
-            yield fill
-        return
-
-    def fill(full):
-        if not full:
-            return (folder / "filler").unlink()
-        with contextlib.suppress(OSError), open(folder / "filler", "wb", buffering=0) as file:
-            while file.write(bytes(1 << 20)):
-                pass
-
-    try:
-        yield fill
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-@contextlib.contextmanager
-def no_file_may_grow():
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        yield lambda full: resource.setrlimit(resource.RLIMIT_FSIZE, (0, old[1]) if full else old)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
-
 
 def test_a_full_disk_does_not_end_a_run(options, tmp_path):
     with small_disk(tmp_path / "run") as fill:
@@ -306,7 +256,8 @@ def test_a_full_disk_does_not_end_a_run(options, tmp_path):
 def test_only_the_last_save_ends_the_run_and_the_old_one_stays(options, tmp_path):
     run(*options, "train.steps=2")
     with no_file_may_grow() as fill:
-        code, _, err = run(*options, "train.steps=6", "auto", wrap=calling(lambda step: fill(True)))
+        code, _, err = run(*options, "train.steps=6", "train.final_save_minutes=0", "auto",
+                           wrap=calling(lambda step: fill(True)))
     assert code == 2 and "error:\n" in err and "last.pt: expected a place to write a checkpoint" in err
     for name in ("metrics.jsonl", "tb"):
         assert err.count(f"run/{name}: expected a file that can be written, got File too large. Free space") == 1
@@ -316,7 +267,7 @@ def test_only_the_last_save_ends_the_run_and_the_old_one_stays(options, tmp_path
 
 
 def test_what_cannot_be_written_is_tried_again_as_it_was(options, tmp_path, monkeypatch):
-    real, full = run_folder.save_checkpoint, {"best.pt", "step-2.pt", "step-4.pt"}
+    real, full = checkpointer.save_checkpoint, {"best.pt", "step-2.pt", "step-4.pt"}
 
     def save(path, state, previous=None):
         if path.name in full:
@@ -327,15 +278,15 @@ def test_what_cannot_be_written_is_tried_again_as_it_was(options, tmp_path, monk
         state = load_checkpoint(tmp_path / "run" / "checkpoints" / name)
         return state["state_dict"]["w"].item(), state["best"], state["owes_evaluation"]
 
-    monkeypatch.setattr(run_folder, "save_checkpoint", save)
+    monkeypatch.setattr(checkpointer, "save_checkpoint", save)
     weights = torch.zeros(1)
     with RunFolder(load_config(options[1], options[2:]), Ranks()) as folder:
         def keep(step, best, *names):
             weights.fill_(step)  # in place, as an optimizer does
-            folder.save({"state_dict": {"w": weights}, "best": best, "owes_evaluation": False, "loader": {"step": step}}, *names)
+            folder.checkpoints.save({"state_dict": {"w": weights}, "best": best, "owes_evaluation": False, "loader": {"step": step}}, *names)
 
         keep(2, 0.5, "best.pt", "step-2.pt", "last.pt")
-        assert held("last.pt") == (2.0, -1.0, True) and not folder.owes_save
+        assert held("last.pt") == (2.0, -1.0, True) and not folder.checkpoints.owes_save
         keep(4, 0.5, "step-4.pt", "last.pt")
         assert held("last.pt") == (4.0, -1.0, True)
         full.clear()
@@ -344,16 +295,16 @@ def test_what_cannot_be_written_is_tried_again_as_it_was(options, tmp_path, monk
         assert held("last.pt") == (6.0, 0.5, False)
         full.update(["best.pt", "last.pt"])
         keep(8, 0.6, "best.pt", "last.pt")
-        assert folder.owes_save
+        assert folder.checkpoints.owes_save
         full.clear()
         keep(10, 0.7, "best.pt", "last.pt")  # another best one takes the place of the one that waits
-        assert held("best.pt") == (10.0, 0.7, False) and held("last.pt") == (10.0, 0.7, False) and not folder.owes_save
+        assert held("best.pt") == (10.0, 0.7, False) and held("last.pt") == (10.0, 0.7, False) and not folder.checkpoints.owes_save
     assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {
         "last.pt", "previous.pt", "best.pt", "step-4.pt"}
 
 
 def test_a_best_one_that_could_not_be_written_is_found_again(options, tmp_path, monkeypatch):
-    real = run_folder.save_checkpoint
+    real = checkpointer.save_checkpoint
 
     def save(path, state, previous=None):
         if path.name == "best.pt":
@@ -361,7 +312,7 @@ def test_a_best_one_that_could_not_be_written_is_found_again(options, tmp_path, 
         real(path, state, previous)
 
     with monkeypatch.context() as full:
-        full.setattr(run_folder, "save_checkpoint", save)
+        full.setattr(checkpointer, "save_checkpoint", save)
         assert run(*options, HELD_OUT, "train.steps=4")[0] == 0
     checkpoints = tmp_path / "run" / "checkpoints"
     assert load_checkpoint(checkpoints / "last.pt")["best"] == -1.0 and not (checkpoints / "best.pt").exists()
@@ -387,7 +338,7 @@ def test_a_signal_saves_and_the_rest_gives_the_same_weights(warm, whole, options
     stop_at(process, times=2)  # a scheduler's and torchrun's: one and the same
     assert process.ended() == 0 and "Traceback" not in process.said
     step = step_of(tmp_path / "run")
-    assert f"stopped by SIGTERM behind step {step}; go on with --resume auto" in process.said
+    assert f"stopped by SIGTERM after step {step}; go on with --resume auto" in process.said
     assert 8 <= step < 24 and step % 2 == 0  # the signal came in the middle of a group of two
     process = Process(warm, tmp_path / "second", "train", *options, "--resume", "auto")
     assert process.ended() == 0, process.said
@@ -402,44 +353,92 @@ def test_a_second_signal_ends_at_once(warm, tmp_path):
     time.sleep(0.5)
     assert state_of(process.pid) != "Z"
     os.kill(process.pid, signal.SIGTERM)
-    assert process.ended() == 128 + signal.SIGTERM and process.said == "SIGTERM again: ends without saving\n"
+    assert process.ended() == 128 + signal.SIGTERM
+    assert process.said == ("SIGUSR1: the run ends after this step and saves; a second one ends it at once\n"
+                            "SIGTERM again: ends without saving\n")
 
 
-def test_an_interrupt_ends_quietly(options):
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs lack
-    code, _, err = run(*options, wrap=calling(lambda step: os.kill(os.getpid(), signal.SIGINT)))
-    signal.signal(signal.SIGINT, handler)
-    assert code == 130 and "Traceback" not in err and "error" not in err
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_an_interrupt_or_a_closed_terminal_saves(options, tmp_path, number):
+    handler = signal.signal(number, signal.default_int_handler)  # which a shell's background jobs lack
+    try:
+        code, out, err = run(*options, wrap=calling(lambda step: step == 3 and raise_and_wait(number)))
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, handler)
+    assert code == 0 and "Traceback" not in err, err
+    assert f"{number.name}: the run ends after this step and saves" in err
+    assert f"stopped by {number.name} after step 4; go on with --resume auto" in out
+    assert step_of(tmp_path / "run") == 4
 
 
-def test_ranks_stop_behind_the_same_step(warm, whole, options, tmp_path):
-    """A signal to one rank alone, one to torchrun, torchrun killed: what is left ends as a run that nobody stopped."""
+def raise_and_wait(number):
+    """Send this process a signal; its thread has heard it a moment later."""
+    os.kill(os.getpid(), number)
+    time.sleep(1)
+
+
+def test_an_ignored_hangup_stays_ignored(options, tmp_path):
+    """As under nohup."""
+    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        code, out, err = run(*options, "train.steps=6",
+                             wrap=calling(lambda step: step == 3 and raise_and_wait(signal.SIGHUP)))
+    finally:
+        signal.signal(signal.SIGHUP, handler)
+    assert code == 0 and "SIGHUP" not in err + out and step_of(tmp_path / "run") == 6
+
+
+def test_an_interrupt_before_the_first_step_is_one_line(options, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "open_data", interrupted)
+    code, _, err = run(*options)
+    assert code == 130 and err == "interrupted\n"
+
+
+def test_the_second_interrupt_ends_at_once(warm, tmp_path):
+    """Without torchrun, which sends it twice, also within a moment."""
+    process = Process(warm, tmp_path, "listen")
+    process.reached()
+    os.kill(process.pid, signal.SIGINT)
+    process.reached("heard")
+    os.kill(process.pid, signal.SIGINT)
+    assert process.ended() == 128 + signal.SIGINT and process.said.endswith("SIGINT again: ends without saving\n")
+
+
+def test_ranks_stop_after_the_same_step(warm, whole, options, tmp_path):
+    """A signal to one rank alone, Ctrl-C in a terminal, one to torchrun, torchrun killed: all end as a run that nobody
+    stopped. A terminal sends its signal to torchrun and the ranks, and torchrun sends it to the ranks once more."""
     folder, resume = tmp_path / "run", [*options, "--resume", "auto"]
     main, other = warm.ranks(tmp_path / "one", "train", *options, OMNIDALI_WAITS=4)
     stop_at(other, "waits1", signal.SIGUSR1)
     assert (main.ended(), other.ended()) == (0, 0), main.said + other.said
     first = step_of(folder)
-    assert f"stopped by a signal to another rank behind step {first};" in main.said and 6 <= first < 13
+    assert f"stopped by a signal to another rank after step {first};" in main.said and 6 <= first < 13
 
-    for life, waits, number in ((tmp_path / "two", 13, signal.SIGTERM), (tmp_path / "three", 19, signal.SIGKILL)):
+    for life, waits, number in ((tmp_path / "terminal", 11, signal.SIGINT), (tmp_path / "two", 15, signal.SIGTERM),
+                                (tmp_path / "three", 19, signal.SIGKILL)):
         process = torchrun(life, *resume, OMNIDALI_WAITS=str(waits))
         log = life / "log"
         wait_until(lambda: (life / "waits0").exists() and (life / "waits1").exists() or process.poll() is not None)
         assert process.poll() is None, log.read_text()
-        os.kill(process.pid, number)
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
         wait_until(lambda: (life / "heard0").exists() and (life / "heard1").exists())
         (life / "go").touch()
-        assert process.wait(PATIENCE) == (1 if number == signal.SIGTERM else -number), log.read_text()
+        assert process.wait(PATIENCE) == (-number if number == signal.SIGKILL else 1), log.read_text()
         wait_until(lambda: (life / "code0").exists() and (life / "code1").exists())
         assert [(life / f"code{rank}").read_text() for rank in (0, 1)] == ["0", "0"], log.read_text()
-        assert f"stopped by SIGTERM behind step {step_of(folder)};" in log.read_text()
+        name = "SIGINT" if number == signal.SIGINT else "SIGTERM"
+        assert f"stopped by {name} after step {step_of(folder)};" in log.read_text()
         assert waits < step_of(folder) < 24 and step_of(folder, "previous.pt") < step_of(folder)
     RunLock(folder).release()  # nothing that is left holds it
 
     damage(folder / "checkpoints" / "last.pt", "flipped")  # all ranks take the previous one
     main, other = warm.ranks(tmp_path / "four", "train", *resume)
     assert (main.ended(), other.ended()) == (0, 0), main.said + other.said
-    assert "previous.pt, behind step" in main.said
+    assert "previous.pt, after step" in main.said
     assert_same(whole[2], weights(folder))
 
 
@@ -459,12 +458,12 @@ def signal_in_first_evaluation(monkeypatch):
     return batches
 
 
-@pytest.mark.parametrize("steps", [8, 4])  # the evaluation behind step 4 is the last one, or not
+@pytest.mark.parametrize("steps", [8, 4])  # the evaluation after step 4 is the last one, or not
 def test_an_abandoned_evaluation_is_made_up_for(options, tmp_path, monkeypatch, steps):
     batches = signal_in_first_evaluation(monkeypatch)
     code, out, _ = run(*options, HELD_OUT, f"train.steps={steps}")
     assert code == 0 and len(batches) == 1
-    assert "evaluation at step 4 abandoned" in out and "stopped by SIGTERM behind step 4" in out
+    assert "evaluation at step 4 abandoned" in out and "stopped by SIGTERM after step 4" in out
     assert step_of(tmp_path / "run") == 4 and not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     code, out, err = run(*options, HELD_OUT, f"train.steps={steps}", "auto")
@@ -473,6 +472,16 @@ def test_an_abandoned_evaluation_is_made_up_for(options, tmp_path, monkeypatch, 
     assert (tmp_path / "run" / "checkpoints" / "best.pt").exists()
     _, out, _ = run(*options, HELD_OUT, f"train.steps={steps}", "auto")
     assert "evaluation at" not in out  # it is owed no more
+
+
+def test_an_evaluation_that_read_little_is_not_the_best(options, tmp_path, monkeypatch):
+    """What cannot be read counts as wrong where evaluations are compared."""
+    rows = iter([Accuracy(1, 1, 1, *np.zeros((2, 4), int), np.zeros((4, 4), int), unreadable=4),
+                 Accuracy(5, 2, 2, *np.zeros((2, 4), int), np.zeros((4, 4), int))])
+    monkeypatch.setattr(train, "measure", lambda *_: next(rows))
+    monkeypatch.setattr(Accuracy, "mean_class", 0.0)
+    assert run(*options, HELD_OUT, "train.steps=8")[0] == 0
+    assert step_of(tmp_path / "run", "best.pt") == 8
 
 
 # --- ranks that die
@@ -507,7 +516,7 @@ def test_a_dead_rank_ends_the_others_with_its_error(warm, tmp_path):
                 assert case != "main.0" or ", in work\n" in said, said
 
 
-def test_torchrun_tells_the_killed_rank(options, tmp_path):
+def test_torchrun_tells_the_killed_rank_and_no_step_is_lost(warm, whole, options, tmp_path):
     life = tmp_path / "life"
     process = torchrun(life, *options, OMNIDALI_WAITS="3")
     wait_until(lambda: (life / "waits0").exists() and (life / "waits1").exists() or process.poll() is not None)
@@ -516,6 +525,11 @@ def test_torchrun_tells_the_killed_rank(options, tmp_path):
     assert process.wait(60) == 1  # as promised
     said = (life / "log").read_text()
     assert f"rank 1 ended: {KILLED_TEXT}" in said and "Connection closed by peer" not in said
+    assert "--resume auto goes on after step 2\n" in said and step_of(tmp_path / "run") == 2
+
+    for process in warm.ranks(tmp_path / "rest", "train", *options, "--resume", "auto"):
+        assert process.ended() == 0, process.said
+    assert_same(whole[2], weights(tmp_path / "run"))
 
 
 # --- one run a folder, and errors on the way out
@@ -567,7 +581,9 @@ def test_a_run_in_the_current_folder_is_not_overwritten(options, tmp_path, monke
         RunFolder(config, Ranks(), "none")
     assert all((folder / name).exists() for name in names)
     for resume in ("auto", "checkpoints/last.pt", ".", str(folder)):
-        RunFolder(config, Ranks(), resume).close()
+        with RunFolder(config, Ranks(), resume) as run_folder:
+            assert all((folder / name).exists() for name in names) or resume != "auto"
+            run_folder.begin(config, {"loader": {"step": 1}})
     assert [name for name in names if (folder / name).exists()] == ["mine.mp4.part", "checkpoints/theirs.pt.part"]
 
 

@@ -235,7 +235,7 @@ class Runner:
         assert kill is not None or set(codes) == {0}, log.read_text()[-3000:]
         assert set(codes) <= {0, -signal.SIGKILL}, log.read_text()[-3000:]
         killed = -signal.SIGKILL in codes
-        resumed = [line for line in log.read_text().splitlines() if line.startswith("resumed behind step")]
+        resumed = [line for line in log.read_text().splitlines() if line.startswith("resumed from ")]
         in_save = any((folder / "run" / "checkpoints").glob("*.part")) and killed
         self.figures.update(kills=killed, resumes=len(resumed), kills_in_saves=in_save)
         return not killed

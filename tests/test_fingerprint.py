@@ -99,6 +99,7 @@ HARMLESS = {
         "optimizer.milestones": "[1.0]", "optimizer.warmup_epochs": 3, "optimizer.accumulate": 1,
         "train.epochs": "5 train.steps=null", "train.steps": 99, "train.precision": "bf16", "train.compile": "true",
         "train.ema": "null", "train.log_every": 7, "train.checkpoint_every": 7, "train.keep_every": 7,
+        "train.checkpoint_minutes": 7, "train.final_save_minutes": 7,
         "loader.threads": 3, "loader.prefetch": 5, "loader.max_bad_ratio": 0.5, "loader.max_bad_in_a_row": 3,
         "loader.hang_seconds": 5, "loader.stall_seconds": 5, "sources.*.loss_weight": 3, "sources.*.group": "web",
         "evaluation.source": "null", "evaluation.batch": 3, "evaluation.every_epochs": 3, "evaluation.every_steps": 3,

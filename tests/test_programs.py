@@ -87,7 +87,7 @@ def test_a_run_leaves_what_it_promises(options, tmp_path):
     assert list((folder / "tb").iterdir())
     # the saved config is a config: it goes on with the run
     again = run("train.py", "--config", folder / "config.yaml", "--resume", "auto", "train.steps=9").stdout
-    assert "resumed behind step 8" in again and "step 9/9" in again
+    assert "saved after step 8" in again and "step 9/9" in again
     # and a run is not overwritten
     refused = run("train.py", *options, check=False)
     assert refused.returncode == 2 and "Go on with --resume auto" in refused.stderr
@@ -102,7 +102,7 @@ def test_resumed_runs_end_with_the_same_weights(options, tmp_path, ranks):
     shutil.copytree(tmp_path / "run", tmp_path / "parts")
     (tmp_path / "parts" / "checkpoints" / "last.pt").unlink()
     output = run("train.py", *other, "--resume", tmp_path / "parts" / "checkpoints" / "step-6.pt", ranks=ranks).stdout
-    assert "resumed behind step 6" in output
+    assert "saved after step 6" in output
     again = weights(tmp_path / "parts")
     for part in ("state_dict", "ema"):
         assert_same_weights(whole[part], again[part])
@@ -132,7 +132,7 @@ def test_joint_practices_resume_with_the_same_weights(options, tmp_path, name):
     shutil.copytree(tmp_path / "run", tmp_path / "parts")
     (tmp_path / "parts" / "checkpoints" / "last.pt").unlink()
     output = run("train.py", *parts, "--resume", tmp_path / "parts" / "checkpoints" / "step-4.pt").stdout
-    assert "resumed behind step 4" in output and "loss nan" not in output
+    assert "saved after step 4" in output and "loss nan" not in output
     again = weights(tmp_path / "parts")
     for part in ("state_dict", "ema"):
         assert_same_weights(whole[part], again[part])
@@ -265,7 +265,7 @@ def test_files_that_break_later_do_not_end_a_run(own_media, tmp_path, caplog, ra
     assert sorted(row["path"] for row in rows) == sorted(map(str, bad))
     assert all(row["state"] == "quarantined" and row["reason"] for row in rows)
     assert {row["source"] for row in rows} == {"photos", "evaluation"}
-    assert f"photos: quarantined: {bad[0]}: not a JPEG, PNG or WebP image: text" in done.stderr + caplog.text
+    assert f"photos: quarantined: {bad[0]}: file: not a JPEG, PNG or WebP image: text" in done.stderr + caplog.text
     assert "bad files: photos 2, " in done.stdout and "/4), mean class" in done.stdout
     assert ", 1 items unreadable" in done.stdout
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -1,11 +1,17 @@
 """Ranks that meet, as processes."""
 
 import multiprocessing
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
+import pytest
+import torch
 import torch.distributed as dist
 
-from omnidali.ranks import Ranks
+from omnidali.ranks import Ranks, _average_each_alone
 
 WORLD, LATE = 8, 1.0
 
@@ -35,3 +41,43 @@ def test_nobody_goes_before_all_have_come(tmp_path):
         process.join(300)
     assert [process.exitcode for process in processes] == [0] * WORLD
     assert min(went for _, went in seen) >= max(came for came, _ in seen)
+
+
+def test_a_rank_whose_torchrun_died_before_it_could_notice_ends(tmp_path):
+    """Its parent is who takes in orphans then; the kernel's signal for the end of a parent would never come."""
+    code = ("from omnidali.errors import exit_with_advice; from omnidali.ranks import start_ranks;"
+            "raise SystemExit(exit_with_advice(lambda: start_ranks() and None))")
+    environment = {**os.environ, "TORCHELASTIC_RUN_ID": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+    for command, status in ((["bash", "-c", f'{sys.executable} -c "{code}"; exit $?'], 2),
+                            ([sys.executable, "-c", code], 0)):
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == status, done.stderr
+        assert ("torchrun: expected to be running, got nothing left of it" in done.stderr) == (status == 2)
+
+
+def test_gradients_that_could_not_be_summed_raise():
+    """Else the optimizer would take a step with one rank's own."""
+    failed, summed = torch.futures.Future(), torch.futures.Future()
+
+    class Bucket:
+        def buffer(self):
+            return torch.ones(4)
+
+        def parameters(self):
+            return [torch.ones(2), torch.ones(2)]
+
+    class Work:
+        def __init__(self, future):
+            self.future = future
+
+        def get_future(self):
+            return self.future
+
+    works = iter([Work(failed), Work(summed)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist, "all_reduce", lambda *_, **__: next(works))
+        averaged = _average_each_alone(2, Bucket())
+    summed.set_result([])
+    failed.set_exception(RuntimeError("Connection closed by peer"))
+    with pytest.raises(RuntimeError, match="Connection closed"):
+        averaged.wait()

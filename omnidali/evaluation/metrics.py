@@ -32,6 +32,14 @@ class Accuracy:
         seen = self.class_items > 0
         return float((self.class_correct[seen] / self.class_items[seen]).mean())
 
+    @property
+    def top1_of_all(self) -> float:
+        """Top-1 accuracy in percent where items without a score count as wrong: to compare evaluations by.
+
+        Else one that could read a single item, and was right, would stay the best for ever.
+        """
+        return round(100 * self.top1 / (self.items + self.unreadable), 3)
+
     def as_row(self) -> dict[str, float | int]:
         """Percentages and the counts behind them, for JSON."""
         return {"top1": round(100 * self.top1 / self.items, 3), "top5": round(100 * self.top5 / self.items, 3),

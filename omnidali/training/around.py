@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import sys
 
 from omnidali.loading.fusion import FusionIterator
+from omnidali.training.attempts import warn
 
 
 @contextlib.contextmanager
@@ -18,7 +18,7 @@ def closing_behind(loader: FusionIterator):
         try:
             loader.close()
         except Exception as second:
-            print(f"while the loader was closed: {second}", file=sys.stderr, flush=True)
+            warn(f"while the loader was closed: {second}")
         raise
     loader.close()
 

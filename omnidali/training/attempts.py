@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from omnidali.errors import UserError
+from omnidali.untrusted_text import say
 
 _REMIND_SECONDS = 300.0
 
@@ -34,15 +34,16 @@ class Attempts:
                                 "Free space or correct the permissions.")
         else:
             if self._told.pop(kind, None) is not None:
-                _tell(f"{kind} can be written again: {path}")
+                warn(f"{kind} can be written again: {path}")
             return None
         now = time.monotonic()
         if kind not in self._told or now - self._told[kind] >= _REMIND_SECONDS:
             self._told[kind] = now
-            _tell(f"warning: {failure} The training goes on and tries again.")
+            warn(f"warning: {failure} The training goes on and tries again.")
         return failure
 
 
-def _tell(line: str) -> None:
-    with contextlib.suppress(OSError):  # stderr may be a file on the same full disk
-        print(line, file=sys.stderr, flush=True)
+def warn(line: str) -> None:
+    """A line on stderr, if anybody can read it: it may be a file on a full disk, or a terminal that is gone."""
+    with contextlib.suppress(OSError, ValueError):
+        say(line, error=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,9 +13,14 @@ import torch
 from omnidali.errors import UserError
 from omnidali.models.digest import DIGEST, digest_of
 from omnidali.models.weights import UNKNOWN, fit_weights, read_weights, some
+from omnidali.untrusted_text import say
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 _PART = ".part"  # ending of a file that is being written
+
+
+class NoSpace(UserError):
+    """A checkpoint does not fit on the disk, or into the quota."""
 
 
 def save_checkpoint(path: Path, state: dict, previous: Path | None = None) -> None:
@@ -45,8 +50,9 @@ def save_checkpoint(path: Path, state: dict, previous: Path | None = None) -> No
         error = error.__context__ if isinstance(error.__context__, OSError) else error  # torch hides the reason
         if not isinstance(error, OSError):
             raise
-        raise UserError(str(path), "a place to write a checkpoint", str(error.strerror or error),
-                        "Free space or correct the permissions; resume with --resume auto.") from None
+        kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else UserError
+        raise kind(str(path), "a place to write a checkpoint", str(error.strerror or error),
+                   "Free space or correct the permissions; resume with --resume auto.") from None
 
 
 def _keep(path: Path, previous: Path) -> None:
@@ -56,6 +62,7 @@ def _keep(path: Path, previous: Path) -> None:
         part.unlink(missing_ok=True)
         os.link(path, part)
         os.replace(part, previous)
+        part.unlink(missing_ok=True)  # a crash between two renames leaves both names on one file: then nothing moves
     except OSError:  # a file system without hard links
         os.replace(path, previous)
 
@@ -110,7 +117,7 @@ def load_newest(folder: Path) -> tuple[Path, dict, str | None]:
         except UserError as error:
             damaged.append(f"{path.name} is damaged ({error.got})")
             continue
-        told = f"{'; '.join(damaged)}: going on from {path}, behind step {state['loader']['step']}"
+        told = f"{'; '.join(damaged)}: going on from {path}, after step {state['loader']['step']}"
         return path, state, told if damaged else None
     raise UserError(str(folder), "a checkpoint that can be read", "; ".join(damaged),
                     "Restore one of them from a copy, or start anew in another run_dir.")
@@ -146,8 +153,7 @@ def load_checkpoint(path: str | Path, inside: str = LAST) -> dict:
         path = found[0]
     state = read_weights(path)
     if "loader" in state and DIGEST not in state and os.environ.get("RANK", "0") == "0":
-        print(f"{path} was saved without a checksum: damage to its contents would not be noticed", file=sys.stderr,
-              flush=True)
+        say(f"{path} was saved without a checksum: damage to its contents would not be noticed", error=True)
     return state
 
 

@@ -11,16 +11,17 @@ import torch
 
 from omnidali.loading.stats import SourceStats
 from omnidali.ranks import Ranks
+from omnidali.untrusted_text import say
 
 
 def make_say(ranks: Ranks) -> Callable[..., None]:
     """A print for the main rank's lines, which a full disk under its output does not stop."""
-    def say(*lines: object) -> None:
-        if ranks.is_main:
+    def say_if_main(*lines: object) -> None:
+        if ranks.is_main and lines:
             with contextlib.suppress(OSError):
-                print(*lines, sep="\n", flush=True)
+                say(*lines)
 
-    return say
+    return say_if_main
 
 
 class Pace:

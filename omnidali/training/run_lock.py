@@ -1,4 +1,4 @@
-"""One run a folder: a lock that the kernel releases when its process ends, however it ends."""
+"""One run a folder: locks that the kernel releases when their process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -8,66 +8,132 @@ import fcntl
 import json
 import os
 import socket
-import sys
 import time
 from pathlib import Path
 
 from omnidali.errors import UserError
+from omnidali.training.attempts import warn
 
-_UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
+_NAME = "run.lock"
 
 
 class RunLock:
-    """Holds ``run.lock`` of a run folder until :meth:`release` or the end of this process.
+    """Holds a run folder until :meth:`release` or the end of this process.
+
+    Two things are locked. The folder itself, as nobody deletes that to get rid of a lock; network disks refuse it. And
+    a file in it, which says who holds it; it is looked at again before each save, as somebody may have deleted it.
 
     Args:
         folder: of the run; it is made where it is missing.
 
     Raises:
-        UserError: if another process holds the lock, naming it, or the folder cannot be written.
+        UserError: if another process holds the folder, naming it, or the folder cannot be written.
     """
 
     def __init__(self, folder: Path):
-        path = folder / "run.lock"
-        self._handle: int | None = None
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.register_at_fork(after_in_child=self._forget)  # a child must not hold it when this process is gone
-            os.ftruncate(self._handle, 0)
-            os.pwrite(self._handle, json.dumps({"host": socket.gethostname(), "pid": os.getpid(),
-                                                "since": time.strftime("%Y-%m-%d %H:%M:%S")}).encode(), 0)
-        except BlockingIOError:
-            holder = _read(self._handle)
-            self._forget()
-            raise UserError(f"run_dir {folder}", "a folder that no other run is writing to", f"one of {holder}",
-                            "Wait for that run, end it, or choose another run_dir.") from None
-        except OSError as error:
-            if self._handle is not None and error.errno in _UNSUPPORTED:
-                print(f"{path} cannot be locked here ({error.strerror}): make sure that no other run uses this folder",
-                      file=sys.stderr, flush=True)
-                return
-            self._forget()
-            raise UserError(f"run_dir {folder}", "a folder that can be written", str(error.strerror or error),
-                            "Choose another run_dir or correct its permissions.") from None
+        self._folder = folder
+        self._handles: dict[Path, int] = {}
+        self._locks = True
+        self._made = _missing(folder)
+        self._acquire()
+        os.register_at_fork(after_in_child=self._forget)  # a child must not hold it when this process is gone
+
+    def check(self) -> None:
+        """Make sure that the folder is still this run's: it, or its lock, may have been deleted or replaced.
+
+        What nobody else has taken is locked again.
+
+        Raises:
+            UserError: if another run has taken the folder.
+        """
+        if not self._locks or all(_is_at(handle, path) for path, handle in self._handles.items()):
+            return
+        warn(f"{self._folder}, or {_NAME} in it, was removed or replaced: the run locks it again")
+        self._forget()
+        self._acquire()
 
     def release(self) -> None:
-        """Let others have the folder. A second call does nothing."""
-        if self._handle is not None:
+        """Let others have the folder, and leave nothing that looks like a lock. A second call does nothing."""
+        for path, handle in self._handles.items():
             with contextlib.suppress(OSError):
-                fcntl.flock(self._handle, fcntl.LOCK_UN)  # also where a child has not closed its copy yet
+                if path.name == _NAME and _is_at(handle, path):
+                    path.unlink()
+                fcntl.flock(handle, fcntl.LOCK_UN)  # also where a child has not closed its copy yet
+        self._forget()
+        for folder in self._made:  # those that a refused start has made, and left empty
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+    def _acquire(self) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock(self._folder, os.O_RDONLY)
+            file = self._lock(self._folder / _NAME, os.O_RDWR | os.O_CREAT)
+            self._locks = bool(self._handles)
+            if file is not None:
+                os.ftruncate(file, 0)
+                os.pwrite(file, json.dumps({"host": socket.gethostname(), "pid": os.getpid(),
+                                            "since": time.strftime("%Y-%m-%d %H:%M:%S")}).encode(), 0)
+        except BlockingIOError:
             self._forget()
+            raise UserError(f"run_dir {self._folder}", "a folder that no other run is writing to",
+                            f"one of {_holder(self._folder / _NAME)}",
+                            "Wait for that run, end it, or choose another run_dir.") from None
+        except OSError as error:
+            self._forget()
+            raise UserError(f"run_dir {self._folder}", "a folder that can be written", str(error.strerror or error),
+                            "Choose another run_dir or correct its permissions.") from None
+        if not self._locks:
+            warn(f"{self._folder} cannot be locked here: make sure that no other run uses this folder")
+
+    def _lock(self, path: Path, flags: int) -> int | None:
+        """Open and lock; None where this file system cannot.
+
+        Raises:
+            BlockingIOError: if another process holds it.
+        """
+        while True:
+            handle = os.open(path, flags | os.O_CLOEXEC, 0o666)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(handle)
+                if error.errno in _UNSUPPORTED:
+                    return None
+                raise
+            if _is_at(handle, path):
+                self._handles[path] = handle
+                return handle
+            os.close(handle)  # a run that ended has just deleted it
 
     def _forget(self) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+        for handle in self._handles.values():
+            os.close(handle)
+        self._handles = {}
 
 
-def _read(handle: int) -> str:
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether ``path`` is still the name of an open file."""
     try:
-        holder = json.loads(os.pread(handle, 1000, 0))
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except OSError:
+        return False
+
+
+def _missing(folder: Path) -> list[Path]:
+    """The folder and those above it that do not exist, the lowest first."""
+    missing = []
+    for path in (folder, *folder.parents):
+        if path.exists():
+            break
+        missing.append(path)
+    return missing
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_bytes()[:1000])
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "another process"

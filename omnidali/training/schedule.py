@@ -1,8 +1,9 @@
-"""The learning rate as a function of the step."""
+"""The learning rate as a function of the step, and when it is time to save."""
 
 from __future__ import annotations
 
 import math
+import time
 
 from omnidali.config import OptimizerConfig
 
@@ -24,3 +25,24 @@ def learning_rate(step: float, steps: int, steps_per_epoch: float, config: Optim
     if epoch < config.warmup_epochs:
         factor *= 0.1 + 0.9 * epoch / config.warmup_epochs
     return config.lr * factor
+
+
+class SaveClock:
+    """Tells when the last checkpoint is old enough for another one, by a clock that nobody sets.
+
+    Args:
+        minutes: between two checkpoints; 0: never.
+    """
+
+    def __init__(self, minutes: float):
+        self._seconds = 60 * minutes
+        self.restart()
+
+    def restart(self) -> None:
+        """A checkpoint was written now."""
+        self._last = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the last one is old enough."""
+        return self._seconds > 0 and time.monotonic() - self._last >= self._seconds

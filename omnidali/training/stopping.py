@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 end a run behind the optimizer step that is under way, on all ranks alike."""
+"""Signals end a run after the optimizer step that is under way, on all ranks alike, and with everything saved."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 
-from omnidali.ranks import Ranks
+import torch.distributed as dist
 
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+from omnidali.ranks import Ranks
+from omnidali.untrusted_text import say
+
+# a scheduler's, a person's at the keyboard, and that of a terminal or connection that is closed
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 _SAME_SECONDS = 3.0  # torchrun forwards a signal that a scheduler has sent to every process: the two are one
 
 
 class StopSignals:
     """Listens while it is entered; a second signal ends the process at once.
 
-    The signals are read by a thread, so that they are heard while the main one waits for a collective.
+    The signals are read by a thread, so that they are heard while the main one waits for a collective. A signal that
+    is ignored when it is entered stays so: `nohup` ignores SIGHUP, and shells ignore SIGINT for background jobs.
 
     Attributes:
         heard: the first signal's name on this rank, or None.
@@ -27,17 +31,22 @@ class StopSignals:
 
     def __init__(self, ranks: Ranks):
         self.heard: str | None = None
-        self._first, self._ranks = 0.0, ranks
-        self._asked = lambda: False
+        self._first = 0.0
+        self._ranks = ranks
+        self._asked = lambda: (False, False)
 
     def __enter__(self) -> "StopSignals":
         self._listens = threading.current_thread() is threading.main_thread()  # others may not set handlers
-        if self._listens:
-            reader, self._writer = socket.socketpair()
-            self._writer.setblocking(False)
-            self._old_writer = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-            self._old = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
-            threading.Thread(target=self._listen, args=(reader,), daemon=True, name="signals").start()
+        if not self._listens:
+            return self
+
+        reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        self._old_writer = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+
+        heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        self._old = {number: signal.signal(number, lambda *_: None) for number in heeded}
+        threading.Thread(target=self._listen, args=(reader,), daemon=True, name="signals").start()
         return self
 
     def __exit__(self, *_) -> None:
@@ -50,23 +59,42 @@ class StopSignals:
     def _listen(self, reader: socket.socket) -> None:
         with reader:
             while numbers := reader.recv(1):
-                if numbers[0] not in _SIGNALS:
+                if numbers[0] not in self._old:
                     continue
                 name = signal.Signals(numbers[0]).name
                 if self.heard is None:
                     self._first, self.heard = time.monotonic(), name
-                elif time.monotonic() - self._first > _SAME_SECONDS:
-                    with contextlib.suppress(OSError):  # of a terminal that is gone
-                        print(f"{name} again: ends without saving", file=sys.stderr, flush=True)
+                    self._say(f"{name}: the run ends after this step and saves; a second one ends it at once")
+                elif time.monotonic() - self._first > _same_seconds(numbers[0]):
+                    self._say(f"{name} again: ends without saving", by_any=True)
                     os._exit(128 + numbers[0])
 
-    def agreed(self) -> bool:
-        """Whether any rank had heard a signal at the previous call; all ranks call this behind the same steps.
+    def _say(self, line: str, by_any: bool = False) -> None:
+        if self._ranks.is_main or by_any:
+            with contextlib.suppress(OSError, ValueError):  # of a terminal that is gone
+                say(line, error=True)
 
-        The answer is a step old, as the ranks exchange it while they compute. A single rank stops at once.
+    def agreed(self, wants_save: bool = False) -> tuple[bool, bool]:
+        """Whether the run stops, and whether it saves; all ranks call this after the same steps.
+
+        Args:
+            wants_save: whether this rank would like a checkpoint now.
+
+        Returns:
+            Whether any rank had heard a signal, and whether any wanted a checkpoint, at the previous call: the ranks
+            exchange it while they compute. A single rank is answered at once.
         """
         if self._ranks.world == 1:
-            return self.heard is not None
-        stops = self._asked()
-        self._asked = (lambda: True) if stops else self._ranks.any_soon(self.heard is not None)
-        return stops
+            return self.heard is not None, wants_save
+
+        stops, saves = self._asked()
+        if stops:
+            self._asked = lambda: (True, False)
+        else:  # one that is saved for now need not be asked for again
+            self._asked = self._ranks.any_soon(self.heard is not None, wants_save and not saves)
+        return stops, saves
+
+
+def _same_seconds(number: int) -> float:
+    """For how long a second signal may be the first one's echo. Who presses Ctrl-C twice means it."""
+    return 0.0 if number == signal.SIGINT and not dist.is_torchelastic_launched() else _SAME_SECONDS

@@ -1,0 +1,125 @@
+"""Everything that a run needs to go on, as it was after the last optimizer step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+
+from omnidali.config import Config
+from omnidali.errors import UserError
+from omnidali.loading.fusion import FusionIterator
+from omnidali.settings import to_plain
+from omnidali.training.checkpoint import LAST, load_weights
+from omnidali.training.ema import Ema
+
+
+class NotFinite(UserError):
+    """A loss or weights that are not finite: what was trained last is not worth saving."""
+
+    def __init__(self, step: int, got: str):
+        super().__init__(f"step {step}", "a finite loss and finite weights", got,
+                         f"Lower optimizer.lr or lengthen the warm-up; {LAST} is from before.")
+
+
+class TrainingState:
+    """Weights, averages, momentum and the loader's place: what a checkpoint holds.
+
+    Batch norms move their statistics in the forward pass, long before the optimizer moves the weights. A copy of them
+    is kept at every optimizer step, so that the state of that step can be saved at any later moment: when the loader
+    fails, when the memory runs out in the next forward pass, or when another rank dies.
+
+    Args:
+        ema: the averaged weights, where there are any.
+        classes: names of the classes, in label order.
+
+    Attributes:
+        first_step: steps done before this process began. step: those up to the last optimizer step. best: top-1 of the best evaluation, -1 before the first one.
+        owes_evaluation: whether an evaluation is due that has not been finished.
+    """
+
+    def __init__(self, config: Config, model: torch.nn.Module, ema: Ema | None, optimizer: torch.optim.Optimizer,
+                 scaler: torch.amp.GradScaler, loader: FusionIterator, classes: Sequence[str]):
+        self.first_step = self.step = loader.next_step
+        self.best = -1.0
+        self.owes_evaluation = False
+        self._config = config
+        self._model = model
+        self._ema = ema
+        self._optimizer = optimizer
+        self._scaler = scaler
+        self._loader = loader
+        self._classes = list(classes)
+        self._is_whole = True  # False while an optimizer step is under way
+        self._remember_statistics()
+
+    @contextlib.contextmanager
+    def updating(self, step: int) -> Iterator[None]:
+        """Around an optimizer step, ``step`` being the number of steps done after it."""
+        self._is_whole = False
+        yield
+        self.step = step
+        self._remember_statistics()
+        self._is_whole = True
+
+    @torch.no_grad()
+    def _remember_statistics(self) -> None:
+        kept = self._model.state_dict().keys()
+        self._statistics = {name: buffer.clone() for name, buffer in self._model.named_buffers() if name in kept}
+
+    def as_dict(self) -> dict[str, object]:
+        """The checkpoint of the last optimizer step. Its tensors are the model's own, which training changes.
+
+        Raises:
+            NotFinite: if a weight is not finite.
+            RuntimeError: where an error came in the middle of an optimizer step.
+        """
+        if not self._is_whole:
+            raise RuntimeError("the error came in the middle of an optimizer step")
+        weights = {**self._model.state_dict(), **self._statistics}
+        if not all(bool(value.isfinite().all()) for value in weights.values()):
+            raise NotFinite(self.step, "weights that are not")
+
+        config = self._config
+        return {
+            "state_dict": weights,
+            "ema": self._ema.average.state_dict() if self._ema else None,
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "loader": {**self._loader.state_dict(), "step": self.step},
+            "best": self.best,
+            "owes_evaluation": self.owes_evaluation,
+            "classes": self._classes,
+            "hold_out": {name: list(source.hold_out) for name, source in config.sources.items() if source.hold_out},
+            "model": {"name": config.model.name, "depth": config.model.depth, "classes": len(self._classes)},
+            "config": to_plain(config),
+        }
+
+    def load(self, saved: Mapping[str, object]) -> list[str]:
+        """Go on from a checkpoint.
+
+        Returns:
+            A line for everything that changes the pixels but not the order; see
+            :meth:`~omnidali.loading.fusion.FusionIterator.load_state_dict`.
+
+        Raises:
+            UserError: if the checkpoint is of another model, plan or set of classes.
+        """
+        load_weights(self._model, saved, "resume")
+        notes = self._loader.load_state_dict(saved["loader"])
+        if saved["classes"] != self._classes:
+            raise UserError("resume", "the classes that the checkpoint was trained with", "others",
+                            "Restore the old class names, or start anew in another run_dir.")
+
+        # momentum and the like come from the config, as lr does, and not from the checkpoint
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": saved["optimizer"]["state"]})
+        self._scaler.load_state_dict(saved["scaler"])
+        if self._ema is not None:
+            self._ema.average.load_state_dict(saved["ema"] or saved["state_dict"])
+
+        self.best = saved["best"]
+        self.owes_evaluation = saved.get("owes_evaluation", False)
+        self.first_step = self.step = self._loader.next_step
+        self._remember_statistics()
+        return notes
