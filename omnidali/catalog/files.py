@@ -58,19 +58,37 @@ class Region(io.RawIOBase):
     FFmpeg loses errors of the disk, or makes errors of the content of them. Here the first one is kept, and the file
     seems to end.
 
+    Args:
+        check: is given all bytes before FFmpeg is, those of reads that follow each other with an ``overlap``; what it
+            raises becomes the ``error``.
+
     Attributes:
-        error: the first error of the disk.
+        error: the first error of the disk, or of the check.
+        size: bytes of the span.
 
     Raises:
         OSError: if the file cannot be opened.
     """
 
-    def __init__(self, span: FileSpan):
+    def __init__(self, span: FileSpan, check: Callable[[bytes], object] | None = None, overlap: int = 0):
+        self._check = check
+        self._overlap = overlap
+        self._seen = b""  # the last bytes of the last read
+        self._seen_to = 0
         self._file = open(span.path, "rb", buffering=0)
         self._offset = span.offset
         self._size = os.fstat(self._file.fileno()).st_size if span.size is None else span.size
         self._position = 0
-        self.error: OSError | None = None
+        self.error: Exception | None = None
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        """Bytes of the span without going there, fewer at its end; errors of the disk are raised."""
+        inside = max(0, min(count, self._size - offset))
+        return _read(self._file.fileno(), inside, self._offset + offset) if inside else b""
 
     def readable(self) -> bool:
         return True
@@ -93,11 +111,21 @@ class Region(io.RawIOBase):
             return b""
         try:
             data = _read(self._file.fileno(), wanted, self._offset + self._position)
-        except OSError as error:
+            self._look_at(data)
+        except Exception as error:
             self.error = error
             return b""
         self._position += len(data)
         return data
+
+    def _look_at(self, data: bytes) -> None:
+        if self._check is None:
+            return
+        before = self._seen if self._seen_to == self._position else b""
+        self._check(before + data[:self._overlap])
+        self._check(data)
+        self._seen = (before + data[-self._overlap:])[-self._overlap:]
+        self._seen_to = self._position + len(data)
 
     def close(self) -> None:
         self._file.close()

@@ -13,6 +13,7 @@ import numpy as np
 from av.container import Flags
 from av.stream import Disposition
 
+from omnidali.catalog.boxes import OVERLAP, check_boxes, check_compression
 from omnidali.catalog.files import FileSpan, Region
 from omnidali.catalog.folders import escape_reason
 from omnidali.catalog.gate import (
@@ -93,7 +94,7 @@ def probe_frames(span: FileSpan, pattern: str, root: str | None = None) -> Probe
 
 @contextmanager
 def open_video(span: FileSpan, container: str,
-               invents_times: bool = False) -> Iterator[av.container.InputContainer]:
+               invents_times: bool = False, checks_fragments: bool = False) -> Iterator[av.container.InputContainer]:
     """Open a video with exactly one demuxer, few decoders, and no way to other files or the network.
 
     FFmpeg gets an opened file instead of a name, and leave to use that alone: what a file says of other places, as
@@ -102,14 +103,19 @@ def open_video(span: FileSpan, container: str,
     Args:
         invents_times: whether FFmpeg makes up presentation times where a file has none, as PyAV asks it to: wrong ones
             where frames are reordered.
+        checks_fragments: whether all fragments of a film pass the gate first; its header does in any case.
 
     Raises:
+        Refused: if its boxes claim more than they can hold, or hide its header.
         OSError: if the file could not be read, whatever FFmpeg made of it; at the latest at the end.
         av.FFmpegError: if its content is not as it must be.
     """
     options = {"protocol_whitelist": "none", "format_whitelist": container, "codec_whitelist": ",".join(VIDEO_DECODERS),
                "max_streams": str(MAX_STREAMS), "enable_drefs": "0"}
-    with Region(span) as file:
+    is_film = container == "mov"
+    with Region(span, check_compression if is_film else None, OVERLAP) as file:
+        if is_film:
+            check_boxes(file.read_at, file.size, with_fragments=checks_fragments)
         try:
             with av.open(file, format=container, options=options, buffer_size=1 << 18) as opened:
                 if not invents_times:
@@ -173,7 +179,7 @@ def probe_video(span: FileSpan, before_decoding: Callable[[], object] = lambda: 
 def _examine(span: FileSpan, demuxer: str, read: Callable[[int, int], memoryview], before_decoding: Callable,
              decodes_all: bool) -> Probe | None:
     """One pass over the file; None where its headers alone do not tell the frames."""
-    with open_video(span, demuxer) as container:
+    with open_video(span, demuxer, checks_fragments=True) as container:
         stream = _checked_stream(container)
         walk = PacketWalk(stream, demuxer, read, decodes_all)
         if walk.decodes_all:

@@ -72,6 +72,14 @@ class WaitingConnection(sqlite3.Connection):
             say_waiting(self.path, "another process, which has it locked", time.monotonic() - begun)
 
 
+def open_to_copy(path: str | Path) -> sqlite3.Connection:
+    """Open a catalog of any version for ``backup``, once nobody has it locked."""
+    db = sqlite3.connect(path, timeout=BUSY_SECONDS, factory=WaitingConnection)
+    db.path = str(path)
+    db.execute("SELECT 1 FROM sqlite_master").fetchone()  # `backup` itself would wait without a word
+    return db
+
+
 def is_locked(error: BaseException) -> bool:
     """Whether an error only says that another process has the file locked."""
     return isinstance(error, sqlite3.OperationalError) and (

@@ -224,7 +224,7 @@ def _timing(media: Media, count: int, first: int = 0) -> tuple[np.ndarray, np.nd
         with open_video(media.span, media.container) as container:
             stream = video_stream(container)
             tick, rate = stream.time_base, stream.average_rate or stream.base_rate or _RATE_IF_UNKNOWN
-    except (av.FFmpegError, OSError, ValueError, IndexError) as error:
+    except (Refused, av.FFmpegError, OSError, ValueError, IndexError) as error:
         raise cause_of(error).error() from None
     times = media.frame_times
     if times is None:

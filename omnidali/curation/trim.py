@@ -10,6 +10,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
+from omnidali.catalog.gate import Refused
 from omnidali.catalog.probe import IRREGULAR, open_video, unpack_numbers, video_stream
 from omnidali.catalog.store import Media
 from omnidali.curation.encode import Recipe, encode_video, probe_written
@@ -132,7 +133,7 @@ def _order(media: Media, times: np.ndarray, key: int, last: int) -> np.ndarray:
             highest = max(highest, order[-1])
             if highest >= last and len(order) == highest - key + 1:
                 break
-    except (av.FFmpegError, OSError, ValueError, IndexError) as error:
+    except (Refused, av.FFmpegError, OSError, ValueError, IndexError) as error:
         raise cause_of(error).error() from None
     if highest < last or sorted(order) != list(range(key, highest + 1)):
         raise CannotDecode(f"its packets do not have the timestamps of its frames: {_NEEDS_EXACT}")

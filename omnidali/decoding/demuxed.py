@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import av
 import numpy as np
 
-from omnidali.catalog.gate import check_size
+from omnidali.catalog.gate import Refused, check_size
 from omnidali.catalog.packets import FRAMING, KEEPS_STATE, PacketIndex, decode_run
 from omnidali.catalog.probe import open_video, video_stream
 from omnidali.catalog.store import Media
@@ -99,7 +99,7 @@ def frames_from(media: Media, first: int = 0) -> Iterator[tuple[int, av.VideoFra
                     return
                 except _NotFound:
                     continue
-    except (av.FFmpegError, OSError, ValueError, IndexError) as error:
+    except (Refused, av.FFmpegError, OSError, ValueError, IndexError) as error:
         raise cause_of(error).error() from None
     raise CannotDecode("the file changed after the probe")
 

@@ -22,7 +22,7 @@ from omnidali.loading.producer import Producer
 from omnidali.loading.quarantine import Quarantine
 from omnidali.loading.stats import Meter, SourceStats
 from omnidali.loading.step import Step
-from omnidali.loading.workers import Workers
+from omnidali.loading.workers import Workers, cannot_start
 from omnidali.log import LOG
 from omnidali.planning.fingerprint import find_differences
 from omnidali.planning.plan import EvaluationPlan, TrainPlan
@@ -218,8 +218,21 @@ class _Run:
         self._threads = [threading.Thread(target=self._produce, args=(number, first), daemon=True,
                                           name=f"source-{owner.plan.tables[number].name}")
                          for number in range(len(owner._producers))]
-        for thread in self._threads:
-            thread.start()
+        self._start()
+
+    def _start(self) -> None:
+        """Start the threads, or none of them.
+
+        Raises:
+            UserError: if the system does not let one start.
+        """
+        for place, thread in enumerate(self._threads):
+            try:
+                thread.start()
+            except (RuntimeError, MemoryError) as error:
+                wanted, self._threads = len(self._threads), self._threads[:place]
+                self.stop(_ERROR_SECONDS)
+                raise cannot_start(wanted, place, "source", error) from None
 
     def ready(self) -> list[int]:
         """How many steps ahead of the consumer each source has finished."""

@@ -21,9 +21,10 @@ from omnidali.decoding.image import decode_image, has_readable_header
 from omnidali.decoding.last_try import LOOK_SECONDS, anything_decodes
 from omnidali.decoding.routes import CPU, HYBRID, on_cpu
 from omnidali.decoding.video import decode_video
-from omnidali.errors import CannotDecode
+from omnidali.errors import MACHINE, CannotDecode
 from omnidali.loading.faults import SUBSTITUTES, Faults, hang
 from omnidali.loading.normalise import normalise, scratch
+from omnidali.loading.shortage import Pauses, Shortage
 from omnidali.loading.workers import Job, Workers
 from omnidali.log import LOG
 from omnidali.planning.motion import through_region
@@ -107,6 +108,7 @@ class Producer:
         # an H200 has seven video engines, and each wants a stream of its own to work on
         self._workers, self._threads = workers, threads if self._device_id is None else max(threads, _DECODES_ON_GPU)
         self._readers = Workers(_READERS, "read")
+        self._shortage = Shortage(self.table.name, faults.limits.hang_seconds)
         self._graphs: dict[tuple, list[Graph]] = {}
         self._runs: deque[_GraphRun] = deque()
         self._rescued = False
@@ -211,7 +213,7 @@ class Producer:
                 mine = None
             while mine is not None and not job.given_up:
                 try:
-                    holes = self._decode_one(job, mine, index, into, step)
+                    holes = self._decode_patiently(job, mine, index, into, step)
                     break
                 except _Failed as failure:
                     if job.given_up:
@@ -263,6 +265,32 @@ class Producer:
                 cause = before[1].then(cause)
             self.faults.failed(failure.media, cause, step,
                                hopeless=lambda: not anything_decodes(failure.media, self.table.kind, patience))
+
+    def _decode_patiently(self, job: Job, samples: Samples, index: int, out: np.ndarray,
+                          step: int) -> list[tuple[Media, int, Cause | None]]:
+        """As :meth:`_decode_one`. Where the machine is to blame, once more until that is over, or has lasted too long:
+        no file is substituted for what it has not done."""
+        begun, pause = time.monotonic(), Pauses()
+        while True:
+            failure, holes = None, []
+            try:
+                holes = self._decode_one(job, samples, index, out, step)
+                causes = [(media, cause) for media, _, cause in holes]
+            except _Failed as error:
+                failure, causes = error, [(error.media, error.cause)]
+
+            blamed = [(media, cause) for media, cause in causes if cause is not None and cause.trouble == MACHINE]
+            if blamed and job.is_wanted:
+                media, cause = blamed[0]
+                if self._shortage.holds(media.path, cause, begun):
+                    job.at(None)  # a file that is not at work does not hang
+                    pause()
+                    continue
+            if failure is not None:
+                raise failure
+            if not blamed:
+                self._shortage.is_over()
+            return holes
 
     def _decode_one(self, job: Job, samples: Samples, index: int, out: np.ndarray,
                     step: int) -> list[tuple[Media, int, Cause | None]]:

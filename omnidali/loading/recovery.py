@@ -73,9 +73,7 @@ class Recovery:
             todo = deque(sorted(left, key=lambda fault: fault.trouble == HANG))
             threads = [threading.Thread(target=self._work, args=(todo, now + seconds), daemon=True, name="recovery")
                        for _ in range(min(_THREADS, len(todo)))]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
+            for thread in [thread for thread in threads if _starts(thread)]:
                 thread.join(max(0.0, now + seconds - time.monotonic()))
         finally:
             self._busy.release()
@@ -84,7 +82,7 @@ class Recovery:
     def look_aside(self, faults: Sequence[Fault]) -> None:
         """The same without waiting: for files that hung at an earlier start, which nobody else opens."""
         if faults:
-            threading.Thread(target=self.look, args=(faults,), daemon=True, name="recovery").start()
+            _starts(threading.Thread(target=self.look, args=(faults,), daemon=True, name="recovery"))
 
     def _work(self, todo: deque[Fault], end: float) -> None:
         while time.monotonic() < end:
@@ -109,3 +107,13 @@ class Recovery:
             return False
         media = self._table.media_at(fault.path)
         return media is not None and surely_decodes(media, self._table.kind, patience) is True
+
+
+def _starts(thread: threading.Thread) -> bool:
+    """Start a thread, where the system lets it: a look that cannot be had must not end a run."""
+    try:
+        thread.start()
+        return True
+    except (RuntimeError, MemoryError) as error:
+        LOG.debug("a recovery thread cannot start: %s", error)
+        return False

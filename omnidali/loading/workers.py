@@ -13,6 +13,8 @@ from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures import Future
 
+from omnidali.errors import UserError
+from omnidali.log import LOG
 from omnidali.patience import watched
 
 _LOOK = 0.5  # seconds between two looks at whether a file hangs
@@ -50,6 +52,11 @@ class Job:
             return None
         return at[0], time.monotonic() - at[1], self._workers.clock - at[2]
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody waits for the work: it was not given up, and the threads were not told to end."""
+        return not self.given_up and not self._workers.is_closed
+
     def run(self) -> None:
         """Do the work on this thread."""
         if not self.future.set_running_or_notify_cancel():
@@ -64,6 +71,12 @@ class Job:
         """Raise between two packets of a long video: it would keep a core busy for nothing."""
         if self.given_up:
             raise _GivenUp
+
+
+def cannot_start(count: int, started: int, name: str, error: BaseException) -> UserError:
+    """The error of a loader whose threads the system does not let start."""
+    return UserError("loader.threads", f"{count} {name} threads that can be started", f"{started}: {error}",
+                     "Lower it, or raise the limits of processes and memory (ulimit -u, ulimit -v).")
 
 
 class Workers:
@@ -83,6 +96,8 @@ class Workers:
         self._threads: set[threading.Thread] = set()
         self._at_work: dict[Job, threading.Thread] = {}
         self._lock = threading.Lock()
+        self.is_closed = False
+        self._was_full = False  # once it was, a thread that cannot be replaced slows the run, and does not end it
         self.clock, self._looked = 0.0, time.monotonic()
 
     def submit(self, source: str, work: Callable[[Job], object], into: object = None) -> Job:
@@ -137,6 +152,7 @@ class Workers:
 
     def close(self, patience: float) -> None:
         """End the threads behind the jobs they are at; those that take longer than ``patience`` seconds are left."""
+        self.is_closed = True
         with self._lock:
             threads, self._threads, self._count = self._threads, set(), 0
         for _ in threads:
@@ -146,10 +162,23 @@ class Workers:
             thread.join(max(0.0, end - time.monotonic()))
 
     def _fill(self) -> None:
+        """Start the threads that are not there yet.
+
+        Raises:
+            UserError: if the system lets none start that the work needs: at the first time all of them, later one.
+        """
         while len(self._threads) < self._count:
             thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            self._threads.add(thread)
-            thread.start()
+            try:
+                thread.start()
+            except (RuntimeError, MemoryError) as error:
+                if not (self._was_full and self._threads):
+                    raise cannot_start(self._count, len(self._threads), self._name, error) from None
+                LOG.warning("%d of %d %s threads work: another one cannot start (%s)", len(self._threads), self._count,
+                            self._name, error)
+                return
+            self._threads.add(thread)  # one that did not start cannot be waited for
+        self._was_full = True
 
     def _run(self) -> None:
         while (job := self._queue.get()) is not None:
