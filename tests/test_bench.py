@@ -1,5 +1,6 @@
 """The benchmarks: nothing is counted without proof, failures become rows, and the tables come from the records."""
 
+import errno
 import json
 import time
 from pathlib import Path
@@ -12,10 +13,11 @@ from omnidali import cli
 from omnidali.bench import compare as comparing
 from omnidali.bench import decode, workloads
 from omnidali.bench import probe as probing
+from omnidali.bench import start as starting
 from omnidali.bench.job import Job
 from omnidali.bench.measure import CODEC, OURS, check_frames, measure, wanted_frames
 from omnidali.bench.plan import bench_plan
-from omnidali.bench.report import BEGIN, END, report, summary
+from omnidali.bench.report import BEGIN, BEGIN_STARTS, END, END_STARTS, report, summary
 from omnidali.bench.workloads import WORKLOADS, job_of, make_media, open_tables, plan_of
 
 
@@ -101,12 +103,20 @@ def row(loader, rate, workload="W2 tsn-8 h264 gop 16", **more):
             "resident_mb": 100, "packets_per_clip": 60, "frames_per_clip": 8, "environment": {"cores": 2}, **more}
 
 
+def start_row(photos, start, wall):
+    return {"bench": "start", "source": "list", "photos": photos, "start": start, "wall_seconds": wall,
+            "data_seconds": 1.0, "batch_seconds": 0.1, "cpu_seconds": 2.0, "child_cpu_seconds": 0.5, "peak_mb": 500.0,
+            "child_peak_mb": 20.0, "catalog_mb": 1.5, "probed": 0, "samples": photos}
+
+
 def test_report(tmp_path):
     rows = [row(OURS, 1.0), row(OURS, 50.0), row("decord", 20.0, cpu_ms_per_clip=1.0), row("torchcodec", 40.0), row(CODEC, 60.0),
             {"bench": "loader", "workload": "W2 tsn-8 h264 gop 16", "loader": "spdl", "settings": {}, "error": "broke"},
-            {"bench": "plan", "rows": 5}, {"what": "another program's record"}]
+            {"bench": "plan", "rows": 5}, {"what": "another program's record"},
+            *(start_row(photos, start, wall) for photos, start, wall in
+              [(9, "first", 50.0), (9, "first", 40.0), (9, "warm", 3.0), (5000, "first", 70.0)])]
     (tmp_path / "records.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
-    (tmp_path / "R.md").write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
+    (tmp_path / "R.md").write_text(f"above\n{BEGIN}\nold\n{END}\n{BEGIN_STARTS}\nold\n{END_STARTS}\nbelow\n")
     for _ in range(2):  # a second time gives the same
         report(tmp_path / "records.jsonl", tmp_path / "R.md", tmp_path / "chart.png")
         text = (tmp_path / "R.md").read_text()
@@ -115,6 +125,10 @@ def test_report(tmp_path):
         limit = 2000 / (60 * 0.30 + 8 * 0.40)
         assert (f"| W2 tsn-8 h264 gop 16 | 50.0 | torchcodec 40.0 | **1.25** | 2.50 | 0.83 | {50 / limit:.2f} |"
                 " 2.0 / 1.0 |") in text
+        lines = [line for line in text.splitlines() if " in a list |" in line]
+        assert [line.split("|")[1:4] for line in lines] == [
+            [" 9 in a list ", " first ", " 40.0 s "], [" 9 in a list ", " warm ", " 3.0 s "],
+            [" 5,000 in a list ", " first ", " 70.0 s "]]
         assert "| spdl | broke |" in text and (tmp_path / "chart.png").stat().st_size > 1000
     assert "W1" not in summary([row("decord", 1.0, "W1 jpeg")], ["W1 jpeg"])  # nothing of ours to compare
 
@@ -134,6 +148,47 @@ def test_bench_plan(tmp_path):
     small, large = bench_plan(tmp_path, [100, 100_000])
     assert large["rows"] == 100_000 and large["warm_start_seconds"] < 10 and small["ms_per_step"] > 0
     assert large["first_batch_seconds"] > large["warm_start_seconds"] and large["table_mb"] > 1
+
+
+def test_bench_start(tmp_path, capfd):
+    """The second start probes nothing, and the media are gone at the end."""
+    command = ["bench", "start", "--tree", "40", "--list", "60", "--out", str(tmp_path)]
+    assert cli.main(command) == 0
+    rows = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    assert [(row["source"], row["start"], row["photos"], row["probed"]) for row in rows] == [
+        ("class folders", "first", 40, 40), ("class folders", "warm", 40, 0), ("list", "first", 60, 60),
+        ("list", "warm", 60, 0)]
+    for row in rows:
+        assert row["samples"] == row["photos"] and row["catalog_mb"] > 0
+        assert row["wall_seconds"] > row["data_seconds"] + row["batch_seconds"] > 0
+        assert row["cpu_seconds"] > row["child_cpu_seconds"] >= 0
+        assert row["peak_mb"] > row["child_peak_mb"] >= 0  # a child that lives shortly may not be seen
+        assert row["environment"]["versions"]["torch"]
+    assert all(row["child_cpu_seconds"] > 0 for row in rows if row["start"] == "first")
+    assert all(row["child_cpu_seconds"] == row["child_peak_mb"] == 0 for row in rows if row["start"] == "warm")
+    assert "| 60 in a list | warm |" in capfd.readouterr().out
+    assert not (tmp_path / "media" / "start").exists()
+
+
+def test_bench_start_where_links_are_not_possible(tmp_path, monkeypatch, capsys):
+    def refuse(source, target):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(starting.os, "link", refuse)
+    assert cli.main(["bench", "start", "--tree", "4", "--list", "0", "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "hard links" in said and "got Operation not permitted. Choose a folder on a local disk" in said
+    assert not (tmp_path / "media" / "start").exists()
+
+
+def test_photos_with_more_names_than_a_file_can_have(tmp_path, monkeypatch):
+    monkeypatch.setattr(starting, "_ORIGINALS", 2)
+    monkeypatch.setattr(starting, "_LINKS", 3)
+    originals = starting._write_originals(tmp_path / "originals", 10)
+    config = starting._make_source(tmp_path / "list", starting.LIST, 10, originals)
+    assert len(originals) == 4 and all(path.stat().st_nlink <= 1 + 3 for path in originals)
+    paths = [line.split()[0] for line in (config.parent / "list.txt").read_text().splitlines()]
+    assert len(set(paths)) == 10 and all((config.parent / "photos" / path).exists() for path in paths)
 
 
 def test_bench_decode(small, tmp_path, capsys, monkeypatch):

@@ -300,6 +300,31 @@ def test_a_killed_probe_goes_on_where_it_was(tmp_path, monkeypatch):
     assert (summary.usable, summary.probed) == (12, 12 - done)
 
 
+def test_files_that_are_probed_in_parts_make_the_same_table(tmp_path, monkeypatch):
+    names = ["b.jpg", "c.jpg", "a.jpg", "gone.jpg", "e.jpg", "bad.jpg", "d.jpg"]
+    for number, name in enumerate(names):
+        if name == "bad.jpg":
+            write(tmp_path / name, "no picture")
+        elif name != "gone.jpg":
+            write_photo(tmp_path / name, number, width=40 + number, height=40)
+    write(tmp_path / "l.txt", "".join(f"{name} {number}\n" for number, name in enumerate(names)))
+    source = SourceConfig(kind="image", root=".", list="l.txt")
+
+    tables = []
+    for count in (100, 3, 2):  # of seven files
+        monkeypatch.setattr(build, "_PROBED_TOGETHER", count)
+        monkeypatch.setattr("omnidali.catalog.pack._FETCHED", count)
+        path = tmp_path / f"{count}.sqlite"
+        summary, = build_catalog(path, {"s": source}, tmp_path, progress=False)
+        assert summary.probed == 7 and summary.usable == 5 and sum(summary.refused.values()) == 2
+        assert build_catalog(path, {"s": source}, tmp_path, progress=False)[0].probed == 0
+        tables.append(CatalogReader(path).table("s"))
+
+    assert len({table.fingerprint for table in tables}) == 1
+    for table in tables:
+        assert table.labels.tolist() == [0, 1, 2, 4, 6] and table.widths.tolist() == [40, 41, 42, 44, 46]
+
+
 def test_errors_of_sources(tmp_path):
     make_photos(tmp_path)
     with pytest.raises(UserError, match=r"sources.s.root: expected a folder, got .*nowhere"):

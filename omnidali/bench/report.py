@@ -1,4 +1,4 @@
-"""RESULTS.md's tables of throughput and a chart, made from the records alone."""
+"""RESULTS.md's tables of throughput and of starts, and a chart, made from the records alone."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from pathlib import Path
 
 from omnidali.bench.compare import table
 from omnidali.bench.measure import CODEC, OURS, TWO_RANKS
+from omnidali.bench.start import table as table_of_starts
 from omnidali.bench.workloads import DENSE_COPY, FAST_COPY
 from omnidali.charts import bar_chart, write_picture
 from omnidali.errors import UserError
 from omnidali.untrusted_text import for_markdown
 
 BEGIN, END = "<!-- throughput: made by `omnidali bench report` -->", "<!-- end of throughput -->"
+BEGIN_STARTS, END_STARTS = "<!-- starts: made by `omnidali bench report` -->", "<!-- end of starts -->"
 _REFERENCE = ("mmaction2", "decord")  # what users of the reference implementation have
 # a budget of one core in milliseconds: decoding a frame of H.264 at 340x256; the pixels of a returned one
 _DECODE_MS, _RETURN_MS = 0.30, 0.40
@@ -29,22 +31,32 @@ def report(records: str | Path, results: str | Path, chart: str | Path) -> str:
     if not records.exists():
         raise UserError(str(records), "records of measurements", "no such file", "Run `omnidali bench peers` first.")
     newest: dict[tuple, dict] = {}
+    starts = []
     for line in records.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         if row.get("bench") == "loader" and "loader" in row:
             newest[row["workload"], row["loader"]] = row
+        elif row.get("bench") == "start":
+            starts.append(row)
     if not newest:
         raise UserError(str(records), "records of `omnidali bench loader` or `peers`", "none", "Run one of them first.")
     rows = list(newest.values())
     workloads = list(dict.fromkeys(row["workload"] for row in rows))
     text = "\n\n".join([summary(rows, workloads), *copies(rows), *(table(rows, name) for name in workloads)])
-    before, begin, rest = results.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise UserError(str(results), f"a line {BEGIN} and a line {END}", "none", "Put them where the tables belong.")
-    results.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+    _put(results, BEGIN, END, text)
+    if starts:
+        _put(results, BEGIN_STARTS, END_STARTS, table_of_starts(starts))
     write_picture(Path(chart), _draw(rows))
     return text
+
+
+def _put(results: Path, begin: str, end: str, text: str) -> None:
+    """Write ``text`` between two marks."""
+    before, first, rest = results.read_text(encoding="utf-8").partition(begin)
+    _, second, after = rest.partition(end)
+    if not (first and second):
+        raise UserError(str(results), f"a line {begin} and a line {end}", "none", "Put them where the tables belong.")
+    results.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 def summary(rows: list[dict], workloads: list[str]) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -28,7 +29,7 @@ from omnidali.catalog.pack import pack
 from omnidali.catalog.probe import IRREGULAR, Probe
 from omnidali.catalog.store import COLUMNS, NEW, connect, media_crc, read_packed
 from omnidali.catalog.tars import find_tars
-from omnidali.catalog.workers import ProbePool
+from omnidali.catalog.workers import Outcome, ProbePool
 from omnidali.config import MediaConfig, key_of
 from omnidali.errors import NothingUsable, UserError
 from omnidali.reading import is_text, require_utf8_names
@@ -36,6 +37,7 @@ from omnidali.untrusted_text import for_terminal
 
 CHECKED_AT_START = 100_000  # files of a source whose size and time are compared at a warm start; of more than that
 SAMPLE_AT_START = 20_000  # these, evenly spread
+_PROBED_TOGETHER = 100_000  # files whose paths are in memory while they are probed
 _COMMIT_SECONDS = 2.0  # what a killed probe loses at most
 # What has changed stays in memory until it is committed: once SQLite writes before that, nobody else can read. 512 MiB
 # of 4 KiB each, which is a list of about a million lines.
@@ -103,6 +105,8 @@ def build_catalog(path: str | Path, sources: Mapping[str, MediaConfig], data_roo
     """
     require_utf8_names()
     path = Path(path)
+    for name, source in sources.items():  # before anything is made
+        _root_of(name, source, Path(data_root))
     with only_build(path), ProbePool(threads or len(os.sched_getaffinity(0))) as pool:
         for attempt in range(2):
             try:
@@ -150,13 +154,7 @@ def writing(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _build_source(db, name, source: MediaConfig, data_root, classes, pool, progress, as_begun) -> Summary:
-    root = os.path.realpath(data_root / source.root)
-    if not os.path.isdir(root):
-        raise UserError(f"{key_of(name)}.root", "a folder", f"{root}, which does not exist",
-                        "Check root and data_root (on the command line: data_root=DIR).")
-    if not is_text(root):
-        raise UserError(f"{key_of(name)}.root", "a folder with a name in UTF-8", f"{root}, which is not",
-                        "Rename it, or move the data.")
+    root = _root_of(name, source, data_root)
     row = db.execute(_KNOWN, (name,)).fetchone()
     if row is None:  # a catalog that cannot be written is good enough where nothing is new
         db.execute("INSERT INTO sources (name) VALUES (?)", (name,))
@@ -182,6 +180,22 @@ def _build_source(db, name, source: MediaConfig, data_root, classes, pool, progr
     return _summarise(db, source_id, name, source, data_root, probed, repeated, lost)
 
 
+def _root_of(name: str, source: MediaConfig, data_root: Path) -> str:
+    """The real path of a source's root.
+
+    Raises:
+        UserError: if it is no folder.
+    """
+    root = os.path.realpath(data_root / source.root)
+    if not os.path.isdir(root):
+        raise UserError(f"{key_of(name)}.root", "a folder", f"{root}, which does not exist",
+                        "Check root and data_root (on the command line: data_root=DIR).")
+    if not is_text(root):
+        raise UserError(f"{key_of(name)}.root", "a folder with a name in UTF-8", f"{root}, which is not",
+                        "Rename it, or move the data.")
+    return root
+
+
 def _reads_list(row: tuple, name: str, source: MediaConfig, root: str, data_root: Path, classes: list[str] | None,
                 as_begun: bool) -> bool:
     """Whether a source's list is to be read, as it is new or changed; ``row`` is what the catalog knows of it."""
@@ -196,16 +210,26 @@ def _reads_list(row: tuple, name: str, source: MediaConfig, root: str, data_root
         reason.startswith(UNREADABLE) for reason in _plain(left_out or "{}"))  # which may pass
 
 
-def reads_lists(path: Path, sources: Mapping[str, MediaConfig], data_root: Path, classes: list[str] | None) -> bool:
-    """Whether :func:`build_catalog` would read a list of a run that goes on; False where there is no good catalog."""
+def would_change(path: Path, sources: Mapping[str, MediaConfig], data_root: Path, classes: list[str] | None) -> bool:
+    """Whether :func:`build_catalog` would write to the catalog of a run that goes on.
+
+    It would where lists or media have changed. False where there is no good one, which is built anew, and for one of an
+    older version: bringing it up to date may take hours, and harms nobody.
+    """
     if not path.exists():
         return False
     try:
         with contextlib.closing(connect(path, read_only=True)) as db:
-            rows = {name: db.execute(_KNOWN, (name,)).fetchone() for name in sources}
-        return any(row is None or _reads_list(row, name, sources[name], os.path.realpath(data_root / sources[name].root),
-                                              data_root, classes, as_begun=True) for name, row in rows.items())
-    except (UserError, Damaged, sqlite3.Error):  # of a catalog that is upgraded, or built anew
+            for name, source in sources.items():
+                row = db.execute(_KNOWN, (name,)).fetchone()
+                root = _root_of(name, source, data_root)
+                if row is None or _reads_list(row, name, source, root, data_root, classes, as_begun=True):
+                    return True
+                new, = db.execute("SELECT COUNT(*) FROM media WHERE source = ? AND state = ?", (row[0], NEW)).fetchone()
+                if new or _find_changed(db, row[0], root, as_begun=True):
+                    return True
+        return False
+    except (UserError, Damaged, sqlite3.Error):
         return False
 
 
@@ -305,6 +329,13 @@ def _read_entries(db, source_id: int, name: str, source: MediaConfig, root: str,
 
 def _mark_changed(db, source: int, root: str, as_begun: bool) -> None:
     """Set files back to ``new`` whose size or time is not what it was at the probe; ``as_begun``: usable ones alone."""
+    changed = _find_changed(db, source, root, as_begun)
+    db.executemany("UPDATE media SET state = ? WHERE id = ?", [(NEW, record) for record in changed])
+    db.commit()
+
+
+def _find_changed(db, source: int, root: str, as_begun: bool) -> list[int]:
+    """The catalog ids of those files."""
     usable = [np.frombuffer(data, COLUMNS["records"]) for data, in db.execute(
         "SELECT data FROM packed WHERE source = ? AND name = 'records' ORDER BY chunk", (source,))]
     refused = np.array([record for side in "<>" for record, in db.execute(
@@ -316,10 +347,8 @@ def _mark_changed(db, source: int, root: str, as_begun: bool) -> None:
         rows += db.execute("SELECT id, COALESCE(archive, path), bytes, mtime_ns, archive FROM media WHERE id IN"
                            " (SELECT value FROM json_each(?))", (json.dumps(records.tolist()),)).fetchall()
     stamp = functools.lru_cache(maxsize=1000)(lambda path: stamp_of(os.path.join(root, path)))  # a tar has many members
-    changed = [(NEW, record) for record, path, size, mtime, archive in rows
-               if (stamp(path)[1] != mtime if archive else stamp(path) != (size, mtime))]
-    db.executemany("UPDATE media SET state = ? WHERE id = ?", changed)
-    db.commit()
+    return [record for record, path, size, mtime, archive in rows
+            if (stamp(path)[1] != mtime if archive else stamp(path) != (size, mtime))]
 
 
 def _probe_new(db, source: int, name: str, config: MediaConfig, root: str, pool: ProbePool, progress: bool,
@@ -331,20 +360,18 @@ def _probe_new(db, source: int, name: str, config: MediaConfig, root: str, pool:
         as they were, as they cannot be used as planned.
     """
     again = "" if as_begun else f"{UNREADABLE}:*"
-    todo = db.execute("SELECT id, path, archive, offset, size, state FROM media WHERE source = ? AND (state = ? OR"
-                      " state GLOB ?) ORDER BY id", (source, NEW, again)).fetchall()
-    if not todo:
+    todo = np.fromiter((record for record, in db.execute(
+        "SELECT id FROM media WHERE source = ? AND (state = ? OR state GLOB ?) ORDER BY id", (source, NEW, again))),
+        np.int64)
+    if not len(todo):
         return 0, 0
     planned, probed, lost = _planned(db, source) if as_begun else {}, 0, 0
-    places = {row[0]: dict(zip(("id", "path", "archive", "offset", "size"), row)) for row in todo}
-    unreadable = {row[0] for row in todo if row[-1] != NEW}
-    upgraded = {record for record, in db.execute("SELECT id FROM media WHERE source = ? AND packets IS NULL", (source,))}
     last_commit = time.monotonic()
     with tqdm(total=len(todo), desc=f"probe {name}", unit="file", disable=not progress, file=sys.stderr,
               mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:
-        for record, state, probe, (size, mtime) in pool.probe(config, root, [row[:-1] for row in todo]):
+        for file, (record, state, probe, (size, mtime)) in _probe_in_parts(db, todo, config, root, pool):
             bar.update()
-            if record in unreadable and state.startswith(UNREADABLE):
+            if file.state != NEW and state.startswith(UNREADABLE):
                 continue
             if not probed:
                 db.execute("UPDATE sources SET fingerprint = NULL WHERE id = ?", (source,))
@@ -353,14 +380,45 @@ def _probe_new(db, source: int, name: str, config: MediaConfig, root: str, pool:
                 db.execute("UPDATE media SET state = ? WHERE id = ?", (OK, record))  # the rest stays as it was
                 lost += 1
             else:
-                write_probe(db, root, places[record], state, probe, (size, mtime))
-                if record in upgraded and probe is not None and probe.codec.endswith(IRREGULAR):
-                    _forget_scores(db, root, places[record]["path"])
+                write_probe(db, root, file.place, state, probe, (size, mtime))
+                if file.is_upgraded and probe is not None and probe.codec.endswith(IRREGULAR):
+                    _forget_scores(db, root, file.path)
             if time.monotonic() - last_commit > _COMMIT_SECONDS:
                 db.commit()
                 last_commit = time.monotonic()
     db.commit()
     return probed, lost
+
+
+class _Unprobed(NamedTuple):
+    """A row that is to be probed; ``is_upgraded``: it was never probed, or only by the version before."""
+
+    id: int
+    path: str
+    archive: str | None
+    offset: int | None
+    size: int | None
+    state: str
+    is_upgraded: int
+
+    @property
+    def place(self) -> dict[str, object]:
+        return dict(zip(self._fields[:5], self))
+
+
+def _probe_in_parts(db, todo: np.ndarray, config: MediaConfig, root: str,
+                    pool: ProbePool) -> Iterator[tuple[_Unprobed, Outcome]]:
+    """Probe the files with these ids; yields each with what became of it.
+
+    A part is finished before the next one is read: the paths of millions of files would take gigabytes.
+    """
+    for begin in range(0, len(todo), _PROBED_TOGETHER):
+        ids = todo[begin:begin + _PROBED_TOGETHER].tolist()
+        files = {row[0]: _Unprobed._make(row) for row in db.execute(
+            "SELECT id, path, archive, offset, size, state, packets IS NULL FROM media WHERE id IN"
+            " (SELECT value FROM json_each(?)) ORDER BY id", (json.dumps(ids),))}
+        for outcome in pool.probe(config, root, [file[:5] for file in files.values()]):
+            yield files[outcome[0]], outcome
 
 
 def write_probe(db, root: str, place: Mapping[str, object], state: str, probe: Probe | None,

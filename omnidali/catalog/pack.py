@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -57,6 +58,8 @@ RATE_IF_UNKNOWN = 25.0  # frames a second of a file that has neither timestamps 
 OUTSIDE = "piece outside of its file"
 ANOTHER_SIZE = "piece of another size than its video's first"
 TOO_MANY = f"video of more than {MAX_PIECES:,} windows: raise window_seconds or --window"
+_SAMPLE_COLUMNS = ("labels", "widths", "heights", "positives")
+_FETCHED = 10_000  # rows that are read from the catalog at once
 _SHOWN = 3  # irregular files that are named
 NO_POSITIVE = "video without a piece that shows its class"
 
@@ -89,8 +92,8 @@ def pack(db: sqlite3.Connection, source: int, by_video: bool, keep_all: bool = F
 
     pieces_before = 0
     for chunk, (samples, counts, pieces, paths) in enumerate(batches):
-        columns = dict(zip(("labels", "widths", "heights", "positives"), zip(*samples)))
-        columns |= dict(zip(PIECE_COLUMNS, zip(*pieces)))
+        columns = dict(zip(_SAMPLE_COLUMNS, samples))
+        columns |= dict(zip(PIECE_COLUMNS, pieces))
         columns["codecs"] = [place[name] for name in columns["codecs"]]
         if by_video:
             ends = pieces_before + np.cumsum(counts)
@@ -149,16 +152,34 @@ class _Rows:
 
 
 def _pieces(rows: _Rows, unusable: Counter):
-    """Batches of (samples, pieces a sample, pieces, paths), where every entry is a sample."""
-    while batch := rows.fetchmany(CHUNK):
-        samples, pieces, paths = [], [], []
-        for row in batch:
-            for _, first, count in spans(row, unusable):
-                samples.append((row.label, row.width, row.height, 1))
-                pieces.append(_Piece(row.record, count, row.codec, first))
-                paths.append(row.path)
-        if samples:
+    """Batches of (columns of samples, pieces a sample, columns of pieces, paths), where every entry is a sample."""
+    ended = False
+    while not ended:
+        samples = [_empty(name) for name in _SAMPLE_COLUMNS]
+        pieces = [[] if name == "codecs" else _empty(name) for name in PIECE_COLUMNS]
+        paths = []
+        # a million rows as they are read would take several times the memory of what is kept of them
+        for begin in range(0, CHUNK, _FETCHED):
+            batch = rows.fetchmany(min(_FETCHED, CHUNK - begin))
+            ended = not batch
+            if ended:
+                break
+            found = [(row, first, count) for row in batch for _, first, count in spans(row, unusable)]
+            _extend(samples, [(row.label, row.width, row.height, 1) for row, _, _ in found])
+            _extend(pieces, [_Piece(row.record, count, row.codec, first) for row, first, count in found])
+            paths += [row.path for row, _, _ in found]
+        if paths:
             yield samples, None, pieces, paths
+
+
+def _empty(column: str) -> array:
+    """An array for the values of a column, which refuses those that do not fit."""
+    return array(np.dtype(COLUMNS[column]).char)
+
+
+def _extend(columns: Sequence[array | list], rows: Sequence[tuple]) -> None:
+    for column, values in zip(columns, zip(*rows)):
+        column.extend(values)
 
 
 def _videos(rows: _Rows, keep_all: bool, unusable: Counter):
@@ -187,10 +208,10 @@ def _videos(rows: _Rows, keep_all: bool, unusable: Counter):
         pieces += shown + others
         paths += dict.fromkeys(files[piece.record] for piece in shown + others)
         if len(pieces) >= CHUNK:
-            yield samples, counts, pieces, paths
+            yield zip(*samples), counts, zip(*pieces), paths
             samples, counts, pieces, paths = [], [], [], []
     if samples:
-        yield samples, counts, pieces, paths
+        yield zip(*samples), counts, zip(*pieces), paths
 
 
 def _gaps(shown: list[_Piece], removed: list[_Piece], frames: int) -> list[_Piece]:

@@ -30,9 +30,9 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         loader.add_argument("--loaders", nargs="+", metavar="NAME", help="only these (default: " + (
             "all)" if name == "peers" else "ours)"), default=None if name == "peers" else ["omnidali"])
         loader.set_defaults(story=_bench_loader)
-    report = bench.add_parser("report", help="write RESULTS.md's tables of throughput and the chart from the records")
+    report = bench.add_parser("report", help="write RESULTS.md's tables of throughput and starts, and the chart")
     report.add_argument("--records", default="bench/records.jsonl", help="default: %(default)s")
-    report.add_argument("--results", default="RESULTS.md", help="with the two marks (default: %(default)s)")
+    report.add_argument("--results", default="RESULTS.md", help="with the marks (default: %(default)s)")
     report.add_argument("--chart", default="docs/throughput.png", help="default: %(default)s")
     report.set_defaults(story=_bench_report)
     train = bench.add_parser("train", help="the training loop fed with synthetic, cached and real batches: the stall")
@@ -48,6 +48,14 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     plan.add_argument("--rows", type=int, nargs="+", default=[10_000, 1_000_000, 10_000_000],
                       help="sizes of the catalog")
     plan.set_defaults(story=_bench_plan)
+    start = bench.add_parser("start", help="the first and the warm start of a run over millions of photos")
+    start.add_argument("--out", default="bench", help="folder for media and records.jsonl (default: %(default)s)")
+    start.add_argument("--tree", type=int, default=300_000, metavar="N",
+                       help="photos in class folders, 0 for none (default: %(default)s)")
+    start.add_argument("--list", type=int, default=2_000_000, metavar="N", dest="lines",
+                       help="lines of a list, 0 for none (default: %(default)s)")
+    start.add_argument("--keep", action="store_true", help="leave the media and configs in OUT/media/start")
+    start.set_defaults(story=_bench_start)
     pairs = bench.add_parser("dedup", help="comparing features and hashes in chunks, beside one plain product")
     pairs.add_argument("--out", default="bench", help="folder for records.jsonl (default: %(default)s)")
     pairs.add_argument("--rows", type=int, nargs=2, default=[100_000, 10_000], metavar=("WEB", "VALIDATION"),
@@ -107,6 +115,14 @@ def _bench_advise(options: argparse.Namespace) -> None:
 def _bench_plan(options: argparse.Namespace) -> None:
     from omnidali.bench.plan import bench_plan
     bench_plan(options.out, options.rows)
+
+
+def _bench_start(options: argparse.Namespace) -> None:
+    from omnidali.bench.start import bench_start
+    at_least(options.tree, 0, "--tree")
+    at_least(options.lines, 0, "--list")
+    at_least(options.tree + options.lines, 1, "--tree and --list together")
+    bench_start(options.out, options.tree, options.lines, options.keep)
 
 
 def _bench_dedup(options: argparse.Namespace) -> None:
