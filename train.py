@@ -25,7 +25,7 @@ from omnidali.config import Config
 from omnidali.errors import UserError, exit_with_advice, telling_peers
 from omnidali.evaluation.metrics import Accuracy, measure
 from omnidali.evaluation.score import score_items
-from omnidali.loading.data import open_data, open_loader
+from omnidali.loading.data import check_shares, open_data, open_loader
 from omnidali.loading.fusion import FusionIterator
 from omnidali.loading.quarantine import Quarantine
 from omnidali.models.recognizers import build_model
@@ -43,6 +43,7 @@ from omnidali.training.run_folder import RunFolder
 from omnidali.training.schedule import SaveClock, learning_rate
 from omnidali.training.state import NotFinite, TrainingState
 from omnidali.training.stopping import StopSignals
+from omnidali.untrusted_text import say
 
 
 def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | None = None,
@@ -69,6 +70,8 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
     torch.manual_seed(config.seed)
     torch.backends.cudnn.benchmark = True
 
+    check_before_data(config, ranks)
+
     # Data: the catalog is brought up to date once, the plan is made, decoding starts with the loop.
     data = open_data(config, ranks, as_begun=folder.goes_on(resume))
     kept = {"quarantine": Quarantine()} if dry_run else {}
@@ -84,8 +87,6 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
     if config.model.pretrained:
         say(load_pretrained(model, config.model.pretrained, config.model.pretrained_head, data.class_names))
     if config.model.sync_norm:
-        if ranks.device.type != "cuda":
-            raise UserError("model.sync_norm", "GPUs", "the CPU", "Switch it off.")
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     layout = torch.channels_last if config.model.name == "tsn" else torch.channels_last_3d
     model = model.to(ranks.device, memory_format=layout if config.model.channels_last else torch.contiguous_format)
@@ -108,8 +109,8 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
     ranks.require_equal(training.step, "resume", "the same checkpoint on every rank")
 
     # Nothing refuses this start any more: what it changes is changed now
-    data.keep_catalog(ranks)
     changes = ranks.on_main(lambda: folder.begin(config, saved))
+    data.keep_catalog(ranks)
     say(*found, *changes)
 
     def share_statistics() -> None:  # each rank gathers batch-norm statistics of its own
@@ -131,30 +132,29 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
             + (f", {accuracy.unreadable} items unreadable" if accuracy.unreadable else ""))
         return accuracy
 
-    def keep(files: list[str], due: bool, stops: bool, final: bool) -> bool:
-        """Save, then evaluate where that is ``due``, then write down what came out.
+    def keep(files: list[str], stops: bool, final: bool) -> bool:
+        """Save, then evaluate where that is owed, then write down what came out.
 
         Returns whether the run stops, as a signal can end an evaluation. One that was not finished, for whatever
-        reason, is owed: a resumed run begins with it. LAST is the last of ``files`` where it is among them, as it is
+        reason, stays owed: a resumed run begins with it. LAST is the last of ``files`` where it is among them, as it is
         told of the best that a file holds.
         """
         nonlocal figures
         share_statistics()
         gc.collect()
-        training.owes_evaluation = due
-        if not due or stops:
+        if not training.owes_evaluation or stops:
             folder.checkpoints.save(training.as_dict(), *files, final=final or stops)
             return stops
 
         folder.checkpoints.save(training.as_dict(), LAST, final=final)
         found = evaluate(training.step)
         if found is None:
-            folder.checkpoints.save(training.as_dict(), *files)
+            folder.checkpoints.save(training.as_dict(), *files, final=folder.checkpoints.owes_save)
             return True
         figures, training.owes_evaluation = found.as_row(), False
         best = [BEST] if found.top1_of_all > training.best else []
         training.best = max(training.best, found.top1_of_all)
-        folder.checkpoints.save(training.as_dict(), *best, *files)
+        folder.checkpoints.save(training.as_dict(), *best, *files, final=final)
         return False
 
     def say_stopped() -> None:
@@ -168,8 +168,9 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
     model.train()
     with closing_behind(loader), StopSignals(ranks) as stop, folder.rescuing(training), telling_peers(), \
             collecting_when_told():
-        if training.owes_evaluation and data.evaluation is not None and not dry_run:
-            if keep([LAST], True, False, final=first_step == steps):
+        training.owes_evaluation &= data.evaluation is not None and not dry_run
+        if training.owes_evaluation:
+            if keep([LAST], stops=False, final=first_step == steps):
                 say_stopped()
                 return None
         asked = time.perf_counter()
@@ -190,8 +191,14 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
                 losses = F.cross_entropy(logits.float(), labels, reduction="none")
                 scaler.scale((losses * loss_weights[batch.source]).mean() / settings.accumulate).backward()
             done = step + 1
+            at_end = done == loader.end
+
+            def due(every: int) -> bool:  # at the first optimizer step from each multiple of `every` on
+                return updates and done % every < settings.accumulate
+
+            evaluates = data.evaluation is not None and not dry_run and (due(evaluate_every) or at_end)
             if updates:
-                with training.updating(done):
+                with training.updating(done, evaluates):
                     scaler.unscale_(optimizer)
                     if settings.clip_grad_norm:
                         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_grad_norm)
@@ -202,15 +209,9 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
                         ema.update(model)
             meter.add(losses.detach(), logits.detach(), labels, batch.source)
 
-            at_end = done == loader.end
-
-            def due(every: int) -> bool:  # at the first optimizer step from each multiple of `every` on
-                return updates and done % every < settings.accumulate
-
             stops = by_time = False
             if updates and not at_end:
                 stops, by_time = stop.agreed(wants_save=ranks.is_main and saving.is_due and not dry_run)
-            evaluates = data.evaluation is not None and not dry_run and (due(evaluate_every) or at_end)
             retries = folder.checkpoints.owes_save and due(config.train.log_every)
             to_save = [f"step-{done}.pt"] if config.train.keep_every and due(config.train.keep_every) else []
             if evaluates or at_end or stops or by_time or retries or due(config.train.checkpoint_every):
@@ -226,7 +227,7 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
                     raise NotFinite(done, f"a loss of {sources['all']['loss']}")
             paused = time.perf_counter()
             if to_save and not dry_run:
-                stops = keep(to_save, evaluates, stops, final=at_end)
+                stops = keep(to_save, stops, final=at_end)
                 saving.restart()
             if stops:
                 say_stopped()
@@ -234,6 +235,20 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
             asked = time.perf_counter()
             pace.paused(asked - paused)
     return figures
+
+
+def check_before_data(config: Config, ranks: Ranks) -> None:
+    """Refuse what needs no look at the data, which may take hours.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    check_shares(config, ranks.world)
+    if config.model.sync_norm and ranks.device.type != "cuda":
+        raise UserError("model.sync_norm", "GPUs", "the CPU", "Switch it off.")
+    if config.model.pretrained and not os.path.isfile(config.model.pretrained):
+        raise UserError(str(config.model.pretrained), "a file of weights (model.pretrained)", "no such file",
+                        "Correct the path, which starts from the current folder, or clear it to start from scratch.")
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
@@ -258,7 +273,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.dry_run is not None and options.dry_run < 1:
             raise UserError("--dry-run", "1 step or more", str(options.dry_run), "Correct the number.")
         if options.print_config:
-            print(dump_config(load_config(options.config, options.overrides)), end="")
+            say(*dump_config(load_config(options.config, options.overrides)).splitlines())
             return
         streams.never_wait()
         ranks = start_ranks()  # first, so that a mistake in one machine's copy of the config ends all ranks

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from omnidali import streams, watch
-from omnidali.untrusted_text import for_terminal, say
+from omnidali.untrusted_text import CannotPrint, for_terminal, say
 
 
 class UserError(ValueError):
@@ -104,7 +104,7 @@ def exit_with_advice(story: Callable[[], int | None], rank: int = 0) -> int:
     streams.open_missing()
     try:
         code = story() or 0
-        sys.stdout.flush()
+        _flush()
         return code
     except KeyboardInterrupt as interrupt:
         tell_peers(interrupt)
@@ -117,6 +117,10 @@ def exit_with_advice(story: Callable[[], int | None], rank: int = 0) -> int:
         streams.close_stdout()
         if isinstance(error, BrokenPipeError):
             return watch.leave(141, lambda: None)  # as a program that SIGPIPE ends
+    if isinstance(error, CannotPrint):
+        streams.close_stdout()
+        error = UserError("stdout", "a place that takes what is printed", str(error.strerror),
+                          "Free space, or print elsewhere.")
     if isinstance(error, UserError):
         return watch.leave(2, lambda: _advise(error, rank))
     if ending is not None:
@@ -125,6 +129,16 @@ def exit_with_advice(story: Callable[[], int | None], rank: int = 0) -> int:
         sys.excepthook = _print_traceback
         raise error
     return watch.leave(1, lambda: _print_traceback(type(error), error, error.__traceback__))
+
+
+def _flush() -> None:
+    """Print what waits to be printed, while an error can still be told."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as problem:
+        raise CannotPrint(problem.errno, problem.strerror) from None
 
 
 @contextlib.contextmanager

@@ -171,7 +171,7 @@ def start_ranks() -> Ranks:
     world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
     if dist.is_available() and dist.is_torchelastic_launched() and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if not _parent_is_python():  # it died before, and nobody will end this process
+        if _is_orphan():  # torchrun died before, and nobody will end this process
             raise UserError("torchrun", "to be running", "nothing left of it", "Start it again.")
     device = torch.device("cpu")
     if torch.cuda.is_available():
@@ -186,17 +186,14 @@ def start_ranks() -> Ranks:
     return ranks
 
 
-def _parent_is_python() -> bool:
-    """Whether the parent can be torchrun, which is Python, and not who takes in orphans."""
+def _is_orphan() -> bool:
+    """Whether the parent is who takes in orphans, and not torchrun, which is Python and may be a container's first."""
     parent = Path(f"/proc/{os.getppid()}")
     try:
-        name = os.path.basename(os.readlink(parent / "exe"))
-    except OSError:  # another user's, such as init
-        try:
-            name = (parent / "comm").read_text()
-        except OSError:
-            return True
-    return name.startswith(("python", "pypy"))
+        name = (parent / "comm").read_text().strip()
+    except OSError:
+        return False
+    return name == "systemd" or parent.name == "1" and not name.startswith(("python", "pypy", "torchrun", "pt_"))
 
 
 def _from_main(make: Callable[[], T]) -> T:

@@ -27,6 +27,7 @@ def open_missing() -> None:
             if opened != number:
                 os.dup2(opened, number)
                 os.close(opened)
+            os.set_inheritable(number, True)  # as the streams of every process
         if getattr(sys, name) is None:  # it was closed when Python began; by now its number may be another file's
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
 
@@ -93,6 +94,7 @@ class DroppingStream:
 
     def __init__(self, stream: TextIO):
         self.dropped = 0
+        self._is_cut = False  # whether the last line that was written lacks its end
         self._stream = stream
         self._pending = ""
         self._lock = threading.RLock()
@@ -111,11 +113,13 @@ class DroppingStream:
             text, self._pending = self._pending, ""
             if not text:
                 return
+            lines = max(1, text.count("\n"))
             if self.dropped:
                 text = f"[{self.dropped:,} lines were dropped here, as nobody read them]\n{text}"
+            if self._is_cut:
+                text = f"\n{text}"
             data = text.encode(self._stream.encoding or "utf-8", "backslashreplace")
-            lines = max(1, text.count("\n"))
-            self.dropped = 0 if self._send(data) else self.dropped + lines - bool(self.dropped)
+            self.dropped = 0 if self._send(data) else self.dropped + lines
 
     def _send(self, data: bytes) -> bool:
         try:
@@ -123,11 +127,13 @@ class DroppingStream:
             poll = select.poll()
             poll.register(number, select.POLLOUT)
             waits = os.get_blocking(number)  # then only a stream that is ready may be written to
+            length = len(data)
             while data:
                 if waits and not poll.poll(self._patience):
                     return False
                 try:
                     data = data[os.write(number, data[:_CHUNK]):]
+                    self._is_cut = 0 < len(data) < length
                 except BlockingIOError:
                     if not poll.poll(self._patience):
                         return False

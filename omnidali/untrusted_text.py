@@ -10,6 +10,7 @@ What a function here has escaped it leaves alone the next time, but for :func:`f
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 
 LONGEST = 300  # characters of a name
@@ -21,6 +22,10 @@ _FORMULA = re.compile(r"(^\s*|;\s*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
 _MARKUP = re.compile(r"[\\`*\[\]|~#$]|(?<![^\W_])_|_(?![^\W_])|^[-+=](?![0-9.])|:(?=//)|(?<=www)\.", re.IGNORECASE)
 _NUMBERED = re.compile(r"^([0-9]+)([.)])(?=\s|$)")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+
+class CannotPrint(OSError):
+    """What is printed goes to a file on a full disk, or to a terminal that is gone."""
 
 
 def for_terminal(text: object, longest: int | None = LONGEST) -> str:
@@ -96,8 +101,23 @@ def for_picture(text: object, longest: int | None = 100) -> str:
     return for_terminal(text, longest).encode("ascii", "replace").decode("ascii")
 
 
+def for_shell(*words: object) -> str:
+    r"""A command as a shell takes it: a word stays one word, and nothing in it is run when it is pasted.
+
+    It goes through :func:`for_terminal` where it is printed; a name that this escapes has to be typed.
+
+    >>> print(for_shell("train.py", "--config", "my runs/$(reboot).yaml"))
+    train.py --config 'my runs/$(reboot).yaml'
+    """
+    return shlex.join(map(str, words))
+
+
 def say(*lines: object, error: bool = False) -> None:
     """Print lines to stdout, or to stderr with ``error``. Each stays one line, whatever names it holds.
+
+    Raises:
+        BrokenPipeError: if the reader has left.
+        CannotPrint: for any other error of the stream.
 
     >>> say("found:", "a\\nb")
     found:
@@ -106,4 +126,9 @@ def say(*lines: object, error: bool = False) -> None:
     stream = sys.stderr if error else sys.stdout
     text = "\n".join(for_terminal(line, None) for line in lines)
     encoding = getattr(stream, "encoding", None) or "utf-8"  # of a locale that may hold ASCII alone
-    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as problem:
+        raise CannotPrint(problem.errno, problem.strerror) from None

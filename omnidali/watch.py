@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 from omnidali.untrusted_text import say
@@ -103,7 +103,9 @@ class Watch:
             with contextlib.suppress(OSError):
                 say(*str(ending).split("\n"), error=True)
         time.sleep(0 if own else _GRACE_SECONDS - _TELL_SECONDS)  # the main thread may be about to print
-        _finishing.acquire(timeout=_FINISH_SECONDS)
+        if _finishing.acquire(timeout=_FINISH_SECONDS) and _last_will is not None:
+            with contextlib.suppress(Exception):
+                _last_will()
         os._exit(ending.code)
 
 
@@ -239,6 +241,21 @@ def _connect(hosts: list[str], port: int) -> socket.socket:
 _watch: Watch | None = None
 _switchboard: Switchboard | None = None
 _finishing = threading.Lock()
+_last_will: Callable[[], object] | None = None
+
+
+@contextlib.contextmanager
+def last_will(work: Callable[[], object]) -> Iterator[None]:
+    """Have ``work`` done before another rank's end ends this process, where its main thread does not come to it.
+
+    It waits in a collective, or for its loader. ``work`` is called on another thread.
+    """
+    global _last_will
+    _last_will = work
+    try:
+        yield
+    finally:
+        _last_will = None
 
 
 def finishing() -> contextlib.AbstractContextManager[bool]:

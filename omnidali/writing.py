@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from omnidali.errors import UserError
-from omnidali.untrusted_text import for_csv
+from omnidali.untrusted_text import CannotPrint, for_csv
 
 
 def write_whole(path: Path, data: str | bytes | Iterable[str]) -> None:
@@ -72,7 +72,7 @@ def writing_to(out: Path, *others: type[Exception]) -> Iterator[None]:
     """
     try:
         yield
-    except BrokenPipeError:  # of a program that reads what is printed meanwhile
+    except (BrokenPipeError, CannotPrint):  # of what is printed meanwhile
         raise
     except (OSError, *others) as error:
         raise UserError(str(getattr(error, "filename", None) or out), "a folder that can be written",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -148,3 +149,20 @@ def tables(media_root, tmp_path_factory):
     build_catalog(path, SOURCES, media_root, progress=False)
     reader = CatalogReader(path)
     return [reader.table(name) for name in SOURCES]
+
+
+@pytest.fixture
+def options(media_root, tmp_path) -> list[str]:
+    """Arguments of a short training on two sources, in a run folder of the test's own."""
+    from running import options_of
+    return options_of(media_root, tmp_path)
+
+
+@pytest.fixture
+def small_network(monkeypatch, tmp_path):
+    """Let train.py use a network of three layers, and a folder for temporary files in the test's own."""
+    import train
+    from recorder import small_model
+    monkeypatch.setattr(train, "build_model", small_model)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()

@@ -1,8 +1,9 @@
 """Nothing that was trained is lost: errors between steps, last saves that fail, and what a resume says."""
 
 import json
+import os
+import shutil
 import signal
-import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,20 +17,11 @@ from running import HELD_OUT, assert_same, no_file_may_grow, options_of, run, sm
 import train
 from omnidali.errors import UserError
 from omnidali.loading.fusion import FusionIterator
-from omnidali.training import checkpointer
+from omnidali.training import checkpointer, run_folder
 from omnidali.training.checkpoint import load_checkpoint
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch, tmp_path):
-    monkeypatch.setattr(train, "build_model", small_model)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    (tmp_path / "temporary").mkdir()
-
-
-@pytest.fixture
-def options(media_root, tmp_path):
-    return options_of(media_root, tmp_path)
+pytestmark = pytest.mark.usefixtures("small_network")
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +102,38 @@ def test_an_error_between_steps_saves_the_last_one(options, tmp_path, whole, mon
     assert run(*options, *settings, "auto")[0] == 0
     if accumulate == 2:
         assert_same(whole, weights(tmp_path / "run"))
+
+
+def test_an_error_before_a_due_evaluation_leaves_it_owed(options, tmp_path, monkeypatch):
+    """Also at the last step, behind which a resume has nothing else to do."""
+    real, calls = train.step_line, []
+
+    def fails_at_the_end(step, *given):
+        if step == 6 and not calls.append(1) and len(calls) == 1:
+            raise UserError("log", "a disk", "none", "Mend it.")
+        return real(step, *given)
+
+    monkeypatch.setattr(train, "step_line", fails_at_the_end)
+    assert run(*options, HELD_OUT, "train.steps=6")[0] == 2
+    state = load_checkpoint(tmp_path / "run/checkpoints/last.pt")
+    assert state["loader"]["step"] == 6 and state["owes_evaluation"]
+    code, out, _ = run(*options, HELD_OUT, "train.steps=6", "auto")
+    assert code == 0 and "evaluation at step 6: top1" in out
+
+
+def test_an_abandoned_evaluation_on_a_full_disk_is_saved_elsewhere(options, tmp_path, monkeypatch):
+    real = checkpointer.save_checkpoint
+
+    def save(path, state, previous=None):
+        if tmp_path / "run" in path.parents:
+            raise UserError(str(path), "a place to write a checkpoint", "No space left on device", "Free some.")
+        real(path, state, previous)
+
+    monkeypatch.setattr(checkpointer, "save_checkpoint", save)
+    monkeypatch.setattr(train, "score_items", lambda *_: None)  # as a signal ends it
+    code, _, err = run(*options, HELD_OUT, "train.steps=8", "train.final_save_minutes=0")
+    path, = (tmp_path / "temporary").glob("omnidali-*/step-4.pt")
+    assert code == 2 and f"What was trained is in {path}." in err
 
 
 def test_an_error_in_the_forward_pass_saves_the_step_before_it(options, tmp_path, whole, monkeypatch):
@@ -263,12 +287,13 @@ def test_last_save_takes_the_room_of_what_is_convenience(options, tmp_path, monk
         assert (step_of(tmp_path / "run"), step_of(tmp_path / "run", "previous.pt")) == (steps, steps - 2)
 
 
-def test_what_was_trained_is_told_lost_only_if_it_is(options, tmp_path):
+def test_no_place_is_named_where_there_is_none(options, tmp_path):
     run(*options, "train.steps=2")
     with no_file_may_grow() as fill:
         code, _, err = run(*options, "train.steps=4", "train.final_save_minutes=0", "auto",
                            wrap=calling(lambda step: fill(True)))
     assert code == 2 and "a place to write a checkpoint, got File too large" in err
+    assert "What was trained is in" not in err
     assert "--resume auto goes on after step 2\n" in err and step_of(tmp_path / "run") == 2
 
 
@@ -285,7 +310,7 @@ def test_resume_says_what_it_found(options, tmp_path):
 
 
 def files_of(folder):
-    """Contents of everything but the catalog's lock, by path."""
+    """Contents by path."""
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -320,15 +345,94 @@ def test_a_refused_resume_changes_nothing(options, tmp_path, media_root, name, m
 
 
 REFUSED_AT_ONCE = {"sync_norm": ["model.sync_norm=true"], "precision": ["train.precision=fp8"],
-                   "pretrained": ["model.pretrained=gone.pth"], "root": ["data_root=/nowhere"]}
+                   "batch": ["train.batch=7", "train.mixup=intra"], "pretrained": ["model.pretrained=gone.pth"]}
 
 
 @pytest.mark.parametrize("name", REFUSED_AT_ONCE)
 def test_a_refused_first_start_leaves_no_folder(options, tmp_path, name):
     code, _, err = run(*options, *REFUSED_AT_ONCE[name])
     assert code == 2, err
-    left = [path.name for path in (tmp_path / "run").rglob("*")] if (tmp_path / "run").exists() else []
-    assert set(left) <= {"catalog.sqlite", "catalog.sqlite.lock"}, left  # what was probed is worth keeping
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_first_start_that_the_data_refuse_leaves_the_catalog_alone(options, tmp_path, media_root):
+    """What was probed is worth keeping."""
+    (tmp_path / "shorts.txt").write_text((media_root / "shorts.txt").read_text().replace(" 3", " 9"))
+    held_out = f"evaluation={{source: {{kind: video, root: shorts, list: {tmp_path / 'shorts.txt'}}}}}"
+    code, _, err = run(*options, held_out)
+    assert code == 2 and "evaluation.source: expected labels below 4" in err
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"catalog.sqlite", "catalog.sqlite.lock"}
+
+
+@pytest.mark.parametrize("how", ["gone", "touched"])
+def test_a_refused_resume_over_changed_media_changes_nothing(options, tmp_path, media_root, how):
+    """Nor does it lose what the catalog knows of a file that is gone."""
+    shutil.copytree(media_root, tmp_path / "media")
+    options = [*options, f"data_root={tmp_path / 'media'}"]
+    assert run(*options, "train.steps=4")[0] == 0
+    before = files_of(tmp_path / "run")
+    clip = tmp_path / "media/clips/class 1/video 1.mp4"
+    clip.unlink() if how == "gone" else os.utime(clip)
+    code, _, err = run(*options, "train.steps=6", "seed=5", "auto")
+    assert code == 2 and "resume: expected the plan" in err
+    assert files_of(tmp_path / "run") == before
+    code, out, err = run(*options, "train.steps=6", "auto")
+    assert code == 0 and ("1 gone, changed or broken since the run began" in out) == (how == "gone"), err
+
+
+def test_a_start_that_cannot_write_all_writes_nothing(options, tmp_path, monkeypatch):
+    assert run(*options, "train.steps=4")[0] == 0
+    before, real = files_of(tmp_path / "run"), run_folder.write_whole
+
+    def write(path, text):
+        if path.name.startswith("environment"):
+            raise OSError(28, "No space left on device")
+        real(path, text)
+
+    monkeypatch.setattr(run_folder, "write_whole", write)
+    code, _, err = run(*options, "train.steps=6", "auto")
+    assert code == 2 and "a folder that can be written, got No space left on device" in err
+    assert files_of(tmp_path / "run") == before
+
+
+def test_a_run_that_ended_between_a_look_and_the_lock_is_not_overwritten(options, tmp_path, monkeypatch):
+    real = run_folder.RunLock
+
+    def late(folder):
+        monkeypatch.setattr(run_folder, "RunLock", real)
+        assert run(*options, "train.steps=4")[0] == 0
+        return real(folder)
+
+    monkeypatch.setattr(run_folder, "RunLock", late)
+    code, _, err = run(*options, "train.steps=8", "seed=3")
+    assert code == 2 and "a folder without checkpoints, got a run with last.pt" in err
+    assert step_of(tmp_path / "run") == 4
+
+
+def test_what_was_saved_and_deleted_is_saved_again(options, tmp_path):
+    def before(step):
+        if step == 9:
+            shutil.rmtree(tmp_path / "run/checkpoints")
+            raise UserError("sources.clips", "files", "none", "Check them.")
+
+    code, _, err = run(*options, wrap=calling(before))  # behind the save after step 8
+    assert code == 2 and step_of(tmp_path / "run") == 8
+
+
+def test_previous_is_kept_where_it_is_all_there_is(options, tmp_path, monkeypatch):
+    folder = tmp_path / "run/checkpoints"
+    run(*options, "train.steps=8", "train.checkpoint_every=4")
+
+    def save(path, *_):
+        raise checkpointer.NoSpace(str(path), "room", "No space left on device", "Free some.")
+
+    def before(step):
+        if step == 9:
+            (folder / "last.pt").unlink()
+            monkeypatch.setattr(checkpointer, "save_checkpoint", save)
+
+    code, _, err = run(*options, "train.steps=10", "train.final_save_minutes=0", "auto", wrap=calling(before))
+    assert code == 2 and (folder / "previous.pt").exists() and "given up" not in err
 
 
 def test_a_list_that_is_read_again_and_fits_takes_the_old_ones_place(options, tmp_path, media_root):
@@ -338,7 +442,7 @@ def test_a_list_that_is_read_again_and_fits_takes_the_old_ones_place(options, tm
     before = (tmp_path / "run/catalog.sqlite").read_bytes()
     code, _, err = run(*options, "train.steps=6", f"sources.clips.list={tmp_path / 'same.txt'}", "auto")
     assert code == 0, err
-    assert not list((tmp_path / "run").glob("*.trial*")) and (tmp_path / "run/catalog.sqlite").read_bytes() != before
+    assert not list((tmp_path / "run").glob("*trial*")) and (tmp_path / "run/catalog.sqlite").read_bytes() != before
 
 
 def test_each_resume_keeps_its_config_and_says_what_changed(options, tmp_path):
@@ -372,5 +476,7 @@ def test_a_checkpoint_without_its_config_is_compared_with_the_files(options, tmp
 
 
 def test_signals_are_restored(options):
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
     assert run(*options, "train.steps=2")[0] == 0
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert [signal.getsignal(number) for number in numbers] == before

@@ -38,11 +38,6 @@ def small(monkeypatch):
         monkeypatch.setattr(program, "build_model", small_model)
 
 
-@pytest.fixture
-def options(media_root, tmp_path):
-    return options_of(media_root, tmp_path)
-
-
 def environment(rank=0, world=1, port=0, **more):
     return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **{key: str(value) for key, value in more.items()}}
@@ -313,7 +308,8 @@ def test_a_best_one_that_could_not_be_written_is_found_again(options, tmp_path, 
 
     with monkeypatch.context() as full:
         full.setattr(checkpointer, "save_checkpoint", save)
-        assert run(*options, HELD_OUT, "train.steps=4")[0] == 0
+        code, _, err = run(*options, HELD_OUT, "train.steps=4")
+        assert code == 2 and "best.pt: expected space, got none" in err
     checkpoints = tmp_path / "run" / "checkpoints"
     assert load_checkpoint(checkpoints / "last.pt")["best"] == -1.0 and not (checkpoints / "best.pt").exists()
     code, out, err = run(*options, HELD_OUT, "train.steps=4", "auto")
@@ -530,6 +526,17 @@ def test_torchrun_tells_the_killed_rank_and_no_step_is_lost(warm, whole, options
     for process in warm.ranks(tmp_path / "rest", "train", *options, "--resume", "auto"):
         assert process.ended() == 0, process.said
     assert_same(whole[2], weights(tmp_path / "run"))
+
+
+def test_a_main_rank_that_is_busy_saves_what_was_trained_when_another_dies(warm, tmp_path, options):
+    """Its main thread waits for the loader, for longer than a process that lost a rank lives."""
+    main, other = warm.ranks(tmp_path / "life", "train", *options, OMNIDALI_WAITS=5)
+    main.reached()
+    other.reached("waits1")
+    os.kill(other.pid, signal.SIGKILL)
+    other.ended()
+    assert main.ended(60) == 1, main.said  # as promised, though nobody lets it go
+    assert "--resume auto goes on after step 4\n" in main.said and step_of(tmp_path / "run") == 4
 
 
 # --- one run a folder, and errors on the way out

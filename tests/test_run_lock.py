@@ -5,30 +5,18 @@ import fcntl
 import os
 import shutil
 import stat
-import tempfile
 
 import pytest
 from crashing import calling
-from recorder import small_model
-from running import options_of, run, step_of
+from running import run, step_of
 
-import train
 from omnidali.errors import UserError
 from omnidali.training import run_lock
 from omnidali.training.checkpoint import load_checkpoint
-from omnidali.training.run_lock import RunLock
+from omnidali.training.run_lock import RunLock, Taken
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch, tmp_path):
-    monkeypatch.setattr(train, "build_model", small_model)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    (tmp_path / "temporary").mkdir()
-
-
-@pytest.fixture
-def options(media_root, tmp_path):
-    return options_of(media_root, tmp_path)
+pytestmark = pytest.mark.usefixtures("small_network")
 
 
 @pytest.fixture
@@ -124,6 +112,34 @@ def test_a_lock_is_taken_over_only_if_it_is_the_file_at_that_place(tmp_path, net
     second.release()
 
 
+def test_a_lock_that_was_taken_stays_taken(tmp_path, network_disk):
+    lock = RunLock(tmp_path)
+    (tmp_path / "run.lock").unlink()
+    other = RunLock(tmp_path)
+    for _ in range(2):
+        with pytest.raises(Taken):
+            lock.check()
+    other.release()
+    lock.check()
+    assert is_held(tmp_path)
+    lock.release()
+
+
+def test_a_disk_in_trouble_has_taken_nothing(tmp_path, monkeypatch):
+    lock, real = RunLock(tmp_path), os.stat
+
+    def stat_fails(path, *given, **more):
+        if str(path).endswith("run.lock"):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, *given, **more)
+
+    monkeypatch.setattr(run_lock.os, "stat", stat_fails)
+    lock.check()
+    monkeypatch.undo()
+    assert is_held(tmp_path)
+    lock.release()
+
+
 def test_a_run_whose_folder_was_taken_saves_elsewhere(options, tmp_path, network_disk):
     """The network disk locks no folders, so whoever removes the lock lets another run in."""
     others = []
@@ -136,7 +152,7 @@ def test_a_run_whose_folder_was_taken_saves_elsewhere(options, tmp_path, network
     code, _, err = run(*options, "train.checkpoint_every=4", wrap=calling(before))
     path, = (tmp_path / "temporary").glob("omnidali-*/step-8.pt")
     assert code == 2 and "expected the folder that this run began in, got one of process" in err
-    assert f"What was trained is in {path}." in err and load_checkpoint(path)["loader"]["step"] == 8
+    assert f"What was trained is in {path}. Go on with --resume {path} and another run_dir." in err and load_checkpoint(path)["loader"]["step"] == 8
     assert step_of(tmp_path / "run") == 4  # the other one's by now
     others[0].release()
 

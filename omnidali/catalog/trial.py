@@ -4,56 +4,77 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import socket
 import sqlite3
 from pathlib import Path
 
-from omnidali.catalog.integrity import only_build
-from omnidali.errors import UserError
+from omnidali.catalog.files import stamp_of
+from omnidali.catalog.integrity import DAMAGED, only_build
+from omnidali.catalog.waiting import open_to_copy
+from omnidali.log import LOG
 
-_ENDING = ".trial"
+_copied: dict[Path, tuple] = {}  # size and time of each catalog when this process copied it
 
 
 def begin_trial(catalog: Path) -> Path:
-    """Copy the catalog; one that a killed trial has left is replaced.
+    """Copy the catalog; copies that killed processes have left are removed.
 
-    Raises:
-        UserError: if there is no room for the copy.
+    Returns:
+        The copy; the catalog itself where there is no room for one, as a run must go on also on a full disk.
     """
-    trial = _trial_of(catalog)
+    trial = _trial_of(catalog, os.getpid())
     try:
-        with only_build(catalog), contextlib.closing(sqlite3.connect(catalog)) as source:
-            drop_trial(catalog)
+        with only_build(catalog), contextlib.closing(open_to_copy(catalog)) as source:
+            _drop_orphans(catalog)
+            _copied[catalog] = stamp_of(str(catalog))
             with contextlib.closing(sqlite3.connect(trial)) as target:
                 source.backup(target)
         return trial
     except (sqlite3.Error, OSError) as error:
         drop_trial(catalog)
-        raise UserError(str(trial), "room for a copy of the catalog, as lists have changed since the run began",
-                        str(error), "Free space, or restore the lists and settings of the run.") from None
+        LOG.warning("%s: changed without a trial, as it cannot be copied (%s)", catalog, error)
+        return catalog
 
 
-def accept_trial(catalog: Path) -> None:
+def accept_trial(catalog: Path) -> bool:
     """Put the copy in the catalog's place; who has either of them open keeps it.
 
-    Raises:
-        UserError: if that is not possible.
+    Returns:
+        False if that is not possible, or would undo what others have written since the catalog was copied.
     """
     try:
         with only_build(catalog):
-            os.replace(_trial_of(catalog), catalog)
+            if stamp_of(str(catalog)) != _copied[catalog]:
+                LOG.warning("%s: another process has written to it meanwhile; this run reads a copy", catalog)
+                return False
+            os.replace(_trial_of(catalog, os.getpid()), catalog)
     except OSError as error:
-        raise UserError(str(catalog), "a catalog that can be replaced", str(error.strerror),
-                        "Correct the permissions of its folder.") from None
+        LOG.warning("%s: cannot be replaced (%s); this run reads a copy", catalog, error.strerror)
+        return False
     drop_trial(catalog)
+    return True
 
 
 def drop_trial(catalog: Path) -> None:
-    """Remove the copy and its lock, where there are any."""
-    trial = _trial_of(catalog)
-    for path in (trial, f"{trial}-journal", f"{trial}.lock"):
+    """Remove this process's copy and its lock, where there are any."""
+    _remove(_trial_of(catalog, os.getpid()))
+
+
+def _drop_orphans(catalog: Path) -> None:
+    begin = _trial_of(catalog, "").name
+    for path in catalog.parent.iterdir():
+        process = re.split(r"\D", path.name.removeprefix(begin))[0]
+        if path.name.startswith(begin) and process and not os.path.exists(f"/proc/{process}"):
+            _remove(_trial_of(catalog, process))
+
+
+def _remove(trial: Path) -> None:
+    for path in (trial, f"{trial}-journal", f"{trial}.lock", f"{trial}{DAMAGED}", f"{trial}{DAMAGED}-journal"):
         with contextlib.suppress(OSError):
             os.unlink(path)
 
 
-def _trial_of(catalog: Path) -> Path:
-    return catalog.with_name(catalog.name + _ENDING)
+def _trial_of(catalog: Path, process: int | str) -> Path:
+    """Named by who makes it: runs may share a catalog, and machines a disk."""
+    return catalog.with_name(f"{catalog.name}.trial-{socket.gethostname()}-{process}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omnidali.catalog.build import build_catalog, reads_lists
+from omnidali.catalog.build import build_catalog, would_change
 from omnidali.catalog.contents import source_class_names
 from omnidali.catalog.labels import read_class_names
 from omnidali.catalog.store import CatalogReader, SourceTable
@@ -48,12 +48,11 @@ class Data:
     def keep_catalog(self, ranks: Ranks = Ranks()) -> None:
         """Let a catalog that was built for a trial take the place of the old one; every rank calls this.
 
-        Raises:
-            UserError: if it cannot be moved there.
+        Where that is not possible, the run reads the one of the trial to its end.
         """
         if self.reader is not None and self.reader.path != self.catalog:
-            ranks.on_main(lambda: accept_trial(self.catalog))
-            self.reader.path = self.catalog
+            if ranks.on_main(lambda: accept_trial(self.catalog)):
+                self.reader.path = self.catalog
 
 
 def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True,
@@ -79,7 +78,7 @@ def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True,
     def build():
         names = list(classes) if classes and not config.classes else find_names(config)
         path = Path(config.catalog_path)
-        if as_begun and reads_lists(path, sources, root, names):
+        if as_begun and would_change(path, sources, root, names):
             path = begin_trial(path)
         summaries = build_catalog(path, sources, root, names, as_begun=as_begun)
         return path, names, [str(summary) for summary in summaries]
@@ -114,7 +113,21 @@ def open_loader(config: Config, data: Data, ranks: Ranks = Ranks(), **options) -
     Raises:
         UserError: if the batch cannot be shared out over the ranks.
     """
-    sources, train = list(config.sources.values()), config.train
+    check_shares(config, ranks.world)
+    plan = make_plan(config, data)
+    # what rounding adds is no step
+    end = config.train.steps or math.ceil(config.train.epochs * plan.steps_per_epoch - 1e-9)
+    return FusionIterator(plan, list(config.sources.values()), **{
+        "end": end, "target_apart": config.model.norm == "target_only", **rank_options(config, ranks), **options})
+
+
+def check_shares(config: Config, world: int) -> None:
+    """Refuse batches that cannot be shared out over so many ranks.
+
+    Raises:
+        UserError: naming the batch.
+    """
+    train = config.train
     alternating = train.step_mode == "alternating"
     if alternating:
         sizes = {f"sources.{name}.batch": source.batch for name, source in config.sources.items()}
@@ -122,14 +135,10 @@ def open_loader(config: Config, data: Data, ranks: Ranks = Ranks(), **options) -
         sizes = {"train.batch" if config.batches is None else "sources, sum of their batches": config.batch}
     for place, (where, size) in enumerate(sizes.items()):
         unit = 1 if train.mixup == "none" or place > 0 else 2  # pairs of mixup stay on one rank
-        if size % (unit * ranks.world):
-            step = unit * ranks.world
-            raise UserError(where, f"a multiple of {step} for {ranks.world} ranks{', in pairs' if unit == 2 else ''}",
+        if size % (unit * world):
+            step = unit * world
+            raise UserError(where, f"a multiple of {step} for {world} ranks{', in pairs' if unit == 2 else ''}",
                             str(size), f"Use {max(1, size // step) * step}, or another number of ranks.")
-    plan = make_plan(config, data)
-    end = train.steps or math.ceil(train.epochs * plan.steps_per_epoch - 1e-9)  # what rounding adds is no step
-    return FusionIterator(plan, sources, **{"end": end, "target_apart": config.model.norm == "target_only",
-                                            **rank_options(config, ranks), **options})
 
 
 def make_plan(config: Config, data: Data) -> TrainPlan:

@@ -48,12 +48,13 @@ class Faults:
     _in_a_row: int = 0
     _files_in_a_row: set[str] = field(default_factory=set)
     _counted: bool = False  # the files that an earlier start has named
+    _step: int = 0  # that failed last
     _begun: float = field(default_factory=time.time)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _recovery: Recovery = field(init=False)
 
     def __post_init__(self):
-        self._recovery = Recovery(self.table, lambda fault: self.quarantine.recover(fault, fault.step, self.rank))
+        self._recovery = Recovery(self.table, lambda fault: self.quarantine.recover(fault, self._step, self.rank))
 
     @property
     def allowed(self) -> int:
@@ -114,6 +115,7 @@ class Faults:
         Raises:
             BadSource: past a limit.
         """
+        self._step = step
         is_judged = self.quarantine.fails(self.table.name, media.path) and not self.turns(media, cause)
         self._add(media, cause, QUARANTINED if not is_judged and hopeless() else FAILED, step)
         self._count(media)

@@ -39,7 +39,7 @@ class Attempts:
         now = time.monotonic()
         if kind not in self._told or now - self._told[kind] >= _REMIND_SECONDS:
             self._told[kind] = now
-            warn(f"warning: {failure} The training goes on and tries again.")
+            warn(f"warning: {failure} It is tried again.")
         return failure
 
 

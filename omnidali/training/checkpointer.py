@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from omnidali import watch
 from omnidali.errors import UserError
 from omnidali.ranks import Ranks
 from omnidali.training.attempts import Attempts, warn
@@ -25,7 +26,9 @@ from omnidali.training.checkpoint import (
     save_checkpoint,
 )
 from omnidali.training.console import format_seconds
+from omnidali.training.run_lock import Taken
 from omnidali.training.state import TrainingState
+from omnidali.untrusted_text import for_shell
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds between two tries of the last save
 
@@ -41,7 +44,7 @@ class Checkpointer:
 
     Attributes:
         owes_save: whether the last checkpoint could not be written and none has been since; the same on every rank.
-        saved_step: steps done in last.pt on the disk; None where there is none, or a damaged one.
+        saved_step: steps done in last.pt, if this process has read or written it.
     """
 
     def __init__(self, run: Path, ranks: Ranks, attempt: Attempts, writes: bool, minutes: float = 0.0,
@@ -55,6 +58,7 @@ class Checkpointer:
         self._writes = writes
         self._minutes = minutes
         self._check = check
+        self._is_damaged = False  # last.pt, which must not become the previous one
         self._best = -1.0  # of best.pt
         self._step_elsewhere: int | None = None  # of a checkpoint that could only be saved there
         self._owed: dict[str, tuple[str, dict]] = {}  # name and state of what could not be written, by its kind
@@ -107,6 +111,8 @@ class Checkpointer:
         path = path / "checkpoints" / LAST if path.is_dir() else path
         if path.resolve() == (self._folder / LAST).resolve():
             self.saved_step = step
+        else:
+            self._is_damaged = resume == "auto"
         return state, [*([told] if told else ()), f"resumed from {path}, saved after step {step}{_age(path)}"]
 
     def remove_parts(self) -> None:
@@ -124,9 +130,13 @@ class Checkpointer:
             final: no later save will make up for this one.
 
         Raises:
-            UserError: if ``final`` and the last checkpoint cannot be written; it says where it is instead.
+            UserError: if ``final`` and a checkpoint cannot be written; for the last one it says where it is instead.
         """
-        self.owes_save = self._ranks.on_main(lambda: self._save(state, names, final))
+        def save() -> bool:
+            with watch.finishing():  # another rank's end must not cut it off
+                return self._save(state, names, final)
+
+        self.owes_save = self._ranks.on_main(save)
 
     def rescue(self, training: TrainingState) -> None:
         """Save the last optimizer step at an error that ends the run, by the main rank alone; says what it did.
@@ -135,32 +145,37 @@ class Checkpointer:
         """
         if training.step == self._step_elsewhere:  # the error says where
             return
-        if not self._writes or training.step in (self.saved_step, training.first_step):
+        is_there = training.step == self.saved_step and (self._folder / LAST).exists()
+        if not self._writes or is_there or training.step == training.first_step:
             return self._tell_resume()
+        with training.frozen():
+            self._rescue(training)
+
+    def _rescue(self, training: TrainingState) -> None:
         try:
             state = training.as_dict()
-            self._check()
         except Exception as error:
             warn(f"step {training.step} is not saved: {error}")
             return self._tell_resume()
 
-        failure = None
         try:
+            self._check()
             failure = self._write(LAST, state)
-        except Exception as error:  # no memory, or what was the error that ended the run
+        except Exception as error:  # no memory, another run in this folder, or what ended the run
             failure = error
-        if failure is not None and (path := self._save_elsewhere(state)) is not None:
-            warn(str(failure))
-            warn(self._how_to_use(path))
-        self._tell_resume()
+        if failure is None:
+            return self._tell_resume()
+        warn(f"step {training.step} is not saved: {failure}")
+        path = self._save_elsewhere(state)
+        return warn(self._how_to_use(path, failure)) if path is not None else self._tell_resume()
 
     def _tell_resume(self) -> None:
         if not self._writes:
             return
-        if self.saved_step is not None:
+        if self.saved_step is not None and (self._folder / LAST).exists():
             warn(f"the run ends at an error; --resume auto goes on after step {self.saved_step}")
-        elif found := self.found():
-            warn(f"the run ends at an error; --resume auto goes on from {found[0]}")
+        elif self.found():
+            warn(f"the run ends at an error; --resume auto goes on from the newest good one in {self._folder}")
         else:
             warn("the run ends at an error before anything was saved; --resume auto begins at step 0")
 
@@ -168,23 +183,32 @@ class Checkpointer:
         """Whether the last checkpoint is owed."""
         try:
             self._check()
-        except UserError as taken:
+        except Taken as taken:
             path = self._save_elsewhere(state)
             raise UserError(taken.where, "the folder that this run began in", taken.got,
-                            self._how_to_use(path) if path else "What was trained is lost.") from None
+                            self._how_to_use(path, taken) if path else "What was trained is lost.") from None
+        except UserError:  # trouble of the disk, which the writes below have, too
+            pass
 
         owes_last = self.owes_save
         for kind, (name, owed) in list(self._owed.items()):
             if name in names or self._write(name, owed) is None:
                 del self._owed[kind]
+
+        failure = None
         for name in names:
-            failure = self._write(name, state)
+            failed = self._write(name, state)
             if name == LAST:
-                if failure is not None and final:
-                    failure = self._insist(state, failure)
-                owes_last = failure is not None
-            elif failure is not None:
+                if failed is not None and final and self.saved_step != state["loader"]["step"]:
+                    self._insist(state, failed)
+                    failed = None
+                owes_last = failed is not None
+            elif failed is not None:
                 self._owed[_kind(name)] = name, copy_state(state)
+                failed = failed if name == BEST else None  # a run can be without step-N, after all
+            failure = failure or failed
+        if failure is not None and final:
+            raise failure
         return owes_last
 
     def _write(self, name: str, state: dict) -> UserError | None:
@@ -193,13 +217,14 @@ class Checkpointer:
             state = {**state, "best": self._best, "owes_evaluation": state["owes_evaluation"] or BEST in self._owed}
 
         # the previous one is that of an earlier step, not the same one before its evaluation
-        keeps = name == LAST and self.saved_step not in (None, step)
+        keeps = name == LAST and self.saved_step != step and not self._is_damaged
         previous = self._folder / PREVIOUS if keeps else None
         failure = self._attempt(_kind(name), path, lambda: save_checkpoint(path, state, previous))
         if failure is None:
             self._best = state["best"]
             if name == LAST:
                 self.saved_step = step
+                self._is_damaged = False
         return failure
 
     def _insist(self, state: dict, failure: UserError) -> None:
@@ -210,7 +235,8 @@ class Checkpointer:
         Raises:
             UserError: if all of that fails, or the checkpoint is elsewhere.
         """
-        if isinstance(failure, NoSpace) and self._give_up(self._folder / PREVIOUS, self.saved_step is not None):
+        has_last = self.saved_step is not None and (self._folder / LAST).exists()  # which becomes the previous one
+        if isinstance(failure, NoSpace) and has_last and self._give_up(self._folder / PREVIOUS):
             failure = self._write(LAST, state)
         if failure is None:
             return
@@ -231,7 +257,8 @@ class Checkpointer:
 
         if elsewhere is None:
             raise failure
-        raise UserError(failure.where, "a place to write a checkpoint", failure.got, self._how_to_use(elsewhere))
+        raise UserError(failure.where, "a place to write a checkpoint", failure.got,
+                        self._how_to_use(elsewhere, failure))
 
     def _keep_trying(self, state: dict, failure: UserError) -> UserError | None:
         end, pause = time.monotonic() + 60 * self._minutes, _FIRST_PAUSE
@@ -241,10 +268,8 @@ class Checkpointer:
             failure = self._write(LAST, state)
         return failure
 
-    def _give_up(self, path: Path, may: bool = True) -> bool:
+    def _give_up(self, path: Path) -> bool:
         """Remove a file that is only convenience, for room; whether it was there."""
-        if not may or not path.exists():
-            return False
         with contextlib.suppress(OSError):
             path.unlink()
             warn(f"{path} is given up to make room for {self._folder / LAST}")
@@ -264,10 +289,13 @@ class Checkpointer:
                 _remove(path)
             return None
 
-    def _how_to_use(self, path: Path) -> str:
-        """Advice in words and as a command."""
-        return (f"What was trained is in {path}. Once there is room:"
-                f" mv {path} {self._folder / LAST}, then start with --resume auto.")
+    def _how_to_use(self, path: Path, failure: UserError) -> str:
+        """Advice in words and as a command, for a checkpoint that could only be saved at ``path``."""
+        told = f"What was trained is in {path}."
+        if isinstance(failure, Taken):
+            return f"{told} Go on with {for_shell('--resume', path)} and another run_dir."
+        return (f"{told} Once there is room: {for_shell('mv', path, self._folder / LAST)}, then start with"
+                " --resume auto.")
 
 
 def _kind(name: str) -> str:

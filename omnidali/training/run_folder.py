@@ -54,6 +54,7 @@ class RunFolder:
         self.path = Path(config.run_dir)
         self._catalog = Path(config.catalog_path)
         self._is_main = ranks.is_main
+        self._on_cpu = ranks.device.type == "cpu"
         self._writes = writes and ranks.is_main
         self._attempt = Attempts()
         self._board = Board(self.path / "tb")
@@ -72,12 +73,15 @@ class RunFolder:
     def _open(self, resume: str) -> None:
         resumed = Path(resume).resolve()
         own = resume == "auto" or resume != "none" and self.path.resolve() in (resumed, *resumed.parents)
+        if resume not in ("auto", "none") and not os.path.exists(resume):
+            raise UserError("--resume", "auto, none, or a checkpoint or run folder", f"{resume}, which does not exist",
+                            "Correct the path.")
+        self._lock = RunLock(self.path)  # first, as a run may come and go between a look and the lock
         self.checkpoints.refuse_folders()
         found = self.checkpoints.found()
         if found and not own:
             raise UserError(f"run_dir {self.path}", "a folder without checkpoints", f"a run with {found[0].name}",
                             "Go on with --resume auto, or choose another run_dir.")
-        self._lock = RunLock(self.path)
 
     def _check(self) -> None:
         if self._lock is not None:
@@ -101,18 +105,25 @@ class RunFolder:
         Raises:
             UserError: if the folder cannot be written.
         """
-        changes = find_changes(saved.get("config") or self._last_config(), to_plain(config)) if saved else []
+        before = (saved or {}).get("config")
+        before = before if isinstance(before, Mapping) else self._last_config()
+        changes = find_changes(before, to_plain(config)) if saved else []
         if not self._writes:
             return changes
 
         step = f"-{saved['loader']['step']}" if saved and (self.path / _CONFIG.format("")).exists() else ""
         environment = json.dumps(describe_environment(), indent=2) + "\n"
+        files = {self.path / _CONFIG.format(step): dump_config(config),
+                 self.path / _ENVIRONMENT.format(step): environment}
+        made = [path for path in files if not path.exists()]
         try:
+            for path, text in files.items():
+                write_whole(path, text)
             remove_parts(self.path, *(name.format(part) for name in (_CONFIG, _ENVIRONMENT) for part in _ALL))
             self.checkpoints.remove_parts()
-            write_whole(self.path / _CONFIG.format(step), dump_config(config))
-            write_whole(self.path / _ENVIRONMENT.format(step), environment)
         except OSError as error:
+            for path in made:
+                path.unlink(missing_ok=True)
             raise UserError(f"run_dir {self.path}", "a folder that can be written", str(error.strerror or error),
                             "Choose another run_dir or correct its permissions.") from None
         return changes
@@ -129,9 +140,15 @@ class RunFolder:
 
     @contextlib.contextmanager
     def rescuing(self, training: TrainingState) -> Iterator[None]:
-        """Save the last optimizer step where an error ends what is inside, and say where a resume goes on."""
+        """Save the last optimizer step where an error ends what is inside, and say where a resume goes on.
+
+        On the CPU that is also done where another rank's end ends this process and its main thread is busy. On a GPU
+        it may be stuck behind a collective, and so would be whoever copies the weights.
+        """
+        will = (lambda: self.checkpoints.rescue(training)) if self._on_cpu else lambda: None
         try:
-            yield
+            with watch.last_will(will):
+                yield
         except NotFinite:
             raise
         except BaseException:

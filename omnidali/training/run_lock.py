@@ -18,6 +18,10 @@ _UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errn
 _NAME = "run.lock"
 
 
+class Taken(UserError):
+    """Another run writes to the folder."""
+
+
 class RunLock:
     """Holds a run folder until :meth:`release` or the end of this process.
 
@@ -35,8 +39,13 @@ class RunLock:
         self._folder = folder
         self._handles: dict[Path, int] = {}
         self._locks = True
+        self._is_told = False
         self._made = _missing(folder)
-        self._acquire()
+        try:
+            self._acquire()
+        except UserError:
+            self.release()
+            raise
         os.register_at_fork(after_in_child=self._forget)  # a child must not hold it when this process is gone
 
     def check(self) -> None:
@@ -45,17 +54,21 @@ class RunLock:
         What nobody else has taken is locked again.
 
         Raises:
-            UserError: if another run has taken the folder.
+            Taken: if another run has taken the folder.
+            UserError: if it cannot be locked again.
         """
-        if not self._locks or all(_is_at(handle, path) for path, handle in self._handles.items()):
+        if not self._locks or self._handles and all(_is_at(handle, path) for path, handle in self._handles.items()):
+            self._is_told = False
             return
-        warn(f"{self._folder}, or {_NAME} in it, was removed or replaced: the run locks it again")
+        if not self._is_told:
+            warn(f"{self._folder}, or {_NAME} in it, was removed or replaced: the run locks it again")
+        self._is_told = True
         self._forget()
         self._acquire()
 
     def release(self) -> None:
         """Let others have the folder, and leave nothing that looks like a lock. A second call does nothing."""
-        for path, handle in self._handles.items():
+        for path, handle in reversed(self._handles.items()):  # the folder last, or others would meet the file's lock
             with contextlib.suppress(OSError):
                 if path.name == _NAME and _is_at(handle, path):
                     path.unlink()
@@ -69,7 +82,7 @@ class RunLock:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock(self._folder, os.O_RDONLY)
-            file = self._lock(self._folder / _NAME, os.O_RDWR | os.O_CREAT)
+            file = self._lock(self._folder / _NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
             self._locks = bool(self._handles)
             if file is not None:
                 os.ftruncate(file, 0)
@@ -77,9 +90,9 @@ class RunLock:
                                             "since": time.strftime("%Y-%m-%d %H:%M:%S")}).encode(), 0)
         except BlockingIOError:
             self._forget()
-            raise UserError(f"run_dir {self._folder}", "a folder that no other run is writing to",
-                            f"one of {_holder(self._folder / _NAME)}",
-                            "Wait for that run, end it, or choose another run_dir.") from None
+            raise Taken(f"run_dir {self._folder}", "a folder that no other run is writing to",
+                        f"one of {_holder(self._folder / _NAME)}",
+                        "Wait for that run, end it, or choose another run_dir.") from None
         except OSError as error:
             self._forget()
             raise UserError(f"run_dir {self._folder}", "a folder that can be written", str(error.strerror or error),
@@ -114,11 +127,13 @@ class RunLock:
 
 
 def _is_at(handle: int, path: Path) -> bool:
-    """Whether ``path`` is still the name of an open file."""
+    """Whether ``path`` is still the name of an open file; true where the disk does not say."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError:
+        return True
 
 
 def _missing(folder: Path) -> list[Path]:

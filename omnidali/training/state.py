@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -13,6 +14,9 @@ from omnidali.loading.fusion import FusionIterator
 from omnidali.settings import to_plain
 from omnidali.training.checkpoint import LAST, load_weights
 from omnidali.training.ema import Ema
+
+
+_STEP_SECONDS = 10.0  # that an optimizer step may take, until the state counts as half moved
 
 
 class NotFinite(UserError):
@@ -35,7 +39,9 @@ class TrainingState:
         classes: names of the classes, in label order.
 
     Attributes:
-        first_step: steps done before this process began. step: those up to the last optimizer step. best: top-1 of the best evaluation, -1 before the first one.
+        first_step: steps done before this process began.
+        step: steps done up to the last optimizer step.
+        best: top-1 of the best evaluation, percent; -1 before the first one.
         owes_evaluation: whether an evaluation is due that has not been finished.
     """
 
@@ -52,21 +58,41 @@ class TrainingState:
         self._loader = loader
         self._classes = list(classes)
         self._is_whole = True  # False while an optimizer step is under way
-        self._remember_statistics()
+        self._moving = threading.Lock()  # held by whoever is in one
+
+        kept = model.state_dict().keys()
+        self._buffers = {name: buffer for name, buffer in model.named_buffers() if name in kept}
+        self._statistics = {name: buffer.clone() for name, buffer in self._buffers.items()}
 
     @contextlib.contextmanager
-    def updating(self, step: int) -> Iterator[None]:
-        """Around an optimizer step, ``step`` being the number of steps done after it."""
-        self._is_whole = False
-        yield
-        self.step = step
-        self._remember_statistics()
-        self._is_whole = True
+    def updating(self, step: int, evaluates: bool) -> Iterator[None]:
+        """Around an optimizer step, ``step`` being the number of steps done after it.
+
+        Args:
+            evaluates: whether an evaluation is due then. It is owed until somebody has finished it.
+        """
+        with self._moving:
+            self._is_whole = False
+            yield
+            self.step = step
+            self.owes_evaluation = evaluates
+            self._remember_statistics()
+            self._is_whole = True
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Keep another thread from an optimizer step, while this one saves the last."""
+        got = self._moving.acquire(timeout=_STEP_SECONDS)
+        try:
+            yield
+        finally:
+            if got:
+                self._moving.release()
 
     @torch.no_grad()
     def _remember_statistics(self) -> None:
-        kept = self._model.state_dict().keys()
-        self._statistics = {name: buffer.clone() for name, buffer in self._model.named_buffers() if name in kept}
+        if self._buffers:
+            torch._foreach_copy_(list(self._statistics.values()), list(self._buffers.values()))
 
     def as_dict(self) -> dict[str, object]:
         """The checkpoint of the last optimizer step. Its tensors are the model's own, which training changes.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -12,7 +11,7 @@ import time
 import torch.distributed as dist
 
 from omnidali.ranks import Ranks
-from omnidali.untrusted_text import say
+from omnidali.training.attempts import warn
 
 # a scheduler's, a person's at the keyboard, and that of a terminal or connection that is closed
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
@@ -32,6 +31,7 @@ class StopSignals:
     def __init__(self, ranks: Ranks):
         self.heard: str | None = None
         self._first = 0.0
+        self._old: dict[int, object] = {}
         self._ranks = ranks
         self._asked = lambda: (False, False)
 
@@ -42,11 +42,11 @@ class StopSignals:
 
         reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
+        threading.Thread(target=self._listen, args=(reader,), daemon=True, name="signals").start()
         self._old_writer = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
 
         heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         self._old = {number: signal.signal(number, lambda *_: None) for number in heeded}
-        threading.Thread(target=self._listen, args=(reader,), daemon=True, name="signals").start()
         return self
 
     def __exit__(self, *_) -> None:
@@ -71,8 +71,7 @@ class StopSignals:
 
     def _say(self, line: str, by_any: bool = False) -> None:
         if self._ranks.is_main or by_any:
-            with contextlib.suppress(OSError, ValueError):  # of a terminal that is gone
-                say(line, error=True)
+            warn(line)
 
     def agreed(self, wants_save: bool = False) -> tuple[bool, bool]:
         """Whether the run stops, and whether it saves; all ranks call this after the same steps.
