@@ -9,16 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+
+import torch
 
 from omnidali.charts import bar_chart, write_picture
 from omnidali.config import Config
 from omnidali.environment import write_record
 from omnidali.errors import UserError
-from omnidali.loading.data import make_plan, open_data
+from omnidali.loading.data import check_shares, make_plan, open_data
+from omnidali.mistakes import find_mistakes
+from omnidali.models.recognizers import build_model
+from omnidali.models.weights import load_pretrained
 from omnidali.programs import run_program
 from omnidali.settings import dump_config, load_config
 from omnidali.untrusted_text import for_markdown, say
@@ -94,19 +99,22 @@ def make_variant(config: Config, names: Sequence[str], epochs: float, fraction: 
 
 
 def ablate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: Sequence[int],
-           fractions: Sequence[float], ranks: int) -> list[Row]:
+           fractions: Sequence[float], ranks: int, take: Callable[[], None] = lambda: None) -> list[Row]:
     """Train and evaluate every variant with every seed; finished runs in ``out`` are kept.
 
     Writes ``table.md``, ``results.json`` and ``table.png`` into ``out``.
+
+    Args:
+        take: called before anything but the catalog is written, once everything was checked that can be.
 
     Raises:
         UserError: if a run failed, or there is nothing to compare.
     """
     out, config = Path(out), load_config(config_path, overrides)
-    if not all(0 < fraction <= 1 for fraction in fractions):
-        raise UserError("--fractions", "shares above 0 and at most 1", str(list(fractions)), "Correct them.")
-    if ranks < 1:
-        raise UserError("--ranks", "1 or more", str(ranks), "Correct the number.")
+    check_numbers(ranks, seeds)
+    if not all(0 < fraction <= 1 for fraction in fractions) or len(set(fractions)) < len(fractions):
+        raise UserError("--fractions", "shares above 0 and at most 1, each once", str(list(fractions)),
+                        "Correct them.")
     if config.evaluation.source is None:
         raise UserError("evaluation.source", "labelled data to compare on", "nothing", "Add it to the config.")
     config = replace(config, catalog=str(out / "catalog.sqlite"))
@@ -114,19 +122,57 @@ def ablate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
     data = open_data(config)
     say(*data.summary)
     epochs = config.train.epochs or config.train.steps / make_plan(config, data).steps_per_epoch
+    # fewer labels: as many slots of the target all the same, so more epochs of what is left
+    made = {(fraction, variant): make_variant(config, names, epochs / fraction, fraction, ranks)
+            for fraction in fractions for variant, names in variants.items()}
+    check_trainings(config, made.values(), data.class_names, ranks)
+    take()
     for seed in seeds:
         for fraction in fractions:
-            for variant, names in variants.items():
-                # fewer labels: as many slots of the target all the same, so more epochs of what is left
-                made = make_variant(config, names, epochs / fraction, fraction, ranks)
+            for variant in variants:
                 name = f"{variant.replace('+ ', 'with-').replace(' ', '-')}-{fraction:g}"
-                scores[fraction, variant, seed], _ = train_and_score(made, out, name, seed, ranks)
+                scores[fraction, variant, seed], _ = train_and_score(made[fraction, variant], out, name, seed, ranks)
                 rows = _report(out, scores, variants, seeds, fractions)
     write_record(out, {"ablation": str(config_path), "overrides": list(overrides), "target_epochs": epochs,
                        "seeds": list(seeds), "rows": [vars(row) for row in rows]})
     table = (out / "table.md").read_text(encoding="utf-8")
     say("", *table.split("\n"), f"also in {out / 'results.json'} and {out / 'table.png'}")
     return rows
+
+
+def check_numbers(ranks: int, seeds: Sequence[int]) -> None:
+    """Refuse numbers of ranks and seeds that no training can have, or that would count a run twice.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if ranks < 1:
+        raise UserError("--ranks", "1 or more", str(ranks), "Correct the number.")
+    if torch.cuda.is_available() and ranks > torch.cuda.device_count():
+        raise UserError("--ranks", f"at most {torch.cuda.device_count()}, the number of GPUs", str(ranks),
+                        "Correct the number.")
+    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise UserError("--seeds", "numbers of 0 or more, each once", str(list(seeds)), "Correct them.")
+
+
+def check_trainings(config: Config, variants: Iterable[Config], class_names: Sequence[str], ranks: int) -> None:
+    """Refuse what train.py would refuse hours later: settings, shares of a batch, and weights to start from.
+
+    Args:
+        variants: of the config, as they are trained; their networks are those of the config.
+
+    Raises:
+        UserError: for the first of them.
+    """
+    if config.model.sync_norm and not torch.cuda.is_available():
+        raise UserError("model.sync_norm", "GPUs", "the CPU", "Switch it off.")
+    if config.model.pretrained:
+        model = build_model(config.model, len(class_names), config.clip.clip_len)
+        load_pretrained(model, config.model.pretrained, config.model.pretrained_head, class_names)
+    for variant in variants:
+        for mistake in find_mistakes(variant):
+            raise mistake
+        check_shares(variant, ranks)
 
 
 def train_and_score(config: Config, out: Path, name: str, seed: int, ranks: int) -> tuple[dict, Path]:

@@ -12,12 +12,12 @@ from __future__ import annotations
 import json
 import os
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from omnidali.ablate import make_variant, train_and_score
+from omnidali.ablate import check_numbers, check_trainings, make_variant, train_and_score
 from omnidali.config import Config
 from omnidali.curation.windows import FRAME_SECONDS, takes_windows
 from omnidali.demo.truth import judge_lists
@@ -54,25 +54,57 @@ class Row:
 
 def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: Sequence[int], rounds: int, ranks: int,
            filtering: Sequence[str] = (), deduplicating: Sequence[str] = (), together: bool = False,
-           folds: int = 1) -> list[Row]:
+           folds: int = 1, take: Callable[[], None] = lambda: None) -> list[Row]:
     """Go the whole road once a seed; what is finished in ``out`` is kept.
 
     Writes ``table.md`` and ``results.json`` into ``out``.
 
     Args:
         rounds: of filter and student, each with the student of the round before as its teacher.
-        filtering, deduplicating: more options of those commands.
+        filtering, deduplicating: more options of those commands, checked.
         together: whether all networks that were trained before a filter are its teacher, as an ensemble.
         folds: students that judge in the next round instead of the one that held out none, each what it held out of the
             crawl; 1: that one.
+        take: called before anything but the catalog is written, once everything was checked that can be.
 
     Raises:
         UserError: if a program failed, there is nothing to filter or to compare on, or an option would do nothing.
     """
     out, config = Path(os.path.abspath(out)), load_config(config_path, overrides)
-    if ranks < 1 or rounds < 1:
-        raise UserError("--ranks" if ranks < 1 else "--rounds", "1 or more", str(min(ranks, rounds)),
-                        "Correct the number.")
+    check_road(config, seeds, rounds, ranks, folds)
+    target = next(iter(config.sources))
+    crawl, unique = out / "crawl.yaml", out / "dedup" / CURATED
+    config = replace(config, run_dir=str(out / "crawl"), catalog=str(out / "catalog.sqlite"))
+    data = open_data(config)
+    say(*data.summary)
+    epochs = config.train.epochs or config.train.steps / make_plan(config, data).steps_per_epoch
+    check_trainings(config, [_alone(config, target, epochs, ranks), _student(config, epochs, ranks)],
+                    data.class_names, ranks)
+    take()
+    with writing_to(out):
+        write_whole(crawl, dump_config(in_windows(config)))
+    run_program("dedup", "--config", str(crawl), "--out", str(unique.parent), *deduplicating, ranks=ranks)
+    rows = _go(config, unique, out, seeds, rounds, ranks, epochs, filtering, together, folds)
+    removed = _judge(config, load_config(str(unique)), "removed copies")
+    for what, (precision, recall) in removed.items():
+        say(f"{what}: {precision:.3f} right, {recall:.3f} found")
+    write_record(out, {"curation": str(config_path), "overrides": list(overrides), "target_epochs": epochs,
+                       "seeds": list(seeds), "filter": list(filtering), "dedup": list(deduplicating),
+                       "together": together, "folds": folds, "removed copies": removed,
+                       "rows": [vars(row) for row in rows]})
+    say("", *(out / "table.md").read_text(encoding="utf-8").split("\n"), f"also in {out / 'results.json'}")
+    return rows
+
+
+def check_road(config: Config, seeds: Sequence[int], rounds: int, ranks: int, folds: int) -> None:
+    """Refuse what can be told from the config and the numbers alone.
+
+    Raises:
+        UserError: for the first of it.
+    """
+    if rounds < 1:
+        raise UserError("--rounds", "1 or more", str(rounds), "Correct the number.")
+    check_numbers(ranks, seeds)
     if folds < 1 or folds > 1 == rounds:
         raise UserError("--folds", "1 or more, and --rounds of 2 or more, as the first teacher is the target's network",
                         f"--folds {folds} --rounds {rounds}", "Correct the numbers.")
@@ -85,17 +117,12 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
     target, *web = config.sources
     if not web:
         raise UserError("sources", "the target and at least one crawled source", target, "Add what was crawled.")
-    if any(option.startswith("--win") for option in filtering):
-        raise UserError("--filter", "no --window, as dedup cuts the long videos before", " ".join(filtering),
-                        "Give it to --dedup.")
-    crawl, unique = out / "crawl.yaml", out / "dedup" / CURATED
-    config = replace(config, run_dir=str(out / "crawl"), catalog=str(out / "catalog.sqlite"))
-    data = open_data(config)
-    say(*data.summary)
-    epochs = config.train.epochs or config.train.steps / make_plan(config, data).steps_per_epoch
-    with writing_to(out):
-        write_whole(crawl, dump_config(_in_windows(config)))
-    run_program("dedup", "--config", str(crawl), "--out", str(unique.parent), *deduplicating, ranks=ranks)
+
+
+def _go(config: Config, unique: Path, out: Path, seeds: Sequence[int], rounds: int, ranks: int, epochs: float,
+        filtering: Sequence[str], together: bool, folds: int) -> list[Row]:
+    """What comes after dedup, whose config is ``unique``; the other arguments are those of :func:`curate`."""
+    target = next(iter(config.sources))
     rows = {name: Row(name) for name in (TARGET, EVERYTHING, *(f"filtered, round {n + 1}" for n in range(rounds)))}
     for seed in seeds:
         teachers = [_train(_alone(config, target, epochs, ranks), rows[TARGET], out, "target", seed, ranks)]
@@ -115,18 +142,10 @@ def curate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
                           for part in range(1, folds + 1)]
             teachers = [*teachers, *judges] if together else judges
         _write(out, rows.values())
-    removed = _judge(config, load_config(str(unique)), "removed copies")
-    for what, (precision, recall) in removed.items():
-        say(f"{what}: {precision:.3f} right, {recall:.3f} found")
-    write_record(out, {"curation": str(config_path), "overrides": list(overrides), "target_epochs": epochs,
-                       "seeds": list(seeds), "filter": list(filtering), "dedup": list(deduplicating),
-                       "together": together, "folds": folds, "removed copies": removed,
-                       "rows": [vars(row) for row in rows.values()]})
-    say("", *(out / "table.md").read_text(encoding="utf-8").split("\n"), f"also in {out / 'results.json'}")
     return list(rows.values())
 
 
-def _in_windows(config: Config) -> Config:
+def in_windows(config: Config) -> Config:
     """The config for dedup, which cuts whole long videos: a 2D teacher looks at a frame a second."""
     if config.model.name != "tsn":
         return config

@@ -7,6 +7,7 @@ of the rank that failed first, and hands that rank's error to whoever started it
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
             signal.signal(number, lambda number, _: os._exit(128 + number))
 
     code, text = _launch(rest)
-    with open(int(descriptor), "w", encoding="utf-8") as pipe:
+    with contextlib.suppress(BrokenPipeError), open(int(descriptor), "w", encoding="utf-8") as pipe:
         json.dump(text, pipe)
     return code
 

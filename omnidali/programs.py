@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import omnidali
 from omnidali.errors import UserError
-from omnidali.untrusted_text import say
+from omnidali.untrusted_text import for_shell, say
 
 PROJECT = Path(omnidali.__file__).resolve().parent.parent
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -60,7 +59,7 @@ def run_program(program: str, *arguments: str, ranks: int = 2) -> dict | None:
     """
     what = [str(PROJECT / program)] if program.endswith(".py") else ["-m", "omnidali.cli", program]
     shown = [program] if program.endswith(".py") else what
-    say("", f"$ {shlex.join(['torchrun', '--nproc-per-node', str(ranks), *shown, *arguments])}")
+    say("", "$ " + for_shell("torchrun", "--nproc-per-node", ranks, *shown, *arguments))
 
     threads = max(1, len(os.sched_getaffinity(0)) // ranks)
     environment = {"OMP_NUM_THREADS": str(threads), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": _SAVING_SECONDS, **os.environ}
@@ -97,8 +96,8 @@ def _raise_for(program: str, code: int, text: str, heard: int | None) -> None:
 
     told = "; ".join(line.strip() for line in text.split("\n") if line.strip()) or "see the messages above"
     if code == 2:
-        raise UserError(program, "settings and files that it can use", told.removesuffix("."),
-                        "Correct that and start again: what is finished is kept.")
+        raise UserError(program, "a good end", f"this error: {told}".removesuffix("."),
+                        "Correct it and start again: what is finished is kept.")
     if code:
         raise ProgramFailed(f"{program} failed with exit code {code}: {told}", code if code > 0 else 128 - code)
 

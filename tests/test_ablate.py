@@ -93,11 +93,11 @@ evaluation: {source: {kind: video, root: shorts, list: shorts.txt}}
 
 
 @pytest.mark.parametrize("options, told", [
-    (["--fractions", "0"], "--fractions: expected shares above 0 and at most 1, got [0.0]."),
+    (["--fractions", "0"], "--fractions: expected shares above 0 and at most 1, each once, got [0.0]."),
     (["--ranks", "0"], "--ranks: expected 1 or more, got 0."),
     ([], "evaluation.source: expected labelled data to compare on, got nothing."),
 ])
 def test_mistakes_are_told_before_anything_runs(tmp_path, faked, capsys, options, told):
     (tmp_path / "c.yaml").write_text("sources: {a: {kind: video}, b: {kind: image}}\ntrain: {steps: 2}\n")
-    assert cli.main(["ablate", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path), *options]) == 2
+    assert cli.main(["ablate", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "out"), *options]) == 2
     assert told in capsys.readouterr().err and not faked

@@ -14,7 +14,7 @@ from omnidali.bench.media import write_video
 from omnidali.catalog.build import build_catalog
 from omnidali.cli import main
 from omnidali.config import SourceConfig
-from omnidali.curate import _in_windows
+from omnidali.curate import in_windows
 from omnidali.curation.journal import OWNER, take_folder
 from omnidali.curation.kept import UNREADABLE
 from omnidali.errors import UserError
@@ -178,7 +178,7 @@ def test_a_length_of_windows_is_said_to_the_first_command(world, tmp_path, capsy
 
 @pytest.mark.parametrize("sets, seconds", [((), (10, 1)), (("model.name=slowonly",), (10, 5))])
 def test_the_whole_road_lets_a_2d_teacher_see_a_frame_a_second(world, sets, seconds):
-    made = _in_windows(load_config(world / "config.yaml", ["sources.whole.window_seconds=5", *sets])).sources
+    made = in_windows(load_config(world / "config.yaml", ["sources.whole.window_seconds=5", *sets])).sources
     assert (made["parts"].window_seconds, made["whole"].window_seconds) == seconds
 
 

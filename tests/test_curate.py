@@ -177,3 +177,58 @@ def test_mistakes_are_told_before_anything_runs(tmp_path, faked, capsys, config,
     (tmp_path / "c.yaml").write_text(config + "train: {steps: 2}\n")
     assert cli.main(["curate", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "out"), *options]) == 2
     assert told in capsys.readouterr().err and not faked
+
+
+@pytest.mark.parametrize("option, words, told", [
+    ("--filter", "--rule 'quantile", "--filter: expected options of `omnidali filter`, quoted as for a shell, got --rule"
+                                     " 'quantile (No closing quotation). Correct them; `omnidali filter --help`"),
+    ("--dedup", '"', '--dedup: expected options of `omnidali dedup`, quoted as for a shell, got " (No closing quotation)'),
+    ("--filter", "\\", "got \\ (No escaped character)"),
+    ("--filter", "--nonsense 3", "got --nonsense 3 (unrecognized arguments: --nonsense 3)"),
+    ("--filter", "stray", "got stray (unrecognized arguments: stray)"),
+    ("--filter", "--help", "got --help (unrecognized arguments: --help)"),
+    ("--filter", "--rule best", "got --rule best (argument --rule: invalid choice: 'best'"),
+    ("--filter", "--out else", "--filter: expected no --out, which curate sets itself, got --out else. Leave it out."),
+    ("--filter", "--ou=else", "--filter: expected no --out, which curate sets itself"),
+    ("--filter", "--config c.yaml", "--filter: expected no --config, which curate sets itself"),
+    ("--filter", "--checkpoint a b", "--filter: expected no --checkpoint, which curate sets itself"),
+    ("--filter", "--score-only", "--filter: expected no --score-only, as the students need the lists"),
+    ("--filter", "--wi 2", "--filter: expected no --window, as dedup cuts the long videos before"),
+    ("--filter", "--set loader.threads=1 seed=3", "--filter: expected --set of loader.* alone"),
+    ("--filter", "--keep 0.5", "--filter, --keep: expected --rule quantile with it, got --rule threshold."),
+    ("--filter", "--rule topk --top 0", "--filter, --top: expected 1 or more, got 0."),
+    ("--filter", "--threshold nan", "--filter, --threshold: expected a number above 0 and at most 1, got nan."),
+    ("--filter", "--sources nobody", "--filter, --sources: expected some of the training sources"),
+    ("--filter", "--sources evaluation", "--filter, --sources: expected some of the training sources"),
+    ("--dedup", "--out else", "--dedup: expected no --out, which curate sets itself"),
+    ("--dedup", "--threshold 0.9", "--dedup, --threshold: expected --checkpoint with it"),
+    ("--dedup", "--fps 0", "--dedup, --fps: expected more than 0, and up to 1000, got 0.0."),
+    ("--dedup", "--window 2", "--dedup, --window: expected a source of long videos"),
+    ("--dedup", "--checkpoint no.pt", "--dedup, no.pt: expected"),
+    ("--dedup", "--sources nobody", "--dedup, --sources: expected some of the training sources"),
+    ("--set", "model.pretrained=no.pt", "no.pt: expected"),
+    ("--set", "sources.photos.list=no.txt", "no.txt: expected a list file"),
+    ("--seeds", "-1", "--seeds: expected numbers of 0 or more, each once, got [-1]."),
+])
+def test_what_is_passed_on_is_refused_before_anything_is_written(media_root, tmp_path, faked, capsys, option, words, told):
+    (tmp_path / "c.yaml").write_text(SMALL + EVALUATION + "train: {batch: 6, steps: 4}\n")
+    command = ["curate", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "out")]
+    settings = [f"data_root={media_root}", *([words] if option == "--set" else [])]
+    command += [] if option == "--set" else [f"{option}={words}"]
+    assert cli.main([*command, "--set", *settings]) == 2
+    assert told in (error := capsys.readouterr().err), error
+    assert told in error.splitlines()[-1] and not faked
+    assert not [path for path in (tmp_path / "out").glob("*") if not path.name.startswith("catalog.sqlite")]
+    assert cli.main(["curate", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "out"), "--set",
+                     settings[0]]) == 0  # the folder is nobody's
+
+
+def test_a_batch_that_the_ranks_cannot_share_is_refused_at_the_start(media_root, tmp_path, faked, capsys):
+    (tmp_path / "c.yaml").write_text(SMALL + EVALUATION + "train: {steps: 4}\n")
+    each = [f"sources.{name}={{kind: {kind}, root: {name}, list: {name}.txt, batch: {size}}}"
+            for name, kind, size in (("clips", "video", 4), ("photos", "image", 3))]
+    for command in ("curate", "ablate"):
+        assert cli.main([command, "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / command), "--ranks", "2",
+                         "--set", f"data_root={media_root}", *each]) == 2
+        assert "expected a multiple of 2 for 2 ranks, got 7." in capsys.readouterr().err
+        assert not (tmp_path / command / ".omnidali.json").exists() and not faked

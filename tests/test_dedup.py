@@ -263,11 +263,13 @@ def test_without_validation_items_and_with_nothing_left_the_user_is_told(world, 
     config = config_of(world, tmp_path / "run", f"sources.clips.list={tmp_path / 'all.txt'}",
                        f"sources.long.list={tmp_path / 'long.json'}", "sources.long.pieces=all")
     (tmp_path / "out").mkdir(exist_ok=True)
-    (tmp_path / "out/config.yaml").write_text("of an earlier start, with lists that the new report denies")
+    (tmp_path / "out/config.yaml").write_text("of an earlier start")
+    (tmp_path / "out/report.md").write_text("of its lists")
     with pytest.raises(UserError, match="sources.clips: .* 2 of which all are duplicates.* a higher --threshold"):
         dedup(config, tmp_path / "out", Ranks(), names=["clips"])
-    assert len(rows_of(tmp_path / "out", "clips")) == 2  # which ones is told all the same
-    assert not (tmp_path / "out/config.yaml").exists()
+    assert len(rows_of(tmp_path / "out/refused", "clips")) == 2  # which ones is told all the same
+    assert (tmp_path / "out/config.yaml").read_text() == "of an earlier start"
+    assert (tmp_path / "out/report.md").read_text() == "of its lists"
     with pytest.raises(UserError, match="sources.long: .* 1 of which all are duplicates"):
         dedup(config, tmp_path / "out", Ranks(), names=["long"])  # what is left shows no class
     (tmp_path / "long.json").write_text((tmp_path / "long.json").read_text().replace("[1]", "[]"))

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omnidali.commands.options import at_least, takes_config, takes_settings, takes_sources
 from omnidali.errors import UserError, telling_peers
-from omnidali.untrusted_text import say
+from omnidali.untrusted_text import for_shell, say
+
+if TYPE_CHECKING:
+    from omnidali.curation.dedup import Settings
+    from omnidali.curation.rules import Rules
+    from omnidali.ranks import Ranks
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -119,9 +127,9 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 # Each story imports what it needs: DALI and torch take seconds to load.
 
 def _lint(options: argparse.Namespace) -> int:
-    from omnidali.curation.journal import take_folder
     from omnidali.curation.layout import keep_clear
     from omnidali.curation.lint import lint
+    from omnidali.ranks import Ranks
     from omnidali.settings import load_config
     if options.sample is not None:
         at_least(options.sample, 1, "--sample")
@@ -130,8 +138,21 @@ def _lint(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     if options.out:
         keep_clear(options.out, options.config, config)
-        take_folder(options.out, "lint", options.config)
-    return 1 if lint(config, options.out, options.sources, options.decode, options.sample) else 0
+    take = _taking("lint", options, Ranks())
+    return 1 if lint(config, options.out, options.sources, options.decode, options.sample, take) else 0
+
+
+def _taking(command: str, options: argparse.Namespace, ranks: Ranks) -> Callable[[], None]:
+    """What takes --out for a command, if it was given; that it may be taken is checked now. All ranks call both.
+
+    Raises:
+        UserError: naming --out.
+    """
+    from omnidali.curation.journal import check_free, take_folder
+    if not options.out:
+        return lambda: None
+    ranks.on_main(lambda: check_free(options.out, command, options.config))
+    return lambda: ranks.on_main(lambda: take_folder(options.out, command, options.config))
 
 
 def _info(options: argparse.Namespace) -> None:
@@ -143,26 +164,46 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def _preview(options: argparse.Namespace) -> None:
-    from omnidali.curation.journal import take_folder
     from omnidali.curation.layout import keep_clear
     from omnidali.curation.preview import preview
+    from omnidali.ranks import Ranks
     from omnidali.settings import load_config
     at_least(options.samples, 1, "--samples")
     at_least(options.step, 0, "--step")
     config = load_config(options.config, options.overrides)
     if options.out:
         keep_clear(options.out, options.config, config)
-        take_folder(options.out, "preview", options.config)
-    preview(config, options.out, options.sources, options.samples, options.step)
+    preview(config, options.out, options.sources, options.samples, options.step,
+            _taking("preview", options, Ranks()))
 
 
 def _filter(options: argparse.Namespace) -> None:
     from omnidali.curation.filter import Filtering, filter_sources
-    from omnidali.curation.journal import take_folder
     from omnidali.curation.layout import keep_clear
-    from omnidali.curation.rules import Rules
     from omnidali.ranks import end_ranks, start_ranks
     from omnidali.settings import load_config
+    rules = rules_of(options)
+    ranks = start_ranks()
+    config = load_config(options.config, options.overrides)
+    keep_clear(options.out, options.config, config, *options.checkpoint)
+    with telling_peers():
+        take = _taking("filter", options, ranks)
+        filter_sources(config, options.checkpoint, options.out, Filtering(
+            tuple(options.sources), rules, options.window, options.score_only, options.keep_negatives), ranks, take)
+    end_ranks()
+    if ranks.is_main and options.score_only:
+        say(f"the scores are in {config.catalog_path}: filter without --score-only makes lists of them")
+    elif ranks.is_main:
+        say(f"report in {options.out}/report.md", f"train on it: {_training_on(options.out)}")
+
+
+def rules_of(options: argparse.Namespace) -> Rules:
+    """What the options of `filter` ask of an item.
+
+    Raises:
+        UserError: for an option out of its range, or without the rule that it is for.
+    """
+    from omnidali.curation.rules import Rules
     asked = {name: getattr(options, name) for name in ("threshold", "top", "keep")
              if getattr(options, name) is not None}
     at_least(asked.get("top", 1), 1, "--top")
@@ -173,19 +214,11 @@ def _filter(options: argparse.Namespace) -> None:
             raise UserError(f"--{name}", f"--rule {rule} with it", f"--rule {' '.join(options.rule)}",
                             f"Add {rule} to --rule, or leave --{name} out.")
     _check_window(options.window)
-    ranks = start_ranks()
-    config = load_config(options.config, options.overrides)
-    keep_clear(options.out, options.config, config, *options.checkpoint)
-    rules = Rules(tuple(dict.fromkeys(options.rule)), relabel=options.relabel, **asked)
-    with telling_peers():
-        ranks.on_main(lambda: take_folder(options.out, "filter", options.config))
-        filter_sources(config, options.checkpoint, options.out, Filtering(
-            tuple(options.sources), rules, options.window, options.score_only, options.keep_negatives), ranks)
-    end_ranks()
-    if ranks.is_main and options.score_only:
-        say(f"the scores are in {config.catalog_path}: filter without --score-only makes lists of them")
-    elif ranks.is_main:
-        say(f"report in {options.out}/report.md; train on it: train.py --config {options.out}/config.yaml")
+    return Rules(tuple(dict.fromkeys(options.rule)), relabel=options.relabel, **asked)
+
+
+def _training_on(out: str | Path) -> str:
+    return for_shell("train.py", "--config", Path(out, "config.yaml"))
 
 
 def _check_window(seconds: float | None) -> None:
@@ -194,11 +227,26 @@ def _check_window(seconds: float | None) -> None:
 
 
 def _dedup(options: argparse.Namespace) -> None:
-    from omnidali.curation.dedup import Settings, dedup
-    from omnidali.curation.journal import take_folder
+    from omnidali.curation.dedup import dedup
     from omnidali.curation.layout import keep_clear
     from omnidali.ranks import end_ranks, start_ranks
     from omnidali.settings import load_config
+    settings = settings_of(options)
+    config, ranks = load_config(options.config, options.overrides), start_ranks()
+    keep_clear(options.out, options.config, config, options.checkpoint)
+    with telling_peers():
+        take = _taking("dedup", options, ranks)
+        dedup(config, options.out, ranks, options.checkpoint, options.sources, settings, take)
+    end_ranks()
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """How the options of `dedup` tell duplicates.
+
+    Raises:
+        UserError: for an option out of its range, or a threshold without a network.
+    """
+    from omnidali.curation.dedup import Settings
     try:
         threshold = None if options.threshold == "auto" else float(options.threshold)
     except ValueError:
@@ -214,13 +262,7 @@ def _dedup(options: argparse.Namespace) -> None:
     if not 0 < options.fps <= 1000:
         raise UserError("--fps", "more than 0, and up to 1000", str(options.fps), "Correct the value.")
     _check_window(options.window)
-    config, ranks = load_config(options.config, options.overrides), start_ranks()
-    keep_clear(options.out, options.config, config, options.checkpoint)
-    with telling_peers():
-        ranks.on_main(lambda: take_folder(options.out, "dedup", options.config))
-        dedup(config, options.out, ranks, options.checkpoint, options.sources,
-              Settings(threshold, options.hash_distance, options.fps, options.within, options.window))
-    end_ranks()
+    return Settings(threshold, options.hash_distance, options.fps, options.within, options.window)
 
 
 def _cut(options: argparse.Namespace) -> int:
@@ -228,8 +270,10 @@ def _cut(options: argparse.Namespace) -> int:
     at_least(options.workers, 0, "--workers")
     children.start_ahead(options.workers, "omnidali.curation.trim")
     from omnidali.curation.cut import CUTS, REPORT, cut
+    from omnidali.curation.layout import keep_clear
     from omnidali.settings import load_config
     config = load_config(options.config, options.overrides)
+    keep_clear(options.out, options.config, config)
     done = cut(config, options.out, options.sources, options.pieces, options.exact, options.workers)
     for row in done.failed if done.stops else done.failed[:10]:
         say(f"failed: {row['video']}, piece {row['index']}: {row['problem']}", error=True)
@@ -238,7 +282,7 @@ def _cut(options: argparse.Namespace) -> int:
         say(f"files begin {sum(early) / len(early):.1f} s before their pieces in the mean, {max(early):.1f} s at"
             " most, where keyframes lie; --exact begins with the pieces")
     say(f"{len(done.rows) - len(done.failed):,} pieces cut, {len(done.failed):,} failed: {done.out / CUTS},"
-        f" {done.out / REPORT}", f"train on them: train.py --config {done.out / 'config.yaml'}")
+        f" {done.out / REPORT}", f"train on them: {_training_on(done.out)}")
     return 1 if done.stops else 0
 
 
@@ -253,25 +297,27 @@ def _transcode(options: argparse.Namespace) -> None:
     config = load_config(options.config, options.overrides)
     copied = transcode(config, options.out, options.recipe, options.sources, options.short_side, options.workers)
     write_summary(config, copied)
-    say(f"train on it: train.py --config {copied.layout.out / 'config.yaml'}")
+    say(f"train on it: {_training_on(copied.layout.out)}")
 
 
 def _estimate_motion(options: argparse.Namespace) -> None:
     from omnidali import children
     children.start_ahead(0, "omnidali.curation.motion")
-    from omnidali.curation.motion import estimate_motion, write_motion
+    from omnidali.curation.motion import check_motion_file, estimate_motion, write_motion
     from omnidali.loading.data import open_data
     from omnidali.ranks import Ranks
     from omnidali.settings import load_config
     config = load_config(options.config, options.overrides)
+    if options.interval is not None:
+        at_least(options.interval, 1, "--interval")
+    at_least(options.videos, 1, "--videos")
+    check_motion_file(options.out)
     data = open_data(config)
     tables = {table.name: table for table in data.tables}
     name = options.source or next(iter(tables))
     if name not in tables or tables[name].kind == "image":
         videos = ", ".join(table.name for table in data.tables if table.kind != "image")
         raise UserError("--source", f"a source of videos ({videos})", name, "Name another one.")
-    if options.interval is not None and options.interval < 1:
-        raise UserError("--interval", "1 or more", str(options.interval), "Correct the value.")
     values = estimate_motion(tables[name], options.interval or config.clip.frame_interval, options.videos, config.seed,
                              data.class_names, Ranks().threads)
     write_motion(options.out, values)

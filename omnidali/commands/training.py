@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import shlex
 from collections.abc import Callable
 
 from omnidali.commands.options import takes_config, takes_settings
@@ -84,24 +83,39 @@ def _demo(options: argparse.Namespace) -> None:
 @_running_programs
 def _ablate(options: argparse.Namespace) -> None:
     from omnidali.ablate import ablate
-    ablate(options.config, options.overrides, options.out, options.seeds, options.fractions, options.ranks)
+    from omnidali.curation.journal import check_free, take_folder
+    from omnidali.curation.layout import keep_clear
+    from omnidali.settings import load_config
+    keep_clear(options.out, options.config, load_config(options.config, options.overrides))
+    whose = (options.out, "ablate", options.config, "runs")
+    check_free(*whose)
+    ablate(options.config, options.overrides, options.out, options.seeds, options.fractions, options.ranks,
+           take=lambda: take_folder(*whose))
 
 
 @_running_programs
 def _curate(options: argparse.Namespace) -> None:
-    from omnidali.curate import curate
-    from omnidali.curation.journal import take_folder
+    from omnidali.commands.passed import check_dedup, check_filter
+    from omnidali.curate import check_road, curate, in_windows
+    from omnidali.curation.journal import check_free, take_folder
     from omnidali.curation.layout import keep_clear
     from omnidali.settings import load_config
-    keep_clear(options.out, options.config, load_config(options.config, options.overrides))
-    take_folder(options.out, "curate", options.config)
-    curate(options.config, options.overrides, options.out, options.seeds, options.rounds, options.ranks,
-           shlex.split(options.filtering), shlex.split(options.deduplicating), options.together, options.folds)
+    config = load_config(options.config, options.overrides)
+    keep_clear(options.out, options.config, config)
+    check_free(options.out, "curate", options.config)
+    check_road(config, options.seeds, options.rounds, options.ranks, options.folds)
+    filtering = check_filter(options.filtering, config)
+    deduplicating, network = check_dedup(options.deduplicating, config, in_windows(config))
+    keep_clear(options.out, options.config, config, network)
+    curate(options.config, options.overrides, options.out, options.seeds, options.rounds, options.ranks, filtering,
+           deduplicating, options.together, options.folds,
+           take=lambda: take_folder(options.out, "curate", options.config))
 
 
 def _export(options: argparse.Namespace) -> None:
-    from omnidali.models.weights import best_weights, export_weights
+    from omnidali.models.weights import best_weights, check_export, export_weights
     from omnidali.training.checkpoint import load_checkpoint
+    check_export(options.out, options.checkpoint)
     state = load_checkpoint(options.checkpoint, inside="best.pt")
     meta = {"CLASSES": list(state.get("classes") or []), **(state.get("model") or {})}
     if state.get("hold_out"):  # what `filter` has to know

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,16 +29,17 @@ from omnidali.curation.equal import FileReaders, digest_of
 from omnidali.curation.features import SAMPLE, FeatureLikeness, ImageNetwork, Whitening, fit_whitening, load_network
 from omnidali.curation.hashes import HashLikeness
 from omnidali.curation.kept import DONE, UNREADABLE, Items, Kept, fill, find_items
-from omnidali.curation.kept_lists import write_config, write_list
+from omnidali.curation.kept_lists import check_list, write_config, write_list
 from omnidali.curation.similar import Measure, Pairs, best_matches, best_of_items
 from omnidali.curation.windows import check_window, in_pieces
 from omnidali.errors import UserError
 from omnidali.loading.data import Data, open_data
 from omnidali.ranks import Ranks
 from omnidali.training.precision import make_autocast
-from omnidali.untrusted_text import say
+from omnidali.untrusted_text import for_shell, say
 from omnidali.writing import writing_to
 
+REFUSED = "refused"  # folder in the results for the report of a start that leaves nothing
 CALIBRATED_ON = 2000  # validation items at most, one frame of each
 
 
@@ -71,11 +72,12 @@ class _Source:
 
 
 def dedup(config: Config, out: str | Path, ranks: Ranks, checkpoint: str | None = None, names: Collection[str] = (),
-          settings: Settings = Settings()) -> list[Outcome] | None:
+          settings: Settings = Settings(), take: Callable[[], None] = lambda: None) -> list[Outcome] | None:
     """Find duplicates; write what is left as lists and OUT/config.yaml, and a report.
 
     Args:
         names: of the training sources; none: all but the first, the target.
+        take: called on all ranks before anything but the catalog is written, once everything was checked that can be.
 
     Returns:
         What was found of every source, on the main rank.
@@ -101,18 +103,20 @@ def dedup(config: Config, out: str | Path, ranks: Ranks, checkpoint: str | None 
     network = load_network(checkpoint, ranks.device) if checkpoint else None
     if against:
         configs[EVALUATION] = config.evaluation.source
-    reader, tables, sources = CatalogReader(here.catalog), {}, {}
-    for name, source in configs.items():
+    reader, tables, found_items, sources = CatalogReader(here.catalog), {}, {}, {}
+    for name in configs:
         table = reader.table(name)  # with what `fraction` leaves out
         tables[name] = flatten(here.catalog, table) if name in everything else table
         # also pieces that do not show their class: a filter may find that they do
-        items = find_items(here.catalog, tables[name], settings.rate)
+        items = found_items[name] = find_items(here.catalog, tables[name], settings.rate)
         if not items.shown.any():
             raise UserError(key_of(name), "pieces that show their class", "none",
                             "Correct the list, or leave the source out with --sources.")
+    take()
+    for name, items in found_items.items():
         digests = Kept(out / "kept" / name / BYTES, replace(items, counts=np.ones(len(items), np.int64)), 16, np.uint8,
                        ranks)
-        sources[name] = _Source(name, source, items, digests)
+        sources[name] = _Source(name, configs[name], items, digests)
     _compute(sources, here, network, out, ranks, settings.within)
     measures: dict[str, tuple[Measure, float]] = {HASH: (HashLikeness(settings.distance), hashes.LEAST)}
     whitening = None
@@ -298,14 +302,21 @@ def _finish(config: Config, out: Path, outcomes: list[Outcome], configs: dict[st
     """Write everything, and say what was kept and dropped."""
     thresholds, new = {kind: least for kind, (_, least) in measures.items()}, {}
     with writing_to(out):
-        (out / "config.yaml").unlink(missing_ok=True)  # of an earlier start, whose lists this report does not tell of
-        write_outcome(out, config.catalog_path, outcomes, settings, thresholds, whitening, data.class_names)
         for outcome in outcomes:
             if outcome.dropped[outcome.items.shown].all():
+                # apart: lists, report and config of an earlier start stay as they are, and belong together
+                refused = out / REFUSED
+                write_outcome(refused, config.catalog_path, outcomes, settings, thresholds, whitening,
+                              data.class_names)
                 raise UserError(key_of(outcome.name), "items that are not in the validation set",
                                 f"{int(outcome.items.shown.sum()):,} of which all are duplicates",
                                 f"Check that evaluation.source is another set, choose a higher --threshold (both: see"
-                                f" {out / 'report.md'}), or leave the source out with --sources.")
+                                f" {refused / 'report.md'}), or leave the source out with --sources.")
+        for outcome in outcomes:
+            check_list(config.catalog_path, outcome.name, configs[outcome.name],
+                       outcome.items.shown & ~outcome.dropped)
+        (out / "config.yaml").unlink(missing_ok=True)  # of an earlier start, whose lists this report does not tell of
+        write_outcome(out, config.catalog_path, outcomes, settings, thresholds, whitening, data.class_names)
         for outcome in outcomes:
             name = outcome.name
             kept = outcome.items.shown & ~outcome.dropped
@@ -316,4 +327,5 @@ def _finish(config: Config, out: Path, outcomes: list[Outcome], configs: dict[st
         write_config(out, config, new, data.class_names if data.named else None)
     for outcome in outcomes:
         say(outcome)
-    say(f"report: {out / 'report.md'}", f"train on what is left: train.py --config {out / 'config.yaml'}")
+    training = for_shell("train.py", "--config", out / "config.yaml")
+    say(f"report: {out / 'report.md'}", f"train on what is left: {training}")

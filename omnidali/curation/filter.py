@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +15,7 @@ from omnidali.catalog.store import SourceTable
 from omnidali.config import EVALUATION, Config, MediaConfig, key_of
 from omnidali.curation.choosing import all_sources, choose_crawled
 from omnidali.curation.filter_report import Part, write_reports
-from omnidali.curation.kept_lists import write_config, write_list
+from omnidali.curation.kept_lists import check_list, write_config, write_list
 from omnidali.curation.rules import Opinion, Rules, judge, opinion_of
 from omnidali.curation.scoring import Task, Teacher, load_teachers, make_task, score, source_to_score
 from omnidali.curation.windows import check_window
@@ -46,11 +46,12 @@ class Filtering:
 
 
 def filter_sources(config: Config, checkpoints: Sequence[str | Path], out: str | Path, asked: Filtering,
-                   ranks: Ranks = Ranks()) -> dict[str, dict]:
+                   ranks: Ranks = Ranks(), take: Callable[[], None] = lambda: None) -> dict[str, dict]:
     """Score the sources, and write lists, tables, pictures and a config into ``out``.
 
     Args:
         checkpoints: of the teacher; several are asked together.
+        take: called on all ranks before anything but the catalog is written, once everything was checked that can be.
 
     Returns:
         For each source counts of items, kept, dropped, unreadable and scored now, and items a second.
@@ -80,9 +81,12 @@ def filter_sources(config: Config, checkpoints: Sequence[str | Path], out: str |
         say("a 3D teacher sees a photo as a clip that stands still; a 2D one is the better judge of photos")
     tables = {table.name: table for table in (*data.tables, data.evaluation) if table is not None}
     tasks = {name: make_task(teacher, tables[name], source, config_here, names) for name, source in scored.items()}
-    for name in tasks if ranks.is_main else ():
-        if any(name in held for held in teacher.hold_outs):
-            say(f"{name}: networks that held out a part of it judge that part alone")
+    parted = [name for name in tasks if any(name in held for held in teacher.hold_outs)]
+    for name in parted:
+        teacher.juries(tasks[name].table)  # which refuses items that nobody judges
+    take()
+    for name in parted if ranks.is_main else ():
+        say(f"{name}: networks that held out a part of it judge that part alone")
     for name, task in tasks.items() if ranks.is_main and not teacher.is_3d else ():
         if scored[name].kind == "untrimmed":
             frames = task.views.num_clips * task.clip.clip_len
@@ -112,6 +116,8 @@ def _write(config: Config, config_here: Config, out: Path, asked: Filtering, sou
     parts = {name: _judge(config_here.catalog_path, task, asked.rules, len(names)) for name, task in tasks.items()}
     for part in parts.values():
         _refuse_nothing(part, asked.rules)
+    for name, part in parts.items():
+        check_list(config_here.catalog_path, name, sources[name], part.verdict.kept)
     new: dict[str, MediaConfig] = {}
     with writing_to(out):
         for name, part in parts.items():

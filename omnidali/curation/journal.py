@@ -19,6 +19,8 @@ from omnidali.untrusted_text import say
 from omnidali.writing import write_whole, writing_to
 
 OWNER = ".omnidali.json"  # whose folder it is
+# a kill may leave a half written mark, and a start that was refused a catalog, which holds nothing but what files are
+_NOBODYS = (OWNER, "catalog.sqlite")
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EIO}  # of the results; an original that is denied is a failed file
 
@@ -41,29 +43,48 @@ def check_folder(out: Path, journal: str, unfinished: str) -> None:
         raise UserError("--out", "an empty folder or an earlier copy", f"other files in {out}", "Choose another.")
 
 
-def take_folder(out: str | Path, command: str, config_file: str | Path) -> None:
+def take_folder(out: str | Path, command: str, config_file: str | Path, earlier: str = OWNER) -> None:
     """Take a folder for what a command writes over at every start; what another one left in it stays.
 
     A mark tells whose it is from before the first result, so that a start that was killed can be made again.
 
     Raises:
-        UserError: naming --out, if it holds something that is not of an earlier start on the same config; if it cannot
-            be written.
+        UserError: as :func:`check_free`; if it cannot be written.
     """
     out, mine = Path(out), {"command": command, "config": os.path.realpath(config_file)}
-    mark, theirs = out / OWNER, None
-    with writing_to(out):
-        out.mkdir(parents=True, exist_ok=True)
+    if not check_free(out, command, config_file, earlier):
+        with writing_to(out):
+            out.mkdir(parents=True, exist_ok=True)
+            write_whole(out / OWNER, json.dumps(mine) + "\n")
+
+
+def check_free(out: str | Path, command: str, config_file: str | Path, earlier: str = OWNER) -> bool:
+    """Look whether :func:`take_folder` may take a folder, and change nothing.
+
+    Args:
+        earlier: what the command has made in a folder of before there were marks.
+
+    Returns:
+        Whether it is taken, for the same command and config.
+
+    Raises:
+        UserError: naming --out, if it holds something that is not of an earlier start on the same config.
+    """
+    out, mine = Path(out), {"command": command, "config": os.path.realpath(config_file)}
+    theirs = None
+    with writing_to(out), contextlib.suppress(FileNotFoundError):
         with contextlib.suppress(FileNotFoundError, ValueError):
-            theirs = json.loads(mark.read_text(encoding="utf-8"))
+            theirs = json.loads((out / OWNER).read_text(encoding="utf-8"))
         if theirs == mine:
-            return
-        if any(not path.name.startswith(OWNER) for path in out.iterdir()):  # a kill may leave a half written mark
+            return True
+        if theirs is None and earlier != OWNER and (out / earlier).exists():
+            return False
+        if any(not path.name.startswith(_NOBODYS) for path in out.iterdir()):
             got = f"what `omnidali {theirs['command']}` made of {theirs['config']}" if isinstance(theirs, dict) \
                 and theirs.keys() == mine.keys() else "other files"
             raise UserError("--out", f"an empty folder, or one of an earlier `omnidali {command}` of {mine['config']}",
                             f"{got} in {out}", "Choose another.")
-        write_whole(mark, json.dumps(mine) + "\n")
+    return False
 
 
 def stamp(path: str | Path) -> list[int] | None:

@@ -17,6 +17,7 @@ import numpy as np
 from omnidali.catalog.folders import is_video_name
 from omnidali.catalog.items import Item, count_pieces, list_format, read_items, removed_pieces
 from omnidali.catalog.lists import REMOVED
+from omnidali.catalog.waiting import open_to_copy
 from omnidali.config import EVALUATION, Config, MediaConfig
 from omnidali.curation.choosing import all_sources, files_of
 from omnidali.errors import UserError
@@ -41,22 +42,32 @@ def write_list(folder: Path, catalog: str, name: str, source: MediaConfig, kept:
     Raises:
         UserError: for a path that would not read back. OSError: if it cannot be written.
     """
-    form = "path_label"
-    if source.kind == "untrimmed":
-        form = _form_of_pieces(catalog, name)
-    elif source.kind == "frames" and next(read_items(catalog, name)).unit:
-        form = "rawframes_offset"
+    form = _form_of(catalog, name, source)
     path = folder / f"{name}{'.json' if form == 'parts_json' else '.txt'}"
     if form == "parts_json":
         marks = (kept, kept if stays is None else stays, np.zeros_like(kept) if removed is None else removed)
         found = zip(read_items(catalog, name), *(mark.tolist() for mark in marks))
         count = write_parts(path, _videos(found, count_pieces(catalog, name), removed_pieces(catalog, name)))
     else:
-        line = {"path_label": _path_label, "rawframes_offset": _folder, "pieces": _piece}[form]
+        line = _LINES[form]
         count = int(kept.sum())
         found = zip(read_items(catalog, name), kept.tolist(), labels.tolist())
         write_whole(path, (line(item, label) for item, good, label in found if good))
     return replace(source, list=str(path), format=form, labels=None), count
+
+
+def check_list(catalog: str, name: str, source: MediaConfig, kept: np.ndarray) -> None:
+    """Refuse what :func:`write_list` would refuse; for commands that write several lists, all of them or none.
+
+    Raises:
+        UserError: for a path that would not read back.
+    """
+    form = _form_of(catalog, name, source)
+    if form != "parts_json":
+        line = _LINES[form]
+        for item, good in zip(read_items(catalog, name), kept.tolist()):
+            if good:
+                line(item, 0)
 
 
 def write_parts(path: Path, videos: Iterable[tuple[str, int, int, list[int], list[int]]]) -> int:
@@ -71,6 +82,15 @@ def write_parts(path: Path, videos: Iterable[tuple[str, int, int, list[int], lis
     rows = [json.dumps(dict(zip(keys, video if video[-1] else video[:-1])), ensure_ascii=False) for video in videos]
     write_whole(path, ["[\n", ",\n".join(rows), "\n]\n"])
     return len(rows)
+
+
+def _form_of(catalog: str, name: str, source: MediaConfig) -> str:
+    """The format that the list of a source's items is written in."""
+    if source.kind == "untrimmed":
+        return _form_of_pieces(catalog, name)
+    if source.kind == "frames" and next(read_items(catalog, name)).unit:
+        return "rawframes_offset"
+    return "path_label"
 
 
 def _form_of_pieces(catalog: str, name: str) -> str:
@@ -110,6 +130,9 @@ def _piece(item: Item, label: int) -> str:
 def _line(item: Item, *fields: object) -> str:
     row = [_plain(item.path, None), *fields]
     return next(csv_lines([row])) if "," in item.path else f"{' '.join(map(str, row))}\n"
+
+
+_LINES = {"path_label": _path_label, "rawframes_offset": _folder, "pieces": _piece}  # by format, one of an item
 
 
 def _seconds(value: float) -> str:
@@ -170,7 +193,7 @@ def _copy_catalog(path: Path, copy: Path) -> None:
     part = copy.with_name(f"{copy.name}.part")
     part.unlink(missing_ok=True)
     try:
-        with contextlib.closing(sqlite3.connect(path)) as old, contextlib.closing(sqlite3.connect(part)) as new:
+        with contextlib.closing(open_to_copy(path)) as old, contextlib.closing(sqlite3.connect(part)) as new:
             old.backup(new)
         os.replace(part, copy)
     except sqlite3.Error as error:

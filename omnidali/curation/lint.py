@@ -7,7 +7,7 @@ import json
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ _SLOW = 8  # frames decoded for each that is used
 
 
 def lint(config: Config, out: str | Path | None = None, names: Collection[str] = (), decodes: bool = False,
-         sample: int | None = None) -> int:
+         sample: int | None = None, take: Callable[[], None] = lambda: None) -> int:
     """Check sources, print verdicts, the worst first, and write ``report.md``, ``issues.csv``, ``classes.csv`` and
     ``sources.csv``.
 
@@ -47,6 +47,7 @@ def lint(config: Config, out: str | Path | None = None, names: Collection[str] =
         out: folder; by default ``lint`` in the run folder. names: of the sources, ``evaluation`` among them; none: all.
         decodes: whether to decode files whole, too, and write into the catalog what they turn out to be.
         sample: how many files of each source are decoded at most, evenly spread; None: all.
+        take: called before anything is written, once nothing is refused any more.
 
     Returns:
         The number of errors: what would stop a training or spoil its results.
@@ -56,6 +57,7 @@ def lint(config: Config, out: str | Path | None = None, names: Collection[str] =
     """
     chosen = choose_sources(config, names)
     out = Path(out or Path(config.run_dir, "lint"))
+    take()
     with writing_to(out), Issues(out / "issues.csv") as issues:
         check = _Check(config, chosen, issues, decodes, sample)
         surveys, verdicts = check.run()

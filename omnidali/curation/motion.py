@@ -21,10 +21,11 @@ from omnidali.catalog.store import Media, SourceTable
 from omnidali.decoding.frames import decode_frames
 from omnidali.decoding.video import decode_video
 from omnidali.errors import CannotDecode, UserError
-from omnidali.planning.motion import PARAMETERS
+from omnidali.planning.motion import PARAMETERS, load_motion
 from omnidali.planning.philox import Stream
 from omnidali.planning.resampling import Rows
 from omnidali.untrusted_text import say
+from omnidali.writing import write_whole
 
 _SIDE = 320  # pictures are compared at this size, pixels
 _PAIRS = 4  # of one video
@@ -76,11 +77,26 @@ def estimate_motion(table: SourceTable, interval: int, videos: int, seed: int, n
             "failed": sorted(failed)}
 
 
+def check_motion_file(path: str | Path) -> None:
+    """Refuse to write over what no earlier estimate has written, such as a list or a config.
+
+    Raises:
+        UserError: naming --out.
+    """
+    path = Path(path)
+    try:
+        if not path.exists() or (path.is_file() and not path.stat().st_size):
+            return
+        load_motion(path, per_class=False)
+    except (UserError, OSError):
+        raise UserError("--out", "a new file, or one of an earlier `omnidali motion estimate`",
+                        f"{path}, which is something else", "Choose another name.") from None
+
+
 def write_motion(path: str | Path, values: dict) -> None:
     """Write what :func:`estimate_motion` found."""
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(values) + "\n", encoding="utf-8")
+        write_whole(Path(path), json.dumps(values) + "\n")
     except OSError as error:
         raise UserError(str(path), "a file that can be written", str(error.strerror), "Choose another.") from None
 

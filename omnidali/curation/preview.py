@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,7 @@ class Shown:
 
 
 def preview(config: Config, out: str | Path | None = None, names: Collection[str] = (), count: int = 24,
-            step: int = 0) -> list[Path]:
+            step: int = 0, take: Callable[[], None] = lambda: None) -> list[Path]:
     """Write ``NAME.png`` with the first clips of each source and ``NAME-frames.png`` with their crops.
 
     The clips are those that the training takes from ``step`` on, blended where it blends them; those of the
@@ -68,6 +68,7 @@ def preview(config: Config, out: str | Path | None = None, names: Collection[str
     Args:
         out: folder; by default ``preview`` in the run folder. names: of the sources; none: those of the training.
         count: clips of a source. step: of the training.
+        take: called before anything but the catalog is written, once nothing is refused any more.
 
     Returns:
         The files that were written.
@@ -95,6 +96,7 @@ def preview(config: Config, out: str | Path | None = None, names: Collection[str
             options = {**rank_options(config, Ranks()), "quarantine": Quarantine(), "prefetch": 1}
             with FusionIterator(plan, [config.evaluation.source], **options) as loader:
                 looked[EVALUATION] = _collect(loader, config, data.class_names, shown, count, bar)
+    take()
     written, board = [], Board(Path(config.run_dir, "tb"))
     try:
         with writing_to(out):

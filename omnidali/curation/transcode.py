@@ -81,6 +81,9 @@ def transcode(config: Config, out: str | Path, recipe: str = "fast", names: Coll
     reader = CatalogReader(config.catalog_path)
     tables = {name: reader.table(name) for name in layout.roots}  # with what `fraction` leaves out
     units = find_units(layout, tables)
+    for original in layout.files:
+        if not os.path.isfile(original):
+            raise UserError(original, "a file that the config names", "none", "Correct the config.")
     unfinished = layout.out / _UNFINISHED
     with writing_to(layout.out, av.FFmpegError):
         check_folder(layout.out, JOURNAL, _UNFINISHED)

@@ -12,7 +12,9 @@ gives the 2D response (I3D, Carreira and Zisserman, CVPR 2017).
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -269,19 +271,44 @@ def export_weights(weights: Mapping[str, torch.Tensor], path: str | Path, meta: 
         UserError: for another ending, or a file that cannot be written.
     """
     path = Path(path)
+    check_export(path)
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
+    part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".safetensors":
             from safetensors.torch import save_file
-            save_file(weights, str(path), {key: str(value) for key, value in meta.items()})
-        elif path.suffix in (".pth", ".pt"):
-            torch.save({"meta": dict(meta), "state_dict": weights}, path)
+            save_file(weights, str(part), {key: str(value) for key, value in meta.items()})
         else:
-            raise UserError(str(path), "a name that ends in .pth or .safetensors", path.suffix or "none", "Rename it.")
-    except OSError as error:
-        raise UserError(str(path), "a file that can be written", str(error.strerror or error),
+            torch.save({"meta": dict(meta), "state_dict": weights}, part)
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:  # torch's own, where the folder cannot be written
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise UserError(str(path), "a file that can be written", str(getattr(error, "strerror", None) or error),
                         "Choose another place.") from None
+
+
+def check_export(path: str | Path, checkpoint: str | Path | None = None) -> None:
+    """Refuse a file that :func:`export_weights` would not write, or that is a checkpoint of the same run.
+
+    Args:
+        checkpoint: file or run folder whose weights are exported.
+
+    Raises:
+        UserError: naming it.
+    """
+    path = Path(path)
+    if path.suffix not in (".pth", ".pt", ".safetensors"):
+        raise UserError(str(path), "a name that ends in .pth or .safetensors", path.suffix or "none", "Rename it.")
+    if path.is_dir():
+        raise UserError(str(path), "a file to write", "a folder", "Name a file in it.")
+    if checkpoint is None or not path.exists():
+        return
+    beside = Path(checkpoint, "checkpoints") if os.path.isdir(checkpoint) else Path(checkpoint).parent
+    if os.path.realpath(beside) == os.path.realpath(path.parent) and (
+            os.path.isdir(checkpoint) or path.samefile(checkpoint) or beside.name == "checkpoints"):
+        raise UserError("--out", "a new file, as a run needs its checkpoints", str(path), "Choose another name.")
 
 
 def some(names: list[str]) -> str:

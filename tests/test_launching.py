@@ -1,0 +1,146 @@
+"""Programs that a command runs: what it says of their end, and that none outlives it."""
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from omnidali import cli, programs
+from omnidali.errors import UserError
+from omnidali.programs import ProgramFailed, run_program
+
+ROOT = Path(__file__).parent.parent
+ENDINGS = {
+    "refused": ("raise UserError('a.b', 'one', 'two', 'Do it.')", 2),
+    "wrong": ("raise RuntimeError('no such thing')", 1),
+    "killed": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 137),
+}
+PROGRAM = """
+import sys
+from omnidali.errors import UserError, exit_with_advice
+def story():
+    {0}
+sys.exit(exit_with_advice(story))
+"""
+# a rank that needs a while to save, and says so; its shell's command is `omnidali demo`, with this as its programs
+SAVING = """
+import os, pathlib, signal, sys, time
+folder, heard = pathlib.Path({0!r}), []
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, lambda number, _: heard.append(number))
+(folder / "begun").write_text(str(os.getpid()))
+while not heard:
+    time.sleep(0.05)
+time.sleep(1)
+(folder / "saved").write_text(signal.Signals(heard[0]).name)
+"""
+PARENT = """
+import argparse, sys
+from pathlib import Path
+from omnidali import programs
+from omnidali.commands.training import _running_programs
+from omnidali.errors import exit_with_advice
+programs.PROJECT = Path({0!r})
+story = _running_programs(lambda _: programs.run_program("train.py", ranks=1))
+sys.exit(exit_with_advice(lambda: story(None)))
+"""
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_the_error_of_a_program_is_that_of_its_command(tmp_path, monkeypatch, capfd, ending):
+    """Its own line is the last one, and a mistake of the user's stays one."""
+    what, code = ENDINGS[ending]
+    (tmp_path / "train.py").write_text(PROGRAM.format(what))
+    monkeypatch.setattr(programs, "PROJECT", tmp_path)
+    with pytest.raises(UserError if code == 2 else ProgramFailed) as raised:
+        run_program("train.py", ranks=1)
+    told = {"refused": "train.py: expected a good end, got this error: a.b: expected one, got two. Do it. Correct it",
+            "wrong": "train.py failed with exit code 1: RuntimeError: no such thing",
+            "killed": "train.py failed with exit code 137: killed by SIGKILL"}[ending]
+    assert told in str(raised.value)
+    assert code == 2 or raised.value.code == code
+    assert "ChildFailedError" not in capfd.readouterr().err
+
+
+def is_alive(pid):
+    """Whether a process runs; one that nobody has waited for yet does not."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def wait_for(found, seconds=60):
+    end = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < end, "nothing came of it"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("name, group, code, line", [
+    ("SIGINT", True, 130, "interrupted"), ("SIGINT", False, 130, "interrupted"),
+    ("SIGTERM", False, 143, "SIGTERM: train.py was ended; the same command goes on where it stopped"),
+    ("SIGTERM", True, 143, "SIGTERM: train.py was ended; the same command goes on where it stopped"),
+    ("SIGHUP", False, 129, "SIGHUP: train.py was ended; the same command goes on where it stopped"),
+    ("SIGKILL", False, -9, None),
+])
+def test_a_signal_ends_the_program_and_then_the_command(tmp_path, name, group, code, line):
+    """Alone or to the whole group, as from a terminal: the program saves, the command waits, and nobody stays."""
+    (tmp_path / "train.py").write_text(SAVING.format(str(tmp_path)))
+    with open(tmp_path / "err", "w") as err, subprocess.Popen(
+            [sys.executable, "-c", PARENT.format(str(tmp_path))], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=err,
+            start_new_session=True) as command:
+        wait_for((tmp_path / "begun").exists)
+        wait_for((tmp_path / "begun").read_text)
+        (os.killpg if group else os.kill)(command.pid, signal.Signals[name])
+        assert command.wait(60) == code
+        rank = int((tmp_path / "begun").read_text())
+        if line is None:  # nobody could hand on anything: its end does
+            wait_for(lambda: not is_alive(rank))
+        assert not is_alive(rank)
+    assert (tmp_path / "saved").read_text() == ("SIGTERM" if name == "SIGKILL" else name)
+    told = (tmp_path / "err").read_text()
+    assert "Traceback" not in told
+    assert line is None or told.splitlines()[-1] == line
+
+
+def test_shown_commands_can_be_pasted(tmp_path, monkeypatch, capsys):
+    """Spaces split nothing, and nothing is run; what a terminal would obey is escaped."""
+    folder = tmp_path / "my $(touch pwned) `x` 'y\x1b[31m"
+    folder.mkdir()
+    (folder / "train.py").write_text("")
+    monkeypatch.setattr(programs, "PROJECT", folder)
+    run_program("train.py", "--config", str(folder / "c.yaml"), "; reboot", ranks=1)
+    line = capsys.readouterr().out.splitlines()[1]
+    assert "\x1b" not in line
+    shown = str(folder / "c.yaml").replace("\x1b", "\\x1b")
+    assert shlex.split(line)[1:] == ["torchrun", "--nproc-per-node", "1", "train.py", "--config", shown, "; reboot"]
+
+
+def test_every_command_that_is_shown_is_quoted(media_root, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "a copy; $(touch pwned)"
+    (tmp_path / "c.yaml").write_text("sources: {photos: {kind: image, root: photos, list: photos.txt}}\n"
+                                     "evaluation: {source: {kind: image, root: photos, list: one.txt}}\n"
+                                     f"train: {{steps: 1}}\nrun_dir: {tmp_path}/run\ndata_root: {tmp_path}/media\n")
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media/photos").symlink_to(media_root / "photos")
+    (tmp_path / "media/photos.txt").write_text((media_root / "photos.txt").read_text())
+    (tmp_path / "media/one.txt").write_text("0.jpg 0\n")
+    for name, more in (("transcode", []), ("dedup", ["--sources", "photos"])):
+        assert cli.main([name, "--config", str(tmp_path / "c.yaml"), "--out", str(out / name), *more]) == 0
+        told, = [line for line in capsys.readouterr().out.splitlines() if "train.py --config" in line]
+        assert shlex.split(told.partition(": ")[2]) == ["train.py", "--config", str(out / name / "config.yaml")]
+
+
+def test_commands_are_shown_by_one_function():
+    """In the program's text, no command is put together with a path but by `for_shell`."""
+    for path in [*ROOT.glob("omnidali/**/*.py"), ROOT / "train.py", ROOT / "evaluate.py"]:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            shown = any(f"{command} {{" in line or f"{command} --config {{" in line or f"{command} --logdir {{" in line
+                        for command in (" mv", "train.py", "tensorboard", "torchrun", "omnidali.cli"))
+            assert not shown, f"{path}:{number}: {line.strip()}"
