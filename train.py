@@ -247,7 +247,7 @@ def check_before_data(config: Config, ranks: Ranks) -> None:
     if config.model.sync_norm and ranks.device.type != "cuda":
         raise UserError("model.sync_norm", "GPUs", "the CPU", "Switch it off.")
     if config.model.pretrained and not os.path.isfile(config.model.pretrained):
-        raise UserError(str(config.model.pretrained), "a file of weights (model.pretrained)", "no such file",
+        raise UserError(str(config.model.pretrained), "a checkpoint", "no such file",
                         "Correct the path, which starts from the current folder, or clear it to start from scratch.")
 
 

@@ -30,7 +30,7 @@ class StopSignals:
 
     def __init__(self, ranks: Ranks):
         self.heard: str | None = None
-        self._first = 0.0
+        self._first: float | None = None
         self._old: dict[int, object] = {}
         self._ranks = ranks
         self._asked = lambda: (False, False)
@@ -49,8 +49,11 @@ class StopSignals:
         self._old = {number: signal.signal(number, lambda *_: None) for number in heeded}
         return self
 
-    def __exit__(self, *_) -> None:
-        if self._listens:
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        if kind is not None and self._ranks.world > 1:
+            # torchrun ends this rank, as another one has died: it must be able to say so first
+            self.heard = self.heard or "an error"
+        elif self._listens:
             for number, handler in self._old.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(self._old_writer)
@@ -62,10 +65,12 @@ class StopSignals:
                 if numbers[0] not in self._old:
                     continue
                 name = signal.Signals(numbers[0]).name
+                is_first = self._first is None
+                self._first = time.monotonic() if self._first is None else self._first
                 if self.heard is None:
-                    self._first, self.heard = time.monotonic(), name
+                    self.heard = name
                     self._say(f"{name}: the run ends after this step and saves; a second one ends it at once")
-                elif time.monotonic() - self._first > _same_seconds(numbers[0]):
+                elif not is_first and time.monotonic() - self._first > _same_seconds(numbers[0]):
                     self._say(f"{name} again: ends without saving", by_any=True)
                     os._exit(128 + numbers[0])
 
