@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from contextlib import contextmanager
@@ -23,6 +24,10 @@ from omnidali.config import SourceConfig
 from omnidali.loading.workers import Job
 
 torch.set_num_threads(1)
+# a shell's background jobs ignore Ctrl-C, and what nohup starts ignores a hang-up; programs that the tests start would, too
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 settings.register_profile("unhurried", deadline=None)  # a machine that stalls is no counterexample
 settings.load_profile("unhurried")
 
