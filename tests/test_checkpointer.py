@@ -15,6 +15,7 @@ from recorder import small_model
 from running import HELD_OUT, assert_same, no_file_may_grow, options_of, run, small_disk, step_of, weights
 
 import train
+from omnidali.catalog import build
 from omnidali.errors import UserError
 from omnidali.loading.fusion import FusionIterator
 from omnidali.training import checkpointer, run_folder
@@ -378,6 +379,16 @@ def test_a_refused_resume_over_changed_media_changes_nothing(options, tmp_path, 
     assert files_of(tmp_path / "run") == before
     code, out, err = run(*options, "train.steps=6", "auto")
     assert code == 0 and ("1 gone, changed or broken since the run began" in out) == (how == "gone"), err
+
+
+def test_a_resume_asks_each_file_for_its_time_once(options, monkeypatch):
+    """A network disk takes a millisecond for each."""
+    assert run(*options, "train.steps=4")[0] == 0
+    asked, real = [], build.stamp_of
+    monkeypatch.setattr(build, "stamp_of", lambda path: asked.append(path) or real(path))
+    assert run(*options, "train.steps=6", "auto")[0] == 0
+    media = [path for path in asked if not path.endswith(".txt")]
+    assert len(media) == 23 and len(set(media)) == 23  # 9 clips and 14 photos
 
 
 def test_a_start_that_cannot_write_all_writes_nothing(options, tmp_path, monkeypatch):

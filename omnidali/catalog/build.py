@@ -89,7 +89,7 @@ class Summary:
 
 def build_catalog(path: str | Path, sources: Mapping[str, MediaConfig], data_root: str | Path,
                   classes: list[str] | None = None, threads: int | None = None, progress: bool = True,
-                  as_begun: bool = False) -> list[Summary]:
+                  as_begun: bool = False, is_current: bool = False) -> list[Summary]:
     """Bring the catalog at ``path`` up to date with ``sources``.
 
     A source whose list has not changed costs a size-and-time check of its files (of an even sample
@@ -99,6 +99,7 @@ def build_catalog(path: str | Path, sources: Mapping[str, MediaConfig], data_roo
     Args:
         as_begun: for a run that goes on: files that were usable when it began stay so, whatever became of them, and no
             other ones come. The loader finds the faults, as it does in a run that nobody stopped.
+        is_current: whether :func:`would_change` has just said that nothing changed, so that no file is asked again.
 
     Raises:
         UserError: for missing roots and lists, bad lines, and sources without any usable file.
@@ -110,7 +111,7 @@ def build_catalog(path: str | Path, sources: Mapping[str, MediaConfig], data_roo
     with only_build(path), ProbePool(threads or len(os.sched_getaffinity(0))) as pool:
         for attempt in range(2):
             try:
-                return _build(path, sources, Path(data_root), classes, pool, progress, as_begun)
+                return _build(path, sources, Path(data_root), classes, pool, progress, as_begun, is_current)
             except Damaged as seen:
                 try:
                     if not attempt:
@@ -123,9 +124,9 @@ def build_catalog(path: str | Path, sources: Mapping[str, MediaConfig], data_roo
 
 
 def _build(path: Path, sources: Mapping[str, MediaConfig], data_root: Path, classes: list[str] | None,
-           pool: ProbePool, progress: bool, as_begun: bool) -> list[Summary]:
+           pool: ProbePool, progress: bool, as_begun: bool, is_current: bool) -> list[Summary]:
     with writing(path) as db:
-        return [_build_source(db, name, source, data_root, classes, pool, progress, as_begun)
+        return [_build_source(db, name, source, data_root, classes, pool, progress, as_begun, is_current)
                 for name, source in sources.items()]
 
 
@@ -153,7 +154,7 @@ def writing(path: Path) -> Iterator[sqlite3.Connection]:
         db.close()
 
 
-def _build_source(db, name, source: MediaConfig, data_root, classes, pool, progress, as_begun) -> Summary:
+def _build_source(db, name, source: MediaConfig, data_root, classes, pool, progress, as_begun, is_current) -> Summary:
     root = _root_of(name, source, data_root)
     row = db.execute(_KNOWN, (name,)).fetchone()
     if row is None:  # a catalog that cannot be written is good enough where nothing is new
@@ -167,7 +168,8 @@ def _build_source(db, name, source: MediaConfig, data_root, classes, pool, progr
         db.execute("UPDATE sources SET signature = ?, watched = ?, fingerprint = NULL, entries_crc = ? WHERE id = ?",
                    (signature, json.dumps(watched), _entries_crc(db, source_id), source_id))
         db.commit()
-    _mark_changed(db, source_id, root, as_begun)
+    if not is_current:
+        _mark_changed(db, source_id, root, as_begun)
     probed, lost = _probe_new(db, source_id, name, source, root, pool, progress, as_begun)
     fingerprint, crc = db.execute("SELECT fingerprint, entries_crc FROM sources WHERE id = ?", (source_id,)).fetchone()
     if not probed and fingerprint is not None:
@@ -210,14 +212,14 @@ def _reads_list(row: tuple, name: str, source: MediaConfig, root: str, data_root
         reason.startswith(UNREADABLE) for reason in _plain(left_out or "{}"))  # which may pass
 
 
-def would_change(path: Path, sources: Mapping[str, MediaConfig], data_root: Path, classes: list[str] | None) -> bool:
+def would_change(path: Path, sources: Mapping[str, MediaConfig], data_root: Path, classes: list[str] | None) -> bool | None:
     """Whether :func:`build_catalog` would write to the catalog of a run that goes on.
 
-    It would where lists or media have changed. False where there is no good one, which is built anew, and for one of an
+    It would where lists or media have changed. None where there is no good one, which is built anew, and for one of an
     older version: bringing it up to date may take hours, and harms nobody.
     """
     if not path.exists():
-        return False
+        return None
     try:
         with contextlib.closing(connect(path, read_only=True)) as db:
             for name, source in sources.items():
@@ -230,7 +232,7 @@ def would_change(path: Path, sources: Mapping[str, MediaConfig], data_root: Path
                     return True
         return False
     except (UserError, Damaged, sqlite3.Error):
-        return False
+        return None
 
 
 def _plain(text: str) -> object:

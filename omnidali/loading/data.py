@@ -78,9 +78,10 @@ def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True,
     def build():
         names = list(classes) if classes and not config.classes else find_names(config)
         path = Path(config.catalog_path)
-        if as_begun and would_change(path, sources, root, names):
+        changes = would_change(path, sources, root, names) if as_begun else None
+        if changes:
             path = begin_trial(path)
-        summaries = build_catalog(path, sources, root, names, as_begun=as_begun)
+        summaries = build_catalog(path, sources, root, names, as_begun=as_begun, is_current=changes is False)
         return path, names, [str(summary) for summary in summaries]
 
     path, names, summary = ranks.on_main(build)
