@@ -14,7 +14,13 @@ from collections.abc import Sequence
 from typing import TextIO
 
 TOO_MUCH_MEMORY = 77  # exit status
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h: the signal for the end of the parent
+
+
+def end_with_parent(number: int) -> None:
+    """Have the kernel send this process a signal when the thread that started it ends; Linux alone can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def confine(memory: int) -> TextIO:
@@ -24,7 +30,7 @@ def confine(memory: int) -> TextIO:
         memory: bytes that the process may take.
     """
     # with the thread that started it: a process that hangs in a library does not see that stdin ended
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that started it ends it
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, whatever library it is in
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})

@@ -8,15 +8,15 @@ of the rank that failed first, and hands that rank's error to whoever started it
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
 import sys
 from collections.abc import Sequence
 
-_PR_SET_PDEATHSIG = 1
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from omnidali.confined import end_with_parent
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,11 +24,10 @@ def main(arguments: Sequence[str]) -> int:
     descriptor, *rest = arguments
 
     # who started this hands signals on, but for the one that kills it outright
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent(signal.SIGTERM)
 
     # until torchrun has handlers of its own there is nothing to end but this process
-    for number in _SIGNALS:
+    for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, _: os._exit(128 + number))
 

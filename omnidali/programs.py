@@ -12,10 +12,10 @@ from pathlib import Path
 
 import omnidali
 from omnidali.errors import UserError
+from omnidali.launcher import SIGNALS
 from omnidali.untrusted_text import for_shell, say
 
 PROJECT = Path(omnidali.__file__).resolve().parent.parent
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SAVING_SECONDS = "120"  # after a signal, before torchrun kills a rank that has not ended: 30 are short for a save
 
 
@@ -129,7 +129,7 @@ class _HandedOn:
 
     def __enter__(self) -> "_HandedOn":
         if threading.current_thread() is threading.main_thread():  # others may not set handlers
-            for number in _SIGNALS:
+            for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._old[number] = signal.signal(number, self._hear)
         return self

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import datetime
 import functools
 import inspect
@@ -19,10 +18,10 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from omnidali import watch
+from omnidali.confined import end_with_parent
 from omnidali.errors import UserError
 
 T = TypeVar("T")
-_PR_SET_PDEATHSIG = 1  # of linux/prctl.h: the signal for the end of the parent
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ def start_ranks() -> Ranks:
     """
     world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
     if dist.is_available() and dist.is_torchelastic_launched() and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        end_with_parent(signal.SIGTERM)
         if _is_orphan():  # torchrun died before, and nobody will end this process
             raise UserError("torchrun", "to be running", "nothing left of it", "Start it again.")
     device = torch.device("cpu")

@@ -13,6 +13,7 @@ from omnidali.bench.media import write_photo
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.store import CatalogReader, SourceTable
 from omnidali.config import SourceConfig
+from pipelines.feeds import Graph, PipelineError
 
 FILES = 8  # of a source, in two classes
 KINDS = ("index", "demuxer", "photo", "frames", "tar of photos", "tar of videos")
@@ -114,3 +115,21 @@ def _make(path: Path, kind: str, number: int) -> None:
         member.unlink()
     else:
         _VIDEOS[kind](path, number)
+
+
+def dali_refuses(monkeypatch, refused) -> None:
+    """Let every batch of DALI fail that holds one of these files, given by their bytes."""
+    start, collect = Graph.start, Graph.collect
+
+    def remember(graph, feeds):
+        graph.fails = any(data.tobytes() in refused for data in feeds["data"])
+        start(graph, feeds)
+
+    def fail(graph):
+        outputs = collect(graph)
+        if graph.fails:
+            raise PipelineError("no such codec")
+        return outputs
+
+    monkeypatch.setattr(Graph, "start", remember)
+    monkeypatch.setattr(Graph, "collect", fail)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import hurry, media_of
-from outages import KINDS, Outage, make_source
+from outages import KINDS, Outage, dali_refuses, make_source
 
 from omnidali.bench import odd
 from omnidali.bench.faults import BASES, EXACT, FAILS, FAULTS, REFUSED, REPLACED, UNSURE, hang, let_go
@@ -37,7 +37,7 @@ from omnidali.loading.faults import Limits
 from omnidali.loading.fusion import FusionIterator
 from omnidali.loading.quarantine import Quarantine
 from omnidali.planning.plan import TrainPlan
-from pipelines.feeds import MEAN, STD, Graph, PipelineError
+from pipelines.feeds import MEAN, STD
 
 SIDE = 64
 
@@ -349,26 +349,14 @@ def test_what_dali_met_is_the_reason(tmp_path, monkeypatch, kind):
 
 def test_what_dali_says_of_a_broken_file_is_kept(tmp_path, monkeypatch):
     table, sources, files = make_source(tmp_path, "photo", decode="dali")
-    bad = files[3].read_bytes()
-    start, collect, decode = Graph.start, Graph.collect, producer.decode_image
-
-    def remember(graph, feeds):
-        graph.fails = any(data.tobytes() == bad for data in feeds["data"])
-        start(graph, feeds)
-
-    def fail(graph):
-        outputs = collect(graph)
-        if graph.fails:
-            raise PipelineError("no such codec")
-        return outputs
+    dali_refuses(monkeypatch, [files[3].read_bytes()])
+    decode = producer.decode_image
 
     def cannot(media, *arguments):
         if media.path == str(files[3]):
             raise CannotDecode("cut off")
         return decode(media, *arguments)
 
-    monkeypatch.setattr(Graph, "start", remember)
-    monkeypatch.setattr(Graph, "collect", fail)
     monkeypatch.setattr(producer, "decode_image", cannot)
     load(table, sources, quarantine=Quarantine(tmp_path / "q.jsonl"))
     line, = lines_of(tmp_path / "q.jsonl")

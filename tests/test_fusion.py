@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SOURCES, hurry, media_of
+from outages import dali_refuses
 
 from omnidali.bench.media import read_numbers, write_photo, write_video
 from omnidali.catalog.build import build_catalog
@@ -31,7 +32,7 @@ from omnidali.loading.fusion import FusionIterator
 from omnidali.loading.producer import Started
 from omnidali.loading.quarantine import Quarantine
 from omnidali.planning.plan import EvaluationPlan, TrainPlan
-from pipelines.feeds import MEAN, STD, Graph, PipelineError
+from pipelines.feeds import MEAN, STD
 
 CENTER = ClipConfig(num_clips=4, size=56, crop="center", flip=0.0)
 RANDOM = ClipConfig(num_clips=4, size=56)
@@ -459,20 +460,7 @@ def test_a_hanging_file_is_given_up(tmp_path, decode, caplog, monkeypatch):
 def test_the_cpu_decodes_what_dali_cannot(tmp_path, monkeypatch, caplog, unable):
     table, source, _ = photo_source(tmp_path, "dali")
     refused = [(tmp_path / "pics" / f"{n}.png").read_bytes() for n in unable]
-    start, collect = Graph.start, Graph.collect
-
-    def remember(graph, feeds):
-        graph.fails = any(data.tobytes() in refused for data in feeds["data"])
-        start(graph, feeds)
-
-    def fail(graph):
-        outputs = collect(graph)
-        if graph.fails:
-            raise PipelineError("no such codec")
-        return outputs
-
-    monkeypatch.setattr(Graph, "start", remember)
-    monkeypatch.setattr(Graph, "collect", fail)
+    dali_refuses(monkeypatch, refused)
     with open_photos(table, source) as batches, \
             open_photos(table, {"web": replace(source["web"], decode="cpu")}) as others:
         same = 0
