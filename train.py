@@ -1,7 +1,7 @@
 """Train TSN or SlowOnly jointly on videos and photos.
 
-    python train.py --config configs/demo.yaml
-    torchrun --nproc-per-node 8 train.py --config configs/tsn_omni.yaml data_root=/data train.epochs=50
+    python train.py --config configs/demo.yaml torchrun --nproc-per-node 8 train.py --config
+    configs/tsn_omni.yaml data_root=/data train.epochs=50
 
 The story of a run, top to bottom: data, model, optimizer, resume, then the loop.
 """
@@ -46,15 +46,21 @@ from omnidali.training.stopping import StopSignals
 from omnidali.untrusted_text import say
 
 
-def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | None = None,
-          wrap_loader: Callable[[FusionIterator], FusionIterator] = lambda loader: loader) -> dict | None:
+def train(
+    config: Config,
+    ranks: Ranks,
+    resume: str = "none",
+    dry_run: int | None = None,
+    wrap_loader: Callable[[FusionIterator], FusionIterator] = lambda loader: loader,
+) -> dict | None:
     """Run a training; returns the last evaluation's figures.
 
     Args:
         resume: ``auto`` goes on where this run folder stopped, ``none`` starts anew, a path names a
             checkpoint or another run's folder.
         dry_run: stop after so many steps and write nothing but the catalog.
-        wrap_loader: puts something between the loader and the loop, such as `omnidali bench train`'s clock.
+        wrap_loader: puts something between the loader and the loop, such as `omnidali bench
+            train`'s clock.
 
     Raises:
         UserError: for everything that the user can put right.
@@ -63,8 +69,14 @@ def train(config: Config, ranks: Ranks, resume: str = "none", dry_run: int | Non
         return run_training(config, ranks, folder, resume, dry_run, wrap_loader)
 
 
-def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, dry_run: int | None,
-               wrap_loader: Callable[[FusionIterator], FusionIterator]) -> dict | None:
+def run_training(
+    config: Config,
+    ranks: Ranks,
+    folder: RunFolder,
+    resume: str,
+    dry_run: int | None,
+    wrap_loader: Callable[[FusionIterator], FusionIterator],
+) -> dict | None:
     """The run itself, in a folder that is its own; arguments and result as those of :func:`train`."""
     say = make_say(ranks)
     torch.manual_seed(config.seed)
@@ -75,31 +87,50 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
     # Data: the catalog is brought up to date once, the plan is made, decoding starts with the loop.
     data = open_data(config, ranks, as_begun=folder.goes_on(resume))
     kept = {"quarantine": Quarantine()} if dry_run else {}
-    loader = wrap_loader(open_loader(config, data, ranks, dtype=DTYPES[config.train.precision], **kept))
+    loader = wrap_loader(
+        open_loader(config, data, ranks, dtype=DTYPES[config.train.precision], **kept)
+    )
     say(*data.summary, *loader.routes)
     per_epoch = loader.plan.steps_per_epoch
     steps = loader.end
-    evaluate_every = config.evaluation.every_steps or max(1, round(config.evaluation.every_epochs * per_epoch))
+    evaluate_every = config.evaluation.every_steps or max(
+        1, round(config.evaluation.every_epochs * per_epoch)
+    )
     names = tuple(config.sources)
 
     # Model
     model = build_model(config.model, len(data.class_names), config.clip.clip_len)
     if config.model.pretrained:
-        say(load_pretrained(model, config.model.pretrained, config.model.pretrained_head, data.class_names))
+        say(
+            load_pretrained(
+                model, config.model.pretrained, config.model.pretrained_head, data.class_names
+            )
+        )
     if config.model.sync_norm:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     layout = torch.channels_last if config.model.name == "tsn" else torch.channels_last_3d
-    model = model.to(ranks.device, memory_format=layout if config.model.channels_last else torch.contiguous_format)
+    model = model.to(
+        ranks.device,
+        memory_format=layout if config.model.channels_last else torch.contiguous_format,
+    )
     ema = Ema(model, config.train.ema) if config.train.ema is not None else None
     network = ranks.wrap(torch.compile(model) if config.train.compile else model)
 
     # Optimizer
     settings = config.optimizer
-    optimizer = torch.optim.SGD(model.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay,
-                                nesterov=settings.nesterov, fused=ranks.device.type == "cuda")
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        settings.lr,
+        settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.nesterov,
+        fused=ranks.device.type == "cuda",
+    )
     scaler = make_scaler(config.train.precision, ranks.device)
     autocast = make_autocast(config.train.precision, ranks.device)
-    loss_weights = torch.tensor([source.loss_weight for source in config.sources.values()], device=ranks.device)
+    loss_weights = torch.tensor(
+        [source.loss_weight for source in config.sources.values()], device=ranks.device
+    )
 
     # Resume
     training = TrainingState(config, model, ema, optimizer, scaler, loader, data.class_names)
@@ -119,25 +150,35 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
             ranks.broadcast_buffers(ema.average)
 
     def evaluate(step: int) -> Accuracy | None:
-        scores = score_items(ema.average if ema else model, data.evaluation, config.evaluation.source,
-                             config.evaluation.validation, config, ranks, autocast, lambda: stop.heard is not None)
+        scores = score_items(
+            ema.average if ema else model,
+            data.evaluation,
+            config.evaluation.source,
+            config.evaluation.validation,
+            config,
+            ranks,
+            autocast,
+            lambda: stop.heard is not None,
+        )
         if scores is None:
             say(f"evaluation at step {step} abandoned")
             return None
         accuracy = measure(scores, data.evaluation.labels)
         folder.log("evaluation", step, accuracy.as_row())
         folder.show_confusion(confusion_picture(accuracy.confusion), step)
-        say(f"evaluation at step {step}: top1 {100 * accuracy.top1 / accuracy.items:.2f}"
+        say(
+            f"evaluation at step {step}: top1 {100 * accuracy.top1 / accuracy.items:.2f}"
             f" ({accuracy.top1}/{accuracy.items}), mean class {100 * accuracy.mean_class:.2f}"
-            + (f", {accuracy.unreadable} items unreadable" if accuracy.unreadable else ""))
+            + (f", {accuracy.unreadable} items unreadable" if accuracy.unreadable else "")
+        )
         return accuracy
 
     def keep(files: list[str], stops: bool, final: bool) -> bool:
         """Save, then evaluate where that is owed, then write down what came out.
 
-        Returns whether the run stops, as a signal can end an evaluation. One that was not finished, for whatever
-        reason, stays owed: a resumed run begins with it. LAST is the last of ``files`` where it is among them, as it is
-        told of the best that a file holds.
+        Returns whether the run stops, as a signal can end an evaluation. One that was not finished,
+        for whatever reason, stays owed: a resumed run begins with it. LAST is the last of ``files``
+        where it is among them, as it is told of the best that a file holds.
         """
         nonlocal figures
         share_statistics()
@@ -166,8 +207,13 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
     loader.end = min(steps, first_step + dry_run) if dry_run else steps
     pace, saving = Pace(first_step, steps), SaveClock(config.train.checkpoint_minutes)
     model.train()
-    with closing_behind(loader), StopSignals(ranks) as stop, folder.rescuing(training), telling_peers(), \
-            collecting_when_told():
+    with (
+        closing_behind(loader),
+        StopSignals(ranks) as stop,
+        folder.rescuing(training),
+        telling_peers(),
+        collecting_when_told(),
+    ):
         training.owes_evaluation &= data.evaluation is not None and not dry_run
         if training.owes_evaluation:
             if keep([LAST], stops=False, final=first_step == steps):
@@ -187,16 +233,23 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
             with network.no_sync() if ranks.world > 1 and not updates else contextlib.nullcontext():
                 labels = batch.labels
                 with autocast:
-                    logits = network(batch.clips, batch.auxiliary if config.model.norm == "target_only" else ())
+                    logits = network(
+                        batch.clips, batch.auxiliary if config.model.norm == "target_only" else ()
+                    )
                 losses = F.cross_entropy(logits.float(), labels, reduction="none")
-                scaler.scale((losses * loss_weights[batch.source]).mean() / settings.accumulate).backward()
+                scaler.scale(
+                    (losses * loss_weights[batch.source]).mean() / settings.accumulate
+                ).backward()
             done = step + 1
             at_end = done == loader.end
 
-            def due(every: int) -> bool:  # at the first optimizer step from each multiple of `every` on
+            # at the first optimizer step from each multiple of `every` on
+            def due(every: int) -> bool:
                 return updates and done % every < settings.accumulate
 
-            evaluates = data.evaluation is not None and not dry_run and (due(evaluate_every) or at_end)
+            evaluates = (
+                data.evaluation is not None and not dry_run and (due(evaluate_every) or at_end)
+            )
             if updates:
                 with training.updating(done, evaluates):
                     scaler.unscale_(optimizer)
@@ -211,10 +264,23 @@ def run_training(config: Config, ranks: Ranks, folder: RunFolder, resume: str, d
 
             stops = by_time = False
             if updates and not at_end:
-                stops, by_time = stop.agreed(wants_save=ranks.is_main and saving.is_due and not dry_run)
+                stops, by_time = stop.agreed(
+                    wants_save=ranks.is_main and saving.is_due and not dry_run
+                )
             retries = folder.checkpoints.owes_save and due(config.train.log_every)
-            to_save = [f"step-{done}.pt"] if config.train.keep_every and due(config.train.keep_every) else []
-            if evaluates or at_end or stops or by_time or retries or due(config.train.checkpoint_every):
+            to_save = (
+                [f"step-{done}.pt"]
+                if config.train.keep_every and due(config.train.keep_every)
+                else []
+            )
+            if (
+                evaluates
+                or at_end
+                or stops
+                or by_time
+                or retries
+                or due(config.train.checkpoint_every)
+            ):
                 to_save.append(LAST)
             if done % config.train.log_every == 0 or to_save:
                 stats = loader.stats()
@@ -247,12 +313,18 @@ def check_before_data(config: Config, ranks: Ranks) -> None:
     if config.model.sync_norm and ranks.device.type != "cuda":
         raise UserError("model.sync_norm", "GPUs", "the CPU", "Switch it off.")
     if config.model.pretrained and not os.path.isfile(config.model.pretrained):
-        raise UserError(str(config.model.pretrained), "a checkpoint", "no such file",
-                        "Correct the path, which starts from the current folder, or clear it to start from scratch.")
+        raise UserError(
+            str(config.model.pretrained),
+            "a checkpoint",
+            "no such file",
+            "Correct the path, which starts from the current folder, or clear it to start from scratch.",
+        )
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Make dropout a function of (seed, step, rank), so that a resumed run draws what the whole one draws."""
+    """Make dropout a function of (seed, step, rank), so that a resumed run draws what the whole one
+    draws.
+    """
     torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + rank) % 2**63)
 
 
@@ -262,22 +334,37 @@ def main(arguments: list[str] | None = None) -> int:
         use_utf8()
     parser = Parser(description="Train TSN or SlowOnly jointly on videos and photos.")
     parser.add_argument("--config", required=True, help="YAML file, see configs/")
-    parser.add_argument("--resume", default="none", metavar="auto|none|PATH",
-                        help="auto: go on where run_dir stopped, if it holds a run; PATH: a checkpoint or run folder")
-    parser.add_argument("--dry-run", type=int, metavar="N", help="train N steps and write nothing but the catalog")
-    parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="any setting of the config")
+    parser.add_argument(
+        "--resume",
+        default="none",
+        metavar="auto|none|PATH",
+        help="auto: go on where run_dir stopped, if it holds a run; PATH: a checkpoint or run folder",
+    )
+    parser.add_argument(
+        "--dry-run", type=int, metavar="N", help="train N steps and write nothing but the catalog"
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the resolved config and stop"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key.path=value", help="any setting of the config"
+    )
     options = parser.parse_intermixed_args(arguments)
 
     def story() -> None:
         if options.dry_run is not None and options.dry_run < 1:
-            raise UserError("--dry-run", "1 step or more", str(options.dry_run), "Correct the number.")
+            raise UserError(
+                "--dry-run", "1 step or more", str(options.dry_run), "Correct the number."
+            )
         if options.print_config:
             say(*dump_config(load_config(options.config, options.overrides)).splitlines())
             return
         streams.never_wait()
-        ranks = start_ranks()  # first, so that a mistake in one machine's copy of the config ends all ranks
-        train(load_config(options.config, options.overrides), ranks, options.resume, options.dry_run)
+        # first, so that a mistake in one machine's copy of the config ends all ranks
+        ranks = start_ranks()
+        train(
+            load_config(options.config, options.overrides), ranks, options.resume, options.dry_run
+        )
         end_ranks()
 
     return exit_with_advice(story, rank=int(os.environ.get("RANK", 0)))

@@ -1,17 +1,26 @@
 """Video recognition from web photos and videos: OmniSource on a DALI data loading service.
 
-The names below are the public interface; they load on first use, because torch and DALI take seconds.
+The names below are the public interface; they load on first use, because torch and DALI take
+seconds.
 """
 
 import importlib
 
 _PUBLIC = {
-    "ClipBatch": "omnidali.clips", "StepBatch": "omnidali.clips", "Config": "omnidali.config",
-    "BadSource": "omnidali.errors", "UserError": "omnidali.errors", "FusionIterator": "omnidali.loading.fusion",
-    "TrainPlan": "omnidali.planning.plan", "EvaluationPlan": "omnidali.planning.plan",
-    "read_frames": "omnidali.decoding.read", "count_frames": "omnidali.decoding.read",
-    "build_model": "omnidali.models.recognizers", "load_config": "omnidali.settings",
-    "open_data": "omnidali.loading.data", "open_loader": "omnidali.loading.data",
+    "ClipBatch": "omnidali.clips",
+    "StepBatch": "omnidali.clips",
+    "Config": "omnidali.config",
+    "BadSource": "omnidali.errors",
+    "UserError": "omnidali.errors",
+    "FusionIterator": "omnidali.loading.fusion",
+    "TrainPlan": "omnidali.planning.plan",
+    "EvaluationPlan": "omnidali.planning.plan",
+    "read_frames": "omnidali.decoding.read",
+    "count_frames": "omnidali.decoding.read",
+    "build_model": "omnidali.models.recognizers",
+    "load_config": "omnidali.settings",
+    "open_data": "omnidali.loading.data",
+    "open_loader": "omnidali.loading.data",
 }
 __all__ = list(_PUBLIC)
 

@@ -1,7 +1,8 @@
-"""Which source is worth what: the same training with the target alone, with each group of sources, and with all.
+"""Which source is worth what: the same training with the target alone, with each group of sources,
+and with all.
 
-OmniSource's tables (Sec. 4, and the reference's mini-Kinetics table) on anyone's data: equal epochs of the
-target, several seeds, mean and spread.
+OmniSource's tables (Sec. 4, and the reference's mini-Kinetics table) on anyone's data: equal epochs
+of the target, several seeds, mean and spread.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Row:
 
     Attributes:
         fraction: share of the target's labels. top1, mean_class: percent by seed.
-        gain: of the mean top-1 over the baseline's, points. spread: standard deviation over seeds, points.
+        gain: of the mean top-1 over the baseline's, points. spread: standard deviation over seeds,
+            points.
     """
 
     variant: str
@@ -67,16 +69,26 @@ def variants_of(config: Config) -> dict[str, tuple[str, ...]]:
     for name in others:
         groups.setdefault(config.sources[name].group or name, []).append(name)
     if not groups:
-        raise UserError("sources", "the target and at least one other source", target, "Add a source to compare.")
-    variants = {BASELINE: (target,)} | {f"+ {group}": (target, *names) for group, names in groups.items()}
+        raise UserError(
+            "sources",
+            "the target and at least one other source",
+            target,
+            "Add a source to compare.",
+        )
+    variants = {BASELINE: (target,)} | {
+        f"+ {group}": (target, *names) for group, names in groups.items()
+    }
     return variants | ({ALL: (target, *others)} if len(groups) > 1 else {})
 
 
-def make_variant(config: Config, names: Sequence[str], epochs: float, fraction: float, ranks: int) -> Config:
-    """The config with these sources alone: as many slots of each in a step as before, equal target epochs.
+def make_variant(
+    config: Config, names: Sequence[str], epochs: float, fraction: float, ranks: int
+) -> Config:
+    """The config with these sources alone: as many slots of each in a step as before, equal target
+    epochs.
 
-    Where steps sum the sources, the learning rate follows the slots linearly, as large batches want it
-    (Goyal et al., 2017); where they alternate, a step of a source is what it was.
+    Where steps sum the sources, the learning rate follows the slots linearly, as large batches want
+    it (Goyal et al., 2017); where they alternate, a step of a source is what it was.
     """
     target = next(iter(config.sources))
     sources = {name: config.sources[name] for name in names}
@@ -84,7 +96,8 @@ def make_variant(config: Config, names: Sequence[str], epochs: float, fraction: 
     train = replace(config.train, epochs=epochs, steps=None)
     if config.batches is None:
         share = sum(source.weight for source in sources.values()) / sum(
-            source.weight for source in config.sources.values())
+            source.weight for source in config.sources.values()
+        )
         unit = ranks * (1 if train.mixup == "none" else 2)
         train = replace(train, batch=max(1, round(config.batch * share / unit)) * unit)
     elif train.ratio is not None:
@@ -98,14 +111,22 @@ def make_variant(config: Config, names: Sequence[str], epochs: float, fraction: 
     return made
 
 
-def ablate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: Sequence[int],
-           fractions: Sequence[float], ranks: int, take: Callable[[], None] = lambda: None) -> list[Row]:
+def ablate(
+    config_path: str,
+    overrides: Sequence[str],
+    out: str | Path,
+    seeds: Sequence[int],
+    fractions: Sequence[float],
+    ranks: int,
+    take: Callable[[], None] = lambda: None,
+) -> list[Row]:
     """Train and evaluate every variant with every seed; finished runs in ``out`` are kept.
 
     Writes ``table.md``, ``results.json`` and ``table.png`` into ``out``.
 
     Args:
-        take: called before anything but the catalog is written, once everything was checked that can be.
+        take: called before anything but the catalog is written, once everything was checked that
+            can be.
 
     Raises:
         UserError: if a run failed, or there is nothing to compare.
@@ -113,28 +134,47 @@ def ablate(config_path: str, overrides: Sequence[str], out: str | Path, seeds: S
     out, config = Path(out), load_config(config_path, overrides)
     check_numbers(ranks, seeds)
     if not all(0 < fraction <= 1 for fraction in fractions) or len(set(fractions)) < len(fractions):
-        raise UserError("--fractions", "shares above 0 and at most 1, each once", str(list(fractions)),
-                        "Correct them.")
+        raise UserError(
+            "--fractions",
+            "shares above 0 and at most 1, each once",
+            str(list(fractions)),
+            "Correct them.",
+        )
     if config.evaluation.source is None:
-        raise UserError("evaluation.source", "labelled data to compare on", "nothing", "Add it to the config.")
+        raise UserError(
+            "evaluation.source", "labelled data to compare on", "nothing", "Add it to the config."
+        )
     config = replace(config, catalog=str(out / "catalog.sqlite"))
     variants, scores = variants_of(config), {}
     data = open_data(config)
     say(*data.summary)
     epochs = config.train.epochs or config.train.steps / make_plan(config, data).steps_per_epoch
     # fewer labels: as many slots of the target all the same, so more epochs of what is left
-    made = {(fraction, variant): make_variant(config, names, epochs / fraction, fraction, ranks)
-            for fraction in fractions for variant, names in variants.items()}
+    made = {
+        (fraction, variant): make_variant(config, names, epochs / fraction, fraction, ranks)
+        for fraction in fractions
+        for variant, names in variants.items()
+    }
     check_trainings(config, made.values(), data.class_names, ranks)
     take()
     for seed in seeds:
         for fraction in fractions:
             for variant in variants:
                 name = f"{variant.replace('+ ', 'with-').replace(' ', '-')}-{fraction:g}"
-                scores[fraction, variant, seed], _ = train_and_score(made[fraction, variant], out, name, seed, ranks)
+                scores[fraction, variant, seed], _ = train_and_score(
+                    made[fraction, variant], out, name, seed, ranks
+                )
                 rows = _report(out, scores, variants, seeds, fractions)
-    write_record(out, {"ablation": str(config_path), "overrides": list(overrides), "target_epochs": epochs,
-                       "seeds": list(seeds), "rows": [vars(row) for row in rows]})
+    write_record(
+        out,
+        {
+            "ablation": str(config_path),
+            "overrides": list(overrides),
+            "target_epochs": epochs,
+            "seeds": list(seeds),
+            "rows": [vars(row) for row in rows],
+        },
+    )
     table = (out / "table.md").read_text(encoding="utf-8")
     say("", *table.split("\n"), f"also in {out / 'results.json'} and {out / 'table.png'}")
     return rows
@@ -149,14 +189,23 @@ def check_numbers(ranks: int, seeds: Sequence[int]) -> None:
     if ranks < 1:
         raise UserError("--ranks", "1 or more", str(ranks), "Correct the number.")
     if torch.cuda.is_available() and ranks > torch.cuda.device_count():
-        raise UserError("--ranks", f"at most {torch.cuda.device_count()}, the number of GPUs", str(ranks),
-                        "Correct the number.")
+        raise UserError(
+            "--ranks",
+            f"at most {torch.cuda.device_count()}, the number of GPUs",
+            str(ranks),
+            "Correct the number.",
+        )
     if min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise UserError("--seeds", "numbers of 0 or more, each once", str(list(seeds)), "Correct them.")
+        raise UserError(
+            "--seeds", "numbers of 0 or more, each once", str(list(seeds)), "Correct them."
+        )
 
 
-def check_trainings(config: Config, variants: Iterable[Config], class_names: Sequence[str], ranks: int) -> None:
-    """Refuse what train.py would refuse hours later: settings, shares of a batch, and weights to start from.
+def check_trainings(
+    config: Config, variants: Iterable[Config], class_names: Sequence[str], ranks: int
+) -> None:
+    """Refuse what train.py would refuse hours later: settings, shares of a batch, and weights to
+    start from.
 
     Args:
         variants: of the config, as they are trained; their networks are those of the config.
@@ -175,9 +224,11 @@ def check_trainings(config: Config, variants: Iterable[Config], class_names: Seq
         check_shares(variant, ranks)
 
 
-def train_and_score(config: Config, out: Path, name: str, seed: int, ranks: int) -> tuple[dict, Path]:
-    """One run below ``out / "runs"``, or its result where it is known: another config, or other lists, have another
-    folder.
+def train_and_score(
+    config: Config, out: Path, name: str, seed: int, ranks: int
+) -> tuple[dict, Path]:
+    """One run below ``out / "runs"``, or its result where it is known: another config, or other
+    lists, have another folder.
 
     Returns:
         The row of evaluate.py, and the run folder.
@@ -187,7 +238,9 @@ def train_and_score(config: Config, out: Path, name: str, seed: int, ranks: int)
     """
     config = replace(config, seed=seed, run_dir="")
     data = open_data(config)
-    told = dump_config(config) + "".join(table.fingerprint for table in (*data.tables, data.evaluation))
+    told = dump_config(config) + "".join(
+        table.fingerprint for table in (*data.tables, data.evaluation)
+    )
     run = out / "runs" / f"{name}-seed{seed}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
     path, done = run.parent / f"{run.name}.yaml", run / "result.json"
     if done.exists():
@@ -195,8 +248,14 @@ def train_and_score(config: Config, out: Path, name: str, seed: int, ranks: int)
     with writing_to(out):
         write_whole(path, dump_config(replace(config, run_dir=str(run))))
     run_program("train.py", "--config", str(path), "--resume", "auto", ranks=ranks)
-    row = run_program("evaluate.py", "--config", str(path), "--checkpoint", str(run / "checkpoints" / "last.pt"),
-                      ranks=ranks)
+    row = run_program(
+        "evaluate.py",
+        "--config",
+        str(path),
+        "--checkpoint",
+        str(run / "checkpoints" / "last.pt"),
+        ranks=ranks,
+    )
     with writing_to(out):
         write_whole(done, json.dumps(row))
     return row, run
@@ -208,14 +267,27 @@ def _report(out: Path, scores: dict, variants, seeds, fractions) -> list[Row]:
     for fraction in fractions:
         baseline = None
         for variant in variants:
-            known = [scores[fraction, variant, seed] for seed in seeds if (fraction, variant, seed) in scores]
+            known = [
+                scores[fraction, variant, seed]
+                for seed in seeds
+                if (fraction, variant, seed) in scores
+            ]
             if not known:
                 continue
             top1 = tuple(row["top1"] for row in known)
             baseline = statistics.mean(top1) if baseline is None else baseline
-            rows.append(Row(variant, fraction, top1, tuple(row["mean_class"] for row in known),
-                            statistics.mean(top1) - baseline))
-    results = json.dumps([vars(row) | {"mean": row.mean, "spread": row.spread} for row in rows], indent=1)
+            rows.append(
+                Row(
+                    variant,
+                    fraction,
+                    top1,
+                    tuple(row["mean_class"] for row in known),
+                    statistics.mean(top1) - baseline,
+                )
+            )
+    results = json.dumps(
+        [vars(row) | {"mean": row.mean, "spread": row.spread} for row in rows], indent=1
+    )
     bars = {f"{row.variant}, {100 * row.fraction:g} %": (row.mean, row.top1) for row in rows}
     with writing_to(out):
         write_whole(out / "results.json", results + "\n")
@@ -233,10 +305,14 @@ def make_table(rows: Sequence[Row]) -> str:
     | baseline | 100 % | 51.0 | 1.4 | +0.0 | 50.0, 52.0 | 49.5 |
     <BLANKLINE>
     """
-    lines = ["| sources | labels | top-1, mean | spread | gain | by seed | mean class |",
-             "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| sources | labels | top-1, mean | spread | gain | by seed | mean class |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         by_seed = ", ".join(f"{value:.1f}" for value in row.top1)
-        lines.append(f"| {for_markdown(row.variant)} | {100 * row.fraction:g} % | {row.mean:.1f} | {row.spread:.1f} |"
-                     f" {row.gain:+.1f} | {by_seed} | {statistics.mean(row.mean_class):.1f} |")
+        lines.append(
+            f"| {for_markdown(row.variant)} | {100 * row.fraction:g} % | {row.mean:.1f} | {row.spread:.1f} |"
+            f" {row.gain:+.1f} | {by_seed} | {statistics.mean(row.mean_class):.1f} |"
+        )
     return "\n".join(lines) + "\n"

@@ -11,7 +11,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 
 class Board:
-    """A SummaryWriter that is made anew after an error: once its thread has failed, it never writes again."""
+    """A SummaryWriter that is made anew after an error: once its thread has failed, it never writes
+    again.
+    """
 
     def __init__(self, folder: Path):
         self._folder, self._writer = folder, None
@@ -41,9 +43,12 @@ class Board:
 
 
 def _keep_writers_quiet() -> None:
-    """An error of the writer's thread is raised by the next flush; a traceback of its own would only frighten."""
+    """An error of the writer's thread is raised by the next flush; a traceback of its own would
+    only frighten.
+    """
     others = threading.excepthook
     if getattr(others, "__module__", None) != __name__:
+
         def hook(failed: threading.ExceptHookArgs) -> None:
             if not type(failed.thread).__module__.startswith("tensorboard."):
                 others(failed)

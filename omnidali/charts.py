@@ -12,14 +12,27 @@ from omnidali.untrusted_text import for_picture
 from omnidali.writing import write_whole
 
 
-def bar_chart(bars: Mapping[str, tuple[float, Sequence[float]]], title: str, full: float = 100) -> np.ndarray:
-    """A bar of the first value with a dot for each of the others; ``full`` is as wide as all: uint8 (H, W, 3), RGB."""
+def bar_chart(
+    bars: Mapping[str, tuple[float, Sequence[float]]], title: str, full: float = 100
+) -> np.ndarray:
+    """A bar of the first value with a dot for each of the others; ``full`` is as wide as all: uint8
+    (H, W, 3), RGB.
+    """
     names = list(map(for_picture, bars))
     height, left, wide = 34, 20 + 9 * max(map(len, names), default=0), 560
     chart = np.full((height * len(bars) + 30, left + wide + 90, 3), 255, np.uint8)
 
     def write(text: str, x: int, y: int) -> None:
-        cv2.putText(chart, for_picture(text), (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (30, 30, 30), 1, cv2.LINE_AA)
+        cv2.putText(
+            chart,
+            for_picture(text),
+            (x, y),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.5,
+            (30, 30, 30),
+            1,
+            cv2.LINE_AA,
+        )
 
     for number, (name, (length, dots)) in enumerate(zip(names, bars.values())):
         top = 10 + number * height

@@ -1,4 +1,5 @@
-"""Processes that open strangers' files for this one, with limits of memory and time: what crashes one costs it alone.
+"""Processes that open strangers' files for this one, with limits of memory and time: what crashes
+one costs it alone.
 
 A thread that is stuck in a library cannot be stopped, and goes on for hours; a process can.
 """
@@ -23,8 +24,10 @@ from omnidali.errors import FILE, TROUBLES, CannotDecode, UserError
 if TYPE_CHECKING:
     from omnidali.catalog.store import Media
 
-MEMORY = 4 << 30  # bytes of one process: a decoder holds up to 16 of the largest frames, an encoder about as many
-SECONDS = 60.0  # without a frame, of a photo in all; and as long again as reading takes from a disk that gives
+# bytes of one process: a decoder holds up to 16 of the largest frames, an encoder about as many
+MEMORY = 4 << 30
+# without a frame, of a photo in all; and as long again as reading takes from a disk that gives
+SECONDS = 60.0
 BYTES_PER_SECOND = 4 << 20  # this much
 _ROOT = str(Path(__file__).parents[1])
 _MAIN = "from omnidali.confined import main; main({memory}, {modules})"
@@ -44,7 +47,8 @@ class Child:
     """One process; its pipes, and what it said of why it could not start.
 
     Args:
-        main: Python code that takes limits upon itself, says ``ready``, and answers lines with lines.
+        main: Python code that takes limits upon itself, says ``ready``, and answers lines with
+            lines.
     """
 
     def __init__(self, main: str):
@@ -53,8 +57,12 @@ class Child:
         path = [_ROOT, *filter(None, sys.path)]
         code = f"import sys; sys.path[:] = {path!r}; {main}"
         self._process = subprocess.Popen(
-            [sys.executable, "-S", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
+            [sys.executable, "-S", "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        )
         self._ready = False
 
     @property
@@ -97,12 +105,18 @@ class Child:
             self.kill()
             self._errors.seek(0)
             said = self._errors.read().decode(errors="replace").strip().splitlines() or ["nothing"]
-            raise UserError("probe", "a process that probes files", f"its end at the start: {said[-1][:200]}",
-                            "Check the installation and the limits of memory and processes.")
+            raise UserError(
+                "probe",
+                "a process that probes files",
+                f"its end at the start: {said[-1][:200]}",
+                "Check the installation and the limits of memory and processes.",
+            )
         self._ready = True
 
     def kill(self) -> int | None:
-        """End the process, if it still runs; returns its exit status, or None where it is stuck in the kernel."""
+        """End the process, if it still runs; returns its exit status, or None where it is stuck in
+        the kernel.
+        """
         self._process.kill()
         try:
             return self._process.wait(timeout=5)
@@ -116,7 +130,8 @@ class _Idle:
     def __init__(self):
         self._lock = threading.Lock()
         self._children: list[Child] = []
-        # it lives as long as this process: the kernel ends a child together with the thread that started it
+        # it lives as long as this process: the kernel ends a child together with the thread that
+        # started it
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="children")
 
     def take(self, new: bool = False) -> tuple[Child, bool]:
@@ -130,6 +145,7 @@ class _Idle:
 
     def fill(self, count: int, modules: Sequence[str]) -> None:
         """Begin to start processes until ``count`` of them wait."""
+
         def start() -> None:
             if len(self._children) < count:
                 self.give(self._start(modules))
@@ -154,7 +170,8 @@ class _Idle:
 
 
 _IDLE = _Idle()
-_HELD: dict[tuple[str, object], str] = {}  # files that held a process: a long video has thousands of pieces
+# files that held a process: a long video has thousands of pieces
+_HELD: dict[tuple[str, object], str] = {}
 
 
 def end_idle() -> None:
@@ -163,7 +180,8 @@ def end_idle() -> None:
 
 
 def start_ahead(count: int, *modules: str) -> None:
-    """Start processes in the background, while this one reads lists or imports libraries: each takes half a second.
+    """Start processes in the background, while this one reads lists or imports libraries: each
+    takes half a second.
 
     Args:
         count: 0 for one a core. modules: that they import at once.
@@ -171,12 +189,13 @@ def start_ahead(count: int, *modules: str) -> None:
     _IDLE.fill(count or len(os.sched_getaffinity(0)), modules)
 
 
-def call(function: Callable, media: "Media", *others: object) -> object:
+def call(function: Callable, media: Media, *others: object) -> object:
     """What ``function(media, *others)`` gives, called in a process with limits of memory and time.
 
     Args:
-        function: of a module of ours. It says :func:`~omnidali.patience.moves_on` at every frame, which gives it
-            ``SECONDS`` again, and what it gives is made of lists, numbers, text and arrays; tuples become lists.
+        function: of a module of ours. It says :func:`~omnidali.patience.moves_on` at every frame,
+            which gives it ``SECONDS`` again, and what it gives is made of lists, numbers, text and
+            arrays; tuples become lists.
         media: what it is about; larger files have more time. others: arguments, of the kinds that
             :mod:`omnidali.plain` knows.
 
@@ -186,12 +205,18 @@ def call(function: Callable, media: "Media", *others: object) -> object:
         UserError: if no process can be started.
     """
     from omnidali.plain import to_plain
+
     file = media.path, media.stamp
     if file in _HELD:
         raise CannotDecode(_HELD[file])
     seconds = SECONDS + (media.span.size or media.stamp[0] or 0) / BYTES_PER_SECOND
-    task = json.dumps({"function": f"{function.__module__}:{function.__qualname__}", "seconds": seconds,
-                       "arguments": to_plain([media, *others])})
+    task = json.dumps(
+        {
+            "function": f"{function.__module__}:{function.__qualname__}",
+            "seconds": seconds,
+            "arguments": to_plain([media, *others]),
+        }
+    )
     for is_last in (False, True):
         child, is_new = _IDLE.take(new=is_last)
         try:
@@ -200,17 +225,19 @@ def call(function: Callable, media: "Media", *others: object) -> object:
             reason = _reason(death, seconds)
             if death.too_slow:
                 _HELD[file] = reason
-            if death.too_slow or is_new:  # else an earlier file may have done it, through what it left behind
+            # else an earlier file may have done it, through what it left behind
+            if death.too_slow or is_new:
                 raise CannotDecode(reason) from None
     raise AssertionError("the second process is a new one")
 
 
 def _ask(child: Child, task: str) -> object:
     from omnidali.plain import from_plain
+
     try:
-        line, = child.ask(task)
+        (line,) = child.ask(task)
         answer = json.loads(line)
-        kind, = answer
+        (kind,) = answer
         if kind == "value":
             value = from_plain(answer["value"], trusted=False)
         elif kind == "error":

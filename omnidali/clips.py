@@ -14,9 +14,11 @@ class ClipBatch:
     """Clips of one shape with everything that is known of them.
 
     Attributes:
-        clips: (N, 3, T, H, W), float32, float16 or bfloat16, RGB normalised to ImageNet's mean 0 and
-            standard deviation 1; channels-last in memory (``channels_last_3d``). T = 1 for photos.
-        labels: (N,) int64, -1 where unknown; after mixup (N, classes) float32, each row summing to 1.
+        clips: (N, 3, T, H, W), float32, float16 or bfloat16, RGB normalised to ImageNet's mean 0
+            and standard deviation 1; channels-last in memory (``channels_last_3d``). T = 1 for
+            photos.
+        labels: (N,) int64, -1 where unknown; after mixup (N, classes) float32, each row summing to
+            1.
         source: (N,) int64, place of the source in the config.
         record: (N,) int64, the catalog's id of the file.
         slot: (N,) int64, global slot number; in an evaluation the number of the item.
@@ -36,17 +38,32 @@ class ClipBatch:
     def __post_init__(self):
         shape = tuple(self.clips.shape)
         if len(shape) != 5 or shape[1] != 3:
-            raise ValueError(f"clips must be (N, 3, T, H, W), got {shape}: an image needs a time axis, T = 1")
+            raise ValueError(
+                f"clips must be (N, 3, T, H, W), got {shape}: an image needs a time axis, T = 1"
+            )
         if not self.clips.is_floating_point():
             raise ValueError(f"clips must be floating point and normalised, got {self.clips.dtype}")
         if not self.clips.permute(0, 2, 3, 4, 1).is_contiguous():
-            raise ValueError(f"clips must be channels-last in memory, got strides {self.clips.stride()}")
-        soft = self.labels.ndim == 2 and len(self.labels) == shape[0] and self.labels.dtype == torch.float32
-        dtypes = {"source": torch.int64, "record": torch.int64, "slot": torch.int64, "valid": torch.bool}
+            raise ValueError(
+                f"clips must be channels-last in memory, got strides {self.clips.stride()}"
+            )
+        soft = (
+            self.labels.ndim == 2
+            and len(self.labels) == shape[0]
+            and self.labels.dtype == torch.float32
+        )
+        dtypes = {
+            "source": torch.int64,
+            "record": torch.int64,
+            "slot": torch.int64,
+            "valid": torch.bool,
+        }
         for name, dtype in (dtypes if soft else {"labels": torch.int64, **dtypes}).items():
             value = getattr(self, name)
             if tuple(value.shape) != shape[:1] or value.dtype != dtype:
-                raise ValueError(f"{name} must be ({shape[0]},) {dtype}, got {tuple(value.shape)} {value.dtype}")
+                raise ValueError(
+                    f"{name} must be ({shape[0]},) {dtype}, got {tuple(value.shape)} {value.dtype}"
+                )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -58,14 +75,15 @@ class ClipBatch:
 
 @dataclass(frozen=True, repr=False)
 class StepBatch:
-    """What one rank gets in one step: one ClipBatch for each clip shape, so that no photo is repeated.
+    """What one rank gets in one step: one ClipBatch for each clip shape, so that no photo is
+    repeated.
 
     Attributes:
         step: number of the step, from 0.
         groups: ClipBatches in the order of their first source; none is empty.
         auxiliary: of every group, whether it holds no clip of the first source, the target.
-        samples: what was decoded, one entry a source: rows, frames, boxes and flips of every slot, with substitutes
-            where a file failed.
+        samples: what was decoded, one entry a source: rows, frames, boxes and flips of every slot,
+            with substitutes where a file failed.
     """
 
     step: int

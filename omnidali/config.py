@@ -1,4 +1,5 @@
-"""The schema of a run: frozen dataclasses with defaults, one line of meaning and unit for each field.
+"""The schema of a run: frozen dataclasses with defaults, one line of meaning and unit for each
+field.
 
 YAML gives the values (:mod:`omnidali.settings`). Counts such as the number of classes come from
 the data and never stand here.
@@ -14,7 +15,8 @@ from typing import Literal
 
 Mapped = Mapping[str, "SourceConfig"]
 EVALUATION = "evaluation"  # name of the held-out source in the catalog
-RESERVED = (EVALUATION, "all", "classes")  # names that the catalog and written files give to other things
+# names that the catalog and written files give to other things
+RESERVED = (EVALUATION, "all", "classes")
 
 
 def key_of(name: str) -> str:
@@ -39,26 +41,47 @@ def has_number(pattern: str) -> bool:
 class MediaConfig:
     """Where media lie, how they are listed, and who decodes them."""
 
-    kind: Literal["video", "image", "untrimmed", "frames"]  # files, long videos in pieces, folders of frames
+    # files, long videos in pieces, folders of frames
+    kind: Literal["video", "image", "untrimmed", "frames"]
     root: str = "."  # folder that the list's paths start from; relative to data_root
-    list: str | None = None  # list file, relative to data_root; none: class folders under root, or tars
-    format: Literal["auto", "path_label", "slowfast_csv", "kinetics_csv", "video_ids", "rawframes", "rawframes_offset",
-                    "parts", "parts_json", "pieces"] = "auto"  # of the list; auto: told from its first lines
-    tars: str | None = None  # WebDataset tars under root instead of a list: "*.tar", "train-{000..099}.tar"
-    pattern: str | None = None  # file names, by format: "{id}.mp4", frames "img_{:05}.jpg", parts "part_{}.mp4"
+    # list file, relative to data_root; none: class folders under root, or tars
+    list: str | None = None
+    format: Literal[
+        "auto",
+        "path_label",
+        "slowfast_csv",
+        "kinetics_csv",
+        "video_ids",
+        "rawframes",
+        "rawframes_offset",
+        # of the list; auto: told from its first lines
+        "parts",
+        "parts_json",
+        "pieces",
+    ] = "auto"
+    # WebDataset tars under root instead of a list: "*.tar", "train-{000..099}.tar"
+    tars: str | None = None
+    # file names, by format: "{id}.mp4", frames "img_{:05}.jpg", parts "part_{}.mp4"
+    pattern: str | None = None
     labels: str | None = None  # label map that the list's labels go through, relative to data_root
     window_seconds: float = 10.0  # untrimmed: length of the pieces that a whole file is cut into
-    pieces: Literal["positive", "one_positive_rest_negative", "all"] = "positive"  # untrimmed: which ones make a clip
-    decode: Literal["auto", "cpu", "dali", "hybrid"] = "auto"  # auto = DALI where a GPU can; hybrid = both share
-    pixel_aspect: Literal["ignore", "apply"] = "ignore"  # videos whose pixels are not square: as stored, or stretched
+    # untrimmed: which ones make a clip
+    pieces: Literal["positive", "one_positive_rest_negative", "all"] = "positive"
+    # auto = DALI where a GPU can; hybrid = both share
+    decode: Literal["auto", "cpu", "dali", "hybrid"] = "auto"
+    # videos whose pixels are not square: as stored, or stretched
+    pixel_aspect: Literal["ignore", "apply"] = "ignore"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResampleConfig:
-    """How often the classes of a source are drawn (OmniSource, class imbalance); exactly one of the two."""
+    """How often the classes of a source are drawn (OmniSource, class imbalance); exactly one of the
+    two.
+    """
 
     power: float | None = None  # a class of n samples gets a share in proportion to n**power
-    clipped: int | None = None  # a class gives at most this many samples an epoch, others each epoch
+    # a class gives at most this many samples an epoch, others each epoch
+    clipped: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,28 +89,41 @@ class SourceConfig(MediaConfig):
     """A training source: its media, how much of the batch they fill, and what becomes of them."""
 
     weight: float = 1.0  # share of the slots, relative to the other sources' weights
-    batch: int | None = None  # slots of one step on all ranks instead of a weight; for all sources or none
+    # slots of one step on all ranks instead of a weight; for all sources or none
+    batch: int | None = None
     loss_weight: float = 1.0  # factor of its samples' losses
     group: str | None = None  # sources of one group are switched on together by `omnidali ablate`
     resample: ResampleConfig | None = None  # class balance; none: every sample equally often
     fraction: float = 1.0  # share of each class's samples that is used at all, chosen by the seed
-    hold_out: tuple[int, int] | None = None  # [1, 3]: training never sees the first of three parts of the files
-    inflate: Literal["single", "still", "translate_random", "translate_constant",
-                     "warp"] = "single"  # an image as one frame, repeated, or seen by a moving camera
-    motion: str | None = None  # warp: file of `omnidali motion estimate`, relative to data_root; none: the shipped one
+    # [1, 3]: training never sees the first of three parts of the files
+    hold_out: tuple[int, int] | None = None
+    inflate: Literal[
+        "single",
+        "still",
+        "translate_random",
+        "translate_constant",
+        # an image as one frame, repeated, or seen by a moving camera
+        "warp",
+    ] = "single"
+    # warp: file of `omnidali motion estimate`, relative to data_root; none: the shipped one
+    motion: str | None = None
     motion_per_class: bool = False  # warp: each class its own distribution, where the file has it
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipConfig:
-    """Which frames make a clip and how they are cropped for training (method: TSN segments or dense clips)."""
+    """Which frames make a clip and how they are cropped for training (method: TSN segments or dense
+    clips).
+    """
 
     clip_len: int = 1  # frames in one clip (1 for TSN)
     frame_interval: int = 1  # distance of neighbouring frames of a clip, in frames
     num_clips: int = 8  # clips of a sample in training (TSN: segments)
     size: int = 224  # side of the training crop after scaling, pixels
-    crop: Literal["random_resized", "multi_scale", "center"] = "random_resized"  # kind of the training crop
-    area: tuple[float, float] = (0.08, 1.0)  # random_resized: smallest and largest share of the picture's area
+    # kind of the training crop
+    crop: Literal["random_resized", "multi_scale", "center"] = "random_resized"
+    # random_resized: smallest and largest share of the picture's area
+    area: tuple[float, float] = (0.08, 1.0)
     flip: float = 0.5  # probability of a horizontal flip
 
 
@@ -98,8 +134,10 @@ class ViewsConfig:
     num_clips: int = 8  # clips of a video, evenly spaced
     crops: Literal["center", "three", "ten"] = "center"  # crops of every clip
     size: int = 256  # side of the crop, pixels
-    short_side: int = 256  # the picture counts as scaled to this short side before it is cropped, pixels
-    average: Literal["score", "prob"] = "score"  # mean over views of logits or of probabilities (TSN: a crop's frames)
+    # the picture counts as scaled to this short side before it is cropped, pixels
+    short_side: int = 256
+    # mean over views of logits or of probabilities (TSN: a crop's frames)
+    average: Literal["score", "prob"] = "score"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +159,12 @@ class ModelConfig:
     name: Literal["tsn", "slowonly"] = "tsn"  # kind of network
     depth: Literal[18, 34, 50, 101] = 50  # layers of the ResNet
     dropout: float = 0.4  # before the last layer
-    pretrained: str | None = None  # weights to start from: ours, mmaction2, torchvision, timm; .pth or .safetensors
-    pretrained_head: Literal["keep", "fresh"] = "keep"  # fresh: the classifier starts anew, as for other classes
-    norm: Literal["shared", "target_only"] = "shared"  # whose samples move the running statistics of batch norms
+    # weights to start from: ours, mmaction2, torchvision, timm; .pth or .safetensors
+    pretrained: str | None = None
+    # fresh: the classifier starts anew, as for other classes
+    pretrained_head: Literal["keep", "fresh"] = "keep"
+    # whose samples move the running statistics of batch norms
+    norm: Literal["shared", "target_only"] = "shared"
     sync_norm: bool = False  # batch norms share their statistics among all ranks (GPUs only)
     channels_last: bool = True  # memory format of weights and activations
 
@@ -147,12 +188,17 @@ class OptimizerConfig:
 class TrainConfig:
     """The length and the machinery of a run."""
 
-    batch: int | None = None  # slots of one step on all ranks together; none: 96, or the sum of the sources' batches
-    step_mode: Literal["summed", "alternating"] = "summed"  # one step on all sources, or one a source's batch
-    ratio: tuple[int, ...] | None = None  # alternating: [2, 1, 1]: for two target batches one of each other source
-    mixup: Literal["none", "intra", "cross"] = "none"  # partners: none, both of the target, or of any source
+    # slots of one step on all ranks together; none: 96, or the sum of the sources' batches
+    batch: int | None = None
+    # one step on all sources, or one a source's batch
+    step_mode: Literal["summed", "alternating"] = "summed"
+    # alternating: [2, 1, 1]: for two target batches one of each other source
+    ratio: tuple[int, ...] | None = None
+    # partners: none, both of the target, or of any source
+    mixup: Literal["none", "intra", "cross"] = "none"
     mixup_alpha: float = 0.2  # of mixup's Beta(alpha, alpha)
-    epochs: float | None = None  # length in passes over the target source (exactly one of epochs and steps)
+    # length in passes over the target source (exactly one of epochs and steps)
+    epochs: float | None = None
     steps: int | None = None  # length in steps
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast dtype
     compile: bool = False  # torch.compile the model
@@ -160,7 +206,8 @@ class TrainConfig:
     log_every: int = 20  # steps between console lines
     checkpoint_every: int = 1000  # steps between last.pt; also written before every evaluation
     checkpoint_minutes: float = 15.0  # time between last.pt, whatever the steps; 0: by steps alone
-    final_save_minutes: float = 10.0  # for which the last save is tried again where it fails, as on a full disk
+    # for which the last save is tried again where it fails, as on a full disk
+    final_save_minutes: float = 10.0
     keep_every: int | None = None  # steps between checkpoints that are kept as step-N.pt
 
 
@@ -168,14 +215,20 @@ class TrainConfig:
 class LoaderConfig:
     """How clips are made ready ahead of the training step."""
 
-    threads: int = 0  # decoding threads of one rank; 0: the cores divided by the ranks of this machine
+    # decoding threads of one rank; 0: the cores divided by the ranks of this machine
+    threads: int = 0
     prefetch: int = 2  # steps made ready ahead
-    cpu_share: float = 0.25  # of the slots of sources with decode: hybrid; `omnidali bench decode` measures the best
-    max_bad_ratio: float = 0.01  # share of a source's files that may fail before the run stops; ten may in any case, or
+    # of the slots of sources with decode: hybrid; `omnidali bench decode` measures the best
+    cpu_share: float = 0.25
+    # share of a source's files that may fail before the run stops; ten may in any case, or
+    max_bad_ratio: float = 0.01
     # none where this is 0
-    max_bad_in_a_row: int = 64  # clips that may fail in a row, those of one file counted once, before the run stops
-    hang_seconds: float = 60.0  # after which a file that is still being read or decoded counts as failed
-    stall_seconds: float = 120.0  # without a batch after which source, files in flight and rank are told
+    # clips that may fail in a row, those of one file counted once, before the run stops
+    max_bad_in_a_row: int = 64
+    # after which a file that is still being read or decoded counts as failed
+    hang_seconds: float = 60.0
+    # without a batch after which source, files in flight and rank are told
+    stall_seconds: float = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +240,8 @@ class Config:
     catalog: str | None = None  # SQLite file of the probed media; none: catalog.sqlite in run_dir
     classes: str | None = None  # text file of class names, one a line, relative to data_root
     seed: int = 0  # of the plan and the weights
-    sources: Mapped = field(default_factory=lambda: MappingProxyType({}))  # training sources by name
+    # training sources by name
+    sources: Mapped = field(default_factory=lambda: MappingProxyType({}))
     clip: ClipConfig = field(default_factory=ClipConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -1,4 +1,6 @@
-"""Inside a process that opens strangers' files for another one: its limits, and the calls that it answers."""
+"""Inside a process that opens strangers' files for another one: its limits, and the calls that it
+answers.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +20,22 @@ _PR_SET_PDEATHSIG = 1  # of linux/prctl.h: the signal for the end of the parent
 
 
 def end_with_parent(number: int) -> None:
-    """Have the kernel send this process a signal when the thread that started it ends; Linux alone can."""
+    """Have the kernel send this process a signal when the thread that started it ends; Linux alone
+    can.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def confine(memory: int) -> TextIO:
-    """Take the limits upon this process, and say that it is ready; returns the file for its answers.
+    """Take the limits upon this process, and say that it is ready; returns the file for its
+    answers.
 
     Args:
         memory: bytes that the process may take.
     """
-    # with the thread that started it: a process that hangs in a library does not see that stdin ended
+    # with the thread that started it: a process that hangs in a library does not see that stdin
+    # ended
     end_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that started it ends it
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, whatever library it is in
@@ -41,7 +47,8 @@ def confine(memory: int) -> TextIO:
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
     print("ready", file=answers, flush=True)
     silence = os.open(os.devnull, os.O_WRONLY)
-    for place in (1, 2):  # what libraries print is no answer, and damaged files make them print without end
+    # what libraries print is no answer, and damaged files make them print without end
+    for place in (1, 2):
         os.dup2(silence, place)
     return answers
 
@@ -72,10 +79,13 @@ def main(memory: int, modules: Sequence[str] = ()) -> None:
 
 
 def _answer(task: dict) -> str:
-    """What a function gives, as ``value``; else ``cannot`` with the reason, or an error of the system."""
+    """What a function gives, as ``value``; else ``cannot`` with the reason, or an error of the
+    system.
+    """
     from omnidali.errors import FILE, CannotDecode
     from omnidali.patience import watched
     from omnidali.plain import from_plain, named, to_plain
+
     try:
         function, arguments = named(task["function"]), from_plain(task["arguments"], trusted=True)
         with watched(functools.partial(set_alarm, task["seconds"])):
@@ -87,5 +97,7 @@ def _answer(task: dict) -> str:
     except Exception as error:  # of a library, at a file that nobody thought of
         if isinstance(getattr(error, "errno", None), int):  # FFmpeg's have one, too
             file = getattr(error, "filename", None)
-            return json.dumps({"error": [error.errno, str(error.strerror), file and os.fsdecode(file)]})
+            return json.dumps(
+                {"error": [error.errno, str(error.strerror), file and os.fsdecode(file)]}
+            )
         return json.dumps({"cannot": [f"{type(error).__name__}: {error}", FILE]})

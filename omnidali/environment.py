@@ -18,7 +18,8 @@ _PACKAGES = ("omnidali", "torch", "nvidia-dali-cuda120", "av", "opencv-python-he
 
 
 def write_record(folder: str | Path, row: dict) -> dict:
-    """Append ``row`` with date, versions, hardware and commit to records.jsonl; returns what was written.
+    """Append ``row`` with date, versions, hardware and commit to records.jsonl; returns what was
+    written.
 
     Raises:
         UserError: if the file cannot be written.
@@ -30,7 +31,9 @@ def write_record(folder: str | Path, row: dict) -> dict:
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
     except OSError as error:
-        raise UserError(str(path), "a file that can be written", str(error.strerror), "Choose another.") from None
+        raise UserError(
+            str(path), "a file that can be written", str(error.strerror), "Choose another."
+        ) from None
     return row
 
 
@@ -43,18 +46,34 @@ def describe_environment() -> dict[str, object]:
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
     try:
-        commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, text=True,
-                                capture_output=True, timeout=10).stdout.strip() or None
+        commit = (
+            subprocess.run(
+                ["git", "describe", "--always", "--dirty"],
+                cwd=Path(__file__).parent,
+                text=True,
+                capture_output=True,
+                timeout=10,
+            ).stdout.strip()
+            or None
+        )
     except (OSError, subprocess.SubprocessError):
         commit = None
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"python": platform.python_version(), "versions": versions, "commit": commit,
-            "cores": len(os.sched_getaffinity(0)), "cpu": _cpu_name(), "gpu": gpu}
+    return {
+        "python": platform.python_version(),
+        "versions": versions,
+        "commit": commit,
+        "cores": len(os.sched_getaffinity(0)),
+        "cpu": _cpu_name(),
+        "gpu": gpu,
+    }
 
 
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.partition(":")[2].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor()

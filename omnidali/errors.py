@@ -19,8 +19,8 @@ from omnidali.untrusted_text import CannotPrint, for_terminal, say
 class UserError(ValueError):
     """A mistake in the user's files or settings.
 
-    Its text is one line that a terminal may print, as names in it may be those of strangers; ``where`` and ``got`` are
-    as they were given.
+    Its text is one line that a terminal may print, as names in it may be those of strangers;
+    ``where`` and ``got`` are as they were given.
 
     Args:
         where: the key, the file with its line, or the folder.
@@ -28,7 +28,14 @@ class UserError(ValueError):
         got: what was there instead.
         advice: one imperative sentence.
 
-    >>> print(UserError("sources.web.weight", "a number above 0", "-1", "Leave the source out to switch it off."))
+    >>> print(
+    ...     UserError(
+    ...         "sources.web.weight",
+    ...         "a number above 0",
+    ...         "-1",
+    ...         "Leave the source out to switch it off.",
+    ...     )
+    ... )
     sources.web.weight: expected a number above 0, got -1. Leave the source out to switch it off.
     """
 
@@ -95,11 +102,12 @@ class CannotDecode(Exception):
 
 
 def exit_with_advice(story: Callable[[], int | None], rank: int = 0) -> int:
-    """Run ``story``; errors of the user's settings and files become text on stderr and exit code 2, no traceback.
+    """Run ``story``; errors of the user's settings and files become text on stderr and exit code 2,
+    no traceback.
 
-    Ranks above 0 keep back what rank 0 also says: mistakes of the config, and errors it has shared. An error that
-    another rank's end has caused is told as that end, in one line. An interrupt from the keyboard is 130, in one word;
-    where whoever read stdout has left, it is 141, and quiet.
+    Ranks above 0 keep back what rank 0 also says: mistakes of the config, and errors it has shared.
+    An error that another rank's end has caused is told as that end, in one line. An interrupt from
+    the keyboard is 130, in one word; where whoever read stdout has left, it is 141, and quiet.
     """
     streams.open_missing()
     try:
@@ -119,8 +127,12 @@ def exit_with_advice(story: Callable[[], int | None], rank: int = 0) -> int:
             return watch.leave(141, lambda: None)  # as a program that SIGPIPE ends
     if isinstance(error, CannotPrint):
         streams.close_stdout()
-        error = UserError("stdout", "a place that takes what is printed", str(error.strerror),
-                          "Free space, or print elsewhere.")
+        error = UserError(
+            "stdout",
+            "a place that takes what is printed",
+            str(error.strerror),
+            "Free space, or print elsewhere.",
+        )
     if isinstance(error, UserError):
         return watch.leave(2, lambda: _advise(error, rank))
     if ending is not None:
@@ -143,7 +155,9 @@ def _flush() -> None:
 
 @contextlib.contextmanager
 def telling_peers():
-    """Tell the other ranks of an error at once, before files and loaders are closed, which may take long."""
+    """Tell the other ranks of an error at once, before files and loaders are closed, which may take
+    long.
+    """
     try:
         yield
     except BaseException as error:
@@ -152,7 +166,9 @@ def telling_peers():
 
 
 def tell_peers(error: BaseException) -> watch.Ending | None:
-    """Tell the other ranks that this one ends; where another rank's end is behind ``error``, that is returned."""
+    """Tell the other ranks that this one ends; where another rank's end is behind ``error``, that
+    is returned.
+    """
     code = 130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, UserError) else 1
     return watch.report(code, error)
 
@@ -161,19 +177,32 @@ def _record(error: Exception, ending: watch.Ending | None) -> None:
     """Leave the text of an error, or of the end that has caused it, where torchrun looks for it."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path:
-        text = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception_only(error)).strip()
+        text = (
+            str(error)
+            if isinstance(error, UserError)
+            else "".join(traceback.format_exception_only(error)).strip()
+        )
         text = text if ending is None else ending.text
         with contextlib.suppress(OSError):
             Path(path).write_text(json.dumps({"message": text, "timestamp": str(int(time.time()))}))
 
 
-def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _print_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
     """What Python prints of an error that nobody catches, without what a terminal would obey."""
-    say(*"".join(traceback.format_exception(kind, error, trace)).rstrip("\n").split("\n"), error=True)
+    say(
+        *"".join(traceback.format_exception(kind, error, trace)).rstrip("\n").split("\n"),
+        error=True,
+    )
 
 
 def _advise(error: Exception, rank: int) -> None:
     if rank == 0 or not (isinstance(error, ConfigErrors) or getattr(error, "told_by_main", False)):
         lines = str(error).split("\n")
         head = "error" if len(lines) == 1 else f"{len(lines)} errors"
-        say(f"{head} on rank {rank}:" if rank else f"{head}:", *(f"  {line}" for line in lines), error=True)
+        say(
+            f"{head} on rank {rank}:" if rank else f"{head}:",
+            *(f"  {line}" for line in lines),
+            error=True,
+        )

@@ -1,8 +1,9 @@
 """torchrun for commands that start programs: it ends as its ranks do, and says in a line why.
 
-torchrun itself ends with code 1 whatever its ranks end with, below a traceback of its own. This one ends with the code
-of the rank that failed first, and hands that rank's error to whoever started it. It is run by
-:func:`omnidali.programs.run_program`, as ``python -m omnidali.launcher DESCRIPTOR`` and torchrun's arguments.
+torchrun itself ends with code 1 whatever its ranks end with, below a traceback of its own. This one
+ends with the code of the rank that failed first, and hands that rank's error to whoever started it.
+It is run by :func:`omnidali.programs.run_program`, as ``python -m omnidali.launcher DESCRIPTOR``
+and torchrun's arguments.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run torchrun; the first argument is the descriptor of a pipe that gets the error as JSON text."""
+    """Run torchrun; the first argument is the descriptor of a pipe that gets the error as JSON
+    text.
+    """
     descriptor, *rest = arguments
 
     # who started this hands signals on, but for the one that kills it outright
@@ -42,6 +45,7 @@ def _launch(arguments: Sequence[str]) -> tuple[int, str]:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
+
     try:
         run(parse_args(arguments))
     except ChildFailedError as failed:

@@ -1,4 +1,6 @@
-"""The library's logger. Its messages hold names of strangers, and handlers write them to terminals as they are."""
+"""The library's logger. Its messages hold names of strangers, and handlers write them to terminals
+as they are.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ def _escape(record: logging.LogRecord) -> bool:
     record.msg, record.args = for_terminal(record.getMessage(), None), ()
     if record.exc_info:
         lines = logging.Formatter().formatException(record.exc_info).split("\n")
-        record.exc_text = "\n".join(for_terminal(line, None) for line in lines)  # formatters take it as it is
+        # formatters take it as it is
+        record.exc_text = "\n".join(for_terminal(line, None) for line in lines)
     return True
 
 

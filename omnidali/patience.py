@@ -1,4 +1,6 @@
-"""How long work says that it goes on: a file is given up where nothing moves, not where there is much to do."""
+"""How long work says that it goes on: a file is given up where nothing moves, not where there is
+much to do.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Values between processes as JSON; pickles would let a file that took one of them over run code in the other."""
+"""Values between processes as JSON; pickles would let a file that took one of them over run code in
+the other.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +19,24 @@ def to_plain(value: object) -> object:
     if isinstance(value, Path):
         return {"path": str(value)}
     if isinstance(value, np.ndarray):
-        return {"array": base64.b64encode(value.tobytes()).decode(), "dtype": value.dtype.str, "shape": value.shape}
+        return {
+            "array": base64.b64encode(value.tobytes()).decode(),
+            "dtype": value.dtype.str,
+            "shape": value.shape,
+        }
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, (list, tuple)):
         return [to_plain(part) for part in value]
     if dataclasses.is_dataclass(value):
         kind = type(value)
-        return {"class": f"{kind.__module__}:{kind.__qualname__}",
-                "fields": {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}}
+        return {
+            "class": f"{kind.__module__}:{kind.__qualname__}",
+            "fields": {
+                field.name: to_plain(getattr(value, field.name))
+                for field in dataclasses.fields(value)
+            },
+        }
     return value
 
 
@@ -47,13 +58,16 @@ def from_plain(plain: object, trusted: bool) -> object:
     if "path" in plain:
         return Path(plain["path"])
     if "array" in plain:
-        return np.frombuffer(base64.b64decode(plain["array"]), plain["dtype"]).reshape(plain["shape"])
+        return np.frombuffer(base64.b64decode(plain["array"]), plain["dtype"]).reshape(
+            plain["shape"]
+        )
     if not trusted:
         raise ValueError("a value of no known kind")
     fields = {name: from_plain(part, trusted) for name, part in plain["fields"].items()}
     # those of lists here are tuples in the dataclasses
-    return named(plain["class"])(**{name: tuple(part) if isinstance(part, list) else part
-                                    for name, part in fields.items()})
+    return named(plain["class"])(
+        **{name: tuple(part) if isinstance(part, list) else part for name, part in fields.items()}
+    )
 
 
 def named(name: str) -> object:

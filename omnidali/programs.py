@@ -16,7 +16,8 @@ from omnidali.launcher import SIGNALS
 from omnidali.untrusted_text import for_shell, say
 
 PROJECT = Path(omnidali.__file__).resolve().parent.parent
-_SAVING_SECONDS = "120"  # after a signal, before torchrun kills a rank that has not ended: 30 are short for a save
+# after a signal, before torchrun kills a rank that has not ended: 30 are short for a save
+_SAVING_SECONDS = "120"
 
 
 def find_config(name: str) -> Path:
@@ -27,8 +28,12 @@ def find_config(name: str) -> Path:
     """
     path = PROJECT / "configs" / name
     if not path.exists():
-        raise UserError(str(path), "the project's configs", "no such file",
-                        "Run this from a checkout that is installed with pip install -e .")
+        raise UserError(
+            str(path),
+            "the project's configs",
+            "no such file",
+            "Run this from a checkout that is installed with pip install -e .",
+        )
     return path
 
 
@@ -45,7 +50,8 @@ class ProgramFailed(Exception):
 
 
 def run_program(program: str, *arguments: str, ranks: int = 2) -> dict | None:
-    """Run train.py, evaluate.py or a command of ``omnidali`` through torchrun and echo what it prints.
+    """Run train.py, evaluate.py or a command of ``omnidali`` through torchrun and echo what it
+    prints.
 
     Signals that end this process are handed on to the program, and its end is waited for.
 
@@ -62,17 +68,37 @@ def run_program(program: str, *arguments: str, ranks: int = 2) -> dict | None:
     say("", "$ " + for_shell("torchrun", "--nproc-per-node", ranks, *shown, *arguments))
 
     threads = max(1, len(os.sched_getaffinity(0)) // ranks)
-    environment = {"OMP_NUM_THREADS": str(threads), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": _SAVING_SECONDS, **os.environ}
+    environment = {
+        "OMP_NUM_THREADS": str(threads),
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": _SAVING_SECONDS,
+        **os.environ,
+    }
     reader, writer = os.pipe()
-    command = [sys.executable, "-m", "omnidali.launcher", str(writer), "--standalone", "--nproc-per-node", str(ranks),
-               *what, *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "omnidali.launcher",
+        str(writer),
+        "--standalone",
+        "--nproc-per-node",
+        str(ranks),
+        *what,
+        *arguments,
+    ]
     last = ""
     with open(reader, encoding="utf-8") as error, _HandedOn() as signals:
         try:
             # in a session of its own: it gets every signal once, from here
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment,
-                                       encoding="utf-8", errors="backslashreplace", pass_fds=(writer,),
-                                       start_new_session=True)
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                env=environment,
+                encoding="utf-8",
+                errors="backslashreplace",
+                pass_fds=(writer,),
+                start_new_session=True,
+            )
         finally:
             os.close(writer)
         with process:
@@ -92,14 +118,25 @@ def _raise_for(program: str, code: int, text: str, heard: int | None) -> None:
         raise KeyboardInterrupt
     if heard is not None:  # a training that was stopped has saved, and ends with 0
         name = signal.Signals(heard).name
-        raise ProgramFailed(f"{name}: {program} was ended; the same command goes on where it stopped", 128 + heard)
+        raise ProgramFailed(
+            f"{name}: {program} was ended; the same command goes on where it stopped", 128 + heard
+        )
 
-    told = "; ".join(line.strip() for line in text.split("\n") if line.strip()) or "see the messages above"
+    told = (
+        "; ".join(line.strip() for line in text.split("\n") if line.strip())
+        or "see the messages above"
+    )
     if code == 2:
-        raise UserError(program, "a good end", f"this error: {told}".removesuffix("."),
-                        "Correct it and start again: what is finished is kept.")
+        raise UserError(
+            program,
+            "a good end",
+            f"this error: {told}".removesuffix("."),
+            "Correct it and start again: what is finished is kept.",
+        )
     if code:
-        raise ProgramFailed(f"{program} failed with exit code {code}: {told}", code if code > 0 else 128 - code)
+        raise ProgramFailed(
+            f"{program} failed with exit code {code}: {told}", code if code > 0 else 128 - code
+        )
 
 
 class _HandedOn:
@@ -127,7 +164,7 @@ class _HandedOn:
         if self._process is not None:
             self._process.send_signal(number)
 
-    def __enter__(self) -> "_HandedOn":
+    def __enter__(self) -> _HandedOn:
         if threading.current_thread() is threading.main_thread():  # others may not set handlers
             for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:

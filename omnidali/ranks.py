@@ -51,7 +51,8 @@ class Ranks:
     def on_main(self, work: Callable[[], T]) -> T:
         """Run ``work`` on rank 0 and return its result, or raise its error, on every rank.
 
-        The others' copy has no traceback; ``told_by_main`` keeps them from telling it before rank 0 does.
+        The others' copy has no traceback; ``told_by_main`` keeps them from telling it before rank 0
+        does.
         """
         result, error = None, None
         if self.is_main:
@@ -78,8 +79,9 @@ class Ranks:
         # torch 2.13 renamed the switch and warns about the old name
         known = inspect.signature(DistributedDataParallel.__init__).parameters
         keep = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        network = DistributedDataParallel(model, device_ids=[self.device] if self.device.type == "cuda" else None,
-                                          **{keep: False})
+        network = DistributedDataParallel(
+            model, device_ids=[self.device] if self.device.type == "cuda" else None, **{keep: False}
+        )
         if self.device.type == "cpu":
             network.register_comm_hook(self.world, _average_each_alone)
         return network
@@ -101,14 +103,16 @@ class Ranks:
     def meet(self) -> None:
         """Wait until every rank is here, so that what each has written is there for all.
 
-        Neither half does it alone: a broadcast is handed on down a tree, whose root goes on without waiting for those
-        who come late; of a gathering only the main rank waits.
+        Neither half does it alone: a broadcast is handed on down a tree, whose root goes on without
+        waiting for those who come late; of a gathering only the main rank waits.
         """
         self.gather(None)
         self.on_main(lambda: None)
 
     def any_soon(self, *flags: bool) -> Callable[[], tuple[bool, ...]]:
-        """Start to ask which ``flags`` are set on any of several ranks; what is returned waits for the answers."""
+        """Start to ask which ``flags`` are set on any of several ranks; what is returned waits for
+        the answers.
+        """
         values = torch.tensor(flags, dtype=torch.int32)
         work = dist.all_reduce(values, op=dist.ReduceOp.MAX, group=_patient_group(), async_op=True)
 
@@ -124,10 +128,14 @@ class Ranks:
         values[self.rank] = value
         values = self.sum(values).tolist()
         if len(set(values)) > 1:
-            raise UserError(where, expected, f"{values} by rank", "Use a run_dir that all machines share.")
+            raise UserError(
+                where, expected, f"{values} by rank", "Use a run_dir that all machines share."
+            )
 
     def broadcast_buffers(self, model: torch.nn.Module) -> None:
-        """Give every rank the main rank's batch-norm statistics, which each rank gathers on its own."""
+        """Give every rank the main rank's batch-norm statistics, which each rank gathers on its
+        own.
+        """
         if self.world > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
@@ -139,11 +147,14 @@ def _patient_group() -> dist.ProcessGroup:
     return dist.new_group(backend="gloo", timeout=datetime.timedelta(days=7))
 
 
-def _average_each_alone(world, bucket):  # DDP refuses annotations that are text, as they are in this file
-    """Average every gradient of a bucket by itself, so that its bits do not depend on what else lies in the bucket.
+# DDP refuses annotations that are text, as they are in this file
+def _average_each_alone(world, bucket):
+    """Average every gradient of a bucket by itself, so that its bits do not depend on what else
+    lies in the bucket.
 
-    The first step of a process has other buckets than all later ones, and from three ranks on the place in
-    a bucket decides in which order the ranks are summed: a resumed run would leave the whole one's track.
+    The first step of a process has other buckets than all later ones, and from three ranks on the
+    place in a bucket decides in which order the ranks are summed: a resumed run would leave the
+    whole one's track.
     """
     flat = bucket.buffer()
     parts = flat.split([parameter.numel() for parameter in bucket.parameters()])
@@ -151,7 +162,8 @@ def _average_each_alone(world, bucket):  # DDP refuses annotations that are text
 
     def average(collected: torch.futures.Future) -> torch.Tensor:
         for each in collected.wait():
-            each.wait()  # raises what went wrong: gradients that were not summed must not move the weights
+            # raises what went wrong: gradients that were not summed must not move the weights
+            each.wait()
         return flat.div_(world)
 
     return torch.futures.collect_all(sums).then(average)
@@ -160,12 +172,13 @@ def _average_each_alone(world, bucket):  # DDP refuses annotations that are text
 def start_ranks() -> Ranks:
     """Join the job that torchrun describes in the environment, or stand alone without one.
 
-    Joining waits for the other ranks as long as torch does, 10 minutes with GPUs and 30 without: imports from a cold
-    network disk take minutes. A rank that dies before it has joined is noticed by that limit only (torchrun and srun
-    end the others at once). From then on the end of a rank is told to all.
+    Joining waits for the other ranks as long as torch does, 10 minutes with GPUs and 30 without:
+    imports from a cold network disk take minutes. A rank that dies before it has joined is noticed
+    by that limit only (torchrun and srun end the others at once). From then on the end of a rank is
+    told to all.
 
-    torchrun hands SIGTERM on and ends with code 1, whatever its ranks end with. Killed outright it would leave them
-    behind: they get a SIGTERM of their own, save and make room for the next start.
+    torchrun hands SIGTERM on and ends with code 1, whatever its ranks end with. Killed outright it
+    would leave them behind: they get a SIGTERM of their own, save and make room for the next start.
     """
     world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
     if dist.is_available() and dist.is_torchelastic_launched() and sys.platform == "linux":
@@ -176,23 +189,32 @@ def start_ranks() -> Ranks:
     if torch.cuda.is_available():
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    ranks = Ranks(int(os.environ.get("RANK", 0)), world, int(os.environ.get("LOCAL_WORLD_SIZE", 1)), device)
+    ranks = Ranks(
+        int(os.environ.get("RANK", 0)), world, int(os.environ.get("LOCAL_WORLD_SIZE", 1)), device
+    )
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        watch.start(ranks.rank, ranks.local_world == world, _from_main)  # before a group that is patient for days
+        # before a group that is patient for days
+        watch.start(ranks.rank, ranks.local_world == world, _from_main)
     if device.type == "cpu":
         torch.set_num_threads(ranks.threads)
     return ranks
 
 
 def _is_orphan() -> bool:
-    """Whether the parent is who takes in orphans, and not torchrun, which is Python and may be a container's first."""
+    """Whether the parent is who takes in orphans, and not torchrun, which is Python and may be a
+    container's first.
+    """
     parent = Path(f"/proc/{os.getppid()}")
     try:
         name = (parent / "comm").read_text().strip()
     except OSError:
         return False
-    return name == "systemd" or parent.name == "1" and not name.startswith(("python", "pypy", "torchrun", "pt_"))
+    return (
+        name == "systemd"
+        or parent.name == "1"
+        and not name.startswith(("python", "pypy", "torchrun", "pt_"))
+    )
 
 
 def _from_main(make: Callable[[], T]) -> T:

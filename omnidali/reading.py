@@ -1,4 +1,6 @@
-"""Text and JSON of strangers: bounded in length, numbers and nesting, and told with their place when they are wrong."""
+"""Text and JSON of strangers: bounded in length, numbers and nesting, and told with their place
+when they are wrong.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +14,20 @@ from omnidali.errors import UserError
 from omnidali.untrusted_text import for_terminal
 
 MAX_LINE = 1 << 16  # characters: a path has 4,096 at most, and a day of video 8,640 pieces
-MAX_JSON = 1 << 28  # characters of a JSON file, which may be one line: the release's largest has 40 million
+# characters of a JSON file, which may be one line: the release's largest has 40 million
+MAX_JSON = 1 << 28
 NOT_UTF8 = "name is not UTF-8: rename it"  # how the reason begins for which a file is left out
 MAX_DIGITS = 15  # of a whole number: what a float64 holds exactly
 
 
-def read_lines(path: Path, what: str,
-               passes_over: Callable[[str, str], bool] = lambda where, line: False) -> Iterator[tuple[str, str]]:
+def read_lines(
+    path: Path, what: str, passes_over: Callable[[str, str], bool] = lambda where, line: False
+) -> Iterator[tuple[str, str]]:
     """Yield ("FILE, line N", stripped line) of a text file; ``what`` names it in errors.
 
     Args:
-        passes_over: asked of each line that is not UTF-8, with the same two texts, whether to leave it out. Its other
-            bytes are surrogate escapes.
+        passes_over: asked of each line that is not UTF-8, with the same two texts, whether to leave
+            it out. Its other bytes are surrogate escapes.
 
     Raises:
         UserError: if it cannot be read as UTF-8, or has an endless line.
@@ -36,20 +40,32 @@ def read_lines(path: Path, what: str,
                 number += 1
                 where = f"{path}, line {number}"
                 if len(line) > longest:
-                    raise UserError(where, f"a line of at most {longest:,} characters", "more",
-                                    f"Check that the file is a {what} file.")
+                    raise UserError(
+                        where,
+                        f"a line of at most {longest:,} characters",
+                        "more",
+                        f"Check that the file is a {what} file.",
+                    )
                 line = line.strip()
                 if line.isascii() or is_text(line):
                     yield where, line
                 elif not passes_over(where, line):
-                    raise UserError(where, f"a readable {what} file in UTF-8", f"'{for_terminal(line[:80])}'",
-                                    "Save the file as UTF-8.")
+                    raise UserError(
+                        where,
+                        f"a readable {what} file in UTF-8",
+                        f"'{for_terminal(line[:80])}'",
+                        "Save the file as UTF-8.",
+                    )
     except FileNotFoundError:
-        raise UserError(str(path), f"a {what} file", "no such file", "Check the path and data_root.") from None
+        raise UserError(
+            str(path), f"a {what} file", "no such file", "Check the path and data_root."
+        ) from None
     except UserError:
         raise
     except (OSError, ValueError) as error:
-        raise UserError(str(path), f"a readable {what} file in UTF-8", str(error), "Check the file.") from None
+        raise UserError(
+            str(path), f"a readable {what} file in UTF-8", str(error), "Check the file."
+        ) from None
 
 
 def begins_as_json(path: Path) -> bool:
@@ -77,7 +93,8 @@ def is_line(value: str) -> bool:
 
 
 def require_utf8_names() -> None:
-    """Refuse a Python to which file names are in another encoding: it would find few of those that lists hold.
+    """Refuse a Python to which file names are in another encoding: it would find few of those that
+    lists hold.
 
     The programs start themselves anew instead, see :func:`omnidali.command_line.use_utf8`.
 
@@ -86,7 +103,12 @@ def require_utf8_names() -> None:
     """
     encoding = sys.getfilesystemencoding()
     if encoding != "utf-8":
-        raise UserError("Python's encoding of file names", "utf-8", encoding, "Set PYTHONUTF8=1 in the environment.")
+        raise UserError(
+            "Python's encoding of file names",
+            "utf-8",
+            encoding,
+            "Set PYTHONUTF8=1 in the environment.",
+        )
 
 
 def is_whole(text: str) -> bool:
@@ -108,7 +130,12 @@ def parse_json(text: str, where: str) -> object:
     value, end = read_json(text, start, where)
     if text[end:].strip():
         line = 1 + text.count("\n", 0, end)
-        raise UserError(f"{where}, line {line}", "the end of the JSON", repr(text[end:end + 80]), "Correct the file.")
+        raise UserError(
+            f"{where}, line {line}",
+            "the end of the JSON",
+            repr(text[end : end + 80]),
+            "Correct the file.",
+        )
     return value
 
 
@@ -121,11 +148,15 @@ def read_json(text: str, start: int, where: str) -> tuple[object, int]:
     try:
         return _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}, line {error.lineno}", "JSON", error.msg, "Correct the file.") from None
+        raise UserError(
+            f"{where}, line {error.lineno}", "JSON", error.msg, "Correct the file."
+        ) from None
     except ValueError as error:
         raise UserError(where, "JSON", str(error)[:200], "Correct the file.") from None
     except RecursionError:
-        raise UserError(where, "JSON of a few levels", "hundreds of levels", "Correct the file.") from None
+        raise UserError(
+            where, "JSON of a few levels", "hundreds of levels", "Correct the file."
+        ) from None
 
 
 def _number(text: str) -> int:

@@ -1,4 +1,6 @@
-"""What a process prints, when nobody can or will read it: a closed stream, a reader that left, a pipe that is full."""
+"""What a process prints, when nobody can or will read it: a closed stream, a reader that left, a
+pipe that is full.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ _PATIENCE_MS = 1000  # for a reader that is slow, until its first line is droppe
 def open_missing() -> None:
     """Put /dev/null where stdin, stdout or stderr is closed.
 
-    The next file to be opened would otherwise get its number, and what a library prints would end up in that file.
+    The next file to be opened would otherwise get its number, and what a library prints would end
+    up in that file.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
@@ -28,12 +31,14 @@ def open_missing() -> None:
                 os.dup2(opened, number)
                 os.close(opened)
             os.set_inheritable(number, True)  # as the streams of every process
-        if getattr(sys, name) is None:  # it was closed when Python began; by now its number may be another file's
+        # it was closed when Python began; by now its number may be another file's
+        if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
 
 
 def never_wait() -> None:
-    """Make stdout and stderr drop what nobody reads instead of waiting, and outlive whoever reads them.
+    """Make stdout and stderr drop what nobody reads instead of waiting, and outlive whoever reads
+    them.
 
     For processes whose work is worth more than their output. A second call does nothing.
     """
@@ -53,7 +58,8 @@ def never_wait() -> None:
 def _open_without_waiting(number: int) -> None:
     """Open a pipe once more, so that libraries which print do not wait either.
 
-    Other processes have it open, too, and are not to notice; so the flag is not set on what is shared with them.
+    Other processes have it open, too, and are not to notice; so the flag is not set on what is
+    shared with them.
     """
     with contextlib.suppress(OSError):  # of a reader that left, or of another user's pipe
         if stat.S_ISFIFO(os.fstat(number).st_mode):
@@ -73,7 +79,9 @@ def reader_left() -> bool:
 
 
 def close_stdout() -> None:
-    """Let what is left for a reader that is gone go nowhere, without a word at the end of the process."""
+    """Let what is left for a reader that is gone go nowhere, without a word at the end of the
+    process.
+    """
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
@@ -82,8 +90,8 @@ def close_stdout() -> None:
 class DroppingStream:
     """A text stream that writes whole lines, and drops those that its reader does not take.
 
-    How many were dropped is said once it takes lines again. Errors of the reader, such as a terminal that is gone, are
-    no errors of who prints.
+    How many were dropped is said once it takes lines again. Errors of the reader, such as a
+    terminal that is gone, are no errors of who prints.
 
     Args:
         stream: whose file, encoding and the like are used; nothing may be left in its buffer.
@@ -132,7 +140,7 @@ class DroppingStream:
                 if waits and not poll.poll(self._patience):
                     return False
                 try:
-                    data = data[os.write(number, data[:_CHUNK]):]
+                    data = data[os.write(number, data[:_CHUNK]) :]
                     self._is_cut = 0 < len(data) < length
                 except BlockingIOError:
                     if not poll.poll(self._patience):

@@ -1,8 +1,8 @@
 r"""Text of strangers, made fit for each place where people read it: one function a place.
 
-Names of files, folders, classes and tar members, labels, ids, and messages that quote them may hold control characters,
-marks that change the direction of writing, markup and formulas. Inside the program, and in lists that are read back,
-they stay as they are.
+Names of files, folders, classes and tar members, labels, ids, and messages that quote them may hold
+control characters, marks that change the direction of writing, markup and formulas. Inside the
+program, and in lists that are read back, they stay as they are.
 
 What a function here has escaped it leaves alone the next time, but for :func:`for_markdown`.
 """
@@ -14,12 +14,17 @@ import shlex
 import sys
 
 LONGEST = 300  # characters of a name
-_SPACES_AND_JOINERS = "\u00a0\u3000\u200c\u200d"  # of French, Chinese, Persian and emoji: they only look like spaces
+# of French, Chinese, Persian and emoji: they only look like spaces
+_SPACES_AND_JOINERS = "\u00a0\u3000\u200c\u200d"
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?")
-# what a spreadsheet takes for the begin of a formula, in narrow and in wide letters; many split cells at semicolons
+# what a spreadsheet takes for the begin of a formula, in narrow and in wide letters; many split
+# cells at semicolons
 _FORMULA = re.compile(r"(^\s*|;\s*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
-# `_` inside a word is no markup; at the begin of a line or an item of a list there is more than elsewhere
-_MARKUP = re.compile(r"[\\`*\[\]|~#$]|(?<![^\W_])_|_(?![^\W_])|^[-+=](?![0-9.])|:(?=//)|(?<=www)\.", re.IGNORECASE)
+# `_` inside a word is no markup; at the begin of a line or an item of a list there is more than
+# elsewhere
+_MARKUP = re.compile(
+    r"[\\`*\[\]|~#$]|(?<![^\W_])_|_(?![^\W_])|^[-+=](?![0-9.])|:(?=//)|(?<=www)\.", re.IGNORECASE
+)
 _NUMBERED = re.compile(r"^([0-9]+)([.)])(?=\s|$)")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
@@ -34,7 +39,11 @@ def for_terminal(text: object, longest: int | None = LONGEST) -> str:
     Args:
         longest: characters; what is longer loses its middle. None: any number, for whole messages.
 
-    >>> for_terminal("\x1b[31mred\n"), for_terminal("\u202egpj.exe"), for_terminal("na\u00efve \u732b")
+    >>> (
+    ...     for_terminal("\x1b[31mred\n"),
+    ...     for_terminal("\u202egpj.exe"),
+    ...     for_terminal("na\u00efve \u732b"),
+    ... )
     ('\\x1b[31mred\\n', '\\u202egpj.exe', 'naïve 猫')
     >>> for_terminal(b"caf\xe9".decode("utf-8", "surrogateescape"))
     'caf\\xe9'
@@ -45,14 +54,14 @@ def for_terminal(text: object, longest: int | None = LONGEST) -> str:
     if longest is None or len(text) <= longest:
         return text
     begin = (longest - 3) // 2
-    return f"{text[:begin]}...{text[begin + 3 - longest:]}"
+    return f"{text[:begin]}...{text[begin + 3 - longest :]}"
 
 
 def _escaped(char: str) -> str:
     if char.isprintable() or char in _SPACES_AND_JOINERS:
         return char
     if "\udc80" <= char <= "\udcff":  # a byte of a name that is not UTF-8
-        return f"\\x{ord(char) - 0xdc00:02x}"
+        return f"\\x{ord(char) - 0xDC00:02x}"
     return char.encode("unicode_escape").decode("ascii")
 
 
@@ -70,7 +79,8 @@ def for_markdown(text: object, longest: int | None = LONGEST) -> str:
 
 
 def for_csv(value: object) -> object:
-    r"""A cell of a table for people, who may open it in a spreadsheet: no text is a formula, and each is one line.
+    r"""A cell of a table for people, who may open it in a spreadsheet: no text is a formula, and
+    each is one line.
 
     Numbers stay as they are. Tables that programs read back need no such cells.
 
@@ -93,7 +103,8 @@ def for_tensorboard(tag: object) -> str:
 
 
 def for_picture(text: object, longest: int | None = 100) -> str:
-    r"""One line of text for OpenCV's fonts, which hold ASCII alone; a long one would make a huge picture.
+    r"""One line of text for OpenCV's fonts, which hold ASCII alone; a long one would make a huge
+    picture.
 
     >>> for_picture("naïve\n")
     'na?ve\\n'
@@ -102,9 +113,11 @@ def for_picture(text: object, longest: int | None = 100) -> str:
 
 
 def for_shell(*words: object) -> str:
-    r"""A command as a shell takes it: a word stays one word, and nothing in it is run when it is pasted.
+    r"""A command as a shell takes it: a word stays one word, and nothing in it is run when it is
+    pasted.
 
-    It goes through :func:`for_terminal` where it is printed; a name that this escapes has to be typed.
+    It goes through :func:`for_terminal` where it is printed; a name that this escapes has to be
+    typed.
 
     >>> print(for_shell("train.py", "--config", "my runs/$(reboot).yaml"))
     train.py --config 'my runs/$(reboot).yaml'
@@ -113,7 +126,8 @@ def for_shell(*words: object) -> str:
 
 
 def say(*lines: object, error: bool = False) -> None:
-    """Print lines to stdout, or to stderr with ``error``. Each stays one line, whatever names it holds.
+    """Print lines to stdout, or to stderr with ``error``. Each stays one line, whatever names it
+    holds.
 
     Raises:
         BrokenPipeError: if the reader has left.

@@ -1,8 +1,9 @@
 """How the ranks of a job hear of each other's end.
 
-Every rank keeps a connection to the main one open. The kernel closes that of a process which dies, however it dies,
-and notices a machine or network that is gone; a rank that is merely busy, or suspended, is not taken for dead, as its
-kernel still answers. The first end is told to all, with its error, and is what every rank ends with.
+Every rank keeps a connection to the main one open. The kernel closes that of a process which dies,
+however it dies, and notices a machine or network that is gone; a rank that is merely busy, or
+suspended, is not taken for dead, as its kernel still answers. The first end is told to all, with
+its error, and is what every rank ends with.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ from dataclasses import asdict, dataclass
 from omnidali.untrusted_text import say
 
 _GRACE_SECONDS = 15.0  # for the main thread to close its files once a rank has ended
-_TELL_SECONDS = 2.0  # for the main thread to say it first: NCCL may end the process before the grace is over
+# for the main thread to say it first: NCCL may end the process before the grace is over
+_TELL_SECONDS = 2.0
 _FINISH_SECONDS = 30.0  # more, where it is saving what was trained
 _NEWS_SECONDS = 5.0  # for the reason of a broken collective to arrive
 _SILENT_SECONDS = 30  # after which a machine that does not answer is gone
 _LONGEST = 100_000  # bytes of a message
-_COLLECTIVE = re.compile(r"gloo|nccl|c10d|connection (closed|reset)|broken pipe|socket|process group", re.IGNORECASE)
+_COLLECTIVE = re.compile(
+    r"gloo|nccl|c10d|connection (closed|reset)|broken pipe|socket|process group", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ class Watch:
     """This rank's side: tells its own end, and hears of the others'.
 
     Args:
-        rank: of this process. hosts, port: of the main rank's :class:`Switchboard`. token: its password.
+        rank: of this process. hosts, port: of the main rank's :class:`Switchboard`. token: its
+            password.
 
     Attributes:
         ending: the first end of a rank, once heard of; it may be this rank's own.
@@ -65,8 +70,10 @@ class Watch:
         threading.Thread(target=self._listen, daemon=True, name="watch").start()
 
     def report(self, code: int, text: str) -> None:
-        """Tell the others that this rank ends, unless another one did before; waits until they know."""
-        if self.ending is None and self._line.send({"code": code, "text": text[:_LONGEST // 10]}):
+        """Tell the others that this rank ends, unless another one did before; waits until they
+        know.
+        """
+        if self.ending is None and self._line.send({"code": code, "text": text[: _LONGEST // 10]}):
             self._heard.wait(_NEWS_SECONDS)
 
     def wait(self) -> Ending | None:
@@ -102,7 +109,8 @@ class Watch:
         if self.tell_once():
             with contextlib.suppress(OSError):
                 say(*str(ending).split("\n"), error=True)
-        time.sleep(0 if own else _GRACE_SECONDS - _TELL_SECONDS)  # the main thread may be about to print
+        # the main thread may be about to print
+        time.sleep(0 if own else _GRACE_SECONDS - _TELL_SECONDS)
         if _finishing.acquire(timeout=_FINISH_SECONDS) and _last_will is not None:
             with contextlib.suppress(Exception):
                 _last_will()
@@ -168,8 +176,10 @@ class Switchboard:
             self._drop(line)
 
     def _pass_on(self, message: dict) -> None:
-        known = [line for line in self._lines if line.rank is not None]  # others have not told the password
-        for line in sorted(known, key=lambda line: line.rank == 0):  # which may end this process on hearing it
+        # others have not told the password
+        known = [line for line in self._lines if line.rank is not None]
+        # which may end this process on hearing it
+        for line in sorted(known, key=lambda line: line.rank == 0):
             line.send(message)
 
     def _drop(self, line: _Line) -> None:
@@ -184,9 +194,12 @@ class _Line:
     def __init__(self, connection: socket.socket):
         connection.settimeout(None)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in ((socket.TCP_KEEPIDLE, _SILENT_SECONDS // 2), (socket.TCP_KEEPCNT, 3),
-                              (socket.TCP_KEEPINTVL, max(1, _SILENT_SECONDS // 6)),
-                              (socket.TCP_USER_TIMEOUT, 1000 * _SILENT_SECONDS)):
+        for option, value in (
+            (socket.TCP_KEEPIDLE, _SILENT_SECONDS // 2),
+            (socket.TCP_KEEPCNT, 3),
+            (socket.TCP_KEEPINTVL, max(1, _SILENT_SECONDS // 6)),
+            (socket.TCP_USER_TIMEOUT, 1000 * _SILENT_SECONDS),
+        ):
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
         self.socket, self.rank, self._rest = connection, None, b""
 
@@ -199,7 +212,9 @@ class _Line:
             return False
 
     def read(self) -> list[dict]:
-        """What has come, once something has; empty objects are left out. OSError at the end of the connection."""
+        """What has come, once something has; empty objects are left out. OSError at the end of the
+        connection.
+        """
         data = self.socket.recv(65_536)
         *whole, self._rest = (self._rest + data).split(b"\n")
         if not data or len(self._rest) > _LONGEST:
@@ -213,7 +228,9 @@ class _Line:
 def _gone(rank: int, error: OSError) -> Ending:
     if isinstance(error, ConnectionError):
         return Ending(rank, 1, "it was killed, or left without a word")
-    return Ending(rank, 1, f"its machine, or the network to it, is gone ({error.strerror or error})")
+    return Ending(
+        rank, 1, f"its machine, or the network to it, is gone ({error.strerror or error})"
+    )
 
 
 def _hosts(alone: bool) -> list[str]:
@@ -246,7 +263,8 @@ _last_will: Callable[[], object] | None = None
 
 @contextlib.contextmanager
 def last_will(work: Callable[[], object]) -> Iterator[None]:
-    """Have ``work`` done before another rank's end ends this process, where its main thread does not come to it.
+    """Have ``work`` done before another rank's end ends this process, where its main thread does
+    not come to it.
 
     It waits in a collective, or for its loader. ``work`` is called on another thread.
     """
@@ -259,7 +277,9 @@ def last_will(work: Callable[[], object]) -> Iterator[None]:
 
 
 def finishing() -> contextlib.AbstractContextManager[bool]:
-    """Around what the main thread still has to do when a rank has ended, and what is worth half a minute to wait."""
+    """Around what the main thread still has to do when a rank has ended, and what is worth half a
+    minute to wait.
+    """
     return _finishing
 
 
@@ -281,8 +301,11 @@ def start(rank: int, alone: bool, from_main: Callable[[Callable[[], tuple]], tup
     try:
         _watch = Watch(rank, hosts, port, token)
     except OSError as error:
-        say(f"rank {rank} cannot reach rank 0 at {hosts}, port {port} ({error}): it hears of the end of"
-            " other ranks by timeouts only", error=True)
+        say(
+            f"rank {rank} cannot reach rank 0 at {hosts}, port {port} ({error}): it hears of the end of"
+            " other ranks by timeouts only",
+            error=True,
+        )
 
 
 def stop() -> None:
@@ -301,15 +324,27 @@ def is_on() -> bool:
 
 
 def report(code: int, error: BaseException) -> Ending | None:
-    """Tell the other ranks that this one ends; where another rank's end is behind ``error``, that is returned."""
+    """Tell the other ranks that this one ends; where another rank's end is behind ``error``, that
+    is returned.
+    """
     if _watch is None:
         return None
-    told = getattr(error, "told_by_main", False)  # the main rank knows where it comes from, and is to say it first
-    if told or code == 1 and (_watch.ending is not None or isinstance(error, RuntimeError) and _COLLECTIVE.search(
-            f"{type(error).__module__} {error}")):
+    # the main rank knows where it comes from, and is to say it first
+    told = getattr(error, "told_by_main", False)
+    if (
+        told
+        or code == 1
+        and (
+            _watch.ending is not None
+            or isinstance(error, RuntimeError)
+            and _COLLECTIVE.search(f"{type(error).__module__} {error}")
+        )
+    ):
         if (ending := _watch.wait()) is not None:
             return ending
-    _watch.report(code, str(error) if code == 2 else "".join(traceback.format_exception_only(error)).strip())
+    _watch.report(
+        code, str(error) if code == 2 else "".join(traceback.format_exception_only(error)).strip()
+    )
     return None
 
 

@@ -26,8 +26,10 @@ def write_whole(path: Path, data: str | bytes | Iterable[str]) -> None:
     pieces = [data] if isinstance(data, (str, bytes)) else data
     try:
         with open(part, "wb") as file:
-            file.writelines(piece.encode("utf-8", "surrogateescape") if isinstance(piece, str) else piece
-                            for piece in pieces)
+            file.writelines(
+                piece.encode("utf-8", "surrogateescape") if isinstance(piece, str) else piece
+                for piece in pieces
+            )
         os.replace(part, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -43,7 +45,8 @@ class _Echo:
 
 
 def table_lines(rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    """Lines of a CSV table for people, one at a time; to a spreadsheet no cell is a formula, and none has two lines.
+    """Lines of a CSV table for people, one at a time; to a spreadsheet no cell is a formula, and
+    none has two lines.
 
     >>> list(table_lines([["class", "items"], ["=A1", 3]]))
     ['class,items\\n', "'=A1,3\\n"]
@@ -75,6 +78,9 @@ def writing_to(out: Path, *others: type[Exception]) -> Iterator[None]:
     except (BrokenPipeError, CannotPrint):  # of what is printed meanwhile
         raise
     except (OSError, *others) as error:
-        raise UserError(str(getattr(error, "filename", None) or out), "a folder that can be written",
-                        str(getattr(error, "strerror", None) or error),
-                        "Make room or choose another --out; a second start goes on where this one stopped.") from None
+        raise UserError(
+            str(getattr(error, "filename", None) or out),
+            "a folder that can be written",
+            str(getattr(error, "strerror", None) or error),
+            "Make room or choose another --out; a second start goes on where this one stopped.",
+        ) from None

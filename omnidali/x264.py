@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-# With AVX-512, x264 writes other packets than with SSE4.2 to AVX2, which agree; above all with B-frames they even
-# change from run to run. Held to AVX2 it does neither. It takes a name unchecked and dies of an instruction that the
-# CPU lacks: AVX2 is named only where Linux lists AVX-512, and all that x264 means by AVX2.
+# With AVX-512, x264 writes other packets than with SSE4.2 to AVX2, which agree; above all with
+# B-frames they even change from run to run. Held to AVX2 it does neither. It takes a name unchecked
+# and dies of an instruction that the CPU lacks: AVX2 is named only where Linux lists AVX-512, and
+# all that x264 means by AVX2.
 _HELD = "asm=avx2"
 _MEANT = frozenset({"avx512f", "avx2", "fma", "bmi1", "bmi2", "abm"})
 
@@ -23,7 +24,7 @@ def repeatable(options: Mapping[str, str]) -> dict[str, str]:
     {'crf': '23', 'x264-params': 'bframes=0:asm=sse2'}
     """
     params = options.get("x264-params", "")
-    if "asm=" in params or not _MEANT <= _cpu_flags():
+    if "asm=" in params or not _cpu_flags() >= _MEANT:
         return dict(options)
     return {**options, "x264-params": f"{params}:{_HELD}" if params else _HELD}
 

@@ -7,4 +7,11 @@ weights or training, and they draw no random numbers.
 from pipelines.feeds import Graph, PipelineError
 from pipelines.graphs import DecodedClips, EncodedImages, EncodedVideos, MovingImages
 
-__all__ = ["DecodedClips", "EncodedImages", "EncodedVideos", "Graph", "MovingImages", "PipelineError"]
+__all__ = [
+    "DecodedClips",
+    "EncodedImages",
+    "EncodedVideos",
+    "Graph",
+    "MovingImages",
+    "PipelineError",
+]

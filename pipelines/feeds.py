@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-# Mean and standard deviation of ImageNet's RGB values on the scale 0..255, as in the reference's recipes.
+# Mean and standard deviation of ImageNet's RGB values on the scale 0..255, as in the reference's
+# recipes.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
@@ -27,17 +28,28 @@ class Graph:
         device_id: CUDA device, or None to run on the CPU.
         frames: of a clip, where a graph makes several of one picture.
 
-    One run is under way at most: DALI's own queue would run the first batch as often as it is deep. Who wants
-    several takes several graphs in turn, and a batch that fails takes no other one along.
+    One run is under way at most: DALI's own queue would run the first batch as often as it is deep.
+    Who wants several takes several graphs in turn, and a batch that fails takes no other one along.
     """
 
-    def __init__(self, size: int, views: int, batch: int, threads: int, device_id: int | None, frames: int = 1):
+    def __init__(
+        self,
+        size: int,
+        views: int,
+        batch: int,
+        threads: int,
+        device_id: int | None,
+        frames: int = 1,
+    ):
         self.size, self.views, self.capacity, self.frames = size, views, batch, frames
         self.on_gpu, self.under_way = device_id is not None, False
         self._feeds = self._feeds_before = None
-        from nvidia.dali import Pipeline  # with the first graph: it takes a second, and runs without DALI need none
+        # with the first graph: it takes a second, and runs without DALI need none
+        from nvidia.dali import Pipeline
 
-        self._pipe = Pipeline(batch_size=batch, num_threads=threads, device_id=device_id, prefetch_queue_depth=1)
+        self._pipe = Pipeline(
+            batch_size=batch, num_threads=threads, device_id=device_id, prefetch_queue_depth=1
+        )
         with self._pipe:
             self._pipe.set_outputs(*self.define())
         self._pipe.build()
@@ -55,7 +67,8 @@ class Graph:
         """
         if self.under_way:
             raise RuntimeError("a run is under way: collect it first")
-        # behind an error, threads of DALI may still be at the arrays of the batch, which are not copied
+        # behind an error, threads of DALI may still be at the arrays of the batch, which are not
+        # copied
         self._feeds_before, self._feeds = self._feeds, feeds
         try:
             for name, arrays in feeds.items():
@@ -90,8 +103,12 @@ class Graph:
 def first_reason(text: str) -> str:
     """The telling part of DALI's many-line error texts.
 
-    >>> first_reason("Critical error in pipeline:\\nencountered:\\n\\nno such codec\\nCurrent pipeline object is gone")
+    >>> first_reason(
+    ...     "Critical error in pipeline:\\nencountered:\\n\\nno such codec\\nCurrent pipeline object is gone"
+    ... )
     'no such codec'
     """
-    telling = re.split(r"C\+\+ context|Current pipeline|Stacktrace", text.partition("encountered:")[2] or text)[0]
+    telling = re.split(
+        r"C\+\+ context|Current pipeline|Stacktrace", text.partition("encountered:")[2] or text
+    )[0]
     return " ".join(telling.split())[:300] or "unknown DALI error"

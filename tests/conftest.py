@@ -1,4 +1,6 @@
-"""Shared media and tables. Everything is made here; H differs from W and every frame carries its number."""
+"""Shared media and tables. Everything is made here; H differs from W and every frame carries its
+number.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,12 @@ from omnidali.config import SourceConfig
 from omnidali.loading.workers import Job
 
 torch.set_num_threads(1)
-# a shell's background jobs ignore Ctrl-C, and what nohup starts ignores a hang-up; programs that the tests start would, too
-for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+# a shell's background jobs ignore Ctrl-C, and what nohup starts ignores a hang-up; programs that
+# the tests start would, too
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
 settings.register_profile("unhurried", deadline=None)  # a machine that stalls is no counterexample
@@ -51,7 +57,9 @@ def needs_tool(name: str) -> None:
 
 @contextmanager
 def free_port():
-    """A port that nobody else is given meanwhile: it stays bound, and torch's store binds beside it."""
+    """A port that nobody else is given meanwhile: it stays bound, and torch's store binds beside
+    it.
+    """
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(("127.0.0.1", 0))
@@ -59,7 +67,9 @@ def free_port():
 
 
 def hurry(monkeypatch, paths, factor):
-    """Let the time of hanging files pass so much faster: good ones may need long where the machine is starved."""
+    """Let the time of hanging files pass so much faster: good ones may need long where the machine
+    is starved.
+    """
     in_flight = Job.in_flight.fget
 
     def hurried(job):
@@ -133,17 +143,34 @@ def media_root(tmp_path_factory) -> Path:
     files: dict[str, list[str]] = {name: [] for name in SOURCES}
     for n in range(9):
         files["clips"].append(f"class {n % 4}/video {n}.mp4")
-        write_video(root / "clips" / files["clips"][-1], n, frames=40 + n, width=96 if n % 2 else 72, height=64,
-                    gop=(8, 250)[n % 2], b_frames=2 * (n % 2), options={"preset": "ultrafast"})
+        write_video(
+            root / "clips" / files["clips"][-1],
+            n,
+            frames=40 + n,
+            width=96 if n % 2 else 72,
+            height=64,
+            gop=(8, 250)[n % 2],
+            b_frames=2 * (n % 2),
+            options={"preset": "ultrafast"},
+        )
     for n in range(14):
         files["photos"].append(f"{n}.jpg")
         write_photo(root / "photos" / files["photos"][-1], 100 + n, 110, 90)
     for n in range(5):
         files["shorts"].append(f"{n}.webm")
-        write_video(root / "shorts" / files["shorts"][-1], 200 + n, frames=12, width=80, height=64, codec="libvpx-vp9",
-                    options={"deadline": "realtime", "cpu-used": "8", "crf": "20", "b": "0"})
+        write_video(
+            root / "shorts" / files["shorts"][-1],
+            200 + n,
+            frames=12,
+            width=80,
+            height=64,
+            codec="libvpx-vp9",
+            options={"deadline": "realtime", "cpu-used": "8", "crf": "20", "b": "0"},
+        )
     for name, paths in files.items():
-        (root / f"{name}.txt").write_text("".join(f"{path} {n % 4}\n" for n, path in enumerate(paths)))
+        (root / f"{name}.txt").write_text(
+            "".join(f"{path} {n % 4}\n" for n, path in enumerate(paths))
+        )
     return root
 
 
@@ -160,14 +187,18 @@ def tables(media_root, tmp_path_factory):
 def options(media_root, tmp_path) -> list[str]:
     """Arguments of a short training on two sources, in a run folder of the test's own."""
     from running import options_of
+
     return options_of(media_root, tmp_path)
 
 
 @pytest.fixture
 def small_network(monkeypatch, tmp_path):
-    """Let train.py use a network of three layers, and a folder for temporary files in the test's own."""
+    """Let train.py use a network of three layers, and a folder for temporary files in the test's
+    own.
+    """
     import train
     from recorder import small_model
+
     monkeypatch.setattr(train, "build_model", small_model)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()

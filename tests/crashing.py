@@ -1,9 +1,11 @@
-"""What tests/test_crashes.py kills: train.py with a small network, and parts of it; and programs for other tests.
+"""What tests/test_crashes.py kills: train.py with a small network, and parts of it; and programs
+for other tests.
 
-    python tests/crashing.py serve      (starts each as a copy of a process that has imported everything)
-    python tests/crashing.py train FOLDER --config c.yaml      (for torchrun)
+    python tests/crashing.py serve      (starts each as a copy of a process that has imported
+    everything) python tests/crashing.py train FOLDER --config c.yaml      (for torchrun)
 
-OMNIDALI_WAITS=N: a training is held before step N until FOLDER/go exists, so that a signal comes where the test wants it.
+OMNIDALI_WAITS=N: a training is held before step N until FOLDER/go exists, so that a signal comes
+where the test wants it.
 """
 
 import importlib
@@ -13,10 +15,10 @@ import sys
 import time
 from pathlib import Path
 
-import recorder
 import torch
 import torch.distributed as dist
 
+import recorder
 import train
 from omnidali import watch
 from omnidali.errors import UserError, exit_with_advice
@@ -37,9 +39,11 @@ class Calling(FusionIterator):
 
 def calling(before):
     """For train's ``wrap_loader``."""
+
     def wrap(loader):
         loader.__class__, loader.before = Calling, before
         return loader
+
     return wrap
 
 
@@ -51,6 +55,7 @@ def leave(path, text):
 
 def run_training(folder, *arguments):
     """train.py; its exit code is also left in FOLDER, as torchrun does not tell it."""
+
     class Telling(stopping.StopSignals):
         """Leaves a word once a signal is heard."""
 
@@ -94,6 +99,7 @@ def hold_lock(folder):
 
 def die_in_save(folder, stage):
     """A third checkpoint, in the middle of which the process dies: at the named call of ``os``."""
+
     def state(step):
         return {"state_dict": {"w": torch.full((300_000,), float(step))}, "loader": {"step": step}}
 
@@ -107,14 +113,27 @@ def die_in_save(folder, stage):
         torch.save = lambda state, file: (file.write(b"half"), file.flush(), die())
     elif stage != "nothing":
         real, calls = getattr(os, name), []
-        setattr(os, name, lambda *given: calls.append(1) or (die() if len(calls) == int(number) else real(*given)))
+        setattr(
+            os,
+            name,
+            lambda *given: (
+                calls.append(1) or (die() if len(calls) == int(number) else real(*given))
+            ),
+        )
     save_checkpoint(folder / "last.pt", state(3), folder / "previous.pt")
 
 
 def break_on_main(ranks, how):
-    """In what rank 0 does for all of them; it is the last to leave, as one that closes its files first."""
+    """In what rank 0 does for all of them; it is the last to leave, as one that closes its files
+    first.
+    """
+
     def work():
-        raise UserError("sources.web", "one", "two", "Mend it.") if how == "mainuser" else KeyError("oops")
+        raise (
+            UserError("sources.web", "one", "two", "Mend it.")
+            if how == "mainuser"
+            else KeyError("oops")
+        )
 
     try:
         ranks.on_main(work)
@@ -154,8 +173,14 @@ def run_program(_, name, *arguments):
     return importlib.import_module(name).main(list(arguments))
 
 
-STORIES = {"train": run_training, "program": run_program, "listen": listen_to_signals, "lock": hold_lock,
-           "save": die_in_save, "rank": be_a_rank}
+STORIES = {
+    "train": run_training,
+    "program": run_program,
+    "listen": listen_to_signals,
+    "lock": hold_lock,
+    "save": die_in_save,
+    "rank": be_a_rank,
+}
 
 
 def main(folder, arguments):
@@ -166,4 +191,8 @@ def main(folder, arguments):
 
 if __name__ == "__main__":
     recorder.main = main
-    sys.exit(recorder.serve() if sys.argv[1] == "serve" else main(sys.argv[2], [sys.argv[1], *sys.argv[3:]]))
+    sys.exit(
+        recorder.serve()
+        if sys.argv[1] == "serve"
+        else main(sys.argv[2], [sys.argv[1], *sys.argv[3:]])
+    )

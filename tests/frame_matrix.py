@@ -51,8 +51,12 @@ LATE_SECONDS = 100
 LARGER = (192, 160)  # of a video beside one of the usual size
 _PATIENCE_SECONDS = 120  # with one run of the ffmpeg program
 # how both references scale the planes of colour up
-_SCALING = (Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-            | Interpolation.FULL_CHR_H_INP)
+_SCALING = (
+    Interpolation.BILINEAR
+    | Interpolation.ACCURATE_RND
+    | Interpolation.FULL_CHR_H_INT
+    | Interpolation.FULL_CHR_H_INP
+)
 
 # FFmpeg's names of the containers
 CONTAINERS = {
@@ -66,15 +70,32 @@ CONTAINERS = {
     "mpg": "mpeg",
     "3gp": "3gp",
 }
-CODECS = ("h264", "hevc", "av1", "vp8", "vp9", "mpeg4", "xvid", "mpeg2", "mpeg1", "mjpeg", "h263",
-          "flv1", "msmpeg4v3", "msmpeg4v2", "theora", "prores", "ffv1")
+CODECS = (
+    "h264",
+    "hevc",
+    "av1",
+    "vp8",
+    "vp9",
+    "mpeg4",
+    "xvid",
+    "mpeg2",
+    "mpeg1",
+    "mjpeg",
+    "h263",
+    "flv1",
+    "msmpeg4v3",
+    "msmpeg4v2",
+    "theora",
+    "prores",
+    "ffv1",
+)
 STRUCTURES = ("plain", "b", "pyramid", "packed", "open", "refresh")
 TIMINGS = ("constant", "variable", "edit", "late", "restart")
 
 _HOLDS = {
     "mp4": "h264 hevc av1 vp9 mpeg4 xvid mpeg2 mpeg1 mjpeg ffv1",
     "mov": "h264 hevc mpeg4 xvid mpeg2 mpeg1 mjpeg h263 flv1 msmpeg4v3 msmpeg4v2 theora prores"
-           " ffv1",
+    " ffv1",
     "mkv": " ".join(CODECS),
     "webm": "av1 vp8 vp9",
     "avi": " ".join(CODECS),
@@ -239,8 +260,11 @@ def _structure_omission(codec: str, structure: str) -> str:
 
 def matrix() -> list[Case]:
     """The cases of the full product that are made."""
-    return [_case(*kind) for kind in itertools.product(CONTAINERS, CODECS, STRUCTURES, TIMINGS)
-            if omission(*kind) is None]
+    return [
+        _case(*kind)
+        for kind in itertools.product(CONTAINERS, CODECS, STRUCTURES, TIMINGS)
+        if omission(*kind) is None
+    ]
 
 
 def _case(container: str, codec: str, structure: str, timing: str) -> Case:
@@ -382,9 +406,17 @@ def encode_for(container: str, codec: str, structure: str, **more) -> Encoded:
 
 
 @lru_cache(maxsize=16)
-def encode(codec: str, structure: str, header_apart: bool, *, first: int = 0, count: int = FRAMES,
-           file: int = FILE, size: tuple[int, int] | None = None,
-           pixels: str | None = None) -> Encoded:
+def encode(
+    codec: str,
+    structure: str,
+    header_apart: bool,
+    *,
+    first: int = 0,
+    count: int = FRAMES,
+    file: int = FILE,
+    size: tuple[int, int] | None = None,
+    pixels: str | None = None,
+) -> Encoded:
     """A numbered video.
 
     Args:
@@ -406,8 +438,18 @@ def encode(codec: str, structure: str, header_apart: bool, *, first: int = 0, co
 
     file_like = io.BytesIO()
     with av.open(file_like, "w", format=form) as container:
-        stream = add_stream(container, encoder, size=size, pixels=pixels or usual, rate=RATE,
-                            gop=GOP, b_frames=b_frames, options=options, rotation=0, times=None)
+        stream = add_stream(
+            container,
+            encoder,
+            size=size,
+            pixels=pixels or usual,
+            rate=RATE,
+            gop=GOP,
+            b_frames=b_frames,
+            options=options,
+            rotation=0,
+            times=None,
+        )
         if not header_apart:
             stream.codec_context.flags &= ~av.codec.context.Flags.global_header
         packets = []
@@ -440,8 +482,9 @@ def _packets(data: bytes) -> tuple[bytes, ...]:
         return tuple(bytes(packet) for packet in container.demux(video=0) if packet.size)
 
 
-def _encode_by_program(codec: str, structure: str, header_apart: bool, *, first: int,
-                       count: int) -> Encoded:
+def _encode_by_program(
+    codec: str, structure: str, header_apart: bool, *, first: int, count: int
+) -> Encoded:
     """As :func:`encode`, by the ffmpeg program, whose libxvid packs B-frames for AVI."""
     form, lost = "matroska", 0
     arguments = ["-c:v", "libtheora", "-q:v", "9", "-g", str(GOP)]
@@ -468,20 +511,27 @@ def _encode_by_program(codec: str, structure: str, header_apart: bool, *, first:
         with av.open(io.BytesIO(template)) as container:
             header = container.streams.video[0].codec_context.extradata
         packets = tuple(header + packet if key else packet for packet, key in zip(packets, keys))
-    return Encoded(packets, keys, pts=pts, dts=tuple(range(-delay, count - delay)),
-                   template=template)
+    return Encoded(
+        packets, keys, pts=pts, dts=tuple(range(-delay, count - delay)), template=template
+    )
 
 
-def _program(arguments: list[str], path: Path, *, codec: str, first: int = 0,
-             count: int = FRAMES) -> None:
+def _program(
+    arguments: list[str], path: Path, *, codec: str, first: int = 0, count: int = FRAMES
+) -> None:
     """Run ffmpeg over numbered pictures."""
     width, height = size_of(codec)
     pictures = [picture(FILE, number, width, height) for number in range(first, first + count)]
     command = ["ffmpeg", "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"]
     command += ["-s", f"{width}x{height}", "-r", str(RATE), "-i", "-", *arguments]
     command += ["-threads", "1", str(path)]  # libvpx with more hangs now and then
-    subprocess.run(command, input=np.stack(pictures).tobytes(), check=True, capture_output=True,
-                   timeout=_PATIENCE_SECONDS)
+    subprocess.run(
+        command,
+        input=np.stack(pictures).tobytes(),
+        check=True,
+        capture_output=True,
+        timeout=_PATIENCE_SECONDS,
+    )
 
 
 def _vop_type(packet: bytes) -> str:
@@ -530,8 +580,15 @@ def _pack(video: Encoded) -> Encoded:
 # ---- Containers
 
 
-def mux(path: Path, form: str, parts: Sequence[tuple[Encoded, Clock]], *,
-        options: dict[str, str] = {}, rotation: int = 0, sound: bool = False) -> None:
+def mux(
+    path: Path,
+    form: str,
+    parts: Sequence[tuple[Encoded, Clock]],
+    *,
+    options: dict[str, str] = {},
+    rotation: int = 0,
+    sound: bool = False,
+) -> None:
     """Write one stream of the parts' packets, one part after another.
 
     Args:
@@ -542,8 +599,10 @@ def mux(path: Path, form: str, parts: Sequence[tuple[Encoded, Clock]], *,
         sound: whether silence lies beside the pictures.
     """
     template = io.BytesIO(parts[0][0].template)
-    with av.open(template) as source, \
-            av.open(str(path), "w", format=form, options=options) as container:
+    with (
+        av.open(template) as source,
+        av.open(str(path), "w", format=form, options=options) as container,
+    ):
         stream = container.add_stream_from_template(source.streams.video[0], opaque=True)
         if rotation:
             stream.set_display_rotation(rotation)
@@ -576,8 +635,7 @@ def _silence() -> Iterator[av.AudioFrame]:
         yield frame
 
 
-def _make(path: Path, container: str, codec: str, structure: str,
-          timing: str = "constant") -> None:
+def _make(path: Path, container: str, codec: str, structure: str, timing: str = "constant") -> None:
     """Write one kind of file."""
     if timing != "restart":
         parts = [(encode_for(container, codec, structure), _clock(container, timing))]
@@ -601,8 +659,9 @@ def _make(path: Path, container: str, codec: str, structure: str,
     path.write_bytes(restart(path.read_bytes()))
 
 
-def _write(path: Path, container: str, *, codec: str,
-           parts: Sequence[tuple[Encoded, Clock]]) -> None:
+def _write(
+    path: Path, container: str, *, codec: str, parts: Sequence[tuple[Encoded, Clock]]
+) -> None:
     """Mux by PyAV, or by the program what PyAV does not mux."""
     between = _COPIED_FROM.get((container, codec))
     if between is None:
@@ -615,8 +674,9 @@ def _write(path: Path, container: str, *, codec: str,
     copy(base, path, arguments=["-copyts", "-output_ts_offset", str(float(offset * TICK))])
 
 
-def copy(base: Path, path: Path, *, before: Sequence[str] = (),
-         arguments: Sequence[str] = ()) -> None:
+def copy(
+    base: Path, path: Path, *, before: Sequence[str] = (), arguments: Sequence[str] = ()
+) -> None:
     """Copy the packets of a file into another container by the program, and remove the file."""
     command = ["ffmpeg", "-v", "error", "-y", *before, "-i", str(base), "-c", "copy", *arguments]
     command += ["-f", CONTAINERS[path.suffix[1:]], str(path)]
@@ -639,9 +699,9 @@ def _restart_matroska(data: bytes) -> bytes:
     out, begin = bytearray(data), SPLIT * 1000 // RATE
     for found in _CLUSTER.finditer(data):
         place, size = found.end(), found[1][0] & 0x7F
-        milliseconds = int.from_bytes(data[place:place + size], "big")
+        milliseconds = int.from_bytes(data[place : place + size], "big")
         if milliseconds >= begin:
-            out[place:place + size] = (milliseconds - begin).to_bytes(size, "big")
+            out[place : place + size] = (milliseconds - begin).to_bytes(size, "big")
     assert out != data
     return bytes(out)
 
@@ -651,12 +711,12 @@ def _restart_flv(data: bytes) -> bytes:
     out, place, tags = bytearray(data), 13, []
     while place < len(data):
         if data[place] == 9:
-            tags.append((place, int.from_bytes(data[place + 4:place + 7], "big")))
-        place += 15 + int.from_bytes(data[place + 1:place + 4], "big")
+            tags.append((place, int.from_bytes(data[place + 4 : place + 7], "big")))
+        place += 15 + int.from_bytes(data[place + 1 : place + 4], "big")
     begin = sorted({milliseconds for _, milliseconds in tags})[SPLIT]
     for place, milliseconds in tags:
         if milliseconds >= begin:
-            out[place + 4:place + 7] = (milliseconds - begin).to_bytes(3, "big")
+            out[place + 4 : place + 7] = (milliseconds - begin).to_bytes(3, "big")
     return bytes(out)
 
 
@@ -665,14 +725,33 @@ def _restart_flv(data: bytes) -> bytes:
 
 def extras() -> list[Case]:
     """What has no place in the matrix."""
-    return [*_copies(), *_hidden_references(), *_cuts(), *_several_streams(), *_pictures(),
-            *_forms(), *_edits(), *_clocks(), *_joined(), *_keyframe_marks(),
-            *_without_pictures(), *_damage()]
+    return [
+        *_copies(),
+        *_hidden_references(),
+        *_cuts(),
+        *_several_streams(),
+        *_pictures(),
+        *_forms(),
+        *_edits(),
+        *_clocks(),
+        *_joined(),
+        *_keyframe_marks(),
+        *_without_pictures(),
+        *_damage(),
+    ]
 
 
-def _cases(name: str, make: Callable, kinds: str, *, expected: Iterable[int] | None = range(FRAMES),
-           program: bool = False, by_pyav: bool = False, damaged: bool = False,
-           **arguments) -> Iterator[Case]:
+def _cases(
+    name: str,
+    make: Callable,
+    kinds: str,
+    *,
+    expected: Iterable[int] | None = range(FRAMES),
+    program: bool = False,
+    by_pyav: bool = False,
+    damaged: bool = False,
+    **arguments,
+) -> Iterator[Case]:
     """Cases of one make.
 
     Args:
@@ -693,9 +772,19 @@ def _cases(name: str, make: Callable, kinds: str, *, expected: Iterable[int] | N
             )
 
 
-def _muxed(path: Path, container: str, codec: str, structure: str, *, clock: Clock = _constant,
-           change: Callable[[Encoded], Encoded] | None = None, count: int = FRAMES,
-           size: tuple[int, int] | None = None, pixels: str | None = None, **more) -> None:
+def _muxed(
+    path: Path,
+    container: str,
+    codec: str,
+    structure: str,
+    *,
+    clock: Clock = _constant,
+    change: Callable[[Encoded], Encoded] | None = None,
+    count: int = FRAMES,
+    size: tuple[int, int] | None = None,
+    pixels: str | None = None,
+    **more,
+) -> None:
     """Write a file; ``change``: what is done to the packets. ``more`` as of :func:`mux`."""
     video = encode_for(container, codec, structure, count=count, size=size, pixels=pixels)
     if change is not None:
@@ -708,21 +797,43 @@ def _muxed(path: Path, container: str, codec: str, structure: str, *, clock: Clo
 def _copies() -> Iterator[Case]:
     """B-frames out of AVI, which has no timestamps, into containers that need some; and back."""
     origin = partial(_cases, make=_copied, program=True)
-    videos = ("h264-pyramid", "hevc-pyramid", "mpeg4-b", "mpeg4-packed", "xvid-b", "xvid-packed",
-              "mpeg2-b", "mpeg1-b")
+    videos = (
+        "h264-pyramid",
+        "hevc-pyramid",
+        "mpeg4-b",
+        "mpeg4-packed",
+        "xvid-b",
+        "xvid-packed",
+        "mpeg2-b",
+        "mpeg1-b",
+    )
     for video in videos:
         # into others FFmpeg refuses to write packets without a time
         yield from origin("from-avi", kinds=f"{video}.mp4,mov", origin="avi")
-        yield from origin("from-avi-genpts", kinds=f"{video}.mp4,mov,mkv,ts", origin="avi",
-                          before=("-fflags", "+genpts"))
+        yield from origin(
+            "from-avi-genpts",
+            kinds=f"{video}.mp4,mov,mkv,ts",
+            origin="avi",
+            before=("-fflags", "+genpts"),
+        )
     yield from origin("from-avi", kinds="mpeg1-b.ts", origin="avi")
-    yield from origin("from-mp4", origin="mp4",
-                      kinds="h264-pyramid.avi hevc-open.avi mpeg4-b.avi xvid-b.avi mpeg2-b.avi"
-                            " mpeg1-b.avi av1-pyramid.avi vp9-plain.avi")
+    yield from origin(
+        "from-mp4",
+        origin="mp4",
+        kinds="h264-pyramid.avi hevc-open.avi mpeg4-b.avi xvid-b.avi mpeg2-b.avi"
+        " mpeg1-b.avi av1-pyramid.avi vp9-plain.avi",
+    )
 
 
-def _copied(path: Path, container: str, codec: str, structure: str, *, origin: str,
-            before: Sequence[str] = ()) -> None:
+def _copied(
+    path: Path,
+    container: str,
+    codec: str,
+    structure: str,
+    *,
+    origin: str,
+    before: Sequence[str] = (),
+) -> None:
     base = path.with_name(f"{path.name}.{origin}")
     _make(base, origin, codec, structure)
     copy(base, path, before=before)
@@ -730,9 +841,14 @@ def _copied(path: Path, container: str, codec: str, structure: str, *, origin: s
 
 def _hidden_references() -> Iterator[Case]:
     """Frames that are decoded and never shown."""
-    yield from _cases("references", _hiding_references, program=True, expected=range(40),
-                      kinds="vp8-hidden.webm,mkv,avi,ivf vp9-hidden.webm,mkv,avi,ivf,mp4"
-                            " av1-hidden.webm,mkv,ivf,mp4")
+    yield from _cases(
+        "references",
+        _hiding_references,
+        program=True,
+        expected=range(40),
+        kinds="vp8-hidden.webm,mkv,avi,ivf vp9-hidden.webm,mkv,avi,ivf,mp4"
+        " av1-hidden.webm,mkv,ivf,mp4",
+    )
 
 
 def _hiding_references(path: Path, container: str, codec: str, structure: str) -> None:
@@ -755,34 +871,62 @@ def _cuts() -> Iterator[Case]:
     Frames without what they refer to are left out by all decoders but MPEG-4's and HEVC's.
     """
     within = partial(_cases, "from-within-a-gop", _muxed, change=_without_the_first)
-    yield from within("h264-plain.ts,mkv,avi,mp4 h264-b.ts,mkv,avi,mp4 mpeg2-plain.ts,mkv,avi,mp4",
-                      expected=_from(9))
+    yield from within(
+        "h264-plain.ts,mkv,avi,mp4 h264-b.ts,mkv,avi,mp4 mpeg2-plain.ts,mkv,avi,mp4",
+        expected=_from(9),
+    )
     yield from within("hevc-plain.ts,mkv,mp4 hevc-b.ts,mkv,mp4", expected=None, by_pyav=True)
     yield from within("mpeg2-b.ts,mkv,avi,mp4", expected=_from(7))
     yield from within("mpeg4-plain.ts,mkv,avi,mp4 mpeg4-b.ts,mkv,avi,mp4", expected=None)
     for video, expected in (("h264-b", _from(9)), ("hevc-b", None), ("mpeg2-b", _from(7))):
-        yield from _cases("from-within-a-packet", _cut_bytes, f"{video}.ts", expected=expected,
-                          by_pyav=video == "hevc-b")
+        yield from _cases(
+            "from-within-a-packet",
+            _cut_bytes,
+            f"{video}.ts",
+            expected=expected,
+            by_pyav=video == "hevc-b",
+        )
 
     kinds = "h264-open.mp4,mkv,ts hevc-open.mp4,mkv,ts mpeg2-open.mp4,mkv,ts"
-    yield from _cases("from-its-second-keyframe", _muxed, kinds, change=_without_the_first_gop,
-                      expected=_from(9))
-    yield from _cases("without-its-last-packets", _muxed, kinds, change=_without_the_last,
-                      expected=range(FRAMES - 3))
+    yield from _cases(
+        "from-its-second-keyframe", _muxed, kinds, change=_without_the_first_gop, expected=_from(9)
+    )
+    yield from _cases(
+        "without-its-last-packets",
+        _muxed,
+        kinds,
+        change=_without_the_last,
+        expected=range(FRAMES - 3),
+    )
 
-    seeks = partial(_cases, "copied-from-the-middle", _copied, program=True, origin="mp4",
-                    before=("-ss", "0.42"))
-    yield from seeks("h264-plain.mp4,mov h264-b.mp4,mov h264-open.mp4,mov hevc-open.mp4,mov"
-                     " mpeg4-b.mp4,mov", expected=_from(13))
-    yield from seeks("h264-plain.mkv,ts h264-b.mkv,ts h264-open.mkv hevc-open.mkv,ts av1-plain.mkv",
-                     expected=_from(9))
+    seeks = partial(
+        _cases,
+        "copied-from-the-middle",
+        _copied,
+        program=True,
+        origin="mp4",
+        before=("-ss", "0.42"),
+    )
+    yield from seeks(
+        "h264-plain.mp4,mov h264-b.mp4,mov h264-open.mp4,mov hevc-open.mp4,mov mpeg4-b.mp4,mov",
+        expected=_from(13),
+    )
+    yield from seeks(
+        "h264-plain.mkv,ts h264-b.mkv,ts h264-open.mkv hevc-open.mkv,ts av1-plain.mkv",
+        expected=_from(9),
+    )
     yield from seeks("mpeg4-b.mkv", expected=_from(7))
     yield from seeks("av1-pyramid.mp4", expected=_from(13), by_pyav=True)
 
     for count in (1, 2, 3):
-        yield from _cases(f"of-{count}", _muxed, expected=range(count), count=count,
-                          kinds="h264-pyramid.mp4 h264-b.ts mpeg4-b.avi mpeg4-packed.avi"
-                                " mpeg2-b.mpg mpeg1-b.mp4 vp9-plain.webm av1-pyramid.mp4")
+        yield from _cases(
+            f"of-{count}",
+            _muxed,
+            expected=range(count),
+            count=count,
+            kinds="h264-pyramid.mp4 h264-b.ts mpeg4-b.avi mpeg4-packed.avi"
+            " mpeg2-b.mpg mpeg1-b.mp4 vp9-plain.webm av1-pyramid.mp4",
+        )
 
 
 def _from(first: int) -> range:
@@ -803,7 +947,7 @@ def _without_the_last(video: Encoded) -> Encoded:
 
 def _cut_bytes(path: Path, container: str, codec: str, structure: str) -> None:
     _make(path, container, codec, structure)
-    path.write_bytes(path.read_bytes()[188 * 60:])
+    path.write_bytes(path.read_bytes()[188 * 60 :])
 
 
 def _several_streams() -> Iterator[Case]:
@@ -812,9 +956,12 @@ def _several_streams() -> Iterator[Case]:
     # MP4 always has a default
     yield from _cases("after-a-smaller-one", _beside, "h264-b.mkv,ts,avi", is_default=False)
     yield from _cases("after-a-cover", _cover, "h264-b.mp4")
-    yield from _cases("with-sound", _muxed, sound=True,
-                      kinds="h264-pyramid.mp4,ts hevc-open.mkv mpeg4-packed.avi mpeg2-b.ts"
-                            " mpeg1-b.mpg")
+    yield from _cases(
+        "with-sound",
+        _muxed,
+        sound=True,
+        kinds="h264-pyramid.mp4,ts hevc-open.mkv mpeg4-packed.avi mpeg2-b.ts mpeg1-b.mpg",
+    )
 
 
 def _beside(path: Path, container: str, codec: str, structure: str, *, is_default: bool) -> None:
@@ -844,7 +991,7 @@ def _cover(path: Path, container: str, codec: str, structure: str) -> None:
     # the header lies after the packets, whose places stay
     data = path.read_bytes()
     header, track = data.rindex(b"moov") - 4, data.rindex(b"trak") - 4
-    longer = _box(b"moov", data[header + 8:track], cover, data[track:])
+    longer = _box(b"moov", data[header + 8 : track], cover, data[track:])
     path.write_bytes(data[:header] + longer)
 
 
@@ -855,38 +1002,45 @@ def _box(kind: bytes, *parts: bytes) -> bytes:
 
 def _pictures() -> Iterator[Case]:
     """Two fields a frame, several slices, odd sizes, more bits and other planes, turned ones."""
-    yield from _cases("of-fields", _muxed,
-                      kinds="h264-interlaced.mp4,mkv,ts,avi mpeg2-interlaced.mp4,mkv,ts,mpg"
-                            " mpeg4-interlaced.mp4,mkv,ts,avi")
+    yield from _cases(
+        "of-fields",
+        _muxed,
+        kinds="h264-interlaced.mp4,mkv,ts,avi mpeg2-interlaced.mp4,mkv,ts,mpg"
+        " mpeg4-interlaced.mp4,mkv,ts,avi",
+    )
     yield from _cases("in-a-picture", _muxed, kinds="h264-slices.mp4,mkv,ts,avi")
     for pixels, size, kinds in (
-            ("yuv420p", (162, 130), "h264-plain.mp4 mpeg4-plain.avi"),
-            ("yuv420p", (161, 129), "vp8-plain.webm vp9-plain.webm"),
-            ("yuvj422p", (161, 129), "mjpeg-plain.avi"),
-            ("yuv422p", (160, 128), "mpeg2-plain.ts"),
-            ("yuv444p", (161, 129), "h264-plain.mp4 ffv1-plain.mkv"),
-            ("yuv420p10le", (160, 128), "h264-plain.mkv hevc-plain.mp4"),
-            ("yuv420p10le", (162, 130), "av1-plain.mp4"),
-            ("gray", (160, 128), "h264-plain.mp4"),
-            ("bgr0", (160, 128), "ffv1-plain.mkv")):
-        yield from _cases(f"{pixels}-{size[0]}x{size[1]}", _muxed, kinds=kinds, size=size,
-                          pixels=pixels)
+        ("yuv420p", (162, 130), "h264-plain.mp4 mpeg4-plain.avi"),
+        ("yuv420p", (161, 129), "vp8-plain.webm vp9-plain.webm"),
+        ("yuvj422p", (161, 129), "mjpeg-plain.avi"),
+        ("yuv422p", (160, 128), "mpeg2-plain.ts"),
+        ("yuv444p", (161, 129), "h264-plain.mp4 ffv1-plain.mkv"),
+        ("yuv420p10le", (160, 128), "h264-plain.mkv hevc-plain.mp4"),
+        ("yuv420p10le", (162, 130), "av1-plain.mp4"),
+        ("gray", (160, 128), "h264-plain.mp4"),
+        ("bgr0", (160, 128), "ffv1-plain.mkv"),
+    ):
+        yield from _cases(
+            f"{pixels}-{size[0]}x{size[1]}", _muxed, kinds=kinds, size=size, pixels=pixels
+        )
     for turned in (90, 180, 270):
-        yield from _cases(f"turned-by-{turned}", _muxed, "h264-b.mp4", rotation=turned,
-                          expected=None)
+        yield from _cases(
+            f"turned-by-{turned}", _muxed, "h264-b.mp4", rotation=turned, expected=None
+        )
 
 
 def _forms() -> Iterator[Case]:
     """Rare forms of containers."""
     fragments = "frag_keyframe+empty_moov+default_base_moof"
     for name, kinds, options in (
-            ("fragmented", "h264-pyramid.mp4 hevc-open.mp4", {"movflags": fragments}),
-            ("header-first", "h264-pyramid.mp4", {"movflags": "faststart"}),
-            ("without-edits", "h264-pyramid.mp4", {"use_editlist": "0"}),
-            ("negative-offsets", "h264-pyramid.mp4", {"movflags": "negative_cts_offsets"}),
-            ("live", "h264-pyramid.mkv", {"live": "1"}),
-            ("in-small-clusters", "hevc-open.mkv", {"cluster_time_limit": "70"}),
-            ("of-discs", "h264-pyramid.ts", {"mpegts_m2ts_mode": "1"})):
+        ("fragmented", "h264-pyramid.mp4 hevc-open.mp4", {"movflags": fragments}),
+        ("header-first", "h264-pyramid.mp4", {"movflags": "faststart"}),
+        ("without-edits", "h264-pyramid.mp4", {"use_editlist": "0"}),
+        ("negative-offsets", "h264-pyramid.mp4", {"movflags": "negative_cts_offsets"}),
+        ("live", "h264-pyramid.mkv", {"live": "1"}),
+        ("in-small-clusters", "hevc-open.mkv", {"cluster_time_limit": "70"}),
+        ("of-discs", "h264-pyramid.ts", {"mpegts_m2ts_mode": "1"}),
+    ):
         yield from _cases(name, _muxed, kinds, options=options)
     yield from _cases("raw", _muxed, "vp8-plain.ivf vp9-plain.ivf av1-plain.ivf")
 
@@ -894,22 +1048,29 @@ def _forms() -> Iterator[Case]:
 def _edits() -> Iterator[Case]:
     """Edit lists of more than a beginning."""
     for name, edits, expected in (
-            ("two-edits", ((10, 0), (10, 18)), (*range(10), *range(18, 28))),
-            ("edits-backwards", ((10, 18), (10, 0)), (*range(18, 28), *range(10))),
-            ("edit-repeated", ((10, 0), (10, 0)), (*range(10), *range(10))),
-            ("edit-ends-early", ((13, 3),), range(3, 16)),
-            ("edit-after-a-pause", ((20, -1), (28, 0)), range(FRAMES))):
+        ("two-edits", ((10, 0), (10, 18)), (*range(10), *range(18, 28))),
+        ("edits-backwards", ((10, 18), (10, 0)), (*range(18, 28), *range(10))),
+        ("edit-repeated", ((10, 0), (10, 0)), (*range(10), *range(10))),
+        ("edit-ends-early", ((13, 3),), range(3, 16)),
+        ("edit-after-a-pause", ((20, -1), (28, 0)), range(FRAMES)),
+    ):
         yield from _cases(name, _edited, "h264-plain.mp4", edits=edits, expected=expected)
-    yield from _cases("fragmented-edit", _muxed, "h264-pyramid.mp4 hevc-open.mp4 mpeg4-b.mp4",
-                      clock=_hiding, options={"movflags": "frag_keyframe+delay_moov"})
+    yield from _cases(
+        "fragmented-edit",
+        _muxed,
+        "h264-pyramid.mp4 hevc-open.mp4 mpeg4-b.mp4",
+        clock=_hiding,
+        options={"movflags": "frag_keyframe+delay_moov"},
+    )
 
 
-def _edited(path: Path, container: str, codec: str, structure: str, *,
-            edits: Sequence[tuple[int, int]]) -> None:
+def _edited(
+    path: Path, container: str, codec: str, structure: str, *, edits: Sequence[tuple[int, int]]
+) -> None:
     """Replace the edit list by another of (frames, first frame), -1 for a pause."""
     _muxed(path, container, codec, structure)
     data = bytearray(path.read_bytes())
-    ticks, = struct.unpack_from(">I", data, data.rindex(b"mdhd") + 16)  # a second
+    (ticks,) = struct.unpack_from(">I", data, data.rindex(b"mdhd") + 16)  # a second
     entries = []
     for frames, first in edits:
         begin = -1 if first < 0 else first * ticks // RATE
@@ -917,27 +1078,41 @@ def _edited(path: Path, container: str, codec: str, structure: str, *,
 
     # the header lies after the packets, whose places stay
     place = data.rindex(b"elst") - 4
-    old, = struct.unpack_from(">I", data, place)
+    (old,) = struct.unpack_from(">I", data, place)
     new = _box(b"elst", bytes(4), struct.pack(">I", len(entries)), *entries)
     for kind in (b"edts", b"trak", b"moov"):
         at = data.rindex(kind) - 4
         struct.pack_into(">I", data, at, struct.unpack_from(">I", data, at)[0] + len(new) - old)
-    data[place:place + old] = new
+    data[place : place + old] = new
     path.write_bytes(data)
 
 
 def _clocks() -> Iterator[Case]:
     """Times that wrap, jump, stand still or run backwards, and AVI's packets without bytes."""
     yield from _cases("clock-wraps", _muxed, "h264-pyramid.ts mpeg2-b.ts,mpg", clock=_wrapping)
-    yield from _cases("clock-jumps", _muxed, clock=_jumping,
-                      kinds="h264-pyramid.mp4,mkv,ts,flv,mpg hevc-open.mp4,mkv,ts mpeg2-b.ts,mpg")
-    yield from _cases("after-empty-packets", _muxed, clock=partial(_moved, _constant, 12),
-                      kinds="h264-pyramid.avi mpeg4-b.avi vp9-plain.avi")
-    for name, clock in (("equal-times", _standing), ("times-in-pairs", _halting),
-                        ("falling-times", _falling)):
-        yield from _cases(name, _with_times, clock=clock,
-                          kinds="h264-pyramid.mkv hevc-open.mkv vp9-plain.mkv mpeg4-b.mkv"
-                                " av1-pyramid.mkv")
+    yield from _cases(
+        "clock-jumps",
+        _muxed,
+        clock=_jumping,
+        kinds="h264-pyramid.mp4,mkv,ts,flv,mpg hevc-open.mp4,mkv,ts mpeg2-b.ts,mpg",
+    )
+    yield from _cases(
+        "after-empty-packets",
+        _muxed,
+        clock=partial(_moved, _constant, 12),
+        kinds="h264-pyramid.avi mpeg4-b.avi vp9-plain.avi",
+    )
+    for name, clock in (
+        ("equal-times", _standing),
+        ("times-in-pairs", _halting),
+        ("falling-times", _falling),
+    ):
+        yield from _cases(
+            name,
+            _with_times,
+            clock=clock,
+            kinds="h264-pyramid.mkv hevc-open.mkv vp9-plain.mkv mpeg4-b.mkv av1-pyramid.mkv",
+        )
 
 
 def _with_times(path: Path, container: str, codec: str, structure: str, *, clock: Clock) -> None:
@@ -946,8 +1121,8 @@ def _with_times(path: Path, container: str, codec: str, structure: str, *, clock
     data = bytearray(path.read_bytes())
     for found in _CLUSTER.finditer(bytes(data)):
         place = found.end() + (found[1][0] & 0x7F)
-        begin = int.from_bytes(data[found.end():place], "big")
-        data[found.end():place] = bytes(place - found.end())
+        begin = int.from_bytes(data[found.end() : place], "big")
+        data[found.end() : place] = bytes(place - found.end())
         while place < len(data) and data[place] in (0xA3, 0xA0):
             block, end = _sized(data, place + 1)
             if data[place] == 0xA0:  # a group, which begins with its block
@@ -962,29 +1137,50 @@ def _with_times(path: Path, container: str, codec: str, structure: str, *, clock
 def _sized(data: bytes, place: int) -> tuple[int, int]:
     """Where the body of a Matroska element begins and ends whose size lies at ``place``."""
     length = 9 - data[place].bit_length()
-    size = int.from_bytes(data[place:place + length], "big") & (1 << 7 * length) - 1
+    size = int.from_bytes(data[place : place + length], "big") & (1 << 7 * length) - 1
     return place + length, place + length + size
 
 
 def _joined() -> Iterator[Case]:
     """Transport and program streams of two parts that differ, and with two frames in a packet."""
-    for kinds, after in (("h264-pyramid.ts,mpg h264-b.ts,mpg", "plain"),
-                         ("h264-plain.ts,mpg mpeg2-plain.ts,mpg", "b"),
-                         ("h264-b.ts,mpg", "interlaced"), ("hevc-plain.ts,mpg", "open")):
+    for kinds, after in (
+        ("h264-pyramid.ts,mpg h264-b.ts,mpg", "plain"),
+        ("h264-plain.ts,mpg mpeg2-plain.ts,mpg", "b"),
+        ("h264-b.ts,mpg", "interlaced"),
+        ("hevc-plain.ts,mpg", "open"),
+    ):
         yield from _cases(f"then-{after}", _two_parts, kinds, after=after)
     # FFmpeg's decoder loses a frame between them
     yield from _cases("then-plain", _two_parts, "mpeg4-b.ts,mpg", after="plain", expected=None)
-    yield from _cases("then-another-stream", _two_parts, "h264-b.ts", after="b",
-                      options={"mpegts_start_pid": "300"}, expected=range(SPLIT))
+    yield from _cases(
+        "then-another-stream",
+        _two_parts,
+        "h264-b.ts",
+        after="b",
+        options={"mpegts_start_pid": "300"},
+        expected=range(SPLIT),
+    )
     for case in _cases("then-a-larger-one", _two_parts, "h264-b.ts", after="b", size=LARGER):
         yield replace(case, used=SPLIT, permitted=r"size|\d+ ?x ?\d+")
-    yield from _cases("two-in-a-packet", _muxed, change=_in_pairs,
-                      kinds="h264-plain.ts,mpg h264-pyramid.ts,mpg mpeg2-b.ts,mpg"
-                            " mpeg1-plain.ts,mpg mpeg4-b.ts,mpg")
+    yield from _cases(
+        "two-in-a-packet",
+        _muxed,
+        change=_in_pairs,
+        kinds="h264-plain.ts,mpg h264-pyramid.ts,mpg mpeg2-b.ts,mpg"
+        " mpeg1-plain.ts,mpg mpeg4-b.ts,mpg",
+    )
 
 
-def _two_parts(path: Path, container: str, codec: str, structure: str, *, after: str,
-               size: tuple[int, int] | None = None, options: dict[str, str] = {}) -> None:
+def _two_parts(
+    path: Path,
+    container: str,
+    codec: str,
+    structure: str,
+    *,
+    after: str,
+    size: tuple[int, int] | None = None,
+    options: dict[str, str] = {},
+) -> None:
     """Two videos one after the other; the second one's structure is ``after``."""
     form = CONTAINERS[container]
     mux(path, form, [(encode_for(container, codec, structure, count=SPLIT), _constant)])
@@ -1003,10 +1199,14 @@ def _in_pairs(video: Encoded) -> Encoded:
 def _keyframe_marks() -> Iterator[Case]:
     """Containers that call every packet a keyframe, or the first alone."""
     for name, marked in (("unmarked", False), ("all-marked", True)):
-        yield from _cases(name, _muxed, change=partial(_marked, marked),
-                          kinds="h264-open.mp4,mkv,avi h264-refresh.mp4,mkv hevc-open.mp4,mkv"
-                                " mpeg4-open.mp4,mkv,avi mpeg2-open.mp4,mkv,avi vp8-plain.mkv,avi"
-                                " vp9-plain.mp4,mkv av1-pyramid.mp4,mkv ffv1-plain.mp4,mkv,avi")
+        yield from _cases(
+            name,
+            _muxed,
+            change=partial(_marked, marked),
+            kinds="h264-open.mp4,mkv,avi h264-refresh.mp4,mkv hevc-open.mp4,mkv"
+            " mpeg4-open.mp4,mkv,avi mpeg2-open.mp4,mkv,avi vp8-plain.mkv,avi"
+            " vp9-plain.mp4,mkv av1-pyramid.mp4,mkv ffv1-plain.mp4,mkv,avi",
+        )
 
 
 def _marked(marked: bool, video: Encoded) -> Encoded:
@@ -1016,13 +1216,19 @@ def _marked(marked: bool, video: Encoded) -> Encoded:
 def _without_pictures() -> Iterator[Case]:
     """Packets in between that hold no picture: filler, a delimiter, or a frame left out."""
     for data, kinds, expected in (
-            (b"\0\0\0\1\x0c\xff\xff\x80", "h264-plain.mp4,mkv,ts,avi", range(FRAMES)),
-            (b"\0\0\0\1\x09\xf0", "h264-pyramid.mp4,mkv,ts,avi", range(FRAMES)),
-            (b"\0\0\0\1\x46\1\x50", "hevc-b.mp4,mkv,ts", range(FRAMES)),
-            (b"\0\0\1\xb6\x50\x4f", "mpeg4-plain.mp4,mkv,ts,avi", range(FRAMES)),
-            (b"\0\0\1\xb6\x50\x4f", "mpeg4-b.mp4,mkv,ts,avi", None)):
-        yield from _cases("packets-without-pictures", _muxed, kinds, expected=expected,
-                          change=partial(_interspersed, data))
+        (b"\0\0\0\1\x0c\xff\xff\x80", "h264-plain.mp4,mkv,ts,avi", range(FRAMES)),
+        (b"\0\0\0\1\x09\xf0", "h264-pyramid.mp4,mkv,ts,avi", range(FRAMES)),
+        (b"\0\0\0\1\x46\1\x50", "hevc-b.mp4,mkv,ts", range(FRAMES)),
+        (b"\0\0\1\xb6\x50\x4f", "mpeg4-plain.mp4,mkv,ts,avi", range(FRAMES)),
+        (b"\0\0\1\xb6\x50\x4f", "mpeg4-b.mp4,mkv,ts,avi", None),
+    ):
+        yield from _cases(
+            "packets-without-pictures",
+            _muxed,
+            kinds,
+            expected=expected,
+            change=partial(_interspersed, data),
+        )
 
 
 def _interspersed(data: bytes, video: Encoded) -> Encoded:
@@ -1048,14 +1254,19 @@ def _damage() -> Iterator[Case]:
         for case in _cases(*arguments, expected=None, by_pyav=True, damaged=True, **options):
             yield replace(case, permitted=unseen) if case.name.startswith("av1") else case
 
-    kinds = ("h264-pyramid.mp4 h264-open.ts hevc-open.mkv hevc-b.ts mpeg4-b.mp4 mpeg4-packed.avi"
-             " mpeg2-open.ts vp8-plain.webm vp9-plain.webm av1-plain.mp4")
+    kinds = (
+        "h264-pyramid.mp4 h264-open.ts hevc-open.mkv hevc-b.ts mpeg4-b.mp4 mpeg4-packed.avi"
+        " mpeg2-open.ts vp8-plain.webm vp9-plain.webm av1-plain.mp4"
+    )
     for name, places in (("lost-keyframe", {9}), ("lost-packets", {4, 13, 22})):
         yield from damaged(name, _muxed, kinds, change=partial(_without, places))
     yield from damaged("flipped-bits", _muxed, kinds, change=_flipped)
-    yield from damaged("breaks-off", _broken_off,
-                       kinds="h264-pyramid.mkv,flv h264-b.ts hevc-open.mkv mpeg4-packed.avi"
-                             " mpeg4-b.avi vp9-plain.webm mjpeg-plain.avi mpeg2-b.mpg")
+    yield from damaged(
+        "breaks-off",
+        _broken_off,
+        kinds="h264-pyramid.mkv,flv h264-b.ts hevc-open.mkv mpeg4-packed.avi"
+        " mpeg4-b.avi vp9-plain.webm mjpeg-plain.avi mpeg2-b.mpg",
+    )
 
 
 def _without(places: set[int], video: Encoded) -> Encoded:
@@ -1076,7 +1287,7 @@ def _flipped(video: Encoded) -> Encoded:
 def _broken_off(path: Path, container: str, codec: str, structure: str) -> None:
     _make(path, container, codec, structure)
     data = path.read_bytes()
-    path.write_bytes(data[:len(data) * 3 // 5])
+    path.write_bytes(data[: len(data) * 3 // 5])
 
 
 # ---- The check
@@ -1115,7 +1326,8 @@ def decode_by_pyav(path: Path) -> list[np.ndarray]:
         stream = max(streams, key=_preference)
         stream.codec_context.thread_count = 1
         stream.codec_context.thread_type = "NONE"
-        if stream.codec_context.name == "hevc":  # as the program does, also where references are lost
+        # as the program does, also where references are lost
+        if stream.codec_context.name == "hevc":
             stream.codec_context.options = {"flags": "+output_corrupt"}
         frames = []
         for packet in container.demux(stream):
@@ -1145,7 +1357,7 @@ def painted(frame: np.ndarray) -> int | None:
     height, width = frame.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    file, number = read_numbers(frame[top:top + side, left:left + side])
+    file, number = read_numbers(frame[top : top + side, left : left + side])
     return number if file == FILE else None
 
 
@@ -1165,8 +1377,15 @@ def _distance(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one.astype(np.int16) - other).mean())
 
 
-def problems(path: Path, expected: Sequence[int] | None = None, *, by_pyav: bool = False,
-             used: int | None = None, damaged: bool = False, permitted: str = "") -> list[str]:
+def problems(
+    path: Path,
+    expected: Sequence[int] | None = None,
+    *,
+    by_pyav: bool = False,
+    used: int | None = None,
+    damaged: bool = False,
+    permitted: str = "",
+) -> list[str]:
     """What is wrong with the frames that the project reads from a file.
 
     They are compared with FFmpeg's sequential decoding. Arguments as the attributes of a case.
@@ -1197,8 +1416,14 @@ def problems(path: Path, expected: Sequence[int] | None = None, *, by_pyav: bool
 def check(case: Case, path: Path) -> list[str]:
     """Make a case's file at ``path`` and check it."""
     case.make(path)
-    return problems(path, case.expected, by_pyav=case.by_pyav, used=case.used,
-                    damaged=case.damaged, permitted=case.permitted)
+    return problems(
+        path,
+        case.expected,
+        by_pyav=case.by_pyav,
+        used=case.used,
+        damaged=case.damaged,
+        permitted=case.permitted,
+    )
 
 
 def _readings(count: int, name: str) -> Iterator[tuple[str, list[int]]]:
@@ -1236,7 +1461,7 @@ class Reference:
             return f"off by {off:.1f}"
 
         first = max(0, number - 6)
-        for place, other in enumerate(self._frames[first:number + 7], start=first):
+        for place, other in enumerate(self._frames[first : number + 7], start=first):
             # where neighbours are alike, either will do
             if _distance(other[::2, ::2], right[::2, ::2]) > 2 and _distance(other, frame) < off:
                 return f"nearer to frame {place} than to its own, which it is off by {off:.1f}"
@@ -1264,8 +1489,11 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.folder is not None:
         arguments.folder.mkdir(parents=True, exist_ok=True)
-    cases = [case for case in [*matrix(), *extras()]
-             if not arguments.names or any(name in case.name for name in arguments.names)]
+    cases = [
+        case
+        for case in [*matrix(), *extras()]
+        if not arguments.names or any(name in case.name for name in arguments.names)
+    ]
     cases.sort(key=lambda case: case.name)  # neighbours share their encoded packets
 
     began, wrong = time.perf_counter(), 0

@@ -50,8 +50,9 @@ class Outage:
             raise OSError(self.number, os.strerror(self.number), path)
 
     def _hits(self, path: object) -> bool:
-        return isinstance(path, (str, Path)) and any(str(path) == bad or str(path).startswith(bad + os.sep)
-                                                     for bad in self.paths.copy())
+        return isinstance(path, (str, Path)) and any(
+            str(path) == bad or str(path).startswith(bad + os.sep) for bad in self.paths.copy()
+        )
 
     def _checked_open(self, path, *arguments, **options):
         if self._hits(path):
@@ -79,25 +80,43 @@ class Outage:
         return self._preadv(file, [memoryview(buffers[0])[:left]], offset)
 
 
-def make_source(folder: Path, kind: str, count: int = FILES,
-                decode: str = "cpu") -> tuple[SourceTable, dict[str, SourceConfig], list[Path]]:
-    """A source of files in two classes: its table, its settings, and what lies on the disk of each file."""
+def make_source(
+    folder: Path, kind: str, count: int = FILES, decode: str = "cpu"
+) -> tuple[SourceTable, dict[str, SourceConfig], list[Path]]:
+    """A source of files in two classes: its table, its settings, and what lies on the disk of each
+    file.
+    """
     root = folder / "media"
     root.mkdir(parents=True)
     names = [f"{number}{_ENDINGS[kind]}" for number in range(count)]
     for number, name in enumerate(names):
         _make(root / name, kind, number)
-    (folder / "list.txt").write_text("".join(f"{name} {frames}{number % 2}\n" for number, name in enumerate(names)
-                                             for frames in ["3 " if kind == "frames" else ""]))
+    (folder / "list.txt").write_text(
+        "".join(
+            f"{name} {frames}{number % 2}\n"
+            for number, name in enumerate(names)
+            for frames in ["3 " if kind == "frames" else ""]
+        )
+    )
     media = {"photo": "image", "frames": "frames", "tar of photos": "image"}.get(kind, "video")
     files = {"tars": "*.tar"} if kind.startswith("tar") else {"list": "list.txt"}
     sources = {"web": SourceConfig(kind=media, root="media", decode=decode, **files)}
     build_catalog(folder / "catalog.sqlite", sources, folder, progress=False)
-    return CatalogReader(folder / "catalog.sqlite").table("web"), sources, [root / name for name in names]
+    return (
+        CatalogReader(folder / "catalog.sqlite").table("web"),
+        sources,
+        [root / name for name in names],
+    )
 
 
-_ENDINGS = {"index": ".mp4", "demuxer": ".ts", "photo": ".jpg", "frames": "", "tar of photos": ".tar",
-            "tar of videos": ".tar"}
+_ENDINGS = {
+    "index": ".mp4",
+    "demuxer": ".ts",
+    "photo": ".jpg",
+    "frames": "",
+    "tar of photos": ".tar",
+    "tar of videos": ".tar",
+}
 _VIDEOS = {"index": odd.video(), "demuxer": odd.video("mpegts"), "tar of videos": odd.video()}
 
 
@@ -109,7 +128,9 @@ def _make(path: Path, kind: str, number: int) -> None:
             write_photo(path / f"img_{frame + 1:05}.jpg", number, 60, 50, frame=frame)
     elif kind.startswith("tar"):
         member = path.with_suffix(".jpg" if kind == "tar of photos" else ".mp4")
-        write_photo(member, number, 60, 50) if kind == "tar of photos" else _VIDEOS[kind](member, number)
+        write_photo(member, number, 60, 50) if kind == "tar of photos" else _VIDEOS[kind](
+            member, number
+        )
         with tarfile.open(path, "w") as tar:
             tar.add(member, f"{number % 2}/{member.name}")
         member.unlink()

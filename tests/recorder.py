@@ -1,7 +1,9 @@
-"""train.py with a record of what it consumed: a file a rank, a line a step, written before the loop gets the batch.
+"""train.py with a record of what it consumed: a file a rank, a line a step, written before the loop
+gets the batch.
 
     python tests/recorder.py FOLDER --config c.yaml --resume auto      (torchrun starts it, too)
-    python tests/recorder.py serve      (starts runs as copies of a process that has imported everything)
+    python tests/recorder.py serve      (starts runs as copies of a process that has imported
+    everything)
 
 OMNIDALI_SMALL_NETWORK=1 trains a network of three layers: more kills in the same time.
 """
@@ -20,10 +22,10 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import train  # noqa: E402
-from omnidali.loading.fusion import FusionIterator  # noqa: E402
-from omnidali.models.recognizers import Head, build_model  # noqa: E402
-from omnidali.models.resnet import Block, ConvBN  # noqa: E402
+import train
+from omnidali.loading.fusion import FusionIterator
+from omnidali.models.recognizers import Head, build_model
+from omnidali.models.resnet import Block, ConvBN
 
 
 def consumed(samples, tables):
@@ -33,12 +35,31 @@ def consumed(samples, tables):
         table, count = tables[part.source], len(part)
         attempts = np.broadcast_to(part.attempts, count).tolist()
         for i in range(count):
-            paths = [Path(table.media(record).path).name for record in table.records[part.pieces[i]].tolist()]
+            paths = [
+                Path(table.media(record).path).name
+                for record in table.records[part.pieces[i]].tolist()
+            ]
             moved = None if part.motions is None else zlib.crc32(part.motions[i].tobytes())
-            blend = None if part.partners is None else [
-                int(part.partners[i]), float(part.own_weights[i]), float(part.partner_frames[i])]
-            found[int(part.slots[i])] = [table.name, int(part.draws[i]), paths, part.frames[i].tolist(),
-                                         part.boxes[i].tolist(), part.flips[i].tolist(), attempts[i], moved, blend]
+            blend = (
+                None
+                if part.partners is None
+                else [
+                    int(part.partners[i]),
+                    float(part.own_weights[i]),
+                    float(part.partner_frames[i]),
+                ]
+            )
+            found[int(part.slots[i])] = [
+                table.name,
+                int(part.draws[i]),
+                paths,
+                part.frames[i].tolist(),
+                part.boxes[i].tolist(),
+                part.flips[i].tolist(),
+                attempts[i],
+                moved,
+                blend,
+            ]
     return found
 
 
@@ -47,7 +68,9 @@ def pixels(batch):
     found = {}
     for group in batch.groups:
         for clip, label, slot in zip(group.clips, group.labels, group.slot.tolist()):
-            found[slot] = zlib.crc32(clip.contiguous().numpy().tobytes() + label.numpy().tobytes(), found.get(slot, 0))
+            found[slot] = zlib.crc32(
+                clip.contiguous().numpy().tobytes() + label.numpy().tobytes(), found.get(slot, 0)
+            )
     return found
 
 
@@ -58,23 +81,35 @@ class Recording(FusionIterator):
         batch = super().__next__()
         shown, rows = pixels(batch), consumed(batch.samples, self.plan.tables)
         assert shown.keys() == rows.keys(), "what is said of a batch is not what it holds"
-        line = {"step": batch.step, "items": [[slot, *rows[slot], shown[slot]] for slot in sorted(rows)]}
-        os.write(self.record, (json.dumps(line) + "\n").encode())  # one call, and no buffer that a kill could empty
+        line = {
+            "step": batch.step,
+            "items": [[slot, *rows[slot], shown[slot]] for slot in sorted(rows)],
+        }
+        # one call, and no buffer that a kill could empty
+        os.write(self.record, (json.dumps(line) + "\n").encode())
         return batch
 
 
 def small_model(config, classes, clip_len):
-    """The config's recogniser with a small backbone, which still has norms, dropout, and time where there is one."""
+    """The config's recogniser with a small backbone, which still has norms, dropout, and time where
+    there is one.
+    """
     model, dims = build_model(config, classes, clip_len), 2 if config.name == "tsn" else 3
     pool = nn.MaxPool2d(2) if dims == 2 else nn.MaxPool3d((1, 2, 2))
-    model.backbone = nn.Sequential(OrderedDict(conv1=ConvBN(3, 8, 3, 2, dims=dims), pool=pool, layer1=nn.Sequential(
-        Block(8, 16, 2, bottleneck=False, dims=dims, time=2 * dims - 3))))
+    model.backbone = nn.Sequential(
+        OrderedDict(
+            conv1=ConvBN(3, 8, 3, 2, dims=dims),
+            pool=pool,
+            layer1=nn.Sequential(Block(8, 16, 2, bottleneck=False, dims=dims, time=2 * dims - 3)),
+        )
+    )
     model.cls_head = Head(16, classes, config.dropout)
     return model
 
 
 def main(folder, arguments):
     """Train, and record into ``folder``, which no run used before."""
+
     def wrap(loader):
         loader.__class__ = Recording
         path = Path(folder) / f"rank{loader.rank}.jsonl"
@@ -89,12 +124,15 @@ def main(folder, arguments):
 
 
 def serve():
-    """Start a run for each line {"folder", "arguments", "environment"}, and wait for one at {"wait": pid}.
+    """Start a run for each line {"folder", "arguments", "environment"}, and wait for one at
+    {"wait": pid}.
 
-    A copy of this process starts in no time, where importing torch anew takes seconds. A rank has a core of its own,
-    and so one thread, as the sums of several threads may differ in their last bits.
+    A copy of this process starts in no time, where importing torch anew takes seconds. A rank has a
+    core of its own, and so one thread, as the sums of several threads may differ in their last
+    bits.
     """
     import torch._dynamo  # noqa: F401  what the first optimizer imports
+
     gc.freeze()
     cores = sorted(os.sched_getaffinity(0))
     for line in sys.stdin:

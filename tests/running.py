@@ -6,24 +6,34 @@ import resource
 import subprocess
 
 import torch
-from conftest import SMALL
 
 import train
+from conftest import SMALL
 from omnidali.errors import exit_with_advice
 from omnidali.ranks import Ranks
 from omnidali.settings import load_config
 from omnidali.training.checkpoint import load_checkpoint
 
-CONFIG = SMALL + """
+CONFIG = (
+    SMALL
+    + """
 optimizer: {lr: 0.01, accumulate: 2}
 train: {batch: 6, steps: 24, log_every: 2, checkpoint_every: 8}
 """
-HELD_OUT = "evaluation={source: {kind: video, root: shorts, list: shorts.txt}, every_steps: 4, batch: 1}"
+)
+HELD_OUT = (
+    "evaluation={source: {kind: video, root: shorts, list: shorts.txt}, every_steps: 4, batch: 1}"
+)
 
 
 def options_of(media_root, folder):
     (folder / "c.yaml").write_text(CONFIG)
-    return ["--config", str(folder / "c.yaml"), f"data_root={media_root}", f"run_dir={folder / 'run'}"]
+    return [
+        "--config",
+        str(folder / "c.yaml"),
+        f"data_root={media_root}",
+        f"run_dir={folder / 'run'}",
+    ]
 
 
 def run(*arguments, wrap=lambda loader: loader):
@@ -55,7 +65,9 @@ def assert_same(one, other):
 def small_disk(folder):
     """Gives a function that makes the disk under ``folder`` full, or free again."""
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", folder], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", folder], capture_output=True
+    ).returncode:
         with no_file_may_grow() as fill:  # as good as full, where nobody may mount
             yield fill
         return

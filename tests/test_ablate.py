@@ -1,4 +1,6 @@
-"""The comparison of sources: what its variants are, that finished runs are kept, and what it writes."""
+"""The comparison of sources: what its variants are, that finished runs are kept, and what it
+writes.
+"""
 
 import json
 from dataclasses import replace
@@ -12,17 +14,29 @@ from omnidali.config import Config, OptimizerConfig, SourceConfig, TrainConfig
 from omnidali.errors import UserError
 from omnidali.settings import load_config
 
-SOURCES = {"k": SourceConfig(kind="video", weight=2), "google": SourceConfig(kind="image", weight=3, group="images"),
-           "insta": SourceConfig(kind="image", weight=1, group="images"), "shorts": SourceConfig(kind="video", weight=2)}
-CONFIG = Config(sources=SOURCES, train=TrainConfig(batch=32, steps=100), optimizer=OptimizerConfig(lr=0.8))
+SOURCES = {
+    "k": SourceConfig(kind="video", weight=2),
+    "google": SourceConfig(kind="image", weight=3, group="images"),
+    "insta": SourceConfig(kind="image", weight=1, group="images"),
+    "shorts": SourceConfig(kind="video", weight=2),
+}
+CONFIG = Config(
+    sources=SOURCES, train=TrainConfig(batch=32, steps=100), optimizer=OptimizerConfig(lr=0.8)
+)
 
 
 def test_variants_are_the_target_each_group_and_all():
     assert ablate.variants_of(CONFIG) == {
-        "baseline": ("k",), "+ images": ("k", "google", "insta"), "+ shorts": ("k", "shorts"),
-        "all": ("k", "google", "insta", "shorts")}
-    assert list(ablate.variants_of(replace(CONFIG, sources={"k": SOURCES["k"], "shorts": SOURCES["shorts"]}))) == \
-        ["baseline", "+ shorts"]
+        "baseline": ("k",),
+        "+ images": ("k", "google", "insta"),
+        "+ shorts": ("k", "shorts"),
+        "all": ("k", "google", "insta", "shorts"),
+    }
+    assert list(
+        ablate.variants_of(
+            replace(CONFIG, sources={"k": SOURCES["k"], "shorts": SOURCES["shorts"]})
+        )
+    ) == ["baseline", "+ shorts"]
     with pytest.raises(UserError, match="the target and at least one other source, got k"):
         ablate.variants_of(replace(CONFIG, sources={"k": SOURCES["k"]}))
 
@@ -38,7 +52,11 @@ def test_every_variant_sees_the_target_equally_often():
 
 def test_alternating_variants_keep_their_ratio():
     sources = {name: replace(source, batch=8, weight=1.0) for name, source in SOURCES.items()}
-    config = replace(CONFIG, sources=sources, train=TrainConfig(epochs=3, step_mode="alternating", ratio=(2, 1, 3, 1)))
+    config = replace(
+        CONFIG,
+        sources=sources,
+        train=TrainConfig(epochs=3, step_mode="alternating", ratio=(2, 1, 3, 1)),
+    )
     made = ablate.make_variant(config, ("k", "google", "insta"), 3, 1.0, 1)
     assert made.train.ratio == (2, 1, 3) and made.optimizer.lr == 0.8
     assert ablate.make_variant(config, ("k",), 3, 1.0, 1).train.ratio == (1,)
@@ -70,34 +88,80 @@ sources:
 train: {batch: 8, steps: 5}
 evaluation: {source: {kind: video, root: shorts, list: shorts.txt}}
 """)
-    command = ["ablate", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "out"), "--seeds", "0", "4",
-               "--fractions", "0.5", "1", "--set", f"data_root={media_root}"]
+    command = [
+        "ablate",
+        "--config",
+        str(tmp_path / "c.yaml"),
+        "--out",
+        str(tmp_path / "out"),
+        "--seeds",
+        "0",
+        "4",
+        "--fractions",
+        "0.5",
+        "1",
+        "--set",
+        f"data_root={media_root}",
+    ]
     assert cli.main(command) == 0
     assert len(faked) == 2 * 4 * 2 * 2  # two programs, four variants, two seeds, two fractions
     rows = json.loads((tmp_path / "out/results.json").read_text())
     assert [(row["variant"], row["fraction"]) for row in rows[:5]] == [
-        ("baseline", 0.5), ("+ photos", 0.5), ("+ shorts", 0.5), ("all", 0.5), ("baseline", 1.0)]
+        ("baseline", 0.5),
+        ("+ photos", 0.5),
+        ("+ shorts", 0.5),
+        ("all", 0.5),
+        ("baseline", 1.0),
+    ]
     assert rows[3]["top1"] == [30.0, 34.0] and rows[3]["mean"] == 32 and rows[3]["gain"] == 20
     assert rows[3]["spread"] == pytest.approx(np.std([30, 34], ddof=1))
-    assert "| all | 50 % | 32.0 | 2.8 | +20.0 | 30.0, 34.0 | 5.0 |" in (tmp_path / "out/table.md").read_text()
+    assert (
+        "| all | 50 % | 32.0 | 2.8 | +20.0 | 30.0, 34.0 | 5.0 |"
+        in (tmp_path / "out/table.md").read_text()
+    )
     assert "| all | 100 % |" in capsys.readouterr().out
     chart = cv2.imread(str(tmp_path / "out/table.png"))
     assert chart.shape[0] > 8 * 30 and len(np.unique(chart.reshape(-1, 3), axis=0)) > 3
-    half, whole = (load_config(next((tmp_path / "out/runs").glob(f"all-{share}-seed4-*.yaml"))) for share in ("0.5", "1"))
-    assert half.train.epochs == pytest.approx(2 * whole.train.epochs) and half.seed == 4  # as many steps
+    half, whole = (
+        load_config(next((tmp_path / "out/runs").glob(f"all-{share}-seed4-*.yaml")))
+        for share in ("0.5", "1")
+    )
+    # as many steps
+    assert half.train.epochs == pytest.approx(2 * whole.train.epochs) and half.seed == 4
     done = len(faked)
     assert cli.main(command) == 0 and len(faked) == done
-    assert cli.main([*command, "optimizer.lr=0.5"]) == 0 and len(faked) == 2 * done  # other settings, other runs
+    # other settings, other runs
+    assert cli.main([*command, "optimizer.lr=0.5"]) == 0 and len(faked) == 2 * done
     folders = [load_config(path).run_dir for path in (tmp_path / "out/runs").glob("*.yaml")]
     assert len(set(folders)) == len(folders) == 32
 
 
-@pytest.mark.parametrize("options, told", [
-    (["--fractions", "0"], "--fractions: expected shares above 0 and at most 1, each once, got [0.0]."),
-    (["--ranks", "0"], "--ranks: expected 1 or more, got 0."),
-    ([], "evaluation.source: expected labelled data to compare on, got nothing."),
-])
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        (
+            ["--fractions", "0"],
+            "--fractions: expected shares above 0 and at most 1, each once, got [0.0].",
+        ),
+        (["--ranks", "0"], "--ranks: expected 1 or more, got 0."),
+        ([], "evaluation.source: expected labelled data to compare on, got nothing."),
+    ],
+)
 def test_mistakes_are_told_before_anything_runs(tmp_path, faked, capsys, options, told):
-    (tmp_path / "c.yaml").write_text("sources: {a: {kind: video}, b: {kind: image}}\ntrain: {steps: 2}\n")
-    assert cli.main(["ablate", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "out"), *options]) == 2
+    (tmp_path / "c.yaml").write_text(
+        "sources: {a: {kind: video}, b: {kind: image}}\ntrain: {steps: 2}\n"
+    )
+    assert (
+        cli.main(
+            [
+                "ablate",
+                "--config",
+                str(tmp_path / "c.yaml"),
+                "--out",
+                str(tmp_path / "out"),
+                *options,
+            ]
+        )
+        == 2
+    )
     assert told in capsys.readouterr().err and not faked

@@ -1,4 +1,6 @@
-"""Films of a few bytes that claim much: refused by the gate's own look at their boxes, before FFmpeg opens them."""
+"""Films of a few bytes that claim much: refused by the gate's own look at their boxes, before
+FFmpeg opens them.
+"""
 
 import resource
 import struct
@@ -7,8 +9,8 @@ import zlib
 
 import av
 import pytest
-from conftest import media_of
 
+from conftest import media_of
 from omnidali.bench.media import write_video
 from omnidali.catalog import boxes, probe
 from omnidali.catalog.boxes import OVERLAP, check_boxes, check_compression
@@ -31,7 +33,7 @@ def edited(data, edit):
     parts, place = [], 0
     while place + 8 <= len(data):
         size, name = struct.unpack_from(">I4s", data, place)
-        content = data[place + 8:place + size]
+        content = data[place + 8 : place + size]
         if name in CONTAINERS:
             content = edited(content, edit)
         new = edit(name, content)
@@ -52,7 +54,10 @@ def compressed(content, free=0, claim=None):
     """A header that is compressed, with so many bytes of nothing."""
     inflated = box(b"moov", content) + box(b"free", bytes(free))
     packed = zlib.compress(inflated, 9)
-    return box(b"moov", box(b"cmov", box(b"dcom", b"zlib"), box(b"cmvd", numbers(claim or len(inflated)), packed)))
+    return box(
+        b"moov",
+        box(b"cmov", box(b"dcom", b"zlib"), box(b"cmvd", numbers(claim or len(inflated)), packed)),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +71,12 @@ def film(tmp_path_factory):
 def in_fragments(tmp_path_factory, film):
     folder = tmp_path_factory.mktemp("fragments")
     (folder / "a.mp4").write_bytes(film)
-    with av.open(str(folder / "a.mp4")) as old, \
-            av.open(str(folder / "b.mp4"), "w", options={"movflags": "frag_keyframe+empty_moov"}) as new:
+    with (
+        av.open(str(folder / "a.mp4")) as old,
+        av.open(
+            str(folder / "b.mp4"), "w", options={"movflags": "frag_keyframe+empty_moov"}
+        ) as new,
+    ):
         stream = new.add_stream_from_template(old.streams.video[0])
         for packet in old.demux(old.streams.video[0]):
             if packet.size:
@@ -78,23 +87,50 @@ def in_fragments(tmp_path_factory, film):
 
 def hidden(data, name):
     """The film with its compressed header in a box of another name, where FFmpeg finds it, too."""
-    return edited(data, lambda found, content: box(b"moov", box(b"trak", box(
-        name, compressed(content, 1000)[8:]))) if found == b"moov" else None)
+    return edited(
+        data,
+        lambda found, content: (
+            box(b"moov", box(b"trak", box(name, compressed(content, 1000)[8:])))
+            if found == b"moov"
+            else None
+        ),
+    )
 
 
 FRAGMENT = [box(b"mfhd", bytes(8)), box(b"tfhd", numbers(0x20038, 1, 512, 10, 0))]
 HOSTILE = {
-    "compressed": (lambda film: edited(film, lambda name, content: compressed(content, 1 << 26)
-                                       if name == b"moov" else None), "a compressed header"),
-    "compressed, small": (lambda film: edited(film, lambda name, content: compressed(content)
-                                              if name == b"moov" else None), "a compressed header"),
-    "compressed, at the end of a read": (lambda film: edited(film, lambda name, content: box(
-        b"free", bytes((1 << 18) - 100)) + compressed(content) if name == b"moov" else None), "a compressed header"),
+    "compressed": (
+        lambda film: edited(
+            film, lambda name, content: compressed(content, 1 << 26) if name == b"moov" else None
+        ),
+        "a compressed header",
+    ),
+    "compressed, small": (
+        lambda film: edited(
+            film, lambda name, content: compressed(content) if name == b"moov" else None
+        ),
+        "a compressed header",
+    ),
+    "compressed, at the end of a read": (
+        lambda film: edited(
+            film,
+            lambda name, content: (
+                box(b"free", bytes((1 << 18) - 100)) + compressed(content)
+                if name == b"moov"
+                else None
+            ),
+        ),
+        "a compressed header",
+    ),
     "compressed, in a track": (lambda film: hidden(film, b"mdia"), "a compressed header"),
-    "frames of one size": (lambda film: edited(film, replacing(b"stsz", numbers(0, 10, 1 << 31))),
-                           f"more than {MAX_VIDEO_FRAMES:,} frames"),
-    "frames for which there is no room": (lambda film: edited(film, replacing(b"stsz", numbers(0, 10, 1 << 20))),
-                                          "claims 1,048,576 samples"),
+    "frames of one size": (
+        lambda film: edited(film, replacing(b"stsz", numbers(0, 10, 1 << 31))),
+        f"more than {MAX_VIDEO_FRAMES:,} frames",
+    ),
+    "frames for which there is no room": (
+        lambda film: edited(film, replacing(b"stsz", numbers(0, 10, 1 << 20))),
+        "claims 1,048,576 samples",
+    ),
 }
 
 
@@ -106,7 +142,10 @@ def test_claims_are_refused_before_ffmpeg_opens_the_file(tmp_path, monkeypatch, 
     begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(Refused, match=told):
         probe_video(FileSpan(str(path)))
-    assert time.monotonic() - begun < 2 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10
+    assert (
+        time.monotonic() - begun < 2
+        and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10
+    )
 
 
 def test_fragments_that_claim_more_than_there_is(tmp_path, in_fragments):
@@ -114,8 +153,14 @@ def test_fragments_that_claim_more_than_there_is(tmp_path, in_fragments):
     path.write_bytes(in_fragments)
     assert probe_video(FileSpan(str(path))).frames == 12
     for truns in ([1 << 26], [1000] * 2000):
-        path.write_bytes(in_fragments + box(b"moof", FRAGMENT[0], box(
-            b"traf", FRAGMENT[1], *(box(b"trun", numbers(0, count)) for count in truns))))
+        path.write_bytes(
+            in_fragments
+            + box(
+                b"moof",
+                FRAGMENT[0],
+                box(b"traf", FRAGMENT[1], *(box(b"trun", numbers(0, count)) for count in truns)),
+            )
+        )
         with pytest.raises(Refused, match="its fragments claim more samples than its"):
             probe_video(FileSpan(str(path)))
 
@@ -156,28 +201,49 @@ def test_no_split_of_the_reads_hides_a_compressed_header(tmp_path):
 
 
 def test_audio_in_chunks_may_have_any_number_of_samples(tmp_path):
-    """An hour of PCM has 172 million samples of one size, of which FFmpeg makes a few thousand packets."""
-    sound = box(b"mdia", box(b"hdlr", bytes(8), b"soun"), box(b"minf", box(
-        b"stbl", box(b"stts", numbers(0, 1, 172_800_000, 1)), box(b"stsz", numbers(0, 4, 172_800_000)))))
+    """An hour of PCM has 172 million samples of one size, of which FFmpeg makes a few thousand
+    packets.
+    """
+    sound = box(
+        b"mdia",
+        box(b"hdlr", bytes(8), b"soun"),
+        box(
+            b"minf",
+            box(
+                b"stbl",
+                box(b"stts", numbers(0, 1, 172_800_000, 1)),
+                box(b"stsz", numbers(0, 4, 172_800_000)),
+            ),
+        ),
+    )
     data = box(b"moov", box(b"trak", sound))
-    check_boxes(lambda offset, count: data[offset:offset + count], len(data))
+    check_boxes(lambda offset, count: data[offset : offset + count], len(data))
     data = data.replace(numbers(172_800_000, 1), numbers(172_800_000, 2))
     with pytest.raises(Refused, match="claims 172,800,000 samples"):
-        check_boxes(lambda offset, count: data[offset:offset + count], len(data))
+        check_boxes(lambda offset, count: data[offset : offset + count], len(data))
 
 
-@pytest.mark.parametrize("data", [
-    numbers(0, 1) * 9, b"\0\0\0\x08free" * 100_000, b"\0\0\0\x01free" + b"\xff" * 8, b"\0\0\0\x02moov" * 9, b"\0\0\0",
-    struct.pack(">I4s", 1 << 31, b"moov") * 3000, struct.pack(">I4s", 0, b"trak") * 3000,
-    box(b"moov", b"\0\0\0\x08free" * 100_000), box(b"moov", box(b"trak") * 100_000),
-    box(b"moov", box(b"stsz"), box(b"stts", b"\0"), box(b"hdlr")),
-])
+@pytest.mark.parametrize(
+    "data",
+    [
+        numbers(0, 1) * 9,
+        b"\0\0\0\x08free" * 100_000,
+        b"\0\0\0\x01free" + b"\xff" * 8,
+        b"\0\0\0\x02moov" * 9,
+        b"\0\0\0",
+        struct.pack(">I4s", 1 << 31, b"moov") * 3000,
+        struct.pack(">I4s", 0, b"trak") * 3000,
+        box(b"moov", b"\0\0\0\x08free" * 100_000),
+        box(b"moov", box(b"trak") * 100_000),
+        box(b"moov", box(b"stsz"), box(b"stts", b"\0"), box(b"hdlr")),
+    ],
+)
 def test_boxes_without_sense_end_the_walk(data):
     read = []
 
     def at(offset, count):
         read.append(count)
-        return data[offset:offset + count]
+        return data[offset : offset + count]
 
     try:
         check_boxes(at, len(data), with_fragments=True)

@@ -1,4 +1,6 @@
-"""One command behind the other: what dedup took out stays out, and long videos stay in the pieces of the first one."""
+"""One command behind the other: what dedup took out stays out, and long videos stay in the pieces
+of the first one.
+"""
 
 import csv
 import json
@@ -42,7 +44,9 @@ QUICK = {"width": 64, "height": 48, "rate": 12, "gop": 8, "options": {"preset": 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """A long video in parts, two of which are copies of validation items, one shown and one not, and a whole one."""
+    """A long video in parts, two of which are copies of validation items, one shown and one not,
+    and a whole one.
+    """
     root = tmp_path_factory.mktemp("chain")
     for n in range(2):
         write_video(root / f"val/{n}.mp4", n, frames=24, **QUICK)
@@ -52,13 +56,16 @@ def world(tmp_path_factory) -> Path:
     shutil.copy(root / "val/1.mp4", root / "long/a/part_1.mp4")
     shutil.copy(root / "val/0.mp4", root / "long/a/part_3.mp4")
     write_video(root / "long/v.mp4", 80, frames=120, **QUICK)  # 10 s
-    (root / "parts.json").write_text(json.dumps([
-        {"video_dir": "a", "label": 1, "num_clips": 5, "positive_clip_inds": [0, 1]}]))
+    (root / "parts.json").write_text(
+        json.dumps([{"video_dir": "a", "label": 1, "num_clips": 5, "positive_clip_inds": [0, 1]}])
+    )
     (root / "whole.txt").write_text("v.mp4 1\n")
     (root / "target.txt").write_text("0.mp4 0\n1.mp4 1\n")
     (root / "names.txt").write_text("x\ny\n")
     (root / "config.yaml").write_text(f"data_root: {root}\nrun_dir: {root}/run\n{CONFIG}")
-    torch.save({"state_dict": TSN(18, 2, 0.0).state_dict(), "classes": ["x", "y"]}, root / "teacher.pt")
+    torch.save(
+        {"state_dict": TSN(18, 2, 0.0).state_dict(), "classes": ["x", "y"]}, root / "teacher.pt"
+    )
     return root
 
 
@@ -79,63 +86,139 @@ def drawn(config) -> dict[str, set[str]]:
     """The files that a training plans, by the policy for pieces of long videos."""
     found = {}
     for policy in ("positive", "one_positive_rest_negative", "all"):
-        made = load_config(config, [f"sources.parts.pieces={policy}", f"catalog={config.parent}/{policy}.sqlite"])
+        made = load_config(
+            config, [f"sources.parts.pieces={policy}", f"catalog={config.parent}/{policy}.sqlite"]
+        )
         data = open_data(made)
         plan, table = make_plan(made, data), data.tables[1]
         pieces = np.concatenate([plan(step)[1].pieces.ravel() for step in range(60)])
-        found[policy] = {Path(table.media(record).path).name for record in table.records[pieces].tolist()}
+        found[policy] = {
+            Path(table.media(record).path).name for record in table.records[pieces].tolist()
+        }
     return found
 
 
 def test_what_dedup_took_out_no_filter_brings_back_and_no_training_draws(world, unique, tmp_path):
     assert json.loads((unique / "lists/parts.json").read_text()) == [
-        {"video_dir": "a", "label": 1, "num_clips": 5, "positive_clip_inds": [0], "removed_clip_inds": [1, 3]}]
+        {
+            "video_dir": "a",
+            "label": 1,
+            "num_clips": 5,
+            "positive_clip_inds": [0],
+            "removed_clip_inds": [1, 3],
+        }
+    ]
     assert drawn(unique / "config.yaml") == {
-        "positive": {"part_0.mp4"}, "one_positive_rest_negative": {"part_0.mp4", "part_2.mp4", "part_4.mp4"},
-        "all": {"part_0.mp4", "part_2.mp4", "part_4.mp4"}}
-    assert run(world, "filter", unique / "config.yaml", tmp_path / "clean", "--threshold", "0.0001") == 0
+        "positive": {"part_0.mp4"},
+        "one_positive_rest_negative": {"part_0.mp4", "part_2.mp4", "part_4.mp4"},
+        "all": {"part_0.mp4", "part_2.mp4", "part_4.mp4"},
+    }
+    assert (
+        run(world, "filter", unique / "config.yaml", tmp_path / "clean", "--threshold", "0.0001")
+        == 0
+    )
     assert json.loads((tmp_path / "clean/parts.json").read_text()) == [
-        {"video_dir": "a", "label": 1, "num_clips": 5, "positive_clip_inds": [0, 2, 4], "removed_clip_inds": [1, 3]}]
-    assert set.union(*drawn(tmp_path / "clean/config.yaml").values()) == {"part_0.mp4", "part_2.mp4", "part_4.mp4"}
-    assert run(world, "dedup", tmp_path / "clean/config.yaml", tmp_path / "again", "--sources", "parts") == 0
-    assert (tmp_path / "again/lists/parts.json").read_text() == (tmp_path / "clean/parts.json").read_text()
+        {
+            "video_dir": "a",
+            "label": 1,
+            "num_clips": 5,
+            "positive_clip_inds": [0, 2, 4],
+            "removed_clip_inds": [1, 3],
+        }
+    ]
+    assert set.union(*drawn(tmp_path / "clean/config.yaml").values()) == {
+        "part_0.mp4",
+        "part_2.mp4",
+        "part_4.mp4",
+    }
+    assert (
+        run(
+            world, "dedup", tmp_path / "clean/config.yaml", tmp_path / "again", "--sources", "parts"
+        )
+        == 0
+    )
+    assert (tmp_path / "again/lists/parts.json").read_text() == (
+        tmp_path / "clean/parts.json"
+    ).read_text()
 
 
 def test_files_of_removed_pieces_may_be_gone(world, unique, tmp_path):
     shutil.copytree(world / "long", tmp_path / "long")
     (tmp_path / "long/a/part_1.mp4").unlink()
-    config = load_config(unique / "config.yaml", [
-        f"sources.parts.root={tmp_path}/long", "sources.parts.pieces=all", f"catalog={tmp_path}/c.sqlite"])
+    config = load_config(
+        unique / "config.yaml",
+        [
+            f"sources.parts.root={tmp_path}/long",
+            "sources.parts.pieces=all",
+            f"catalog={tmp_path}/c.sqlite",
+        ],
+    )
     data = open_data(config)
     assert data.summary[1] == "parts: 1 samples, read as parts_json (asked for), 3 files probed now"
 
 
 def test_removed_windows_are_neither_cut_nor_what_lies_between_pieces(world, tmp_path):
     """Where every window that is left shows the class, negatives come from what no list names."""
-    (tmp_path / "whole.json").write_text(json.dumps([
-        {"video_dir": "v.mp4", "label": 1, "num_clips": 4, "positive_clip_inds": [0, 2], "removed_clip_inds": [1]}]))
-    sets = ["--set", f"sources.whole.list={tmp_path}/whole.json", "sources.whole.window_seconds=2",
-            f"catalog={tmp_path}/c.sqlite"]
-    config = load_config(world / "config.yaml", [*sets[1:], "sources.whole.pieces=one_positive_rest_negative"])
+    (tmp_path / "whole.json").write_text(
+        json.dumps(
+            [
+                {
+                    "video_dir": "v.mp4",
+                    "label": 1,
+                    "num_clips": 4,
+                    "positive_clip_inds": [0, 2],
+                    "removed_clip_inds": [1],
+                }
+            ]
+        )
+    )
+    sets = [
+        "--set",
+        f"sources.whole.list={tmp_path}/whole.json",
+        "sources.whole.window_seconds=2",
+        f"catalog={tmp_path}/c.sqlite",
+    ]
+    config = load_config(
+        world / "config.yaml", [*sets[1:], "sources.whole.pieces=one_positive_rest_negative"]
+    )
     table = open_data(config).tables[2]
     assert list(zip(table.firsts.tolist(), table.frames.tolist())) == [(0, 24), (48, 24), (72, 36)]
     assert run(world, "cut", world / "config.yaml", tmp_path / "cut", "--pieces", "all", *sets) == 0
     assert sorted(path.name for path in (tmp_path / "cut/whole/v").iterdir()) == [
-        "part_0.mp4", "part_2.mp4", "part_3.mp4"]
+        "part_0.mp4",
+        "part_2.mp4",
+        "part_3.mp4",
+    ]
     assert json.loads((tmp_path / "cut/whole.json").read_text()) == [
-        {"video_dir": "v", "label": 1, "num_clips": 4, "positive_clip_inds": [0, 2], "removed_clip_inds": [1]}]
-    (tmp_path / "whole.json").write_text((tmp_path / "whole.json").read_text().replace(": 4,", ": 3,"))
+        {
+            "video_dir": "v",
+            "label": 1,
+            "num_clips": 4,
+            "positive_clip_inds": [0, 2],
+            "removed_clip_inds": [1],
+        }
+    ]
+    (tmp_path / "whole.json").write_text(
+        (tmp_path / "whole.json").read_text().replace(": 4,", ": 3,")
+    )
     sets[-1] = f"catalog={tmp_path}/d.sqlite"
-    table = open_data(load_config(world / "config.yaml", [*sets[1:], "sources.whole.pieces=all"])).tables[2]
-    assert list(zip(table.firsts.tolist(), table.frames.tolist())) == [(0, 24), (48, 36), (84, 36)]  # the last: between
+    table = open_data(
+        load_config(world / "config.yaml", [*sets[1:], "sources.whole.pieces=all"])
+    ).tables[2]
+    # the last: between
+    assert list(zip(table.firsts.tolist(), table.frames.tolist())) == [(0, 24), (48, 36), (84, 36)]
 
 
 def test_a_damaged_long_video_is_one_file_however_many_windows_it_has(world, tmp_path):
-    """With keyframes far apart nothing of what follows the damage decodes; it came after the probe, and left no trace."""
+    """With keyframes far apart nothing of what follows the damage decodes; it came after the probe,
+    and left no trace.
+    """
     for n in range(2):
         write_video(tmp_path / f"long/{n}.mp4", 80 + n, frames=12 * 60, **{**QUICK, "gop": 1000})
     (tmp_path / "whole.txt").write_text("0.mp4 0\n1.mp4 1\n")
-    source = SourceConfig(kind="untrimmed", root=f"{tmp_path}/long", list=f"{tmp_path}/whole.txt", window_seconds=2)
+    source = SourceConfig(
+        kind="untrimmed", root=f"{tmp_path}/long", list=f"{tmp_path}/whole.txt", window_seconds=2
+    )
     build_catalog(tmp_path / "c.sqlite", {"whole": source}, world, progress=False)
     path = tmp_path / "long/1.mp4"
     damaged, time = bytearray(path.read_bytes()), path.stat().st_mtime_ns
@@ -144,12 +227,32 @@ def test_a_damaged_long_video_is_one_file_however_many_windows_it_has(world, tmp
     damaged[begin:end] = bytes(end - begin)
     path.write_bytes(damaged)
     os.utime(path, ns=(time, time))
-    sets = ["--sources", "whole", "--set", f"sources.whole.root={tmp_path}/long",
-            f"sources.whole.list={tmp_path}/whole.txt", "sources.whole.window_seconds=2",
-            f"catalog={tmp_path}/c.sqlite", "loader.max_bad_in_a_row=3"]
+    sets = [
+        "--sources",
+        "whole",
+        "--set",
+        f"sources.whole.root={tmp_path}/long",
+        f"sources.whole.list={tmp_path}/whole.txt",
+        "sources.whole.window_seconds=2",
+        f"catalog={tmp_path}/c.sqlite",
+        "loader.max_bad_in_a_row=3",
+    ]
     assert run(world, "dedup", world / "config.yaml", tmp_path / "unique", *sets) == 0
-    assert (np.load(next((tmp_path / "unique/kept/whole").glob("hash*/done.npy"))) == UNREADABLE).sum() > 20
-    assert run(world, "filter", world / "config.yaml", tmp_path / "clean", "--threshold", "0.0001", *sets) == 0
+    assert (
+        np.load(next((tmp_path / "unique/kept/whole").glob("hash*/done.npy"))) == UNREADABLE
+    ).sum() > 20
+    assert (
+        run(
+            world,
+            "filter",
+            world / "config.yaml",
+            tmp_path / "clean",
+            "--threshold",
+            "0.0001",
+            *sets,
+        )
+        == 0
+    )
     with open(tmp_path / "clean/whole_dropped.csv", newline="") as file:
         unreadable = [row for row in csv.DictReader(file) if row["reason"] == "does not decode"]
     assert len(unreadable) > 40 and {row["path"] for row in unreadable} == {"1.mp4"}
@@ -160,7 +263,8 @@ def test_a_length_of_windows_is_said_to_the_first_command(world, tmp_path, capsy
     sets = ["--set", f"catalog={tmp_path}/c.sqlite"]
     assert run(world, "dedup", config, out, "--window", "1", *sets) == 0
     assert json.loads((out / "lists/whole.json").read_text()) == [
-        {"video_dir": "v.mp4", "label": 1, "num_clips": 10, "positive_clip_inds": list(range(10))}]
+        {"video_dir": "v.mp4", "label": 1, "num_clips": 10, "positive_clip_inds": list(range(10))}
+    ]
     sources = load_config(out / "config.yaml").sources
     assert (sources["whole"].window_seconds, sources["parts"].window_seconds) == (1, 10)
     capsys.readouterr()
@@ -169,37 +273,62 @@ def test_a_length_of_windows_is_said_to_the_first_command(world, tmp_path, capsy
     told = capsys.readouterr().out
     assert "whole: a 2D teacher looks at 1 frame of every piece; " in told
     assert "parts: a 2D teacher looks at 3 frames of every piece; " in told
-    assert run(world, "filter", out / "config.yaml", tmp_path / "other", "--window", "2", *filtering) == 2
-    assert "--window: expected a source of long videos whose list names them whole, got none in parts, whole. Leave" \
+    assert (
+        run(world, "filter", out / "config.yaml", tmp_path / "other", "--window", "2", *filtering)
+        == 2
+    )
+    assert (
+        "--window: expected a source of long videos whose list names them whole, got none in parts, whole. Leave"
         in capsys.readouterr().err
+    )
     assert run(world, "dedup", config, out, "--sources", "parts", "--window", "2", *sets) == 2
     assert "--window: expected" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("sets, seconds", [((), (10, 1)), (("model.name=slowonly",), (10, 5))])
 def test_the_whole_road_lets_a_2d_teacher_see_a_frame_a_second(world, sets, seconds):
-    made = in_windows(load_config(world / "config.yaml", ["sources.whole.window_seconds=5", *sets])).sources
+    made = in_windows(
+        load_config(world / "config.yaml", ["sources.whole.window_seconds=5", *sets])
+    ).sources
     assert (made["parts"].window_seconds, made["whole"].window_seconds) == seconds
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_a_folder_with_other_files_is_refused_and_stays_as_it_is(world, unique, tmp_path, capsys):
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign/report.md").write_text("of a year's work")
     command = ["--config", str(world / "config.yaml"), "--out", str(tmp_path / "foreign")]
-    for name in (["filter", "--checkpoint", str(world / "teacher.pt")], ["dedup"], ["lint"], ["preview"], ["curate"]):
+    for name in (
+        ["filter", "--checkpoint", str(world / "teacher.pt")],
+        ["dedup"],
+        ["lint"],
+        ["preview"],
+        ["curate"],
+    ):
         assert main([*name, *command]) == 2
-        assert f"an empty folder, or one of an earlier `omnidali {name[0]}` of {world}/config.yaml, got other files in" \
+        assert (
+            f"an empty folder, or one of an earlier `omnidali {name[0]}` of {world}/config.yaml, got other files in"
             in capsys.readouterr().err
+        )
     assert contents(tmp_path / "foreign") == {"report.md": b"of a year's work"}
     before = contents(unique)
     assert run(world, "filter", world / "config.yaml", unique) == 2
-    assert f"got what `omnidali dedup` made of {world}/config.yaml in {unique}" in capsys.readouterr().err
+    assert (
+        f"got what `omnidali dedup` made of {world}/config.yaml in {unique}"
+        in capsys.readouterr().err
+    )
     assert contents(unique) == before
-    assert run(world, "filter", world / "config.yaml", world / "long/results", "--sources", "whole") == 2
+    assert (
+        run(world, "filter", world / "config.yaml", world / "long/results", "--sources", "whole")
+        == 2
+    )
     assert "--out: expected a folder outside of sources.parts, " in capsys.readouterr().err
 
 

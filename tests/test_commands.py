@@ -1,7 +1,6 @@
 """The command line, the numbers in generated media, and what README shows."""
 
 import itertools
-import json
 import re
 from pathlib import Path
 
@@ -21,11 +20,13 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("file, frame, size", [(0, 0, (340, 256)), (1234, 299, (96, 64)), (2**BITS - 1, 1365, (64, 96))])
+@pytest.mark.parametrize(
+    "file, frame, size", [(0, 0, (340, 256)), (1234, 299, (96, 64)), (2**BITS - 1, 1365, (64, 96))]
+)
 def test_painted_numbers_are_read_back(file, frame, size):
     shown, short = picture(file, frame, *size), min(size)
     top, left = (size[1] - short) // 2, (size[0] - short) // 2
-    assert read_numbers(shown[top:top + short, left:left + short]) == (file, frame)
+    assert read_numbers(shown[top : top + short, left : left + short]) == (file, frame)
 
 
 def test_demo_refuses_foreign_folders(tmp_path, capsys):
@@ -40,7 +41,10 @@ def test_demo_from_start_to_end(tmp_path, capfd):
     row = run_demo(tmp_path, seed=5, overrides=["train.steps=4", "evaluation.test.num_clips=2"])
     output = capfd.readouterr().out
     assert row["items"] == 96 and row["num_clips"] == 2
-    assert "tensorboard --logdir" in output and "% on 96 held-out videos of 8 classes (chance 12.5 %)" in output
+    assert (
+        "tensorboard --logdir" in output
+        and "% on 96 held-out videos of 8 classes (chance 12.5 %)" in output
+    )
     assert (tmp_path / "run-5" / "pictures" / "step4-confusion.png").exists()
 
 
@@ -55,9 +59,11 @@ class Enough(Exception):
 def test_readme_loop_runs(monkeypatch, media_root, tmp_path):
     code, _ = blocks("python")
     assert len(code.strip().splitlines()) == 6
-    (tmp_path / "c.yaml").write_text("sources:\n  clips: {kind: video, root: clips, list: clips.txt}\n"
-                                     "  photos: {kind: image, root: photos, list: photos.txt}\n"
-                                     "clip: {num_clips: 2, size: 32}\ntrain: {batch: 4, steps: 3}\n")
+    (tmp_path / "c.yaml").write_text(
+        "sources:\n  clips: {kind: video, root: clips, list: clips.txt}\n"
+        "  photos: {kind: image, root: photos, list: photos.txt}\n"
+        "clip: {num_clips: 2, size: 32}\ntrain: {batch: 4, steps: 3}\n"
+    )
     config = load_config(tmp_path / "c.yaml", [f"data_root={media_root}", f"run_dir={tmp_path}"])
     monkeypatch.setattr(omnidali, "load_config", lambda path: config, raising=False)
     network, calls = omnidali.build_model(config.model, 4, 1), []
@@ -75,7 +81,9 @@ def test_readme_loop_runs(monkeypatch, media_root, tmp_path):
 
 def test_readme_reads_frames(tmp_path, monkeypatch):
     _, code = blocks("python")
-    write_video(tmp_path / "video.avi", 7, frames=12, width=112, height=80, codec="mpeg4", b_frames=2)
+    write_video(
+        tmp_path / "video.avi", 7, frames=12, width=112, height=80, codec="mpeg4", b_frames=2
+    )
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(code, names)
@@ -85,7 +93,10 @@ def test_readme_reads_frames(tmp_path, monkeypatch):
 
 def test_readme_configs_are_valid(tmp_path):
     data, joint = blocks("yaml")
-    for text, names in ((data, ["target", "photos", "shards", "folders", "long"]), (joint, ["target", "web"])):
+    for text, names in (
+        (data, ["target", "photos", "shards", "folders", "long"]),
+        (joint, ["target", "web"]),
+    ):
         (tmp_path / "c.yaml").write_text(text)
         assert list(load_config(tmp_path / "c.yaml").sources) == names
     assert yaml.safe_load(data)["classes"] == "classes.txt"
@@ -97,7 +108,9 @@ def test_readme_names_every_recipe():
     for pattern in re.findall(r"`([\w/{},.]+\.yaml)`", rows):
         parts = [part.split(",") for part in re.split(r"[{}]", pattern)]
         named |= {"".join(choice) for choice in itertools.product(*parts)}
-    shipped = {str(path.relative_to(ROOT / "configs")) for path in (ROOT / "configs").rglob("*.yaml")}
+    shipped = {
+        str(path.relative_to(ROOT / "configs")) for path in (ROOT / "configs").rglob("*.yaml")
+    }
     assert named == {path for path in shipped if not path.startswith(("parts", "demo", "small"))}
 
 
@@ -107,6 +120,7 @@ def test_readme_names_every_list_format():
 
 def test_readme_commands_name_things_that_exist():
     import train
+
     text = "\n".join([*blocks("bash"), train.__doc__, evaluate.__doc__])
     for path in re.findall(r"[\w/]+\.(?:py|yaml)", text):
         assert (ROOT / path).exists(), path
@@ -126,6 +140,7 @@ def test_docstring_examples():
     import doctest
     import importlib
     import pkgutil
+
     tried = 0
     for package in ("omnidali", "pipelines"):
         for module in pkgutil.walk_packages([str(ROOT / package)], f"{package}."):

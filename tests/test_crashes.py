@@ -13,14 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import free_port
-from crashing import calling
-from recorder import small_model
-from running import HELD_OUT, assert_same, no_file_may_grow, options_of, run, small_disk, step_of, weights
 
 import evaluate
 import train
-from omnidali.errors import UserError, exit_with_advice
+from conftest import free_port
+from crashing import calling
+from omnidali.errors import UserError
 from omnidali.evaluation.metrics import Accuracy
 from omnidali.ranks import Ranks
 from omnidali.settings import load_config
@@ -29,9 +27,22 @@ from omnidali.training.around import closing_behind
 from omnidali.training.checkpoint import load_checkpoint, load_newest, save_checkpoint
 from omnidali.training.run_folder import RunFolder
 from omnidali.training.run_lock import RunLock
+from recorder import small_model
+from running import (
+    HELD_OUT,
+    assert_same,
+    no_file_may_grow,
+    options_of,
+    run,
+    small_disk,
+    step_of,
+    weights,
+)
 
 PATIENCE = 300  # seconds until something hangs for sure, also on a machine that is starved
 CRASHING = Path(__file__).with_name("crashing.py")
+
+
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     for program in (train, evaluate):
@@ -39,8 +50,15 @@ def small(monkeypatch):
 
 
 def environment(rank=0, world=1, port=0, **more):
-    return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **{key: str(value) for key, value in more.items()}}
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        **{key: str(value) for key, value in more.items()},
+    }
 
 
 class Process:
@@ -50,8 +68,12 @@ class Process:
         folder.mkdir(parents=True, exist_ok=True)
         env = environment(**ranks)
         self._warm, self._log, self.folder = warm, folder / f"rank{env['RANK']}.log", folder
-        self.pid = warm.ask(folder=str(folder), arguments=[str(text) for text in arguments], log=str(self._log),
-                            environment=env)
+        self.pid = warm.ask(
+            folder=str(folder),
+            arguments=[str(text) for text in arguments],
+            log=str(self._log),
+            environment=env,
+        )
         warm.running.add(self.pid)
 
     @property
@@ -60,7 +82,9 @@ class Process:
 
     def ended(self, seconds=PATIENCE):
         """Its exit code."""
-        wait_until(lambda: state_of(self.pid) == "Z", seconds, lambda: os.kill(self.pid, signal.SIGKILL))
+        wait_until(
+            lambda: state_of(self.pid) == "Z", seconds, lambda: os.kill(self.pid, signal.SIGKILL)
+        )
         self._warm.running.discard(self.pid)
         return self._warm.ask(wait=self.pid)
 
@@ -75,8 +99,13 @@ class Warm:
 
     def __init__(self):
         self.running, self.ports = set(), contextlib.ExitStack()
-        self.server = subprocess.Popen([sys.executable, CRASHING, "serve"], text=True, stdin=subprocess.PIPE,
-                                       stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        self.server = subprocess.Popen(
+            [sys.executable, CRASHING, "serve"],
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
 
     def ask(self, **job):
         self.server.stdin.write(json.dumps(job) + "\n")
@@ -86,7 +115,10 @@ class Warm:
     def ranks(self, folder, *arguments, world=2, **more):
         """The ranks of a job without torchrun, as srun starts them."""
         port = self.ports.enter_context(free_port())
-        return [Process(self, folder, *arguments, rank=rank, world=world, port=port, **more) for rank in range(world)]
+        return [
+            Process(self, folder, *arguments, rank=rank, world=world, port=port, **more)
+            for rank in range(world)
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +139,23 @@ def torchrun(folder, *arguments, **more):
     os.sched_setaffinity(0, sorted(mine)[:2])
     try:
         with open(folder / "log", "w") as log:
-            return subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-                                     CRASHING, "train", folder, *arguments], stdout=log, stderr=log,
-                                    env={**os.environ, "OMP_NUM_THREADS": "1", **more}, start_new_session=True)
+            return subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "torch.distributed.run",
+                    "--standalone",
+                    "--nproc-per-node=2",
+                    CRASHING,
+                    "train",
+                    folder,
+                    *arguments,
+                ],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "OMP_NUM_THREADS": "1", **more},
+                start_new_session=True,
+            )
     finally:
         os.sched_setaffinity(0, mine)
 
@@ -133,7 +179,9 @@ def wait_until(what, seconds=PATIENCE, otherwise=lambda: None):
 
 @pytest.fixture(scope="module")
 def whole(warm, media_root, tmp_path_factory):
-    """Weights of the run that nobody stopped, by ranks; a rank has one thread, as that decides on the last bits."""
+    """Weights of the run that nobody stopped, by ranks; a rank has one thread, as that decides on
+    the last bits.
+    """
     found = {}
     for world in (1, 2):
         folder = tmp_path_factory.mktemp(f"whole{world}")
@@ -145,12 +193,22 @@ def whole(warm, media_root, tmp_path_factory):
 
 # --- checkpoints
 
-STAGES = {"save": 2, "fsync 1": 2, "link 1": 2, "replace 1": 2, "replace 2": 2, "fsync 2": 3, "nothing": 3}
+STAGES = {
+    "save": 2,
+    "fsync 1": 2,
+    "link 1": 2,
+    "replace 1": 2,
+    "replace 2": 2,
+    "fsync 2": 3,
+    "nothing": 3,
+}
 
 
 def test_a_kill_at_any_moment_of_saving_leaves_a_good_checkpoint(warm, tmp_path):
     for process in [Process(warm, tmp_path / stage, "save", stage) for stage in STAGES]:
-        assert process.ended() == (0 if process.folder.name == "nothing" else -signal.SIGKILL), process.said
+        assert process.ended() == (0 if process.folder.name == "nothing" else -signal.SIGKILL), (
+            process.said
+        )
     for stage, step in STAGES.items():
         assert load_newest(tmp_path / stage)[1]["loader"]["step"] == step, stage
         assert load_checkpoint(tmp_path / stage / "previous.pt")["loader"]["step"] in (1, 2)
@@ -159,19 +217,25 @@ def test_a_kill_at_any_moment_of_saving_leaves_a_good_checkpoint(warm, tmp_path)
 
 def test_without_hard_links_the_old_file_moves(tmp_path, monkeypatch):
     state = {"state_dict": {"w": torch.zeros(3)}, "loader": {"step": 1}}
-    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(1, "Operation not permitted")))
+    monkeypatch.setattr(
+        os, "link", lambda *_: (_ for _ in ()).throw(OSError(1, "Operation not permitted"))
+    )
     for step in (1, 2):
         state["loader"]["step"] = step
         save_checkpoint(tmp_path / "last.pt", state, tmp_path / "previous.pt")
     (tmp_path / "last.pt").unlink()  # a crash between the two renames
     path, state, told = load_newest(tmp_path)
-    assert state["loader"]["step"] == 1 and told == f"last.pt is missing: going on from {path}, after step 1"
+    assert (
+        state["loader"]["step"] == 1
+        and told == f"last.pt is missing: going on from {path}, after step 1"
+    )
 
 
 def damage(path, how):
     data = bytearray(path.read_bytes())
     if how == "flipped":
-        for place in range(len(data) // 2, len(data) // 2 + 400, 40):  # in a tensor, which torch.load takes as it is
+        # in a tensor, which torch.load takes as it is
+        for place in range(len(data) // 2, len(data) // 2 + 400, 40):
             data[place] ^= 1  # one place alone may be padding
     path.write_bytes({"flipped": data, "truncated": data[:-100], "empty": b""}[how])
 
@@ -179,18 +243,26 @@ def damage(path, how):
 @pytest.mark.parametrize("how", ["flipped", "truncated", "empty"])
 def test_damaged_checkpoints_are_passed_over(tmp_path, how):
     for name, step in (("last.pt", 30), ("previous.pt", 20), ("step-9.pt", 9), ("step-10.pt", 10)):
-        save_checkpoint(tmp_path / "checkpoints" / name, {"state_dict": {"w": torch.zeros(9000)}, "loader": {"step": step}})
+        save_checkpoint(
+            tmp_path / "checkpoints" / name,
+            {"state_dict": {"w": torch.zeros(9000)}, "loader": {"step": step}},
+        )
     for name, step in (("last.pt", 20), ("previous.pt", 10), ("step-10.pt", 9)):
         damage(tmp_path / "checkpoints" / name, how)
         path, state, told = load_newest(tmp_path / "checkpoints")
         assert state["loader"]["step"] == step
-        assert f"{name} is damaged (" in told and told.endswith(f"going on from {path}, after step {step}")
+        assert f"{name} is damaged (" in told and told.endswith(
+            f"going on from {path}, after step {step}"
+        )
         with pytest.raises(UserError, match="damaged"):
             load_checkpoint(tmp_path / "checkpoints" / name)
     damage(tmp_path / "checkpoints" / "step-9.pt", how)
     with pytest.raises(UserError) as caught:
         load_newest(tmp_path / "checkpoints")
-    assert all(f"{name} is damaged" in str(caught.value) for name in ("last.pt", "previous.pt", "step-9.pt", "step-10.pt"))
+    assert all(
+        f"{name} is damaged" in str(caught.value)
+        for name in ("last.pt", "previous.pt", "step-9.pt", "step-10.pt")
+    )
 
 
 def test_old_files_without_a_checksum_load_with_a_word(tmp_path, capsys):
@@ -208,7 +280,8 @@ def test_a_run_goes_on_behind_a_damaged_checkpoint(options, tmp_path):
     assert code == 0 and "last.pt is damaged" in out and "previous.pt, after step 8" in out
     assert_same(whole, weights(tmp_path / "run"))
     assert not list(checkpoints.glob("*.part"))
-    assert load_checkpoint(checkpoints / "previous.pt")["loader"]["step"] == 8  # the damaged one never took its place
+    # the damaged one never took its place
+    assert load_checkpoint(checkpoints / "previous.pt")["loader"]["step"] == 8
 
 
 def test_a_kill_between_two_renames_leaves_no_part(tmp_path):
@@ -224,14 +297,18 @@ def test_a_kill_between_two_renames_leaves_no_part(tmp_path):
 def test_a_folder_in_a_checkpoint_s_place_is_told_before_the_first_step(options, tmp_path, name):
     (tmp_path / "run/checkpoints" / name).mkdir(parents=True)
     code, _, err = run(*options, "auto")
-    assert code == 2 and f"{name}: expected a file, or nothing yet, got a folder. Move it away." in err
+    assert (
+        code == 2 and f"{name}: expected a file, or nothing yet, got a folder. Move it away." in err
+    )
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoints"]
 
 
 # --- full disks
 
+
 def test_a_full_disk_does_not_end_a_run(options, tmp_path):
     with small_disk(tmp_path / "run") as fill:
+
         def before(step):
             if step in (5, 11):  # the checkpoint of step 8 fails, and its retry at step 10
                 fill(step == 5)
@@ -241,24 +318,42 @@ def test_a_full_disk_does_not_end_a_run(options, tmp_path):
         assert err.count("last.pt: expected a place to write a checkpoint, got") == 1
         assert err.count("checkpoints can be written again") == 1
         assert "Free space" in err and "Traceback" not in err
-        rows = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+        rows = [
+            json.loads(line)["step"]
+            for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+        ]
         assert rows == [2, 4, 6, 8, 10, 12, 14]  # what could not be written came later
         checkpoints = tmp_path / "run" / "checkpoints"
-        assert load_checkpoint(checkpoints / "previous.pt")["loader"]["step"] == 12  # the retry that worked
+        # the retry that worked
+        assert load_checkpoint(checkpoints / "previous.pt")["loader"]["step"] == 12
         assert load_checkpoint(checkpoints / "last.pt")["loader"]["step"] == 14
 
 
 def test_only_the_last_save_ends_the_run_and_the_old_one_stays(options, tmp_path):
     run(*options, "train.steps=2")
     with no_file_may_grow() as fill:
-        code, _, err = run(*options, "train.steps=6", "train.final_save_minutes=0", "auto",
-                           wrap=calling(lambda step: fill(True)))
-    assert code == 2 and "error:\n" in err and "last.pt: expected a place to write a checkpoint" in err
+        code, _, err = run(
+            *options,
+            "train.steps=6",
+            "train.final_save_minutes=0",
+            "auto",
+            wrap=calling(lambda step: fill(True)),
+        )
+    assert (
+        code == 2 and "error:\n" in err and "last.pt: expected a place to write a checkpoint" in err
+    )
     for name in ("metrics.jsonl", "tb"):
-        assert err.count(f"run/{name}: expected a file that can be written, got File too large. Free space") == 1
+        assert (
+            err.count(
+                f"run/{name}: expected a file that can be written, got File too large. Free space"
+            )
+            == 1
+        )
     assert "Traceback" not in err
     checkpoints = tmp_path / "run" / "checkpoints"
-    assert load_checkpoint(checkpoints / "last.pt")["loader"]["step"] == 2 and not list(checkpoints.glob("*.part"))
+    assert load_checkpoint(checkpoints / "last.pt")["loader"]["step"] == 2 and not list(
+        checkpoints.glob("*.part")
+    )
 
 
 def test_what_cannot_be_written_is_tried_again_as_it_was(options, tmp_path, monkeypatch):
@@ -276,9 +371,18 @@ def test_what_cannot_be_written_is_tried_again_as_it_was(options, tmp_path, monk
     monkeypatch.setattr(checkpointer, "save_checkpoint", save)
     weights = torch.zeros(1)
     with RunFolder(load_config(options[1], options[2:]), Ranks()) as folder:
+
         def keep(step, best, *names):
             weights.fill_(step)  # in place, as an optimizer does
-            folder.checkpoints.save({"state_dict": {"w": weights}, "best": best, "owes_evaluation": False, "loader": {"step": step}}, *names)
+            folder.checkpoints.save(
+                {
+                    "state_dict": {"w": weights},
+                    "best": best,
+                    "owes_evaluation": False,
+                    "loader": {"step": step},
+                },
+                *names,
+            )
 
         keep(2, 0.5, "best.pt", "step-2.pt", "last.pt")
         assert held("last.pt") == (2.0, -1.0, True) and not folder.checkpoints.owes_save
@@ -292,10 +396,19 @@ def test_what_cannot_be_written_is_tried_again_as_it_was(options, tmp_path, monk
         keep(8, 0.6, "best.pt", "last.pt")
         assert folder.checkpoints.owes_save
         full.clear()
-        keep(10, 0.7, "best.pt", "last.pt")  # another best one takes the place of the one that waits
-        assert held("best.pt") == (10.0, 0.7, False) and held("last.pt") == (10.0, 0.7, False) and not folder.checkpoints.owes_save
+        # another best one takes the place of the one that waits
+        keep(10, 0.7, "best.pt", "last.pt")
+        assert (
+            held("best.pt") == (10.0, 0.7, False)
+            and held("last.pt") == (10.0, 0.7, False)
+            and not folder.checkpoints.owes_save
+        )
     assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {
-        "last.pt", "previous.pt", "best.pt", "step-4.pt"}
+        "last.pt",
+        "previous.pt",
+        "best.pt",
+        "step-4.pt",
+    }
 
 
 def test_a_best_one_that_could_not_be_written_is_found_again(options, tmp_path, monkeypatch):
@@ -311,14 +424,22 @@ def test_a_best_one_that_could_not_be_written_is_found_again(options, tmp_path, 
         code, _, err = run(*options, HELD_OUT, "train.steps=4")
         assert code == 2 and "best.pt: expected space, got none" in err
     checkpoints = tmp_path / "run" / "checkpoints"
-    assert load_checkpoint(checkpoints / "last.pt")["best"] == -1.0 and not (checkpoints / "best.pt").exists()
+    assert (
+        load_checkpoint(checkpoints / "last.pt")["best"] == -1.0
+        and not (checkpoints / "best.pt").exists()
+    )
     code, out, err = run(*options, HELD_OUT, "train.steps=4", "auto")
     assert code == 0 and "evaluation at step 4: top1" in out, err
     assert_same(load_checkpoint(checkpoints / "best.pt")["state_dict"], weights(tmp_path / "run"))
-    assert load_checkpoint(checkpoints / "last.pt")["best"] == load_checkpoint(checkpoints / "best.pt")["best"] >= 0
+    assert (
+        load_checkpoint(checkpoints / "last.pt")["best"]
+        == load_checkpoint(checkpoints / "best.pt")["best"]
+        >= 0
+    )
 
 
 # --- signals
+
 
 def stop_at(process, name="waits0", number=signal.SIGTERM, times=1):
     """Send a signal to a process that is held before a step, and let its job go on."""
@@ -350,15 +471,20 @@ def test_a_second_signal_ends_at_once(warm, tmp_path):
     assert state_of(process.pid) != "Z"
     os.kill(process.pid, signal.SIGTERM)
     assert process.ended() == 128 + signal.SIGTERM
-    assert process.said == ("SIGUSR1: the run ends after this step and saves; a second one ends it at once\n"
-                            "SIGTERM again: ends without saving\n")
+    assert process.said == (
+        "SIGUSR1: the run ends after this step and saves; a second one ends it at once\n"
+        "SIGTERM again: ends without saving\n"
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_an_interrupt_or_a_closed_terminal_saves(options, tmp_path, number):
-    handler = signal.signal(number, signal.default_int_handler)  # which a shell's background jobs lack
+    # which a shell's background jobs lack
+    handler = signal.signal(number, signal.default_int_handler)
     try:
-        code, out, err = run(*options, wrap=calling(lambda step: step == 3 and raise_and_wait(number)))
+        code, out, err = run(
+            *options, wrap=calling(lambda step: step == 3 and raise_and_wait(number))
+        )
         assert signal.getsignal(number) is signal.default_int_handler
     finally:
         signal.signal(number, handler)
@@ -378,8 +504,11 @@ def test_an_ignored_hangup_stays_ignored(options, tmp_path):
     """As under nohup."""
     handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        code, out, err = run(*options, "train.steps=6",
-                             wrap=calling(lambda step: step == 3 and raise_and_wait(signal.SIGHUP)))
+        code, out, err = run(
+            *options,
+            "train.steps=6",
+            wrap=calling(lambda step: step == 3 and raise_and_wait(signal.SIGHUP)),
+        )
     finally:
         signal.signal(signal.SIGHUP, handler)
     assert code == 0 and "SIGHUP" not in err + out and step_of(tmp_path / "run") == 6
@@ -401,31 +530,50 @@ def test_the_second_interrupt_ends_at_once(warm, tmp_path):
     os.kill(process.pid, signal.SIGINT)
     process.reached("heard")
     os.kill(process.pid, signal.SIGINT)
-    assert process.ended() == 128 + signal.SIGINT and process.said.endswith("SIGINT again: ends without saving\n")
+    assert process.ended() == 128 + signal.SIGINT and process.said.endswith(
+        "SIGINT again: ends without saving\n"
+    )
 
 
 def test_ranks_stop_after_the_same_step(warm, whole, options, tmp_path):
-    """A signal to one rank alone, Ctrl-C in a terminal, one to torchrun, torchrun killed: all end as a run that nobody
-    stopped. A terminal sends its signal to torchrun and the ranks, and torchrun sends it to the ranks once more."""
+    """A signal to one rank alone, Ctrl-C in a terminal, one to torchrun, torchrun killed: all end
+    as a run that nobody stopped. A terminal sends its signal to torchrun and the ranks, and
+    torchrun sends it to the ranks once more.
+    """
     folder, resume = tmp_path / "run", [*options, "--resume", "auto"]
     main, other = warm.ranks(tmp_path / "one", "train", *options, OMNIDALI_WAITS=4)
     stop_at(other, "waits1", signal.SIGUSR1)
     assert (main.ended(), other.ended()) == (0, 0), main.said + other.said
     first = step_of(folder)
-    assert f"stopped by a signal to another rank after step {first};" in main.said and 6 <= first < 13
+    assert (
+        f"stopped by a signal to another rank after step {first};" in main.said and 6 <= first < 13
+    )
 
-    for life, waits, number in ((tmp_path / "terminal", 11, signal.SIGINT), (tmp_path / "two", 15, signal.SIGTERM),
-                                (tmp_path / "three", 19, signal.SIGKILL)):
+    for life, waits, number in (
+        (tmp_path / "terminal", 11, signal.SIGINT),
+        (tmp_path / "two", 15, signal.SIGTERM),
+        (tmp_path / "three", 19, signal.SIGKILL),
+    ):
         process = torchrun(life, *resume, OMNIDALI_WAITS=str(waits))
         log = life / "log"
-        wait_until(lambda: (life / "waits0").exists() and (life / "waits1").exists() or process.poll() is not None)
+        wait_until(
+            lambda: (
+                (life / "waits0").exists()
+                and (life / "waits1").exists()
+                or process.poll() is not None
+            )
+        )
         assert process.poll() is None, log.read_text()
         (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
         wait_until(lambda: (life / "heard0").exists() and (life / "heard1").exists())
         (life / "go").touch()
-        assert process.wait(PATIENCE) == (-number if number == signal.SIGKILL else 1), log.read_text()
+        assert process.wait(PATIENCE) == (-number if number == signal.SIGKILL else 1), (
+            log.read_text()
+        )
         wait_until(lambda: (life / "code0").exists() and (life / "code1").exists())
-        assert [(life / f"code{rank}").read_text() for rank in (0, 1)] == ["0", "0"], log.read_text()
+        assert [(life / f"code{rank}").read_text() for rank in (0, 1)] == ["0", "0"], (
+            log.read_text()
+        )
         name = "SIGINT" if number == signal.SIGINT else "SIGTERM"
         assert f"stopped by {name} after step {step_of(folder)};" in log.read_text()
         assert waits < step_of(folder) < 24 and step_of(folder, "previous.pt") < step_of(folder)
@@ -441,6 +589,7 @@ def test_ranks_stop_after_the_same_step(warm, whole, options, tmp_path):
 def signal_in_first_evaluation(monkeypatch):
     """With its first batch; gives what counts the batches of all."""
     from omnidali.evaluation import forward
+
     real, batches = forward._one_clip_a_row, []
 
     def slow(*given):
@@ -460,7 +609,10 @@ def test_an_abandoned_evaluation_is_made_up_for(options, tmp_path, monkeypatch, 
     code, out, _ = run(*options, HELD_OUT, f"train.steps={steps}")
     assert code == 0 and len(batches) == 1
     assert "evaluation at step 4 abandoned" in out and "stopped by SIGTERM after step 4" in out
-    assert step_of(tmp_path / "run") == 4 and not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
+    assert (
+        step_of(tmp_path / "run") == 4
+        and not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
+    )
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     code, out, err = run(*options, HELD_OUT, f"train.steps={steps}", "auto")
     assert code == 0, err
@@ -472,8 +624,12 @@ def test_an_abandoned_evaluation_is_made_up_for(options, tmp_path, monkeypatch, 
 
 def test_an_evaluation_that_read_little_is_not_the_best(options, tmp_path, monkeypatch):
     """What cannot be read counts as wrong where evaluations are compared."""
-    rows = iter([Accuracy(1, 1, 1, *np.zeros((2, 4), int), np.zeros((4, 4), int), unreadable=4),
-                 Accuracy(5, 2, 2, *np.zeros((2, 4), int), np.zeros((4, 4), int))])
+    rows = iter(
+        [
+            Accuracy(1, 1, 1, *np.zeros((2, 4), int), np.zeros((4, 4), int), unreadable=4),
+            Accuracy(5, 2, 2, *np.zeros((2, 4), int), np.zeros((4, 4), int)),
+        ]
+    )
     monkeypatch.setattr(train, "measure", lambda *_: next(rows))
     monkeypatch.setattr(Accuracy, "mean_class", 0.0)
     assert run(*options, HELD_OUT, "train.steps=8")[0] == 0
@@ -483,11 +639,20 @@ def test_an_evaluation_that_read_little_is_not_the_best(options, tmp_path, monke
 # --- ranks that die
 
 KILLED_TEXT = "it was killed, or left without a word"
-ENDS = {"user.1": (2, 2, "sources.web: expected one, got two. Mend it."), "bug.2": (1, 1, "KeyError: 'oops'"),
-        "user.0": (2, 2, "sources.web: expected one, got two. Mend it."), "mainuser.0": (2, 2, "sources.web: expected one, got two. Mend it."), "main.0": (1, 1, "KeyError: 'oops'"),
-        "kill.0": (-9, 1, KILLED_TEXT),
-        "kill.2": (-9, 1, KILLED_TEXT), "exit.1": (3, 1, KILLED_TEXT), "stuck.1": (1, 1, "KeyError: 'oops'"),
-        "stop.0": (0, 0, ""), "stop.1": (0, 0, "")}  # a rank that is suspended for a while is not dead
+ENDS = {
+    "user.1": (2, 2, "sources.web: expected one, got two. Mend it."),
+    "bug.2": (1, 1, "KeyError: 'oops'"),
+    "user.0": (2, 2, "sources.web: expected one, got two. Mend it."),
+    "mainuser.0": (2, 2, "sources.web: expected one, got two. Mend it."),
+    "main.0": (1, 1, "KeyError: 'oops'"),
+    "kill.0": (-9, 1, KILLED_TEXT),
+    "kill.2": (-9, 1, KILLED_TEXT),
+    "exit.1": (3, 1, KILLED_TEXT),
+    "stuck.1": (1, 1, "KeyError: 'oops'"),
+    # a rank that is suspended for a while is not dead
+    "stop.0": (0, 0, ""),
+    "stop.1": (0, 0, ""),
+}
 
 
 def test_a_dead_rank_ends_the_others_with_its_error(warm, tmp_path):
@@ -506,16 +671,26 @@ def test_a_dead_rank_ends_the_others_with_its_error(warm, tmp_path):
             if rank != who and case == "mainuser.0":  # whose mistakes rank 0 tells
                 assert said == "", (case, rank, said)
             elif rank != who and told:  # one line, and no traceback of a broken connection
-                assert said.startswith(f"rank {who} ended: {text}") and said.count("\n") == 1, (case, rank, said)
+                assert said.startswith(f"rank {who} ended: {text}") and said.count("\n") == 1, (
+                    case,
+                    rank,
+                    said,
+                )
             else:
-                assert ("Traceback" in said) == (text == "KeyError: 'oops'") and (text if own in (1, 2) else "") in said
+                assert ("Traceback" in said) == (text == "KeyError: 'oops'") and (
+                    text if own in (1, 2) else ""
+                ) in said
                 assert case != "main.0" or ", in work\n" in said, said
 
 
 def test_torchrun_tells_the_killed_rank_and_no_step_is_lost(warm, whole, options, tmp_path):
     life = tmp_path / "life"
     process = torchrun(life, *options, OMNIDALI_WAITS="3")
-    wait_until(lambda: (life / "waits0").exists() and (life / "waits1").exists() or process.poll() is not None)
+    wait_until(
+        lambda: (
+            (life / "waits0").exists() and (life / "waits1").exists() or process.poll() is not None
+        )
+    )
     os.kill(int((life / "waits1").read_text()), signal.SIGKILL)
     (life / "go").touch()
     assert process.wait(60) == 1  # as promised
@@ -540,6 +715,7 @@ def test_a_main_rank_that_is_busy_saves_what_was_trained_when_another_dies(warm,
 
 
 # --- one run a folder, and errors on the way out
+
 
 def test_two_runs_in_one_folder_are_refused(warm, tmp_path):
     holder = Process(warm, tmp_path, "lock")
@@ -566,11 +742,16 @@ def test_a_run_holds_its_folder(options):
     def before(step):
         if step == 3:
             refused.append(run(*options, "auto"))
-            scored.append(evaluate.evaluate(load_config(options[1], [*options[2:], HELD_OUT]), Ranks()))
+            scored.append(
+                evaluate.evaluate(load_config(options[1], [*options[2:], HELD_OUT]), Ranks())
+            )
 
     code, _, err = run(*options, "train.steps=4", "train.checkpoint_every=2", wrap=calling(before))
     assert code == 0 and refused[0][0] == 2, err
-    assert f"a folder that no other run is writing to, got one of process {os.getpid()}" in refused[0][2]
+    assert (
+        f"a folder that no other run is writing to, got one of process {os.getpid()}"
+        in refused[0][2]
+    )
     assert scored[0]["items"] == 5  # reading beside a run is allowed
     assert run(*options, "train.steps=6", "auto")[0] == 0  # and lets it go
 
@@ -578,20 +759,30 @@ def test_a_run_holds_its_folder(options):
 def test_a_run_in_the_current_folder_is_not_overwritten(options, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     save_checkpoint(folder / "checkpoints" / "last.pt", {"state_dict": {}, "loader": {"step": 1}})
-    names = ["mine.mp4.part", "config.yaml.part", "checkpoints/last.pt.part", "checkpoints/step-9.pt.part",
-             "checkpoints/theirs.pt.part"]
+    names = [
+        "mine.mp4.part",
+        "config.yaml.part",
+        "checkpoints/last.pt.part",
+        "checkpoints/step-9.pt.part",
+        "checkpoints/theirs.pt.part",
+    ]
     for name in names:
         (folder / name).write_bytes(b"half")
     monkeypatch.chdir(folder)
     config = load_config(options[1], [*options[2:], "run_dir=."])
-    with pytest.raises(UserError, match="expected a folder without checkpoints, got a run with last.pt"):
+    with pytest.raises(
+        UserError, match="expected a folder without checkpoints, got a run with last.pt"
+    ):
         RunFolder(config, Ranks(), "none")
     assert all((folder / name).exists() for name in names)
     for resume in ("auto", "checkpoints/last.pt", ".", str(folder)):
         with RunFolder(config, Ranks(), resume) as run_folder:
             assert all((folder / name).exists() for name in names) or resume != "auto"
             run_folder.begin(config, {"loader": {"step": 1}})
-    assert [name for name in names if (folder / name).exists()] == ["mine.mp4.part", "checkpoints/theirs.pt.part"]
+    assert [name for name in names if (folder / name).exists()] == [
+        "mine.mp4.part",
+        "checkpoints/theirs.pt.part",
+    ]
 
 
 def test_closing_hides_no_error(capsys):

@@ -6,8 +6,8 @@ import sqlite3
 
 import numpy as np
 import pytest
-from conftest import InProcess
 
+from conftest import InProcess
 from omnidali import x264
 from omnidali.bench.media import write_video
 from omnidali.catalog.build import build_catalog
@@ -36,7 +36,10 @@ def small(tmp_path_factory):
 
 def digest(folder):
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def test_the_same_seed_gives_the_same_bits(small):
@@ -91,10 +94,16 @@ def test_other_seeds_give_other_items():
 def test_layout_and_lists_are_the_releases(small):
     folder, items = small
     notes = folder / "a" / "annotations"
-    assert (notes / "k8_actions.txt").read_text().splitlines() == [action.name for action in ACTIONS]
+    assert (notes / "k8_actions.txt").read_text().splitlines() == [
+        action.name for action in ACTIONS
+    ]
     union = (notes / "webimage_8/tsn_8seg_webimage_8_wodup.txt").read_text().splitlines()
     assert {line.split("/")[0] for line in union} == {"googleimage_8", "insimage_8"}
-    for name, listed in (("googleimage_8", "tsn_8seg"), ("insimage_8", "tsn_8seg"), ("insvideo_8", "slowonly_8x8")):
+    for name, listed in (
+        ("googleimage_8", "tsn_8seg"),
+        ("insimage_8", "tsn_8seg"),
+        ("insvideo_8", "slowonly_8x8"),
+    ):
         every = set((notes / name / f"{name}.txt").read_text().splitlines())
         kept = set((notes / name / f"{listed}_{name}.txt").read_text().splitlines())
         without = set((notes / name / f"{listed}_{name}_wodup.txt").read_text().splitlines())
@@ -110,16 +119,30 @@ def test_layout_and_lists_are_the_releases(small):
 
 def test_every_file_is_usable_and_codecs_are_mixed(small):
     folder, items = small
-    sources = {name: SourceConfig(kind=kind, root=name, list=f"annotations/{listing}") for name, kind, listing in (
-        ("kinetics_8_train", "video", "kinetics_8/k8_train.txt"), ("kinetics_8_val", "video", "kinetics_8/k8_val.txt"),
-        ("insvideo_8", "video", "insvideo_8/insvideo_8.txt"), ("insimage_8", "image", "insimage_8/insimage_8.txt"),
-        ("googleimage_8", "image", "googleimage_8/googleimage_8.txt"))}
+    sources = {
+        name: SourceConfig(kind=kind, root=name, list=f"annotations/{listing}")
+        for name, kind, listing in (
+            ("kinetics_8_train", "video", "kinetics_8/k8_train.txt"),
+            ("kinetics_8_val", "video", "kinetics_8/k8_val.txt"),
+            ("insvideo_8", "video", "insvideo_8/insvideo_8.txt"),
+            ("insimage_8", "image", "insimage_8/insimage_8.txt"),
+            ("googleimage_8", "image", "googleimage_8/googleimage_8.txt"),
+        )
+    }
     summaries = build_catalog(folder / "catalog.sqlite", sources, folder / "a", progress=False)
     assert all(not summary.refused for summary in summaries)
     db = sqlite3.connect(folder / "catalog.sqlite")
     assert len({row for row in db.execute("SELECT DISTINCT width, height FROM media")}) > 20
-    assert len({row for row in db.execute("SELECT DISTINCT frame_rate FROM media WHERE frame_rate > 0")}) > 3
-    codecs = {codec for codec, in db.execute("SELECT DISTINCT codec FROM media")}
+    assert (
+        len(
+            {
+                row
+                for row in db.execute("SELECT DISTINCT frame_rate FROM media WHERE frame_rate > 0")
+            }
+        )
+        > 3
+    )
+    codecs = {codec for (codec,) in db.execute("SELECT DISTINCT codec FROM media")}
     assert codecs == {"h264", "hevc", "vp9", "jpeg"}
 
 

@@ -13,11 +13,20 @@ import av
 import numpy as np
 import pytest
 import torch
-from conftest import hurry, media_of
-from outages import KINDS, Outage, dali_refuses, make_source
 
+from conftest import hurry, media_of
 from omnidali.bench import odd
-from omnidali.bench.faults import BASES, EXACT, FAILS, FAULTS, REFUSED, REPLACED, UNSURE, hang, let_go
+from omnidali.bench.faults import (
+    BASES,
+    EXACT,
+    FAILS,
+    FAULTS,
+    REFUSED,
+    REPLACED,
+    UNSURE,
+    hang,
+    let_go,
+)
 from omnidali.bench.media import read_numbers
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.gate import Refused
@@ -37,6 +46,7 @@ from omnidali.loading.faults import Limits
 from omnidali.loading.fusion import FusionIterator
 from omnidali.loading.quarantine import Quarantine
 from omnidali.planning.plan import TrainPlan
+from outages import KINDS, Outage, dali_refuses, make_source
 from pipelines.feeds import MEAN, STD
 
 SIDE = 64
@@ -65,7 +75,9 @@ def probed(tmp_path_factory):
 
 
 def decoded(media, kind):
-    """What the pictures of a file show, (file, frame) each, and how many neighbours stand for others."""
+    """What the pictures of a file show, (file, frame) each, and how many neighbours stand for
+    others.
+    """
     side = min(media.height, media.width)
     top, left = (media.height - side) // 2, (media.width - side) // 2
     boxes = np.array([[top, left, top + side, left + side]])
@@ -101,7 +113,10 @@ def test_at_the_probe(probed, name):
     if fault.before == EXACT:
         assert shown == wanted and replaced == 0
     elif fault.before == REPLACED:
-        assert replaced == len(shown) - len(dict.fromkeys(shown)) > 0 and list(dict.fromkeys(shown)) == wanted
+        assert (
+            replaced == len(shown) - len(dict.fromkeys(shown)) > 0
+            and list(dict.fromkeys(shown)) == wanted
+        )
 
 
 STEPS, FILES = 3, 8  # files of each source, in two classes
@@ -113,19 +128,31 @@ MODES = {"cpu": tuple(BASES), "dali": ("webm", "jpg")}
 
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory):
-    """A source of every kind of file: its table, and for every decoder what a loader gives while nothing is wrong."""
+    """A source of every kind of file: its table, and for every decoder what a loader gives while
+    nothing is wrong.
+    """
     root, sources = tmp_path_factory.mktemp("healthy"), {}
     for place, (base, make) in enumerate(BASES.items()):
         (root / base).mkdir()
-        names = [f"{number}.{base[:4].strip()}" for number in range(100 * place, 100 * place + FILES)]
+        names = [
+            f"{number}.{base[:4].strip()}" for number in range(100 * place, 100 * place + FILES)
+        ]
         for name in names:
             make(root / base / name, int(name.partition(".")[0]))
-        (root / f"{base}.txt").write_text("".join(f"{name} {number % 2}\n" for number, name in enumerate(names)))
-        sources[base] = SourceConfig(kind="image" if base == "jpg" else "video", root=base, list=f"{base}.txt")
+        (root / f"{base}.txt").write_text(
+            "".join(f"{name} {number % 2}\n" for number, name in enumerate(names))
+        )
+        sources[base] = SourceConfig(
+            kind="image" if base == "jpg" else "video", root=base, list=f"{base}.txt"
+        )
     build_catalog(root / "catalog.sqlite", sources, root, progress=False)
     reader = CatalogReader(root / "catalog.sqlite")
     tables = {base: reader.table(base) for base in sources}
-    return {(base, decode): Healthy(tables, sources, base, decode) for decode, bases in MODES.items() for base in bases}
+    return {
+        (base, decode): Healthy(tables, sources, base, decode)
+        for decode, bases in MODES.items()
+        for base in bases
+    }
 
 
 class Healthy:
@@ -133,24 +160,38 @@ class Healthy:
 
     def __init__(self, tables, sources, base, decode):
         pair = (base, "webm" if base == "jpg" else "jpg")
-        self.sources = [replace(sources[name], decode=decode, weight=weight) for name, weight in zip(pair, (3, 1))]
+        self.sources = [
+            replace(sources[name], decode=decode, weight=weight)
+            for name, weight in zip(pair, (3, 1))
+        ]
         self.plan = TrainPlan([tables[name] for name in pair], self.sources, CLIP, 8, seed=3)
         self.slots, self.clips = {}, {}
         self.path = self.plan.tables[0].media(self.plan.tables[0].records[VICTIM]).path
         for step in range(STEPS):
             for samples in self.plan(step):
-                self.slots.update({int(slot): (samples, place) for place, slot in enumerate(samples.slots)})
+                self.slots.update(
+                    {int(slot): (samples, place) for place, slot in enumerate(samples.slots)}
+                )
         self.clips, *_ = self.load(Quarantine())
 
     def load(self, quarantine):
         """(pixels by slot, batches, figures) of a loader's run."""
         limits = Limits(max_bad_ratio=1.0, max_bad_in_a_row=1000, hang_seconds=30.0)
-        with FusionIterator(self.plan, self.sources, end=STEPS, threads=2, limits=limits,
-                            quarantine=quarantine) as loader:
+        with FusionIterator(
+            self.plan, self.sources, end=STEPS, threads=2, limits=limits, quarantine=quarantine
+        ) as loader:
             batches = list(loader)
             figures = loader.stats()
-        return {int(slot): clip for batch in batches for group in batch.groups
-                for slot, clip in zip(group.slot, group.clips.clone())}, batches, figures
+        return (
+            {
+                int(slot): clip
+                for batch in batches
+                for group in batch.groups
+                for slot, clip in zip(group.slot, group.clips.clone())
+            },
+            batches,
+            figures,
+        )
 
 
 @contextmanager
@@ -170,28 +211,54 @@ def damaged(path, fault, number):
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-@pytest.mark.parametrize("decode, name", [(decode, name) for decode, bases in MODES.items()
-                                          for name, fault in FAULTS.items() if fault.base in bases])
+@pytest.mark.parametrize(
+    "decode, name",
+    [
+        (decode, name)
+        for decode, bases in MODES.items()
+        for name, fault in FAULTS.items()
+        if fault.base in bases
+    ],
+)
 def test_behind_the_probe(healthy, tmp_path, monkeypatch, decode, name):
     fault = FAULTS[name]
     whole = healthy[fault.base, decode]
-    plan, table, number = whole.plan, whole.plan.tables[0], int(Path(whole.path).name.partition(".")[0])
+    plan, table, number = (
+        whole.plan,
+        whole.plan.tables[0],
+        int(Path(whole.path).name.partition(".")[0]),
+    )
     if fault.apply is hang:
         hurry(monkeypatch, [whole.path], 60)
     with damaged(Path(whole.path), fault, number):
         clips, batches, figures = whole.load(Quarantine(tmp_path / "quarantine.jsonl"))
     assert [len(batch) for batch in batches] == [8] * STEPS and clips.keys() == whole.slots.keys()
-    came = {int(slot): (samples, place) for batch in batches for samples in batch.samples
-            for place, slot in enumerate(samples.slots)}
-    hit = [slot for slot, (samples, place) in whole.slots.items()
-           if samples.source == 0 and samples.rows[place] == VICTIM]
+    came = {
+        int(slot): (samples, place)
+        for batch in batches
+        for samples in batch.samples
+        for place, slot in enumerate(samples.slots)
+    }
+    hit = [
+        slot
+        for slot, (samples, place) in whole.slots.items()
+        if samples.source == 0 and samples.rows[place] == VICTIM
+    ]
     assert len(hit) >= 2
     for slot in whole.slots.keys() - set(hit):  # its mates are as ever
-        assert came[slot][0].attempts[came[slot][1]] == 0 and torch.equal(clips[slot], whole.clips[slot])
-    lines = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()] \
-        if (tmp_path / "quarantine.jsonl").exists() else []
+        assert came[slot][0].attempts[came[slot][1]] == 0 and torch.equal(
+            clips[slot], whole.clips[slot]
+        )
+    lines = (
+        [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
+        if (tmp_path / "quarantine.jsonl").exists()
+        else []
+    )
     own = figures[table.name]
-    assert own.bad_files == len({line["path"] for line in lines}) and figures[plan.tables[1].name].bad_files == 0
+    assert (
+        own.bad_files == len({line["path"] for line in lines})
+        and figures[plan.tables[1].name].bad_files == 0
+    )
     if fault.behind == UNSURE:
         assert own.bad_files <= 1
         return
@@ -207,29 +274,43 @@ def test_behind_the_probe(healthy, tmp_path, monkeypatch, decode, name):
         assert samples.attempts[place] == fails and samples.rows[place] == wanted.rows[at]
         assert (samples.frames[place] == wanted.frames[at]).all()
         assert table.labels[samples.rows[place]] == table.labels[VICTIM]
-        pictures = (clips[slot].permute(1, 2, 3, 0) * torch.tensor(STD) + torch.tensor(MEAN)).numpy()
+        pictures = (
+            clips[slot].permute(1, 2, 3, 0) * torch.tensor(STD) + torch.tensor(MEAN)
+        ).numpy()
         shown = [read_numbers(picture) for picture in pictures]
         assert {file for file, _ in shown} == {number - VICTIM + int(wanted.rows[at])}
         if fault.behind == REPLACED and not fails:
             assert {frame for _, frame in shown} <= set(fault.frames)
         else:
             assert [frame for _, frame in shown] == wanted.frames[at].tolist()
-    assert own.substituted == gone and bool(own.replaced_frames) == (fault.behind == REPLACED and gone < len(hit))
+    assert own.substituted == gone and bool(own.replaced_frames) == (
+        fault.behind == REPLACED and gone < len(hit)
+    )
     assert own.bad_files == (fault.behind != EXACT)
-    assert len({line["state"] for line in lines}) == len(lines) <= 2  # damaged for one clip, and failed for another
+    # damaged for one clip, and failed for another
+    assert len({line["state"] for line in lines}) == len(lines) <= 2
     for line in lines:
         assert (line["source"], line["path"]) == (table.name, whole.path) and line["reason"]
         assert fault.behind == REPLACED or line["state"] in ("quarantined", "failed")
 
 
-DISK_ERRORS = {"EIO": errno.EIO, "ENOENT": errno.ENOENT, "EACCES": errno.EACCES, "ESTALE": errno.ESTALE}
+DISK_ERRORS = {
+    "EIO": errno.EIO,
+    "ENOENT": errno.ENOENT,
+    "EACCES": errno.EACCES,
+    "ESTALE": errno.ESTALE,
+}
 
 
 def load(table, sources, steps=8, **options):
     """All batches of a loader over one source, and its figures."""
     plan = TrainPlan([table], list(sources.values()), CLIP, 4, seed=5)
-    with FusionIterator(plan, list(sources.values()), end=steps, **{"threads": 2, "limits": Limits(1.0, 1000),
-                                                                   **options}) as loader:
+    with FusionIterator(
+        plan,
+        list(sources.values()),
+        end=steps,
+        **{"threads": 2, "limits": Limits(1.0, 1000), **options},
+    ) as loader:
         batches = list(loader)
         return batches, loader.stats()["web"]
 
@@ -241,14 +322,16 @@ def lines_of(path):
 @pytest.mark.parametrize("at", ["open", "read"])
 @pytest.mark.parametrize("error", DISK_ERRORS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_trouble_of_the_disk_is_not_told_as_trouble_of_the_file(tmp_path, monkeypatch, kind, error, at):
+def test_trouble_of_the_disk_is_not_told_as_trouble_of_the_file(
+    tmp_path, monkeypatch, kind, error, at
+):
     table, sources, files = make_source(tmp_path, kind)
     number = DISK_ERRORS[error]
     outage = Outage(monkeypatch, number, at)
     outage.paths.add(str(files[3]))
     batches, figures = load(table, sources, quarantine=Quarantine(tmp_path / "q.jsonl"))
     assert sum(map(len, batches)) == 32 and figures.substituted > 0 and figures.bad_files == 1
-    line, = lines_of(tmp_path / "q.jsonl")
+    (line,) = lines_of(tmp_path / "q.jsonl")
     assert (line["trouble"], line["reason"]) == ("disk", os.strerror(number))
     assert line["state"] == ("failed" if error in ("EIO", "ESTALE") else "quarantined")
     with pytest.raises(BadSource) as caught:
@@ -263,7 +346,9 @@ def test_a_bad_sector_in_the_middle_is_the_reason(tmp_path, monkeypatch, kind):
     """What lies before it can be read, and a decoder calls the rest cut off."""
     table, sources, files = make_source(tmp_path, kind)
     file = files[3] / "img_00002.jpg" if kind == "frames" else files[3]
-    outage = Outage(monkeypatch, errno.EIO, "read", after=512 + 100 if kind.startswith("tar") else 600)
+    outage = Outage(
+        monkeypatch, errno.EIO, "read", after=512 + 100 if kind.startswith("tar") else 600
+    )
     outage.paths.add(str(file))
     load(table, sources, quarantine=Quarantine(tmp_path / "q.jsonl"))
     lines = lines_of(tmp_path / "q.jsonl")
@@ -279,15 +364,19 @@ def test_the_first_reason_comes_first(tmp_path, monkeypatch, kind):
     table, sources, files = make_source(tmp_path, kind)
     files[3].write_bytes(files[3].read_bytes()[:300])
     load(table, sources, quarantine=Quarantine(tmp_path / "q.jsonl"))
-    line, = lines_of(tmp_path / "q.jsonl")
+    (line,) = lines_of(tmp_path / "q.jsonl")
     assert (line["trouble"], line["state"]) == ("file", "quarantined")
     if kind == "index":
         assert re.match("the file changed after the probe; then: .+", line["reason"])
-        told = str(Cause("the file changed after the probe").then(Cause("Input/output error", "disk")))
+        told = str(
+            Cause("the file changed after the probe").then(Cause("Input/output error", "disk"))
+        )
         assert told == "disk: the file changed after the probe; then: Input/output error"
     with pytest.raises(BadSource, match="Fetch the broken files again or remove them") as caught:
         load(table, sources, limits=Limits(0.0))
-    assert f"1 file: {line['reason']}, such as " in str(caught.value) and "Check the disk" not in str(caught.value)
+    assert f"1 file: {line['reason']}, such as " in str(
+        caught.value
+    ) and "Check the disk" not in str(caught.value)
 
 
 def test_ffmpegs_numbers_are_about_the_content():
@@ -299,7 +388,10 @@ def test_ffmpegs_numbers_are_about_the_content():
     assert cause_of(CannotDecode("Stale file handle", "disk")) == Cause("Stale file handle", "disk")
     assert cause_of(MemoryError()) == Cause("out of memory", "machine")
     assert cause_of(OSError(errno.EMFILE, "Too many open files")).trouble == "machine"
-    assert str(pickle.loads(pickle.dumps(CannotDecode("Stale file handle", "disk")))) == "disk: Stale file handle"
+    assert (
+        str(pickle.loads(pickle.dumps(CannotDecode("Stale file handle", "disk"))))
+        == "disk: Stale file handle"
+    )
 
 
 @pytest.mark.parametrize("decoder", ["frames_from", "demuxed_frames", "read_frames", "probe_video"])
@@ -343,8 +435,11 @@ def test_what_dali_met_is_the_reason(tmp_path, monkeypatch, kind):
 
     monkeypatch.setattr(producer, decoder.__name__, fail)
     load(table, sources, quarantine=Quarantine(tmp_path / "q.jsonl"))
-    line, = lines_of(tmp_path / "q.jsonl")
-    assert (line["trouble"], line["reason"]) == ("disk", "Input/output error; then: OpenCV reads no picture in it")
+    (line,) = lines_of(tmp_path / "q.jsonl")
+    assert (line["trouble"], line["reason"]) == (
+        "disk",
+        "Input/output error; then: OpenCV reads no picture in it",
+    )
 
 
 def test_what_dali_says_of_a_broken_file_is_kept(tmp_path, monkeypatch):
@@ -359,7 +454,7 @@ def test_what_dali_says_of_a_broken_file_is_kept(tmp_path, monkeypatch):
 
     monkeypatch.setattr(producer, "decode_image", cannot)
     load(table, sources, quarantine=Quarantine(tmp_path / "q.jsonl"))
-    line, = lines_of(tmp_path / "q.jsonl")
+    (line,) = lines_of(tmp_path / "q.jsonl")
     assert (line["trouble"], line["reason"]) == ("file", "DALI: no such codec; then: cut off")
 
 
@@ -372,7 +467,7 @@ def test_a_member_that_the_disk_did_not_give_is_copied_later(tmp_path, monkeypat
     outage = Outage(monkeypatch, errno.EIO, "read", after=600)
     outage.paths.add(str(files[1]))
     row = transcode._copy(unit, tmp_path, encode.RECIPES["fast"], 32)
-    (_, reason), = row["failed"]
+    ((_, reason),) = row["failed"]
     assert reason == "disk: Input/output error"
     (tmp_path / transcode.JOURNAL).write_text(json.dumps(row) + "\n")
     outage.end()

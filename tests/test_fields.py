@@ -1,12 +1,14 @@
-"""H.264 whose fields lie in packets of their own, as of interlaced broadcasts; no encoder here makes them."""
+"""H.264 whose fields lie in packets of their own, as of interlaced broadcasts; no encoder here
+makes them.
+"""
 
 import subprocess
 
 import numpy as np
 import pytest
-from conftest import media_of, needs_tool
 
 import omnidali
+from conftest import media_of, needs_tool
 from omnidali.catalog.packets import PacketIndex
 
 SIDE = 64  # pixels of the picture
@@ -41,7 +43,7 @@ class Writer:
         self.bits += "1"
         self.align()
         data, zeros = bytearray(), 0
-        for byte in (int(self.bits[place:place + 8], 2) for place in range(0, len(self.bits), 8)):
+        for byte in (int(self.bits[place : place + 8], 2) for place in range(0, len(self.bits), 8)):
             if zeros >= 2 and byte <= 3:
                 data.append(3)
                 zeros = 0
@@ -53,7 +55,8 @@ class Writer:
 def parameter_sets():
     sps = Writer()
     sps.fixed(24, 77 << 16 | 30)  # main profile, level 3
-    sps.golomb(0, 0, 0, 2, 2)  # number, 4 bits of a frame's number, order of type 0 in 6 bits, 2 references
+    # number, 4 bits of a frame's number, order of type 0 in 6 bits, 2 references
+    sps.golomb(0, 0, 0, 2, 2)
     sps.fixed(1, 0)
     sps.golomb(_BLOCKS - 1, _BLOCKS // 2 - 1)
     sps.fixed(5, 0b00100)  # fields may come, not by macroblock; direct 8x8; no cropping, no VUI
@@ -68,7 +71,9 @@ def parameter_sets():
 
 
 def picture(number, order, is_field, is_bottom, starts, repeats):
-    """A slice of flat blocks whose brightness says the frame's number, or one that repeats the picture before."""
+    """A slice of flat blocks whose brightness says the frame's number, or one that repeats the
+    picture before.
+    """
     out = Writer()
     out.golomb(0, _P_SLICE if repeats else _I_SLICE, 0)
     out.fixed(4, number % _GOP)
@@ -107,14 +112,32 @@ def stream(has_fields):
 
 
 @pytest.mark.parametrize("ending", ["ts", "mp4", "mkv", "avi", "mpg"])
-@pytest.mark.parametrize("has_fields", [lambda number: True, lambda number: number % _GOP >= 3, lambda number: number > 14],
-                         ids=["all", "some", "late"])
+@pytest.mark.parametrize(
+    "has_fields",
+    [lambda number: True, lambda number: number % _GOP >= 3, lambda number: number > 14],
+    ids=["all", "some", "late"],
+)
 def test_frames_of_two_packets_come_whole(tmp_path, ending, has_fields):
     needs_tool("ffmpeg")
     (tmp_path / "a.h264").write_bytes(stream(has_fields))
     path = tmp_path / f"a.{ending}"
-    subprocess.run(["ffmpeg", "-v", "error", "-r", "25", "-fflags", "+genpts", "-i", tmp_path / "a.h264", "-c", "copy",
-                    path], check=True)
+    subprocess.run(
+        [
+            "ffmpeg",
+            "-v",
+            "error",
+            "-r",
+            "25",
+            "-fflags",
+            "+genpts",
+            "-i",
+            tmp_path / "a.h264",
+            "-c",
+            "copy",
+            path,
+        ],
+        check=True,
+    )
     assert omnidali.count_frames(path) == _FRAMES
     whole = omnidali.read_frames(path, range(_FRAMES))
     alone = np.concatenate([omnidali.read_frames(path, [number]) for number in range(_FRAMES)])
@@ -123,14 +146,38 @@ def test_frames_of_two_packets_come_whole(tmp_path, ending, has_fields):
 
 
 def test_a_run_ends_with_the_second_field():
-    index = PacketIndex(np.arange(6) * 10, np.full(6, 10), np.array([0, -1, 1, -1, 2, -1]),
-                        np.array([True, False, False, False, True, False]), b"", 2, 0, 0, has_fields=True)
+    index = PacketIndex(
+        np.arange(6) * 10,
+        np.full(6, 10),
+        np.array([0, -1, 1, -1, 2, -1]),
+        np.array([True, False, False, False, True, False]),
+        b"",
+        2,
+        0,
+        0,
+        has_fields=True,
+    )
     assert index.runs([0, 2]) == [(0, 1, {0: 0}), (4, 5, {4: 2})]
 
 
 def test_fields_are_not_left_out_as_if_they_were_frames(tmp_path):
     needs_tool("ffmpeg")
     (tmp_path / "a.h264").write_bytes(stream(lambda number: True))
-    subprocess.run(["ffmpeg", "-v", "error", "-r", "25", "-fflags", "+genpts", "-i", tmp_path / "a.h264", "-c", "copy",
-                    tmp_path / "a.mp4"], check=True)
+    subprocess.run(
+        [
+            "ffmpeg",
+            "-v",
+            "error",
+            "-r",
+            "25",
+            "-fflags",
+            "+genpts",
+            "-i",
+            tmp_path / "a.h264",
+            "-c",
+            "copy",
+            tmp_path / "a.mp4",
+        ],
+        check=True,
+    )
     assert not PacketIndex.unpack(media_of(tmp_path / "a.mp4").packets).is_skippable

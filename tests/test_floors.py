@@ -4,9 +4,23 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-FLOORS = {"omnidali/cli.py": 4, "omnidali/ablate.py": 4, "omnidali/curate.py": 4, "omnidali/commands": 4, "omnidali/programs.py": 2,
-          "omnidali/curation": 3.5, "train.py": 4, "evaluate.py": 4, "omnidali/training": 3, "omnidali/evaluation": 3,
-          "omnidali/bench": 4, "omnidali/demo": 3, "omnidali/loading": 2, "omnidali": 1, "pipelines": 1}
+FLOORS = {
+    "omnidali/cli.py": 4,
+    "omnidali/ablate.py": 4,
+    "omnidali/curate.py": 4,
+    "omnidali/commands": 4,
+    "omnidali/programs.py": 2,
+    "omnidali/curation": 3.5,
+    "train.py": 4,
+    "evaluate.py": 4,
+    "omnidali/training": 3,
+    "omnidali/evaluation": 3,
+    "omnidali/bench": 4,
+    "omnidali/demo": 3,
+    "omnidali/loading": 2,
+    "omnidali": 1,
+    "pipelines": 1,
+}
 TORCH_FREE = ("omnidali/catalog", "omnidali/planning", "omnidali/decoding")
 
 
@@ -23,7 +37,12 @@ def imports(path: Path):
 
 
 def sources():
-    for path in [*ROOT.glob("omnidali/**/*.py"), *ROOT.glob("pipelines/*.py"), ROOT / "train.py", ROOT / "evaluate.py"]:
+    for path in [
+        *ROOT.glob("omnidali/**/*.py"),
+        *ROOT.glob("pipelines/*.py"),
+        ROOT / "train.py",
+        ROOT / "evaluate.py",
+    ]:
         yield path, str(path.relative_to(ROOT))
 
 
@@ -38,7 +57,11 @@ def test_imports_go_down():
             here, there = room(name), room(target)
             if here == there:
                 continue
-            if here == "pipelines" or FLOORS[there] > FLOORS[here] or (FLOORS[here] == FLOORS[there] == 3):
+            if (
+                here == "pipelines"
+                or FLOORS[there] > FLOORS[here]
+                or (FLOORS[here] == FLOORS[there] == 3)
+            ):
                 broken.append(f"{name}:{line} imports {module}")
             if here == "omnidali" and there == "pipelines":
                 broken.append(f"{name}:{line} imports {module}: only loading feeds the pipelines")
@@ -46,20 +69,34 @@ def test_imports_go_down():
 
 
 def test_only_pipelines_import_dali():
-    broken = [f"{name}:{line}" for path, name in sources() for module, line in imports(path)
-              if module.startswith("nvidia") and module != "nvidia.nvimgcodec"
-              and not name.startswith("pipelines/") and name != "omnidali/bench/peer_pipelines.py"]
+    broken = [
+        f"{name}:{line}"
+        for path, name in sources()
+        for module, line in imports(path)
+        if module.startswith("nvidia")
+        and module != "nvidia.nvimgcodec"
+        and not name.startswith("pipelines/")
+        and name != "omnidali/bench/peer_pipelines.py"
+    ]
     assert not broken
 
 
 def test_planning_and_decoding_need_no_torch():
-    broken = [f"{name}:{line}" for path, name in sources() for module, line in imports(path)
-              if name.startswith(TORCH_FREE) and module.split(".")[0] == "torch"]
+    broken = [
+        f"{name}:{line}"
+        for path, name in sources()
+        for module, line in imports(path)
+        if name.startswith(TORCH_FREE) and module.split(".")[0] == "torch"
+    ]
     assert not broken
 
 
 def test_pipelines_know_only_numpy_and_dali():
     allowed = {"__future__", "collections", "re", "numpy", "nvidia", "pipelines"}
-    broken = [f"{name}:{line} {module}" for path, name in sources() for module, line in imports(path)
-              if name.startswith("pipelines/") and module.split(".")[0] not in allowed]
+    broken = [
+        f"{name}:{line} {module}"
+        for path, name in sources()
+        for module, line in imports(path)
+        if name.startswith("pipelines/") and module.split(".")[0] not in allowed
+    ]
     assert not broken

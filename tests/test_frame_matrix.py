@@ -11,12 +11,12 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-import frame_matrix
 import pytest
+
+import frame_matrix
+import omnidali
 from conftest import needs_tool
 from frame_matrix import CODECS, CONTAINERS, STRUCTURES, TIMINGS
-
-import omnidali
 from omnidali.catalog import probe as probing
 
 MATRIX = frame_matrix.matrix()
@@ -102,8 +102,9 @@ def test_both_references_agree_with_the_painted_numbers(tmp_path):
 
 def run_install(folder):
     """tests/install_tools where a folder holds all the programs there are."""
-    return subprocess.run(["/bin/bash", INSTALL], env={"PATH": str(folder)}, capture_output=True,
-                          text=True)
+    return subprocess.run(
+        ["/bin/bash", INSTALL], env={"PATH": str(folder)}, capture_output=True, text=True
+    )
 
 
 def test_the_tools_are_not_installed_twice(tmp_path):
@@ -128,14 +129,17 @@ def believe_timestamps(monkeypatch):
         return frames and replace(frames, packets=order_by_times)
 
     monkeypatch.setattr(probing, "frames_by_decoding", believed)
-    monkeypatch.setattr(probing, "frames_by_headers", lambda walk, shown: None)  # not asked for here
+    # not asked for here
+    monkeypatch.setattr(probing, "frames_by_headers", lambda walk, shown: None)
 
 
 def test_the_matrix_finds_out_who_believes_invented_timestamps(monkeypatch, tmp_path):
     needs_tool("ffmpeg")
     believe_timestamps(monkeypatch)
     cases = [case for case in MATRIX if case.name.endswith((".avi", "restart.ts"))]
-    cases = [case for case in cases if re.match("(h264|hevc|mpeg4|xvid)-(b|pyramid|packed)-", case.name)]
+    cases = [
+        case for case in cases if re.match("(h264|hevc|mpeg4|xvid)-(b|pyramid|packed)-", case.name)
+    ]
     wrong = {case.name for case in cases if frame_matrix.check(case, tmp_path / case.name)}
     assert len(wrong) >= len(cases) // 2 >= 5, wrong
     assert {"h264-b-constant.avi", "xvid-packed-constant.avi"} <= wrong

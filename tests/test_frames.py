@@ -10,9 +10,9 @@ import av
 import cv2
 import numpy as np
 import pytest
-from conftest import media_of, needs_tool, watch_decoder
 
 import omnidali
+from conftest import media_of, needs_tool, watch_decoder
 from omnidali.bench.media import picture, read_numbers, write_video
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.files import FileSpan
@@ -34,26 +34,33 @@ def patches(width, height):
     """Flat patches of all colours: uint8 (height, width, 3), RGB."""
     levels = itertools.product((20, 90, 160, 235), repeat=3)
     out = np.zeros((height, width, 3), np.uint8)
-    for colour, (y, x) in zip(levels, itertools.product(range(0, height, _PATCH), range(0, width, _PATCH))):
-        out[y:y + _PATCH, x:x + _PATCH] = colour
+    for colour, (y, x) in zip(
+        levels, itertools.product(range(0, height, _PATCH), range(0, width, _PATCH))
+    ):
+        out[y : y + _PATCH, x : x + _PATCH] = colour
     return out
 
 
 def middles(picture):
     """The middle pixel of every patch."""
-    return picture[_PATCH // 2::_PATCH, _PATCH // 2::_PATCH].astype(int)
+    return picture[_PATCH // 2 :: _PATCH, _PATCH // 2 :: _PATCH].astype(int)
 
 
 def write_patches(path, matrix, is_full, pixels, rotation):
     """A lossless video of two frames of patches, whose tags say how they were made."""
     width, height = 128, 128
-    # swscale writes what the tags say: it converts with the matrix and the range that it is asked for
+    # swscale writes what the tags say: it converts with the matrix and the range that it is asked
+    # for
     frame = av.VideoFrame.from_ndarray(patches(width, height), format="rgb24").reformat(
-        format=pixels, dst_colorspace=matrix, src_color_range=2, dst_color_range=2 if is_full else 1)
+        format=pixels, dst_colorspace=matrix, src_color_range=2, dst_color_range=2 if is_full else 1
+    )
     with av.open(str(path), "w") as container:
         stream = container.add_stream("ffv1", rate=25)
         stream.width, stream.height, stream.pix_fmt = width, height, pixels
-        stream.codec_context.colorspace, stream.codec_context.color_range = matrix, 2 if is_full else 1
+        stream.codec_context.colorspace, stream.codec_context.color_range = (
+            matrix,
+            2 if is_full else 1,
+        )
         if rotation:
             stream.set_display_rotation(rotation)
         for number in range(2):
@@ -65,14 +72,30 @@ def write_patches(path, matrix, is_full, pixels, rotation):
 def ffmpeg_rgb(path, width, height):
     """The first frame by FFmpeg's exact conversion."""
     flags = "accurate_rnd+full_chroma_int+full_chroma_inp+bilinear"
-    command = ["ffmpeg", "-v", "error", "-i", path, "-frames:v", "1", "-f", "rawvideo", "-pix_fmt", "rgb24",
-               "-sws_flags", flags, "-"]
+    command = [
+        "ffmpeg",
+        "-v",
+        "error",
+        "-i",
+        path,
+        "-frames:v",
+        "1",
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-sws_flags",
+        flags,
+        "-",
+    ]
     data = subprocess.run(command, capture_output=True, check=True).stdout
     return np.frombuffer(data, np.uint8).reshape(height, width, 3)
 
 
 @pytest.mark.parametrize("rotation", [0, 90])
-@pytest.mark.parametrize("pixels", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le"])
+@pytest.mark.parametrize(
+    "pixels", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le"]
+)
 @pytest.mark.parametrize("is_full", [False, True], ids=["limited", "full"])
 @pytest.mark.parametrize("matrix", MATRICES)
 def test_colours_are_those_of_ffmpegs_exact_conversion(tmp_path, matrix, is_full, pixels, rotation):
@@ -83,7 +106,9 @@ def test_colours_are_those_of_ffmpegs_exact_conversion(tmp_path, matrix, is_full
     assert np.abs(middles(shown) - middles(wanted)).max() <= 3
 
 
-@pytest.mark.parametrize("pixels", ["gray", "rgb24", "bgr0", "yuv411p", "yuv410p", "gray16le", "yuva420p"])
+@pytest.mark.parametrize(
+    "pixels", ["gray", "rgb24", "bgr0", "yuv411p", "yuv410p", "gray16le", "yuva420p"]
+)
 def test_rare_pixel_formats_have_the_colours_of_ffmpegs_conversion(tmp_path, pixels):
     needs_tool("ffmpeg")
     path = tmp_path / "a.mkv"
@@ -115,15 +140,19 @@ def test_what_cannot_be_read_is_said(tmp_path):
             omnidali.read_frames(tmp_path / "a.mp4", [0, number])
     (tmp_path / "b.mp4").write_text("no video")
     os.mkfifo(tmp_path / "pipe.mp4")
-    for name, told in (("b.mp4", "expected a video that can be used, got not a video: text"),
-                       ("c.mp4", "expected a video that can be read, got No such file"),
-                       ("pipe.mp4", "got not a regular file")):
+    for name, told in (
+        ("b.mp4", "expected a video that can be used, got not a video: text"),
+        ("c.mp4", "expected a video that can be read, got No such file"),
+        ("pipe.mp4", "got not a regular file"),
+    ):
         for call in (omnidali.count_frames, lambda path: omnidali.read_frames(path, [0])):
             with pytest.raises(UserError, match=told):
                 call(tmp_path / name)
 
 
-@pytest.mark.parametrize("numbers", [[1.0], [True, False], ["1"], "12", [None], None, np.ones(3, bool), [float("nan")]])
+@pytest.mark.parametrize(
+    "numbers", [[1.0], [True, False], ["1"], "12", [None], None, np.ones(3, bool), [float("nan")]]
+)
 def test_numbers_are_whole_ones(tmp_path, numbers):
     write_video(tmp_path / "a.mp4", 5, frames=5, width=112, height=80, **FAST)
     with pytest.raises(TypeError):
@@ -156,12 +185,19 @@ def with_display_matrix(source, target, matrix):
     place = data.index(b"tkhd") + 4
     assert data[place] == 0  # version
     a, b, c, d = (value << 16 for value in matrix)
-    data[place + 40:place + 76] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    data[place + 40 : place + 76] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     target.write_bytes(data)
 
 
-@pytest.mark.parametrize("matrix", [m for m in itertools.product((-1, 0, 1), repeat=4) if m[0] * m[3] - m[1] * m[2]
-                                    and (m[0] == m[3] == 0 or m[1] == m[2] == 0)] + [(0, 0, 0, 0)])
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        m
+        for m in itertools.product((-1, 0, 1), repeat=4)
+        if m[0] * m[3] - m[1] * m[2] and (m[0] == m[3] == 0 or m[1] == m[2] == 0)
+    ]
+    + [(0, 0, 0, 0)],
+)
 def test_display_matrices_turn_and_mirror_as_ffmpeg_does(tmp_path, matrix):
     needs_tool("ffmpeg")
     write_video(tmp_path / "plain.mp4", 5, frames=3, width=112, height=80, options={"crf": "4"})
@@ -171,11 +207,14 @@ def test_display_matrices_turn_and_mirror_as_ffmpeg_does(tmp_path, matrix):
     assert np.abs(shown.astype(int) - wanted).mean() < 3
     media = media_of(tmp_path / "a.mp4")
     out = np.zeros((1, 1, 40, 40, 3), np.uint8)
-    decode_video(media, np.array([0]), np.array([[10, 20, 50, 60]]), 40, out)  # boxes lie in the upright picture
+    # boxes lie in the upright picture
+    decode_video(media, np.array([0]), np.array([[10, 20, 50, 60]]), 40, out)
     assert np.abs(out[0, 0].astype(int) - wanted[10:50, 20:60]).mean() < 4
 
 
-@pytest.mark.parametrize("matrix, told", [((1, 1, -1, 1), "rotated by 315 degrees"), ((3, 1, -1, 3), "rotated by")])
+@pytest.mark.parametrize(
+    "matrix, told", [((1, 1, -1, 1), "rotated by 315 degrees"), ((3, 1, -1, 3), "rotated by")]
+)
 def test_other_angles_are_refused_with_the_angle(tmp_path, matrix, told):
     write_video(tmp_path / "plain.mp4", 5, frames=3, width=112, height=80, **FAST)
     with_display_matrix(tmp_path / "plain.mp4", tmp_path / "a.mp4", matrix)
@@ -194,39 +233,54 @@ def two_streams(path, is_default):
             streams.append(stream)
         for frame_number in range(6):
             for number, stream in enumerate(streams, start=1):
-                frame = av.VideoFrame.from_ndarray(picture(number, frame_number, stream.width, 80), format="rgb24")
+                frame = av.VideoFrame.from_ndarray(
+                    picture(number, frame_number, stream.width, 80), format="rgb24"
+                )
                 container.mux(stream.encode(frame))
         for stream in streams:
             container.mux(stream.encode(None))
 
 
-@pytest.mark.parametrize("is_default, taken", [((True, False), 1), ((False, True), 2), ((False, False), 1)])
+@pytest.mark.parametrize(
+    "is_default, taken", [((True, False), 1), ((False, True), 2), ((False, False), 1)]
+)
 def test_the_default_video_stream_is_taken(tmp_path, is_default, taken):
     two_streams(tmp_path / "a.mkv", is_default)
     frames = omnidali.read_frames(tmp_path / "a.mkv", range(6))
     width = frames.shape[2]
     assert width == (112, 96)[taken - 1]
-    middle = frames[:, :, (width - 80) // 2:(width + 80) // 2]
+    middle = frames[:, :, (width - 80) // 2 : (width + 80) // 2]
     assert [read_numbers(frame) for frame in middle] == [(taken, number) for number in range(6)]
 
 
 def test_pixels_that_are_no_squares_are_stretched_where_that_is_asked_for(tmp_path):
     root = tmp_path / "data"
-    write_video(root / "a/1.mp4", 1, frames=6, width=72, height=64, pixel_aspect=Fraction(4, 3), options={"crf": "4"})
+    write_video(
+        root / "a/1.mp4",
+        1,
+        frames=6,
+        width=72,
+        height=64,
+        pixel_aspect=Fraction(4, 3),
+        options={"crf": "4"},
+    )
     write_video(root / "b/2.mp4", 2, frames=6, width=96, height=64, options={"crf": "4"})
     sizes = {}
     for setting in ("ignore", "apply"):
         source = SourceConfig(kind="video", root=".", pixel_aspect=setting)
-        build_catalog(tmp_path / "c.sqlite", {"s": source}, root, progress=False)  # the setting may change
+        # the setting may change
+        build_catalog(tmp_path / "c.sqlite", {"s": source}, root, progress=False)
         table = CatalogReader(tmp_path / "c.sqlite").table("s")
-        sizes[setting] = [(int(width), int(height)) for width, height in zip(table.widths, table.heights)]
+        sizes[setting] = [
+            (int(width), int(height)) for width, height in zip(table.widths, table.heights)
+        ]
         assert ("h264:anamorphic" in table.codec_names) == (setting == "apply")
         media = table.media(table.records[0])
         out = np.zeros((1, 1, 64, 64, 3), np.uint8)
         left = 0 if setting == "ignore" else 32
         decode_video(media, np.array([3]), np.array([[0, left, 64, left + 64]]), 64, out)
         wide = cv2.resize(picture(1, 3, 72, 64), (media.width, 64), interpolation=cv2.INTER_LINEAR)
-        assert np.abs(out[0, 0].astype(int) - wide[:, left:left + 64]).mean() < 6
+        assert np.abs(out[0, 0].astype(int) - wide[:, left : left + 64]).mean() < 6
     assert sizes == {"ignore": [(72, 64), (96, 64)], "apply": [(96, 64), (96, 64)]}
 
 
@@ -235,9 +289,13 @@ def packets_fed(media, number):
     fed = []
     index = PacketIndex.unpack(media.packets)
     decoder = PacketDecoder(media.codec.partition(":")[0], index)
-    watch_decoder(decoder, lambda packet, frames: fed.extend([packet] if packet is not None else []))
+    watch_decoder(
+        decoder, lambda packet, frames: fed.extend([packet] if packet is not None else [])
+    )
     with open(media.path, "rb", buffering=0) as file:
-        assert [found for found, _ in decoder.frames(index, media.span.reader(file), [number])] == [number]
+        assert [found for found, _ in decoder.frames(index, media.span.reader(file), [number])] == [
+            number
+        ]
     return len(fed)
 
 
@@ -245,8 +303,18 @@ def packets_fed(media, number):
 def test_a_middle_frame_of_an_avi_costs_what_it_costs_in_mp4(tmp_path, codec, b_frames):
     """With keyframes every 30 frames, in a file of five minutes."""
     for name in ("a.avi", "a.mp4"):
-        write_video(tmp_path / name, 1, frames=300 * 25, rate=25, width=64, height=48, codec=codec, gop=30,
-                    b_frames=b_frames, options={"preset": "ultrafast"} if codec == "libx264" else {})
+        write_video(
+            tmp_path / name,
+            1,
+            frames=300 * 25,
+            rate=25,
+            width=64,
+            height=48,
+            codec=codec,
+            gop=30,
+            b_frames=b_frames,
+            options={"preset": "ultrafast"} if codec == "libx264" else {},
+        )
     in_avi, in_mp4 = (media_of(tmp_path / name) for name in ("a.avi", "a.mp4"))
     for number in (3750, 3765, 3779):
         assert packets_fed(in_avi, number) <= 1.5 * packets_fed(in_mp4, number)
@@ -255,12 +323,25 @@ def test_a_middle_frame_of_an_avi_costs_what_it_costs_in_mp4(tmp_path, codec, b_
 @pytest.mark.parametrize("name", ["a.ts", "a.mpg"])
 def test_a_demuxer_goes_to_the_keyframe_instead_of_the_start(tmp_path, monkeypatch, name):
     codec = "mpeg2video" if name.endswith("mpg") else "libx264"
-    write_video(tmp_path / name, 1, frames=400, rate=25, width=112, height=80, codec=codec, gop=20, b_frames=2,
-                options={"b": "2000000"} if codec == "mpeg2video" else {"preset": "ultrafast"})
+    write_video(
+        tmp_path / name,
+        1,
+        frames=400,
+        rate=25,
+        width=112,
+        height=80,
+        codec=codec,
+        gop=20,
+        b_frames=2,
+        options={"b": "2000000"} if codec == "mpeg2video" else {"preset": "ultrafast"},
+    )
     media = media_of(tmp_path / name)
     index, read, packets = PacketIndex.unpack(media.packets), [], demuxed._packets
-    monkeypatch.setattr(demuxed, "_packets", lambda *arguments: (
-        read.append(packet) or packet for packet in packets(*arguments)))
+    monkeypatch.setattr(
+        demuxed,
+        "_packets",
+        lambda *arguments: (read.append(packet) or packet for packet in packets(*arguments)),
+    )
     assert [number for number, _ in demuxed_frames(media, index, [350])] == [350]
     assert len(read) <= 40 and not index.is_direct
 
@@ -272,6 +353,11 @@ def test_a_change_of_size_is_named_with_its_frame(tmp_path):
     (tmp_path / "a.ts").write_bytes(b"".join((tmp_path / f"{n}.ts").read_bytes() for n in range(2)))
     probe = probe_video(FileSpan(str(tmp_path / "a.ts")))
     assert probe.frames == 10 and probe.width == 112
-    assert probe.note == "the picture size changes from 112x80 to 144x80 at frame 10: only those before it are used"
-    assert [read_numbers(frame[:, 16:96]) for frame in omnidali.read_frames(tmp_path / "a.ts", range(10))] == \
-        [(0, number) for number in range(10)]
+    assert (
+        probe.note
+        == "the picture size changes from 112x80 to 144x80 at frame 10: only those before it are used"
+    )
+    assert [
+        read_numbers(frame[:, 16:96])
+        for frame in omnidali.read_frames(tmp_path / "a.ts", range(10))
+    ] == [(0, number) for number in range(10)]

@@ -1,4 +1,6 @@
-"""The FusionIterator: the planned clips in the planned order, restorable at every step, closing cleanly."""
+"""The FusionIterator: the planned clips in the planned order, restorable at every step, closing
+cleanly.
+"""
 
 import errno
 import gc
@@ -12,9 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SOURCES, hurry, media_of
-from outages import dali_refuses
 
+from conftest import SOURCES, hurry, media_of
 from omnidali.bench.media import read_numbers, write_photo, write_video
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.files import FileSpan
@@ -32,6 +33,7 @@ from omnidali.loading.fusion import FusionIterator
 from omnidali.loading.producer import Started
 from omnidali.loading.quarantine import Quarantine
 from omnidali.planning.plan import EvaluationPlan, TrainPlan
+from outages import dali_refuses
 from pipelines.feeds import MEAN, STD
 
 CENTER = ClipConfig(num_clips=4, size=56, crop="center", flip=0.0)
@@ -43,14 +45,25 @@ def make_plan(tables, clip=RANDOM, batch=12, seed=5, sources=SOURCES):
 
 
 def open_fusion(tables, clip=RANDOM, seed=5, sources=SOURCES, **options):
-    return FusionIterator(make_plan(tables, clip, seed=seed, sources=sources), list(sources.values()),
-                          **{"threads": 2, **options})
+    return FusionIterator(
+        make_plan(tables, clip, seed=seed, sources=sources),
+        list(sources.values()),
+        **{"threads": 2, **options},
+    )
 
 
 def content(batch):
     """A batch as comparable values: what it says, and its pixels."""
-    return [(group.slot.tolist(), group.record.tolist(), group.labels.tolist(), group.source.tolist(),
-             group.clips.numpy().tobytes()) for group in batch.groups]
+    return [
+        (
+            group.slot.tolist(),
+            group.record.tolist(),
+            group.labels.tolist(),
+            group.source.tolist(),
+            group.clips.numpy().tobytes(),
+        )
+        for group in batch.groups
+    ]
 
 
 def pictures(clips):
@@ -61,19 +74,31 @@ def test_every_clip_shows_what_was_planned(tables):
     plan = make_plan(tables, CENTER)
     with open_fusion(tables, CENTER, end=6) as batches:
         for batch in batches:
-            planned = {int(slot): (samples.source, row, frames) for samples in plan(batch.step)
-                       for slot, row, frames in zip(samples.slots, samples.rows, samples.frames.tolist())}
-            assert [tuple(group.clips.shape[1:]) for group in batch.groups] == [(3, 4, 56, 56), (3, 1, 56, 56)]
+            planned = {
+                int(slot): (samples.source, row, frames)
+                for samples in plan(batch.step)
+                for slot, row, frames in zip(samples.slots, samples.rows, samples.frames.tolist())
+            }
+            assert [tuple(group.clips.shape[1:]) for group in batch.groups] == [
+                (3, 4, 56, 56),
+                (3, 1, 56, 56),
+            ]
             seen = set()
             for group in batch.groups:
-                for clip, slot, source, label, record in zip(pictures(group.clips), group.slot.tolist(),
-                                                             group.source.tolist(), group.labels.tolist(),
-                                                             group.record.tolist()):
+                for clip, slot, source, label, record in zip(
+                    pictures(group.clips),
+                    group.slot.tolist(),
+                    group.source.tolist(),
+                    group.labels.tolist(),
+                    group.record.tolist(),
+                ):
                     number, row, frames = planned[slot]
                     assert (source, label) == (number, tables[source].labels[row])
                     assert record == tables[source].records[row]
                     file = (0, 100, 200)[source] + row  # as the fixture numbers its files
-                    assert [read_numbers(shown) for shown in clip] == [(file, frame) for frame in frames]
+                    assert [read_numbers(shown) for shown in clip] == [
+                        (file, frame) for frame in frames
+                    ]
                     seen.add(slot)
             assert seen == planned.keys() and len(batch) == 12
 
@@ -83,11 +108,14 @@ def test_memory_is_channels_last(tables):
         for group in next(batches).groups:
             assert group.clips.is_contiguous(memory_format=torch.channels_last_3d)
             frames = group.clips.transpose(1, 2).flatten(0, 1)
-            assert frames.data_ptr() == group.clips.data_ptr()  # a 2D network reads it without a copy
+            # a 2D network reads it without a copy
+            assert frames.data_ptr() == group.clips.data_ptr()
             assert frames.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("options", [{"threads": 1}, {"threads": 5}, {"prefetch": 1}, {"prefetch": 6}])
+@pytest.mark.parametrize(
+    "options", [{"threads": 1}, {"threads": 5}, {"prefetch": 1}, {"prefetch": 6}]
+)
 def test_order_and_pixels_do_not_depend_on_speed(tables, options):
     with open_fusion(tables, end=5) as plain, open_fusion(tables, end=5, **options) as other:
         assert [content(batch) for batch in plain] == [content(batch) for batch in other]
@@ -104,12 +132,17 @@ def test_batches_that_are_kept_stay_as_they_were(tables):
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_together_see_what_one_sees(tables, world):
     with open_fusion(tables, end=4) as batches:
-        whole = [sorted(zip(batch.groups[0].slot.tolist(), batch.groups[0].record.tolist())) for batch in batches]
+        whole = [
+            sorted(zip(batch.groups[0].slot.tolist(), batch.groups[0].record.tolist()))
+            for batch in batches
+        ]
     parts = [[] for _ in whole]
     for rank in range(world):
         with open_fusion(tables, end=4, rank=rank, world=world) as batches:
             for batch in batches:
-                parts[batch.step] += zip(batch.groups[0].slot.tolist(), batch.groups[0].record.tolist())
+                parts[batch.step] += zip(
+                    batch.groups[0].slot.tolist(), batch.groups[0].record.tolist()
+                )
     assert [sorted(part) for part in parts] == whole
 
 
@@ -147,11 +180,16 @@ def test_restore_while_running(tables):
 def test_another_plan_is_refused_with_every_difference(tables):
     with open_fusion(tables) as batches:
         state = batches.state_dict()
-    other = {**SOURCES, "photos": SourceConfig(kind="image", root="photos", list="photos.txt", weight=1)}
+    other = {
+        **SOURCES,
+        "photos": SourceConfig(kind="image", root="photos", list="photos.txt", weight=1),
+    }
     with open_fusion(tables, seed=6, sources=other) as batches:
         with pytest.raises(UserError) as caught:
             batches.load_state_dict(state)
-    assert "seed: 5 became 6" in str(caught.value) and "sources.photos.weight: 3 became 1" in str(caught.value)
+    assert "seed: 5 became 6" in str(caught.value) and "sources.photos.weight: 3 became 1" in str(
+        caught.value
+    )
 
 
 def test_state_survives_a_checkpoint(tables, tmp_path):
@@ -162,23 +200,44 @@ def test_state_survives_a_checkpoint(tables, tmp_path):
 
 
 def test_still_images_fill_the_clip(tables):
-    sources = {**SOURCES, "photos": SourceConfig(kind="image", root="photos", list="photos.txt", inflate="still")}
+    sources = {
+        **SOURCES,
+        "photos": SourceConfig(kind="image", root="photos", list="photos.txt", inflate="still"),
+    }
     with open_fusion(tables, sources=sources, end=1) as batches:
-        group, = next(batches).groups
+        (group,) = next(batches).groups
         photos = group.clips[group.source == 1]
         assert len(photos) and (photos == photos[:, :, :1]).all() and group.clips.shape[2] == 4
 
 
-@pytest.mark.parametrize("decode, said", [
-    ("dali", "photos: jpeg by DALI on the CPU"),
-    ("hybrid", "photos: jpeg by DALI on the CPU and, of every 100 slots, 40 by nvImageCodec and OpenCV on the CPU")])
+@pytest.mark.parametrize(
+    "decode, said",
+    [
+        ("dali", "photos: jpeg by DALI on the CPU"),
+        (
+            "hybrid",
+            "photos: jpeg by DALI on the CPU and, of every 100 slots, 40 by nvImageCodec and OpenCV on the CPU",
+        ),
+    ],
+)
 def test_dali_decodes_where_it_is_asked_to(tables, decode, said):
-    sources = {**SOURCES, "photos": SourceConfig(kind="image", root="photos", list="photos.txt", weight=3, decode=decode),
-               "shorts": SourceConfig(kind="video", root="shorts", list="shorts.txt", decode=decode)}
+    sources = {
+        **SOURCES,
+        "photos": SourceConfig(
+            kind="image", root="photos", list="photos.txt", weight=3, decode=decode
+        ),
+        "shorts": SourceConfig(kind="video", root="shorts", list="shorts.txt", decode=decode),
+    }
     differ = []
-    with open_fusion(tables, CENTER, sources=sources, end=4, cpu_share=0.4) as dali, \
-            open_fusion(tables, CENTER, end=4) as cpu:
-        assert dali.routes[1] == said + " (a damaged photo may crash DALI's own decoder on the CPU: prefer decode: auto)"
+    with (
+        open_fusion(tables, CENTER, sources=sources, end=4, cpu_share=0.4) as dali,
+        open_fusion(tables, CENTER, end=4) as cpu,
+    ):
+        assert (
+            dali.routes[1]
+            == said
+            + " (a damaged photo may crash DALI's own decoder on the CPU: prefer decode: auto)"
+        )
         assert cpu.routes[0] == "clips: h264 by PyAV on the CPU"
         for one, other in zip(dali, cpu):
             for mine, theirs in zip(one.groups, other.groups):
@@ -191,8 +250,13 @@ def test_dali_decodes_where_it_is_asked_to(tables, decode, said):
 
 @pytest.mark.needs_gpu
 def test_clips_are_whole_while_the_gpu_is_busy(tables):
-    """Batches are handed over between streams: one that is used late, behind heavy work, is still the planned one."""
-    with open_fusion(tables, CENTER, end=60, device="cuda", prefetch=3) as busy, open_fusion(tables, CENTER, end=60) as calm:
+    """Batches are handed over between streams: one that is used late, behind heavy work, is still
+    the planned one.
+    """
+    with (
+        open_fusion(tables, CENTER, end=60, device="cuda", prefetch=3) as busy,
+        open_fusion(tables, CENTER, end=60) as calm,
+    ):
         weights, sums = torch.randn(4096, 4096, device="cuda"), []
         for batch in busy:
             weights = (weights @ weights).clamp(-1, 1)  # the consumer's stream falls behind
@@ -210,7 +274,9 @@ def test_stats(tables):
         stats = batches.stats()
     assert sum(row.clips for row in stats.values()) == 240
     for row, share in zip(stats.values(), (2 / 6, 3 / 6, 1 / 6)):
-        assert row.planned_share == pytest.approx(share) and abs(row.realised_share - share) < 2 / 240
+        assert (
+            row.planned_share == pytest.approx(share) and abs(row.realised_share - share) < 2 / 240
+        )
         assert row.clips_per_second > 0 and row.wait_seconds >= 0 and 0 <= row.occupancy <= 1
         assert row.replaced_frames == 0
 
@@ -237,7 +303,9 @@ def test_close_twice_and_use_after_close(tables):
 
 
 def photo_source(folder, decode="cpu", count=8, kind="image"):
-    """A source of numbered PNGs in two classes: its table, its settings, and the folder of the files."""
+    """A source of numbered PNGs in two classes: its table, its settings, and the folder of the
+    files.
+    """
     for n in range(count):
         write_photo(folder / "pics" / f"{n}.png", n, 60, 50)
     (folder / "l.txt").write_text("".join(f"{n}.png {n % 2}\n" for n in range(count)))
@@ -252,13 +320,20 @@ def cut(path):
 
 
 def open_photos(table, source, plan=None, **options):
-    return FusionIterator(plan or make_plan([table], batch=4, sources=source), list(source.values()),
-                          **{"threads": 2, "end": 8, "limits": Limits(1.0), **options})
+    return FusionIterator(
+        plan or make_plan([table], batch=4, sources=source),
+        list(source.values()),
+        **{"threads": 2, "end": 8, "limits": Limits(1.0), **options},
+    )
 
 
 def clips_by_slot(batches):
-    return {int(slot): (int(record), int(label), clip.numpy().tobytes()) for batch in batches for group in batch.groups
-            for slot, record, label, clip in zip(group.slot, group.record, group.labels, group.clips)}
+    return {
+        int(slot): (int(record), int(label), clip.numpy().tobytes())
+        for batch in batches
+        for group in batch.groups
+        for slot, record, label, clip in zip(group.slot, group.record, group.labels, group.clips)
+    }
 
 
 @pytest.mark.parametrize("decode", ["cpu", "dali"])
@@ -273,16 +348,24 @@ def test_a_broken_file_is_replaced_as_planned(tmp_path, decode, caplog):
     for world, options in ((1, {}), (2, {"prefetch": 5, "threads": 3})):
         parts, path = {}, tmp_path / f"q{world}.jsonl"
         for rank in range(world):
-            with open_photos(table, source, rank=rank, world=world, quarantine=Quarantine(path), **options) as batches:
+            with open_photos(
+                table, source, rank=rank, world=world, quarantine=Quarantine(path), **options
+            ) as batches:
                 part = list(batches)
-                assert [(batch.step, len(batch)) for batch in part] == [(step, 4 // world) for step in range(8)]
+                assert [(batch.step, len(batch)) for batch in part] == [
+                    (step, 4 // world) for step in range(8)
+                ]
                 stats = batches.stats()["web"]
-                assert stats.substituted == sum(int((batch.samples[0].attempts > 0).sum()) for batch in part) > 0
+                assert (
+                    stats.substituted
+                    == sum(int((batch.samples[0].attempts > 0).sum()) for batch in part)
+                    > 0
+                )
                 assert stats.bad_files == 2 and stats.replaced_frames == 0
             parts |= clips_by_slot(part)
         assert parts.keys() == whole.keys()
         for step in range(8):
-            samples, = plan(step)
+            (samples,) = plan(step)
             for index, (slot, row) in enumerate(zip(samples.slots.tolist(), samples.rows.tolist())):
                 attempt, expected = 0, samples.take(np.array([index]))
                 while expected.rows[0] in bad:
@@ -296,11 +379,15 @@ def test_a_broken_file_is_replaced_as_planned(tmp_path, decode, caplog):
             expected_clips = parts
         assert parts == expected_clips or decode == "dali"  # a substitute is decoded by the CPU
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-        assert sorted((row["path"], row["state"]) for row in rows) == [(str(pics / "2.png"), "quarantined"),
-                                                                        (str(pics / "5.png"), "quarantined")]
+        assert sorted((row["path"], row["state"]) for row in rows) == [
+            (str(pics / "2.png"), "quarantined"),
+            (str(pics / "5.png"), "quarantined"),
+        ]
         assert "OpenCV reads no picture in it" in str(rows)
-        assert {(row["trouble"], row["reason"]) for row in rows} == {("file", "OpenCV reads no picture in it"),
-                                                                     ("disk", "No such file or directory")}
+        assert {(row["trouble"], row["reason"]) for row in rows} == {
+            ("file", "OpenCV reads no picture in it"),
+            ("disk", "No such file or directory"),
+        }
     assert caplog.text.count(f"quarantined: {pics / '5.png'}") == 2  # once a run
 
 
@@ -325,7 +412,9 @@ def test_the_quarantine_holds_until_the_file_changes(tmp_path):
     with open(tmp_path / "q.jsonl", "a") as file:
         file.write('{"source": "we')  # cut off by a crash
     (pics / "4.png").unlink()
-    Quarantine(tmp_path / "q.jsonl").add("web", str(pics / "4.png"), str(pics / "4.png"), "gone", "quarantined", 3, 1)
+    Quarantine(tmp_path / "q.jsonl").add(
+        "web", str(pics / "4.png"), str(pics / "4.png"), "gone", "quarantined", 3, 1
+    )
     assert Quarantine(tmp_path / "q.jsonl").blocks("web", str(pics / "4.png"))
 
 
@@ -355,8 +444,15 @@ def test_a_damaged_file_that_fails_later_counts_everywhere(tmp_path, caplog):
         other.add("web", file, file, "cut off", state, step, 1)
         for quarantine in (mine, other, Quarantine(path)):
             assert quarantine.count("web") == 1 and len(quarantine.failing("web")) == (step > 0)
-    assert [json.loads(line)["state"] for line in path.read_text().splitlines()] == ["damaged", "failed", "quarantined"]
-    assert [record.getMessage().split(": ")[1] for record in caplog.records] == ["damaged", "quarantined"]
+    assert [json.loads(line)["state"] for line in path.read_text().splitlines()] == [
+        "damaged",
+        "failed",
+        "quarantined",
+    ]
+    assert [record.getMessage().split(": ")[1] for record in caplog.records] == [
+        "damaged",
+        "quarantined",
+    ]
 
 
 def test_faults_are_kept_while_the_disk_is_full(tmp_path, monkeypatch):
@@ -366,12 +462,25 @@ def test_faults_are_kept_while_the_disk_is_full(tmp_path, monkeypatch):
     assert quarantine.blocks("web", "/1")
     (tmp_path / "none").unlink()
     quarantine.add("web", "/2", "/2", "gone", "quarantined", 0, 0)
-    assert [json.loads(line)["path"] for line in quarantine.path.read_text().splitlines()] == ["/1", "/2"]
+    assert [json.loads(line)["path"] for line in quarantine.path.read_text().splitlines()] == [
+        "/1",
+        "/2",
+    ]
 
 
-@pytest.mark.parametrize("limits, told", [
-    (Limits(0.0), "sources.web: expected at most 0 of 8 files to fail (loader.max_bad_ratio), got 1"),
-    (Limits(1.0, max_bad_in_a_row=5), "at most 5 clips to fail one after the other (loader.max_bad_in_a_row), got 6")])
+@pytest.mark.parametrize(
+    "limits, told",
+    [
+        (
+            Limits(0.0),
+            "sources.web: expected at most 0 of 8 files to fail (loader.max_bad_ratio), got 1",
+        ),
+        (
+            Limits(1.0, max_bad_in_a_row=5),
+            "at most 5 clips to fail one after the other (loader.max_bad_in_a_row), got 6",
+        ),
+    ],
+)
 def test_too_many_broken_files_stop_the_run(tmp_path, limits, told):
     table, source, pics = photo_source(tmp_path)
     for path in pics.iterdir():
@@ -379,7 +488,9 @@ def test_too_many_broken_files_stop_the_run(tmp_path, limits, told):
     with open_photos(table, source, limits=limits, threads=1) as batches:
         with pytest.raises(BadSource, match="--resume auto") as caught:
             next(batches)
-    assert told in str(caught.value) and " OpenCV reads no picture in it, such as " in str(caught.value)
+    assert told in str(caught.value) and " OpenCV reads no picture in it, such as " in str(
+        caught.value
+    )
 
 
 def test_a_start_behind_one_that_was_stopped_is_stopped_as_well(tmp_path):
@@ -387,9 +498,16 @@ def test_a_start_behind_one_that_was_stopped_is_stopped_as_well(tmp_path):
     cut(pics / "5.png")
     for _ in range(2):
         quarantine = Quarantine(tmp_path / "q.jsonl")
-        with open_photos(table, source, limits=Limits(0.0), quarantine=quarantine, threads=1) as batches:
-            with pytest.raises(BadSource, match="expected at most 0 of 8 files to fail .loader.max_bad_ratio., got 1"):
-                list(batches)
+        with (
+            open_photos(
+                table, source, limits=Limits(0.0), quarantine=quarantine, threads=1
+            ) as batches,
+            pytest.raises(
+                BadSource,
+                match="expected at most 0 of 8 files to fail .loader.max_bad_ratio., got 1",
+            ),
+        ):
+            list(batches)
     assert len((tmp_path / "q.jsonl").read_text().splitlines()) == 1
 
 
@@ -438,7 +556,9 @@ def test_a_hanging_file_is_given_up(tmp_path, decode, caplog, monkeypatch):
 
     hurry(monkeypatch, hanging, 15)
     began, before = time.monotonic(), threading.active_count()
-    with open_photos(table, source, limits=Limits(1.0, hang_seconds=30.0, stall_seconds=0.6)) as batches:
+    with open_photos(
+        table, source, limits=Limits(1.0, hang_seconds=30.0, stall_seconds=0.6)
+    ) as batches:
         assert len(clips_by_slot(batches)) == 32
         assert batches.stats()["web"].bad_files == 2
     assert time.monotonic() - began < 25
@@ -447,7 +567,8 @@ def test_a_hanging_file_is_given_up(tmp_path, decode, caplog, monkeypatch):
     assert all(stall.startswith("rank 0: ") and "waits for source web" in stall for stall in stalls)
     assert any(str(pics) in stall for stall in stalls)
     gc.collect()
-    assert not [thing for thing in gc.get_objects() if type(thing) is Started]  # the threads hang, and hold no batch
+    # the threads hang, and hold no batch
+    assert not [thing for thing in gc.get_objects() if type(thing) is Started]
     for path in hanging:  # let the threads go
         os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
     end = time.monotonic() + 5
@@ -461,8 +582,10 @@ def test_the_cpu_decodes_what_dali_cannot(tmp_path, monkeypatch, caplog, unable)
     table, source, _ = photo_source(tmp_path, "dali")
     refused = [(tmp_path / "pics" / f"{n}.png").read_bytes() for n in unable]
     dali_refuses(monkeypatch, refused)
-    with open_photos(table, source) as batches, \
-            open_photos(table, {"web": replace(source["web"], decode="cpu")}) as others:
+    with (
+        open_photos(table, source) as batches,
+        open_photos(table, {"web": replace(source["web"], decode="cpu")}) as others,
+    ):
         same = 0
         for one, other in zip(batches, others):
             (group,), (expected,) = one.groups, other.groups
@@ -470,20 +593,30 @@ def test_the_cpu_decodes_what_dali_cannot(tmp_path, monkeypatch, caplog, unable)
             assert np.abs(pictures(group.clips) - pictures(expected.clips)).mean() < 4
             same += int((group.clips == expected.clips).flatten(1).all(1).sum())
             assert (one.samples[0].attempts == 0).all()
-        assert same == sum(int(np.isin(plan.rows, list(unable)).sum()) for step in range(8)
-                           for plan in make_plan([table], batch=4, sources=source)(step))
+        assert same == sum(
+            int(np.isin(plan.rows, list(unable)).sum())
+            for step in range(8)
+            for plan in make_plan([table], batch=4, sources=source)(step)
+        )
         assert batches.stats()["web"].bad_files == 0
-    assert caplog.text.count("DALI cannot decode") == 1 and "(no such codec); the CPU tries" in caplog.text
+    assert (
+        caplog.text.count("DALI cannot decode") == 1
+        and "(no such codec); the CPU tries" in caplog.text
+    )
 
 
 @pytest.mark.needs_gpu
 @pytest.mark.parametrize("kind", ["image", "video"])
 def test_broken_files_on_a_gpu(tmp_path, kind):
-    """Cut off behind the probe, damaged with size and time kept, and gone: the clips are those of the CPU."""
+    """Cut off behind the probe, damaged with size and time kept, and gone: the clips are those of
+    the CPU.
+    """
     ending = {"image": "jpg", "video": "mp4"}[kind]
     for n in range(12):
         path = tmp_path / "files" / f"{n}.{ending}"
-        write_photo(path, n, 320, 240) if kind == "image" else write_video(path, n, frames=24, width=320, height=240)
+        write_photo(path, n, 320, 240) if kind == "image" else write_video(
+            path, n, frames=24, width=320, height=240
+        )
     (tmp_path / "l.txt").write_text("".join(f"{n}.{ending} {n % 2}\n" for n in range(12)))
     source = {"web": SourceConfig(kind=kind, root="files", list="l.txt")}
     build_catalog(tmp_path / "c.sqlite", source, tmp_path, progress=False)
@@ -495,7 +628,10 @@ def test_broken_files_on_a_gpu(tmp_path, kind):
     path.write_bytes(path.read_bytes()[:60] + bytes(status.st_size - 60))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     plan = make_plan([table], CENTER, batch=8, sources=source)
-    with open_photos(table, source, plan, device="cuda") as gpu, open_photos(table, source, plan) as cpu:
+    with (
+        open_photos(table, source, plan, device="cuda") as gpu,
+        open_photos(table, source, plan) as cpu,
+    ):
         for one, other in zip(gpu, cpu):
             (mine,), (theirs,) = one.groups, other.groups
             assert mine.record.tolist() == theirs.record.tolist() and len(mine) == 8
@@ -504,7 +640,9 @@ def test_broken_files_on_a_gpu(tmp_path, kind):
 
 
 def test_two_sources_that_hang_at_once_leave_no_hole(tmp_path, monkeypatch):
-    """Reads that come back just when they are given up: whoever looks first, each clip is decoded by somebody."""
+    """Reads that come back just when they are given up: whoever looks first, each clip is decoded
+    by somebody.
+    """
     parts = [photo_source(tmp_path / name) for name in ("one", "two")]
     sources = {name: source["web"] for name, (_, source, _) in zip(("one", "two"), parts)}
     tables = [replace(table, name=name) for name, (table, _, _) in zip(sources, parts)]
@@ -516,15 +654,29 @@ def test_two_sources_that_hang_at_once_leave_no_hole(tmp_path, monkeypatch):
                 time.sleep(1.2)
         read(media, *arguments)
 
-    with FusionIterator(make_plan(tables, batch=8, sources=sources), list(sources.values()), threads=4, end=12) as batches:
-        whole = [[clip.sum().item() for group in batch.groups for clip in group.clips] for batch in batches]
+    with FusionIterator(
+        make_plan(tables, batch=8, sources=sources), list(sources.values()), threads=4, end=12
+    ) as batches:
+        whole = [
+            [clip.sum().item() for group in batch.groups for clip in group.clips]
+            for batch in batches
+        ]
     monkeypatch.setattr(producer, "decode_image", late)
-    with FusionIterator(make_plan(tables, batch=8, sources=sources), list(sources.values()), threads=4, end=12,
-                        limits=Limits(1.0, hang_seconds=1.0)) as batches:
+    with FusionIterator(
+        make_plan(tables, batch=8, sources=sources),
+        list(sources.values()),
+        threads=4,
+        end=12,
+        limits=Limits(1.0, hang_seconds=1.0),
+    ) as batches:
         for batch, expected in zip(batches, whole):
             shown = [clip.sum().item() for group in batch.groups for clip in group.clips]
             attempts = np.concatenate([part.attempts for part in batch.samples])
-            assert all(one == other for one, other, attempt in zip(shown, expected, attempts) if not attempt)
+            assert all(
+                one == other
+                for one, other, attempt in zip(shown, expected, attempts)
+                if not attempt
+            )
             assert all(group.valid.all() for group in batch.groups)
 
 
@@ -542,10 +694,15 @@ def test_a_file_that_failed_and_hangs_later_is_not_tried_for_ever(tmp_path, monk
 
     monkeypatch.setattr(producer, "decode_image", bad_sector)
     path = tmp_path / "q.jsonl"
-    with open_photos(table, source, limits=Limits(1.0, hang_seconds=1.0), quarantine=Quarantine(path), threads=2) as batches:
+    with open_photos(
+        table, source, limits=Limits(1.0, hang_seconds=1.0), quarantine=Quarantine(path), threads=2
+    ) as batches:
         assert len(clips_by_slot(batches)) == 32
     assert 2 <= len(opened) <= 3  # by both threads at once
-    assert [json.loads(line)["state"] for line in path.read_text().splitlines()] == ["failed", "quarantined"]
+    assert [json.loads(line)["state"] for line in path.read_text().splitlines()] == [
+        "failed",
+        "quarantined",
+    ]
     assert Quarantine(path).blocks("web", str(pics / "3.png"))
 
 
@@ -561,14 +718,16 @@ def test_the_look_at_a_file_that_failed_has_a_time_of_its_own(tmp_path, monkeypa
         read(media, *arguments)
 
     def look(media, kind, patience):
-        looks.append((patience, *(age for file, age in batches._workers.in_flight("web") if file == media)))
+        looks.append(
+            (patience, *(age for file, age in batches._workers.in_flight("web") if file == media))
+        )
         return True
 
     monkeypatch.setattr(producer, "decode_image", slow)
     monkeypatch.setattr(producer, "anything_decodes", look)
     with open_photos(table, source, limits=Limits(1.0, hang_seconds=4.0), end=2) as batches:
         list(batches)
-    (patience, age), = looks
+    ((patience, age),) = looks
     assert patience == 2.0 and age < 0.5
 
 
@@ -590,7 +749,9 @@ def test_a_video_whose_beginning_is_broken_is_not_given_up(tmp_path, damage):
     assert anything_decodes(media, "video")
     box, out = np.array([[0, 0, 64, 64]]), np.empty((1, 2, 32, 32, 3), np.uint8)
     assert decode_video(media, np.array([20, 21]), box, 32, out) == 0
-    assert decode_video(media, np.array([2, 20]), box, 32, out) == 1 and (out[0, 0] == out[0, 1]).all()
+    assert (
+        decode_video(media, np.array([2, 20]), box, 32, out) == 1 and (out[0, 0] == out[0, 1]).all()
+    )
     with pytest.raises(CannotDecode):
         decode_video(media, np.array([0, 1]), box, 32, out)
     data[begin:] = damage(len(data) - int(begin))
@@ -599,11 +760,16 @@ def test_a_video_whose_beginning_is_broken_is_not_given_up(tmp_path, damage):
     assert not anything_decodes(media, "video")
 
 
-@pytest.mark.parametrize("error, useless", [(errno.EIO, False), (errno.ESTALE, False), (errno.EACCES, True)])
+@pytest.mark.parametrize(
+    "error, useless", [(errno.EIO, False), (errno.ESTALE, False), (errno.EACCES, True)]
+)
 def test_trouble_that_may_pass_makes_no_file_useless(tmp_path, monkeypatch, error, useless):
     write_photo(tmp_path / "a.jpg", 1, 60, 50)
     write_video(tmp_path / "a.mp4", 1, frames=5, width=64, height=48)
-    made = [("image", media_of(tmp_path / "a.jpg", "image")), ("video", media_of(tmp_path / "a.mp4"))]
+    made = [
+        ("image", media_of(tmp_path / "a.jpg", "image")),
+        ("video", media_of(tmp_path / "a.mp4")),
+    ]
 
     def fail(*_):
         raise OSError(error, os.strerror(error))
@@ -622,10 +788,18 @@ def test_scattered_bad_items_do_not_end_an_evaluation(tmp_path, decode):
     for n in (1, 4, 7, 11):
         cut(pics / f"{n}.png")
     for batch, most in ((32, 4), (3, 2)):
-        plan = EvaluationPlan(table, CENTER, ViewsConfig(num_clips=1, size=32, short_side=40), batch)
-        with open_photos(table, source, plan, end=None, limits=Limits(1.0, most), threads=1) as batches:
-            valid = [slot for batch in batches for slot, good in zip(batch.groups[0].slot.tolist(),
-                                                                     batch.groups[0].valid.tolist()) if good]
+        plan = EvaluationPlan(
+            table, CENTER, ViewsConfig(num_clips=1, size=32, short_side=40), batch
+        )
+        with open_photos(
+            table, source, plan, end=None, limits=Limits(1.0, most), threads=1
+        ) as batches:
+            valid = [
+                slot
+                for batch in batches
+                for slot, good in zip(batch.groups[0].slot.tolist(), batch.groups[0].valid.tolist())
+                if good
+            ]
             assert batches.stats()["web"].substituted == 4
         assert valid == [0, 2, 3, 5, 6, 8, 9, 10]
 
@@ -635,18 +809,23 @@ def test_an_evaluation_goes_on_without_a_broken_item(tmp_path):
     cut(pics / "5.png")
     plan = EvaluationPlan(table, CENTER, ViewsConfig(num_clips=1, size=32, short_side=40), batch=3)
     with open_photos(table, source, plan, end=None) as batches:
-        rows = [(slot, valid) for batch in batches for slot, valid in zip(batch.groups[0].slot.tolist(),
-                                                                           batch.groups[0].valid.tolist())]
+        rows = [
+            (slot, valid)
+            for batch in batches
+            for slot, valid in zip(batch.groups[0].slot.tolist(), batch.groups[0].valid.tolist())
+        ]
         assert batches.stats()["web"].substituted == 1
     assert [slot for slot, valid in rows if valid] == [0, 1, 2, 3, 4, 6, 7]
 
 
 def test_evaluation_views(tables):
-    plan = EvaluationPlan(tables[0], CENTER, ViewsConfig(num_clips=3, crops="ten", size=48, short_side=64), batch=4)
+    plan = EvaluationPlan(
+        tables[0], CENTER, ViewsConfig(num_clips=3, crops="ten", size=48, short_side=64), batch=4
+    )
     slots = []
     with FusionIterator(plan, [SOURCES["clips"]]) as batches:
         for batch in batches:
-            group, = batch.groups
+            (group,) = batch.groups
             assert group.clips.shape == (40, 3, 3, 48, 48)
             slots += group.slot[group.valid].tolist()
             first, flipped = group.clips[0], group.clips[5]
@@ -655,9 +834,13 @@ def test_evaluation_views(tables):
 
 
 def test_clip_batches_are_checked():
-    fine = {"labels": torch.zeros(2, dtype=torch.int64), "source": torch.zeros(2, dtype=torch.int64),
-            "record": torch.zeros(2, dtype=torch.int64), "slot": torch.zeros(2, dtype=torch.int64),
-            "valid": torch.ones(2, dtype=torch.bool)}
+    fine = {
+        "labels": torch.zeros(2, dtype=torch.int64),
+        "source": torch.zeros(2, dtype=torch.int64),
+        "record": torch.zeros(2, dtype=torch.int64),
+        "slot": torch.zeros(2, dtype=torch.int64),
+        "valid": torch.ones(2, dtype=torch.bool),
+    }
     batch = ClipBatch(torch.zeros(2, 4, 8, 6, 3).permute(0, 4, 1, 2, 3), **fine)
     assert repr(StepBatch(7, (batch,))) == "StepBatch(7: ClipBatch(2x3x4x8x6 float32 on cpu))"
     with pytest.raises(ValueError, match="an image needs a time axis"):
@@ -667,15 +850,21 @@ def test_clip_batches_are_checked():
     with pytest.raises(ValueError, match="normalised"):
         ClipBatch(torch.zeros(2, 3, 4, 8, 6, dtype=torch.uint8), **fine)
     with pytest.raises(ValueError, match=r"labels must be \(2,\) torch.int64"):
-        ClipBatch(torch.zeros(2, 4, 8, 6, 3).permute(0, 4, 1, 2, 3), **{**fine, "labels": torch.zeros(2)})
+        ClipBatch(
+            torch.zeros(2, 4, 8, 6, 3).permute(0, 4, 1, 2, 3), **{**fine, "labels": torch.zeros(2)}
+        )
 
 
 @pytest.mark.needs_gpu
 def test_gpu_clips_equal_cpu_clips(tables):
-    with open_fusion(tables, CENTER, end=3, device="cuda", dtype=torch.float32) as gpu, \
-            open_fusion(tables, CENTER, end=3) as cpu:
+    with (
+        open_fusion(tables, CENTER, end=3, device="cuda", dtype=torch.float32) as gpu,
+        open_fusion(tables, CENTER, end=3) as cpu,
+    ):
         assert "h264 by DALI on the GPU" in gpu.routes[0]
         for one, other in zip(gpu, cpu):
             for mine, theirs in zip(one.groups, other.groups):
-                assert mine.clips.device.type == "cuda" and mine.slot.tolist() == theirs.slot.tolist()
+                assert (
+                    mine.clips.device.type == "cuda" and mine.slot.tolist() == theirs.slot.tolist()
+                )
                 assert np.abs(pictures(mine.clips.cpu()) - pictures(theirs.clips)).mean() < 4

@@ -1,4 +1,6 @@
-"""Files of strangers: what each tries, and that it costs itself alone. SECURITY.md names these tests."""
+"""Files of strangers: what each tries, and that it costs itself alone. SECURITY.md names these
+tests.
+"""
 
 import ctypes
 import gzip
@@ -24,10 +26,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import media_of
 
+from conftest import media_of
 from omnidali.bench.media import write_photo, write_video
-from omnidali.catalog import build, integrity, probe, tars, workers
+from omnidali.catalog import integrity, probe, tars, workers
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.files import FileSpan
 from omnidali.catalog.folders import escape_reason
@@ -71,6 +73,7 @@ def make_photos(folder, count=6):
 
 # Playlists and other files that name files
 
+
 class Bait:
     """A file and a port that nobody may touch; the kernel says who does, also from native code."""
 
@@ -82,7 +85,8 @@ class Bait:
         self.port = self.server.getsockname()[1]
         libc = ctypes.CDLL(None, use_errno=True)
         self.events = libc.inotify_init1(os.O_NONBLOCK)
-        assert libc.inotify_add_watch(self.events, os.fsencode(self.file), 0x20 | 0x1) >= 0  # opened, read
+        # opened, read
+        assert libc.inotify_add_watch(self.events, os.fsencode(self.file), 0x20 | 0x1) >= 0
 
     def touched(self):
         """Whether the file was opened or the port was called since the last question."""
@@ -110,16 +114,31 @@ def playlists(bait):
     for place in (str(bait.file), f"file:{bait.file}", url, f"tcp://127.0.0.1:{bait.port}"):
         m3u8 = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{place}\n#EXT-X-ENDLIST\n".encode()
         concat = f"ffconcat version 1.0\nfile '{place}'\n".encode()
-        mpd = (f"<?xml version='1.0'?><MPD type='static'><Period><AdaptationSet><Representation><BaseURL>{place}"
-               "</BaseURL></Representation></AdaptationSet></Period></MPD>").encode()
+        mpd = (
+            f"<?xml version='1.0'?><MPD type='static'><Period><AdaptationSet><Representation><BaseURL>{place}"
+            "</BaseURL></Representation></AdaptationSet></Period></MPD>"
+        ).encode()
         sdp = f"v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=video {bait.port} RTP/AVP 96\na=x:{place}\n".encode()
         for text in (m3u8, concat, mpd, sdp, f"[playlist]\nFile1={place}\n".encode()):
-            yield from (text, b" \n\t" + text, b"\xef\xbb\xbf" + text, b"ID3\4\0\0\0\0\0\0" + text, bytes(600) + text,
-                        gzip.compress(text), text.decode().encode("utf-16"))
+            yield from (
+                text,
+                b" \n\t" + text,
+                b"\xef\xbb\xbf" + text,
+                b"ID3\4\0\0\0\0\0\0" + text,
+                bytes(600) + text,
+                gzip.compress(text),
+                text.decode().encode("utf-16"),
+            )
             # behind a valid magic, each of which has a demuxer that is let in
-            yield from (b"\0\0\0\x18ftypisom\0\0\2\0isom" + text, b"\x1aE\xdf\xa3\x80" + text, b"FLV\1\5\0\0\0\x09" + text,
-                        b"RIFF\xff\0\0\0AVI LIST" + text, b"\0\0\1\xba" + text, b"DKIF\0\0\x20\0" + text,
-                        b"".join(b"G" + text.ljust(187, b"\n")[:187] for _ in range(8)))
+            yield from (
+                b"\0\0\0\x18ftypisom\0\0\2\0isom" + text,
+                b"\x1aE\xdf\xa3\x80" + text,
+                b"FLV\1\5\0\0\0\x09" + text,
+                b"RIFF\xff\0\0\0AVI LIST" + text,
+                b"\0\0\1\xba" + text,
+                b"DKIF\0\0\x20\0" + text,
+                b"".join(b"G" + text.ljust(187, b"\n")[:187] for _ in range(8)),
+            )
     yield external_reference(bait.file)
 
 
@@ -131,34 +150,81 @@ def box(name, *parts):
 def external_reference(target):
     """A QuickTime film whose frames are said to lie in another file, by path and by alias."""
     path = str(target).encode()
-    alias = (bytes(4) + struct.pack(">HH", 150, 2) + bytes(10 + 28 + 12 + 64 + 16) + struct.pack(">hh", 1, 1)
-             + bytes(16) + struct.pack(">hH", 2, len(path)) + path + bytes(len(path) % 2)
-             + struct.pack(">hH", 18, len(path)) + path + struct.pack(">hh", -1, 0))
+    alias = (
+        bytes(4)
+        + struct.pack(">HH", 150, 2)
+        + bytes(10 + 28 + 12 + 64 + 16)
+        + struct.pack(">hh", 1, 1)
+        + bytes(16)
+        + struct.pack(">hH", 2, len(path))
+        + path
+        + bytes(len(path) % 2)
+        + struct.pack(">hH", 18, len(path))
+        + path
+        + struct.pack(">hh", -1, 0)
+    )
     dref = box(b"dref", bytes(4), struct.pack(">I", 1), box(b"alis", alias))
-    entry = bytes(6) + struct.pack(">H", 1) + bytes(16) + struct.pack(">HH", 64, 48) + bytes(14) + b"\0" * 32 + \
-        struct.pack(">Hh", 24, -1)
-    table = [box(b"stsd", bytes(4), struct.pack(">I", 1), box(b"mp4v", entry)),
-             box(b"stts", bytes(4), struct.pack(">III", 1, 3, 10)),
-             box(b"stsc", bytes(4), struct.pack(">IIII", 1, 1, 3, 1)),
-             box(b"stsz", bytes(4), struct.pack(">II", 100, 3)), box(b"stco", bytes(4), struct.pack(">II", 1, 0))]
-    media = box(b"mdia", box(b"mdhd", bytes(12), struct.pack(">II", 30, 30), bytes(4)),
-                box(b"hdlr", bytes(8), b"vide", bytes(13)),
-                box(b"minf", box(b"vmhd", bytes(12)), box(b"dinf", dref), box(b"stbl", *table)))
-    header = box(b"tkhd", bytes(3), b"\7", bytes(8), struct.pack(">I", 1), bytes(64), struct.pack(">II", 64 << 16, 48 << 16))
+    entry = (
+        bytes(6)
+        + struct.pack(">H", 1)
+        + bytes(16)
+        + struct.pack(">HH", 64, 48)
+        + bytes(14)
+        + b"\0" * 32
+        + struct.pack(">Hh", 24, -1)
+    )
+    table = [
+        box(b"stsd", bytes(4), struct.pack(">I", 1), box(b"mp4v", entry)),
+        box(b"stts", bytes(4), struct.pack(">III", 1, 3, 10)),
+        box(b"stsc", bytes(4), struct.pack(">IIII", 1, 1, 3, 1)),
+        box(b"stsz", bytes(4), struct.pack(">II", 100, 3)),
+        box(b"stco", bytes(4), struct.pack(">II", 1, 0)),
+    ]
+    media = box(
+        b"mdia",
+        box(b"mdhd", bytes(12), struct.pack(">II", 30, 30), bytes(4)),
+        box(b"hdlr", bytes(8), b"vide", bytes(13)),
+        box(b"minf", box(b"vmhd", bytes(12)), box(b"dinf", dref), box(b"stbl", *table)),
+    )
+    header = box(
+        b"tkhd",
+        bytes(3),
+        b"\7",
+        bytes(8),
+        struct.pack(">I", 1),
+        bytes(64),
+        struct.pack(">II", 64 << 16, 48 << 16),
+    )
     return box(b"ftyp", b"qt  ", bytes(4), b"qt  ") + box(
-        b"moov", box(b"mvhd", bytes(12), struct.pack(">II", 30, 30), bytes(80)), box(b"trak", header, media))
+        b"moov",
+        box(b"mvhd", bytes(12), struct.pack(">II", 30, 30), bytes(80)),
+        box(b"trak", header, media),
+    )
 
 
 def test_the_bait_is_seen_when_something_bites(bait, tmp_path):
     """The control: without the gate and the limits, FFmpeg does what these files ask for."""
     assert not bait.touched()
-    free = {"protocol_whitelist": "file,http,tcp,crypto,data,concat", "safe": "0", "allowed_extensions": "ALL",
-            "extension_picky": "0", "enable_drefs": "1", "use_absolute_path": "1"}
-    for form, text in (("concat", f"ffconcat version 1.0\nfile '{bait.file}'\n".encode()),
-                       ("hls", f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{bait.file}\n#EXT-X-ENDLIST\n".encode()),
-                       ("mov", external_reference(bait.file))):
+    free = {
+        "protocol_whitelist": "file,http,tcp,crypto,data,concat",
+        "safe": "0",
+        "allowed_extensions": "ALL",
+        "extension_picky": "0",
+        "enable_drefs": "1",
+        "use_absolute_path": "1",
+    }
+    for form, text in (
+        ("concat", f"ffconcat version 1.0\nfile '{bait.file}'\n".encode()),
+        (
+            "hls",
+            f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{bait.file}\n#EXT-X-ENDLIST\n".encode(),
+        ),
+        ("mov", external_reference(bait.file)),
+    ):
         try:
-            with av.open(str(write(tmp_path / "list", text)), format=form, options=free) as container:
+            with av.open(
+                str(write(tmp_path / "list", text)), format=form, options=free
+            ) as container:
                 list(container.demux())
         except (av.FFmpegError, ValueError):
             pass
@@ -191,9 +257,13 @@ def test_playlists_open_no_file_and_no_socket(bait, tmp_path):
     assert not bait.touched()
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed; the two tests above watch, too")
+@pytest.mark.skipif(
+    shutil.which("strace") is None, reason="strace is not installed; the two tests above watch, too"
+)
 def test_the_kernel_sees_no_other_file_and_no_socket(bait, tmp_path):
-    """The workers under strace: what they open outside of the installation is what the list names, and no socket."""
+    """The workers under strace: what they open outside of the installation is what the list names,
+    and no socket.
+    """
     names = []
     for number, data in enumerate(playlists(bait)):
         if number % 20 == 0 or number == 280:
@@ -201,11 +271,29 @@ def test_the_kernel_sees_no_other_file_and_no_socket(bait, tmp_path):
             write(tmp_path / "pics" / names[-1], data)
     write_video(tmp_path / "pics/good.mp4", 1, frames=5, width=64, height=48)
     write(tmp_path / "l.txt", "".join(f"{name} 0\n" for name in [*names, "good.mp4"]))
-    code = (f"import sys; sys.path.insert(0, {ROOT!r}); from omnidali.catalog.build import build_catalog;"
-            " from omnidali.config import SourceConfig; print(build_catalog('c.sqlite',"
-            " {'s': SourceConfig(kind='video', root='pics', list='l.txt')}, '.', progress=False)[0].usable)")
-    done = subprocess.run(["strace", "-f", "-qq", "-o", "trace", "-e", "trace=openat,open,socket,connect", sys.executable,
-                           "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    code = (
+        f"import sys; sys.path.insert(0, {ROOT!r}); from omnidali.catalog.build import build_catalog;"
+        " from omnidali.config import SourceConfig; print(build_catalog('c.sqlite',"
+        " {'s': SourceConfig(kind='video', root='pics', list='l.txt')}, '.', progress=False)[0].usable)"
+    )
+    done = subprocess.run(
+        [
+            "strace",
+            "-f",
+            "-qq",
+            "-o",
+            "trace",
+            "-e",
+            "trace=openat,open,socket,connect",
+            sys.executable,
+            "-c",
+            code,
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.stdout == "1\n", done.stderr
     trace = (tmp_path / "trace").read_text()
     assert "good.mp4" in trace and "bait" not in trace
@@ -214,23 +302,40 @@ def test_the_kernel_sees_no_other_file_and_no_socket(bait, tmp_path):
 
 # Pictures
 
+
 def png(width, height, depth=8, colour=2):
     import zlib
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)),
-              (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")]
+
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)),
+        (b"IDAT", zlib.compress(bytes(100))),
+        (b"IEND", b""),
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks)
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
 
 
-@pytest.mark.parametrize("data, told", [
-    (png(65535, 65535), "too large: 65535x65535"), (png(0, 9), "no picture: 0x9"), (b"GIF89a" + bytes(50), "GIF"),
-    (b"BM" + bytes(60), "BMP"), (b"II*\0" + bytes(60), "TIFF"), (b"\x1f\x8b" + bytes(60), "gzip"),
-    (b"\0\0\0\x1cftypavif" + bytes(20), "ISO media"), (b"\x89PNG\r\n\x1a\n" + bytes(30), "PNG without a header"),
-    (b"RIFF\0\0\0\0WEBPVP8X\0\0\0\0\2" + bytes(20), "animated WebP"), (b"RIFF\0\0\0\0WEBPVP8 " + bytes(20), "without a picture"),
-    (b"\xff\xd8\xff\xc3\0\x11\x08\0\x20\0\x20\3" + bytes(9), "JPEG of a rare kind: process 3"),
-    (b"\xff\xd8\xff\xc1\0\x11\x0c\0\x20\0\x20\3" + bytes(9), "12 bits"),
-    (b"\xff\xd8" + b"\xff\xe2\0\2" * 5000, "more than 4,096 segments"), (b"\xff\xd8" + b"\xff" * 9000, "cut off"),
-])
+@pytest.mark.parametrize(
+    "data, told",
+    [
+        (png(65535, 65535), "too large: 65535x65535"),
+        (png(0, 9), "no picture: 0x9"),
+        (b"GIF89a" + bytes(50), "GIF"),
+        (b"BM" + bytes(60), "BMP"),
+        (b"II*\0" + bytes(60), "TIFF"),
+        (b"\x1f\x8b" + bytes(60), "gzip"),
+        (b"\0\0\0\x1cftypavif" + bytes(20), "ISO media"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(30), "PNG without a header"),
+        (b"RIFF\0\0\0\0WEBPVP8X\0\0\0\0\2" + bytes(20), "animated WebP"),
+        (b"RIFF\0\0\0\0WEBPVP8 " + bytes(20), "without a picture"),
+        (b"\xff\xd8\xff\xc3\0\x11\x08\0\x20\0\x20\3" + bytes(9), "JPEG of a rare kind: process 3"),
+        (b"\xff\xd8\xff\xc1\0\x11\x0c\0\x20\0\x20\3" + bytes(9), "12 bits"),
+        (b"\xff\xd8" + b"\xff\xe2\0\2" * 5000, "more than 4,096 segments"),
+        (b"\xff\xd8" + b"\xff" * 9000, "cut off"),
+    ],
+)
 def test_pictures_are_refused_before_a_decoder(tmp_path, data, told):
     with pytest.raises(Refused, match=told):
         probe_image(FileSpan(str(write(tmp_path / "x.jpg", data))))
@@ -251,10 +356,12 @@ def test_endless_headers_take_no_time_and_no_memory(tmp_path):
 
 def test_rare_pictures_decode_or_are_refused(tmp_path):
     image = np.random.default_rng(0).integers(0, 65536, (60, 90, 3), np.uint16)
-    files = {"deep.png": cv2.imencode(".png", image)[1].tobytes(),
-             "grey.png": cv2.imencode(".png", image[:, :, 0])[1].tobytes(),
-             "alpha.png": cv2.imencode(".png", np.dstack([image, image[:, :, 0]]))[1].tobytes(),
-             "grey.jpg": cv2.imencode(".jpg", (image[:, :, 0] >> 8).astype(np.uint8))[1].tobytes()}
+    files = {
+        "deep.png": cv2.imencode(".png", image)[1].tobytes(),
+        "grey.png": cv2.imencode(".png", image[:, :, 0])[1].tobytes(),
+        "alpha.png": cv2.imencode(".png", np.dstack([image, image[:, :, 0]]))[1].tobytes(),
+        "grey.jpg": cv2.imencode(".jpg", (image[:, :, 0] >> 8).astype(np.uint8))[1].tobytes(),
+    }
     for name, data in files.items():
         media = media_of(write(tmp_path / name, data), "image")
         out = np.zeros((1, 1, 56, 56, 3), np.uint8)
@@ -264,10 +371,13 @@ def test_rare_pictures_decode_or_are_refused(tmp_path):
 
 # Videos
 
+
 def test_videos_are_limited_before_a_decoder(tmp_path, monkeypatch):
     path = tmp_path / "a.mp4"
     write_video(path, 1, frames=9, width=96, height=64)
-    write_video(tmp_path / "b.mkv", 1, frames=3, width=96, height=64, times=[0, 40, 50 * 3600 * 1000])
+    write_video(
+        tmp_path / "b.mkv", 1, frames=3, width=96, height=64, times=[0, 40, 50 * 3600 * 1000]
+    )
     with pytest.raises(Refused, match="longer than 48 hours"):
         probe_video(FileSpan(str(tmp_path / "b.mkv")))
     monkeypatch.setattr("omnidali.catalog.gate.MAX_VIDEO_FRAMES", 8)
@@ -297,7 +407,9 @@ def test_pictures_that_grow_behind_the_header_meet_a_limit(tmp_path, monkeypatch
 
         def decode():  # another thread: decoders are kept for each
             try:
-                decode_video(media_with(media, packed), np.array([2]), np.array([[0, 0, 64, 96]]), 32, out)
+                decode_video(
+                    media_with(media, packed), np.array([2]), np.array([[0, 0, 64, 96]]), 32, out
+                )
             except CannotDecode as error:
                 failed.append(error)
 
@@ -309,6 +421,7 @@ def test_pictures_that_grow_behind_the_header_meet_a_limit(tmp_path, monkeypatch
 
 def media_with(media, packets):
     from dataclasses import replace
+
     return replace(media, packets=packets)
 
 
@@ -342,7 +455,7 @@ worker.main({memory})
 
 @pytest.fixture
 def hostile_worker(monkeypatch):
-    monkeypatch.setattr(workers, "_MAIN", f"exec(\"\"\"{HOSTILE}\"\"\")")
+    monkeypatch.setattr(workers, "_MAIN", f'exec("""{HOSTILE}""")')
     monkeypatch.setattr(workers, "SECONDS", 40.0)
     monkeypatch.setattr(workers, "MEMORY", 1 << 29)
 
@@ -358,14 +471,19 @@ def test_what_crashes_hangs_or_starves_the_probe_costs_itself_alone(tmp_path, ho
     write(tmp_path / "l.txt", "\n".join(lines))
     summary = run_build(tmp_path, threads=2)
     assert summary.usable == 12 and summary.refused == {
-        "crashes the probe": 2, "takes more than 40 s to probe": 1, "needs too much memory": 1}
+        "crashes the probe": 2,
+        "takes more than 40 s to probe": 1,
+        "needs too much memory": 1,
+    }
     assert run_build(tmp_path).probed == 0  # and the next start does not try them again
 
 
 def test_a_mount_that_hangs_at_the_size_holds_no_build(tmp_path, hostile_worker, monkeypatch):
     make_photos(tmp_path, 3)
     stall = 'real = worker.stamp_of\\nworker.stamp_of = lambda path: time_flies() if "1.jpg" in path else real(path)\\n'
-    monkeypatch.setattr(workers, "_MAIN", workers._MAIN.replace("worker.main(", stall + "worker.main("))
+    monkeypatch.setattr(
+        workers, "_MAIN", workers._MAIN.replace("worker.main(", stall + "worker.main(")
+    )
     monkeypatch.setattr(workers, "stamp_of", lambda path: time.sleep(60))
     monkeypatch.setattr(workers, "STAMP_SECONDS", 0.2)
     summary = run_build(tmp_path)
@@ -379,10 +497,13 @@ def test_the_mates_of_a_file_that_kills_are_probed_again(tmp_path, hostile_worke
     make_photos(tmp_path, 3)
     write(tmp_path / "l.txt", "0.jpg 0\nonce.jpg 0\n1.jpg 1\n2.jpg 1\n")
     marker = tmp_path / "died"
-    code = HOSTILE.replace('if "segfault" in path', f'if "once" in path and not os.path.exists({str(marker)!r}):'
-                           f'\\n        open({str(marker)!r}, "w")\\n        os.kill(os.getpid(), 11)\\n    if "segfault" in path')
+    code = HOSTILE.replace(
+        'if "segfault" in path',
+        f'if "once" in path and not os.path.exists({str(marker)!r}):'
+        f'\\n        open({str(marker)!r}, "w")\\n        os.kill(os.getpid(), 11)\\n    if "segfault" in path',
+    )
     write_photo(tmp_path / "pics/once.jpg", 1, 40, 30)
-    workers._MAIN = f"exec(\"\"\"{code}\"\"\")"  # the fixture puts the old one back
+    workers._MAIN = f'exec("""{code}""")'  # the fixture puts the old one back
     assert run_build(tmp_path).usable == 4 and marker.exists()
 
 
@@ -400,10 +521,14 @@ worker.main({memory})
 
 def test_what_could_not_be_read_is_tried_at_each_start(tmp_path, monkeypatch):
     make_photos(tmp_path, 4)
-    monkeypatch.setattr(workers, "_MAIN", f"exec(\"\"\"{OUTAGE}\"\"\")")
+    monkeypatch.setattr(workers, "_MAIN", f'exec("""{OUTAGE}""")')
     write(tmp_path / "pics/outage", "")
     summary = run_build(tmp_path)
-    assert (summary.usable, summary.probed, summary.refused) == (3, 4, {"unreadable: Stale file handle": 1})
+    assert (summary.usable, summary.probed, summary.refused) == (
+        3,
+        4,
+        {"unreadable: Stale file handle": 1},
+    )
     before = CatalogReader(tmp_path / "c.sqlite").table("s").fingerprint
     assert run_build(tmp_path).probed == 0  # nothing is made anew for what stays as it is
     assert CatalogReader(tmp_path / "c.sqlite").table("s").fingerprint == before
@@ -423,10 +548,15 @@ def test_a_worker_that_cannot_start_is_told(tmp_path, monkeypatch):
 def test_workers_start_only_for_new_files_and_are_used_again(tmp_path, monkeypatch):
     make_photos(tmp_path, 6)
     started, original = [], workers._Worker.__init__
-    monkeypatch.setattr(workers._Worker, "__init__", lambda self: (started.append(self), original(self))[1])
-    sources = {name: SourceConfig(kind="image", root="pics", list="l.txt") for name in ("a", "b", "c")}
+    monkeypatch.setattr(
+        workers._Worker, "__init__", lambda self: (started.append(self), original(self))[1]
+    )
+    sources = {
+        name: SourceConfig(kind="image", root="pics", list="l.txt") for name in ("a", "b", "c")
+    }
     run_build(tmp_path, sources, threads=2)
-    assert len(started) == 1 and not started[0].alive  # few files need one, and all sources share it
+    # few files need one, and all sources share it
+    assert len(started) == 1 and not started[0].alive
     run_build(tmp_path, sources, threads=2)
     assert len(started) == 1
 
@@ -443,25 +573,32 @@ def test_a_killed_build_leaves_no_worker_and_goes_on(tmp_path):
     write_photo(tmp_path / "pics/hang.jpg", 1, 40, 30)
     with open(tmp_path / "l.txt", "a") as file:
         file.write("hang.jpg 0\n")
-    main = f"exec(\"\"\"{HOSTILE}\"\"\")"
-    code = (f"import sys; sys.path.insert(0, {ROOT!r})\nfrom omnidali.catalog import build, workers\n"
-            f"from omnidali.config import SourceConfig\nworkers._MAIN = {main!r}\nbuild._COMMIT_SECONDS = 0\n"
-            "build.build_catalog('c.sqlite', {'s': SourceConfig(kind='image', root='pics', list='l.txt')}, '.', threads=1)")
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    main = f'exec("""{HOSTILE}""")'
+    code = (
+        f"import sys; sys.path.insert(0, {ROOT!r})\nfrom omnidali.catalog import build, workers\n"
+        f"from omnidali.config import SourceConfig\nworkers._MAIN = {main!r}\nbuild._COMMIT_SECONDS = 0\n"
+        "build.build_catalog('c.sqlite', {'s': SourceConfig(kind='image', root='pics', list='l.txt')}, '.', threads=1)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL
+    )
     probed, db = 0, None
     for _ in range(900):
         time.sleep(0.1)
         if (tmp_path / "c.sqlite").exists():
             try:
                 db = sqlite3.connect(tmp_path / "c.sqlite", timeout=0)
-                probed, = db.execute("SELECT COUNT(*) FROM media WHERE state = 'ok'").fetchone()
+                (probed,) = db.execute("SELECT COUNT(*) FROM media WHERE state = 'ok'").fetchone()
                 db.close()
             except sqlite3.OperationalError:
                 pass
         if probed >= 30:
             break
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split() or [
-        child for task in Path(f"/proc/{process.pid}/task").iterdir() for child in (task / "children").read_text().split()]
+        child
+        for task in Path(f"/proc/{process.pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
     assert probed == 30 and children and all(map(alive, children))
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -476,38 +613,91 @@ def test_a_killed_build_leaves_no_worker_and_goes_on(tmp_path):
 
 # Lists
 
+
 def entries(path, **settings):
     return list(read_list(path, MediaConfig(**{"kind": "video", **settings}), Labels(), "s")[1])
 
 
-@pytest.mark.parametrize("text, settings, told", [
-    ("a.mp4 0\nb.mp4 " + "1" * 10_000_000, {}, "line 2: expected a line of at most 65,536 characters"),
-    ("a.mp4 0\nb\udcff.mp4 1\n", {}, "line 2: expected a readable list file in UTF-8"),
-    ("1 " * 3_000_000, {"kind": "untrimmed"}, "line 1: expected a line of at most"),
-    ("a.mp4,1\n" + '"' + "x" * 60_000 + ",1\n" + "\0,\n", {"format": "slowfast_csv"}, "line 2: expected"),
-    ("d 0 999999999999 0\n", {"kind": "untrimmed", "format": "parts"}, "at most 200,000 pieces"),
-    (f"d 0 {'9' * 5000} 0\n", {"kind": "untrimmed", "format": "parts"}, "line 1: expected `folder label num_clips"),
-    ("d \u00b2 0\n", {"kind": "frames", "format": "rawframes"}, "line 1: expected `folder num_frames label`"),
-    ("label,youtube_id,time_start,time_end,split\nx,y,inf,nan,t\n", {}, "line 2: expected `label,youtube_id"),
-    ("label,youtube_id,time_start,time_end,split\nx,y,0,1e300,t\n", {}, "line 2: expected `label,youtube_id"),
-    ('[{"video_dir": ' + "[" * 100_000, {"kind": "untrimmed"}, "hundreds of levels"),
-    ('[{"video_dir": "a", "label": NaN}]', {"kind": "untrimmed"}, "NaN, which is no number"),
-    ('[{"video_dir": "a", "label": ' + "9" * 5000 + "}]", {"kind": "untrimmed"}, "a number of 5,000 digits"),
-    ('[{"video_dir": "\\ud800", "label": 0, "num_clips": 1, "positive_clip_inds": []}]', {"kind": "untrimmed"}, "line 1"),
-    ('[{"video_dir": "a", "label": 0, "num_clips": 1e999, "positive_clip_inds": []}]', {"kind": "untrimmed"}, "no number"),
-])
+@pytest.mark.parametrize(
+    "text, settings, told",
+    [
+        (
+            "a.mp4 0\nb.mp4 " + "1" * 10_000_000,
+            {},
+            "line 2: expected a line of at most 65,536 characters",
+        ),
+        ("a.mp4 0\nb\udcff.mp4 1\n", {}, "line 2: expected a readable list file in UTF-8"),
+        ("1 " * 3_000_000, {"kind": "untrimmed"}, "line 1: expected a line of at most"),
+        (
+            "a.mp4,1\n" + '"' + "x" * 60_000 + ",1\n" + "\0,\n",
+            {"format": "slowfast_csv"},
+            "line 2: expected",
+        ),
+        (
+            "d 0 999999999999 0\n",
+            {"kind": "untrimmed", "format": "parts"},
+            "at most 200,000 pieces",
+        ),
+        (
+            f"d 0 {'9' * 5000} 0\n",
+            {"kind": "untrimmed", "format": "parts"},
+            "line 1: expected `folder label num_clips",
+        ),
+        (
+            "d \u00b2 0\n",
+            {"kind": "frames", "format": "rawframes"},
+            "line 1: expected `folder num_frames label`",
+        ),
+        (
+            "label,youtube_id,time_start,time_end,split\nx,y,inf,nan,t\n",
+            {},
+            "line 2: expected `label,youtube_id",
+        ),
+        (
+            "label,youtube_id,time_start,time_end,split\nx,y,0,1e300,t\n",
+            {},
+            "line 2: expected `label,youtube_id",
+        ),
+        ('[{"video_dir": ' + "[" * 100_000, {"kind": "untrimmed"}, "hundreds of levels"),
+        ('[{"video_dir": "a", "label": NaN}]', {"kind": "untrimmed"}, "NaN, which is no number"),
+        (
+            '[{"video_dir": "a", "label": ' + "9" * 5000 + "}]",
+            {"kind": "untrimmed"},
+            "a number of 5,000 digits",
+        ),
+        (
+            '[{"video_dir": "\\ud800", "label": 0, "num_clips": 1, "positive_clip_inds": []}]',
+            {"kind": "untrimmed"},
+            "line 1",
+        ),
+        (
+            '[{"video_dir": "a", "label": 0, "num_clips": 1e999, "positive_clip_inds": []}]',
+            {"kind": "untrimmed"},
+            "no number",
+        ),
+    ],
+)
 def test_hostile_lists_are_told_with_their_line(tmp_path, text, settings, told):
     path, began = write(tmp_path / "l.txt", text), time.thread_time()
     with pytest.raises(UserError) as caught:
         entries(path, **settings)
-    assert "l.txt" in str(caught.value) and told in str(caught.value) and len(str(caught.value)) < 1000
+    assert (
+        "l.txt" in str(caught.value) and told in str(caught.value) and len(str(caught.value)) < 1000
+    )
     assert time.thread_time() - began < 5
 
 
-@pytest.mark.parametrize("text, told", [
-    ('{"a": 0, "b": NaN}', "NaN"), ("[" * 50_000, "hundreds of levels"), ('{"a": ' + "9" * 5000 + "}", "digits"),
-    ("a " + "9" * 5000 + "\n", "a class number from 0"), ("a" + " " * 60_000 + "b\n1,c\n", "1"), ('{"a": [[1]]}', "a class number"),
-])
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ('{"a": 0, "b": NaN}', "NaN"),
+        ("[" * 50_000, "hundreds of levels"),
+        ('{"a": ' + "9" * 5000 + "}", "digits"),
+        ("a " + "9" * 5000 + "\n", "a class number from 0"),
+        ("a" + " " * 60_000 + "b\n1,c\n", "1"),
+        ('{"a": [[1]]}', "a class number"),
+    ],
+)
 def test_hostile_label_maps(tmp_path, text, told):
     path, began = write(tmp_path / "m.json", text), time.thread_time()
     try:
@@ -520,7 +710,11 @@ def test_hostile_label_maps(tmp_path, text, told):
 def test_hostile_motion_files(tmp_path):
     good = json.loads((Path(ROOT) / "omnidali/planning/motion.json").read_text())
     bad = json.dumps({"all": {**good["all"], "mean": [float("nan")] * 8}})
-    for text, told in ((bad, "NaN, which is no number"), ("[" * 50_000, "hundreds of levels"), ("{}", "no entry")):
+    for text, told in (
+        (bad, "NaN, which is no number"),
+        ("[" * 50_000, "hundreds of levels"),
+        ("{}", "no entry"),
+    ):
         with pytest.raises(UserError, match=told):
             load_motion(write(tmp_path / "m.json", text), False)
 
@@ -533,17 +727,46 @@ def test_paths_of_lists_lead_nowhere_else(tmp_path, capsys):
     (tmp_path / "pics/folder").symlink_to(outside)
     (tmp_path / "pics/circle.jpg").symlink_to("circle.jpg")
     os.mkfifo(tmp_path / "pics/pipe.jpg")
-    lines = ["0.jpg", "1.jpg", "../outside/x.jpg", str(outside / "x.jpg"), "link.jpg", "folder/x.jpg", "circle.jpg",
-             "pipe.jpg", "http://127.0.0.1/x.jpg", "s3://bucket/x.jpg", f"file:{outside}/x.jpg", "concat:0.jpg|1.jpg",
-             "pipe:0", "data:image/jpeg,x", "a\0b.jpg", "\x1b]0;hello\x07.jpg", "a/" * 3000 + "x.jpg", "0.jpg/x.jpg",
-             "n" * 300 + ".jpg"]
+    lines = [
+        "0.jpg",
+        "1.jpg",
+        "../outside/x.jpg",
+        str(outside / "x.jpg"),
+        "link.jpg",
+        "folder/x.jpg",
+        "circle.jpg",
+        "pipe.jpg",
+        "http://127.0.0.1/x.jpg",
+        "s3://bucket/x.jpg",
+        f"file:{outside}/x.jpg",
+        "concat:0.jpg|1.jpg",
+        "pipe:0",
+        "data:image/jpeg,x",
+        "a\0b.jpg",
+        "\x1b]0;hello\x07.jpg",
+        "a/" * 3000 + "x.jpg",
+        "0.jpg/x.jpg",
+        "n" * 300 + ".jpg",
+    ]
     write(tmp_path / "l.txt", "".join(f"{line} 0\n" for line in lines))
     summary = run_build(tmp_path)
-    assert summary.usable == 2 and summary.refused == {
-        "path leaves the root": 3, "path is absolute": 1, "path is a URL": 6, "not a regular file": 1,
-        "path holds a NUL byte": 1, "path holds control characters": 1, "path is too long": 1,
-        "unreadable: Too many levels of symbolic links": 1, "unreadable: File name too long": 1,
-        "unreadable: Not a directory": 1} and "\x1b" not in str(summary)
+    assert (
+        summary.usable == 2
+        and summary.refused
+        == {
+            "path leaves the root": 3,
+            "path is absolute": 1,
+            "path is a URL": 6,
+            "not a regular file": 1,
+            "path holds a NUL byte": 1,
+            "path holds control characters": 1,
+            "path is too long": 1,
+            "unreadable: Too many levels of symbolic links": 1,
+            "unreadable: File name too long": 1,
+            "unreadable: Not a directory": 1,
+        }
+        and "\x1b" not in str(summary)
+    )
     assert escape_reason(str(tmp_path), "a: story.mp4") is None  # a colon alone is no scheme
 
 
@@ -559,11 +782,14 @@ def test_frames_that_are_links_or_pipes(tmp_path):
     os.mkfifo(tmp_path / "pics/pipe/img_00002.jpg")
     write(tmp_path / "l.txt", "plain 3 0\ninside 3 0\nout 3 0\npipe 3 0\n")
     summary = run_build(tmp_path, {"s": SourceConfig(kind="frames", root="pics", list="l.txt")})
-    assert summary.usable == 2 and summary.refused == {"a frame is a link that leaves the root": 1,
-                                                       "a frame is not a regular file": 1}
+    assert summary.usable == 2 and summary.refused == {
+        "a frame is a link that leaves the root": 1,
+        "a frame is not a regular file": 1,
+    }
 
 
 # Tars
+
 
 def make_tar(path, members, form=tarfile.GNU_FORMAT):
     with tarfile.open(path, "w", format=form) as tar:
@@ -578,25 +804,49 @@ def make_tar(path, members, form=tarfile.GNU_FORMAT):
 
 def test_hostile_tars(tmp_path):
     photo = png(8, 8)
-    make_tar(tmp_path / "a.tar", [
-        ("0/a.png", photo), ("0/../../b.png", photo), ("/abs.png", photo), ("0/link.png", b"", tarfile.SYMTYPE),
-        ("0/hard.png", b"", tarfile.LNKTYPE), ("0/dev.png", b"", tarfile.CHRTYPE), ("0/fifo.png", b"", tarfile.FIFOTYPE),
-        ("0/sparse.png", b"", tarfile.GNUTYPE_SPARSE), ("0/a.png", photo), ("0/\x1b.png", photo)])
+    make_tar(
+        tmp_path / "a.tar",
+        [
+            ("0/a.png", photo),
+            ("0/../../b.png", photo),
+            ("/abs.png", photo),
+            ("0/link.png", b"", tarfile.SYMTYPE),
+            ("0/hard.png", b"", tarfile.LNKTYPE),
+            ("0/dev.png", b"", tarfile.CHRTYPE),
+            ("0/fifo.png", b"", tarfile.FIFOTYPE),
+            ("0/sparse.png", b"", tarfile.GNUTYPE_SPARSE),
+            ("0/a.png", photo),
+            ("0/\x1b.png", photo),
+        ],
+    )
     tar = read_tar(str(tmp_path), "a.tar", "image")
     assert [member[0] for member in tar.members] == ["0/a.png"]
-    assert tar.left_out["member whose name leaves the tar"] == 2 and tar.left_out["member that is a link"] == 2
-    assert tar.left_out["member with the name of another"] == 1 and tar.left_out["member with an odd name"] == 1
+    assert (
+        tar.left_out["member whose name leaves the tar"] == 2
+        and tar.left_out["member that is a link"] == 2
+    )
+    assert (
+        tar.left_out["member with the name of another"] == 1
+        and tar.left_out["member with an odd name"] == 1
+    )
     assert tar.left_out["member that is no plain file"] >= 2
     whole = (tmp_path / "a.tar").read_bytes()
-    for name, data, told in (("gz.tar", gzip.compress(whole), "tar compressed with gzip: decompress it"),
-                             ("cut.tar", whole[:540], "member cut off"), ("text.tar", b"hello" * 200, "tar broken")):
+    for name, data, told in (
+        ("gz.tar", gzip.compress(whole), "tar compressed with gzip: decompress it"),
+        ("cut.tar", whole[:540], "member cut off"),
+        ("text.tar", b"hello" * 200, "tar broken"),
+    ):
         tar = read_tar(str(tmp_path), write(tmp_path / name, data).name, "image")
         assert not tar.members and any(reason.startswith(told) for reason in tar.left_out), tar
     os.mkfifo(tmp_path / "pipe.tar")
-    assert read_tar(str(tmp_path), "pipe.tar", "image").left_out == {"tar that is no regular file": 1}
+    assert read_tar(str(tmp_path), "pipe.tar", "image").left_out == {
+        "tar that is no regular file": 1
+    }
     (tmp_path / "root").mkdir()
     (tmp_path / "root/out.tar").symlink_to(tmp_path / "a.tar")
-    assert read_tar(str(tmp_path / "root"), "out.tar", "image").left_out == {"tar whose path leaves the root": 1}
+    assert read_tar(str(tmp_path / "root"), "out.tar", "image").left_out == {
+        "tar whose path leaves the root": 1
+    }
 
 
 def test_a_tar_that_could_not_be_read_is_tried_at_the_next_start(tmp_path, monkeypatch):
@@ -619,43 +869,66 @@ def test_a_tar_that_could_not_be_read_is_tried_at_the_next_start(tmp_path, monke
 
 def test_headers_of_tars_that_lie(tmp_path):
     """Sizes below zero and beyond the file, endless chains of headers, and headers of gigabytes."""
+
     def header(size, kind=b"0", name=b"0/a.png"):
         block = bytearray(512)
-        block[:len(name)], block[100:108], block[124:136], block[156:157] = name, b"0000644\0", size, kind
+        block[: len(name)], block[100:108], block[124:136], block[156:157] = (
+            name,
+            b"0000644\0",
+            size,
+            kind,
+        )
         block[257:265] = b"ustar  \0"
         block[148:156] = b" " * 8
         block[148:156] = b"%06o\0 " % sum(block)
         return bytes(block)
 
     negative, huge = b"\xff" * 11 + b"\0", b"\x80" + b"\x7f" * 11
-    for data in (header(negative) * 4, header(huge), header(b"77777777777\0"), header(negative, b"L"), header(huge, b"x"),
-                 header(b"%011o\0" % 512, b"L") * 4000, (header(b"%011o\0" % 512, b"L") + b"x" * 512) * 3000,
-                 (header(b"%011o\0" % 512, b"x") + b"20 a=b\n".ljust(512)) * 3000, header(b"77777777777\0", b"x")):
+    for data in (
+        header(negative) * 4,
+        header(huge),
+        header(b"77777777777\0"),
+        header(negative, b"L"),
+        header(huge, b"x"),
+        header(b"%011o\0" % 512, b"L") * 4000,
+        (header(b"%011o\0" % 512, b"L") + b"x" * 512) * 3000,
+        (header(b"%011o\0" % 512, b"x") + b"20 a=b\n".ljust(512)) * 3000,
+        header(b"77777777777\0", b"x"),
+    ):
         began = time.thread_time()
         tar = read_tar(str(tmp_path), write(tmp_path / "h.tar", data + bytes(1024)).name, "image")
         assert not tar.members and time.thread_time() - began < 5
 
 
 def test_a_tar_that_ends_early_is_told(tmp_path):
-    """Cut off while it was copied, or with a damaged header: what is behind that is not lost in silence."""
-    make_tar(tmp_path / "a.tar", [(f"0/{n}.png", b"x" * 1000) for n in range(4)], tarfile.USTAR_FORMAT)
+    """Cut off while it was copied, or with a damaged header: what is behind that is not lost in
+    silence.
+    """
+    make_tar(
+        tmp_path / "a.tar", [(f"0/{n}.png", b"x" * 1000) for n in range(4)], tarfile.USTAR_FORMAT
+    )
     whole, header = (tmp_path / "a.tar").read_bytes(), 2 * 1536  # of the third member
     flipped, emptied = bytearray(whole), bytearray(whole)
     flipped[header + 5] ^= 1
-    emptied[header:header + 512] = bytes(512)
+    emptied[header : header + 512] = bytes(512)
     for data, members, told in (
-            (whole, 4, {}), (whole[:4 * 1536 + 512], 4, {}), (whole + bytes(1 << 21), 4, {}), (bytes(10240), 0, {}),
-            (whole[:header], 2, {"tar broken: ends at byte 3,072 of 3,072": 1}),
-            (whole[:header + 300], 2, {"tar broken: ends at byte 3,072 of 3,372": 1}),
-            (whole[:4 * 1536 + 100], 4, {"tar broken: ends at byte 6,144 of 6,244": 1}),
-            (flipped, 2, {"tar broken: ends at byte 3,072 of 10,240": 1}),
-            (emptied, 2, {"tar broken: ends at byte 3,072 of 10,240": 1}),
-            (whole + whole, 4, {"tar broken: ends at byte 6,144 of 20,480": 1})):
+        (whole, 4, {}),
+        (whole[: 4 * 1536 + 512], 4, {}),
+        (whole + bytes(1 << 21), 4, {}),
+        (bytes(10240), 0, {}),
+        (whole[:header], 2, {"tar broken: ends at byte 3,072 of 3,072": 1}),
+        (whole[: header + 300], 2, {"tar broken: ends at byte 3,072 of 3,372": 1}),
+        (whole[: 4 * 1536 + 100], 4, {"tar broken: ends at byte 6,144 of 6,244": 1}),
+        (flipped, 2, {"tar broken: ends at byte 3,072 of 10,240": 1}),
+        (emptied, 2, {"tar broken: ends at byte 3,072 of 10,240": 1}),
+        (whole + whole, 4, {"tar broken: ends at byte 6,144 of 20,480": 1}),
+    ):
         tar = read_tar(str(tmp_path), write(tmp_path / "t.tar", bytes(data)).name, "image")
         assert (len(tar.members), tar.left_out) == (members, told)
 
 
 # Checkpoints
+
 
 class Evil:
     def __init__(self, marker):
@@ -669,9 +942,16 @@ def test_checkpoints_run_no_code(tmp_path):
     """For training from weights, resuming, evaluating and exporting, which all read by these two."""
     marker = tmp_path / "marker"
     import pickle
-    for name, data in (("evil.pth", None), ("raw.pt", pickle.dumps(Evil(marker))), ("evil.safetensors", pickle.dumps(Evil(marker)))):
+
+    for name, data in (
+        ("evil.pth", None),
+        ("raw.pt", pickle.dumps(Evil(marker))),
+        ("evil.safetensors", pickle.dumps(Evil(marker))),
+    ):
         if data is None:
-            torch.save({"state_dict": {"a": torch.zeros(2)}, "epoch": Evil(marker)}, tmp_path / name)
+            torch.save(
+                {"state_dict": {"a": torch.zeros(2)}, "epoch": Evil(marker)}, tmp_path / name
+            )
         else:
             write(tmp_path / name, data)
         for read in (read_weights, load_checkpoint):
@@ -688,21 +968,35 @@ def test_checkpoints_run_no_code(tmp_path):
 
 def test_checkpoints_that_claim_terabytes(tmp_path):
     claim = torch.zeros(1).expand(1 << 40)
-    states = {"claim": {"a": claim}, "number": {"a": 3}, "name": {1: torch.zeros(2)}, "meta": {"a": torch.zeros(9, device="meta")},
-              "sparse": {"a": torch.zeros(9).to_sparse()}}
+    states = {
+        "claim": {"a": claim},
+        "number": {"a": 3},
+        "name": {1: torch.zeros(2)},
+        "meta": {"a": torch.zeros(9, device="meta")},
+        "sparse": {"a": torch.zeros(9).to_sparse()},
+    }
     for name, state in states.items():
         torch.save({"state_dict": state}, tmp_path / f"{name}.pth")
         with pytest.raises(UserError, match="expected weights by name|can be read safely"):
             read_weights(tmp_path / f"{name}.pth")
     torch.save({"state_dict": {"a": torch.zeros(1 << 22)}}, tmp_path / "big.pth")
-    with zipfile.ZipFile(tmp_path / "big.pth") as full, zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as packed:
+    with (
+        zipfile.ZipFile(tmp_path / "big.pth") as full,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
         for entry in full.infolist():
             packed.writestr(entry.filename, full.read(entry))
     with pytest.raises(UserError, match="entries of 16,.* bytes in a file of"):
         read_weights(tmp_path / "bomb.pth")
-    lie = json.dumps({"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}).encode()
-    for data in (struct.pack("<Q", len(lie)) + lie, struct.pack("<Q", 1 << 62) + b"{}", b"\xff" * 8,
-                 struct.pack("<Q", 50_000) + b"[" * 50_000):
+    lie = json.dumps(
+        {"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}
+    ).encode()
+    for data in (
+        struct.pack("<Q", len(lie)) + lie,
+        struct.pack("<Q", 1 << 62) + b"{}",
+        b"\xff" * 8,
+        struct.pack("<Q", 50_000) + b"[" * 50_000,
+    ):
         with pytest.raises(UserError, match="can be read safely"):
             read_weights(write(tmp_path / "x.safetensors", data))
     os.mkfifo(tmp_path / "pipe.pth")
@@ -712,23 +1006,48 @@ def test_checkpoints_that_claim_terabytes(tmp_path):
 
 # YAML
 
-LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30))
+LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30)
+)
 SMALL = "sources: {k: {kind: video}}\ntrain: {steps: 5}\n"
 
 
-@pytest.mark.parametrize("text, told", [
-    (LAUGHS, "c.yaml, line 6: expected at most 100,000 values, got more, by aliases of aliases. Write the values out"),
-    (LAUGHS.replace("[x,x,x,x,x,x,x,x,x]", "{x: 1}").replace("[*", "{<<: [*").replace("]", "]}").replace("}]}", "}"), "c.yaml"),
-    ("a: &a [*a]", "an alias of what it stands in"), ("a: &a {b: *a}", "an alias of what it stands in"),
-    ("a: " + "{a: " * 5000, "hundreds of levels"), ("a:\n\tb: 1", "c.yaml, line 2: expected YAML"),
-    (SMALL + "seed: " + "9" * 5000, "expected YAML, got Exceeds the limit"), (SMALL + "run_dir: a\0b", "expected YAML"),
-    (SMALL + 'run_dir: "a\\0b"', "run_dir: expected printable text"), (SMALL + 'run_dir: "\\uD800"', "run_dir: expected printable"),
-    (SMALL + "seed: 0x" + "f" * 50_000, "seed: expected a number of at most 9,223"), (SMALL + "seed: 2001-99-99", "expected YAML"),
-    (SMALL + "model: {depth: 0x" + "f" * 50_000 + "}", "the number of 200,000 bits"), ("#" * 300_000, "at most 262,144 characters"),
-    ("a: !!python/object/apply:os.system ['true']", "expected YAML"), (SMALL + 'base: "\\0"', "expected a readable config file"),
-    (SMALL + "? !!python/name:os.system\n: 1", "expected YAML"), (SMALL + "base: [c.yaml, c.yaml]", "expected other config files"),
-    (SMALL.replace("video", "'frames', pattern: '{:999999999}'"), "sources.k.pattern: expected numbers of a few digits"),
-])
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        (
+            LAUGHS,
+            "c.yaml, line 6: expected at most 100,000 values, got more, by aliases of aliases. Write the values out",
+        ),
+        (
+            LAUGHS.replace("[x,x,x,x,x,x,x,x,x]", "{x: 1}")
+            .replace("[*", "{<<: [*")
+            .replace("]", "]}")
+            .replace("}]}", "}"),
+            "c.yaml",
+        ),
+        ("a: &a [*a]", "an alias of what it stands in"),
+        ("a: &a {b: *a}", "an alias of what it stands in"),
+        ("a: " + "{a: " * 5000, "hundreds of levels"),
+        ("a:\n\tb: 1", "c.yaml, line 2: expected YAML"),
+        (SMALL + "seed: " + "9" * 5000, "expected YAML, got Exceeds the limit"),
+        (SMALL + "run_dir: a\0b", "expected YAML"),
+        (SMALL + 'run_dir: "a\\0b"', "run_dir: expected printable text"),
+        (SMALL + 'run_dir: "\\uD800"', "run_dir: expected printable"),
+        (SMALL + "seed: 0x" + "f" * 50_000, "seed: expected a number of at most 9,223"),
+        (SMALL + "seed: 2001-99-99", "expected YAML"),
+        (SMALL + "model: {depth: 0x" + "f" * 50_000 + "}", "the number of 200,000 bits"),
+        ("#" * 300_000, "at most 262,144 characters"),
+        ("a: !!python/object/apply:os.system ['true']", "expected YAML"),
+        (SMALL + 'base: "\\0"', "expected a readable config file"),
+        (SMALL + "? !!python/name:os.system\n: 1", "expected YAML"),
+        (SMALL + "base: [c.yaml, c.yaml]", "expected other config files"),
+        (
+            SMALL.replace("video", "'frames', pattern: '{:999999999}'"),
+            "sources.k.pattern: expected numbers of a few digits",
+        ),
+    ],
+)
 def test_hostile_configs_fail_within_a_second(tmp_path, text, told):
     began = time.thread_time()
     with pytest.raises(UserError) as caught:
@@ -747,16 +1066,34 @@ def test_bases_that_multiply(tmp_path):
 
 # Catalogs
 
+
 def content(path):
     """Everything that training takes from a catalog."""
     reader = CatalogReader(path)
     table = reader.table("s")
-    arrays = [getattr(table, name).tolist() for name in ("labels", "widths", "heights", "frames", "codecs")]
+    arrays = [
+        getattr(table, name).tolist()
+        for name in ("labels", "widths", "heights", "frames", "codecs")
+    ]
     files = []
     for record in table.records:
         media = table.media(record)
-        files.append((media.path, media.container, media.codec, media.width, media.height, media.frames, media.rotation,
-                      media.timing, media.keyframes, media.packets, media.stamp, media.span))
+        files.append(
+            (
+                media.path,
+                media.container,
+                media.codec,
+                media.width,
+                media.height,
+                media.frames,
+                media.rotation,
+                media.timing,
+                media.keyframes,
+                media.packets,
+                media.stamp,
+                media.span,
+            )
+        )
         PacketIndex.unpack(media.packets) if media.packets else None
     return arrays, files, table.fingerprint, table.codec_names
 
@@ -771,7 +1108,9 @@ def catalog(tmp_path_factory):
 
 
 def rebuild(folder, data):
-    """The content after a start with this catalog; None where the start or the reader says that it is damaged."""
+    """The content after a start with this catalog; None where the start or the reader says that it
+    is damaged.
+    """
     for path in folder.glob("c.sqlite*"):
         path.unlink()
     write(folder / "c.sqlite", data)
@@ -779,14 +1118,31 @@ def rebuild(folder, data):
         run_build(folder)
         return content(folder / "c.sqlite")
     except UserError as error:
-        assert "damaged" in str(error) or "as it was written" in str(error) or "version" in str(error) \
-            or "can be opened" in str(error) or "Delete the file" in str(error), error
+        assert (
+            "damaged" in str(error)
+            or "as it was written" in str(error)
+            or "version" in str(error)
+            or "can be opened" in str(error)
+            or "Delete the file" in str(error)
+        ), error
         return None
 
 
 def test_a_catalog_cut_off_anywhere_is_built_anew(catalog, capsys):
     folder, data, wanted = catalog
-    for length in (0, 1, 50, 99, 100, 4095, 4096, 5000, len(data) // 2, len(data) - 4096, len(data) - 1):
+    for length in (
+        0,
+        1,
+        50,
+        99,
+        100,
+        4095,
+        4096,
+        5000,
+        len(data) // 2,
+        len(data) - 4096,
+        len(data) - 1,
+    ):
         assert rebuild(folder, data[:length]) == wanted, length
         if length:
             assert (folder / "c.sqlite.damaged").exists() == (length >= 16), length
@@ -814,7 +1170,9 @@ def test_a_catalog_that_is_being_written_is_not_damaged(tmp_path, monkeypatch):
     integrity.check_length(path)
     assert len(naps) == 2
     write(path, data[:-1])
-    with pytest.raises(integrity.Damaged, match=f"{len(data) - 1:,} bytes instead of {len(data):,}"):
+    with pytest.raises(
+        integrity.Damaged, match=f"{len(data) - 1:,} bytes instead of {len(data):,}"
+    ):
         integrity.check_length(path)
     assert sum(naps) < 0.2
 
@@ -834,9 +1192,14 @@ def test_flipped_bits_are_never_silent(catalog):
 def test_a_changed_column_or_row_is_seen(catalog):
     """What SQLite takes for right: values that somebody changed."""
     folder, data, wanted = catalog
-    for change in ("UPDATE packed SET data = zeroblob(LENGTH(data)) WHERE name = 'labels'", "DELETE FROM packed WHERE name = 'widths'",
-                   "UPDATE sources SET fingerprint = 'x'", "UPDATE sources SET left_out = '{'", "UPDATE sources SET root = '/'",
-                   "UPDATE entries SET label = 1; UPDATE media SET state = 'new' WHERE id = 3"):
+    for change in (
+        "UPDATE packed SET data = zeroblob(LENGTH(data)) WHERE name = 'labels'",
+        "DELETE FROM packed WHERE name = 'widths'",
+        "UPDATE sources SET fingerprint = 'x'",
+        "UPDATE sources SET left_out = '{'",
+        "UPDATE sources SET root = '/'",
+        "UPDATE entries SET label = 1; UPDATE media SET state = 'new' WHERE id = 3",
+    ):
         write(folder / "edit.sqlite", data)
         db = sqlite3.connect(folder / "edit.sqlite")
         db.executescript(change)
@@ -844,22 +1207,30 @@ def test_a_changed_column_or_row_is_seen(catalog):
         assert rebuild(folder, (folder / "edit.sqlite").read_bytes()) == wanted, change
     write(folder / "edit.sqlite", data)
     db = sqlite3.connect(folder / "edit.sqlite")
-    db.executescript("UPDATE media SET path = '2.jpg ' WHERE path = '2.jpg'; UPDATE media SET width = 41 WHERE id = 5")
+    db.executescript(
+        "UPDATE media SET path = '2.jpg ' WHERE path = '2.jpg'; UPDATE media SET width = 41 WHERE id = 5"
+    )
     db.close()
     assert rebuild(folder, (folder / "edit.sqlite").read_bytes()) is None
 
 
 def test_the_journal_of_a_killed_writer(catalog):
-    """A change that was not finished is taken back; a journal of another file does not spoil the new catalog."""
+    """A change that was not finished is taken back; a journal of another file does not spoil the
+    new catalog.
+    """
     folder, data, wanted = catalog
     for path in folder.glob("c.sqlite*"):
         path.unlink()
     write(folder / "c.sqlite", data)
-    code = ("import os, sqlite3; db = sqlite3.connect('c.sqlite'); db.execute('PRAGMA cache_size = 1');"
-            " db.execute('UPDATE packed SET data = zeroblob(LENGTH(data))');"
-            " db.execute('UPDATE media SET packets = zeroblob(20000)'); os.kill(os.getpid(), 9)")
+    code = (
+        "import os, sqlite3; db = sqlite3.connect('c.sqlite'); db.execute('PRAGMA cache_size = 1');"
+        " db.execute('UPDATE packed SET data = zeroblob(LENGTH(data))');"
+        " db.execute('UPDATE media SET packets = zeroblob(20000)'); os.kill(os.getpid(), 9)"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=folder)
-    assert (folder / "c.sqlite-journal").stat().st_size > 0 and (folder / "c.sqlite").read_bytes() != data
+    assert (folder / "c.sqlite-journal").stat().st_size > 0 and (
+        folder / "c.sqlite"
+    ).read_bytes() != data
     run_build(folder)
     assert content(folder / "c.sqlite") == wanted and not (folder / "c.sqlite.damaged").exists()
     write(folder / "c.sqlite-journal", b"\xd9\xd5\x05\xf9 \xa1c\xd7" + bytes(9000))
@@ -871,12 +1242,17 @@ def test_the_journal_of_a_killed_writer(catalog):
 def test_two_builds_at_once(tmp_path, capfd):
     make_photos(tmp_path, 40)
     found = []
-    builds = [threading.Thread(target=lambda: found.append(run_build(tmp_path, threads=1))) for _ in range(3)]
+    builds = [
+        threading.Thread(target=lambda: found.append(run_build(tmp_path, threads=1)))
+        for _ in range(3)
+    ]
     for thread in builds:
         thread.start()
     for thread in builds:
         thread.join()
-    assert sorted(summary.probed for summary in found) == [0, 0, 40] and {summary.usable for summary in found} == {40}
+    assert sorted(summary.probed for summary in found) == [0, 0, 40] and {
+        summary.usable for summary in found
+    } == {40}
     assert "another process is building" in capfd.readouterr().err
 
 
@@ -889,15 +1265,21 @@ def test_a_catalog_that_others_own(tmp_path):
         (folder / "c.sqlite.lock").unlink()
         for path in (folder, folder / "c.sqlite"):
             path.chmod(0o555)
-        code = (f"import os, sys\nsys.path.insert(0, {ROOT!r})\nfrom omnidali.catalog.build import build_catalog\n"
-                "from omnidali.catalog.store import CatalogReader\nfrom omnidali.config import SourceConfig\n"
-                "if os.getuid() == 0: os.setgid(65534); os.setuid(65534)\n"
-                "print(build_catalog('c.sqlite', {'s': SourceConfig(kind='image', root='pics', list='l.txt')}, '.',"
-                " progress=False)[0].usable, len(CatalogReader('c.sqlite').table('s')))")
-        done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+        code = (
+            f"import os, sys\nsys.path.insert(0, {ROOT!r})\nfrom omnidali.catalog.build import build_catalog\n"
+            "from omnidali.catalog.store import CatalogReader\nfrom omnidali.config import SourceConfig\n"
+            "if os.getuid() == 0: os.setgid(65534); os.setuid(65534)\n"
+            "print(build_catalog('c.sqlite', {'s': SourceConfig(kind='image', root='pics', list='l.txt')}, '.',"
+            " progress=False)[0].usable, len(CatalogReader('c.sqlite').table('s')))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True
+        )
         assert done.stdout == "3 3\n", done.stderr[-2000:]
         os.utime(folder / "pics/1.jpg", (1, 1))
-        done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True
+        )
         assert "no permission to write" in done.stderr and "UserError" in done.stderr
         folder.chmod(0o755)
 
@@ -907,4 +1289,6 @@ def test_what_is_no_catalog_stays_where_it_is(tmp_path):
     write(tmp_path / "c.sqlite", "somebody's notes, which are no database")
     with pytest.raises(UserError, match="a catalog file that can be opened"):
         run_build(tmp_path)
-    assert (tmp_path / "c.sqlite").read_text().startswith("somebody") and not (tmp_path / f"c.sqlite{integrity.DAMAGED}").exists()
+    assert (tmp_path / "c.sqlite").read_text().startswith("somebody") and not (
+        tmp_path / f"c.sqlite{integrity.DAMAGED}"
+    ).exists()

@@ -28,7 +28,8 @@ def story():
     {0}
 sys.exit(exit_with_advice(story))
 """
-# a rank that needs a while to save, and says so; its shell's command is `omnidali demo`, with this as its programs
+# a rank that needs a while to save, and says so; its shell's command is `omnidali demo`, with this
+# as its programs
 SAVING = """
 import os, pathlib, signal, sys, time
 folder, heard = pathlib.Path({0!r}), []
@@ -60,9 +61,11 @@ def test_the_error_of_a_program_is_that_of_its_command(tmp_path, monkeypatch, ca
     monkeypatch.setattr(programs, "PROJECT", tmp_path)
     with pytest.raises(UserError if code == 2 else ProgramFailed) as raised:
         run_program("train.py", ranks=1)
-    told = {"refused": "train.py: expected a good end, got this error: a.b: expected one, got two. Do it. Correct it",
-            "wrong": "train.py failed with exit code 1: RuntimeError: no such thing",
-            "killed": "train.py failed with exit code 137: killed by SIGKILL"}[ending]
+    told = {
+        "refused": "train.py: expected a good end, got this error: a.b: expected one, got two. Do it. Correct it",
+        "wrong": "train.py failed with exit code 1: RuntimeError: no such thing",
+        "killed": "train.py failed with exit code 137: killed by SIGKILL",
+    }[ending]
     assert told in str(raised.value)
     assert code == 2 or raised.value.code == code
     assert "ChildFailedError" not in capfd.readouterr().err
@@ -82,19 +85,47 @@ def wait_for(found, seconds=60):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("name, group, code, line", [
-    ("SIGINT", True, 130, "interrupted"), ("SIGINT", False, 130, "interrupted"),
-    ("SIGTERM", False, 143, "SIGTERM: train.py was ended; the same command goes on where it stopped"),
-    ("SIGTERM", True, 143, "SIGTERM: train.py was ended; the same command goes on where it stopped"),
-    ("SIGHUP", False, 129, "SIGHUP: train.py was ended; the same command goes on where it stopped"),
-    ("SIGKILL", False, -9, None),
-])
+@pytest.mark.parametrize(
+    "name, group, code, line",
+    [
+        ("SIGINT", True, 130, "interrupted"),
+        ("SIGINT", False, 130, "interrupted"),
+        (
+            "SIGTERM",
+            False,
+            143,
+            "SIGTERM: train.py was ended; the same command goes on where it stopped",
+        ),
+        (
+            "SIGTERM",
+            True,
+            143,
+            "SIGTERM: train.py was ended; the same command goes on where it stopped",
+        ),
+        (
+            "SIGHUP",
+            False,
+            129,
+            "SIGHUP: train.py was ended; the same command goes on where it stopped",
+        ),
+        ("SIGKILL", False, -9, None),
+    ],
+)
 def test_a_signal_ends_the_program_and_then_the_command(tmp_path, name, group, code, line):
-    """Alone or to the whole group, as from a terminal: the program saves, the command waits, and nobody stays."""
+    """Alone or to the whole group, as from a terminal: the program saves, the command waits, and
+    nobody stays.
+    """
     (tmp_path / "train.py").write_text(SAVING.format(str(tmp_path)))
-    with open(tmp_path / "err", "w") as err, subprocess.Popen(
-            [sys.executable, "-c", PARENT.format(str(tmp_path))], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=err,
-            start_new_session=True) as command:
+    with (
+        open(tmp_path / "err", "w") as err,
+        subprocess.Popen(
+            [sys.executable, "-c", PARENT.format(str(tmp_path))],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=err,
+            start_new_session=True,
+        ) as command,
+    ):
         wait_for((tmp_path / "begun").exists)
         wait_for((tmp_path / "begun").read_text)
         (os.killpg if group else os.kill)(command.pid, signal.Signals[name])
@@ -119,28 +150,51 @@ def test_shown_commands_can_be_pasted(tmp_path, monkeypatch, capsys):
     line = capsys.readouterr().out.splitlines()[1]
     assert "\x1b" not in line
     shown = str(folder / "c.yaml").replace("\x1b", "\\x1b")
-    assert shlex.split(line)[1:] == ["torchrun", "--nproc-per-node", "1", "train.py", "--config", shown, "; reboot"]
+    assert shlex.split(line)[1:] == [
+        "torchrun",
+        "--nproc-per-node",
+        "1",
+        "train.py",
+        "--config",
+        shown,
+        "; reboot",
+    ]
 
 
 def test_every_command_that_is_shown_is_quoted(media_root, tmp_path, monkeypatch, capsys):
     out = tmp_path / "a copy; $(touch pwned)"
-    (tmp_path / "c.yaml").write_text("sources: {photos: {kind: image, root: photos, list: photos.txt}}\n"
-                                     "evaluation: {source: {kind: image, root: photos, list: one.txt}}\n"
-                                     f"train: {{steps: 1}}\nrun_dir: {tmp_path}/run\ndata_root: {tmp_path}/media\n")
+    (tmp_path / "c.yaml").write_text(
+        "sources: {photos: {kind: image, root: photos, list: photos.txt}}\n"
+        "evaluation: {source: {kind: image, root: photos, list: one.txt}}\n"
+        f"train: {{steps: 1}}\nrun_dir: {tmp_path}/run\ndata_root: {tmp_path}/media\n"
+    )
     (tmp_path / "media").mkdir()
     (tmp_path / "media/photos").symlink_to(media_root / "photos")
     (tmp_path / "media/photos.txt").write_text((media_root / "photos.txt").read_text())
     (tmp_path / "media/one.txt").write_text("0.jpg 0\n")
     for name, more in (("transcode", []), ("dedup", ["--sources", "photos"])):
-        assert cli.main([name, "--config", str(tmp_path / "c.yaml"), "--out", str(out / name), *more]) == 0
-        told, = [line for line in capsys.readouterr().out.splitlines() if "train.py --config" in line]
-        assert shlex.split(told.partition(": ")[2]) == ["train.py", "--config", str(out / name / "config.yaml")]
+        assert (
+            cli.main([name, "--config", str(tmp_path / "c.yaml"), "--out", str(out / name), *more])
+            == 0
+        )
+        (told,) = [
+            line for line in capsys.readouterr().out.splitlines() if "train.py --config" in line
+        ]
+        assert shlex.split(told.partition(": ")[2]) == [
+            "train.py",
+            "--config",
+            str(out / name / "config.yaml"),
+        ]
 
 
 def test_commands_are_shown_by_one_function():
     """In the program's text, no command is put together with a path but by `for_shell`."""
     for path in [*ROOT.glob("omnidali/**/*.py"), ROOT / "train.py", ROOT / "evaluate.py"]:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            shown = any(f"{command} {{" in line or f"{command} --config {{" in line or f"{command} --logdir {{" in line
-                        for command in (" mv", "train.py", "tensorboard", "torchrun", "omnidali.cli"))
+            shown = any(
+                f"{command} {{" in line
+                or f"{command} --config {{" in line
+                or f"{command} --logdir {{" in line
+                for command in (" mv", "train.py", "tensorboard", "torchrun", "omnidali.cli")
+            )
             assert not shown, f"{path}:{number}: {line.strip()}"

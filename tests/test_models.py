@@ -7,11 +7,16 @@ from omnidali.config import ModelConfig
 from omnidali.models.recognizers import TSN, SlowOnly, build_model
 
 
-@pytest.mark.parametrize("model, parameters, keys", [
-    (lambda: TSN(50, 200, 0.4), 23_917_832, 320), (lambda: TSN(50, 400, 0.4), 24_327_632, 320),
-    (lambda: SlowOnly(50, 200, 0.5, 8), 32_044_296, 320), (lambda: SlowOnly(50, 400, 0.5, 4), 32_454_096, 320),
-    (lambda: SlowOnly(101, 400, 0.5, 8), 60_359_120, 626),
-])
+@pytest.mark.parametrize(
+    "model, parameters, keys",
+    [
+        (lambda: TSN(50, 200, 0.4), 23_917_832, 320),
+        (lambda: TSN(50, 400, 0.4), 24_327_632, 320),
+        (lambda: SlowOnly(50, 200, 0.5, 8), 32_044_296, 320),
+        (lambda: SlowOnly(50, 400, 0.5, 4), 32_454_096, 320),
+        (lambda: SlowOnly(101, 400, 0.5, 8), 60_359_120, 626),
+    ],
+)
 def test_parameters_of_the_reference(model, parameters, keys):
     with torch.device("meta"):
         network = model()
@@ -33,8 +38,11 @@ def test_state_dict_names_of_the_reference():
 
 
 def test_slowonly_kernels():
-    shapes = {name: tuple(weight.shape[2:]) for name, weight in SlowOnly(50, 5, 0.5, 8).state_dict().items()
-              if name.endswith("conv.weight")}
+    shapes = {
+        name: tuple(weight.shape[2:])
+        for name, weight in SlowOnly(50, 5, 0.5, 8).state_dict().items()
+        if name.endswith("conv.weight")
+    }
     assert shapes["backbone.conv1.conv.weight"] == (1, 7, 7)
     for stage in (1, 2, 3, 4):
         for block in (0, 1):
@@ -65,7 +73,9 @@ def test_groups_give_the_same_logits_as_single_clips(name):
     assert torch.allclose(together, torch.cat([model(videos), model(photos)]), atol=1e-5)
     assert torch.allclose(together[2:3], model(photos[:1]), atol=1e-5)
     torch.nn.functional.cross_entropy(model.train()([videos, photos]), torch.arange(5)).backward()
-    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in model.parameters())
+    assert all(
+        weight.grad is not None and weight.grad.isfinite().all() for weight in model.parameters()
+    )
 
 
 def test_tsn_does_not_compute_repeated_frames():
@@ -81,5 +91,7 @@ def test_slowonly_keeps_every_frame():
 
 
 def test_zero_init_of_last_norms_is_for_3d_only():
-    assert all((block.last_norm.weight == 0).all() for block in SlowOnly(18, 5, 0.5, 8).backbone.layer2)
+    assert all(
+        (block.last_norm.weight == 0).all() for block in SlowOnly(18, 5, 0.5, 8).backbone.layer2
+    )
     assert all((block.last_norm.weight == 1).all() for block in TSN(18, 5, 0.5).backbone.layer2)

@@ -1,4 +1,6 @@
-"""Images as clips: planned matrices against plain restatements, on the CPU's path and in DALI's graph, and their estimate."""
+"""Images as clips: planned matrices against plain restatements, on the CPU's path and in DALI's
+graph, and their estimate.
+"""
 
 import json
 
@@ -6,11 +8,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import media_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_fusion import assert_restores_at_every_step, pictures
 
+from conftest import media_of
 from omnidali import cli
 from omnidali.bench.media import picture, write_photo
 from omnidali.catalog.build import build_catalog
@@ -25,6 +26,7 @@ from omnidali.planning.philox import normals
 from omnidali.planning.plan import TrainPlan
 from pipelines import MovingImages
 from pipelines.feeds import MEAN, STD
+from test_fusion import assert_restores_at_every_step, pictures
 
 CLIP = ClipConfig(num_clips=1, clip_len=6, frame_interval=8, size=64)
 
@@ -41,7 +43,9 @@ def test_still_is_the_box():
     matrix = still(BOXES, 3, 64)
     for box, frames in zip(BOXES, matrix):
         for frame in frames:
-            assert np.allclose(frame @ [0, 0, 1], [box[1], box[0], 1]) and np.allclose(frame @ [64, 64, 1], [box[3], box[2], 1])
+            assert np.allclose(frame @ [0, 0, 1], [box[1], box[0], 1]) and np.allclose(
+                frame @ [64, 64, 1], [box[3], box[2], 1]
+            )
 
 
 @pytest.mark.parametrize("constant", [False, True])
@@ -49,12 +53,22 @@ def test_translated_windows_stay_in_the_picture_and_keep_their_size(constant):
     matrices = translated(BOXES, WIDTHS, HEIGHTS, 6, 64, numbers(3, 12), constant)
     corners = matrices @ np.array([[0, 0, 1], [64, 64, 1]]).T
     assert (corners[:, :, :2] >= 0).all()
-    assert (corners[:, :, 0] <= WIDTHS[:, None, None] + 1e-9).all() and (corners[:, :, 1] <= HEIGHTS[:, None, None] + 1e-9).all()
+    assert (corners[:, :, 0] <= WIDTHS[:, None, None] + 1e-9).all() and (
+        corners[:, :, 1] <= HEIGHTS[:, None, None] + 1e-9
+    ).all()
     sides = corners[..., 1] - corners[..., 0]
     assert np.allclose(sides[:, :, 0], (BOXES[:, 3] - BOXES[:, 1])[:, None])
     assert len(np.unique(matrices[2, :, 0, 2])) == 6  # it moves
     if constant:
-        free = translated(np.array([[400, 400, 500, 500]]), np.array([999]), np.array([999]), 5, 64, numbers(1, 10), True)
+        free = translated(
+            np.array([[400, 400, 500, 500]]),
+            np.array([999]),
+            np.array([999]),
+            5,
+            64,
+            numbers(1, 10),
+            True,
+        )
         assert np.allclose(np.diff(free[0, :, :2, 2], axis=0), np.diff(free[0, :2, :2, 2], axis=0))
 
 
@@ -70,7 +84,8 @@ def test_warped_composes_homographies_over_time():
         point = np.array([13.0, 40.0])  # of the output
         for time in range(1, frames):
             seen = matrices[n, time] @ [*point, 1]
-            place = (seen[:2] / seen[2] - middle) / short  # in the picture; moved forwards it must reach the output point
+            # in the picture; moved forwards it must reach the output point
+            place = (seen[:2] / seen[2] - middle) / short
             for step in range(time):
                 steps = np.append(mean[n] + factor[n] @ drawn[n, step], 0).reshape(3, 3) + np.eye(3)
                 moved = steps @ [*place, 1]
@@ -94,10 +109,23 @@ def test_regions_hold_what_is_seen(width, height, seed):
     rng = np.random.default_rng(seed)
     box = np.array([[0, 0, int(rng.integers(1, height + 1)), int(rng.integers(1, width + 1))]])
     motion = load_motion(None, False)
-    matrices = warped(box, np.array([width]), np.array([height]), 8, 64, rng.random((1, 56)), *motion.of(np.zeros(1, int)))[0]
+    matrices = warped(
+        box,
+        np.array([width]),
+        np.array([height]),
+        8,
+        64,
+        rng.random((1, 56)),
+        *motion.of(np.zeros(1, int)),
+    )[0]
     region, sides, inner = through_region(matrices, width, height, 64)
     top, left, bottom, right = region
-    assert 0 <= top < bottom <= height and 0 <= left < right <= width and top % 2 == left % 2 == 0 and (sides > 0).all()
+    assert (
+        0 <= top < bottom <= height
+        and 0 <= left < right <= width
+        and top % 2 == left % 2 == 0
+        and (sides > 0).all()
+    )
     point = np.array([20.0, 50.0, 1])
     for outer, mine in zip(matrices, inner):
         there, here = outer @ point, mine @ point
@@ -117,7 +145,9 @@ def test_a_warp_that_does_not_move_shows_the_crop(tmp_path):
 def test_a_warp_shows_what_its_matrix_says(tmp_path):
     write_photo(tmp_path / "a.png", 3, 200, 150)
     media, source = media_of(tmp_path / "a.png", "image"), picture(3, 0, 200, 150)
-    matrices = np.array([[[1, 0, 30], [0, 1, 16], [0, 0, 1]], [[0, 1, 40], [1, 0, 10], [0, 0, 1]]], float)
+    matrices = np.array(
+        [[[1, 0, 30], [0, 1, 16], [0, 0, 1]], [[0, 1, 40], [1, 0, 10], [0, 0, 1]]], float
+    )
     out = np.empty((1, 2, 64, 64, 3), np.uint8)
     decode_image(media, np.zeros((1, 4), int), 64, out, matrices)
     assert (out[0, 0] == source[16:80, 30:94]).all()
@@ -127,15 +157,23 @@ def test_a_warp_shows_what_its_matrix_says(tmp_path):
 def test_beyond_the_picture_its_edge_goes_on(tmp_path):
     """On the CPU and in DALI's graph."""
     cv2.imwrite(str(tmp_path / "flat.png"), np.full((90, 120, 3), 200, np.uint8))
-    matrices = np.array([[[1, 0, -10], [0, 1, -30], [0, 0, 1]], [[1, 0, 80], [0, 1, 60], [0, 0, 1]]], float)
+    matrices = np.array(
+        [[[1, 0, -10], [0, 1, -30], [0, 0, 1]], [[1, 0, 80], [0, 1, 60], [0, 0, 1]]], float
+    )
     out = np.empty((1, 2, 64, 64, 3), np.uint8)
     decode_image(media_of(tmp_path / "flat.png", "image"), np.zeros((1, 4), int), 64, out, matrices)
     assert (out == 200).all()
     region, sides, inner = through_region(matrices, 120, 90, 64)
-    clips = MovingImages(64, 1, 1, 1, None, 2).run({
-        "data": [np.fromfile(tmp_path / "flat.png", np.uint8)], "sides": [sides.astype(np.float32)],
-        "matrices": [inner.astype(np.float32)], "start0": [region[:2].astype(np.float32)],
-        "end0": [region[2:].astype(np.float32)], "flip0": [np.array(0, np.int32)]})[0]
+    clips = MovingImages(64, 1, 1, 1, None, 2).run(
+        {
+            "data": [np.fromfile(tmp_path / "flat.png", np.uint8)],
+            "sides": [sides.astype(np.float32)],
+            "matrices": [inner.astype(np.float32)],
+            "start0": [region[:2].astype(np.float32)],
+            "end0": [region[2:].astype(np.float32)],
+            "flip0": [np.array(0, np.int32)],
+        }
+    )[0]
     shown = np.asarray(clips) * STD + MEAN
     assert np.abs(shown - 200).max() < 1
 
@@ -162,13 +200,18 @@ def test_dali_and_the_cpu_warp_alike(photos, tmp_path, inflate):
     _, cpu = open_photos(photos, tmp_path, inflate)
     plan, dali = open_photos(photos, tmp_path, inflate, "dali")
     with cpu, dali:
-        assert dali.routes == ["p: jpeg by DALI on the CPU (a damaged photo may crash DALI's own decoder on the CPU: prefer decode: auto)"]
+        assert dali.routes == [
+            "p: jpeg by DALI on the CPU (a damaged photo may crash DALI's own decoder on the CPU: prefer decode: auto)"
+        ]
         for one, other in zip(cpu, dali):
             mine, theirs = (pictures(batch.groups[0].clips) for batch in (one, other))
             assert mine.shape == (5, 6, 64, 64, 3) and np.abs(mine - theirs).mean() < 4
-            assert (np.abs(mine[:, 1:] - mine[:, :1]).mean(axis=(1, 2, 3, 4)) > 0).all()  # something moves
+            # something moves
+            assert (np.abs(mine[:, 1:] - mine[:, :1]).mean(axis=(1, 2, 3, 4)) > 0).all()
     again, _ = open_photos(photos, tmp_path, inflate)
-    assert (plan(3)[0].motions == again(3)[0].motions).all() and (plan(3)[0].motions != plan(2)[0].motions).any()
+    assert (plan(3)[0].motions == again(3)[0].motions).all() and (
+        plan(3)[0].motions != plan(2)[0].motions
+    ).any()
 
 
 @pytest.mark.needs_gpu
@@ -188,8 +231,12 @@ def test_moving_images_restore_at_every_step(photos, tmp_path):
 
 
 def test_flips_mirror_the_whole_clip(photos, tmp_path):
-    sides = [open_photos(photos, tmp_path, "warp", clip=ClipConfig(num_clips=1, clip_len=6, size=64, flip=flip))[1]
-             for flip in (0.0, 1.0)]
+    sides = [
+        open_photos(
+            photos, tmp_path, "warp", clip=ClipConfig(num_clips=1, clip_len=6, size=64, flip=flip)
+        )[1]
+        for flip in (0.0, 1.0)
+    ]
     with sides[0] as plain, sides[1] as mirrored:
         assert (next(plain).groups[0].clips.flip(-1) == next(mirrored).groups[0].clips).all()
 
@@ -204,12 +251,17 @@ def test_motion_files(tmp_path):
     assert mean[:, 0].tolist() == [0, 0.1, 0, 0] and factor[:, 0, 0] == pytest.approx([1, 2, 1, 1])
     (tmp_path / "n.json").write_text(json.dumps({"all": row}))
     tripod = np.outer(*[np.array([1e-5, 0, 2e-5, 0, 0, 0, 0, 0])] * 2)  # one direction alone
-    (tmp_path / "t.json").write_text(json.dumps({"all": {"mean": [0.0] * 8, "covariance": tripod.tolist()}}))
+    (tmp_path / "t.json").write_text(
+        json.dumps({"all": {"mean": [0.0] * 8, "covariance": tripod.tolist()}})
+    )
     factor = load_motion(tmp_path / "t.json", False).factor[0]
     assert np.allclose(factor @ factor.T, tripod, atol=1e-11)
-    for path, per_class, told in (("none.json", False, "got no such file"), ("n.json", True, "distributions of single classes, got none"),
-                                  ("l.txt", False, "got no entry 'all'"),
-                                  ("l.txt", False, "mean and covariance")):
+    for path, per_class, told in (
+        ("none.json", False, "got no such file"),
+        ("n.json", True, "distributions of single classes, got none"),
+        ("l.txt", False, "got no entry 'all'"),
+        ("l.txt", False, "mean and covariance"),
+    ):
         (tmp_path / "l.txt").write_text("{}")
         with pytest.raises(UserError, match=told):
             load_motion(tmp_path / path, per_class, ["a"])
@@ -217,7 +269,9 @@ def test_motion_files(tmp_path):
 
 def test_homographies_are_found():
     rng = np.random.default_rng(3)
-    scene = cv2.resize(rng.integers(0, 255, (60, 60), np.uint8), (480, 480), interpolation=cv2.INTER_CUBIC)
+    scene = cv2.resize(
+        rng.integers(0, 255, (60, 60), np.uint8), (480, 480), interpolation=cv2.INTER_CUBIC
+    )
     matrix = np.array([[1.02, 0.01, 4], [-0.01, 0.99, -6], [1e-5, 2e-5, 1]])
     moved = cv2.warpPerspective(scene, matrix, (480, 480), borderMode=cv2.BORDER_REFLECT)
     found = homography(scene[80:400, 80:400], moved[80:400, 80:400])
@@ -232,10 +286,13 @@ def test_homographies_are_found():
 def test_the_estimate_recovers_a_known_camera(tmp_path):
     """Videos whose camera zooms and pans by known amounts give back their mean and covariance."""
     import av
+
     rng = np.random.default_rng(0)
     drawn = []
     for n in range(12):
-        scene = cv2.resize(rng.integers(0, 255, (45, 60, 3), np.uint8), (480, 360), interpolation=cv2.INTER_CUBIC)
+        scene = cv2.resize(
+            rng.integers(0, 255, (45, 60, 3), np.uint8), (480, 360), interpolation=cv2.INTER_CUBIC
+        )
         matrix = np.eye(3)
         with av.open(str(tmp_path / f"{n}.mp4"), "w") as container:
             stream = container.add_stream("libx264", rate=10, options={"crf": "12"})
@@ -247,24 +304,41 @@ def test_the_estimate_recovers_a_known_camera(tmp_path):
                     step = np.array([[zoom, 0, right], [0, zoom, 0], [0, 0, 1]])
                     pixels = np.array([[240, 0, 160], [0, 240, 120], [0, 0, 1.0]])
                     matrix = pixels @ step @ np.linalg.inv(pixels) @ matrix
-                view = cv2.warpPerspective(scene, matrix @ np.array([[1, 0, -80], [0, 1, -60], [0, 0, 1]]), (320, 240))
+                view = cv2.warpPerspective(
+                    scene, matrix @ np.array([[1, 0, -80], [0, 1, -60], [0, 0, 1]]), (320, 240)
+                )
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(view, format="rgb24")))
             container.mux(stream.encode(None))
     (tmp_path / "l.txt").write_text("".join(f"{n}.mp4 {n % 2}\n" for n in range(12)))
     source = SourceConfig(kind="video", list="l.txt")
     build_catalog(tmp_path / "c.sqlite", {"v": source}, tmp_path, progress=False)
-    values = estimate_motion(CatalogReader(tmp_path / "c.sqlite").table("v"), 1, 100, 0, ["a", "b"], 2)
+    values = estimate_motion(
+        CatalogReader(tmp_path / "c.sqlite").table("v"), 1, 100, 0, ["a", "b"], 2
+    )
     drawn = np.array(drawn)
     assert values["all"]["pairs"] >= 40 and values["videos"] == 12 and values["classes"] == {}
     assert np.allclose(values["all"]["mean"], drawn.mean(axis=0), atol=2e-3)
-    assert np.allclose(values["all"]["covariance"], np.cov(drawn, rowvar=False, bias=True), atol=6e-5)
+    assert np.allclose(
+        values["all"]["covariance"], np.cov(drawn, rowvar=False, bias=True), atol=6e-5
+    )
 
 
 def test_motion_estimate_command(media_root, tmp_path, capsys):
-    (tmp_path / "c.yaml").write_text("sources: {clips: {kind: video, root: clips, list: clips.txt}, photos: {kind: image,"
-                                     " root: photos, list: photos.txt}}\ntrain: {steps: 1}\n")
-    command = ["motion", "estimate", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "m.json"), "--set",
-               f"data_root={media_root}", f"run_dir={tmp_path}"]
+    (tmp_path / "c.yaml").write_text(
+        "sources: {clips: {kind: video, root: clips, list: clips.txt}, photos: {kind: image,"
+        " root: photos, list: photos.txt}}\ntrain: {steps: 1}\n"
+    )
+    command = [
+        "motion",
+        "estimate",
+        "--config",
+        str(tmp_path / "c.yaml"),
+        "--out",
+        str(tmp_path / "m.json"),
+        "--set",
+        f"data_root={media_root}",
+        f"run_dir={tmp_path}",
+    ]
     assert cli.main(command[:4] + ["--source", "photos"] + command[4:]) == 2
     assert "--source: expected a source of videos (clips), got photos" in capsys.readouterr().err
     assert cli.main(command[:4] + ["--interval", "0"] + command[4:]) == 2
@@ -272,4 +346,6 @@ def test_motion_estimate_command(media_root, tmp_path, capsys):
     assert "pairs of frames with a common plane" in capsys.readouterr().err
     assert cli.main(command) == 0
     values = json.loads((tmp_path / "m.json").read_text())
-    assert len(values["all"]["mean"]) == 8 and values["interval"] == 1 and values["all"]["pairs"] >= 16
+    assert (
+        len(values["all"]["mean"]) == 8 and values["interval"] == 1 and values["all"]["pairs"] >= 16
+    )

@@ -1,4 +1,6 @@
-"""Every other project's loader delivers the planned frames, boxes and mirrorings, so that comparing with it is fair."""
+"""Every other project's loader delivers the planned frames, boxes and mirrorings, so that comparing
+with it is fair.
+"""
 
 import random
 from dataclasses import replace
@@ -6,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import media_of
 
+from conftest import media_of
 from omnidali.bench.job import Item, Job
 from omnidali.bench.media import read_numbers, write_photo, write_video
 from omnidali.bench.peers import PEERS
@@ -17,15 +19,26 @@ from pipelines.feeds import MEAN, STD
 
 FRAMES, WIDTH, HEIGHT, SIZE = 40, 112, 80, 96
 VIDEOS = {
-    "h264": ("mp4", {"gop": 8}), "h264-b": ("mp4", {"gop": 250, "b_frames": 3}),
-    "vp9": ("webm", {"codec": "libvpx-vp9", "gop": 8, "options": {"deadline": "realtime", "cpu-used": "8",
-                                                                  "crf": "10", "b": "0"}}),
+    "h264": ("mp4", {"gop": 8}),
+    "h264-b": ("mp4", {"gop": 250, "b_frames": 3}),
+    "vp9": (
+        "webm",
+        {
+            "codec": "libvpx-vp9",
+            "gop": 8,
+            "options": {"deadline": "realtime", "cpu-used": "8", "crf": "10", "b": "0"},
+        },
+    ),
     "mjpeg": ("avi", {"codec": "mjpeg", "pixels": "yuvj420p", "options": {"q": "2"}}),
 }
-CASES = [pytest.param(name, settings, form, id=f"{name}-{form}-{'-'.join(map(str, settings.values()))}")
-         for name, peer in PEERS.items() for settings in peer.settings for form in ("jpeg", *VIDEOS)
-         if ("image" if form == "jpeg" else "video") in peer.kinds
-         and (form == "jpeg" or peer.codecs is None or form.partition("-")[0] in peer.codecs)]
+CASES = [
+    pytest.param(name, settings, form, id=f"{name}-{form}-{'-'.join(map(str, settings.values()))}")
+    for name, peer in PEERS.items()
+    for settings in peer.settings
+    for form in ("jpeg", *VIDEOS)
+    if ("image" if form == "jpeg" else "video") in peer.kinds
+    and (form == "jpeg" or peer.codecs is None or form.partition("-")[0] in peer.codecs)
+]
 SQUARE = (0, 16, 80, 96)  # the whole short side, where the numbers are read
 
 
@@ -44,7 +57,9 @@ def paths(tmp_path_factory) -> dict[str, list[str]]:
 
 
 def plan(paths: list[str], kind: str) -> Job:
-    """Three batches, the last one shorter; frames out of order and repeated; every other item with any box."""
+    """Three batches, the last one shorter; frames out of order and repeated; every other item with
+    any box.
+    """
     rng, items = random.Random(5), []
     for number in range(8):
         drawn = [rng.randrange(FRAMES) for _ in range(4)]
@@ -80,8 +95,11 @@ def test_peers_do_the_same_job(paths, name, settings, form):
             shown = (clip * torch.tensor(STD) + torch.tensor(MEAN)).numpy()
             if item.box == SQUARE:
                 upright = shown[:, :, ::-1] if item.flip else shown
-                assert [read_numbers(picture) for picture in upright] == [(item.file, frame) for frame in item.frames]
-            # libraries differ in filters, chroma and rounding; a wrong frame, box or side is off by 20 and more
+                assert [read_numbers(picture) for picture in upright] == [
+                    (item.file, frame) for frame in item.frames
+                ]
+            # libraries differ in filters, chroma and rounding; a wrong frame, box or side is off by
+            # 20 and more
             assert np.abs(shown - ours(item, job.kind)).mean() < 6
 
 
@@ -92,8 +110,10 @@ def test_broken_files_are_no_silence(paths, name):
     job = plan(paths["jpeg" if kind == "image" else "vp9"], kind)
     lost = replace(job.steps[1][0], path="/nowhere/at.all")
     try:
-        batches = PEERS[name].deliver(replace(job, steps=(job.steps[0], (lost, *job.steps[1][1:]))),
-                                      **PEERS[name].settings[-1])
+        batches = PEERS[name].deliver(
+            replace(job, steps=(job.steps[0], (lost, *job.steps[1][1:]))),
+            **PEERS[name].settings[-1],
+        )
     except ImportError as error:
         pytest.skip(f"{name}: {error}")
     with pytest.raises(Exception):

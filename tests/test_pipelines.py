@@ -1,7 +1,8 @@
 """The DALI graphs: shapes, flips, boxes, errors; and that all decoders give one picture.
 
-Tolerance between the CPU decoders and DALI, as the mean difference on a scale of 0..255: 2 for video
-and 4 for photos at ordinary scales (their filters for colour planes and for shrinking differ).
+Tolerance between the CPU decoders and DALI, as the mean difference on a scale of 0..255: 2 for
+video and 4 for photos at ordinary scales (their filters for colour planes and for shrinking
+differ).
 """
 
 import sys
@@ -11,8 +12,8 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import media_of
 
+from conftest import media_of
 from omnidali.bench.media import read_numbers, write_photo, write_video
 from omnidali.decoding.image import decode_image
 from omnidali.decoding.video import decode_video
@@ -34,15 +35,20 @@ def as_pixels(tensor):
 def box_feeds(count):
     feeds = {}
     for view, (box, flip) in enumerate(zip(BOXES.astype(np.float32), FLIPS)):
-        feeds |= {f"start{view}": [box[:2]] * count, f"end{view}": [box[2:]] * count,
-                  f"flip{view}": [np.array(flip, np.int32)] * count}
+        feeds |= {
+            f"start{view}": [box[:2]] * count,
+            f"end{view}": [box[2:]] * count,
+            f"flip{view}": [np.array(flip, np.int32)] * count,
+        }
     return feeds
 
 
 def decoded(pixels, size, device_id=None):
     """(V, F, S, S, 3) pixels through DecodedClips, with FLIPS."""
     graph = DecodedClips(size, len(pixels), 1, 1, device_id)
-    output, = graph.run({"pixels": list(pixels), "flip": [np.array(flip, np.int32) for flip in FLIPS]})
+    (output,) = graph.run(
+        {"pixels": list(pixels), "flip": [np.array(flip, np.int32) for flip in FLIPS]}
+    )
     return as_pixels(output)
 
 
@@ -67,7 +73,8 @@ def test_memory_of_a_batch_comes_back_when_nobody_holds_it():
     assert second.data_ptr() != place  # a view of the first still lives
     del view
     assert pool.take((4, 990), torch.float32, device).data_ptr() == place
-    assert pool.take((0, 1, 32, 32, 3), torch.float32, device).shape == (0, 1, 32, 32, 3)  # a source without a slot
+    # a source without a slot
+    assert pool.take((0, 1, 32, 32, 3), torch.float32, device).shape == (0, 1, 32, 32, 3)
 
 
 def test_what_nobody_uses_is_freed_now_and_then(monkeypatch):
@@ -75,7 +82,9 @@ def test_what_nobody_uses_is_freed_now_and_then(monkeypatch):
     trim, freed = Trimmer(pool, 2), []
     held = [pool.take((3000,), torch.float32, torch.device("cpu")) for _ in range(4)]
     held.clear()
-    monkeypatch.setattr(pool, "forget", lambda forget=pool.forget: (freed.append(len(pool._free)), forget()))
+    monkeypatch.setattr(
+        pool, "forget", lambda forget=pool.forget: (freed.append(len(pool._free)), forget())
+    )
     trim()
     assert not freed
     now = time.monotonic()
@@ -116,17 +125,33 @@ def test_batches_that_come_back_at_any_moment_hurt_nobody():
 
 
 def check_video(path, device_id, tolerance):
-    write_video(path, 21, frames=30, width=112, height=80,
-                **({"codec": "libvpx-vp9", "options": {"deadline": "realtime", "cpu-used": "8", "crf": "20", "b": "0"}}
-                   if path.suffix == ".webm" else
-                   {"codec": "mjpeg", "pixels": "yuvj420p", "options": {"q": "4"}} if path.suffix == ".avi" else
-                   {"codec": "libx265", "options": {"x265-params": "log-level=none"}} if "hevc" in path.name else {}))
+    write_video(
+        path,
+        21,
+        frames=30,
+        width=112,
+        height=80,
+        **(
+            {
+                "codec": "libvpx-vp9",
+                "options": {"deadline": "realtime", "cpu-used": "8", "crf": "20", "b": "0"},
+            }
+            if path.suffix == ".webm"
+            else {"codec": "mjpeg", "pixels": "yuvj420p", "options": {"q": "4"}}
+            if path.suffix == ".avi"
+            else {"codec": "libx265", "options": {"x265-params": "log-level=none"}}
+            if "hevc" in path.name
+            else {}
+        ),
+    )
     frames = np.array([29, 3, 3, 17], np.int32)
     pixels = np.zeros((2, 4, 64, 64, 3), np.uint8)
     decode_video(media_of(path), frames, BOXES, 64, pixels)
     by_cpu = decoded(pixels, 64, device_id)
     graph = EncodedVideos(64, 2, 3, 1, device_id)
-    outputs = graph.run({"data": [np.fromfile(path, np.uint8)] * 2, "frames": [frames] * 2, **box_feeds(2)})
+    outputs = graph.run(
+        {"data": [np.fromfile(path, np.uint8)] * 2, "frames": [frames] * 2, **box_feeds(2)}
+    )
     assert len(outputs) == 2
     for view, output in enumerate(outputs):
         by_dali = as_pixels(output)
@@ -142,7 +167,9 @@ def check_photo(path, device_id, tolerance):
     decode_image(media_of(path, "image"), BOXES, 64, pixels)
     by_cpu = decoded(pixels, 64, device_id)
     graph = EncodedImages(64, 2, 1, 1, device_id)
-    for view, output in enumerate(graph.run({"data": [np.fromfile(path, np.uint8)], **box_feeds(1)})):
+    for view, output in enumerate(
+        graph.run({"data": [np.fromfile(path, np.uint8)], **box_feeds(1)})
+    ):
         by_dali = as_pixels(output)
         assert by_dali.shape == (1, 1, 64, 64, 3)
         assert (by_dali[0] - by_cpu[view]).abs().mean() < tolerance
@@ -173,8 +200,9 @@ def test_gpu_and_cpu_agree_on_photos(tmp_path, name):
 def test_decoded_clips_are_normalised_and_flipped():
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32, 3), np.uint8)
     graph = DecodedClips(32, 2, 1, 1, None)
-    output = torch.from_dlpack(graph.run({"pixels": list(pixels),
-                                          "flip": [np.array(flip, np.int32) for flip in FLIPS]})[0])
+    output = torch.from_dlpack(
+        graph.run({"pixels": list(pixels), "flip": [np.array(flip, np.int32) for flip in FLIPS]})[0]
+    )
     wanted = (torch.tensor(pixels).float() - torch.tensor(MEAN)) / torch.tensor(STD)
     assert output.dtype == torch.float32
     assert torch.allclose(output[0], wanted[0], atol=1e-4)
@@ -193,7 +221,9 @@ def test_a_bad_sample_fails_its_batch_and_no_other(tmp_path):
 
 
 def test_the_telling_part_of_dali_errors():
-    text = ("Critical error in pipeline:\nError in CPU operator `x`,\nwith the following traceback:\n\n  File \"a\"\n\n"
-            "encountered:\n\nAssert failed: no decoder\nC++ context: [/x.h:1] \nCurrent pipeline object is no longer")
+    text = (
+        'Critical error in pipeline:\nError in CPU operator `x`,\nwith the following traceback:\n\n  File "a"\n\n'
+        "encountered:\n\nAssert failed: no decoder\nC++ context: [/x.h:1] \nCurrent pipeline object is no longer"
+    )
     assert first_reason(text) == "Assert failed: no decoder"
     assert first_reason("plain") == "plain"

@@ -11,34 +11,51 @@ from omnidali.catalog.store import SourceTable
 from omnidali.config import ClipConfig, SourceConfig, ViewsConfig
 from omnidali.planning import crops
 from omnidali.planning.frames import sample_test, sample_train
+from omnidali.planning.mixing import Weighted
 from omnidali.planning.permutation import permute
 from omnidali.planning.philox import Purpose, Stream, below, philox
 from omnidali.planning.plan import EvaluationPlan, TrainPlan
-from omnidali.planning.mixing import Weighted
 
 
 def made_up_table(rows, kind="video", name="t", classes=7):
     rng = np.random.default_rng(rows)
-    return SourceTable(name, kind, np.arange(rows), rng.integers(0, classes, rows).astype(np.int32),
-                       rng.integers(50, 500, rows).astype(np.uint16), rng.integers(50, 500, rows).astype(np.uint16),
-                       rng.integers(1, 400, rows).astype(np.int32) if kind == "video" else np.ones(rows, np.int32),
-                       np.zeros(rows, np.uint8), codec_names=("h264",), fingerprint="f")
+    return SourceTable(
+        name,
+        kind,
+        np.arange(rows),
+        rng.integers(0, classes, rows).astype(np.int32),
+        rng.integers(50, 500, rows).astype(np.uint16),
+        rng.integers(50, 500, rows).astype(np.uint16),
+        rng.integers(1, 400, rows).astype(np.int32) if kind == "video" else np.ones(rows, np.int32),
+        np.zeros(rows, np.uint8),
+        codec_names=("h264",),
+        fingerprint="f",
+    )
 
 
 def made_up_plan(batch=24, seed=3, clip=ClipConfig()):
     tables = [made_up_table(50), made_up_table(300, "image", "i"), made_up_table(11, name="s")]
-    sources = [SourceConfig(kind="video", weight=2), SourceConfig(kind="image", weight=1.3),
-               SourceConfig(kind="video", weight=0.2)]
+    sources = [
+        SourceConfig(kind="video", weight=2),
+        SourceConfig(kind="image", weight=1.3),
+        SourceConfig(kind="video", weight=0.2),
+    ]
     return TrainPlan(tables, sources, clip, batch, seed)
 
 
-@pytest.mark.parametrize("counter, key, words", [
-    # known answers of the Random123 distribution for philox4x32 with 10 rounds
-    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-    ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-    ((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0),
-     (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
-])
+@pytest.mark.parametrize(
+    "counter, key, words",
+    [
+        # known answers of the Random123 distribution for philox4x32 with 10 rounds
+        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)
 def test_philox_known_answers(counter, key, words):
     assert tuple(philox(counter, key).tolist()) == words
 
@@ -46,7 +63,7 @@ def test_philox_known_answers(counter, key, words):
 def test_uniform_numbers_fill_the_range():
     numbers = Stream(7, 0).uniform(Purpose.CROP, np.arange(20_000), 5)
     assert numbers.min() >= 0 and numbers.max() < 1
-    assert abs(numbers.mean() - 0.5) < 0.005 and abs(numbers.std() - 12 ** -0.5) < 0.005
+    assert abs(numbers.mean() - 0.5) < 0.005 and abs(numbers.std() - 12**-0.5) < 0.005
     assert len(np.unique(numbers)) > 0.99 * numbers.size
 
 
@@ -59,7 +76,9 @@ def test_every_epoch_is_a_permutation(size, seed, epoch):
 
 def test_permutations_are_uniform():
     size, epochs = 10, 20_000
-    order = permute(np.tile(np.arange(size), epochs), np.repeat(np.arange(epochs), size), size, Stream(0, 0))
+    order = permute(
+        np.tile(np.arange(size), epochs), np.repeat(np.arange(epochs), size), size, Stream(0, 0)
+    )
     seen = np.zeros((size, size))
     np.add.at(seen, (np.tile(np.arange(size), epochs), order), 1)
     chi_square = ((seen - epochs / size) ** 2 / (epochs / size)).sum()
@@ -100,8 +119,13 @@ def plain_sample(length, words, clip_len, interval, clips, test=False):
     return [(offset + k * interval) % length for offset in offsets for k in range(clip_len)]
 
 
-@given(lengths=st.lists(st.integers(1, 400), min_size=1, max_size=20), clip_len=st.integers(1, 10),
-       interval=st.integers(1, 9), clips=st.integers(1, 12), seed=st.integers(0, 100))
+@given(
+    lengths=st.lists(st.integers(1, 400), min_size=1, max_size=20),
+    clip_len=st.integers(1, 10),
+    interval=st.integers(1, 9),
+    clips=st.integers(1, 12),
+    seed=st.integers(0, 100),
+)
 @settings(max_examples=300, deadline=None)
 def test_frames_equal_the_plain_statement(lengths, clip_len, interval, clips, seed):
     words = Stream(seed, 0).words(Purpose.FRAMES, np.arange(len(lengths)), clips)
@@ -109,7 +133,9 @@ def test_frames_equal_the_plain_statement(lengths, clip_len, interval, clips, se
     test = sample_test(np.array(lengths), clip_len, interval, clips)
     for row, length in enumerate(lengths):
         assert train[row].tolist() == plain_sample(length, words[row], clip_len, interval, clips)
-        assert test[row].tolist() == plain_sample(length, None, clip_len, interval, clips, test=True)
+        assert test[row].tolist() == plain_sample(
+            length, None, clip_len, interval, clips, test=True
+        )
 
 
 def assert_in_bounds(boxes, widths, heights):
@@ -119,12 +145,16 @@ def assert_in_bounds(boxes, widths, heights):
     assert (boxes[..., 2:] > boxes[..., :2]).all()
 
 
-@given(sizes=st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 3000)), min_size=1, max_size=30),
-       seed=st.integers(0, 1000))
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 3000)), min_size=1, max_size=30),
+    seed=st.integers(0, 1000),
+)
 @settings(max_examples=150, deadline=None)
 def test_boxes_stay_in_the_picture(sizes, seed):
     widths, heights = np.array(sizes, np.uint16).T
-    numbers = Stream(seed, 0).uniform(Purpose.CROP, np.arange(len(sizes)), crops.RANDOM_RESIZED_NUMBERS)
+    numbers = Stream(seed, 0).uniform(
+        Purpose.CROP, np.arange(len(sizes)), crops.RANDOM_RESIZED_NUMBERS
+    )
     assert_in_bounds(crops.random_resized(widths, heights, numbers, (0.08, 1.0)), widths, heights)
     assert_in_bounds(crops.multi_scale(widths, heights, numbers[:, :2]), widths, heights)
     for cut in (crops.centered, crops.three, crops.five):
@@ -139,12 +169,15 @@ def test_random_resized_has_the_stated_distribution():
     area, aspect = high * wide / 1e6, wide / high
     assert 0.078 < area.min() < 0.09 and 0.95 < area.max() <= 1.0
     assert 0.74 < aspect.min() < 0.77 and 1.31 < aspect.max() < 1.35
-    # crops that fit less often at the largest areas pull the mean a little below the middle of 0.08 and 1
+    # crops that fit less often at the largest areas pull the mean a little below the middle of 0.08
+    # and 1
     assert 0.45 < area.mean() < 0.5 and abs(np.log(aspect).mean()) < 0.01
 
 
 def plain_random_resized(width, height, numbers, area):
-    """mmaction2's RandomResizedCrop.get_crop_bbox for one picture, said plainly; then top and left are made even."""
+    """mmaction2's RandomResizedCrop.get_crop_bbox for one picture, said plainly; then top and left
+    are made even.
+    """
     low, high = np.log(3 / 4), np.log(4 / 3)
     for share, log_aspect, down, across in numbers.reshape(4, 10).T:
         aspect = np.exp(low + log_aspect * (high - low))
@@ -160,12 +193,17 @@ def plain_random_resized(width, height, numbers, area):
     return [top, left, min(top + h, height), min(left + w, width)]
 
 
-@given(sizes=st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 3000)), min_size=1, max_size=30),
-       smallest=st.sampled_from([0.08, 0.5, 1.0]), seed=st.integers(0, 1000))
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 3000)), min_size=1, max_size=30),
+    smallest=st.sampled_from([0.08, 0.5, 1.0]),
+    seed=st.integers(0, 1000),
+)
 @settings(max_examples=150)
 def test_random_resized_equals_the_plain_statement(sizes, smallest, seed):
     widths, heights = np.array(sizes).T
-    numbers = Stream(seed, 0).uniform(Purpose.CROP, np.arange(len(sizes)), crops.RANDOM_RESIZED_NUMBERS)
+    numbers = Stream(seed, 0).uniform(
+        Purpose.CROP, np.arange(len(sizes)), crops.RANDOM_RESIZED_NUMBERS
+    )
     boxes = crops.random_resized(widths, heights, numbers, (smallest, 1.0))
     for (width, height), drawn, box in zip(sizes, numbers, boxes.tolist()):
         assert box == plain_random_resized(width, height, drawn, (smallest, 1.0))
@@ -175,7 +213,12 @@ def test_where_no_try_fits_the_central_square_is_seen():
     widths, heights = np.array([1000, 50, 1001, 60]), np.array([50, 1000, 50, 40])
     numbers = Stream(0, 0).uniform(Purpose.CROP, np.arange(4), crops.RANDOM_RESIZED_NUMBERS)
     boxes = crops.random_resized(widths, heights, numbers, (1.0, 1.0))
-    assert boxes.tolist() == [[0, 474, 50, 524], [474, 0, 524, 50], [0, 474, 50, 524], [0, 10, 40, 50]]
+    assert boxes.tolist() == [
+        [0, 474, 50, 524],
+        [474, 0, 524, 50],
+        [0, 474, 50, 524],
+        [0, 10, 40, 50],
+    ]
 
 
 def test_three_crops_lie_along_the_longer_side():
@@ -185,9 +228,13 @@ def test_three_crops_lie_along_the_longer_side():
 
 
 def flat(planned):
-    return {int(slot): (s.source, int(draw), int(row), frames.tolist(), box.tolist(), flip.tolist())
-            for s in planned for slot, draw, row, frames, box, flip
-            in zip(s.slots, s.draws, s.rows, s.frames, s.boxes, s.flips)}
+    return {
+        int(slot): (s.source, int(draw), int(row), frames.tolist(), box.tolist(), flip.tolist())
+        for s in planned
+        for slot, draw, row, frames, box, flip in zip(
+            s.slots, s.draws, s.rows, s.frames, s.boxes, s.flips
+        )
+    }
 
 
 @pytest.mark.parametrize("world", [2, 3, 4, 8])
@@ -219,7 +266,7 @@ def test_every_row_once_an_epoch():
     plan = made_up_plan()
     rows = np.concatenate([plan(step)[0].rows for step in range(60)])
     for epoch in range(len(rows) // 50):
-        assert sorted(rows[50 * epoch:50 * epoch + 50]) == list(range(50))
+        assert sorted(rows[50 * epoch : 50 * epoch + 50]) == list(range(50))
     assert list(rows[:50]) != list(rows[50:100])
 
 
@@ -230,7 +277,9 @@ def test_seeds_differ_and_repeat():
 
 def test_flips_have_the_asked_probability():
     plan = made_up_plan(clip=ClipConfig(flip=0.25))
-    share = np.mean([flip for step in range(400) for samples in plan(step) for flip in samples.flips])
+    share = np.mean(
+        [flip for step in range(400) for samples in plan(step) for flip in samples.flips]
+    )
     assert abs(share - 0.25) < 0.02
 
 
@@ -254,12 +303,18 @@ def test_substitute_is_agreed_on_and_of_the_same_class():
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
 def test_evaluation_sees_every_item_once(world):
     table = made_up_table(23)
-    plan = EvaluationPlan(table, ClipConfig(), ViewsConfig(num_clips=3, crops="ten", size=224), batch=4)
+    plan = EvaluationPlan(
+        table, ClipConfig(), ViewsConfig(num_clips=3, crops="ten", size=224), batch=4
+    )
     seen = []
     for step in range(plan.steps(world)):
         for rank in range(world):
-            samples, = plan(step, rank, world)
-            assert len(samples) == 4 and samples.boxes.shape == (4, 10, 4) and samples.flips[:, 5:].all()
+            (samples,) = plan(step, rank, world)
+            assert (
+                len(samples) == 4
+                and samples.boxes.shape == (4, 10, 4)
+                and samples.flips[:, 5:].all()
+            )
             seen += samples.slots[samples.valid].tolist()
             assert (samples.rows[samples.valid] == samples.slots[samples.valid]).all()
     assert sorted(seen) == list(range(23))
@@ -267,8 +322,16 @@ def test_evaluation_sees_every_item_once(world):
 
 def test_planning_stays_cheap_at_ten_million_rows():
     rows = 10_000_000
-    table = SourceTable("t", "video", np.arange(rows), np.zeros(rows, np.int32), np.full(rows, 340, np.uint16),
-                        np.full(rows, 256, np.uint16), np.full(rows, 300, np.int32), np.zeros(rows, np.uint8))
+    table = SourceTable(
+        "t",
+        "video",
+        np.arange(rows),
+        np.zeros(rows, np.int32),
+        np.full(rows, 340, np.uint16),
+        np.full(rows, 256, np.uint16),
+        np.full(rows, 300, np.int32),
+        np.zeros(rows, np.uint8),
+    )
     plan = TrainPlan([table], [SourceConfig(kind="video")], ClipConfig(), 512, 0)
     best = min(timed(lambda: plan(step)) for step in range(40))  # the least disturbed one
     assert best < 0.005
@@ -281,12 +344,17 @@ def timed(work):
 
 
 def test_below_is_uniform():
-    counts = np.bincount(below(Stream(0, 0).words(Purpose.FRAMES, np.arange(9000), 1)[:, 0], 9), minlength=9)
+    counts = np.bincount(
+        below(Stream(0, 0).words(Purpose.FRAMES, np.arange(9000), 1)[:, 0], 9), minlength=9
+    )
     assert counts.min() > 900 and counts.max() < 1100
 
 
 def test_the_order_of_sources_is_part_of_the_fingerprint():
     tables = [made_up_table(50), made_up_table(50, name="s")]
     sources = [SourceConfig(kind="video"), SourceConfig(kind="video")]
-    one, other = TrainPlan(tables, sources, ClipConfig(), 8, 0), TrainPlan(tables[::-1], sources, ClipConfig(), 8, 0)
+    one, other = (
+        TrainPlan(tables, sources, ClipConfig(), 8, 0),
+        TrainPlan(tables[::-1], sources, ClipConfig(), 8, 0),
+    )
     assert one.fingerprint() != other.fingerprint()

@@ -33,7 +33,10 @@ def test_nobody_goes_before_all_have_come(tmp_path):
     context = multiprocessing.get_context("forkserver")  # torch is imported once
     context.set_forkserver_preload(["omnidali.ranks"])
     times = context.Queue()
-    processes = [context.Process(target=attend, args=(rank, tmp_path / "store", times)) for rank in range(WORLD)]
+    processes = [
+        context.Process(target=attend, args=(rank, tmp_path / "store", times))
+        for rank in range(WORLD)
+    ]
     for process in processes:
         process.start()
     seen = [times.get(timeout=300) for _ in processes]
@@ -44,7 +47,9 @@ def test_nobody_goes_before_all_have_come(tmp_path):
 
 
 def test_a_rank_whose_torchrun_died_before_it_could_notice_ends(tmp_path):
-    """Who takes in orphans is its parent then; the kernel's signal for the end of a parent would never come."""
+    """Who takes in orphans is its parent then; the kernel's signal for the end of a parent would
+    never come.
+    """
     code = """
 import os, sys, time
 from omnidali.errors import exit_with_advice
@@ -55,9 +60,16 @@ open("code.part", "w").write(str(exit_with_advice(lambda: start_ranks() and None
 os.rename("code.part", "code")
 """
     (tmp_path / "rank.py").write_text(code)
-    environment = {**os.environ, "TORCHELASTIC_RUN_ID": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
-    for command, status in ((f"{sys.executable} rank.py $$ 2>err &", "2"),
-                            (f"{sys.executable} rank.py 2>err; true", "0")):  # a script of the user's lies between
+    environment = {
+        **os.environ,
+        "TORCHELASTIC_RUN_ID": "1",
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+    }
+    for command, status in (
+        (f"{sys.executable} rank.py $$ 2>err &", "2"),
+        # a script of the user's lies between
+        (f"{sys.executable} rank.py 2>err; true", "0"),
+    ):
         subprocess.run(["bash", "-c", command], env=environment, cwd=tmp_path, timeout=300)
         end = time.monotonic() + 300
         while not (tmp_path / "code").exists() and time.monotonic() < end:

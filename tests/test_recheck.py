@@ -1,4 +1,6 @@
-"""`lint --decode`: whole files against what the catalog believes, and what trainings know of it from then on."""
+"""`lint --decode`: whole files against what the catalog believes, and what trainings know of it
+from then on.
+"""
 
 import csv
 import sqlite3
@@ -7,8 +9,8 @@ from dataclasses import replace
 import av
 import numpy as np
 import pytest
-from conftest import media_of
 
+from conftest import media_of
 from omnidali import cli
 from omnidali.bench.media import write_photo, write_video
 from omnidali.catalog.build import build_catalog
@@ -34,16 +36,18 @@ def world(tmp_path):
 
 def built(world, source=VIDEOS):
     """The table of the world, and the summary of its build."""
-    summary, = build_catalog(world / "c.sqlite", {"v": source}, world, progress=False)
+    (summary,) = build_catalog(world / "c.sqlite", {"v": source}, world, progress=False)
     return CatalogReader(world / "c.sqlite").table("v"), summary
 
 
 def overwrite(path, packet, fill):
-    """Write ``fill`` over the middle of a packet, given by its number; nothing of the container changes."""
+    """Write ``fill`` over the middle of a packet, given by its number; nothing of the container
+    changes.
+    """
     index = PacketIndex.unpack(media_of(path).packets)
     data = bytearray(path.read_bytes())
     begin, size = int(index.offsets[packet]), int(index.sizes[packet])
-    data[begin + size // 3:begin + size - 4] = bytes(fill for _ in range(size - 4 - size // 3))
+    data[begin + size // 3 : begin + size - 4] = bytes(fill for _ in range(size - 4 - size // 3))
     path.write_bytes(bytes(data))
 
 
@@ -65,7 +69,8 @@ def test_concealed_damage_is_named_and_known_from_then_on(world):
     after, summary = built(world)
     assert "1 damaged or used in part (such as a/1.mp4: " in str(summary)
     assert choose_routes(after, "auto", (9, 0)) == {"h264": "dali", "h264:damaged": "cpu"}
-    assert describe_content(after)["content"] == describe_content(before)["content"]  # a run may go on
+    # a run may go on
+    assert describe_content(after)["content"] == describe_content(before)["content"]
     assert recheck(world / "c.sqlite", "v", VIDEOS, progress=False) == (4, [])  # it is known by now
 
 
@@ -76,9 +81,13 @@ def test_frames_that_do_not_come_take_no_number(world):
     begin = int(index.offsets[12])
     data[begin + 4] = data[begin + 4] & 0x60 | 31  # a NAL unit of a kind that decoders pass over
     path.write_bytes(bytes(data))
-    with sqlite3.connect(world / "c.sqlite") as db:  # as a catalog that looked at no header would believe
+    # as a catalog that looked at no header would believe
+    with sqlite3.connect(world / "c.sqlite") as db:
         built(world)
-        assert db.execute("SELECT frames, codec FROM media WHERE path = 'a/0.mp4'").fetchone() == (29, "h264:irregular")
+        assert db.execute("SELECT frames, codec FROM media WHERE path = 'a/0.mp4'").fetchone() == (
+            29,
+            "h264:irregular",
+        )
 
 
 def test_a_catalog_that_believes_another_order_is_corrected(world):
@@ -88,13 +97,20 @@ def test_a_catalog_that_believes_another_order_is_corrected(world):
     numbers = index.numbers.copy()
     numbers[[4, 5]] = numbers[[5, 4]]
     with sqlite3.connect(world / "c.sqlite") as db:
-        db.execute("UPDATE media SET packets = ?, crc = NULL WHERE path = 'a/0.mp4'",
-                   (replace(index, numbers=numbers).pack(),))
+        db.execute(
+            "UPDATE media SET packets = ?, crc = NULL WHERE path = 'a/0.mp4'",
+            (replace(index, numbers=numbers).pack(),),
+        )
     _, (found,) = recheck(world / "c.sqlite", "v", VIDEOS, progress=False)
-    assert (found.path, found.detail, found.changes_frames) == \
-        ("a/0.mp4", "frames come in another order from frame 4 on", True)
+    assert (found.path, found.detail, found.changes_frames) == (
+        "a/0.mp4",
+        "frames come in another order from frame 4 on",
+        True,
+    )
     again, _ = built(world)
-    assert np.array_equal(PacketIndex.unpack(again.media(again.records[0]).packets).numbers, index.numbers)
+    assert np.array_equal(
+        PacketIndex.unpack(again.media(again.records[0]).packets).numbers, index.numbers
+    )
 
 
 def test_a_sample_is_as_large_as_asked_for_and_evenly_spread(world, monkeypatch):
@@ -109,8 +125,10 @@ def test_the_command_names_files_and_lets_trainings_know(world, capsys):
         write_photo(world / f"p/{'ab'[number]}/{number}.jpg", number, 200, 150)
         path = world / f"p/{'ab'[number]}/{number}.jpg"
         path.write_bytes(data(path.read_bytes()))
-    (world / "c.yaml").write_text(f"data_root: {world}\nrun_dir: {world}/run\ntrain: {{steps: 1}}\nsources:\n"
-                                  "  v: {kind: video, root: v}\n  p: {kind: image, root: p}\n")
+    (world / "c.yaml").write_text(
+        f"data_root: {world}\nrun_dir: {world}/run\ntrain: {{steps: 1}}\nsources:\n"
+        "  v: {kind: video, root: v}\n  p: {kind: image, root: p}\n"
+    )
     command = ["lint", "--config", str(world / "c.yaml"), "--out", str(world / "out")]
     assert cli.main(command) == 0
     assert "damaged" not in capsys.readouterr().out
@@ -119,15 +137,20 @@ def test_the_command_names_files_and_lets_trainings_know(world, capsys):
     assert "v: 4 files decoded whole, 1 are not what the catalog said" in told
     assert "WARN  p: 1 files are refused, such as b/1.jpg (no picture comes out)" in told
     rows = {row["path"]: row for row in csv.DictReader(open(world / "out/issues.csv"))}
-    assert rows["b/2.mp4"]["problem"] == "damaged" and "the first about frame 25" in rows["b/2.mp4"]["detail"]
+    assert (
+        rows["b/2.mp4"]["problem"] == "damaged"
+        and "the first about frame 25" in rows["b/2.mp4"]["detail"]
+    )
     assert cli.main(command) == 0  # without decoding: the catalog knows
     assert "such as b/2.mp4" in capsys.readouterr().out
 
 
 def test_wrong_options_are_told(world, capsys):
     (world / "c.yaml").write_text("train: {steps: 1}\nsources: {v: {kind: video, root: v}}\n")
-    for options, told in ((["--sample", "3"], "--sample: expected --decode beside it"),
-                          (["--decode", "--sample", "0"], "--sample: expected 1 or more, got 0")):
+    for options, told in (
+        (["--sample", "3"], "--sample: expected --decode beside it"),
+        (["--decode", "--sample", "0"], "--sample: expected 1 or more, got 0"),
+    ):
         assert cli.main(["lint", "--config", str(world / "c.yaml"), *options]) == 2
         assert told in capsys.readouterr().err
 
@@ -154,7 +177,7 @@ def test_files_that_cannot_be_decoded_at_all_leave_the_catalog(world):
     build_catalog(world / "c.sqlite", {"p": source}, world, progress=False)
     _, (found,) = recheck(world / "c.sqlite", "p", source, progress=False)
     assert (found.path, found.detail) == ("a/0.png", "no picture comes out")
-    summary, = build_catalog(world / "c.sqlite", {"p": source}, world, progress=False)
+    (summary,) = build_catalog(world / "c.sqlite", {"p": source}, world, progress=False)
     assert summary.usable == 1 and summary.refused == {"no picture comes out": 1}
 
 
@@ -166,8 +189,10 @@ def test_a_source_of_which_nothing_decodes_is_said_without_a_traceback(world, ca
     for name in ("a/0.png", "b/1.png"):
         write_photo(world / "p" / name, 0, 90, 60)
         (world / "p" / name).write_bytes((world / "p" / name).read_bytes()[:60])
-    (world / "c.yaml").write_text(f"data_root: {world}\nrun_dir: {world}/run\ntrain: {{steps: 1}}\nsources:\n"
-                                  "  p: {kind: image, root: p}\n")
+    (world / "c.yaml").write_text(
+        f"data_root: {world}\nrun_dir: {world}/run\ntrain: {{steps: 1}}\nsources:\n"
+        "  p: {kind: image, root: p}\n"
+    )
     assert cli.main(["lint", "--config", str(world / "c.yaml"), "--decode"]) == 1
     assert "ERROR p: " in capsys.readouterr().out
 
@@ -177,7 +202,10 @@ def test_a_catalog_that_cannot_be_written_is_said_before_anything_is_decoded(wor
     monkeypatch.setattr("omnidali.catalog.recheck.ProbePool", None)
     blocker = sqlite3.connect(world / "c.sqlite")
     blocker.execute("BEGIN IMMEDIATE")
-    monkeypatch.setattr("omnidali.catalog.build.connect", lambda *_, **__: sqlite3.connect(world / "c.sqlite", timeout=0))
+    monkeypatch.setattr(
+        "omnidali.catalog.build.connect",
+        lambda *_, **__: sqlite3.connect(world / "c.sqlite", timeout=0),
+    )
     with pytest.raises(UserError, match="a catalog that can be written, got database is locked"):
         recheck(world / "c.sqlite", "v", VIDEOS, progress=False)
     blocker.close()

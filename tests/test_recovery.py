@@ -1,4 +1,6 @@
-"""Faults that are over: files that decode again leave the count, those that are still bad stay in it."""
+"""Faults that are over: files that decode again leave the count, those that are still bad stay in
+it.
+"""
 
 import errno
 import json
@@ -10,9 +12,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import hurry
-from outages import KINDS, Outage, make_source
 
+from conftest import hurry
 from omnidali.bench.soak_media import Damage
 from omnidali.bench.verdicts import naming
 from omnidali.catalog.packets import PacketIndex
@@ -25,6 +26,7 @@ from omnidali.loading.fusion import FusionIterator
 from omnidali.loading.quarantine import Fault, Quarantine
 from omnidali.loading.recovery import Recovery
 from omnidali.planning.plan import TrainPlan
+from outages import KINDS, Outage, make_source
 
 CLIP = ClipConfig(num_clips=1, size=40, crop="center", flip=0.0)
 FREE = Limits(1.0, 1000)
@@ -32,8 +34,12 @@ FREE = Limits(1.0, 1000)
 
 def open_source(table, sources, steps=30, clip=CLIP, **options):
     plan = TrainPlan([table], list(sources.values()), clip, 4, seed=5)
-    return FusionIterator(plan, list(sources.values()), end=steps, **{"threads": 2, "prefetch": 1, "limits": FREE,
-                                                                     **options})
+    return FusionIterator(
+        plan,
+        list(sources.values()),
+        end=steps,
+        **{"threads": 2, "prefetch": 1, "limits": FREE, **options},
+    )
 
 
 def lines_of(path):
@@ -51,11 +57,13 @@ def attempts(batches):
 def rewritten(file, data):
     """The same path with other bytes, and another time."""
     file.write_bytes(data)
-    os.utime(file, ns=(10 ** 18, 10 ** 18))
+    os.utime(file, ns=(10**18, 10**18))
 
 
 def zero_the_end(table, file):
-    """Lose the packets of a video from its third keyframe on, as a disk does that tells nobody; returns the bytes."""
+    """Lose the packets of a video from its third keyframe on, as a disk does that tells nobody;
+    returns the bytes.
+    """
     index = PacketIndex.unpack(table.media_at(str(file)).packets)
     data, status = file.read_bytes(), file.stat()
     begin, end = int(index.offsets[16]), int(index.offsets[-1] + index.sizes[-1])
@@ -87,9 +95,14 @@ def test_a_file_that_decodes_again_leaves_the_count(tmp_path, monkeypatch, caplo
         assert loader.stats()["web"].bad_files == 0 and attempts(after) == 0
     first = "failed" if error in (errno.EIO, errno.ESTALE) else "quarantined"
     for file in (files[2], files[5]):
-        named = [(line["state"], line["trouble"]) for line in lines_of(path) if line["file"] == str(file)]
+        named = [
+            (line["state"], line["trouble"]) for line in lines_of(path) if line["file"] == str(file)
+        ]
         assert named == [(first, "disk"), ("recovered", "disk")]
-        assert len([line for line in caplog.text.splitlines() if f"web: recovered: {file}" in line]) == 1
+        assert (
+            len([line for line in caplog.text.splitlines() if f"web: recovered: {file}" in line])
+            == 1
+        )
     assert not Quarantine(path).failing("web") and Quarantine(path).count("web") == 0
     assert info._quarantined(path) == []
 
@@ -123,11 +136,15 @@ def test_a_file_that_hung_at_an_earlier_start_is_looked_at_aside(tmp_path, monke
     limits = Limits(1.0, 1000, hang_seconds=30.0)
     with open_source(table, sources, quarantine=Quarantine(path), limits=limits) as loader:
         list(loader)
-    assert [(line["state"], line["trouble"]) for line in lines_of(path)] == [("quarantined", "hang")]
+    assert [(line["state"], line["trouble"]) for line in lines_of(path)] == [
+        ("quarantined", "hang")
+    ]
     if is_over:
         outage.end()
     began = time.monotonic()
-    with open_source(table, sources, quarantine=Quarantine(path), limits=limits, steps=60) as loader:
+    with open_source(
+        table, sources, quarantine=Quarantine(path), limits=limits, steps=60
+    ) as loader:
         for _ in range(30):
             next(loader)
         end = time.monotonic() + (5 if is_over else 0.2)
@@ -141,7 +158,9 @@ def test_a_file_that_hung_at_an_earlier_start_is_looked_at_aside(tmp_path, monke
 
 
 @pytest.mark.parametrize("trouble", ["gone", "hanging", "replaced"])
-def test_a_limit_that_is_met_behind_an_outage_does_not_end_the_run(tmp_path, monkeypatch, few_allowed, trouble):
+def test_a_limit_that_is_met_behind_an_outage_does_not_end_the_run(
+    tmp_path, monkeypatch, few_allowed, trouble
+):
     """Two files failed and were restored; a third one that is broken is the only one that counts."""
     table, sources, files = make_source(tmp_path, "photo")
     whole = [file.read_bytes() for file in files]
@@ -154,7 +173,9 @@ def test_a_limit_that_is_met_behind_an_outage_does_not_end_the_run(tmp_path, mon
     else:
         outage.paths |= set(bad)
     limits = Limits(few_allowed.max_bad_ratio, 1000, hang_seconds=30.0)
-    with open_source(table, sources, quarantine=Quarantine(path), limits=limits, threads=4, steps=60) as loader:
+    with open_source(
+        table, sources, quarantine=Quarantine(path), limits=limits, threads=4, steps=60
+    ) as loader:
         for _ in range(10):
             next(loader)
         assert loader.stats()["web"].bad_files == 2 and states(path) == ["quarantined"] * 2
@@ -179,9 +200,13 @@ def test_an_outage_that_is_not_over_ends_the_run_soon(tmp_path, monkeypatch, few
     monkeypatch.setattr(faults, "LOOK_SECONDS", 1.0)
     limits = Limits(few_allowed.max_bad_ratio, 1000, hang_seconds=30.0)
     began = time.monotonic()
-    with open_source(table, sources, limits=limits, threads=4) as loader:
-        with pytest.raises(BadSource, match="at most 2 of 8 files to fail .loader.max_bad_ratio., got 3: 3 disk: "):
-            list(loader)
+    with (
+        open_source(table, sources, limits=limits, threads=4) as loader,
+        pytest.raises(
+            BadSource, match="at most 2 of 8 files to fail .loader.max_bad_ratio., got 3: 3 disk: "
+        ),
+    ):
+        list(loader)
     assert time.monotonic() - began < 12
     outage.end()
 
@@ -205,17 +230,24 @@ def test_a_start_behind_an_outage_that_ended_a_run_goes_on(tmp_path, monkeypatch
 def test_a_broken_file_leaves_when_it_is_repaired(tmp_path, num_clips, state):
     """Not before: clips of other places decode all the time."""
     table, sources, files = make_source(tmp_path, "index")
-    path, clip = tmp_path / "q.jsonl", ClipConfig(num_clips=num_clips, size=40, crop="center", flip=0.0)
+    path, clip = (
+        tmp_path / "q.jsonl",
+        ClipConfig(num_clips=num_clips, size=40, crop="center", flip=0.0),
+    )
     whole = {file: zero_the_end(table, file) for file in files[:2]}
     with open_source(table, sources, clip=clip, quarantine=Quarantine(path), steps=60) as loader:
         for _ in range(30):
             next(loader)
         assert loader.stats()["web"].bad_files == 2
-        assert states(path) == [state] * 2 and {line["trouble"] for line in lines_of(path)} == {"file"}
+        assert states(path) == [state] * 2 and {line["trouble"] for line in lines_of(path)} == {
+            "file"
+        }
         rewritten(files[0], whole[files[0]])
         list(loader)
         assert loader.stats()["web"].bad_files == 1
-    assert [(line["state"], line["file"]) for line in lines_of(path)[2:]] == [("recovered", str(files[0]))]
+    assert [(line["state"], line["file"]) for line in lines_of(path)[2:]] == [
+        ("recovered", str(files[0]))
+    ]
     assert [row["path"] for row in info._quarantined(path)] == [str(files[1])]
 
 
@@ -230,8 +262,10 @@ def test_a_file_that_comes_back_broken_is_named_as_broken(tmp_path, monkeypatch)
         files[2].write_bytes(data[:200])
         list(loader)
         assert loader.stats()["web"].bad_files == 1
-    assert [(line["state"], line["trouble"]) for line in lines_of(path)] == [("quarantined", "disk"),
-                                                                            ("quarantined", "file")]
+    assert [(line["state"], line["trouble"]) for line in lines_of(path)] == [
+        ("quarantined", "disk"),
+        ("quarantined", "file"),
+    ]
 
 
 def test_a_file_that_is_gone_for_good_is_named_once_and_costs_little(tmp_path, monkeypatch):
@@ -246,7 +280,10 @@ def test_a_file_that_is_gone_for_good_is_named_once_and_costs_little(tmp_path, m
             path = tmp_path / f"{seconds}.jsonl"
             with open_source(table, sources, quarantine=Quarantine(path), threads=1) as loader:
                 batches = list(loader)
-            seen[seconds] = [(batch.samples[0].rows.tolist(), batch.samples[0].attempts.tolist()) for batch in batches]
+            seen[seconds] = [
+                (batch.samples[0].rows.tolist(), batch.samples[0].attempts.tolist())
+                for batch in batches
+            ]
             asked = sum(batch.samples[0].attempts.astype(bool).sum() for batch in batches)
             assert states(path) == ["quarantined"]
             # once for the clip, and once to see whether anything decodes; later not at all
@@ -255,11 +292,23 @@ def test_a_file_that_is_gone_for_good_is_named_once_and_costs_little(tmp_path, m
 
 
 def fault(number, state="failed", trouble="disk", stamp=(1, 2)):
-    return Fault("web", f"/{number}", "Input/output error", state, 3, 0, f"/{number}", *stamp, 100.0, trouble)
+    return Fault(
+        "web", f"/{number}", "Input/output error", state, 3, 0, f"/{number}", *stamp, 100.0, trouble
+    )
 
 
 def add(quarantine, one, rank=0):
-    quarantine.add(one.source, one.path, one.file, one.reason, one.state, one.step, rank, one.stamp, one.trouble)
+    quarantine.add(
+        one.source,
+        one.path,
+        one.file,
+        one.reason,
+        one.state,
+        one.step,
+        rank,
+        one.stamp,
+        one.trouble,
+    )
 
 
 def test_ranks_learn_of_files_that_recovered(tmp_path, caplog):
@@ -273,7 +322,8 @@ def test_ranks_learn_of_files_that_recovered(tmp_path, caplog):
     assert states(path) == ["quarantined", "recovered"] and caplog.text.count("recovered") == 1
     add(mine, fault(1), 0)
     add(other, fault(1), 1)
-    assert states(path) == ["quarantined", "recovered", "failed"]  # it fails again: named again, once
+    # it fails again: named again, once
+    assert states(path) == ["quarantined", "recovered", "failed"]
     assert mine.count("web") == other.count("web") == 1
     assert [row["state"] for row in info._quarantined(path)] == ["failed"]
 
@@ -300,7 +350,9 @@ def test_many_ranks_name_a_recovery_once(tmp_path):
 
 
 def test_a_file_that_comes_and_goes_stays_counted(tmp_path):
-    """As one with a bad sector, of which most clips decode: the file of faults does not grow for ever."""
+    """As one with a bad sector, of which most clips decode: the file of faults does not grow for
+    ever.
+    """
     quarantine = Quarantine(tmp_path / "q.jsonl")
     for _ in range(20):
         add(quarantine, fault(1))
@@ -312,10 +364,22 @@ def test_a_file_that_comes_and_goes_stays_counted(tmp_path):
 def test_older_lines_and_lines_of_recovery_are_read(tmp_path):
     (tmp_path / "a").write_text("x")
     status = (tmp_path / "a").stat()
-    old = {"source": "web", "path": "a", "reason": "cut off", "state": "quarantined", "step": 3, "rank": 0,
-           "file": str(tmp_path / "a"), "size": status.st_size, "mtime_ns": status.st_mtime_ns, "time": 1.5}
+    old = {
+        "source": "web",
+        "path": "a",
+        "reason": "cut off",
+        "state": "quarantined",
+        "step": 3,
+        "rank": 0,
+        "file": str(tmp_path / "a"),
+        "size": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+        "time": 1.5,
+    }
     path = tmp_path / "q.jsonl"
-    path.write_text(json.dumps(old) + "\n" + json.dumps({**old, "path": "b", "trouble": "disk"}) + "\n")
+    path.write_text(
+        json.dumps(old) + "\n" + json.dumps({**old, "path": "b", "trouble": "disk"}) + "\n"
+    )
     quarantine = Quarantine(path)
     assert quarantine.blocks("web", "a") and quarantine.get("web", "a").trouble == "file"
     assert str(quarantine.get("web", "b").cause) == "disk: cut off"
@@ -329,10 +393,15 @@ def test_older_lines_and_lines_of_recovery_are_read(tmp_path):
 
 
 def test_a_real_outage_is_looked_at_once(monkeypatch):
-    """Each of many failures asks; what was looked at in vain is left alone for a while, and what hangs longer."""
+    """Each of many failures asks; what was looked at in vain is left alone for a while, and what
+    hangs longer.
+    """
     looks, found, hangs = [], [], threading.Event()
-    monkeypatch.setattr(recovery, "surely_decodes",
-                        lambda media, kind, patience: looks.append(media) or (media == "/7" and hangs.wait(20)))
+    monkeypatch.setattr(
+        recovery,
+        "surely_decodes",
+        lambda media, kind, patience: looks.append(media) or (media == "/7" and hangs.wait(20)),
+    )
     monkeypatch.setattr(recovery, "_AGAIN_SECONDS", 0.5)
     again = Recovery(SimpleNamespace(media_at=lambda path: path, kind="image"), found.append)
     many = [fault(number) for number in range(2000)]
@@ -366,9 +435,17 @@ def test_one_thread_looks_and_the_others_go_on(monkeypatch):
 
 
 def test_a_soak_counts_a_file_that_failed_again_as_named_again():
-    damage = Damage(**{field: {"path": "/1", "fault": "x", "outcome": "fails", "begun": 0.0, "done": 1.0}.get(field, 0)
-                       for field in Damage.__dataclass_fields__})
-    lines = [{"path": "/1", "state": state, "time": 5.0} for state in ("failed", "recovered", "failed")]
+    damage = Damage(
+        **{
+            field: {"path": "/1", "fault": "x", "outcome": "fails", "begun": 0.0, "done": 1.0}.get(
+                field, 0
+            )
+            for field in Damage.__dataclass_fields__
+        }
+    )
+    lines = [
+        {"path": "/1", "state": state, "time": 5.0} for state in ("failed", "recovered", "failed")
+    ]
     assert all(verdict.passed for verdict in naming([damage], lines, {"/1": 4.0}))
     assert not all(verdict.passed for verdict in naming([damage], [*lines, lines[-1]], {"/1": 4.0}))
 

@@ -1,19 +1,24 @@
-"""A start that is refused changes nothing: not the results of an earlier one, not the run folder, not the media."""
+"""A start that is refused changes nothing: not the results of an earlier one, not the run folder,
+not the media.
+"""
 
 import shutil
 
 import pytest
 import torch
-from conftest import SMALL
 
+from conftest import SMALL
 from omnidali import cli, curate
 from omnidali.models.recognizers import build_model
 from omnidali.settings import load_config
 
-CONFIG = SMALL + """
+CONFIG = (
+    SMALL
+    + """
 evaluation: {source: {kind: video, root: shorts, list: shorts.txt}}
 train: {batch: 6, steps: 4}
 """
+)
 LONG = "base: c.yaml\nsources: {long: {kind: untrimmed, root: clips, list: clips.txt, window_seconds: 0.5}}\n"
 
 
@@ -26,50 +31,108 @@ def world(media_root, tmp_path_factory):
     (root / "long.yaml").write_text(LONG)
     config = load_config(root / "c.yaml")
     for name, classes in (("teacher", 4), ("other", 2)):
-        torch.save({"state_dict": build_model(config.model, classes, 1).state_dict()}, root / f"{name}.pt")
+        torch.save(
+            {"state_dict": build_model(config.model, classes, 1).state_dict()}, root / f"{name}.pt"
+        )
     (root / "earlier").mkdir()
     (root / "earlier/thesis.txt").write_text("a year's work")
     return root
 
 
 def tree(root):
-    """Every path below, with the bytes of files; without catalogs and their folders: they only say what files are."""
-    paths = [path for path in root.rglob("*") if "catalog.sqlite" not in path.name
-             and path not in (root / "run", root / "out")]
-    return {str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in paths}
+    """Every path below, with the bytes of files; without catalogs and their folders: they only say
+    what files are.
+    """
+    paths = [
+        path
+        for path in root.rglob("*")
+        if "catalog.sqlite" not in path.name and path not in (root / "run", root / "out")
+    ]
+    return {
+        str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in paths
+    }
 
 
 COMMANDS = {
-    "lint": [], "preview": [], "filter": ["--checkpoint", "{root}/teacher.pt"], "dedup": [],
-    "cut": ["--config", "{root}/long.yaml"], "transcode": [], "motion estimate": [], "curate": [], "ablate": [],
+    "lint": [],
+    "preview": [],
+    "filter": ["--checkpoint", "{root}/teacher.pt"],
+    "dedup": [],
+    "cut": ["--config", "{root}/long.yaml"],
+    "transcode": [],
+    "motion estimate": [],
+    "curate": [],
+    "ablate": [],
 }
 REFUSALS = [
-    *((name, more) for name in COMMANDS for more in (
-        ["--set", "seed=-1"], ["--set", "sources.clips.list=no.txt"], ["--set", "sources.clips.root=nowhere"],
-        ["--out", "{root}/earlier"], ["--out", "{root}/media"], ["--out", "{root}/media/photos/new"],
-    ) if not (name == "lint" and "sources.clips" in str(more))  # which tells of them in its report
-        and not (name == "motion estimate" and more[1].endswith("new"))  # a file, that no list names
-        and not (name == "cut" and more[1] == "sources.clips.root=nowhere")),  # which it does not look at
-    *((name, ["--sources", "nobody"]) for name in ("lint", "preview", "filter", "dedup", "cut", "transcode")),
-    ("lint", ["--sample", "0"]), ("preview", ["--step", "4"]), ("preview", ["--samples", "0"]),
-    ("filter", ["--checkpoint", "{root}/no.pt"]), ("filter", ["--checkpoint", "{root}/c.yaml"]),
-    ("filter", ["--checkpoint", "{root}/other.pt"]), ("filter", ["--top", "2"]), ("filter", ["--window", "2"]),
-    ("filter", ["--rule", "best"]), ("dedup", ["--checkpoint", "{root}/no.pt"]), ("dedup", ["--threshold", "0.9"]),
-    ("dedup", ["--window", "2"]), ("dedup", ["--set", "evaluation.source=null"]),
-    ("cut", ["--config", "{root}/c.yaml"]), ("transcode", ["--short-side", "2"]),
+    *(
+        (name, more)
+        for name in COMMANDS
+        for more in (
+            ["--set", "seed=-1"],
+            ["--set", "sources.clips.list=no.txt"],
+            ["--set", "sources.clips.root=nowhere"],
+            ["--out", "{root}/earlier"],
+            ["--out", "{root}/media"],
+            ["--out", "{root}/media/photos/new"],
+        )
+        if not (
+            name == "lint" and "sources.clips" in str(more)
+        )  # which tells of them in its report
+        # a file, that no list names
+        and not (name == "motion estimate" and more[1].endswith("new"))
+        # which it does not look at
+        and not (name == "cut" and more[1] == "sources.clips.root=nowhere")
+    ),
+    *(
+        (name, ["--sources", "nobody"])
+        for name in ("lint", "preview", "filter", "dedup", "cut", "transcode")
+    ),
+    ("lint", ["--sample", "0"]),
+    ("preview", ["--step", "4"]),
+    ("preview", ["--samples", "0"]),
+    ("filter", ["--checkpoint", "{root}/no.pt"]),
+    ("filter", ["--checkpoint", "{root}/c.yaml"]),
+    ("filter", ["--checkpoint", "{root}/other.pt"]),
+    ("filter", ["--top", "2"]),
+    ("filter", ["--window", "2"]),
+    ("filter", ["--rule", "best"]),
+    ("dedup", ["--checkpoint", "{root}/no.pt"]),
+    ("dedup", ["--threshold", "0.9"]),
+    ("dedup", ["--window", "2"]),
+    ("dedup", ["--set", "evaluation.source=null"]),
+    ("cut", ["--config", "{root}/c.yaml"]),
+    ("transcode", ["--short-side", "2"]),
     ("transcode", ["--set", "sources.photos.inflate=warp", "sources.photos.motion=no.json"]),
-    ("motion estimate", ["--interval", "0"]), ("motion estimate", ["--source", "photos"]),
-    ("motion estimate", ["--videos", "0"]), ("motion estimate", ["--out", "{root}/media/clips.txt"]),
+    ("motion estimate", ["--interval", "0"]),
+    ("motion estimate", ["--source", "photos"]),
+    ("motion estimate", ["--videos", "0"]),
+    ("motion estimate", ["--out", "{root}/media/clips.txt"]),
     ("motion estimate", ["--out", "{root}/c.yaml"]),
-    ("curate", ["--filter", "--keep 0.2"]), ("curate", ["--dedup", "--out else"]), ("curate", ["--ranks", "0"]),
-    ("ablate", ["--seeds", "0", "0"]), ("ablate", ["--fractions", "2"]),
+    ("curate", ["--filter", "--keep 0.2"]),
+    ("curate", ["--dedup", "--out else"]),
+    ("curate", ["--ranks", "0"]),
+    ("ablate", ["--seeds", "0", "0"]),
+    ("ablate", ["--fractions", "2"]),
 ]
 
 
-@pytest.mark.parametrize("name, more", REFUSALS, ids=[f"{name} {' '.join(more)}" for name, more in REFUSALS])
+@pytest.mark.parametrize(
+    "name, more", REFUSALS, ids=[f"{name} {' '.join(more)}" for name, more in REFUSALS]
+)
 def test_a_refused_start_changes_nothing(world, capsys, monkeypatch, name, more):
-    monkeypatch.setattr(curate, "run_program", lambda *_, **__: pytest.fail("a program was started"))
-    words = [*name.split(), "--config", f"{world}/c.yaml", "--out", f"{world}/out", *COMMANDS[name], *more]
+    monkeypatch.setattr(
+        curate, "run_program", lambda *_, **__: pytest.fail("a program was started")
+    )
+    words = [
+        *name.split(),
+        "--config",
+        f"{world}/c.yaml",
+        "--out",
+        f"{world}/out",
+        *COMMANDS[name],
+        *more,
+    ]
     before = tree(world)
     try:
         code = cli.main([word.replace("{root}", str(world)) for word in words])
@@ -90,16 +153,44 @@ def test_a_refused_export_changes_nothing(world, tmp_path, case):
     for checkpoint in ("run", "run/checkpoints/last.pt", "none.pt"):
         if case == "its own" and checkpoint == "none.pt":
             continue
-        assert cli.main(["export", "--checkpoint", str(tmp_path / checkpoint), "--out",
-                         str(tmp_path / EXPORTS[case])]) == 2
+        assert (
+            cli.main(
+                [
+                    "export",
+                    "--checkpoint",
+                    str(tmp_path / checkpoint),
+                    "--out",
+                    str(tmp_path / EXPORTS[case]),
+                ]
+            )
+            == 2
+        )
         assert tree(tmp_path) == before
-    assert cli.main(["export", "--checkpoint", str(tmp_path / "none.pt"), "--out", str(tmp_path / "new/w.pth")]) == 2
+    assert (
+        cli.main(
+            [
+                "export",
+                "--checkpoint",
+                str(tmp_path / "none.pt"),
+                "--out",
+                str(tmp_path / "new/w.pth"),
+            ]
+        )
+        == 2
+    )
     assert tree(tmp_path) == before
 
 
 def test_a_filter_that_keeps_nothing_leaves_the_lists_of_the_one_before(world, tmp_path, capsys):
-    command = ["filter", "--config", f"{world}/c.yaml", "--checkpoint", f"{world}/teacher.pt", "--out",
-               str(tmp_path / "out")]
+    command = [
+        "filter",
+        "--config",
+        f"{world}/c.yaml",
+        "--checkpoint",
+        f"{world}/teacher.pt",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert cli.main([*command, "--threshold", "0.000001"]) == 0
     before = tree(tmp_path)
     assert cli.main([*command, "--threshold", "1"]) == 2

@@ -7,14 +7,13 @@ import shutil
 import stat
 
 import pytest
-from crashing import calling
-from running import run, step_of
 
+from crashing import calling
 from omnidali.errors import UserError
 from omnidali.training import run_lock
 from omnidali.training.checkpoint import load_checkpoint
 from omnidali.training.run_lock import RunLock, Taken
-
+from running import run, step_of
 
 pytestmark = pytest.mark.usefixtures("small_network")
 
@@ -37,7 +36,9 @@ def is_held(folder):
         RunLock(folder).release()
         return False
     except UserError as error:
-        assert f"got one of process {os.getpid()} on " in str(error) or "got one of another process" in str(error)
+        assert f"got one of process {os.getpid()} on " in str(
+            error
+        ) or "got one of another process" in str(error)
         return True
 
 
@@ -73,7 +74,9 @@ def test_a_folder_that_nobody_took_is_locked_again(tmp_path, how, capsys):
     if how == "replaced":
         folder.mkdir()
     lock.check()
-    assert "was removed or replaced: the run locks it again" in capsys.readouterr().err and is_held(folder)
+    assert "was removed or replaced: the run locks it again" in capsys.readouterr().err and is_held(
+        folder
+    )
     assert not is_held(tmp_path / "moved")
     lock.check()
     assert not capsys.readouterr().err
@@ -92,7 +95,9 @@ def test_a_file_system_without_locks_is_told_once(tmp_path, monkeypatch, capsys)
     lock.release()
 
 
-def test_a_lock_is_taken_over_only_if_it_is_the_file_at_that_place(tmp_path, network_disk, monkeypatch):
+def test_a_lock_is_taken_over_only_if_it_is_the_file_at_that_place(
+    tmp_path, network_disk, monkeypatch
+):
     """A run that ends deletes the file which another one has just opened."""
     first, real, opened = RunLock(tmp_path), os.open, []
 
@@ -150,9 +155,12 @@ def test_a_run_whose_folder_was_taken_saves_elsewhere(options, tmp_path, network
             others.append(RunLock(tmp_path / "run"))
 
     code, _, err = run(*options, "train.checkpoint_every=4", wrap=calling(before))
-    path, = (tmp_path / "temporary").glob("omnidali-*/step-8.pt")
+    (path,) = (tmp_path / "temporary").glob("omnidali-*/step-8.pt")
     assert code == 2 and "expected the folder that this run began in, got one of process" in err
-    assert f"What was trained is in {path}. Go on with --resume {path} and another run_dir." in err and load_checkpoint(path)["loader"]["step"] == 8
+    assert (
+        f"What was trained is in {path}. Go on with --resume {path} and another run_dir." in err
+        and load_checkpoint(path)["loader"]["step"] == 8
+    )
     assert step_of(tmp_path / "run") == 4  # the other one's by now
     others[0].release()
 
@@ -162,7 +170,12 @@ def test_a_run_whose_folder_was_deleted_goes_on(options, tmp_path):
         if step == 5:
             shutil.rmtree(tmp_path / "run")
 
-    code, _, err = run(*options, "train.steps=8", "train.checkpoint_every=4", f"catalog={tmp_path / 'c.sqlite'}",
-                       wrap=calling(before))
+    code, _, err = run(
+        *options,
+        "train.steps=8",
+        "train.checkpoint_every=4",
+        f"catalog={tmp_path / 'c.sqlite'}",
+        wrap=calling(before),
+    )
     assert code == 0, err
     assert "was removed or replaced" in err and step_of(tmp_path / "run") == 8

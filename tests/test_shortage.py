@@ -7,7 +7,6 @@ import threading
 import time
 
 import pytest
-from outages import KINDS, Outage, make_source
 
 from omnidali.config import ClipConfig
 from omnidali.decoding.causes import Cause
@@ -19,6 +18,7 @@ from omnidali.loading.quarantine import Quarantine
 from omnidali.loading.shortage import Shortage
 from omnidali.loading.workers import Workers
 from omnidali.planning.plan import TrainPlan
+from outages import KINDS, Outage, make_source
 
 CLIP = ClipConfig(num_clips=1, size=40, crop="center", flip=0.0)
 OUT_OF_MEMORY = Cause("out of memory", MACHINE)
@@ -30,13 +30,17 @@ def open_source(table, sources, steps=8, **options):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("number, at", [(errno.EMFILE, "open"), (errno.ENFILE, "open"), (errno.ENOMEM, "read")])
+@pytest.mark.parametrize(
+    "number, at", [(errno.EMFILE, "open"), (errno.ENFILE, "open"), (errno.ENOMEM, "read")]
+)
 def test_a_short_shortage_costs_time_and_no_clip(tmp_path, monkeypatch, caplog, kind, number, at):
     table, sources, files = make_source(tmp_path, kind)
     outage = Outage(monkeypatch, number, at)
     quarantine = Quarantine(tmp_path / "q.jsonl")
-    with open_source(table, sources, quarantine=quarantine, limits=Limits(0.0, 0)) as loader, \
-            caplog.at_level(logging.WARNING, "omnidali"):
+    with (
+        open_source(table, sources, quarantine=quarantine, limits=Limits(0.0, 0)) as loader,
+        caplog.at_level(logging.WARNING, "omnidali"),
+    ):
         next(loader)
         outage.paths.update(map(str, files))
         threading.Timer(0.6, outage.end).start()
@@ -45,7 +49,9 @@ def test_a_short_shortage_costs_time_and_no_clip(tmp_path, monkeypatch, caplog, 
     assert (figures.substituted, figures.replaced_frames, figures.bad_files) == (0, 0, 0)
     assert not (tmp_path / "q.jsonl").exists()
     told = [line for line in caplog.messages if "the machine is" in line]
-    assert len(told) == 2 and "in trouble, not a file" in told[0] and "out of trouble after" in told[1]
+    assert (
+        len(told) == 2 and "in trouble, not a file" in told[0] and "out of trouble after" in told[1]
+    )
 
 
 def test_a_shortage_that_lasts_is_waited_for_once(tmp_path, monkeypatch):
@@ -65,8 +71,13 @@ def test_a_file_that_always_wants_too_much_holds_up_its_own_clip_once(tmp_path, 
     outage = Outage(monkeypatch, errno.ENOMEM, "read")
     outage.paths.add(str(files[3]))
     begun = time.monotonic()
-    with open_source(table, sources, steps=20, quarantine=Quarantine(tmp_path / "q.jsonl"),
-                     limits=Limits(1.0, 1000, hang_seconds=1.0)) as loader:
+    with open_source(
+        table,
+        sources,
+        steps=20,
+        quarantine=Quarantine(tmp_path / "q.jsonl"),
+        limits=Limits(1.0, 1000, hang_seconds=1.0),
+    ) as loader:
         assert len(list(loader)) == 20
         figures = loader.stats()["web"]
     assert figures.bad_files == 1 and figures.substituted > 3 and time.monotonic() - begun < 6
@@ -96,7 +107,9 @@ def test_what_holds_a_clip(monkeypatch, caplog):
             lack.is_over()
             assert lack.holds("a", OUT_OF_MEMORY, 100.0)
         now[0] = 160.0
-        assert not lack.holds("a", OUT_OF_MEMORY, 100.0) and not lack.holds("a", OUT_OF_MEMORY, 160.0)
+        assert not lack.holds("a", OUT_OF_MEMORY, 100.0) and not lack.holds(
+            "a", OUT_OF_MEMORY, 160.0
+        )
         assert lack.holds("b", OUT_OF_MEMORY, 160.0)
         now[0] = 225.0
         assert not lack.holds("c", OUT_OF_MEMORY, 225.0)  # nothing has decoded for so long
@@ -120,16 +133,22 @@ def no_more_threads(monkeypatch, after, name):
     return left
 
 
-@pytest.mark.parametrize("name, told", [("decode", "4 decode threads that can be started, got 2: "),
-                                        ("source", "1 source threads that can be started, got 0: ")])
+@pytest.mark.parametrize(
+    "name, told",
+    [
+        ("decode", "4 decode threads that can be started, got 2: "),
+        ("source", "1 source threads that can be started, got 0: "),
+    ],
+)
 def test_threads_that_cannot_start_are_told_in_one_line(tmp_path, monkeypatch, name, told):
     table, sources, _ = make_source(tmp_path, "index")
     no_more_threads(monkeypatch, 2 if name == "decode" else 0, name)
-    with open_source(table, sources, threads=4) as loader:
-        with pytest.raises(UserError) as caught:
-            next(loader)
-    assert str(caught.value) == (f"loader.threads: expected {told}can't start new thread. Lower it, or raise the limits"
-                                 " of processes and memory (ulimit -u, ulimit -v).")
+    with open_source(table, sources, threads=4) as loader, pytest.raises(UserError) as caught:
+        next(loader)
+    assert str(caught.value) == (
+        f"loader.threads: expected {told}can't start new thread. Lower it, or raise the limits"
+        " of processes and memory (ulimit -u, ulimit -v)."
+    )
     assert caught.value.__suppress_context__
 
 

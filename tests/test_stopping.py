@@ -23,8 +23,13 @@ def test_several_ranks_are_answered_a_step_later():
     ranks = Echo()
     stop = StopSignals(ranks)
     assert [stop.agreed(wants) for wants in (True, True, False, False)] == [
-        (False, False), (False, True), (False, False), (False, False)]
-    assert ranks.asked == [(False, True), (False, False), (False, False), (False, False)]  # saved once
+        (False, False),
+        (False, True),
+        (False, False),
+        (False, False),
+    ]
+    # saved once
+    assert ranks.asked == [(False, True), (False, False), (False, False), (False, False)]
 
     stop.heard = "SIGTERM"
     assert [stop.agreed() for _ in range(3)] == [(False, False), (True, False), (True, False)]

@@ -1,4 +1,6 @@
-"""Odd places to run in: streams that are closed, full or left, no home, a plain locale, few descriptors."""
+"""Odd places to run in: streams that are closed, full or left, no home, a plain locale, few
+descriptors.
+"""
 
 import fcntl
 import os
@@ -9,20 +11,22 @@ import time
 from pathlib import Path
 
 import pytest
-from running import HELD_OUT, options_of, step_of
 
 from omnidali.catalog.build import build_catalog
 from omnidali.settings import load_config
 from omnidali.streams import DroppingStream
+from running import HELD_OUT, options_of, step_of
 
 CRASHING = Path(__file__).with_name("crashing.py")
 PATIENCE = 300  # seconds until something hangs for sure
 SCARCE = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
 PLACES = {  # how a shell starts a program there, and what is left of what it prints to stdout
-    "stderr is closed": ("{} 2>&-", "all"), "stdout is closed": ("{} >&-", "nothing"),
+    "stderr is closed": ("{} 2>&-", "all"),
+    "stdout is closed": ("{} >&-", "nothing"),
     "all are closed": ("{} <&- >&- 2>&-", "nothing"),
     "a reader that leaves": ("set -o pipefail; {} | head -1", "a line"),
-    "no asserts": ("PYTHONOPTIMIZE=2 {}", "all"), "plain locale": ("LC_ALL=C {}", "all"),
+    "no asserts": ("PYTHONOPTIMIZE=2 {}", "all"),
+    "plain locale": ("LC_ALL=C {}", "all"),
     "ASCII alone": ("LC_ALL=C PYTHONCOERCECLOCALE=0 PYTHONUTF8=0 {}", "all"),
     "few descriptors": ("ulimit -n 256; {}", "all"),
 }
@@ -31,53 +35,104 @@ PLACES = {  # how a shell starts a program there, and what is left of what it pr
 def shell(template, words, out=subprocess.PIPE, **more):
     """Start ``words`` in a shell, without a home."""
     command = template.format(words)
-    return subprocess.Popen(["bash", "-c", command], stdout=out, stderr=subprocess.PIPE, text=True, env=SCARCE, **more)
+    return subprocess.Popen(
+        ["bash", "-c", command], stdout=out, stderr=subprocess.PIPE, text=True, env=SCARCE, **more
+    )
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_training_runs(media_root, tmp_path, place):
-    words = shlex.join([sys.executable, str(CRASHING), "train", str(tmp_path), *options_of(media_root, tmp_path),
-                        "train.steps=6", "train.log_every=1", "evaluation.batch=1", HELD_OUT])
+    words = shlex.join(
+        [
+            sys.executable,
+            str(CRASHING),
+            "train",
+            str(tmp_path),
+            *options_of(media_root, tmp_path),
+            "train.steps=6",
+            "train.log_every=1",
+            "evaluation.batch=1",
+            HELD_OUT,
+        ]
+    )
     template, shown = PLACES[place]
     process = shell(template, words)
     out, err = process.communicate(timeout=PATIENCE)
     if place == "ASCII alone":  # a program of ours starts itself anew; this one is a test's
-        assert process.returncode == 2 and "Set PYTHONUTF8=1 in the environment" in err and "Traceback" not in err
+        assert (
+            process.returncode == 2
+            and "Set PYTHONUTF8=1 in the environment" in err
+            and "Traceback" not in err
+        )
         return
     assert process.returncode == 0 and "Traceback" not in err, err
     assert step_of(tmp_path / "run") == 6 and step_of(tmp_path / "run", "best.pt") in (4, 6)
     assert "Exception ignored" not in err and "Broken pipe" not in err
-    assert {"all": "step 6/6" in out, "a line": out.count("\n") == 1, "nothing": not out}[shown], out
+    assert {"all": "step 6/6" in out, "a line": out.count("\n") == 1, "nothing": not out}[shown], (
+        out
+    )
 
 
 @pytest.mark.parametrize("place", [place for place in PLACES if place != "all are closed"])
 def test_a_command_runs_or_ends_quietly(media_root, tmp_path, place):
     config = options_of(media_root, tmp_path)
-    words = shlex.join([sys.executable, "-m", "omnidali.cli", "lint", *config[:2], "--set", *config[2:]])
+    words = shlex.join(
+        [sys.executable, "-m", "omnidali.cli", "lint", *config[:2], "--set", *config[2:]]
+    )
     process = shell(PLACES[place][0], words, cwd=Path(__file__).parent.parent)
     out, err = process.communicate(timeout=PATIENCE)
-    # lint finds that these sources have no validation data: 1, or 141 as a reader that leaves ends most programs
+    # lint finds that these sources have no validation data: 1, or 141 as a reader that leaves ends
+    # most programs
     assert process.returncode in (0, 1, 141), err
     assert "Traceback" not in err and "Exception ignored" not in err and "Broken pipe" not in err
     assert (tmp_path / "run/catalog.sqlite").exists()
 
 
-@pytest.mark.parametrize("words", ["train.py --print-config", "-m omnidali.cli info", "-m omnidali.cli lint"])
+@pytest.mark.parametrize(
+    "words", ["train.py --print-config", "-m omnidali.cli info", "-m omnidali.cli lint"]
+)
 def test_a_full_disk_under_stdout_is_one_line(media_root, tmp_path, words):
     config = options_of(media_root, tmp_path)
     more = config[2:] if "train" in words else ["--set", *config[2:]]
     if "info" in words:
-        build_catalog(tmp_path / "run/catalog.sqlite", load_config(config[1]).sources, media_root, progress=False)
-    done = subprocess.run(["bash", "-c", f"{shlex.join([sys.executable, *words.split(), *config[:2], *more])} >/dev/full"],
-                          cwd=Path(__file__).parent.parent, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
-    assert done.returncode == 2 and "stdout: expected a place that takes what is printed, got No space" in done.stderr
+        build_catalog(
+            tmp_path / "run/catalog.sqlite",
+            load_config(config[1]).sources,
+            media_root,
+            progress=False,
+        )
+    done = subprocess.run(
+        [
+            "bash",
+            "-c",
+            f"{shlex.join([sys.executable, *words.split(), *config[:2], *more])} >/dev/full",
+        ],
+        cwd=Path(__file__).parent.parent,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (
+        done.returncode == 2
+        and "stdout: expected a place that takes what is printed, got No space" in done.stderr
+    )
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
 
 
 def test_nobody_reads(media_root, tmp_path):
     """A full pipe: the training goes on, lines are dropped, and counted once somebody reads again."""
-    words = shlex.join([sys.executable, str(CRASHING), "train", str(tmp_path), *options_of(media_root, tmp_path),
-                        "train.steps=60", "train.log_every=1", "train.checkpoint_every=40"])
+    words = shlex.join(
+        [
+            sys.executable,
+            str(CRASHING),
+            "train",
+            str(tmp_path),
+            *options_of(media_root, tmp_path),
+            "train.steps=60",
+            "train.log_every=1",
+            "train.checkpoint_every=40",
+        ]
+    )
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
     process = shell("OMNIDALI_WAITS=50 {}", words, out=write)

@@ -30,8 +30,13 @@ def test_step_schedule_by_hand():
 
 def test_cosine_and_warmup_by_hand():
     config = OptimizerConfig(lr=2.0, schedule="cosine", warmup_epochs=2.0)
-    rates = {0: 0.2, 10: 2 * 0.55 * 0.5 * (1 + math.cos(math.pi * 0.1)), 20: 1 + math.cos(math.pi * 0.2), 50: 1.0,
-             99: 1 + math.cos(math.pi * 0.99)}
+    rates = {
+        0: 0.2,
+        10: 2 * 0.55 * 0.5 * (1 + math.cos(math.pi * 0.1)),
+        20: 1 + math.cos(math.pi * 0.2),
+        50: 1.0,
+        99: 1 + math.cos(math.pi * 0.99),
+    }
     for step, rate in rates.items():
         assert learning_rate(step, 100, 10.0, config) == pytest.approx(rate)
 
@@ -51,23 +56,52 @@ def test_meter_by_source():
     meter = SourceMeter(["k", "web"], Ranks())
     logits = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
     for _ in range(2):
-        meter.add(torch.tensor([1.0, 2.0, 3.0]), logits, torch.tensor([0, 0, 0]), torch.tensor([0, 0, 1]))
-    stats = {name: SourceStats(0, 0.0, 0.0, 0.0, 0.5, 0.5, substituted, 2 * substituted, 1)
-             for name, substituted in (("web", 3), ("k", 4))}
+        meter.add(
+            torch.tensor([1.0, 2.0, 3.0]), logits, torch.tensor([0, 0, 0]), torch.tensor([0, 0, 1])
+        )
+    stats = {
+        name: SourceStats(0, 0.0, 0.0, 0.0, 0.5, 0.5, substituted, 2 * substituted, 1)
+        for name, substituted in (("web", 3), ("k", 4))
+    }
     assert meter.read(stats) == {
-        "all": {"loss": 2.0, "top1": pytest.approx(200 / 3), "clips": 6, "substituted": 7, "replaced_frames": 14},
+        "all": {
+            "loss": 2.0,
+            "top1": pytest.approx(200 / 3),
+            "clips": 6,
+            "substituted": 7,
+            "replaced_frames": 14,
+        },
         "k": {"loss": 1.5, "top1": 50.0, "clips": 4, "substituted": 4, "replaced_frames": 8},
-        "web": {"loss": 3.0, "top1": 100.0, "clips": 2, "substituted": 3, "replaced_frames": 6}}
+        "web": {"loss": 3.0, "top1": 100.0, "clips": 2, "substituted": 3, "replaced_frames": 6},
+    }
     assert meter.read(stats)["all"]["clips"] == 0
 
 
 def test_step_line_reads_like_the_readme_says():
-    sources = {"all": {"loss": 3.4119, "top1": 31.2, "substituted": 5}, "k400": {"top1": 35.0}, "web": {"top1": 20.1}}
-    line = step_line(1200, 90000, sources,
-                     {"bad_files": {"k400": 0, "web": 3}, "clips_per_second": 1842.3, "wait_percent": 2.1, "wait_percent_by_source": {"k400": 1.8, "web": 0.3},
-                      "mix_percent": {"k400": 66.7, "web": 33.3}, "memory_gib": 14.2, "eta_seconds": 18720}, 0.01)
-    assert line == ("step 1200/90000 1.3% | loss 3.412 | top1 31.2 (k400 35.0, web 20.1) | lr 0.01 | 1,842 clips/s | "
-                    "wait 2.1% (k400 1.8, web 0.3) | mix 66.7/33.3 | bad files: web 3, 5 clips substituted | 14.2 GiB | eta 5h12m")
+    sources = {
+        "all": {"loss": 3.4119, "top1": 31.2, "substituted": 5},
+        "k400": {"top1": 35.0},
+        "web": {"top1": 20.1},
+    }
+    line = step_line(
+        1200,
+        90000,
+        sources,
+        {
+            "bad_files": {"k400": 0, "web": 3},
+            "clips_per_second": 1842.3,
+            "wait_percent": 2.1,
+            "wait_percent_by_source": {"k400": 1.8, "web": 0.3},
+            "mix_percent": {"k400": 66.7, "web": 33.3},
+            "memory_gib": 14.2,
+            "eta_seconds": 18720,
+        },
+        0.01,
+    )
+    assert line == (
+        "step 1200/90000 1.3% | loss 3.412 | top1 31.2 (k400 35.0, web 20.1) | lr 0.01 | 1,842 clips/s | "
+        "wait 2.1% (k400 1.8, web 0.3) | mix 66.7/33.3 | bad files: web 3, 5 clips substituted | 14.2 GiB | eta 5h12m"
+    )
 
 
 @given(st.integers(1, 60), st.integers(2, 9), st.integers(0, 10**6))
@@ -79,8 +113,11 @@ def test_accuracy_against_plain_sorting(items, classes, seed):
     assert accuracy.top1 == sum(order[0] == label for order, label in zip(first, labels))
     assert accuracy.top5 == sum(label in order[:5] for order, label in zip(first, labels))
     assert accuracy.confusion.sum() == items and np.trace(accuracy.confusion) == accuracy.top1
-    by_class = [np.mean([first[i][0] == c for i in range(items) if labels[i] == c])
-                for c in range(classes) if (labels == c).any()]
+    by_class = [
+        np.mean([first[i][0] == c for i in range(items) if labels[i] == c])
+        for c in range(classes)
+        if (labels == c).any()
+    ]
     assert accuracy.mean_class == pytest.approx(np.mean(by_class))
 
 
@@ -117,6 +154,7 @@ class Evil:
 @pytest.mark.parametrize("content", ["garbage", "evil", "list", "missing", "empty folder"])
 def test_bad_checkpoints_are_told(tmp_path, content):
     import os
+
     path = tmp_path / "c.pt"
     if content == "garbage":
         path.write_bytes(b"\x80garbage" * 20)

@@ -4,19 +4,28 @@ import json
 import math
 
 import pytest
-from conftest import InProcess
 
+from conftest import InProcess
 from omnidali.catalog.build import build_catalog
 from omnidali.config import EVALUATION
 from omnidali.demo import world as worlds
-from omnidali.demo.truth import duplicate_quality, judge_lists, label_quality, piece_quality, read_truth
+from omnidali.demo.truth import (
+    duplicate_quality,
+    judge_lists,
+    label_quality,
+    piece_quality,
+    read_truth,
+)
 from omnidali.demo.world import make_world, plan_items
 from omnidali.errors import UserError
 from omnidali.programs import find_config
 from omnidali.settings import load_config
 
-TRUTH = {"noise": {"a/1": 4, "a/2": None, "a/3": 1}, "duplicates": ["a/4", "a/5", "b/1"],
-         "positive_parts": {"long/x": [0, 1], "long/y": [5]}}
+TRUTH = {
+    "noise": {"a/1": 4, "a/2": None, "a/3": 1},
+    "duplicates": ["a/4", "a/5", "b/1"],
+    "positive_parts": {"long/x": [0, 1], "long/y": [5]},
+}
 LISTED = [("a/0", 0), ("a/1", 0), ("a/2", 0), ("a/3", 0), ("a/4", 0), ("a/5", 2)]
 
 
@@ -33,8 +42,11 @@ def plan(world, *more):
 
 
 def test_labels_kept():
-    quality = label_quality([("a/0", 0), ("a/1", 4), ("a/2", 0), ("a/3", 0), ("a/5", 2)], TRUTH, LISTED)
-    assert (quality.chosen, quality.right) == (5, 3)  # a/1 shows its new label, a/2 and a/3 not their old one
+    quality = label_quality(
+        [("a/0", 0), ("a/1", 4), ("a/2", 0), ("a/3", 0), ("a/5", 2)], TRUTH, LISTED
+    )
+    # a/1 shows its new label, a/2 and a/3 not their old one
+    assert (quality.chosen, quality.right) == (5, 3)
     assert (quality.wanted, quality.found) == (3, 2)  # a/4 is clean and not kept
     assert quality.precision == 0.6 and quality.recall == pytest.approx(2 / 3)
     with pytest.raises(UserError, match="expected items of the crawled list, got b/9"):
@@ -48,26 +60,43 @@ def test_a_clean_item_with_a_new_label_is_neither_right_nor_found():
 
 def test_copies_removed():
     removed = ["a/4", "a/0", "b/1"]
-    assert duplicate_quality(removed, TRUTH).precision == duplicate_quality(removed, TRUTH).recall == 2 / 3
+    assert (
+        duplicate_quality(removed, TRUTH).precision
+        == duplicate_quality(removed, TRUTH).recall
+        == 2 / 3
+    )
     quality = duplicate_quality(["a/4", "a/0"], TRUTH, [path for path, _ in LISTED])
     assert (quality.chosen, quality.right, quality.wanted, quality.found) == (2, 1, 2, 1)
-    assert math.isnan(duplicate_quality([], TRUTH).precision) and duplicate_quality([], TRUTH).recall == 0
+    assert (
+        math.isnan(duplicate_quality([], TRUTH).precision)
+        and duplicate_quality([], TRUTH).recall == 0
+    )
 
 
 def row(video, count, *positive):
-    return {"video_dir": video, "label": 0, "num_clips": count, "positive_clip_inds": list(positive)}
+    return {
+        "video_dir": video,
+        "label": 0,
+        "num_clips": count,
+        "positive_clip_inds": list(positive),
+    }
 
 
-@pytest.mark.parametrize("rows, window, chosen, right", [
-    ([row("x", 6, 0, 3), row("y/whole.mp4", 6, 5)], None, 3, 2),
-    ([row("x", 24, 0, 7, 8)], None, 0.75, 0.5),  # windows of a second
-    ([row("x", 4, 1)], None, 1.5, 0.5),  # half of part 1, and part 2
-    ([row("x", 3, 0), row("y", 3, 2)], 10.0, 2.5 + 1, 2 + 1),  # 0 to 10 s, and 20 to 24 s
-    ([row("x", 6, 0, 0)], None, 1, 1),
-])
+@pytest.mark.parametrize(
+    "rows, window, chosen, right",
+    [
+        ([row("x", 6, 0, 3), row("y/whole.mp4", 6, 5)], None, 3, 2),
+        ([row("x", 24, 0, 7, 8)], None, 0.75, 0.5),  # windows of a second
+        ([row("x", 4, 1)], None, 1.5, 0.5),  # half of part 1, and part 2
+        ([row("x", 3, 0), row("y", 3, 2)], 10.0, 2.5 + 1, 2 + 1),  # 0 to 10 s, and 20 to 24 s
+        ([row("x", 6, 0, 0)], None, 1, 1),
+    ],
+)
 def test_pieces_kept(rows, window, chosen, right):
     quality = piece_quality(rows, TRUTH, "long", window)
-    assert (quality.chosen, quality.right, quality.wanted, quality.found) == pytest.approx((chosen, right, 3, right))
+    assert (quality.chosen, quality.right, quality.wanted, quality.found) == pytest.approx(
+        (chosen, right, 3, right)
+    )
 
 
 def test_foreign_videos_and_foreign_worlds(tmp_path):
@@ -81,7 +110,9 @@ def test_foreign_videos_and_foreign_worlds(tmp_path):
 
 
 def test_the_released_lists_of_the_world(world):
-    """The lists that the world ships as a teacher's are nearly right, those of the crawl are as dirty as planned."""
+    """The lists that the world ships as a teacher's are nearly right, those of the crawl are as
+    dirty as planned.
+    """
     notes, crawled = "annotations", plan(world)
     before = judge_lists(world, crawled, crawled)
     assert list(before) == ["kinetics", "googleimage", "insimage", "insvideo", "kineticsraw"]
@@ -91,18 +122,30 @@ def test_the_released_lists_of_the_world(world):
         assert labels.recall == 1 and abs(1 - labels.precision - noise) < 0.1
         assert before[name]["removed copies"].found == 0
     assert before["googleimage"]["removed copies"].wanted == 23
-    assert before["kineticsraw"]["pieces"].chosen == 16 * 6 and before["kineticsraw"]["pieces"].recall == 1
+    assert (
+        before["kineticsraw"]["pieces"].chosen == 16 * 6
+        and before["kineticsraw"]["pieces"].recall == 1
+    )
     assert 0.3 < before["kineticsraw"]["pieces"].precision < 0.5
 
     released = plan(
-        world, f"sources.googleimage.list={notes}/googleimage_8/tsn_8seg_googleimage_8_wodup.txt",
+        world,
+        f"sources.googleimage.list={notes}/googleimage_8/tsn_8seg_googleimage_8_wodup.txt",
         f"sources.insimage={{kind: image, root: ., list: {notes}/webimage_8/tsn_8seg_webimage_8_wodup.txt}}",
-        f"sources.kineticsraw.list={notes}/kinetics_raw_8/slowonly_8x8_kinetics_raw_8.json")
-    with pytest.raises(UserError, match="items of the crawled list"):  # the union holds other photos, too
+        f"sources.kineticsraw.list={notes}/kinetics_raw_8/slowonly_8x8_kinetics_raw_8.json",
+    )
+    # the union holds other photos, too
+    with pytest.raises(UserError, match="items of the crawled list"):
         judge_lists(world, crawled, released)
-    after = judge_lists(world, crawled, plan(
-        world, f"sources.googleimage.list={notes}/googleimage_8/tsn_8seg_googleimage_8_wodup.txt",
-        f"sources.kineticsraw.list={notes}/kinetics_raw_8/slowonly_8x8_kinetics_raw_8.json"))
+    after = judge_lists(
+        world,
+        crawled,
+        plan(
+            world,
+            f"sources.googleimage.list={notes}/googleimage_8/tsn_8seg_googleimage_8_wodup.txt",
+            f"sources.kineticsraw.list={notes}/kinetics_raw_8/slowonly_8x8_kinetics_raw_8.json",
+        ),
+    )
     assert 0.93 < after["googleimage"]["labels"].precision < 1
     assert after["googleimage"]["removed copies"].recall == 1
     pieces = after["kineticsraw"]["pieces"]
@@ -111,32 +154,57 @@ def test_the_released_lists_of_the_world(world):
 
 def test_windows_of_whole_videos(world):
     """The rows of a filter that looked at the whole files in windows of two seconds."""
-    rows = json.loads((world / "annotations/kinetics_raw_8/slowonly_8x8_kinetics_raw_8.json").read_text())
-    found = [row(f"{item['video_dir']}/whole.mp4", 12, *(2 * index for index in item["positive_clip_inds"]))
-             for item in rows]
+    rows = json.loads(
+        (world / "annotations/kinetics_raw_8/slowonly_8x8_kinetics_raw_8.json").read_text()
+    )
+    found = [
+        row(
+            f"{item['video_dir']}/whole.mp4",
+            12,
+            *(2 * index for index in item["positive_clip_inds"]),
+        )
+        for item in rows
+    ]
     (world / "annotations/found.json").write_text(json.dumps(found))
-    config = plan(world, "sources.kineticsraw.list=annotations/found.json", "sources.kineticsraw.window_seconds=2")
+    config = plan(
+        world,
+        "sources.kineticsraw.list=annotations/found.json",
+        "sources.kineticsraw.window_seconds=2",
+    )
     pieces = judge_lists(world, plan(world), config)["kineticsraw"]["pieces"]
     assert pieces.precision == 1 and pieces.recall == 0.5
     assert piece_quality(found, read_truth(world), window_seconds=2) == pieces
 
 
 def test_the_crawl_s_lists_name_files_of_the_world(tmp_path, monkeypatch):
-    """A few items, made for good: the config of the crawl can be trained on, and what a world lacks comes to it."""
+    """A few items, made for good: the config of the crawl can be trained on, and what a world lacks
+    comes to it.
+    """
     monkeypatch.setattr(worlds, "PART_SECONDS", 1)
-    items = {name: group[::40] if "raw" not in name else group[:2] for name, group in plan_items(0).items()}
+    items = {
+        name: group[::40] if "raw" not in name else group[:2]
+        for name, group in plan_items(0).items()
+    }
     monkeypatch.setattr(worlds, "plan_items", lambda seed: items)
     monkeypatch.setattr(worlds, "ProcessPoolExecutor", InProcess)
     make_world(tmp_path, progress=False)
     listing = tmp_path / "annotations/kinetics_raw_8/kinetics_raw_8.txt"
-    lines, before = listing.read_text(), {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    lines, before = (
+        listing.read_text(),
+        {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")},
+    )
     config = plan(tmp_path, "sources.kineticsraw.window_seconds=1")
-    summaries = build_catalog(tmp_path.parent / "catalog.sqlite",
-                              {**config.sources, EVALUATION: config.evaluation.source}, tmp_path, progress=False)
+    summaries = build_catalog(
+        tmp_path.parent / "catalog.sqlite",
+        {**config.sources, EVALUATION: config.evaluation.source},
+        tmp_path,
+        progress=False,
+    )
     assert all(not summary.refused and not summary.repeated for summary in summaries)
     assert [summary.usable for summary in summaries if summary.name == "kineticsraw"] == [2]
     listing.unlink()
     make_world(tmp_path, progress=False)  # as a world that was made before there was this list
     assert listing.read_text() == lines
-    assert {path: path.stat().st_mtime_ns for path in before if path.is_file() and path != listing} == \
-        {path: time for path, time in before.items() if path.is_file() and path != listing}
+    assert {
+        path: path.stat().st_mtime_ns for path in before if path.is_file() and path != listing
+    } == {path: time for path, time in before.items() if path.is_file() and path != listing}

@@ -32,20 +32,43 @@ from omnidali.errors import CannotDecode, UserError, exit_with_advice
 from omnidali.loading.data import open_data
 from omnidali.log import LOG
 from omnidali.settings import load_config
-from omnidali.untrusted_text import LONGEST, for_csv, for_markdown, for_picture, for_tensorboard, for_terminal, say
+from omnidali.untrusted_text import (
+    LONGEST,
+    for_csv,
+    for_markdown,
+    for_picture,
+    for_tensorboard,
+    for_terminal,
+    say,
+)
 from omnidali.writing import csv_lines, table_lines
 
 ROOT = Path(__file__).parent.parent
 ODD = "caf\udce9"  # what Python makes of b"caf\xe9"
 # names that a file, and a folder of a class, may have
-NAMES = ["=cmd|' C calc'!A0", "@SUM", "+1+cmd", "-2+3", "<script>alert(1)<", "[x](javascript:y)", "|pipe|",
-         "naïve 猫", "\u202egpj.exe", "_x_ `y` *z*", "\x9b31m", "\u2028b", "![i](u)"]
-REFUSED = ["\x1b[31mred", "a\nb", "a\rb", "\x07"]  # of files: they are left out; as classes the first is one
+NAMES = [
+    "=cmd|' C calc'!A0",
+    "@SUM",
+    "+1+cmd",
+    "-2+3",
+    "<script>alert(1)<",
+    "[x](javascript:y)",
+    "|pipe|",
+    "naïve 猫",
+    "\u202egpj.exe",
+    "_x_ `y` *z*",
+    "\x9b31m",
+    "\u2028b",
+    "![i](u)",
+]
+# of files: they are left out; as classes the first is one
+REFUSED = ["\x1b[31mred", "a\nb", "a\rb", "\x07"]
 LONG = "n" * 249  # with its ending as long as a name may be
 SPACES = "\u00a0\u3000\u200c\u200d"
 
 
 # One function a place
+
 
 def fits_a_line(text):
     return all(char.isprintable() or char in SPACES for char in text)
@@ -59,14 +82,29 @@ def test_any_text_is_harmless_everywhere(text):
     for found in (for_terminal(text), for_markdown(text), str(for_csv(text)), for_picture(text)):
         assert fits_a_line(found)
         found.encode()
-    assert len(for_terminal(text)) <= LONGEST and for_terminal(for_terminal(text)) == for_terminal(text)
-    assert not re.search(r"(^|;)\s*[=+@\-＝＋－＠](?![0-9.]*([eE][-+]?[0-9]+)?$)", str(for_csv(text)))
-    assert not re.search(r"[<>|`*\[\]#]|^(\d+[.)]|[-+])\s|://", re.sub(r"\\.|&[a-z]+;", "", for_markdown(text)))
+    assert len(for_terminal(text)) <= LONGEST and for_terminal(for_terminal(text)) == for_terminal(
+        text
+    )
+    assert not re.search(
+        r"(^|;)\s*[=+@\-＝＋－＠](?![0-9.]*([eE][-+]?[0-9]+)?$)", str(for_csv(text))
+    )
+    assert not re.search(
+        r"[<>|`*\[\]#]|^(\d+[.)]|[-+])\s|://", re.sub(r"\\.|&[a-z]+;", "", for_markdown(text))
+    )
     assert for_picture(text).isascii() and re.fullmatch(r"[\w./ +-]*", for_tensorboard(text))
 
 
 def test_harmless_names_stay_as_they_are():
-    for name in ("naïve 猫", "a b.jpg", "👨‍👩‍👧", "نمی‌خواهم", "Ünïcödé", "a-b=c@d+e;f", "-1.5", "1e-3"):
+    for name in (
+        "naïve 猫",
+        "a b.jpg",
+        "👨‍👩‍👧",
+        "نمی‌خواهم",
+        "Ünïcödé",
+        "a-b=c@d+e;f",
+        "-1.5",
+        "1e-3",
+    ):
         assert for_terminal(name) == for_csv(name) == name
     assert for_csv(None) is None and for_csv(-1.5) == -1.5 and for_csv(True) is True
 
@@ -77,7 +115,9 @@ def test_what_is_shown_tells_names_apart():
     assert for_terminal("\x1b[31mred\n") == "\\x1b[31mred\\n"
     assert for_terminal("\u202egpj.exe") == "\\u202egpj.exe"
     shown = for_terminal("a" * 400 + "z")
-    assert len(shown) == LONGEST and shown.startswith("a") and "..." in shown and shown.endswith("z")
+    assert (
+        len(shown) == LONGEST and shown.startswith("a") and "..." in shown and shown.endswith("z")
+    )
 
 
 def test_lists_keep_what_tables_change():
@@ -95,7 +135,11 @@ def test_errors_logs_and_tracebacks(capsys, caplog):
             raise ValueError("\x1b[31mred")
         except ValueError:
             LOG.warning("%s: %s", "a\nb", ODD, exc_info=True)
-    assert "a\\nb: caf\\xe9" in caplog.text and "\x1b" not in caplog.text and "\\x1b[31mred" in caplog.text
+    assert (
+        "a\\nb: caf\\xe9" in caplog.text
+        and "\x1b" not in caplog.text
+        and "\\x1b[31mred" in caplog.text
+    )
     hook = sys.excepthook
     try:
         with pytest.raises(KeyError):
@@ -105,34 +149,63 @@ def test_errors_logs_and_tracebacks(capsys, caplog):
         sys.excepthook = hook
     say("\x1b", ODD, error=True)
     told = capsys.readouterr().err
-    assert "OSError: \\x1b[31mred caf\\xe9" in told and told.endswith("\\x1b\ncaf\\xe9\n") and "\x1b" not in told
+    assert (
+        "OSError: \\x1b[31mred caf\\xe9" in told
+        and told.endswith("\\x1b\ncaf\\xe9\n")
+        and "\x1b" not in told
+    )
 
 
 # Who may print and write
 
+
 def calls(name, tree):
-    return [node for node in ast.walk(tree) if isinstance(node, ast.Call) and name == ast.unparse(node.func)]
+    return [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and name == ast.unparse(node.func)
+    ]
 
 
 def test_what_is_printed_and_written_goes_through_one_function_each():
-    """Lines are printed by `say`, tables written by `table_lines`, and records logged by the logger that escapes."""
+    """Lines are printed by `say`, tables written by `table_lines`, and records logged by the logger
+    that escapes.
+    """
     allowed = {
         "print": ("omnidali/untrusted_text.py", "omnidali/bench/measure.py"),
-        "csv.writer": ("omnidali/writing.py",), "csv.DictWriter": (), "logging.getLogger": ("omnidali/log.py",),
-        "csv_lines": ("omnidali/writing.py", "omnidali/curation/kept_lists.py"), "warnings.warn": (),
-        "sys.stdout.write": (), "sys.stderr.write": (), "traceback.print_exc": (), "traceback.print_exception": (),
-        "cv2.putText": ("omnidali/charts.py", "omnidali/loading/pictures.py"), "argparse.ArgumentParser": ()}
+        "csv.writer": ("omnidali/writing.py",),
+        "csv.DictWriter": (),
+        "logging.getLogger": ("omnidali/log.py",),
+        "csv_lines": ("omnidali/writing.py", "omnidali/curation/kept_lists.py"),
+        "warnings.warn": (),
+        "sys.stdout.write": (),
+        "sys.stderr.write": (),
+        "traceback.print_exc": (),
+        "traceback.print_exception": (),
+        "cv2.putText": ("omnidali/charts.py", "omnidali/loading/pictures.py"),
+        "argparse.ArgumentParser": (),
+    }
     broken = []
     for path in [*ROOT.glob("omnidali/**/*.py"), ROOT / "train.py", ROOT / "evaluate.py"]:
         name, tree = str(path.relative_to(ROOT)), ast.parse(path.read_text(encoding="utf-8"))
         for function, places in allowed.items():
             for call in calls(function, tree):
-                to = [ast.unparse(keyword.value) for keyword in call.keywords if keyword.arg == "file"]
+                to = [
+                    ast.unparse(keyword.value) for keyword in call.keywords if keyword.arg == "file"
+                ]
                 if name not in places and to != ["answers"]:  # a worker's pipe
                     broken.append(f"{name}:{call.lineno}: {function}")
-        for function in ("board.add_scalar", "board.add_image", "writer.add_image", "writer.add_scalar"):
-            broken += [f"{name}:{call.lineno}: {function}" for call in calls(function, tree)
-                       if not ast.unparse(call.args[0]).startswith("for_tensorboard(")]
+        for function in (
+            "board.add_scalar",
+            "board.add_image",
+            "writer.add_image",
+            "writer.add_scalar",
+        ):
+            broken += [
+                f"{name}:{call.lineno}: {function}"
+                for call in calls(function, tree)
+                if not ast.unparse(call.args[0]).startswith("for_tensorboard(")
+            ]
     assert not broken, "\n".join(broken)
 
 
@@ -158,7 +231,9 @@ CLASSES = sorted([*NAMES[:9], "\x1b[31mred"])
 
 @pytest.fixture(scope="module")
 def crawl(tmp_path_factory):
-    """Every name stands for a file, a class, a member of a tar, a label of a list and a key of a label map."""
+    """Every name stands for a file, a class, a member of a tar, a label of a list and a key of a
+    label map.
+    """
     root = tmp_path_factory.mktemp("crawl")
     small = {"frames": 16, "width": 64, "height": 48, "gop": 8, "options": {"preset": "ultrafast"}}
     lists = {"photos": [], "val": []}
@@ -169,7 +244,10 @@ def crawl(tmp_path_factory):
     for name in [*NAMES, *REFUSED, LONG]:
         write_photo(root / "photos" / "more" / f"{name}.jpg", 50, 64, 48)
         if "\n" not in name and "\r" not in name:
-            lists["photos"] += [[f"more/{name}.jpg", f"{CLASSES[0]} key"], [f"gone {name}.jpg", f"{CLASSES[0]} key"]]
+            lists["photos"] += [
+                [f"more/{name}.jpg", f"{CLASSES[0]} key"],
+                [f"gone {name}.jpg", f"{CLASSES[0]} key"],
+            ]
     broken = root / "photos" / f"broken {NAMES[0]}\u202e.jpg"
     write_photo(broken, 60, 64, 48)
     broken.write_bytes(broken.read_bytes()[:-400])
@@ -179,7 +257,9 @@ def crawl(tmp_path_factory):
         lists["val"].append([f"{name}/held out {name}.mp4", name])
     for name, rows in lists.items():
         (root / f"{name}.csv").write_text("".join(csv_lines(rows)), encoding="utf-8")
-    (root / "map.json").write_text(json.dumps({f"{name} key": number for number, name in enumerate(CLASSES)}))
+    (root / "map.json").write_text(
+        json.dumps({f"{name} key": number for number, name in enumerate(CLASSES)})
+    )
     (root / "shards").mkdir()
     with tarfile.open(root / "shards" / "=1+1 <b>\u202e.tar", "w") as tar:
         for number, name in enumerate([*NAMES[:8], "\x1b[31mred", "bidi\u202e"]):
@@ -192,14 +272,23 @@ def crawl(tmp_path_factory):
     rows = []
     for number, name in enumerate(NAMES[:9]):
         write_video(root / "long" / f"{name}.mp4", 70 + number, **{**small, "frames": 45})
-        rows.append({"video_dir": f"{name}.mp4", "label": name, "num_clips": 3, "positive_clip_inds": [0, 1]})
+        rows.append(
+            {
+                "video_dir": f"{name}.mp4",
+                "label": name,
+                "num_clips": 3,
+                "positive_clip_inds": [0, 1],
+            }
+        )
     cut_off = root / "long" / "|cut| <i>off.mp4"
     shutil.copy(root / "long" / f"{NAMES[0]}.mp4", cut_off)
     data = bytearray(cut_off.read_bytes())
     start = data.index(b"mdat")
-    data[start + 3000:start + 60_000] = bytes(min(57_000, len(data) - start - 3000))
+    data[start + 3000 : start + 60_000] = bytes(min(57_000, len(data) - start - 3000))
     cut_off.write_bytes(data)
-    rows.append({"video_dir": cut_off.name, "label": NAMES[0], "num_clips": 3, "positive_clip_inds": [2]})
+    rows.append(
+        {"video_dir": cut_off.name, "label": NAMES[0], "num_clips": 3, "positive_clip_inds": [2]}
+    )
     (root / "long.json").write_text(json.dumps(rows))
     (root / "c.yaml").write_text(CONFIG)
     return root
@@ -210,9 +299,15 @@ def done(crawl, tmp_path_factory):
     """All that the commands printed and logged, and the folder of all that they wrote."""
     out = tmp_path_factory.mktemp("out")
     said = out.parent / "said.txt"
-    config, sets = ["--config", str(crawl / "c.yaml")], [f"data_root={crawl}", f"run_dir={out / 'run'}"]
+    config, sets = (
+        ["--config", str(crawl / "c.yaml")],
+        [f"data_root={crawl}", f"run_dir={out / 'run'}"],
+    )
     codes = {}
-    with open(said, "w", encoding="utf-8", errors="surrogateescape") as stream, pytest.MonkeyPatch.context() as patch:
+    with (
+        open(said, "w", encoding="utf-8", errors="surrogateescape") as stream,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setattr(torch, "set_num_threads", lambda count: None)
         patch.setattr(sys, "stdout", stream)
         patch.setattr(sys, "stderr", stream)
@@ -243,13 +338,72 @@ def done(crawl, tmp_path_factory):
         run("info", cli.main, "info", *config, "--set", *sets)
         run("json", cli.main, "info", "--json", *config, "--set", *sets)
         run("preview", cli.main, "preview", *config, "--samples", "3", "--set", *sets)
-        run("dedup", cli.main, "dedup", *config, "--within", "--out", out / "dedup", *few, "--set", *sets)
-        run("filter", cli.main, "filter", *config, "--checkpoint", out / "run", "--out", out / "filter", *few,
-            "--rule", "quantile", "--keep", "0.5", "--set", *sets)
-        run("cut", cli.main, "cut", *config, "--out", out / "cut", "--set", "loader.max_bad_ratio=0", *sets)
-        run("transcode", cli.main, "transcode", *config, "--out", out / "copy", "--short-side", "32", "--set", *sets)
-        run("motion", cli.main, "motion", "estimate", *config, "--out", out / "motion.json", "--set", *sets)
-        run("decode", cli.main, "lint", "--decode", *config, "--out", out / "decode", "--set", *sets)
+        run(
+            "dedup",
+            cli.main,
+            "dedup",
+            *config,
+            "--within",
+            "--out",
+            out / "dedup",
+            *few,
+            "--set",
+            *sets,
+        )
+        run(
+            "filter",
+            cli.main,
+            "filter",
+            *config,
+            "--checkpoint",
+            out / "run",
+            "--out",
+            out / "filter",
+            *few,
+            "--rule",
+            "quantile",
+            "--keep",
+            "0.5",
+            "--set",
+            *sets,
+        )
+        run(
+            "cut",
+            cli.main,
+            "cut",
+            *config,
+            "--out",
+            out / "cut",
+            "--set",
+            "loader.max_bad_ratio=0",
+            *sets,
+        )
+        run(
+            "transcode",
+            cli.main,
+            "transcode",
+            *config,
+            "--out",
+            out / "copy",
+            "--short-side",
+            "32",
+            "--set",
+            *sets,
+        )
+        run(
+            "motion",
+            cli.main,
+            "motion",
+            "estimate",
+            *config,
+            "--out",
+            out / "motion.json",
+            "--set",
+            *sets,
+        )
+        run(
+            "decode", cli.main, "lint", "--decode", *config, "--out", out / "decode", "--set", *sets
+        )
         run("unknown", cli.main, "lint", *config, "--no-such-option=\x1b[31mred\nb")
         run("name", cli.main, "lint", *config, "--sources", "\x1b[31mred\nb", "--set", *sets)
         run("config", cli.main, "lint", "--config", "\x1b[31mred\nb.yaml")
@@ -258,7 +412,9 @@ def done(crawl, tmp_path_factory):
 
 
 def written(out, *endings):
-    files = [path for path in sorted(out.rglob("*")) if path.is_file() and path.name.endswith(endings)]
+    files = [
+        path for path in sorted(out.rglob("*")) if path.is_file() and path.name.endswith(endings)
+    ]
     assert files, endings
     return files
 
@@ -269,7 +425,11 @@ def lists_in(out):
     for path in out.rglob("config.yaml"):
         config = load_config(path)
         for source in [*config.sources.values(), config.evaluation.source]:
-            named |= {Path(config.data_root, file) for file in (source.list, getattr(source, "labels", None)) if file}
+            named |= {
+                Path(config.data_root, file)
+                for file in (source.list, getattr(source, "labels", None))
+                if file
+            }
     return named
 
 
@@ -313,7 +473,11 @@ def test_reports_hold_no_markup_of_strangers(done):
             assert len({row.count("|") for row in table.splitlines()}) == 1, table
     assert "- " in (out / "cut" / "report.md").read_text(encoding="utf-8")
     text = (out / "filter" / "report.md").read_text(encoding="utf-8")
-    assert "| &lt;script&gt;alert(1)&lt; |" in text and "| \\|pipe\\| |" in text and "| naïve 猫 |" in text
+    assert (
+        "| &lt;script&gt;alert(1)&lt; |" in text
+        and "| \\|pipe\\| |" in text
+        and "| naïve 猫 |" in text
+    )
 
 
 def test_no_cell_is_a_formula(done):
@@ -326,17 +490,30 @@ def test_no_cell_is_a_formula(done):
             for row in csv.reader(file):
                 seen += 1
                 for cell in row:
-                    assert not cell.startswith(tuple("=+-@\t\r")) or re.fullmatch(r"[-+]?[0-9.]+", cell), (path, row)
+                    assert not cell.startswith(tuple("=+-@\t\r")) or re.fullmatch(
+                        r"[-+]?[0-9.]+", cell
+                    ), (path, row)
     assert seen > 100
-    names = [row[1] for row in csv.reader((out / "run/lint/classes.csv").open(encoding="utf-8", newline=""))]
-    assert names == ["class", *map(for_csv, CLASSES)] and "'@SUM" in names and "\\x1b[31mred" in names
+    names = [
+        row[1]
+        for row in csv.reader((out / "run/lint/classes.csv").open(encoding="utf-8", newline=""))
+    ]
+    assert (
+        names == ["class", *map(for_csv, CLASSES)] and "'@SUM" in names and "\\x1b[31mred" in names
+    )
 
 
 def test_tensorboard_gets_clean_tags(done):
     _, _, out = done
-    tags = {value.tag for path in (out / "run/tb").iterdir() for event in EventFileLoader(str(path)).Load()
-            for value in event.summary.value}
-    assert {"preview/long/clips", "clips/photos"} <= tags and all(re.fullmatch(r"[\w./ +-]+", tag) for tag in tags)
+    tags = {
+        value.tag
+        for path in (out / "run/tb").iterdir()
+        for event in EventFileLoader(str(path)).Load()
+        for value in event.summary.value
+    }
+    assert {"preview/long/clips", "clips/photos"} <= tags and all(
+        re.fullmatch(r"[\w./ +-]+", tag) for tag in tags
+    )
 
 
 def test_lists_and_classes_are_read_back_exactly(done, crawl):
@@ -348,7 +525,9 @@ def test_lists_and_classes_are_read_back_exactly(done, crawl):
         for table in data.tables:
             for record in table.records.tolist():
                 media = table.media(record)
-                assert os.path.exists(media.span.path) and "\\" not in media.path.replace(str(out), "")
+                assert os.path.exists(media.span.path) and "\\" not in media.path.replace(
+                    str(out), ""
+                )
 
 
 def test_a_source_s_name_is_printable(tmp_path):
@@ -358,6 +537,7 @@ def test_a_source_s_name_is_printable(tmp_path):
 
 
 # Names that are not UTF-8
+
 
 def photos(folder, *names):
     for number, name in enumerate(names):
@@ -381,7 +561,15 @@ train: {steps: 1}
 @pytest.fixture
 def odd(tmp_path):
     """Four photos with good names and two with others, in class folders."""
-    photos(tmp_path, b"0/a.jpg", "0/naïve.jpg", b"0/caf\xe9.jpg", b"1/b.jpg", "1/猫.jpg", b"1/sub\xff/x.jpg")
+    photos(
+        tmp_path,
+        b"0/a.jpg",
+        "0/naïve.jpg",
+        b"0/caf\xe9.jpg",
+        b"1/b.jpg",
+        "1/猫.jpg",
+        b"1/sub\xff/x.jpg",
+    )
     return tmp_path
 
 
@@ -403,16 +591,28 @@ def test_new_files_below_an_odd_folder_are_seen(odd):
 
 
 def test_a_class_folder_has_a_name_that_lists_can_hold(odd):
-    for name, told in ((b"\xff2", "a name that is not UTF-8"), (b"a\nb", "a name with a line break")):
+    for name, told in (
+        (b"\xff2", "a name that is not UTF-8"),
+        (b"a\nb", "a name with a line break"),
+    ):
         (odd / "pics" / os.fsdecode(name)).mkdir()
-        with pytest.raises(UserError, match=f"a class folder whose name is a line of UTF-8, got {told}. Rename it"):
+        with pytest.raises(
+            UserError, match=f"a class folder whose name is a line of UTF-8, got {told}. Rename it"
+        ):
             build(odd)
         (odd / "pics" / os.fsdecode(name)).rmdir()
 
 
-@pytest.mark.parametrize("form, rows", [
-    ("path_label", [b"0/a.jpg 0", b"0/caf\xe9.jpg 0", b"1/b.jpg 1", b"1/sub\xff/x.jpg 1"]),
-    ("slowfast_csv", [b"0/a.jpg,0", b'"0/caf\xe9.jpg",0', b"1/b.jpg,1", b"pics/1/sub\xff/x.jpg,1"])])
+@pytest.mark.parametrize(
+    "form, rows",
+    [
+        ("path_label", [b"0/a.jpg 0", b"0/caf\xe9.jpg 0", b"1/b.jpg 1", b"1/sub\xff/x.jpg 1"]),
+        (
+            "slowfast_csv",
+            [b"0/a.jpg,0", b'"0/caf\xe9.jpg",0', b"1/b.jpg,1", b"pics/1/sub\xff/x.jpg,1"],
+        ),
+    ],
+)
 def test_lines_whose_file_has_an_odd_name_are_left_out(odd, form, rows):
     (odd / "l.txt").write_bytes(b"\n".join(rows))
     for settings in ({"format": form}, {}):
@@ -424,7 +624,9 @@ def test_lines_whose_file_has_an_odd_name_are_left_out(odd, form, rows):
 def test_folders_of_frames_and_long_videos_with_odd_names_are_left_out(tmp_path):
     for folder in (b"good", b"caf\xe9"):
         for number in (1, 2):
-            write_photo(tmp_path / "pics" / os.fsdecode(folder) / f"img_{number:05}.jpg", number, 40, 30)
+            write_photo(
+                tmp_path / "pics" / os.fsdecode(folder) / f"img_{number:05}.jpg", number, 40, 30
+            )
     (tmp_path / "l.txt").write_bytes(b"caf\xe9 2 0\ngood 2 0\n")
     summary = build(tmp_path, kind="frames", list="l.txt")
     assert summary.usable == 1
@@ -438,7 +640,9 @@ def test_folders_of_frames_and_long_videos_with_odd_names_are_left_out(tmp_path)
 
 
 def test_a_list_in_another_encoding_is_refused_with_its_line(odd):
-    """The files have names in UTF-8; only the list is wrong, and nothing of it is left out in silence."""
+    """The files have names in UTF-8; only the list is wrong, and nothing of it is left out in
+    silence.
+    """
     (odd / "l.txt").write_bytes("0/a.jpg 0\n0/naïve.jpg 0\n".encode("latin-1"))
     told = r"l.txt, line 2: expected a readable list file in UTF-8, got '0/na\\xefve.jpg 0'. Save the file as UTF-8."
     for settings in ({}, {"format": "path_label"}):
@@ -448,9 +652,12 @@ def test_a_list_in_another_encoding_is_refused_with_its_line(odd):
     with pytest.raises(UserError, match="line 2: expected a readable list file in UTF-8"):
         build(odd, list="l.txt")
     (odd / "l.txt").write_bytes(b"0/caf\xe9.jpg 0\n")
-    with pytest.raises(UserError, match="line 1: expected a path in UTF-8, got one that is not, as in all lines"):
+    with pytest.raises(
+        UserError, match="line 1: expected a path in UTF-8, got one that is not, as in all lines"
+    ):
         build(odd, list="l.txt")
-    (odd.parent / os.fsdecode(b"out\xff.jpg")).write_bytes(b"x")  # outside of the root nothing is looked for
+    # outside of the root nothing is looked for
+    (odd.parent / os.fsdecode(b"out\xff.jpg")).write_bytes(b"x")
     (odd / "l.txt").write_bytes(b"0/a.jpg 0\n../../out\xff.jpg 0\n")
     with pytest.raises(UserError, match="Save the file as UTF-8"):
         build(odd, list="l.txt")
@@ -459,21 +666,41 @@ def test_a_list_in_another_encoding_is_refused_with_its_line(odd):
 def test_tars_and_members_with_odd_names_are_left_out(tmp_path):
     photos(tmp_path, b"a.jpg")
     for tar in (b"good.tar", b"b\xe9.tar"):
-        with tarfile.open(tmp_path / "pics" / os.fsdecode(tar), "w", format=tarfile.GNU_FORMAT) as file:
+        with tarfile.open(
+            tmp_path / "pics" / os.fsdecode(tar), "w", format=tarfile.GNU_FORMAT
+        ) as file:
             for name in (b"0/a.jpg", b"0/caf\xe9.jpg", "0/naïve.jpg".encode()):
                 file.add(tmp_path / "pics/a.jpg", os.fsdecode(name))
     summary = build(tmp_path, tars="*.tar")
-    assert summary.usable == 2 and summary.refused == {f"member whose {REASON}": 1, f"tar whose {REASON}": 1}
+    assert summary.usable == 2 and summary.refused == {
+        f"member whose {REASON}": 1,
+        f"tar whose {REASON}": 1,
+    }
 
 
 def test_lint_names_files_with_odd_names(odd, capsys):
     (odd / "l.txt").write_bytes(b"0/a.jpg 0\n0/caf\xe9.jpg 0\n1/b.jpg 1\n")
     (odd / "c.yaml").write_text(FOLDERS_AND_LIST)
-    assert cli.main(["lint", "--config", str(odd / "c.yaml"), "--set", f"data_root={odd}", f"run_dir={odd}/run"]) == 0
+    assert (
+        cli.main(
+            [
+                "lint",
+                "--config",
+                str(odd / "c.yaml"),
+                "--set",
+                f"data_root={odd}",
+                f"run_dir={odd}/run",
+            ]
+        )
+        == 0
+    )
     with open(odd / "run/lint/issues.csv", encoding="utf-8", newline="") as file:
         found = [tuple(row) for row in csv.reader(file) if row[2] == "not UTF-8"]
-    assert sorted(found) == [("f", "0/caf\\xe9.jpg", "not UTF-8", ""), ("f", "1/sub\\xff/x.jpg", "not UTF-8", ""),
-                             ("l", "0/caf\\xe9.jpg", "not UTF-8", f"{odd / 'l.txt'}, line 2")]
+    assert sorted(found) == [
+        ("f", "0/caf\\xe9.jpg", "not UTF-8", ""),
+        ("f", "1/sub\\xff/x.jpg", "not UTF-8", ""),
+        ("l", "0/caf\\xe9.jpg", "not UTF-8", f"{odd / 'l.txt'}, line 2"),
+    ]
     said = capsys.readouterr().out
     assert "2 files have a name that is not UTF-8, such as 0/caf\\xe9.jpg. Rename them" in said
     assert "missing" not in said and "etch them again" not in said
@@ -482,39 +709,78 @@ def test_lint_names_files_with_odd_names(odd, capsys):
 def test_folders_and_settings_with_odd_names_are_refused(odd):
     folder = odd / os.fsdecode(b"data\xff")
     shutil.copytree(odd / "pics", folder / "pics")
-    with pytest.raises(UserError, match=r"sources.s.root: expected a folder with a name in UTF-8, got .*data\\xff"):
-        build_catalog(odd / "d.sqlite", {"s": SourceConfig(kind="image", root="pics")}, folder, progress=False)
+    with pytest.raises(
+        UserError, match=r"sources.s.root: expected a folder with a name in UTF-8, got .*data\\xff"
+    ):
+        build_catalog(
+            odd / "d.sqlite", {"s": SourceConfig(kind="image", root="pics")}, folder, progress=False
+        )
     (odd / "c.yaml").write_text("sources:\n  s: {kind: image, root: pics}\ntrain: {steps: 1}\n")
     for key in ("data_root", "run_dir", "catalog", "sources.s.list"):
-        with pytest.raises(UserError, match=rf"override {key}: expected text in UTF-8, got caf\\xe9, a name that is"):
+        with pytest.raises(
+            UserError,
+            match=rf"override {key}: expected text in UTF-8, got caf\\xe9, a name that is",
+        ):
             load_config(odd / "c.yaml", [f"{key}={ODD}"])
-    summary = build_catalog(folder / "c.sqlite", {"s": SourceConfig(kind="image", root="pics")}, odd, progress=False)[0]
+    summary = build_catalog(
+        folder / "c.sqlite", {"s": SourceConfig(kind="image", root="pics")}, odd, progress=False
+    )[0]
     assert summary.usable == 4 and len(CatalogReader(folder / "c.sqlite").table("s")) == 4
 
 
-LOCALES = [{"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}, {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"},
-           {"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "utf-8:strict"}]
+LOCALES = [
+    {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"},
+    {"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "utf-8:strict"},
+]
 
 
 @pytest.mark.parametrize("locale", LOCALES, ids=lambda locale: " ".join(locale))
 def test_any_locale_finds_and_prints_any_name(tmp_path, locale):
     photos(tmp_path, "naïve/é.jpg", "naïve/gone.jpg", "猫/猫.jpg", b"\xe7\x8c\xab/caf\xe9.jpg")
-    (tmp_path / "l.txt").write_text("naïve/é.jpg naïve\n猫/猫.jpg 猫\n猫/missing.jpg 猫\n", encoding="utf-8")
+    (tmp_path / "l.txt").write_text(
+        "naïve/é.jpg naïve\n猫/猫.jpg 猫\n猫/missing.jpg 猫\n", encoding="utf-8"
+    )
     (tmp_path / "c.yaml").write_text(FOLDERS_AND_LIST)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHONUTF8"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("LC_", "LANG", "PYTHONUTF8"))
+    }
     run = subprocess.run(
-        [sys.executable, "-m", "omnidali.cli", "lint", "--config", str(tmp_path / "c.yaml"), "--set",
-         f"data_root={tmp_path}", f"run_dir={tmp_path}/läuft"], cwd=ROOT, env={**kept, **locale},
-        capture_output=True, timeout=120)
+        [
+            sys.executable,
+            "-m",
+            "omnidali.cli",
+            "lint",
+            "--config",
+            str(tmp_path / "c.yaml"),
+            "--set",
+            f"data_root={tmp_path}",
+            f"run_dir={tmp_path}/läuft",
+        ],
+        cwd=ROOT,
+        env={**kept, **locale},
+        capture_output=True,
+        timeout=120,
+    )
     said = (run.stdout + run.stderr).decode("utf-8")
     assert run.returncode == 0 and "Traceback" not in said, said
-    assert "f: 3 samples" in said and "l: 2 samples" in said and "caf\\xe9.jpg" in said and "missing.jpg" in said, said
+    assert (
+        "f: 3 samples" in said
+        and "l: 2 samples" in said
+        and "caf\\xe9.jpg" in said
+        and "missing.jpg" in said
+    ), said
     assert (tmp_path / "läuft" / "lint" / "report.md").exists()
 
 
 def test_a_python_with_other_file_names_is_refused(odd, monkeypatch):
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
-    with pytest.raises(UserError, match="Python's encoding of file names: expected utf-8, got ascii. Set PYTHONUTF8=1"):
+    with pytest.raises(
+        UserError,
+        match="Python's encoding of file names: expected utf-8, got ascii. Set PYTHONUTF8=1",
+    ):
         build(odd)
 
 

@@ -21,12 +21,15 @@ from omnidali.settings import load_config
 from omnidali.training.checkpoint import load_checkpoint
 
 ARCHIVE = Path(__file__).parent / "golden" / "run-0.1.tar.xz"
-BUILT_IN = "/tmp/fx"  # where the run of the archive was made; `relocate` makes it one of another folder
+# where the run of the archive was made; `relocate` makes it one of another folder
+BUILT_IN = "/tmp/fx"
 
 
 @pytest.fixture
 def old(tmp_path, monkeypatch):
-    """The folder of the archive: world/ with two run folders, and a copy of each; the current folder is world/."""
+    """The folder of the archive: world/ with two run folders, and a copy of each; the current
+    folder is world/.
+    """
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(tmp_path, filter="data")
     for catalog in tmp_path.rglob("catalog.sqlite"):
@@ -40,9 +43,12 @@ def relocate(catalog, root):
     db = sqlite3.connect(catalog)
     for source, *texts in db.execute("SELECT id, root, signature, watched FROM sources").fetchall():
         texts = [text.replace(BUILT_IN, root) for text in texts]
-        db.execute("UPDATE sources SET root = ?, signature = ?, watched = ? WHERE id = ?", (*texts, source))
+        db.execute(
+            "UPDATE sources SET root = ?, signature = ?, watched = ? WHERE id = ?", (*texts, source)
+        )
     for record, folder, *values in db.execute(
-            f"SELECT m.id, s.root, m.{', m.'.join(MEDIA_COLUMNS)} FROM media m JOIN sources s ON s.id = m.source"):
+        f"SELECT m.id, s.root, m.{', m.'.join(MEDIA_COLUMNS)} FROM media m JOIN sources s ON s.id = m.source"
+    ):
         db.execute("UPDATE media SET crc = ? WHERE id = ?", (crc_of(folder, *values), record))
     db.commit()
     db.close()
@@ -51,11 +57,16 @@ def relocate(catalog, root):
 def test_a_run_over_files_that_were_right_goes_on(old, capfd):
     config = load_config("run_right/config.yaml", ["train.steps=3"])
     with open_loader(config, open_data(config)) as loader:
-        assert loader.load_state_dict(load_checkpoint("run_right/checkpoints/last.pt")["loader"]) == []
+        assert (
+            loader.load_state_dict(load_checkpoint("run_right/checkpoints/last.pt")["loader"]) == []
+        )
         assert loader.state_dict()["step"] == 2
         next(loader)
     told = capfd.readouterr().err
-    assert told.count("a catalog of an older version: 4 videos, PNG and WebP files are probed again") == 1
+    assert (
+        told.count("a catalog of an older version: 4 videos, PNG and WebP files are probed again")
+        == 1
+    )
     open_data(config)
     assert "older version" not in capfd.readouterr().err  # once
 
@@ -64,7 +75,10 @@ def test_a_run_over_renumbered_files_is_refused_by_name(old):
     config = load_config("run_wrong/config.yaml")
     with open_loader(config, open_data(config)) as loader, pytest.raises(UserError) as caught:
         loader.load_state_dict(load_checkpoint("run_wrong/checkpoints/last.pt")["loader"])
-    assert "sources.clips has files whose frames had wrong numbers when the run began: 0.avi" in str(caught.value)
+    assert (
+        "sources.clips has files whose frames had wrong numbers when the run began: 0.avi"
+        in str(caught.value)
+    )
 
 
 def test_the_same_holds_with_a_new_catalog(old):
@@ -78,8 +92,10 @@ def test_the_same_holds_with_a_new_catalog(old):
 
 def test_readers_of_an_old_catalog_say_what_brings_it_up_to_date(old, capsys):
     assert cli.main(["info", "--catalog", "run_right/catalog.sqlite"]) == 2
-    assert "expected a catalog of version 5, got version 4. Start the training, or `omnidali lint`" in \
-        capsys.readouterr().err
+    assert (
+        "expected a catalog of version 5, got version 4. Start the training, or `omnidali lint`"
+        in capsys.readouterr().err
+    )
 
 
 def test_photos_and_their_scores_stay_and_scores_of_renumbered_videos_go(old):
@@ -96,27 +112,49 @@ def test_photos_and_their_scores_stay_and_scores_of_renumbered_videos_go(old):
     config = load_config("run_wrong/config.yaml")
     open_data(config)
     db = connect(catalog, read_only=True)
-    assert db.execute("SELECT * FROM media WHERE path = '0.jpg'").fetchone()[:len(photo)] == photo
-    assert [os.path.basename(path) for path, in db.execute("SELECT path FROM scores ORDER BY path")] == \
-        ["0.jpg", "1.mp4"]
+    assert db.execute("SELECT * FROM media WHERE path = '0.jpg'").fetchone()[: len(photo)] == photo
+    assert [
+        os.path.basename(path) for (path,) in db.execute("SELECT path FROM scores ORDER BY path")
+    ] == ["0.jpg", "1.mp4"]
 
 
 @pytest.mark.parametrize("name, made_again", [("right", []), ("wrong", ["0.avi"])])
 def test_copies_whose_frames_were_wrong_are_made_again(old, capfd, name, made_again):
     copies = {path: path.stat().st_mtime_ns for path in (old / f"copy_{name}" / name).iterdir()}
-    assert cli.main(["transcode", "--config", f"{name}.yaml", "--out", f"../copy_{name}", "--sources", "clips"]) == 0
+    assert (
+        cli.main(
+            [
+                "transcode",
+                "--config",
+                f"{name}.yaml",
+                "--out",
+                f"../copy_{name}",
+                "--sources",
+                "clips",
+            ]
+        )
+        == 0
+    )
     told = capfd.readouterr().err
-    assert sorted(path.name for path, time in copies.items() if path.stat().st_mtime_ns != time) == made_again
+    assert (
+        sorted(path.name for path, time in copies.items() if path.stat().st_mtime_ns != time)
+        == made_again
+    )
     for file in made_again:
         assert f"{file} is made again: frame" in told
-    rows = [json.loads(line) for line in (old / f"copy_{name}/transcode.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (old / f"copy_{name}/transcode.jsonl").read_text().splitlines()
+    ]
     assert all(row["checked"] and row["replaced"] == 0 for row in rows)
-    with open_loader(config := load_config(old / f"copy_{name}/config.yaml"), open_data(config)) as loader:
+    with open_loader(
+        config := load_config(old / f"copy_{name}/config.yaml"), open_data(config)
+    ) as loader:
         next(loader)
 
 
 def test_a_killed_upgrade_is_made_once_more(old, monkeypatch):
     """Everything of it is one transaction."""
+
     def kill(text):
         raise KeyboardInterrupt
 
@@ -131,7 +169,10 @@ def test_a_killed_upgrade_is_made_once_more(old, monkeypatch):
 
 def test_a_build_that_was_stopped_behind_the_upgrade_is_asked_for_again(old):
     connect("run_right/catalog.sqlite", upgrades=True).close()
-    with pytest.raises(UserError, match="expected the source clips in the catalog, got nothing. Start the run again"):
+    with pytest.raises(
+        UserError,
+        match="expected the source clips in the catalog, got nothing. Start the run again",
+    ):
         CatalogReader("run_right/catalog.sqlite").table("clips")
     test_a_run_over_files_that_were_right_goes_on_again(old)
 
@@ -146,13 +187,21 @@ def test_an_upgraded_catalog_is_as_a_new_one(old):
     config = load_config("run_right/config.yaml")
     open_data(config)
     connect("new.sqlite").close()
-    schemas = [[db.execute(f"SELECT name, type, dflt_value FROM pragma_table_info('{table}') ORDER BY name").fetchall()
-                for table in ("sources", "media", "entries", "packed")]
-               for db in (connect(path) for path in ("run_right/catalog.sqlite", "new.sqlite"))]
+    schemas = [
+        [
+            db.execute(
+                f"SELECT name, type, dflt_value FROM pragma_table_info('{table}') ORDER BY name"
+            ).fetchall()
+            for table in ("sources", "media", "entries", "packed")
+        ]
+        for db in (connect(path) for path in ("run_right/catalog.sqlite", "new.sqlite"))
+    ]
     assert schemas[0] == schemas[1]
 
 
 def test_notes_are_found_without_a_look_at_every_file(tmp_path):
     db = connect(tmp_path / "c.sqlite")
-    plan = db.execute("EXPLAIN QUERY PLAN SELECT COUNT(*) FROM media WHERE source = 1 AND note <> '' AND +state = 'ok'")
+    plan = db.execute(
+        "EXPLAIN QUERY PLAN SELECT COUNT(*) FROM media WHERE source = 1 AND note <> '' AND +state = 'ok'"
+    )
     assert "media_note" in plan.fetchone()[-1]

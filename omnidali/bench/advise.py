@@ -33,8 +33,19 @@ _SECONDS = 10.0  # of the loader for one source
 _STEPS = 8  # of the plan whose decoding is counted
 _WORTH = 1.15  # times as fast: less is within what measuring twice gives
 _NEAR = 0.9  # of the fastest copy's speed: those above it compete by bytes
-_HEAD = ("source", "as", "codec", "pixels", "GOP", "open ms", "decode ms/frame", "decoded per frame used", "clips/s",
-         "times as fast", "bytes")
+_HEAD = (
+    "source",
+    "as",
+    "codec",
+    "pixels",
+    "GOP",
+    "open ms",
+    "decode ms/frame",
+    "decoded per frame used",
+    "clips/s",
+    "times as fast",
+    "bytes",
+)
 
 
 @dataclass(frozen=True)
@@ -48,13 +59,15 @@ class _Files:
 
 
 def advise(config: Config, sample: int = 12, short_side: int = 256) -> list[dict]:
-    """Measure every training source as it is and as each copy; prints a table and one sentence a source.
+    """Measure every training source as it is and as each copy; prints a table and one sentence a
+    source.
 
     Args:
         sample: files of a source.
 
     Raises:
-        UserError: if no file of a source's sample can be decoded, or the temporary folder cannot be written.
+        UserError: if no file of a source's sample can be decoded, or the temporary folder cannot be
+            written.
     """
     data = open_data(config)
     say(*data.summary)
@@ -63,12 +76,26 @@ def advise(config: Config, sample: int = 12, short_side: int = 256) -> list[dict
         try:
             with tempfile.TemporaryDirectory() as folder:
                 forms = _copies(_sample(table, sample), Path(folder), short_side)
-                rates = compare_rates([form for form, _ in forms.values()], source, config, _SECONDS)
-                measured = [{"source": table.name, "as": name, **_costs(form, source, config.clip), "rate": rate,
-                             "bytes": size} for (name, (form, size)), rate in zip(forms.items(), rates)]
+                rates = compare_rates(
+                    [form for form, _ in forms.values()], source, config, _SECONDS
+                )
+                measured = [
+                    {
+                        "source": table.name,
+                        "as": name,
+                        **_costs(form, source, config.clip),
+                        "rate": rate,
+                        "bytes": size,
+                    }
+                    for (name, (form, size)), rate in zip(forms.items(), rates)
+                ]
         except OSError as error:
-            raise UserError(tempfile.gettempdir(), "a folder for copies of the sample", str(error),
-                            "Make room, or set TMPDIR to another folder.") from None
+            raise UserError(
+                tempfile.gettempdir(),
+                "a folder for copies of the sample",
+                str(error),
+                "Make room, or set TMPDIR to another folder.",
+            ) from None
         rows += measured
         advice.append(advise_on(table.name, measured))
     say("", f"| {' | '.join(_HEAD)} |", f"|{'---|' * len(_HEAD)}")
@@ -80,13 +107,20 @@ def advise(config: Config, sample: int = 12, short_side: int = 256) -> list[dict
 
 
 def advise_on(name: str, rows: list[dict]) -> str:
-    """One sentence from the rows of a source, the original's first: the fastest copy, and the smallest that helps."""
+    """One sentence from the rows of a source, the original's first: the fastest copy, and the
+    smallest that helps.
+    """
     original, *copies = rows
     best = max(row["rate"] for row in copies)
     if best < _WORTH * original["rate"]:
         return f"`{name}`: no copy would help; the best is {best / original['rate']:.2f} times as fast."
-    fastest = min((row for row in copies if row["rate"] >= _NEAR * best), key=lambda row: row["bytes"])
-    smallest = min((row for row in copies if row["rate"] >= _WORTH * original["rate"]), key=lambda row: row["bytes"])
+    fastest = min(
+        (row for row in copies if row["rate"] >= _NEAR * best), key=lambda row: row["bytes"]
+    )
+    smallest = min(
+        (row for row in copies if row["rate"] >= _WORTH * original["rate"]),
+        key=lambda row: row["bytes"],
+    )
 
     def gain(row: dict) -> str:
         faster, larger = (row[key] / original[key] for key in ("rate", "bytes"))
@@ -98,7 +132,9 @@ def advise_on(name: str, rows: list[dict]) -> str:
 
 
 def _sample(table: SourceTable, count: int) -> SourceTable:
-    """Evenly spread rows as if each were one piece at the beginning of its file, of at most ``_LONGEST`` frames."""
+    """Evenly spread rows as if each were one piece at the beginning of its file, of at most
+    ``_LONGEST`` frames.
+    """
     rows = np.unique(np.linspace(0, len(table) - 1, count).astype(np.int64))
     pieces = rows if table.starts is None else table.starts[rows]
     taken = {name: getattr(table, name)[rows] for name in ("labels", "widths", "heights")}
@@ -107,25 +143,39 @@ def _sample(table: SourceTable, count: int) -> SourceTable:
     return replace(table, **taken, firsts=None, starts=None, positives=None)
 
 
-def _copies(sample: SourceTable, folder: Path, short_side: int) -> dict[str, tuple[SourceTable, float]]:
-    """The sample as it is and as every copy that would differ, with its bytes, without the files that fail."""
+def _copies(
+    sample: SourceTable, folder: Path, short_side: int
+) -> dict[str, tuple[SourceTable, float]]:
+    """The sample as it is and as every copy that would differ, with its bytes, without the files
+    that fail.
+    """
     originals = {int(record): sample.media(record) for record in sample.records}
     recipes = RECIPES if sample.kind in ("video", "untrimmed") else {"copy": None}
     copies: dict[str, dict[int, Media]] = {name: {} for name in recipes}
-    for record, media in tqdm(originals.items(), desc=f"copies of {sample.name}", unit="file", disable=None):
+    for record, media in tqdm(
+        originals.items(), desc=f"copies of {sample.name}", unit="file", disable=None
+    ):
         for name, recipe in recipes.items():
             try:
-                copies[name][record] = _copy(media, folder / f"{name}-{record}", recipe, short_side, sample.kind)
+                copies[name][record] = _copy(
+                    media, folder / f"{name}-{record}", recipe, short_side, sample.kind
+                )
             except CannotDecode as reason:
                 say(f"{media.path} is left out: {reason}", error=True)
                 break
     good = set.intersection(*map(set, copies.values()))
     if not good:
-        raise UserError(f"sources.{sample.name}", "a file that can be decoded", f"none among {len(originals)}",
-                        "Look at its files, or take a larger --sample.")
+        raise UserError(
+            f"sources.{sample.name}",
+            "a file that can be decoded",
+            f"none among {len(originals)}",
+            "Look at its files, or take a larger --sample.",
+        )
     kept = sample.take(np.flatnonzero(np.isin(sample.records, list(good))), "sample")
-    return {name: (_table(kept, files), sum(map(_bytes, (files[record] for record in good))))
-            for name, files in {"original": originals, **copies}.items()}
+    return {
+        name: (_table(kept, files), sum(map(_bytes, (files[record] for record in good))))
+        for name, files in {"original": originals, **copies}.items()
+    }
 
 
 def _copy(media: Media, path: Path, recipe, short_side: int, kind: str) -> Media:
@@ -148,9 +198,14 @@ def _table(sample: SourceTable, files: dict[int, Media]) -> SourceTable:
     """The sample's rows, of these files."""
     media = [files[record] for record in sample.records.tolist()]
     codecs = tuple(sorted({one.codec for one in media}))
-    return replace(sample, widths=np.array([one.width for one in media], np.uint16),
-                   heights=np.array([one.height for one in media], np.uint16), codec_names=codecs,
-                   codecs=np.array([codecs.index(one.codec) for one in media], np.uint8), _reader=_Files(files))
+    return replace(
+        sample,
+        widths=np.array([one.width for one in media], np.uint16),
+        heights=np.array([one.height for one in media], np.uint16),
+        codec_names=codecs,
+        codecs=np.array([codecs.index(one.codec) for one in media], np.uint8),
+        _reader=_Files(files),
+    )
 
 
 def _bytes(media: Media) -> float:
@@ -162,24 +217,50 @@ def _bytes(media: Media) -> float:
 
 
 def _costs(table: SourceTable, source: SourceConfig, clip: ClipConfig) -> dict[str, object]:
-    """What decoding a source costs: medians over its files, and frames decoded for each that the plan uses."""
+    """What decoding a source costs: medians over its files, and frames decoded for each that the
+    plan uses.
+    """
     media = [table.media(record) for record in table.records.tolist()]
     sizes = sorted((one.width, one.height) for one in media)
-    costs = {"codec": ", ".join(table.codec_names), "pixels": "x".join(map(str, sizes[len(sizes) // 2]))}
+    costs = {
+        "codec": ", ".join(table.codec_names),
+        "pixels": "x".join(map(str, sizes[len(sizes) // 2])),
+    }
     if table.kind in ("image", "frames"):
-        times = [_cost(one if table.kind == "image" else one.frame(0), is_photo=True)[1] for one in media]
-        return {**costs, "gop": 1, "open_ms": 0.0, "frame_ms": float(np.median(times)), "amplification": 1.0}
-    keys = {record: unpack_numbers(one.keyframes) for record, one in zip(table.records.tolist(), media)}
-    gops = np.concatenate([np.diff(np.append(keys[record], one.frames)) for record, one in zip(keys, media)])
+        times = [
+            _cost(one if table.kind == "image" else one.frame(0), is_photo=True)[1] for one in media
+        ]
+        return {
+            **costs,
+            "gop": 1,
+            "open_ms": 0.0,
+            "frame_ms": float(np.median(times)),
+            "amplification": 1.0,
+        }
+    keys = {
+        record: unpack_numbers(one.keyframes) for record, one in zip(table.records.tolist(), media)
+    }
+    gops = np.concatenate(
+        [np.diff(np.append(keys[record], one.frames)) for record, one in zip(keys, media)]
+    )
     opening, decoding = np.median([_cost(one, is_photo=False) for one in media], axis=0)
-    plan, decoded, used = plan_of(table, replace(source, weight=1.0, batch=None, resample=None), clip, 0), 0, 0
+    plan, decoded, used = (
+        plan_of(table, replace(source, weight=1.0, batch=None, resample=None), clip, 0),
+        0,
+        0,
+    )
     for step in range(_STEPS):
-        samples, = plan(step)
+        (samples,) = plan(step)
         for piece, frames in zip(samples.pieces[:, 0], samples.frames):
             decoded += frames_decoded(frames, keys[int(table.records[piece])])
             used += len(frames)
-    return {**costs, "gop": float(np.median(gops)), "open_ms": float(opening), "frame_ms": float(decoding),
-            "amplification": decoded / used}
+    return {
+        **costs,
+        "gop": float(np.median(gops)),
+        "open_ms": float(opening),
+        "frame_ms": float(decoding),
+        "amplification": decoded / used,
+    }
 
 
 def _cost(media: Media, is_photo: bool) -> list[float]:
@@ -187,7 +268,17 @@ def _cost(media: Media, is_photo: bool) -> list[float]:
 
 
 def _line(row: dict, original: dict) -> str:
-    values = (row["source"], row["as"], row["codec"], row["pixels"], f"{row['gop']:g}", f"{row['open_ms']:.1f}",
-              f"{row['frame_ms']:.2f}", f"{row['amplification']:.1f}", f"{row['rate']:.0f}",
-              f"{row['rate'] / original['rate']:.2f}", f"{row['bytes'] / original['bytes']:.2f}")
+    values = (
+        row["source"],
+        row["as"],
+        row["codec"],
+        row["pixels"],
+        f"{row['gop']:g}",
+        f"{row['open_ms']:.1f}",
+        f"{row['frame_ms']:.2f}",
+        f"{row['amplification']:.1f}",
+        f"{row['rate']:.0f}",
+        f"{row['rate'] / original['rate']:.2f}",
+        f"{row['bytes'] / original['bytes']:.2f}",
+    )
     return f"| {' | '.join(map(for_markdown, values))} |"

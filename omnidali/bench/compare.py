@@ -1,7 +1,9 @@
-"""Loaders side by side: the same files, frames and boxes for all, a process for each, in turn and in fresh order.
+"""Loaders side by side: the same files, frames and boxes for all, a process for each, in turn and
+in fresh order.
 
-Before a loader's first measurement of a workload, painted numbers prove that it returns the frames it is asked for
-(moving photos: standing still). What fails becomes a row that says why; the others go on.
+Before a loader's first measurement of a workload, painted numbers prove that it returns the frames
+it is asked for (moving photos: standing still). What fails becomes a row that says why; the others
+go on.
 """
 
 from __future__ import annotations
@@ -44,8 +46,9 @@ class _Row:
     error: str | None = None
 
 
-def compare(out: str | Path, only: list[str] | None, loaders: list[str] | None, repeats: int,
-            seconds: float) -> list[dict]:
+def compare(
+    out: str | Path, only: list[str] | None, loaders: list[str] | None, repeats: int, seconds: float
+) -> list[dict]:
     """Measure workloads with loaders; writes one record a row and prints each workload's table.
 
     Args:
@@ -56,21 +59,41 @@ def compare(out: str | Path, only: list[str] | None, loaders: list[str] | None, 
         UserError: for unknown names.
     """
     out = Path(out)
-    chosen = [load for load in WORKLOADS if only is None or any(load.name.startswith(name) for name in only)]
+    chosen = [
+        load
+        for load in WORKLOADS
+        if only is None or any(load.name.startswith(name) for name in only)
+    ]
     if not chosen:
-        raise UserError("--workloads", f"beginnings of: {', '.join(load.name for load in WORKLOADS)}",
-                        " ".join(only), "Correct the name.")
+        raise UserError(
+            "--workloads",
+            f"beginnings of: {', '.join(load.name for load in WORKLOADS)}",
+            " ".join(only),
+            "Correct the name.",
+        )
     known = (OURS, TWO_RANKS, CODEC, *PEERS)
     if unknown := [name for name in loaders or () if name not in known]:
-        raise UserError("--loaders", f"some of: {', '.join(known)}", ", ".join(unknown), "Correct the name.")
+        raise UserError(
+            "--loaders", f"some of: {', '.join(known)}", ", ".join(unknown), "Correct the name."
+        )
     make_media(out / "media", chosen)
     with tempfile.TemporaryDirectory() as folder:
-        runs = [_Workbench(load, out / "media", Path(folder, str(number)), seconds)
-                for number, load in enumerate(chosen)]
-        rows = [[_Row(load, name) for name in known if (loaders is None or name in loaders) and _can(load, name)]
-                for load in chosen]
+        runs = [
+            _Workbench(load, out / "media", Path(folder, str(number)), seconds)
+            for number, load in enumerate(chosen)
+        ]
+        rows = [
+            [
+                _Row(load, name)
+                for name in known
+                if (loaders is None or name in loaders) and _can(load, name)
+            ]
+            for load in chosen
+        ]
         rng = random.Random(0)
-        with tqdm(total=repeats * sum(map(len, rows)), desc="measure", unit="run", disable=None) as bar:
+        with tqdm(
+            total=repeats * sum(map(len, rows)), desc="measure", unit="run", disable=None
+        ) as bar:
             for run in runs:
                 run.prepare()
             for turn in range(repeats):
@@ -82,30 +105,43 @@ def compare(out: str | Path, only: list[str] | None, loaders: list[str] | None, 
                         if row.error is None:
                             run.once(row, turn, check=turn == 0)
                         bar.update()
-        records = [_record(run, row, repeats, out) for run, members in zip(runs, rows) for row in members]
+        records = [
+            _record(run, row, repeats, out) for run, members in zip(runs, rows) for row in members
+        ]
     say(*"\n\n".join(table(records, load.name) for load in chosen).split("\n"))
     return records
 
 
 def table(records: list[dict], workload: str) -> str:
     """The rows of one workload in Markdown, fastest first."""
-    rows = sorted((record for record in records if record["workload"] == workload),
-                  key=lambda record: -record.get("clips_per_second", 0))
-    lines = [f"**{for_markdown(workload)}**", "",
-             "| loader | clips/s, median (lowest to highest) | ratio | CPU ms | first batch | memory | setting |",
-             "|---|---|---|---|---|---|---|"]
-    ours = next((record.get("clips_per_second") for record in rows if record["loader"] == OURS), None)
+    rows = sorted(
+        (record for record in records if record["workload"] == workload),
+        key=lambda record: -record.get("clips_per_second", 0),
+    )
+    lines = [
+        f"**{for_markdown(workload)}**",
+        "",
+        "| loader | clips/s, median (lowest to highest) | ratio | CPU ms | first batch | memory | setting |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    ours = next(
+        (record.get("clips_per_second") for record in rows if record["loader"] == OURS), None
+    )
     for record in rows:
         if "error" in record:
-            lines.append(f"| {for_markdown(record['loader'])} | {for_markdown(record['error'])} | | | | | |")
+            lines.append(
+                f"| {for_markdown(record['loader'])} | {for_markdown(record['error'])} | | | | | |"
+            )
             continue
         rate, setting = record["clips_per_second"], record["settings"]
         ratio = f"{ours / rate:.2f}" if ours and record["loader"] != OURS else ""
         spread = f"{record['lowest']:.1f} to {record['highest']:.1f}"
         settings = for_markdown(", ".join(f"{key}={value}" for key, value in setting.items()))
-        lines.append(f"| {for_markdown(record['loader'])} | {rate:.1f} ({spread}) | {ratio} |"
-                     f" {record['cpu_ms_per_clip']:.1f} | {record['seconds_to_first_batch']:.2f} s |"
-                     f" {record['resident_mb']:.0f} MB | {settings} |")
+        lines.append(
+            f"| {for_markdown(record['loader'])} | {rate:.1f} ({spread}) | {ratio} |"
+            f" {record['cpu_ms_per_clip']:.1f} | {record['seconds_to_first_batch']:.2f} s |"
+            f" {record['resident_mb']:.0f} MB | {settings} |"
+        )
     return "\n".join(lines)
 
 
@@ -132,7 +168,9 @@ class _Workbench:
             return
         peer = PEERS[row.loader]
         if find_spec(peer.package) is None:
-            row.error = f"not installed ({peer.package}): pip install -c constraints.txt -e '.[bench]'"
+            row.error = (
+                f"not installed ({peer.package}): pip install -c constraints.txt -e '.[bench]'"
+            )
         else:
             trials = []
             for settings in peer.settings:
@@ -151,36 +189,68 @@ class _Workbench:
         job = self.folder / f"job-{seed}-{steps}.json"
         if self.load.compare and not job.exists():
             job_of(plan_of(self.tables, self.load, seed), steps).write(job)
-        spec = {"loader": row.loader, "settings": row.settings, "workload": self.load.name, "media": str(self.media),
-                "seed": seed, "steps": steps, "job": str(job), "check": check,
-                "check_job": str(self.folder / "check.json")}
+        spec = {
+            "loader": row.loader,
+            "settings": row.settings,
+            "workload": self.load.name,
+            "media": str(self.media),
+            "seed": seed,
+            "steps": steps,
+            "job": str(job),
+            "check": check,
+            "check_job": str(self.folder / "check.json"),
+        }
         path = self.folder / "spec.json"
         path.write_text(json.dumps(spec))
         try:
-            done = subprocess.run([sys.executable, "-m", "omnidali.bench.measure", str(path)], text=True,
-                                  capture_output=True, timeout=_SECONDS_A_CHILD)
+            done = subprocess.run(
+                [sys.executable, "-m", "omnidali.bench.measure", str(path)],
+                text=True,
+                capture_output=True,
+                timeout=_SECONDS_A_CHILD,
+            )
         except subprocess.TimeoutExpired:
             return {"error": f"no result within {_SECONDS_A_CHILD} s"}
         if done.returncode:
             lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-            return {"error": (lines or [f"ended with code {done.returncode}"])[-1].replace("|", "/")[:300]}
+            return {
+                "error": (lines or [f"ended with code {done.returncode}"])[-1].replace("|", "/")[
+                    :300
+                ]
+            }
         return json.loads(done.stdout.splitlines()[-1])
 
     def _facts(self) -> dict:
-        """Files, batch, and for videos the packets that lie between the wanted frames and their keyframes."""
+        """Files, batch, and for videos the packets that lie between the wanted frames and their
+        keyframes.
+        """
         table = self.tables[0]
         files = [table.media(record).span.path for record in np.unique(table.records).tolist()]
-        facts = {"files": len(files), "mb": round(sum(map(os.path.getsize, files)) / 1e6, 2), "batch": self.load.batch}
-        if len(self.tables) > 1 or table.kind == "image" or not table.media(table.records[0]).packets:
+        facts = {
+            "files": len(files),
+            "mb": round(sum(map(os.path.getsize, files)) / 1e6, 2),
+            "batch": self.load.batch,
+        }
+        if (
+            len(self.tables) > 1
+            or table.kind == "image"
+            or not table.media(table.records[0]).packets
+        ):
             return facts
         plan, decoded, returned, clips = plan_of(self.tables, self.load, 0), 0, 0, 0
         for step in range(8):
-            samples, = plan(step)
+            (samples,) = plan(step)
             for record, frames in zip(table.records[samples.pieces[:, 0]].tolist(), samples.frames):
                 index = PacketIndex.unpack(table.media(record).packets)
-                decoded += sum(last - first + 1 for first, last, _ in index.runs(sorted(set(frames.tolist()))))
+                decoded += sum(
+                    last - first + 1 for first, last, _ in index.runs(sorted(set(frames.tolist())))
+                )
                 returned, clips = returned + len(frames), clips + 1
-        return {**facts, "packets_per_clip": round(decoded / clips, 1), "frames_per_clip": returned / clips}
+        return {
+            **facts,
+            "packets_per_clip": round(decoded / clips, 1),
+            "frames_per_clip": returned / clips,
+        }
 
 
 def _can(load: Workload, loader: str) -> bool:
@@ -198,14 +268,29 @@ def _can(load: Workload, loader: str) -> bool:
 
 
 def _record(run: _Workbench, row: _Row, repeats: int, out: Path) -> dict:
-    record = {"bench": "loader", "workload": row.load.name, "loader": row.loader, "settings": row.settings, **run.facts}
+    record = {
+        "bench": "loader",
+        "workload": row.load.name,
+        "loader": row.loader,
+        "settings": row.settings,
+        **run.facts,
+    }
     if row.error is not None:
         record["error"] = row.error
     else:
         rates = [result["clips_per_second"] for result in row.results]
-        record |= {"repeats": repeats, "clips": row.results[0]["clips"], "lowest": round(min(rates), 1),
-                   "highest": round(max(rates), 1), "page_cache": "warm"}
-        for name, digits in (("clips_per_second", 1), ("cpu_ms_per_clip", 2), ("seconds_to_first_batch", 2),
-                             ("resident_mb", 0)):
+        record |= {
+            "repeats": repeats,
+            "clips": row.results[0]["clips"],
+            "lowest": round(min(rates), 1),
+            "highest": round(max(rates), 1),
+            "page_cache": "warm",
+        }
+        for name, digits in (
+            ("clips_per_second", 1),
+            ("cpu_ms_per_clip", 2),
+            ("seconds_to_first_batch", 2),
+            ("resident_mb", 0),
+        ):
             record[name] = round(statistics.median(result[name] for result in row.results), digits)
     return write_record(out, record)

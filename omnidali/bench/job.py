@@ -1,4 +1,6 @@
-"""What a loader is asked for, in terms that no loader's own classes are needed for: paths, frames, boxes."""
+"""What a loader is asked for, in terms that no loader's own classes are needed for: paths, frames,
+boxes.
+"""
 
 from __future__ import annotations
 
@@ -46,9 +48,14 @@ class Job:
         Path(path).write_text(json.dumps(asdict(self)))
 
     @classmethod
-    def read(cls, path: str | Path) -> "Job":
+    def read(cls, path: str | Path) -> Job:
         """What :meth:`write` wrote."""
         fields = json.loads(Path(path).read_text())
-        steps = tuple(tuple(Item(row["path"], tuple(row["frames"]), tuple(row["box"]), row["flip"], row["file"])
-                            for row in step) for step in fields.pop("steps"))
+        steps = tuple(
+            tuple(
+                Item(row["path"], tuple(row["frames"]), tuple(row["box"]), row["flip"], row["file"])
+                for row in step
+            )
+            for step in fields.pop("steps")
+        )
         return cls(**fields, steps=steps)

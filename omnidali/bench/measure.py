@@ -1,6 +1,8 @@
-"""One loader over one workload, in a process of its own: the frames it gives, its speed, what it costs.
+"""One loader over one workload, in a process of its own: the frames it gives, its speed, what it
+costs.
 
-``python -m omnidali.bench.measure SPEC.json`` is started by :mod:`omnidali.bench.compare` and prints one JSON line.
+``python -m omnidali.bench.measure SPEC.json`` is started by :mod:`omnidali.bench.compare` and
+prints one JSON line.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ def check_frames(batches: Iterator, wanted: list[list[Clips]]) -> None:
     """Compare the numbers painted into every returned frame with what was asked for.
 
     Args:
-        batches: of each step a tensor (N, 3, T, S, S), or a StepBatch. wanted: of each step, for each of its groups.
+        batches: of each step a tensor (N, 3, T, S, S), or a StepBatch. wanted: of each step, for
+            each of its groups.
 
     Raises:
         ValueError: naming the first frame that is another.
@@ -47,14 +50,20 @@ def check_frames(batches: Iterator, wanted: list[list[Clips]]) -> None:
     for step, (batch, groups) in enumerate(zip(batches, wanted)):
         tensors = [batch] if isinstance(batch, torch.Tensor) else batch.clips
         if [len(tensor) for tensor in tensors] != [len(clips) for clips in groups]:
-            raise ValueError(f"{[len(tensor) for tensor in tensors]} clips instead of {list(map(len, groups))}")
+            raise ValueError(
+                f"{[len(tensor) for tensor in tensors]} clips instead of {list(map(len, groups))}"
+            )
         for tensor, clips in zip(tensors, groups):
-            pictures = tensor.float().cpu().permute(0, 2, 3, 4, 1) * torch.tensor(STD) + torch.tensor(MEAN)
+            pictures = tensor.float().cpu().permute(0, 2, 3, 4, 1) * torch.tensor(
+                STD
+            ) + torch.tensor(MEAN)
             for clip, (file, frames) in zip(pictures.numpy(), clips):
                 shown = [read_numbers(picture) for picture in clip]
                 if shown != [(file, frame % 2**BITS) for frame in frames]:
-                    raise ValueError(f"wrong frames: step {step}, file {file}, frames {list(frames)} were asked for,"
-                                     f" the pictures show {shown}")
+                    raise ValueError(
+                        f"wrong frames: step {step}, file {file}, frames {list(frames)} were asked for,"
+                        f" the pictures show {shown}"
+                    )
         count += 1
     if count != len(wanted):
         raise ValueError(f"{count} batches instead of {len(wanted)}")
@@ -66,16 +75,22 @@ def wanted_frames(plan: TrainPlan, steps: int) -> list[list[Clips]]:
     for step in range(steps):
         groups: dict[int, Clips] = {}
         for table, samples in zip(plan.tables, plan(step)):
-            files = [int(Path(table.media(record).path).stem) % 2**BITS
-                     for record in table.records[samples.pieces[:, 0]].tolist()]
+            files = [
+                int(Path(table.media(record).path).stem) % 2**BITS
+                for record in table.records[samples.pieces[:, 0]].tolist()
+            ]
             groups.setdefault(samples.clip_frames, []).extend(
-                (file, tuple(frames.tolist()) * samples.repeat) for file, frames in zip(files, samples.frames))
+                (file, tuple(frames.tolist()) * samples.repeat)
+                for file, frames in zip(files, samples.frames)
+            )
         wanted.append(list(groups.values()))
     return wanted
 
 
 def measure(batches: Iterator, asked: float, steps: int) -> dict[str, float]:
-    """Clips a second, processor time of a clip, resident memory, and time to the first batch since ``asked``."""
+    """Clips a second, processor time of a clip, resident memory, and time to the first batch since
+    ``asked``.
+    """
     marks, clips, memory, processor = [], [], 0.0, {}
     for batch in batches:
         marks.append(time.perf_counter())
@@ -89,38 +104,67 @@ def measure(batches: Iterator, asked: float, steps: int) -> dict[str, float]:
         raise ValueError(f"{len(marks)} batches instead of {steps}")
     processor = processor[steps] - processor[WARM_UP]
     count, seconds = sum(clips[WARM_UP:]), marks[-1] - marks[WARM_UP - 1]
-    return {"clips_per_second": count / seconds, "cpu_ms_per_clip": 1000 * processor / count,
-            "seconds_to_first_batch": marks[0] - asked, "resident_mb": memory, "clips": count}
+    return {
+        "clips_per_second": count / seconds,
+        "cpu_ms_per_clip": 1000 * processor / count,
+        "seconds_to_first_batch": marks[0] - asked,
+        "resident_mb": memory,
+        "clips": count,
+    }
 
 
-def _ours(load: Workload, media: Path, seed: int, steps: int, check: bool = False, rank: int = 0,
-          world: int = 1) -> Iterator[StepBatch]:
+def _ours(
+    load: Workload,
+    media: Path,
+    seed: int,
+    steps: int,
+    check: bool = False,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[StepBatch]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plan = plan_of(open_tables(media, load), load, seed, check)
-    with FusionIterator(plan, load.sources, rank=rank, world=world, device=device, end=steps,
-                        threads=max(1, len(os.sched_getaffinity(0)) // world)) as batches:
+    with FusionIterator(
+        plan,
+        load.sources,
+        rank=rank,
+        world=world,
+        device=device,
+        end=steps,
+        threads=max(1, len(os.sched_getaffinity(0)) // world),
+    ) as batches:
         for batch in batches:
             yield batch
             del batch  # or its memory could not be used for the next one
 
 
 def _codec(load: Workload, folder: Path, seed: int, steps: int) -> Iterator[list]:
-    """What no loader gets below: the wanted frames decoded by the index on all cores, and thrown away."""
+    """What no loader gets below: the wanted frames decoded by the index on all cores, and thrown
+    away.
+    """
     from omnidali.catalog.packets import PacketIndex
     from omnidali.decoding.video import indexed_frames
+
     plan = plan_of(open_tables(folder, load), load, seed)
     table = plan.tables[0]
 
     def decode(record: int, frames) -> None:
         media = table.media(record)
-        for _ in indexed_frames(media, PacketIndex.unpack(media.packets), sorted(set(frames.tolist()))):
+        for _ in indexed_frames(
+            media, PacketIndex.unpack(media.packets), sorted(set(frames.tolist()))
+        ):
             pass
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+
         def start(step: int):
-            samples, = plan(step)
-            return [pool.submit(decode, record, frames)
-                    for record, frames in zip(table.records[samples.pieces[:, 0]].tolist(), samples.frames)]
+            (samples,) = plan(step)
+            return [
+                pool.submit(decode, record, frames)
+                for record, frames in zip(
+                    table.records[samples.pieces[:, 0]].tolist(), samples.frames
+                )
+            ]
 
         running = [start(0), start(1)]
         for step in range(steps):
@@ -135,19 +179,32 @@ def _together(spec: dict) -> dict[str, float]:
     for rank in range(2):
         path = folder / f"rank-{rank}.json"
         path.write_text(json.dumps({**spec, "loader": OURS, "rank": rank, "world": 2}))
-        running.append(subprocess.Popen([sys.executable, "-m", "omnidali.bench.measure", str(path)], text=True,
-                                        stdout=subprocess.PIPE))
+        running.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "omnidali.bench.measure", str(path)],
+                text=True,
+                stdout=subprocess.PIPE,
+            )
+        )
     printed = [process.communicate()[0] for process in running]
     if any(process.returncode for process in running):
         raise RuntimeError("a rank failed, see above")
     rows = [json.loads(text.splitlines()[-1]) for text in printed]
-    together = {name: sum(row[name] for row in rows) for name in ("clips_per_second", "resident_mb", "clips")}
-    return {**together, "cpu_ms_per_clip": sum(row["cpu_ms_per_clip"] for row in rows) / 2,
-            "seconds_to_first_batch": max(row["seconds_to_first_batch"] for row in rows)}
+    together = {
+        name: sum(row[name] for row in rows)
+        for name in ("clips_per_second", "resident_mb", "clips")
+    }
+    return {
+        **together,
+        "cpu_ms_per_clip": sum(row["cpu_ms_per_clip"] for row in rows) / 2,
+        "seconds_to_first_batch": max(row["seconds_to_first_batch"] for row in rows),
+    }
 
 
 def _tree(file: str) -> float:
-    """Seconds of processor time (``stat``) or resident MB (``smaps_rollup``) of this process and its children."""
+    """Seconds of processor time (``stat``) or resident MB (``smaps_rollup``) of this process and
+    its children.
+    """
     parents, total, ticks = {}, 0.0, os.sysconf("SC_CLK_TCK")
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -184,19 +241,27 @@ def main(spec: dict) -> dict[str, float]:
         deliver = None
     else:
         from omnidali.bench.peers import PEERS
+
         deliver = PEERS[spec["loader"]].deliver
-        with contextlib.suppress(Exception):  # what cannot be imported says so when it is asked to deliver
+        # what cannot be imported says so when it is asked to deliver
+        with contextlib.suppress(Exception):
             import_module(PEERS[spec["loader"]].package)  # not on anybody's clock
     if spec["check"] and spec["loader"] != CODEC:
         wanted = wanted_frames(plan_of(open_tables(media, load), load, 99, check=True), 2)
-        check_frames(_ours(load, media, 99, 2, check=True) if ours else
-                     deliver(Job.read(spec["check_job"]), **spec["settings"]), wanted)
+        check_frames(
+            _ours(load, media, 99, 2, check=True)
+            if ours
+            else deliver(Job.read(spec["check_job"]), **spec["settings"]),
+            wanted,
+        )
     gc.collect()
     gc.freeze()
     gc.disable()  # as training loops do
     asked = time.perf_counter()
     if ours:
-        batches = _ours(load, media, seed, steps, rank=spec.get("rank", 0), world=spec.get("world", 1))
+        batches = _ours(
+            load, media, seed, steps, rank=spec.get("rank", 0), world=spec.get("world", 1)
+        )
     elif deliver is None:
         batches = _codec(load, media, seed, steps)
     else:

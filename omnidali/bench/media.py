@@ -20,7 +20,8 @@ _CELL = 1 / 20  # side of a bit's cell, as a share of the picture's short side
 
 
 def picture(file: int, frame: int, width: int, height: int) -> np.ndarray:
-    """Noise over a moving texture with both numbers painted in the middle: uint8 (height, width, 3), RGB.
+    """Noise over a moving texture with both numbers painted in the middle: uint8 (height, width,
+    3), RGB.
 
     Plain test patterns decode three times too fast to measure anything by.
     """
@@ -28,7 +29,7 @@ def picture(file: int, frame: int, width: int, height: int) -> np.ndarray:
     texture = np.random.default_rng(file).integers(30, 225, (8, 12, 3), np.uint8)
     large = cv2.resize(texture, (width + 64, height + 64), interpolation=cv2.INTER_CUBIC)
     left, top = (int(32 + 31 * np.sin(frame / 20 + phase)) for phase in (0, file))
-    out = large[top:top + height, left:left + width].astype(np.int16)
+    out = large[top : top + height, left : left + width].astype(np.int16)
     out += rng.integers(-10, 11, (height, width, 1), np.int16)
     out = np.clip(out, 0, 255).astype(np.uint8)
     for row, number in enumerate((file, frame)):
@@ -39,28 +40,50 @@ def picture(file: int, frame: int, width: int, height: int) -> np.ndarray:
 
 
 def read_numbers(crop: np.ndarray) -> tuple[int, int]:
-    """(file, frame) from a square crop of the whole short side, scaled to any size: (S, S, 3), 0..255."""
+    """(file, frame) from a square crop of the whole short side, scaled to any size: (S, S, 3),
+    0..255.
+    """
     side = crop.shape[0]
     numbers = [0, 0]
     for row in range(2):
         for bit in range(BITS):
             (y0, y1), (x0, x1) = _cell(row, bit, side, side)
-            inner = crop[(3 * y0 + y1) // 4:(y0 + 3 * y1) // 4 + 1, (3 * x0 + x1) // 4:(x0 + 3 * x1) // 4 + 1]
+            inner = crop[
+                (3 * y0 + y1) // 4 : (y0 + 3 * y1) // 4 + 1,
+                (3 * x0 + x1) // 4 : (x0 + 3 * x1) // 4 + 1,
+            ]
             numbers[row] |= int(inner.mean() > 127) << bit
     return numbers[0], numbers[1]
 
 
-def write_photo(path: Path, file: int, width: int = 500, height: int = 375, quality: int = 90, frame: int = 0) -> None:
+def write_photo(
+    path: Path, file: int, width: int = 500, height: int = 375, quality: int = 90, frame: int = 0
+) -> None:
     """A numbered photo in the format that the name's ending says."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = cv2.cvtColor(picture(file, frame, width, height), cv2.COLOR_RGB2BGR)
-    path.write_bytes(cv2.imencode(path.suffix, image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes())
+    path.write_bytes(
+        cv2.imencode(path.suffix, image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    )
 
 
-def write_video(path: Path, file: int, frames: int = 300, width: int = 340, height: int = 256, codec: str = "libx264",
-                pixels: str = "yuv420p", rate: int = 30, gop: int = 16, b_frames: int = 0,
-                options: Mapping[str, str] = {}, rotation: int = 0, times: list[int] | None = None,
-                first: int = 0, pixel_aspect: Fraction | None = None) -> None:
+def write_video(
+    path: Path,
+    file: int,
+    frames: int = 300,
+    width: int = 340,
+    height: int = 256,
+    codec: str = "libx264",
+    pixels: str = "yuv420p",
+    rate: int = 30,
+    gop: int = 16,
+    b_frames: int = 0,
+    options: Mapping[str, str] = {},
+    rotation: int = 0,
+    times: list[int] | None = None,
+    first: int = 0,
+    pixel_aspect: Fraction | None = None,
+) -> None:
     """A numbered video.
 
     Args:
@@ -71,7 +94,9 @@ def write_video(path: Path, file: int, frames: int = 300, width: int = 340, heig
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = add_stream(container, codec, (width, height), pixels, rate, gop, b_frames, options, rotation, times)
+        stream = add_stream(
+            container, codec, (width, height), pixels, rate, gop, b_frames, options, rotation, times
+        )
         if pixel_aspect is not None:
             stream.codec_context.sample_aspect_ratio = pixel_aspect
         for number in range(frames):
@@ -80,9 +105,18 @@ def write_video(path: Path, file: int, frames: int = 300, width: int = 340, heig
         container.mux(stream.encode(None))
 
 
-def add_stream(container: av.container.OutputContainer, codec: str, size: tuple[int, int], pixels: str, rate: int,
-               gop: int, b_frames: int, options: Mapping[str, str], rotation: int,
-               times: Sequence[int] | None) -> av.VideoStream:
+def add_stream(
+    container: av.container.OutputContainer,
+    codec: str,
+    size: tuple[int, int],
+    pixels: str,
+    rate: int,
+    gop: int,
+    b_frames: int,
+    options: Mapping[str, str],
+    rotation: int,
+    times: Sequence[int] | None,
+) -> av.VideoStream:
     """An encoder in a container; arguments as those of :func:`write_video`."""
     options = repeatable(options) if codec == "libx264" else dict(options)
     stream = container.add_stream(codec, rate=Fraction(rate), options=options)
@@ -96,7 +130,9 @@ def add_stream(container: av.container.OutputContainer, codec: str, size: tuple[
     return stream
 
 
-def video_frame(file: int, number: int, width: int, height: int, milliseconds: int | None) -> av.VideoFrame:
+def video_frame(
+    file: int, number: int, width: int, height: int, milliseconds: int | None
+) -> av.VideoFrame:
     """A numbered picture for an encoder, shown at a time of its own unless that is None."""
     frame = av.VideoFrame.from_ndarray(picture(file, number, width, height), format="rgb24")
     if milliseconds is not None:

@@ -14,40 +14,68 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from omnidali.bench.job import Item, Job
-from omnidali.bench.peer_tools import AHEAD, cut, cut_all, few_threads, item_numbers, normalised_batch, one_thread
+from omnidali.bench.peer_tools import (
+    AHEAD,
+    cut,
+    cut_all,
+    few_threads,
+    item_numbers,
+    normalised_batch,
+    one_thread,
+)
 from pipelines.feeds import MEAN, STD
 
 # ---- DALI ----
 
 
 def dali(job: Job) -> Iterator[torch.Tensor]:
-    """Paths, boxes and mirroring come from an external source; reading, decoding and scaling are DALI's."""
+    """Paths, boxes and mirroring come from an external source; reading, decoding and scaling are
+    DALI's.
+    """
     from nvidia.dali import fn, pipeline_def, types
 
     video = job.kind == "video"
 
     def feeds():
         for step in job.steps:
-            columns = [[np.frombuffer(item.path.encode(), np.uint8) for item in step],
-                       [np.array(item.box[:2], np.float32 if video else np.int32) for item in step],
-                       [np.array(item.box[2:], np.float32 if video else np.int32) for item in step],
-                       [np.array(item.flip, np.int32) for item in step]]
+            columns = [
+                [np.frombuffer(item.path.encode(), np.uint8) for item in step],
+                [np.array(item.box[:2], np.float32 if video else np.int32) for item in step],
+                [np.array(item.box[2:], np.float32 if video else np.int32) for item in step],
+                [np.array(item.flip, np.int32) for item in step],
+            ]
             if video:
                 columns.append([np.array(item.frames, np.int32) for item in step])
             yield tuple(columns)
 
-    @pipeline_def(batch_size=max(map(len, job.steps)), num_threads=job.workers, device_id=None)  # 2 batches ahead
+    # 2 batches ahead
+    @pipeline_def(batch_size=max(map(len, job.steps)), num_threads=job.workers, device_id=None)
     def graph():
-        paths, start, end, flip, *frames = fn.external_source(source=feeds, num_outputs=5 if video else 4)
+        paths, start, end, flip, *frames = fn.external_source(
+            source=feeds, num_outputs=5 if video else 4
+        )
         data = fn.io.file.read(paths)
-        scale = {"size": [job.size] * 2, "interp_type": types.INTERP_LINEAR, "antialias": False}  # twice as quick
+        # twice as quick
+        scale = {"size": [job.size] * 2, "interp_type": types.INTERP_LINEAR, "antialias": False}
         if video:
-            pictures = fn.resize(fn.decoders.video(data, frames=frames[0], device="cpu"), roi_start=start, roi_end=end,
-                                 **scale)
+            pictures = fn.resize(
+                fn.decoders.video(data, frames=frames[0], device="cpu"),
+                roi_start=start,
+                roi_end=end,
+                **scale,
+            )
         else:  # the slice is cut while decoding
-            pictures = fn.resize(fn.decoders.image_slice(data, start=start, end=end, axes=[0, 1]), **scale)
-        return fn.crop_mirror_normalize(pictures, mirror=flip, mean=list(MEAN), std=list(STD), dtype=types.FLOAT,
-                                        output_layout="FHWC" if video else "HWC")
+            pictures = fn.resize(
+                fn.decoders.image_slice(data, start=start, end=end, axes=[0, 1]), **scale
+            )
+        return fn.crop_mirror_normalize(
+            pictures,
+            mirror=flip,
+            mean=list(MEAN),
+            std=list(STD),
+            dtype=types.FLOAT,
+            output_layout="FHWC" if video else "HWC",
+        )
 
     def batches():
         pipe = graph()
@@ -79,9 +107,17 @@ class _Samples(Dataset):
 
     def __getitem__(self, number: int) -> dict:
         item = self.items[number]
-        return self.pipeline({"filename": item.path, "frame_inds": np.array(item.frames), "box": item.box,
-                              "planned_flip": item.flip, "modality": "RGB", "num_clips": 1,
-                              "clip_len": len(item.frames)})
+        return self.pipeline(
+            {
+                "filename": item.path,
+                "frame_inds": np.array(item.frames),
+                "box": item.box,
+                "planned_flip": item.flip,
+                "modality": "RGB",
+                "num_clips": 1,
+                "clip_len": len(item.frames),
+            }
+        )
 
 
 def mmaction2(job: Job, layout: str) -> Iterator[torch.Tensor]:
@@ -104,14 +140,26 @@ def mmaction2(job: Job, layout: str) -> Iterator[torch.Tensor]:
 
     mirror = Flip(flip_ratio=1)
     decode = [ImageDecode()] if job.kind == "image" else [DecordInit(num_threads=1), DecordDecode()]
-    pipeline = Compose([*decode, _mmaction2_box, Resize(scale=(job.size, job.size), keep_ratio=False),
-                        lambda results: mirror(results) if results["planned_flip"] else results,
-                        FormatShape(layout), PackActionInputs()])
+    pipeline = Compose(
+        [
+            *decode,
+            _mmaction2_box,
+            Resize(scale=(job.size, job.size), keep_ratio=False),
+            lambda results: mirror(results) if results["planned_flip"] else results,
+            FormatShape(layout),
+            PackActionInputs(),
+        ]
+    )
     normalise = ActionDataPreprocessor(mean=MEAN, std=STD, format_shape=layout)
 
     def batches():
-        loader = DataLoader(_Samples(job, pipeline), batch_sampler=item_numbers(job), num_workers=job.workers,
-                            collate_fn=pseudo_collate, worker_init_fn=one_thread)
+        loader = DataLoader(
+            _Samples(job, pipeline),
+            batch_sampler=item_numbers(job),
+            num_workers=job.workers,
+            collate_fn=pseudo_collate,
+            worker_init_fn=one_thread,
+        )
         few_threads(job)
         for data in loader:
             clips = normalise(data)["inputs"]
@@ -132,7 +180,9 @@ def _spdl_photo(item: Item, size: int, scale: str) -> np.ndarray:
 
 
 def _spdl_clip(item: Item, size: int, scale: str) -> np.ndarray:
-    """SPDL filters every frame it decodes, wanted or not; OpenCV can be given the wanted ones alone."""
+    """SPDL filters every frame it decodes, wanted or not; OpenCV can be given the wanted ones
+    alone.
+    """
     from spdl import io
 
     wanted = sorted(set(item.frames))
@@ -152,8 +202,10 @@ def _spdl_filter(item: Item, size: int) -> str:
     from spdl.io import get_video_filter_desc
 
     top, left, bottom, right = item.box
-    return get_video_filter_desc(filter_desc=f"crop={right - left}:{bottom - top}:{left}:{top}:exact=1,"
-                                             f"scale={size}:{size}:flags=bilinear{',hflip' if item.flip else ''}")
+    return get_video_filter_desc(
+        filter_desc=f"crop={right - left}:{bottom - top}:{left}:{top}:exact=1,"
+        f"scale={size}:{size}:flags=bilinear{',hflip' if item.flip else ''}"
+    )
 
 
 def spdl(job: Job, scale: str) -> Iterator[torch.Tensor]:
@@ -183,10 +235,15 @@ def spdl(job: Job, scale: str) -> Iterator[torch.Tensor]:
         return normalised_batch([torch.from_numpy(clip) for clip in clips], free)
 
     def batches():
-        pipeline = (PipelineBuilder().add_source([item for step in job.steps for item in step])
-                    .pipe(lambda item: clip(item, job.size), concurrency=job.workers, output_order="input")
-                    .aggregate(Batches()).pipe(normalised).add_sink(AHEAD)
-                    .build(num_threads=job.workers + 1, max_failures=0))
+        pipeline = (
+            PipelineBuilder()
+            .add_source([item for step in job.steps for item in step])
+            .pipe(lambda item: clip(item, job.size), concurrency=job.workers, output_order="input")
+            .aggregate(Batches())
+            .pipe(normalised)
+            .add_sink(AHEAD)
+            .build(num_threads=job.workers + 1, max_failures=0)
+        )
         with pipeline.auto_stop():
             yield from pipeline
 

@@ -23,7 +23,11 @@ Clip = Callable[[Item, int], np.ndarray]  # decodes to uint8 (T, size, size, 3),
 
 class _Clips(Dataset):
     def __init__(self, job: Job, clip: Clip):
-        self.items, self.size, self.clip = [item for step in job.steps for item in step], job.size, clip
+        self.items, self.size, self.clip = (
+            [item for step in job.steps for item in step],
+            job.size,
+            clip,
+        )
 
     def __len__(self) -> int:
         return len(self.items)
@@ -43,17 +47,24 @@ def one_thread(_worker: int = 0) -> None:
 
 
 def few_threads(job: Job) -> None:
-    """Leave the cores to the workers: more threads beside them wait in loops, which costs more than they help."""
+    """Leave the cores to the workers: more threads beside them wait in loops, which costs more than
+    they help.
+    """
     torch.set_num_threads(max(1, job.workers // 4))
 
 
 def _by_processes(job: Job, clip: Clip) -> Iterator[torch.Tensor]:
-    """PyTorch's DataLoader: every worker makes whole batches of bytes, which the main process normalises.
+    """PyTorch's DataLoader: every worker makes whole batches of bytes, which the main process
+    normalises.
 
     The workers live as long as the job; a second epoch, for which to keep them, there is none.
     """
-    loader = DataLoader(_Clips(job, clip), batch_sampler=item_numbers(job), num_workers=job.workers,
-                        worker_init_fn=one_thread)
+    loader = DataLoader(
+        _Clips(job, clip),
+        batch_sampler=item_numbers(job),
+        num_workers=job.workers,
+        worker_init_fn=one_thread,
+    )
     free = []
     few_threads(job)
     for clips in loader:
@@ -62,6 +73,7 @@ def _by_processes(job: Job, clip: Clip) -> Iterator[torch.Tensor]:
 
 def _by_threads(job: Job, clip: Clip) -> Iterator[torch.Tensor]:
     """Decoders that release the GIL need no processes; every thread writes into the batch itself."""
+
     def start(step: tuple[Item, ...]):
         batch = lend(free, (len(step), len(step[0].frames), job.size, job.size, 3))
         return batch, [pool.submit(make, item, out) for item, out in zip(step, batch)]
@@ -90,7 +102,9 @@ WAYS = {"processes": _by_processes, "threads": _by_threads}
 
 
 def normalise_clip(clip: torch.Tensor, out: torch.Tensor) -> None:
-    """(T, H, W, 3) of bytes to floats. Whole rows at once: broadcasting over 3 channels is ten times slower."""
+    """(T, H, W, 3) of bytes to floats. Whole rows at once: broadcasting over 3 channels is ten
+    times slower.
+    """
     rows = out.view(-1, out.shape[-2] * 3)
     scale = 1 / torch.tensor(STD)
     out.copy_(clip)
@@ -98,8 +112,12 @@ def normalise_clip(clip: torch.Tensor, out: torch.Tensor) -> None:
 
 
 def lend(free: list[np.ndarray], shape: tuple[int, ...]) -> torch.Tensor:
-    """Memory of an earlier batch that nobody holds any more, or new: fresh pages cost as much as normalising."""
-    memory = next((free.pop(place) for place, array in enumerate(free) if array.shape == shape), None)
+    """Memory of an earlier batch that nobody holds any more, or new: fresh pages cost as much as
+    normalising.
+    """
+    memory = next(
+        (free.pop(place) for place, array in enumerate(free) if array.shape == shape), None
+    )
     memory = np.empty(shape, np.float32) if memory is None else memory
     lent = memory.view()  # lives as long as any tensor that looks into it
     finalize(lent, free.append, memory).atexit = False
@@ -118,9 +136,17 @@ def cut(picture: np.ndarray, item: Item, out: np.ndarray) -> None:
     """The box of a picture (H, W, 3), scaled and mirrored, into ``out``."""
     top, left, bottom, right = item.box
     if item.flip:
-        cv2.flip(cv2.resize(picture[top:bottom, left:right], out.shape[1::-1], interpolation=cv2.INTER_LINEAR), 1, out)
+        cv2.flip(
+            cv2.resize(
+                picture[top:bottom, left:right], out.shape[1::-1], interpolation=cv2.INTER_LINEAR
+            ),
+            1,
+            out,
+        )
     else:
-        cv2.resize(picture[top:bottom, left:right], out.shape[1::-1], out, interpolation=cv2.INTER_LINEAR)
+        cv2.resize(
+            picture[top:bottom, left:right], out.shape[1::-1], out, interpolation=cv2.INTER_LINEAR
+        )
 
 
 def blank(item: Item, size: int) -> np.ndarray:

@@ -37,7 +37,13 @@ _MEDIA = {
     "h264-gop16.mp4": {"gop": 16},
     "h264-gop250-b.mp4": {"gop": 250, "b_frames": 3},
     "h264-gop250-b.mkv": {"gop": 250, "b_frames": 3},
-    "h264-720p.mp4": {"gop": 250, "b_frames": 3, "width": 1280, "height": 720, "options": {"preset": "veryfast"}},
+    "h264-720p.mp4": {
+        "gop": 250,
+        "b_frames": 3,
+        "width": 1280,
+        "height": 720,
+        "options": {"preset": "veryfast"},
+    },
     "hevc.mp4": _X265,
     "hevc.mkv": _X265,
     "vp9.webm": {"codec": "libvpx-vp9", "options": _VP},
@@ -63,8 +69,12 @@ def bench_probe(out: str | Path, against: str | Path | None) -> list[dict]:
     if against is not None:
         checkouts["theirs"] = Path(against).absolute()
         if not (checkouts["theirs"] / "omnidali/catalog/probe.py").is_file():
-            raise UserError("--against", "the folder of a checkout", str(against),
-                            "Make one: git worktree add DIR COMMIT.")
+            raise UserError(
+                "--against",
+                "the folder of a checkout",
+                str(against),
+                "Make one: git worktree add DIR COMMIT.",
+            )
     media = Path(out).absolute() / "media" / "probe"
     for number, (name, options) in enumerate(_MEDIA.items()):
         if not (media / name).exists():
@@ -76,24 +86,42 @@ def bench_probe(out: str | Path, against: str | Path | None) -> list[dict]:
             times[name].append(_probe(folder, [str(media / file) for file in _MEDIA]))
     records = []
     for file in _MEDIA:
-        found = {name: statistics.median(turn[str(media / file)] for turn in turns) for name, turns in times.items()}
-        row = {"bench": "probe", "media": file, **{f"{name}_ms": round(value, 2) for name, value in found.items()}}
+        found = {
+            name: statistics.median(turn[str(media / file)] for turn in turns)
+            for name, turns in times.items()
+        }
+        row = {
+            "bench": "probe",
+            "media": file,
+            **{f"{name}_ms": round(value, 2) for name, value in found.items()},
+        }
         if against is not None:
-            row |= {"ratio": round(found["ours"] / found["theirs"], 2), "against": _commit(checkouts["theirs"])}
+            row |= {
+                "ratio": round(found["ours"] / found["theirs"], 2),
+                "against": _commit(checkouts["theirs"]),
+            }
         records.append(write_record(out, row))
         say(", ".join(f"{name} {value}" for name, value in row.items() if name != "bench"))
     return records
 
 
 def _probe(folder: Path, files: list[str]) -> dict[str, float]:
-    done = subprocess.run([sys.executable, "-c", _CODE, str(folder), str(_REPEATS), *files], capture_output=True,
-                          text=True, cwd=folder)
+    done = subprocess.run(
+        [sys.executable, "-c", _CODE, str(folder), str(_REPEATS), *files],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+    )
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["nothing"]
-        raise UserError(str(folder), "a checkout that probes the files", said[-1], "Choose another commit.")
+        raise UserError(
+            str(folder), "a checkout that probes the files", said[-1], "Choose another commit."
+        )
     return json.loads(done.stdout)
 
 
 def _commit(folder: Path) -> str:
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=folder, capture_output=True, text=True
+    )
     return done.stdout.strip() or "unknown"

@@ -1,4 +1,6 @@
-"""The media of a soak: four small sources, partly bad from the start, and more goes bad while the loader runs."""
+"""The media of a soak: four small sources, partly bad from the start, and more goes bad while the
+loader runs.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,19 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from omnidali.bench import odd
-from omnidali.bench.faults import BASES, FAILS, FAULTS, UNSURE, cut, delete, flip_bits, hang, let_go, replaced_by, zeros
+from omnidali.bench.faults import (
+    BASES,
+    FAILS,
+    FAULTS,
+    UNSURE,
+    cut,
+    delete,
+    flip_bits,
+    hang,
+    let_go,
+    replaced_by,
+    zeros,
+)
 from omnidali.bench.media import BITS, write_photo
 from omnidali.config import ClipConfig, Config, LoaderConfig, SourceConfig, TrainConfig
 
@@ -25,9 +39,15 @@ SOURCES = {
     "long": SourceConfig(kind="untrimmed", root="long", list="long.txt", weight=1, format="pieces"),
     "folders": SourceConfig(kind="frames", root="folders", list="folders.txt", weight=1),
 }
-_SHORTS = {"mp4": BASES["mp4"], "webm": BASES["webm"], "hevc.mp4": odd.video(codec="libx265"),
-           "mpeg4.avi": odd.video("avi", "mpeg4"), "mjpeg.avi": odd.video("avi", "mjpeg", pixels="yuvj420p")}
-_PHOTOS, _EACH_SHORT, _LONG, _FOLDERS = 800, 32, 32, 96  # files; of the shorts so many of each codec
+_SHORTS = {
+    "mp4": BASES["mp4"],
+    "webm": BASES["webm"],
+    "hevc.mp4": odd.video(codec="libx265"),
+    "mpeg4.avi": odd.video("avi", "mpeg4"),
+    "mjpeg.avi": odd.video("avi", "mjpeg", pixels="yuvj420p"),
+}
+# files; of the shorts so many of each codec
+_PHOTOS, _EACH_SHORT, _LONG, _FOLDERS = 800, 32, 32, 96
 _LONG_FRAMES, _FOLDER_FRAMES = 120, 10
 _BAD = 0.25  # share of a source's good files that go bad, of each class the same
 _EARLY = 0.3  # of the time, in which files begin to hang
@@ -55,10 +75,18 @@ class Damage:
 
 def soak_config(out: str | Path, seed: int, batch: int) -> Config:
     """The config of a soak in the folder ``out``."""
-    # most of what goes bad in months goes bad here in minutes: the limits on bad files are not what is tried
+    # most of what goes bad in months goes bad here in minutes: the limits on bad files are not what
+    # is tried
     loader = LoaderConfig(max_bad_ratio=1.0, max_bad_in_a_row=1 << 30, hang_seconds=HANG_SECONDS)
-    return Config(data_root=str(Path(out, "media")), run_dir=str(Path(out, "run")), sources=SOURCES, seed=seed,
-                  clip=ClipConfig(num_clips=3, size=56), train=TrainConfig(batch=batch, steps=1 << 40), loader=loader)
+    return Config(
+        data_root=str(Path(out, "media")),
+        run_dir=str(Path(out, "run")),
+        sources=SOURCES,
+        seed=seed,
+        clip=ClipConfig(num_clips=3, size=56),
+        train=TrainConfig(batch=batch, steps=1 << 40),
+        loader=loader,
+    )
 
 
 def make_media(root: Path, scale: float = 1.0) -> list[Damage]:
@@ -87,13 +115,20 @@ def make_media(root: Path, scale: float = 1.0) -> list[Damage]:
         for number in range(_whole(_EACH_SHORT, scale)):
             file("shorts", f"{number}.{ending}", make)
     for number in range(_whole(_LONG, scale)):
-        file("long", f"{number}.mp4", odd.video(frames=_LONG_FRAMES, gop=30), "{name} 0 2 {label}\n{name} 2 4 {label}")
+        file(
+            "long",
+            f"{number}.mp4",
+            odd.video(frames=_LONG_FRAMES, gop=30),
+            "{name} 0 2 {label}\n{name} 2 4 {label}",
+        )
     for number in range(_whole(_FOLDERS, scale)):
         file("folders", f"{number}", _folder, f"{{name}} {_FOLDER_FRAMES} {{label}}")
     damages = []
     for number, (name, fault) in enumerate(FAULTS.items()):
         source = "photos" if fault.kind == "image" else "shorts"
-        path = file(source, f"odd-{number}.{fault.base[:4].strip()}", _both(BASES[fault.base], fault.apply))
+        path = file(
+            source, f"odd-{number}.{fault.base[:4].strip()}", _both(BASES[fault.base], fault.apply)
+        )
         damages.append(Damage(source, str(path), name, fault.before))
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for done in [pool.submit(make, path, number) for make, path, number in jobs]:
@@ -104,7 +139,9 @@ def make_media(root: Path, scale: float = 1.0) -> list[Damage]:
 
 
 def choose_damages(root: Path, seed: int) -> tuple[list[Damage], list[Damage]]:
-    """What goes bad between the probe and the loader's start, and what while it runs; of each class the same share."""
+    """What goes bad between the probe and the loader's start, and what while it runs; of each class
+    the same share.
+    """
     chance, early, late = random.Random(seed), [], []
     for source in SOURCES:
         names = [line.split()[0] for line in (root / f"{source}.txt").read_text().splitlines()]
@@ -115,9 +152,12 @@ def choose_damages(root: Path, seed: int) -> tuple[list[Damage], list[Damage]]:
                 applicable = _applicable(source, name)
                 fault = chance.choice(sorted(applicable.keys() - {"hanging"}))
                 (late if number % 2 else early).append(
-                    Damage(source, str(root / source / name), fault, applicable[fault][1]))
+                    Damage(source, str(root / source / name), fault, applicable[fault][1])
+                )
     chance.shuffle(late)
-    for place in [place for place, what in enumerate(late) if what.source in ("photos", "shorts")][:_HANGING]:
+    for place in [place for place, what in enumerate(late) if what.source in ("photos", "shorts")][
+        :_HANGING
+    ]:
         late[place] = replace(late[place], fault="hanging", outcome=FAILS)
     return early, late
 
@@ -131,17 +171,25 @@ def damage(what: Damage) -> Damage:
 
 
 def meddle(out: Path, planned: list[Damage], seconds: float, seed: int, begun: Barrier) -> None:
-    """Do the damages at random moments within ``seconds``, with a line of a log each; runs in a process of its own.
+    """Do the damages at random moments within ``seconds``, with a line of a log each; runs in a
+    process of its own.
 
     Args:
         begun: where all ranks meet once they have opened their loaders.
     """
     begun.wait()
     chance, start = random.Random(seed + 1), time.time()
-    # a thread that hangs is one more thread: it must be over by the time when threads are counted again
-    events = [(chance.uniform(0, seconds * (_EARLY if what.fault == "hanging" else 1)), what, False)
-              for what in planned]
-    events += [(moment + 3 * HANG_SECONDS, what, True) for moment, what, _ in events if what.fault == "hanging"]
+    # a thread that hangs is one more thread: it must be over by the time when threads are counted
+    # again
+    events = [
+        (chance.uniform(0, seconds * (_EARLY if what.fault == "hanging" else 1)), what, False)
+        for what in planned
+    ]
+    events += [
+        (moment + 3 * HANG_SECONDS, what, True)
+        for moment, what, _ in events
+        if what.fault == "hanging"
+    ]
     with open(out / _LOG, "a", encoding="utf-8") as log:
         for moment, what, is_end in sorted(events, key=lambda event: event[0]):
             time.sleep(max(0.0, start + moment - time.time()))
@@ -155,7 +203,11 @@ def meddle(out: Path, planned: list[Damage], seconds: float, seed: int, begun: B
 def meddled(out: Path) -> list[Damage]:
     """What was done while the loader ran."""
     path = out / _LOG
-    return [Damage(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+    return (
+        [Damage(**json.loads(line)) for line in path.read_text().splitlines()]
+        if path.exists()
+        else []
+    )
 
 
 def _applicable(source: str, name: str) -> dict[str, tuple[odd.Make, str]]:
@@ -163,30 +215,48 @@ def _applicable(source: str, name: str) -> dict[str, tuple[odd.Make, str]]:
     if source == "folders":
         return _TO_FOLDERS
     base = "" if source == "long" else name.rpartition(".")[2]
-    return {**_TO_ANY, **{name: (fault.apply, fault.behind) for name, fault in FAULTS.items()
-                          if fault.base == base and fault.apply is not hang}}
+    return {
+        **_TO_ANY,
+        **{
+            name: (fault.apply, fault.behind)
+            for name, fault in FAULTS.items()
+            if fault.base == base and fault.apply is not hang
+        },
+    }
 
 
 def _to_a_frame(apply: odd.Make) -> odd.Make:
     return lambda folder, file: apply(folder / "img_00004.jpg", file)
 
 
-_TO_ANY = {"deleted": (delete, FAILS), "zero bytes": (cut(0), FAILS), "zeros alone": (zeros(0, 1), FAILS),
-           "a web page": (replaced_by(odd.HTML), FAILS), "half of it": (cut(0.5), UNSURE),
-           "many bits flipped in silence": (flip_bits(50, keep_time=True), UNSURE), "hanging": (hang, FAILS)}
-_TO_FOLDERS = {"deleted": (lambda folder, file: shutil.rmtree(folder), FAILS),
-               "a frame deleted": (_to_a_frame(delete), UNSURE), "a frame cut off": (_to_a_frame(cut(0.5)), UNSURE)}
+_TO_ANY = {
+    "deleted": (delete, FAILS),
+    "zero bytes": (cut(0), FAILS),
+    "zeros alone": (zeros(0, 1), FAILS),
+    "a web page": (replaced_by(odd.HTML), FAILS),
+    "half of it": (cut(0.5), UNSURE),
+    "many bits flipped in silence": (flip_bits(50, keep_time=True), UNSURE),
+    "hanging": (hang, FAILS),
+}
+_TO_FOLDERS = {
+    "deleted": (lambda folder, file: shutil.rmtree(folder), FAILS),
+    "a frame deleted": (_to_a_frame(delete), UNSURE),
+    "a frame cut off": (_to_a_frame(cut(0.5)), UNSURE),
+}
 
 
 def _folder(path: Path, file: int) -> None:
     for frame in range(_FOLDER_FRAMES):
-        write_photo(path / f"img_{frame + 1:05}.jpg", file, odd.PHOTO_WIDTH, odd.PHOTO_HEIGHT, frame=frame)
+        write_photo(
+            path / f"img_{frame + 1:05}.jpg", file, odd.PHOTO_WIDTH, odd.PHOTO_HEIGHT, frame=frame
+        )
 
 
 def _both(first: odd.Make, then: odd.Make) -> odd.Make:
     def make(path: Path, file: int) -> None:
         first(path, file)
         then(path, file)
+
     return make
 
 

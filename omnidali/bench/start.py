@@ -1,7 +1,9 @@
-"""The first and the warm start of a run over as many photos as a crawl holds: time, memory, size of the catalog.
+"""The first and the warm start of a run over as many photos as a crawl holds: time, memory, size of
+the catalog.
 
-Each start is a process of its own: ``python -m omnidali.bench.start CONFIG`` does what train.py does up to the first
-batch, and prints one JSON line. The network is left out, as its first step would hide what the photos cost.
+Each start is a process of its own: ``python -m omnidali.bench.start CONFIG`` does what train.py
+does up to the first batch, and prints one JSON line. The network is left out, as its first step
+would hide what the photos cost.
 """
 
 from __future__ import annotations
@@ -51,8 +53,9 @@ def bench_start(out: str | Path, tree: int, lines: int, keep: bool = False) -> l
     """Measure both starts over class folders and over a list; writes and prints one record each.
 
     Args:
-        out: folder for media and records. tree: photos in class folders. lines: of the list, each another path; 0
-            leaves one of them out. keep: whether the media stay when all is measured, for a profile.
+        out: folder for media and records. tree: photos in class folders. lines: of the list, each
+            another path; 0 leaves one of them out. keep: whether the media stay when all is
+            measured, for a profile.
 
     Raises:
         UserError: if a file cannot have many names there, or a start fails.
@@ -68,7 +71,13 @@ def bench_start(out: str | Path, tree: int, lines: int, keep: bool = False) -> l
                 continue
             config = _make_source(media / source.replace(" ", "-"), source, count, originals)
             for start in STARTS:
-                row = {"bench": "start", "source": source, "photos": count, "start": start, **_start(config)}
+                row = {
+                    "bench": "start",
+                    "source": source,
+                    "photos": count,
+                    "start": start,
+                    **_start(config),
+                }
                 records.append(write_record(out, row))
                 say(_line(row))
     finally:
@@ -84,23 +93,29 @@ def bench_start(out: str | Path, tree: int, lines: int, keep: bool = False) -> l
 def table(records: list[dict]) -> str:
     """The records of starts in Markdown, the last one of each kind."""
     newest = {(row["source"], row["photos"], row["start"]): row for row in records}
-    lines = ["| photos | start | whole | catalog and tables | then the first batch | processor time | of it the probe's"
-             " processes | memory | largest process of the probe | catalog |",
-             "|---|---|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| photos | start | whole | catalog and tables | then the first batch | processor time | of it the probe's"
+        " processes | memory | largest process of the probe | catalog |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
     for source, photos, start in sorted(newest, key=lambda key: (*key[:2], STARTS.index(key[2]))):
         row = newest[source, photos, start]
         place = "a list" if source == LIST else source
         child = f"{row['child_peak_mb']:.0f} MB" if row["child_peak_mb"] else ""
-        lines.append(f"| {photos:,} in {place} | {start} | {row['wall_seconds']:.1f} s | {row['data_seconds']:.2f} s |"
-                     f" {row['batch_seconds']:.2f} s | {row['cpu_seconds']:.1f} s | {row['child_cpu_seconds']:.1f} s |"
-                     f" {row['peak_mb']:,.0f} MB | {child} | {row['catalog_mb']:,.1f} MB |")
+        lines.append(
+            f"| {photos:,} in {place} | {start} | {row['wall_seconds']:.1f} s | {row['data_seconds']:.2f} s |"
+            f" {row['batch_seconds']:.2f} s | {row['cpu_seconds']:.1f} s | {row['child_cpu_seconds']:.1f} s |"
+            f" {row['peak_mb']:,.0f} MB | {child} | {row['catalog_mb']:,.1f} MB |"
+        )
     return "\n".join(lines)
 
 
 def _line(row: dict) -> str:
-    return (f"{row['photos']:,} photos in {row['source']}, {row['start']} start: {row['wall_seconds']} s,"
-            f" {row['data_seconds']} s of it for catalog and tables with {row['probed']:,} files probed,"
-            f" {row['cpu_seconds']} s of processor time, {row['peak_mb']:,.0f} MB, catalog {row['catalog_mb']} MB")
+    return (
+        f"{row['photos']:,} photos in {row['source']}, {row['start']} start: {row['wall_seconds']} s,"
+        f" {row['data_seconds']} s of it for catalog and tables with {row['probed']:,} files probed,"
+        f" {row['cpu_seconds']} s of processor time, {row['peak_mb']:,.0f} MB, catalog {row['catalog_mb']} MB"
+    )
 
 
 def _write_originals(folder: Path, names: int) -> list[Path]:
@@ -113,12 +128,20 @@ def _write_originals(folder: Path, names: int) -> list[Path]:
 
 
 def _make_source(folder: Path, source: str, count: int, originals: list[Path]) -> Path:
-    """Give the originals ``count`` names in class folders or in a list; returns the config of a run over them."""
+    """Give the originals ``count`` names in class folders or in a list; returns the config of a run
+    over them.
+    """
     classes = min(_CLASSES, count)
     if source == FOLDERS:
-        _link(folder / "photos", lambda number: f"class-{number % classes:03}/{number:07}.jpg", count, originals)
+        _link(
+            folder / "photos",
+            lambda number: f"class-{number % classes:03}/{number:07}.jpg",
+            count,
+            originals,
+        )
         settings = "{kind: image, root: photos}"
     else:
+
         def path_of(number: int) -> str:
             return f"{number // _FOLDER:05}/{number:07}.jpg"
 
@@ -128,7 +151,9 @@ def _make_source(folder: Path, source: str, count: int, originals: list[Path]) -
         settings = "{kind: image, root: photos, list: list.txt}"
 
     config = folder / "config.yaml"
-    config.write_text(_CONFIG.format(folder=json.dumps(str(folder))[1:-1], source=settings), encoding="utf-8")
+    config.write_text(
+        _CONFIG.format(folder=json.dumps(str(folder))[1:-1], source=settings), encoding="utf-8"
+    )
     return config
 
 
@@ -147,19 +172,27 @@ def _link(root: Path, path_of: Callable[[int], str], count: int, originals: list
                 made.add(path.parent)
             os.link(originals[number % len(originals)], path)
     except OSError as error:
-        raise UserError(str(root), "a disk on which one file can have many names (hard links)", str(error.strerror),
-                        "Choose a folder on a local disk with --out.") from None
+        raise UserError(
+            str(root),
+            "a disk on which one file can have many names (hard links)",
+            str(error.strerror),
+            "Choose a folder on a local disk with --out.",
+        ) from None
 
 
 def _start(config: Path) -> dict:
     """What a start in a new process costs."""
     begun = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "omnidali.bench.start", str(config)], text=True,
-                               stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "omnidali.bench.start", str(config)],
+        text=True,
+        stdout=subprocess.PIPE,
+    )
     largest = 0.0
     try:
         while True:
-            # getrusage does not tell this: a child begins with what its parent held when it was started
+            # getrusage does not tell this: a child begins with what its parent held when it was
+            # started
             largest = max(largest, _largest_child(process.pid))
             try:
                 printed, _ = process.communicate(timeout=_SAMPLE_SECONDS)
@@ -170,12 +203,20 @@ def _start(config: Path) -> dict:
         process.kill()
     wall = time.perf_counter() - begun
     if process.returncode:
-        raise UserError(str(config), "a start that gives a batch", f"exit code {process.returncode}",
-                        "See the messages above.")
+        raise UserError(
+            str(config),
+            "a start that gives a batch",
+            f"exit code {process.returncode}",
+            "See the messages above.",
+        )
 
     catalog = sum(path.stat().st_size for path in (config.parent / "run").glob("catalog.sqlite*"))
-    return {"wall_seconds": round(wall, 2), **json.loads(printed.splitlines()[-1]), "child_peak_mb": round(largest, 1),
-            "catalog_mb": round(catalog / 1e6, 1)}
+    return {
+        "wall_seconds": round(wall, 2),
+        **json.loads(printed.splitlines()[-1]),
+        "child_peak_mb": round(largest, 1),
+        "catalog_mb": round(catalog / 1e6, 1),
+    }
 
 
 def _largest_child(parent: int) -> float:
@@ -199,7 +240,9 @@ def _peak_mb(status: Path) -> float:
 
 
 def main(config_path: str) -> dict:
-    """Start a run as train.py does, up to its first batch; returns what it cost, and how much was probed."""
+    """Start a run as train.py does, up to its first batch; returns what it cost, and how much was
+    probed.
+    """
     config = load_config(config_path, [])
     ranks = start_ranks()
 
@@ -212,11 +255,18 @@ def main(config_path: str) -> dict:
 
     end_idle()  # the processor time of children counts when they have ended
     found = _PROBED.search(data.summary[0])
-    own, children = (_processor_seconds(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return {"data_seconds": round(opened - begun, 2), "batch_seconds": round(first_batch - opened, 2),
-            "cpu_seconds": round(own + children, 2), "child_cpu_seconds": round(children, 2),
-            "peak_mb": round(_peak_mb(Path("/proc/self/status")), 1),
-            "probed": int(found[1].replace(",", "")) if found else 0, "samples": len(data.tables[0])}
+    own, children = (
+        _processor_seconds(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return {
+        "data_seconds": round(opened - begun, 2),
+        "batch_seconds": round(first_batch - opened, 2),
+        "cpu_seconds": round(own + children, 2),
+        "child_cpu_seconds": round(children, 2),
+        "peak_mb": round(_peak_mb(Path("/proc/self/status")), 1),
+        "probed": int(found[1].replace(",", "")) if found else 0,
+        "samples": len(data.tables[0]),
+    }
 
 
 def _processor_seconds(who: int) -> float:

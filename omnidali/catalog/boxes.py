@@ -1,7 +1,9 @@
-"""The boxes of MP4 and QuickTime, looked at before FFmpeg is: what few bytes claim there, it makes memory and time of.
+"""The boxes of MP4 and QuickTime, looked at before FFmpeg is: what few bytes claim there, it makes
+memory and time of.
 
-A header may be compressed, and inflates to gigabytes at each opening; a table may give a billion samples one size. Only
-places where FFmpeg looks are visited, and no claim is believed: each box ends where the one around it does.
+A header may be compressed, and inflates to gigabytes at each opening; a table may give a billion
+samples one size. Only places where FFmpeg looks are visited, and no claim is believed: each box
+ends where the one around it does.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from omnidali.catalog.gate import MAX_VIDEO_FRAMES, Refused
 Read = Callable[[int, int], bytes]  # offset, count: the bytes there, fewer at the end
 
 MAX_BOXES = 1 << 16  # before the header, and in it; films have a few hundred
-MAX_FRAGMENTS = 1 << 18  # boxes behind the header that are looked at; a live recording may have more
+# boxes behind the header that are looked at; a live recording may have more
+MAX_FRAGMENTS = 1 << 18
 _CONTAINERS = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf"}
 _COMPRESSED, _WITH = b"cmov", b"dcomzlib"  # between them lies the length of a box
-OVERLAP = len(_COMPRESSED) + 4 + len(_WITH)  # bytes that two pieces of a file share, if none of it shall be missed
+# bytes that two pieces of a file share, if none of it shall be missed
+OVERLAP = len(_COMPRESSED) + 4 + len(_WITH)
 
 
 def check_compression(data: bytes) -> None:
@@ -49,7 +53,8 @@ def check_boxes(read: Read, size: int, with_fragments: bool = False) -> None:
     """Look at the tables of an MP4 or QuickTime file of ``size`` bytes.
 
     Args:
-        with_fragments: whether to look behind the header, too, which takes a while in a long recording.
+        with_fragments: whether to look behind the header, too, which takes a while in a long
+            recording.
 
     Raises:
         Refused: if they claim more samples than there can be.
@@ -99,7 +104,11 @@ def _check_track(track: _Track, size: int) -> None:
 
 
 def _fragment_samples(read: Read, start: int, end: int) -> int:
-    return sum(_numbers(read, begin, stop)[1] for kind, begin, stop in _descend(read, start, end) if kind == b"trun")
+    return sum(
+        _numbers(read, begin, stop)[1]
+        for kind, begin, stop in _descend(read, start, end)
+        if kind == b"trun"
+    )
 
 
 def _numbers(read: Read, begin: int, stop: int) -> tuple[int, int]:
@@ -109,7 +118,9 @@ def _numbers(read: Read, begin: int, stop: int) -> tuple[int, int]:
 
 
 def _descend(read: Read, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (name, start, end) of the content of all boxes, those of containers behind their container."""
+    """Yield (name, start, end) of the content of all boxes, those of containers behind their
+    container.
+    """
     left = [_boxes(read, start, end)]
     seen = 0
     while left:
@@ -134,7 +145,7 @@ def _boxes(read: Read, start: int, end: int) -> Iterator[tuple[bytes, int, int]]
         length, kind = struct.unpack_from(">I4s", head)
         content = start + 8
         if length == 1 and len(head) == 16:
-            length, = struct.unpack_from(">Q", head, 8)
+            (length,) = struct.unpack_from(">Q", head, 8)
             content = start + 16
         stop = end if length == 0 else min(start + length, end)
         if stop < content:

@@ -20,12 +20,19 @@ _WHOLE = (None, None, None)  # archive, offset, size of a file of its own
 _LOOKED_AT = 1000  # entries of a list whose files are looked for
 
 
-def list_source(name: str, source: MediaConfig, root: str, data_root: Path, classes: list[str] | None,
-                left_out: Counter) -> tuple[str, Iterator[tuple], list[str]]:
+def list_source(
+    name: str,
+    source: MediaConfig,
+    root: str,
+    data_root: Path,
+    classes: list[str] | None,
+    left_out: Counter,
+) -> tuple[str, Iterator[tuple], list[str]]:
     """The format, rows of (*Entry, archive, offset, size), and the files to watch for changes.
 
     Args:
-        root: real path of the source's folder. left_out: gets reasons and counts while the rows are read.
+        root: real path of the source's folder. left_out: gets reasons and counts while the rows are
+            read.
 
     Raises:
         UserError: for missing files and wrong lines, also while the rows are read.
@@ -35,8 +42,11 @@ def list_source(name: str, source: MediaConfig, root: str, data_root: Path, clas
     watched = [str(map_path)] if map_path else []
     if source.tars:
         tars = find_tars(Path(root), source.tars, f"{key_of(name)}.tars")
-        return "webdataset tars", _from_tars(tars, root, source, labels, left_out), \
-            watched + [os.path.join(root, tar) for tar in tars]
+        return (
+            "webdataset tars",
+            _from_tars(tars, root, source, labels, left_out),
+            watched + [os.path.join(root, tar) for tar in tars],
+        )
     odd = _OddNames(left_out)
     if source.list:
         path = data_root / source.list
@@ -62,13 +72,18 @@ class _OddNames:
 
 
 def source_class_names(name: str, source: MediaConfig, data_root: Path) -> list[str] | None:
-    """Class names that a source itself gives: its folders' names, or the labels of its list where they are names."""
+    """Class names that a source itself gives: its folders' names, or the labels of its list where
+    they are names.
+    """
     root = data_root / source.root
     if source.labels or not os.path.isdir(root):  # what is wrong with it, the build tells
         return None
     if source.tars:
-        members = [member for tar in find_tars(root, source.tars, f"{key_of(name)}.tars")
-                   for member in read_tar(str(root), tar, source.kind).members]
+        members = [
+            member
+            for tar in find_tars(root, source.tars, f"{key_of(name)}.tars")
+            for member in read_tar(str(root), tar, source.kind).members
+        ]
         texts = {member[3] for member in members if member[3] is not None}
         return None if all(text.isdigit() for text in texts) else sorted(texts)
     if source.list:
@@ -89,16 +104,22 @@ def _below_root(entries: Iterator[Entry], root: str) -> Iterator[Entry]:
     for entry in first:  # the first file that is there, one way or the other, tells
         if os.path.exists(os.path.join(root, entry.path)):
             break
-        if entry.path.startswith(prefix) and os.path.exists(os.path.join(root, entry.path.removeprefix(prefix))):
+        if entry.path.startswith(prefix) and os.path.exists(
+            os.path.join(root, entry.path.removeprefix(prefix))
+        ):
             strips = True
             break
     for entry in itertools.chain(first, entries):
         if strips:
-            entry = entry._replace(path=entry.path.removeprefix(prefix), video=entry.video.removeprefix(prefix))
+            entry = entry._replace(
+                path=entry.path.removeprefix(prefix), video=entry.video.removeprefix(prefix)
+            )
         yield entry
 
 
-def _from_tars(tars: list[str], root: str, source: MediaConfig, labels: Labels, left_out: Counter) -> Iterator[tuple]:
+def _from_tars(
+    tars: list[str], root: str, source: MediaConfig, labels: Labels, left_out: Counter
+) -> Iterator[tuple]:
     for name in tars:
         tar = read_tar(root, name, source.kind)
         left_out.update(tar.left_out)
@@ -108,4 +129,3 @@ def _from_tars(tars: list[str], root: str, source: MediaConfig, labels: Labels, 
             else:
                 label = labels.number(text, f"{name}: {member}", member)
                 yield (*Entry(f"{name}:{member}", label), name, offset, size)
-

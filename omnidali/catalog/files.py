@@ -1,4 +1,6 @@
-"""Where the bytes of a media file lie: in a file of their own, or inside a tar that is never unpacked."""
+"""Where the bytes of a media file lie: in a file of their own, or inside a tar that is never
+unpacked.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ class FileSpan:
         with open(self.path, "rb", buffering=0) as file:
             whole = os.fstat(file.fileno()).st_size if self.size is None else self.size
             data = np.empty(whole if count < 0 else min(count, whole), np.uint8)
-            return data[:_fill(file.fileno(), memoryview(data), self.offset)]
+            return data[: _fill(file.fileno(), memoryview(data), self.offset)]
 
     def read_bytes(self, count: int | None = None) -> bytes:
         """All bytes, or at most the first ``count``.
@@ -44,7 +46,10 @@ class FileSpan:
             return _read(file.fileno(), whole if count is None else min(count, whole), self.offset)
 
     def reader(self, file: io.FileIO) -> Callable[[int, int], memoryview]:
-        """A function that gives ``count`` bytes from ``offset`` on, out of the opened file and within the span."""
+        """A function that gives ``count`` bytes from ``offset`` on, out of the opened file and
+        within the span.
+        """
+
         def read(offset: int, count: int) -> memoryview:
             inside = count if self.size is None else max(0, min(count, self.size - offset))
             return memoryview(_read(file.fileno(), inside, self.offset + offset))
@@ -55,12 +60,12 @@ class FileSpan:
 class Region(io.RawIOBase):
     """A read-only, seekable view of a span.
 
-    FFmpeg loses errors of the disk, or makes errors of the content of them. Here the first one is kept, and the file
-    seems to end.
+    FFmpeg loses errors of the disk, or makes errors of the content of them. Here the first one is
+    kept, and the file seems to end.
 
     Args:
-        check: is given all bytes before FFmpeg is, those of reads that follow each other with an ``overlap``; what it
-            raises becomes the ``error``.
+        check: is given all bytes before FFmpeg is, those of reads that follow each other with an
+            ``overlap``; what it raises becomes the ``error``.
 
     Attributes:
         error: the first error of the disk, or of the check.
@@ -70,7 +75,9 @@ class Region(io.RawIOBase):
         OSError: if the file cannot be opened.
     """
 
-    def __init__(self, span: FileSpan, check: Callable[[bytes], object] | None = None, overlap: int = 0):
+    def __init__(
+        self, span: FileSpan, check: Callable[[bytes], object] | None = None, overlap: int = 0
+    ):
         self._check = check
         self._overlap = overlap
         self._seen = b""  # the last bytes of the last read
@@ -122,9 +129,9 @@ class Region(io.RawIOBase):
         if self._check is None:
             return
         before = self._seen if self._seen_to == self._position else b""
-        self._check(before + data[:self._overlap])
+        self._check(before + data[: self._overlap])
         self._check(data)
-        self._seen = (before + data[-self._overlap:])[-self._overlap:]
+        self._seen = (before + data[-self._overlap :])[-self._overlap :]
         self._seen_to = self._position + len(data)
 
     def close(self) -> None:

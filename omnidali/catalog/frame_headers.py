@@ -1,7 +1,8 @@
 """Which packets of VP8, VP9 and AV1 show a frame, read from their headers without decoding.
 
-These codecs show frames in the order in which they are decoded. Their packets may hold hidden frames, which others
-refer to. Sources: RFC 6386 (9.1), the VP9 bitstream specification (6.2, annex B), and the AV1 one (5.5, 5.9).
+These codecs show frames in the order in which they are decoded. Their packets may hold hidden
+frames, which others refer to. Sources: RFC 6386 (9.1), the VP9 bitstream specification (6.2, annex
+B), and the AV1 one (5.5, 5.9).
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ _SEQUENCE, _FRAME_HEADER, _FRAME = 1, 3, 6  # kinds of AV1's units
 
 
 class _ShownReader:
-    """Packets of exactly one shown frame each; arguments and errors as of :mod:`omnidali.catalog.nal_headers`."""
+    """Packets of exactly one shown frame each; arguments and errors as of
+    :mod:`omnidali.catalog.nal_headers`.
+    """
 
     max_reorder: int | None = 0
     is_in_order = True  # pictures are shown as they are decoded
@@ -31,7 +34,8 @@ class _ShownReader:
         """What the headers of a packet say.
 
         Raises:
-            UnclearHeadersError: for packets that show no frame or several, and for a new picture size.
+            UnclearHeadersError: for packets that show no frame or several, and for a new picture
+                size.
         """
         shown, is_key = self._look(data)
         if shown != 1:
@@ -142,7 +146,9 @@ class Av1Reader(_ShownReader):
             if kind == _SEQUENCE:
                 self._read_sequence(data[place:end])
             elif kind in (_FRAME_HEADER, _FRAME):
-                is_shown, shows_key = self._fields.look(Bits(data[place:min(end, place + _AV1_HEADER)]))
+                is_shown, shows_key = self._fields.look(
+                    Bits(data[place : min(end, place + _AV1_HEADER)])
+                )
                 is_key |= is_first and shows_key
                 shown, is_first, frames = shown + is_shown, False, frames + 1
                 if frames > MAX_HIDDEN:
@@ -203,7 +209,9 @@ class _Av1Sequence:
         return width, height, bits.take(1)
 
     def _timing(self, bits: Bits) -> int:
-        """Read timing_info and decoder_model_info; returns the bits of a buffer delay, 0 without a model."""
+        """Read timing_info and decoder_model_info; returns the bits of a buffer delay, 0 without a
+        model.
+        """
         bits.take(64)
         is_even = bits.take(1)
         if is_even:
@@ -262,8 +270,8 @@ def _vp9_frames(data: bytes) -> list[bytes]:
     frames, place = [], 0
     for number in range(count):
         begin = index + 1 + number * width
-        size = int.from_bytes(data[begin:begin + width], "little")
+        size = int.from_bytes(data[begin : begin + width], "little")
         if size:
-            frames.append(data[place:place + size])
+            frames.append(data[place : place + size])
         place += size
     return frames

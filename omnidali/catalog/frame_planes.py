@@ -1,4 +1,6 @@
-"""The planes of a decoded frame as arrays, which way up it is shown, and whether two frames are the same."""
+"""The planes of a decoded frame as arrays, which way up it is shown, and whether two frames are the
+same.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,16 @@ from omnidali.catalog.gate import Refused
 # planar formats: shifts of the colour planes (down, across)
 PLANAR = {
     "gray": None,
-    "yuv420p": (1, 1), "yuvj420p": (1, 1),
-    "yuv422p": (0, 1), "yuvj422p": (0, 1),
-    "yuv444p": (0, 0), "yuvj444p": (0, 0),
-    "yuv440p": (1, 0), "yuvj440p": (1, 0),
-    "yuv411p": (0, 2), "yuvj411p": (0, 2),
+    "yuv420p": (1, 1),
+    "yuvj420p": (1, 1),
+    "yuv422p": (0, 1),
+    "yuvj422p": (0, 1),
+    "yuv444p": (0, 0),
+    "yuvj444p": (0, 0),
+    "yuv440p": (1, 0),
+    "yuvj440p": (1, 0),
+    "yuv411p": (0, 2),
+    "yuvj411p": (0, 2),
     "yuv410p": (2, 2),
 }
 _MATRIX = struct.Struct("<9i")
@@ -29,8 +36,10 @@ _FLAT = 1e-6  # a determinant below this turns the picture into a line
 
 def frame_planes(frame: av.VideoFrame) -> list[np.ndarray]:
     """The planes of a frame in a format of :data:`PLANAR`: uint8 (H, W), views into the frame."""
-    return [np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:plane.height, :plane.width]
-            for plane in frame.planes]
+    return [
+        np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+        for plane in frame.planes
+    ]
 
 
 def is_full_range(frame: av.VideoFrame) -> bool:
@@ -56,18 +65,23 @@ def _facts(frame: av.VideoFrame) -> tuple:
 
 
 def _pixels(frame: av.VideoFrame) -> list[np.ndarray]:
-    return frame_planes(frame) if frame.format.name in PLANAR else [frame.to_ndarray(format="rgb24")]
+    return (
+        frame_planes(frame) if frame.format.name in PLANAR else [frame.to_ndarray(format="rgb24")]
+    )
 
 
 def frame_orientation(frame: av.VideoFrame) -> tuple[int, bool]:
-    """How a viewer turns a coded frame: degrees counter-clockwise, and whether it is mirrored left to right before.
+    """How a viewer turns a coded frame: degrees counter-clockwise, and whether it is mirrored left
+    to right before.
 
     A matrix that maps everything to a line or a point, such as one of zeros, is no orientation.
 
     Raises:
         Refused: for other angles than quarters, and for matrices that distort the picture.
     """
-    data = next((bytes(entry) for entry in frame.side_data if entry.type == Type.DISPLAYMATRIX), None)
+    data = next(
+        (bytes(entry) for entry in frame.side_data if entry.type == Type.DISPLAYMATRIX), None
+    )
     if data is None or len(data) < _MATRIX.size:
         return 0, False
     # the right and the down direction of the coded picture, as (x, y) on the screen

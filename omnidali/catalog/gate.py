@@ -12,29 +12,62 @@ OK = "ok"  # the state of a file that is used; any other but "new" is the reason
 UNREADABLE = "unreadable"  # how states begin that may pass: the disk was to blame
 HUNGRY = "needs too much memory"
 HEAD_BYTES = 4096  # enough for every signature below
-MAX_PIXELS = 89_478_485  # about 256 MiB as RGB; a small file can claim far more than a machine holds
+# about 256 MiB as RGB; a small file can claim far more than a machine holds
+MAX_PIXELS = 89_478_485
 MAX_SIDE = 65_535  # of JPEG's format, and of the catalog's columns
-MAX_IMAGE_BYTES = 1 << 28  # a photo is read whole; more than the largest picture has as RGB is no photo
-MAX_HEADER_BYTES = 1 << 24  # of a photo's metadata: profiles, thumbnails and depth maps take a few megabytes
-MAX_SEGMENTS = 4096  # of a JPEG before its picture, or of a PNG or WebP; a 16 MiB header in full ones has 256
-# A scan of 20 bytes passes over all blocks of a JPEG: up to 0.2 s at the largest picture, 20 s for 100 of them, well
-# within what a file may take. Encoders write about 10.
+# a photo is read whole; more than the largest picture has as RGB is no photo
+MAX_IMAGE_BYTES = 1 << 28
+# of a photo's metadata: profiles, thumbnails and depth maps take a few megabytes
+MAX_HEADER_BYTES = 1 << 24
+# of a JPEG before its picture, or of a PNG or WebP; a 16 MiB header in full ones has 256
+MAX_SEGMENTS = 4096
+# A scan of 20 bytes passes over all blocks of a JPEG: up to 0.2 s at the largest picture, 20 s for
+# 100 of them, well within what a file may take. Encoders write about 10.
 MAX_SCANS = 100
-MAX_VIDEO_PIXELS = 35_651_584  # a frame of level 6.2, the highest of HEVC and AV1; decoders hold up to 16 of them
-MAX_VIDEO_SECONDS = 48 * 3600  # what timestamps span; windows are cut along them, so a claim would become memory
-MAX_VIDEO_FRAMES = 1 << 22  # 19 hours at 60 a second; the probe keeps 500 bytes a packet until it is done
-# A packet is decoded in one go, and what nothing shows costs time, too: slices of 14 bytes take 4 ms each at the largest
-# frame. Encoders write a slice a row or for each 1,500 bytes, and hide up to 15 frames.
+# a frame of level 6.2, the highest of HEVC and AV1; decoders hold up to 16 of them
+MAX_VIDEO_PIXELS = 35_651_584
+# what timestamps span; windows are cut along them, so a claim would become memory
+MAX_VIDEO_SECONDS = 48 * 3600
+# 19 hours at 60 a second; the probe keeps 500 bytes a packet until it is done
+MAX_VIDEO_FRAMES = 1 << 22
+# A packet is decoded in one go, and what nothing shows costs time, too: slices of 14 bytes take 4
+# ms each at the largest frame. Encoders write a slice a row or for each 1,500 bytes, and hide up to
+# 15 frames.
 MAX_UNITS, MAX_HIDDEN = 4096, 64
 MAX_STREAMS = 64  # of a container; a film with all its dubs has fewer
-# FFmpeg brings 500 decoders along. Those that web videos and research sets use are few, and looked after.
-VIDEO_DECODERS = ("h264", "hevc", "libdav1d", "av1", "vp8", "vp9", "libvpx", "libvpx-vp9", "mpeg4", "mpeg1video",
-                  "mpeg2video", "mjpeg", "h263", "flv", "msmpeg4", "msmpeg4v2", "theora", "prores", "ffv1")
+# FFmpeg brings 500 decoders along. Those that web videos and research sets use are few, and looked
+# after.
+VIDEO_DECODERS = (
+    "h264",
+    "hevc",
+    "libdav1d",
+    "av1",
+    "vp8",
+    "vp9",
+    "libvpx",
+    "libvpx-vp9",
+    "mpeg4",
+    "mpeg1video",
+    "mpeg2video",
+    "mjpeg",
+    "h263",
+    "flv",
+    "msmpeg4",
+    "msmpeg4v2",
+    "theora",
+    "prores",
+    "ffv1",
+)
 
 
-# a segment's marker that has a length behind it: neither stuffing (00, 01) nor a restart or start of image (D0 to D8)
+# a segment's marker that has a length behind it: neither stuffing (00, 01) nor a restart or start
+# of image (D0 to D8)
 _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
-_JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive: what every libjpeg-turbo decodes
+_JPEG_FRAMES = (
+    0xC0,
+    0xC1,
+    0xC2,
+)  # baseline, extended and progressive: what every libjpeg-turbo decodes
 _PROGRESSIVE, _END, _SCAN = 0xC2, 0xD9, 0xDA  # markers
 _WEBP_ANIMATED, _WEBP_EXIF = 0x02, 0x08  # flags of an extended header
 
@@ -48,10 +81,10 @@ class ImageHeader:
     """Size of an image as a viewer shows it, after EXIF rotation.
 
     Attributes:
-        codec: ``jpeg``, ``png`` or ``webp``; ``jpeg:cmyk`` for four-component JPEG, ``png:rotated`` and
-            ``webp:rotated`` where the pixels do not lie as they are shown.
-        orientation: EXIF's, 1 to 8, by which a PNG or WebP is turned once it is decoded. Of a JPEG it is 1: its
-            decoders turn it.
+        codec: ``jpeg``, ``png`` or ``webp``; ``jpeg:cmyk`` for four-component JPEG, ``png:rotated``
+            and ``webp:rotated`` where the pixels do not lie as they are shown.
+        orientation: EXIF's, 1 to 8, by which a PNG or WebP is turned once it is decoded. Of a JPEG
+            it is 1: its decoders turn it.
         has_scans: whether it is a JPEG of several scans, which lie behind its header.
     """
 
@@ -65,7 +98,8 @@ class ImageHeader:
 def sniff_video(head: bytes) -> str:
     """Name the FFmpeg demuxer that the first bytes call for.
 
-    Naming it keeps FFmpeg from trying its 350 others, playlists and network descriptions among them.
+    Naming it keeps FFmpeg from trying its 350 others, playlists and network descriptions among
+    them.
 
     Raises:
         Refused: if the bytes start no known video container.
@@ -73,8 +107,9 @@ def sniff_video(head: bytes) -> str:
     >>> sniff_video(bytes.fromhex("1a45dfa3"))
     'matroska'
     """
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot") and \
-            (head[:4] in (bytes(4), b"\0\0\0\1") or int.from_bytes(head[:4], "big") >= 8):  # a box's own size
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot") and (
+        head[:4] in (bytes(4), b"\0\0\0\1") or int.from_bytes(head[:4], "big") >= 8
+    ):  # a box's own size
         return "mov"
     if head.startswith(b"\x1aE\xdf\xa3"):
         return "matroska"
@@ -86,24 +121,44 @@ def sniff_video(head: bytes) -> str:
         return "mpeg"
     if head.startswith(b"DKIF"):
         return "ivf"
-    for start, packet in ((0, 188), (4, 192)):  # broadcast, and discs and cameras with a time before each packet
-        if {head[place:place + 1] for place in range(start, start + 3 * packet, packet)} == {b"G"}:
+    for start, packet in (
+        (0, 188),
+        (4, 192),
+    ):  # broadcast, and discs and cameras with a time before each packet
+        if {head[place : place + 1] for place in range(start, start + 3 * packet, packet)} == {
+            b"G"
+        }:
             return "mpegts"
     raise Refused(f"not a video: {describe_head(head)}")
 
 
 def describe_head(head: bytes) -> str:
     """Say in words what the first bytes look like."""
-    known = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF",
-             b"MM\0*": "TIFF", b"%PDF": "PDF", b"\x1f\x8b": "gzip", b"PK\3\4": "ZIP", b"BZh": "bzip2",
-             b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"ID3": "MP3", b"\x30\x26\xb2\x75": "ASF (WMV)"}
+    known = {
+        b"\xff\xd8\xff": "JPEG",
+        b"\x89PNG": "PNG",
+        b"GIF8": "GIF",
+        b"BM": "BMP",
+        b"II*\0": "TIFF",
+        b"MM\0*": "TIFF",
+        b"%PDF": "PDF",
+        b"\x1f\x8b": "gzip",
+        b"PK\3\4": "ZIP",
+        b"BZh": "bzip2",
+        b"\xfd7zXZ": "xz",
+        b"\x28\xb5\x2f\xfd": "zstd",
+        b"ID3": "MP3",
+        b"\x30\x26\xb2\x75": "ASF (WMV)",
+    }
     for magic, name in known.items():
         if head.startswith(magic):
             return name
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "WebP"
     if head[4:8] == b"ftyp":
-        return f"ISO media ({''.join(chr(byte) if 32 <= byte < 127 else '?' for byte in head[8:12])})"
+        return (
+            f"ISO media ({''.join(chr(byte) if 32 <= byte < 127 else '?' for byte in head[8:12])})"
+        )
     start = head[:256].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
         return "a web page"
@@ -118,12 +173,15 @@ def read_image_header(data: bytes, whole: bool = True) -> ImageHeader:
     """Parse the header of a JPEG, PNG or WebP file.
 
     Args:
-        data: the file from its start; the first 256 KiB are enough unless metadata is larger or behind the picture.
-            Scans are counted as far as they come: of a picture with ``has_scans`` all of the file is needed.
-        whole: whether there is no more to be had: an orientation that does not come is 1 then, not cut off.
+        data: the file from its start; the first 256 KiB are enough unless metadata is larger or
+            behind the picture. Scans are counted as far as they come: of a picture with
+            ``has_scans`` all of the file is needed.
+        whole: whether there is no more to be had: an orientation that does not come is 1 then, not
+            cut off.
 
     Raises:
-        Refused: for other formats, cut headers, kinds that no decoder here takes, and pictures over the limits.
+        Refused: for other formats, cut headers, kinds that no decoder here takes, and pictures over
+            the limits.
     """
     try:
         if data.startswith(b"\xff\xd8\xff"):
@@ -157,7 +215,7 @@ def check_video(seconds: float, frames: int) -> None:
 
 
 def _png(data: bytes, whole: bool) -> ImageHeader:
-    if data[12:16] != b"IHDR"[:len(data[12:16])]:
+    if data[12:16] != b"IHDR"[: len(data[12:16])]:
         raise Refused("PNG without a header")
     width, height = struct.unpack_from(">II", data, 16)
 
@@ -174,30 +232,42 @@ def _jpeg(data: bytes) -> ImageHeader:
         marker, position = found[1][0], found.end()
         if marker in (_END, _SCAN):
             raise Refused("JPEG without a frame header")
-        length, = struct.unpack_from(">H", data, position)
-        if marker == 0xE1 and orientation is None and data[position + 2:position + 8] == b"Exif\0\0":
-            orientation = _exif_orientation(data[position + 8:position + length])
+        (length,) = struct.unpack_from(">H", data, position)
+        if (
+            marker == 0xE1
+            and orientation is None
+            and data[position + 2 : position + 8] == b"Exif\0\0"
+        ):
+            orientation = _exif_orientation(data[position + 8 : position + length])
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             bits, height, width, components = struct.unpack_from(">BHHB", data, position + 2)
             if marker not in _JPEG_FRAMES or bits != 8 or components not in (1, 3, 4):
-                raise Refused(f"JPEG of a rare kind: process {marker - 0xC0}, {bits} bits, {components} components")
+                raise Refused(
+                    f"JPEG of a rare kind: process {marker - 0xC0}, {bits} bits, {components} components"
+                )
             if (orientation or 1) >= 5:
                 width, height = height, width
-            has_scans = marker == _PROGRESSIVE or _components_of_scan(data, position + length) != components
-            # other bytes that look like a scan's mark are few, as in a thumbnail: most files need no closer look
+            has_scans = (
+                marker == _PROGRESSIVE or _components_of_scan(data, position + length) != components
+            )
+            # other bytes that look like a scan's mark are few, as in a thumbnail: most files need
+            # no closer look
             if has_scans and data.count(b"\xff\xda", position) > MAX_SCANS:
                 _check_scans(data, position + length)
-            return ImageHeader("jpeg:cmyk" if components == 4 else "jpeg", width, height, has_scans=has_scans)
+            return ImageHeader(
+                "jpeg:cmyk" if components == 4 else "jpeg", width, height, has_scans=has_scans
+            )
         position += max(length, 2)
     raise Refused(f"JPEG with more than {MAX_SEGMENTS:,} segments before its picture")
 
 
 def _jpeg_segments(data: bytes, position: int) -> Iterator[tuple[int, int]]:
-    """Yield (marker, place of its length) from ``position`` on, as far as the data reach; bytes of pictures and garbage
-    are passed over."""
+    """Yield (marker, place of its length) from ``position`` on, as far as the data reach; bytes of
+    pictures and garbage are passed over.
+    """
     while (found := _MARKER.search(data, position)) is not None and found.end() + 2 <= len(data):
         yield found[1][0], found.end()
-        position = found.end() + max(int.from_bytes(data[found.end():found.end() + 2], "big"), 2)
+        position = found.end() + max(int.from_bytes(data[found.end() : found.end() + 2], "big"), 2)
 
 
 def _components_of_scan(data: bytes, position: int) -> int:
@@ -227,8 +297,8 @@ def _exif_orientation(tiff: bytes) -> int:
     """The orientation tag (1 to 8) of the first directory; 1 where it is missing or broken."""
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     try:
-        start, = struct.unpack_from(order + "I", tiff, 4)
-        count, = struct.unpack_from(order + "H", tiff, start)
+        (start,) = struct.unpack_from(order + "I", tiff, 4)
+        (count,) = struct.unpack_from(order + "H", tiff, start)
         for entry in range(start + 2, start + 2 + 12 * count, 12):
             tag, _, _, value = struct.unpack_from(order + "HHIH", tiff, entry)
             if tag == 0x0112:
@@ -250,10 +320,10 @@ def _webp(data: bytes, whole: bool) -> ImageHeader:
             size = 8 + int.from_bytes(data[4:8], "little")
             exif = _find_chunk(data[:size], 12, b"EXIF", _riff_chunk, whole or len(data) >= size)
     elif chunk == b"VP8L":
-        bits, = struct.unpack_from("<I", data, 21)
+        (bits,) = struct.unpack_from("<I", data, 21)
         width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     elif chunk == b"VP8 ":
-        if data[23:26] != b"\x9d\x01\x2a"[:len(data[23:26])]:
+        if data[23:26] != b"\x9d\x01\x2a"[: len(data[23:26])]:
             raise Refused("WebP without a picture")
         width, height = (value & 0x3FFF for value in struct.unpack_from("<HH", data, 26))
     else:
@@ -265,16 +335,24 @@ def _turned(codec: str, width: int, height: int, orientation: int) -> ImageHeade
     """The header of a picture whose decoder does not turn it."""
     if orientation >= 5:
         width, height = height, width
-    return ImageHeader(codec if orientation == 1 else f"{codec}:rotated", width, height, orientation)
+    return ImageHeader(
+        codec if orientation == 1 else f"{codec}:rotated", width, height, orientation
+    )
 
 
-def _find_chunk(data: bytes, position: int, wanted: bytes, chunk_at: Callable[[bytes, int], tuple[bytes, int, int]],
-                whole: bool) -> bytes:
+def _find_chunk(
+    data: bytes,
+    position: int,
+    wanted: bytes,
+    chunk_at: Callable[[bytes, int], tuple[bytes, int, int]],
+    whole: bool,
+) -> bytes:
     """What the first chunk of a name holds; nothing where there is none.
 
     Args:
         position: of the first chunk.
-        chunk_at: gives the name of the chunk at a position, the bytes that it holds, and those that end it.
+        chunk_at: gives the name of the chunk at a position, the bytes that it holds, and those that
+            end it.
 
     Raises:
         Refused: if the data end before the chunk, and more is to be had.
@@ -287,7 +365,7 @@ def _find_chunk(data: bytes, position: int, wanted: bytes, chunk_at: Callable[[b
         if name == b"IEND":
             return b""
         if name == wanted and end <= len(data):
-            return data[position + 8:end]
+            return data[position + 8 : end]
         position = end + tail
 
     if position + 8 > len(data) and not whole:

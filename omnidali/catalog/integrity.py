@@ -1,4 +1,6 @@
-"""A catalog that is not as it was written is seen, moved aside and made anew; two builds of one do not meet."""
+"""A catalog that is not as it was written is seen, moved aside and made anew; two builds of one do
+not meet.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,20 @@ from omnidali.errors import UserError
 from omnidali.untrusted_text import say
 
 DAMAGED = ".damaged"  # ending of a damaged catalog's new name
-_JOURNAL = "-journal"  # SQLite's ending for what a killed writer began, which the next one takes back
+# SQLite's ending for what a killed writer began, which the next one takes back
+_JOURNAL = "-journal"
 _LOOKS, _LOOK_SECONDS = 5, 0.02  # at a catalog that seems damaged
 _MAGIC = b"SQLite format 3\0"
 # errors of SQLite that come from elsewhere than the content of the file
-_OUTSIDE = ("locked", "full", "readonly", "disk I/O", "unable to open", "interrupted", "out of memory")
+_OUTSIDE = (
+    "locked",
+    "full",
+    "readonly",
+    "disk I/O",
+    "unable to open",
+    "interrupted",
+    "out of memory",
+)
 _PASSING = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 # what to do about each of them; none of them is a reason to delete the catalog
 _ADVICE = {
@@ -40,20 +51,35 @@ class Damaged(Exception):
 
 
 def damage(path: Path, seen: object) -> UserError:
-    """The error of a run that meets a damaged catalog, or one that it cannot read: only the first shall be deleted."""
+    """The error of a run that meets a damaged catalog, or one that it cannot read: only the first
+    shall be deleted.
+    """
     if isinstance(seen, sqlite3.Error) and not is_damage(seen):
         return trouble(path, seen)
-    return UserError(str(path), "a catalog as it was written", str(seen),
-                     "Delete the file and start again; it is rebuilt from the media.")
+    return UserError(
+        str(path),
+        "a catalog as it was written",
+        str(seen),
+        "Delete the file and start again; it is rebuilt from the media.",
+    )
 
 
-def trouble(path: Path, error: sqlite3.Error | OSError, wanted: str = "a catalog file that can be used") -> UserError:
+def trouble(
+    path: Path, error: sqlite3.Error | OSError, wanted: str = "a catalog file that can be used"
+) -> UserError:
     """The error of a run that cannot use its catalog, though nothing is wrong with what is in it."""
     seen = str(error)
     if "unable to open" in seen and not os.path.exists(path):
-        return UserError(str(path), "a catalog", "no file", "Where it was deleted while a run used it, start again with"
-                         " --resume auto: it is rebuilt.")
-    advice = next((advice for words, advice in _ADVICE.items() if words in seen), _ADVICE["unable to open"])
+        return UserError(
+            str(path),
+            "a catalog",
+            "no file",
+            "Where it was deleted while a run used it, start again with"
+            " --resume auto: it is rebuilt.",
+        )
+    advice = next(
+        (advice for words, advice in _ADVICE.items() if words in seen), _ADVICE["unable to open"]
+    )
     return UserError(str(path), wanted, seen, advice)
 
 
@@ -67,9 +93,11 @@ def crc_of(*values: object) -> int:
 
 
 def check_length(path: Path) -> None:
-    """Raise Damaged for a file that was cut off, or filled with zeros by a crash; SQLite sees that late or never.
+    """Raise Damaged for a file that was cut off, or filled with zeros by a crash; SQLite sees that
+    late or never.
 
-    Beside a writer its length, its head and its journal are those of different moments: what is wrong must stay so.
+    Beside a writer its length, its head and its journal are those of different moments: what is
+    wrong must stay so.
     """
     for _ in range(_LOOKS - 1):
         try:
@@ -87,7 +115,8 @@ def _check_length(path: Path) -> None:
         head = file.read(100)
     if not head.strip(b"\0"):
         raise Damaged("zeros")
-    if not head.startswith(_MAGIC) or os.path.exists(f"{path}{_JOURNAL}"):  # no database, or one to be taken back
+    # no database, or one to be taken back
+    if not head.startswith(_MAGIC) or os.path.exists(f"{path}{_JOURNAL}"):
         return
     page = int.from_bytes(head[16:18], "big")
     expected = int.from_bytes(head[28:32], "big") * (65536 if page == 1 else page)
@@ -99,7 +128,9 @@ def is_damage(error: sqlite3.Error) -> bool:
     """Whether an error comes from the content of the file, not from locks, permissions and disks."""
     if "not a database" in str(error):  # somebody else's file
         return False
-    return not (isinstance(error, sqlite3.OperationalError) and any(word in str(error) for word in _OUTSIDE))
+    return not (
+        isinstance(error, sqlite3.OperationalError) and any(word in str(error) for word in _OUTSIDE)
+    )
 
 
 def may_pass(error: BaseException | None) -> bool:
@@ -107,13 +138,16 @@ def may_pass(error: BaseException | None) -> bool:
     if isinstance(error, OSError):
         return error.errno in _PASSING
     return isinstance(error, (sqlite3.OperationalError, MemoryError)) and (
-        isinstance(error, MemoryError) or any(word in str(error) for word in ("disk I/O", "unable to open", "memory")))
+        isinstance(error, MemoryError)
+        or any(word in str(error) for word in ("disk I/O", "unable to open", "memory"))
+    )
 
 
 def move_aside(path: Path, seen: Exception) -> None:
     """Give a damaged catalog, and the journal that belongs to it, another name, and say so."""
     lost = "; the scores of teachers that it held went with it" if _holds_scores(path) else ""
-    for ending in (_JOURNAL, ""):  # in this order: a new catalog must not find the old one's journal
+    # in this order: a new catalog must not find the old one's journal
+    for ending in (_JOURNAL, ""):
         if os.path.exists(f"{path}{ending}"):
             os.replace(f"{path}{ending}", f"{path}{DAMAGED}{ending}")
     say(f"{path} is damaged ({seen}): moved to {path}{DAMAGED} and built anew{lost}", error=True)
@@ -129,7 +163,9 @@ def _holds_scores(path: Path) -> bool:
 
 @contextmanager
 def only_build(path: Path) -> Iterator[None]:
-    """Keep other builds of the catalog at ``path`` waiting; they say so. A killed build keeps nobody waiting."""
+    """Keep other builds of the catalog at ``path`` waiting; they say so. A killed build keeps
+    nobody waiting.
+    """
     lock = f"{path}.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

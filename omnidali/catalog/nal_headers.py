@@ -1,7 +1,8 @@
-"""The order in which H.264 and HEVC pictures are shown, read from their slice headers without decoding.
+"""The order in which H.264 and HEVC pictures are shown, read from their slice headers without
+decoding.
 
-Containers may carry wrong timestamps; the picture order count is what a decoder goes by. Sources: ITU-T H.264 (7.3,
-8.2.1) and H.265 (7.3, 8.3.1).
+Containers may carry wrong timestamps; the picture order count is what a decoder goes by. Sources:
+ITU-T H.264 (7.3, 8.2.1) and H.265 (7.3, 8.3.1).
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from dataclasses import dataclass
 from omnidali.catalog.bits import Bits, CodedPicture, UnclearHeadersError
 from omnidali.catalog.gate import MAX_UNITS, Refused
 
-_SLICE_BYTES = 20  # that hold the fields of a slice header up to its order count, with room for escapes
+# that hold the fields of a slice header up to its order count, with room for escapes
+_SLICE_BYTES = 20
 _SET_BYTES, _SETS = 4096, 1000  # of a parameter set, and how many different ones a stream may have
 _BUFFERS = 32  # that a stream may describe (E.1.2)
-_HIGH_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}  # with a chroma format in the SPS
+# with a chroma format in the SPS
+_HIGH_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
 _INTRA = {2, 4, 7, 9}  # slice types I and SI
 _EXTENDED = 255  # aspect_ratio_idc that two numbers follow
 _RECOVERY_POINT = 6  # payload type of an SEI message
@@ -102,7 +105,9 @@ class _NalReader:
         return True
 
     def _full_order(self, low: int, bits: int, starts: bool, is_reference: bool) -> int:
-        """The whole order count from its low bits and the reference picture before (8.2.1.1 and 8.3.1)."""
+        """The whole order count from its low bits and the reference picture before (8.2.1.1 and
+        8.3.1).
+        """
         whole = 1 << bits
         previous = low if starts else self._previous_order
         order = previous - previous % whole + low
@@ -132,7 +137,8 @@ class H264Reader(_NalReader):
     """Reads packets of H.264, in decoding order, of one whole frame each.
 
     Attributes:
-        max_reorder: how many frames a decoder holds back, as the stream says; None where it does not.
+        max_reorder: how many frames a decoder holds back, as the stream says; None where it does
+            not.
     """
 
     def read(self, data: bytes, flagged: bool) -> CodedPicture:
@@ -142,20 +148,22 @@ class H264Reader(_NalReader):
             flagged: whether the container calls it a keyframe.
 
         Raises:
-            UnclearHeadersError: where a decoder may give another number of frames than one, or another order.
+            UnclearHeadersError: where a decoder may give another number of frames than one, or
+                another order.
         """
         picture = None
         recovery = None
         for begin, end in self._units(data):
             kind = data[begin] & 31 if begin < end else 0
             if kind in (1, 5):
-                if not data[begin + 1] & 0x80:  # a slice that does not begin with the first macroblock
+                # a slice that does not begin with the first macroblock
+                if not data[begin + 1] & 0x80:
                     continue
                 if picture is not None:
                     raise UnclearHeadersError("two pictures in one packet")
-                picture = self._slice(data[begin:begin + _SLICE_BYTES], flagged, recovery)
+                picture = self._slice(data[begin : begin + _SLICE_BYTES], flagged, recovery)
             elif kind == 6 and flagged:
-                recovery = _recovery_frames(data[begin + 1:end], recovery)
+                recovery = _recovery_frames(data[begin + 1 : end], recovery)
             elif kind in (7, 8):
                 self._parameter_set(data[begin:end])
             elif kind in (2, 3, 4):
@@ -173,9 +181,9 @@ class H264Reader(_NalReader):
             if kind == 5:
                 return True
             if kind == 6 and flagged:
-                recovery = _recovery_frames(data[begin + 1:end], recovery)
+                recovery = _recovery_frames(data[begin + 1 : end], recovery)
             elif kind == 1:
-                bits = Bits(_unescape(data[begin + 1:begin + _SLICE_BYTES]))
+                bits = Bits(_unescape(data[begin + 1 : begin + _SLICE_BYTES]))
                 bits.golomb()
                 return flagged and recovery == 0 and bits.golomb() in _INTRA
         return False
@@ -232,7 +240,9 @@ class H264Reader(_NalReader):
 
         is_key = starts or (flagged and recovery == 0 and kind in _INTRA)
         if sps.order_type == 0:
-            order = self._full_order(bits.take(sps.order_bits), sps.order_bits, starts, bool(data[0] & 0x60))
+            order = self._full_order(
+                bits.take(sps.order_bits), sps.order_bits, starts, bool(data[0] & 0x60)
+            )
         elif sps.order_type == 2:  # shown as decoded (8.2.1.3)
             order = self._full_order(number, sps.frame_number_bits, starts, True)
             order = 2 * order - (not data[0] & 0x60)
@@ -247,7 +257,9 @@ class HevcReader(_NalReader):
     _drops_rasl = True  # whether a decoder leaves out the RASL pictures of the keyframe before
 
     def read(self, data: bytes, flagged: bool) -> CodedPicture:
-        """What the headers of a packet say; ``flagged`` is not needed, as HEVC itself names its keyframes."""
+        """What the headers of a packet say; ``flagged`` is not needed, as HEVC itself names its
+        keyframes.
+        """
         picture = None
         for begin, end in self._units(data):
             if end - begin < 3:
@@ -260,7 +272,7 @@ class HevcReader(_NalReader):
                     continue
                 if picture is not None:
                     raise UnclearHeadersError("two pictures in one packet")
-                picture = self._slice(data[begin:begin + _SLICE_BYTES], kind)
+                picture = self._slice(data[begin : begin + _SLICE_BYTES], kind)
             elif kind in (33, 34):
                 self._parameter_set(data[begin:end], kind)
             elif kind in (36, 37):
@@ -285,7 +297,7 @@ class HevcReader(_NalReader):
         self._length_bytes = 1 + (data[21] & 3)
         place = 23
         for _ in range(data[22]):  # arrays of one kind of parameter set each
-            count = int.from_bytes(data[place + 1:place + 3], "big")
+            count = int.from_bytes(data[place + 1 : place + 3], "big")
             place += 3
             for _ in range(count):
                 begin = place + 2
@@ -336,9 +348,12 @@ class HevcReader(_NalReader):
         if sps.has_separate_planes:
             bits.take(2)
         low = 0 if kind in (19, 20) else bits.take(sps.order_bits)
-        # 8.3.1: of the lowest temporal layer, neither leading nor one that its own layer does not refer to
+        # 8.3.1: of the lowest temporal layer, neither leading nor one that its own layer does not
+        # refer to
         is_reference = data[1] & 7 == 1 and not 6 <= kind <= 9 and not (kind < 16 and kind % 2 == 0)
-        return CodedPicture(self._sequence, self._full_order(low, sps.order_bits, starts, is_reference), is_key)
+        return CodedPicture(
+            self._sequence, self._full_order(low, sps.order_bits, starts, is_reference), is_key
+        )
 
 
 def _unescape(data: bytes) -> bytes:
@@ -359,7 +374,7 @@ def _recovery_frames(data: bytes, known: int | None) -> int | None:
             numbers.append(number + (data[place] if place < len(data) else 0))
             place += 1
         if numbers[0] == _RECOVERY_POINT:
-            return Bits(data[place:place + 8]).golomb()
+            return Bits(data[place : place + 8]).golomb()
         place += numbers[1]
     return known
 
@@ -396,8 +411,15 @@ def _h264_sps(bits: Bits) -> tuple[int, _Sps]:
     max_reorder = _h264_reorder(bits) if bits.take(1) else None
     if order_type == 2:
         max_reorder = 0
-    return number, _Sps((*size, only_frames, chroma, *depths), order_bits, max_reorder, has_separate_planes,
-                        order_type, frame_number_bits, only_frames)
+    return number, _Sps(
+        (*size, only_frames, chroma, *depths),
+        order_bits,
+        max_reorder,
+        has_separate_planes,
+        order_type,
+        frame_number_bits,
+        only_frames,
+    )
 
 
 def _skip_scaling_lists(bits: Bits, count: int) -> None:

@@ -51,9 +51,11 @@ class _Piece(NamedTuple):
     first: int
 
 
-ENTRIES = ("SELECT e.label, m.width, m.height, m.id, m.frames, m.codec, m.path, e.unit, e.first, e.last, e.video,"
-           " e.positive, m.frame_rate, m.tick, CASE WHEN e.unit IN ('seconds', 'windows') THEN m.timing END, m.aspect"
-           " FROM entries e JOIN media m ON m.id = e.media WHERE e.source = ? AND m.state = ? ORDER BY e.id")
+ENTRIES = (
+    "SELECT e.label, m.width, m.height, m.id, m.frames, m.codec, m.path, e.unit, e.first, e.last, e.video,"
+    " e.positive, m.frame_rate, m.tick, CASE WHEN e.unit IN ('seconds', 'windows') THEN m.timing END, m.aspect"
+    " FROM entries e JOIN media m ON m.id = e.media WHERE e.source = ? AND m.state = ? ORDER BY e.id"
+)
 RATE_IF_UNKNOWN = 25.0  # frames a second of a file that has neither timestamps nor a rate
 OUTSIDE = "piece outside of its file"
 ANOTHER_SIZE = "piece of another size than its video's first"
@@ -65,21 +67,35 @@ NO_POSITIVE = "video without a piece that shows its class"
 
 
 def pack(db: sqlite3.Connection, source: int, by_video: bool, keep_all: bool = False) -> None:
-    """Write the packed columns of a source's usable rows, its fingerprint, and why pieces were left out.
+    """Write the packed columns of a source's usable rows, its fingerprint, and why pieces were left
+    out.
 
     Args:
-        by_video: whether the pieces of one video make one sample. keep_all: also of videos that never show
-            their class.
+        by_video: whether the pieces of one video make one sample. keep_all: also of videos that
+            never show their class.
     """
-    stretches = db.execute("SELECT pixel_aspect FROM sources WHERE id = ?", (source,)).fetchone() == ("apply",)
-    codecs = sorted({_codec(name, stretches and not is_square) for name, is_square in db.execute(
-        "SELECT DISTINCT codec, aspect = 1 FROM media WHERE source = ? AND state = ?", (source, OK))})
+    stretches = db.execute(
+        "SELECT pixel_aspect FROM sources WHERE id = ?", (source,)
+    ).fetchone() == ("apply",)
+    codecs = sorted(
+        {
+            _codec(name, stretches and not is_square)
+            for name, is_square in db.execute(
+                "SELECT DISTINCT codec, aspect = 1 FROM media WHERE source = ? AND state = ?",
+                (source, OK),
+            )
+        }
+    )
     db.execute("DELETE FROM packed WHERE source = ?", (source,))
     rows = _Rows(db.execute(ENTRIES, (source, OK)), stretches)
     unusable: Counter = Counter()
     digest = hashlib.sha256()
-    has_firsts = bool(by_video or db.execute(
-        "SELECT 1 FROM entries WHERE source = ? AND unit <> '' LIMIT 1", (source,)).fetchone())
+    has_firsts = bool(
+        by_video
+        or db.execute(
+            "SELECT 1 FROM entries WHERE source = ? AND unit <> '' LIMIT 1", (source,)
+        ).fetchone()
+    )
     batches = _videos(rows, keep_all, unusable) if by_video else _pieces(rows, unusable)
     place = {name: index for index, name in enumerate(codecs)}
     # damage that was found later makes no other plan
@@ -87,8 +103,10 @@ def pack(db: sqlite3.Connection, source: int, by_video: bool, keep_all: bool = F
     told_place = np.array([told.index(name.removesuffix(DAMAGED)) for name in codecs])
 
     def keep(name: str, chunk: int, data: bytes | str) -> None:
-        db.execute("INSERT INTO packed VALUES (?, ?, ?, ?, ?)",
-                   (source, name, chunk, data, crc_of(source, name, chunk, data)))
+        db.execute(
+            "INSERT INTO packed VALUES (?, ?, ?, ?, ?)",
+            (source, name, chunk, data, crc_of(source, name, chunk, data)),
+        )
 
     pieces_before = 0
     for chunk, (samples, counts, pieces, paths) in enumerate(batches):
@@ -112,16 +130,22 @@ def pack(db: sqlite3.Connection, source: int, by_video: bool, keep_all: bool = F
             keep(name, chunk, data)
         digest.update("\n".join(paths).encode())
     keep("codec_names", 0, json.dumps(codecs))
-    irregular = [path for path, in db.execute(
-        f"SELECT path FROM media WHERE source = ? AND state = ? AND codec LIKE '%{IRREGULAR}' ORDER BY path",
-        (source, OK))]
+    irregular = [
+        path
+        for (path,) in db.execute(
+            f"SELECT path FROM media WHERE source = ? AND state = ? AND codec LIKE '%{IRREGULAR}' ORDER BY path",
+            (source, OK),
+        )
+    ]
     if irregular:  # a run that numbered their frames by timestamps saw other ones
         digest.update("\n".join(["", IRREGULAR, *irregular]).encode("utf-8", "surrogatepass"))
         keep("irregular", 0, json.dumps([irregular[:_SHOWN], len(irregular)]))
-    count, = db.execute("SELECT COUNT(*) FROM packed WHERE source = ?", (source,)).fetchone()
+    (count,) = db.execute("SELECT COUNT(*) FROM packed WHERE source = ?", (source,)).fetchone()
     keep("fingerprint", 0, f"{digest.hexdigest()} of {count}")
-    db.execute("UPDATE sources SET fingerprint = ?, unusable = ? WHERE id = ?",
-               (digest.hexdigest(), json.dumps(unusable), source))
+    db.execute(
+        "UPDATE sources SET fingerprint = ?, unusable = ? WHERE id = ?",
+        (digest.hexdigest(), json.dumps(unusable), source),
+    )
 
 
 def _codec(name: str, is_stretched: bool) -> str:
@@ -152,21 +176,28 @@ class _Rows:
 
 
 def _pieces(rows: _Rows, unusable: Counter):
-    """Batches of (columns of samples, pieces a sample, columns of pieces, paths), where every entry is a sample."""
+    """Batches of (columns of samples, pieces a sample, columns of pieces, paths), where every entry
+    is a sample.
+    """
     ended = False
     while not ended:
         samples = [_empty(name) for name in _SAMPLE_COLUMNS]
         pieces = [[] if name == "codecs" else _empty(name) for name in PIECE_COLUMNS]
         paths = []
-        # a million rows as they are read would take several times the memory of what is kept of them
+        # a million rows as they are read would take several times the memory of what is kept of
+        # them
         for begin in range(0, CHUNK, _FETCHED):
             batch = rows.fetchmany(min(_FETCHED, CHUNK - begin))
             ended = not batch
             if ended:
                 break
-            found = [(row, first, count) for row in batch for _, first, count in spans(row, unusable)]
+            found = [
+                (row, first, count) for row in batch for _, first, count in spans(row, unusable)
+            ]
             _extend(samples, [(row.label, row.width, row.height, 1) for row, _, _ in found])
-            _extend(pieces, [_Piece(row.record, count, row.codec, first) for row, first, count in found])
+            _extend(
+                pieces, [_Piece(row.record, count, row.codec, first) for row, first, count in found]
+            )
             paths += [row.path for row, _, _ in found]
         if paths:
             yield samples, None, pieces, paths
@@ -183,7 +214,9 @@ def _extend(columns: Sequence[array | list], rows: Sequence[tuple]) -> None:
 
 
 def _videos(rows: _Rows, keep_all: bool, unusable: Counter):
-    """The same, where the entries of one video and label make a sample; those that show the class come first."""
+    """The same, where the entries of one video and label make a sample; those that show the class
+    come first.
+    """
     samples, counts, pieces, paths = [], [], [], []
     for _, entries in groupby(rows, key=lambda row: (row.video, row.label)):
         shown, others, removed, size, files = [], [], [], None, {}
@@ -197,7 +230,9 @@ def _videos(rows: _Rows, keep_all: bool, unusable: Counter):
                 if (row.width, row.height) != size:  # one box is cut out of all frames of a sample
                     unusable[ANOTHER_SIZE] += 1
                     continue
-                (shown if row.positive else others).append(_Piece(row.record, count, row.codec, first))
+                (shown if row.positive else others).append(
+                    _Piece(row.record, count, row.codec, first)
+                )
         if not shown and not (others and keep_all):
             unusable[NO_POSITIVE] += 1
             continue
@@ -215,7 +250,9 @@ def _videos(rows: _Rows, keep_all: bool, unusable: Counter):
 
 
 def _gaps(shown: list[_Piece], removed: list[_Piece], frames: int) -> list[_Piece]:
-    """What lies between the listed pieces of a file, where it is at least half as long as the shortest shown one."""
+    """What lies between the listed pieces of a file, where it is at least half as long as the
+    shortest shown one.
+    """
     shortest, gaps, end = min(piece.frames for piece in shown), [], 0
     listed = sorted(shown + removed, key=lambda piece: piece.first)
     for piece in [*listed, shown[0]._replace(frames=0, first=frames)]:
@@ -226,10 +263,11 @@ def _gaps(shown: list[_Piece], removed: list[_Piece], frames: int) -> list[_Piec
 
 
 def spans(row: ListedFile, unusable: Counter) -> Iterator[tuple[int, int, int]]:
-    """Yield (number of the window, first frame, frames) of what an entry names; windows without a frame are not.
+    """Yield (number of the window, first frame, frames) of what an entry names; windows without a
+    frame are not.
 
-    A written list has windows by their numbers: the frames depend on these and the seconds alone, so that it reads back
-    to the same ones, and there are never more of them than a list may have.
+    A written list has windows by their numbers: the frames depend on these and the seconds alone,
+    so that it reads back to the same ones, and there are never more of them than a list may have.
     """
     if not row.unit:  # a whole file, by far the most common
         yield 0, 0, row.frames
@@ -238,13 +276,18 @@ def spans(row: ListedFile, unusable: Counter) -> Iterator[tuple[int, int, int]]:
         cuts = [(int(row.first), int(row.last))] if row.last <= row.frames else []
     else:
         times = unpack_times(row.timing, row.frames)
-        seconds = (times - times[0]) * row.tick if times is not None else \
-            np.arange(row.frames) / (row.rate or RATE_IF_UNKNOWN)
+        seconds = (
+            (times - times[0]) * row.tick
+            if times is not None
+            else np.arange(row.frames) / (row.rate or RATE_IF_UNKNOWN)
+        )
         edges = [row.first, row.last]
-        if row.unit == "windows":  # a remainder of less than half a window belongs to the one before
+        # a remainder of less than half a window belongs to the one before
+        if row.unit == "windows":
             length = seconds[-1] + (seconds[-1] - seconds[0]) / max(row.frames - 1, 1)
             count = max(1, int(min(length / row.last + 0.5, MAX_PIECES + 1)))
-            if count > MAX_PIECES:  # left out, not refused: a stranger's video of a day shall not stop a run
+            # left out, not refused: a stranger's video of a day shall not stop a run
+            if count > MAX_PIECES:
                 unusable[TOO_MANY] += 1
                 return
             edges = [number * row.last for number in range(count)] + [length + 1]
@@ -253,4 +296,6 @@ def spans(row: ListedFile, unusable: Counter) -> Iterator[tuple[int, int, int]]:
         cuts = list(zip(places, places[1:]))
     if not any(end > begin for begin, end in cuts):
         unusable[OUTSIDE] += 1
-    yield from ((number, begin, end - begin) for number, (begin, end) in enumerate(cuts) if end > begin)
+    yield from (
+        (number, begin, end - begin) for number, (begin, end) in enumerate(cuts) if end > begin
+    )

@@ -1,8 +1,10 @@
-"""Where every packet of a video lies and which frame comes out of it, so that wanted frames are found at once.
+"""Where every packet of a video lies and which frame comes out of it, so that wanted frames are
+found at once.
 
-The probe walks the packets once and keeps their places. Later the bytes go from the file straight to a decoder: no
-demuxer, no search for keyframes, and no packet more than the wanted frames need. Frames are told apart by the packet
-that they come from, never by a timestamp: each packet is handed to the decoder with its own number as its time.
+The probe walks the packets once and keeps their places. Later the bytes go from the file straight
+to a decoder: no demuxer, no search for keyframes, and no packet more than the wanted frames need.
+Frames are told apart by the packet that they come from, never by a timestamp: each packet is handed
+to the decoder with its own number as its time.
 """
 
 from __future__ import annotations
@@ -23,13 +25,16 @@ from omnidali.patience import moves_on
 # packets, bytes of extradata, colour space, colour range, reorder depth, flags, width, height
 _HEAD = struct.Struct("<IIiiBBHH")
 _DIRECT, _SKIPPABLE, _FIELDS = 1, 2, 4
-FRAMING = 64  # bytes that a container may put between the position that FFmpeg tells and a packet's data
+# bytes that a container may put between the position that FFmpeg tells and a packet's data
+FRAMING = 64
 _BLOCK = 1 << 22  # bytes that are read at once
 _DECODERS = {"av1": "libdav1d"}  # FFmpeg's own av1 needs hardware
-_SELF_SIZED = {"h264", "hevc", "vp8", "vp9", "av1", "mjpeg"}  # whose packets say how large the picture is
+# whose packets say how large the picture is
+_SELF_SIZED = {"h264", "hevc", "vp8", "vp9", "av1", "mjpeg"}
 # Decoders that keep something of what they decoded before when they are told to begin anew.
 KEEPS_STATE = {"mpeg4", "ffv1"}
-# Decoders that know which frames no other refers to. HEVC's do, but for frames of the same temporal layer only.
+# Decoders that know which frames no other refers to. HEVC's do, but for frames of the same temporal
+# layer only.
 _SKIPPING = {"h264"}
 
 
@@ -38,15 +43,18 @@ class PacketIndex:
     """The packets of one video stream, P of them in decoding order.
 
     Attributes:
-        offsets: int64 (P,), first byte in the file, or where the demuxer says that a packet begins. sizes: int32
-            (P,), bytes.
-        numbers: int32 (P,), which frame of the video comes out of the packet; -1 for packets that give none, such as
-            hidden ones that others refer to.
+        offsets: int64 (P,), first byte in the file, or where the demuxer says that a packet begins.
+            sizes: int32 (P,), bytes.
+        numbers: int32 (P,), which frame of the video comes out of the packet; -1 for packets that
+            give none, such as hidden ones that others refer to.
         keys: bool (P,), whether decoding may begin here.
-        extradata: what the container says to the decoder. colorspace, color_range: FFmpeg's numbers.
+        extradata: what the container says to the decoder. colorspace, color_range: FFmpeg's
+            numbers.
         reorder: how many frames a decoder holds back to put them in order.
-        is_direct: whether the bytes lie in the file as a decoder needs them; else a demuxer must put them together.
-        is_skippable: whether each packet is one whole frame, so that those that nobody refers to may be left out.
+        is_direct: whether the bytes lie in the file as a decoder needs them; else a demuxer must
+            put them together.
+        is_skippable: whether each packet is one whole frame, so that those that nobody refers to
+            may be left out.
         size: (width, height) that the container says, which decoders of some codecs need.
         has_fields: whether a frame may come of two packets, of which the first one has its number.
     """
@@ -66,47 +74,82 @@ class PacketIndex:
 
     def pack(self) -> bytes:
         """The index in a few bytes a packet."""
-        gaps = np.diff(self.offsets, prepend=0) - np.concatenate([[0], self.sizes[:-1]])  # 0 where nothing is between
-        columns = [gaps.astype("<i8"), self.sizes.astype("<i4"), np.diff(self.numbers, prepend=-1).astype("<i4"),
-                   self.keys.astype("u1")]
-        flags = _DIRECT * self.is_direct | _SKIPPABLE * self.is_skippable | _FIELDS * self.has_fields
-        head = _HEAD.pack(len(self.sizes), len(self.extradata), self.colorspace, self.color_range, self.reorder, flags,
-                          *self.size)
-        return head + self.extradata + zlib.compress(b"".join(column.tobytes() for column in columns), 1)
+        # 0 where nothing is between
+        gaps = np.diff(self.offsets, prepend=0) - np.concatenate([[0], self.sizes[:-1]])
+        columns = [
+            gaps.astype("<i8"),
+            self.sizes.astype("<i4"),
+            np.diff(self.numbers, prepend=-1).astype("<i4"),
+            self.keys.astype("u1"),
+        ]
+        flags = (
+            _DIRECT * self.is_direct | _SKIPPABLE * self.is_skippable | _FIELDS * self.has_fields
+        )
+        head = _HEAD.pack(
+            len(self.sizes),
+            len(self.extradata),
+            self.colorspace,
+            self.color_range,
+            self.reorder,
+            flags,
+            *self.size,
+        )
+        return (
+            head
+            + self.extradata
+            + zlib.compress(b"".join(column.tobytes() for column in columns), 1)
+        )
 
     @classmethod
-    def unpack(cls, data: bytes) -> "PacketIndex":
+    def unpack(cls, data: bytes) -> PacketIndex:
         """The inverse of :meth:`pack`."""
         count, extra, colorspace, color_range, reorder, flags, *size = _HEAD.unpack_from(data)
-        columns, place = zlib.decompress(memoryview(data)[_HEAD.size + extra:]), 0
+        columns, place = zlib.decompress(memoryview(data)[_HEAD.size + extra :]), 0
         arrays = []
         for kind in ("<i8", "<i4", "<i4", "u1"):
             arrays.append(np.frombuffer(columns, kind, count, place))
             place += arrays[-1].nbytes
         gaps, sizes, steps, keys = arrays
         offsets = np.cumsum(gaps + np.concatenate([[0], sizes[:-1]]))
-        return cls(offsets, sizes, np.cumsum(steps) - 1, keys.astype(bool), data[_HEAD.size:_HEAD.size + extra],
-                   colorspace, color_range, reorder, bool(flags & _DIRECT), bool(flags & _SKIPPABLE), tuple(size),
-                   bool(flags & _FIELDS))
+        return cls(
+            offsets,
+            sizes,
+            np.cumsum(steps) - 1,
+            keys.astype(bool),
+            data[_HEAD.size : _HEAD.size + extra],
+            colorspace,
+            color_range,
+            reorder,
+            bool(flags & _DIRECT),
+            bool(flags & _SKIPPABLE),
+            tuple(size),
+            bool(flags & _FIELDS),
+        )
 
     def runs(self, wanted: Sequence[int]) -> list[tuple[int, int, dict[int, int]]]:
-        """What to decode for the frames ``wanted``: (first packet, last packet, {packet: its frame}) of each run.
+        """What to decode for the frames ``wanted``: (first packet, last packet, {packet: its
+        frame}) of each run.
 
-        A run begins with the last keyframe before its first frame and ends with its last frame, or the second field of
-        it.
+        A run begins with the last keyframe before its first frame and ends with its last frame, or
+        the second field of it.
         """
         wanted = np.asarray(wanted)
         packets = self.packet_of[wanted]
         begins = np.searchsorted(self.key_packets, packets, side="right") - 1
-        # frames that are shown before the keyframe they follow in the file may refer to what is before it
+        # frames that are shown before the keyframe they follow in the file may refer to what is
+        # before it
         while (late := (self.numbers[self.key_packets[begins]] > wanted) & (begins > 0)).any():
             begins = begins - late
         order = np.argsort(packets)
         runs: list[tuple[int, int, dict[int, int]]] = []
-        for packet, begin, number in zip(packets[order].tolist(), self.key_packets[begins][order].tolist(),
-                                         wanted[order].tolist()):
+        for packet, begin, number in zip(
+            packets[order].tolist(),
+            self.key_packets[begins][order].tolist(),
+            wanted[order].tolist(),
+        ):
             frames = {packet: number}
-            while runs and begin <= runs[-1][1]:  # a leading frame may reach back behind several runs
+            # a leading frame may reach back behind several runs
+            while runs and begin <= runs[-1][1]:
                 first, _, others = runs.pop()
                 begin, frames = min(begin, first), {**others, **frames}
             runs.append((begin, packet, frames))
@@ -145,20 +188,24 @@ def make_context(codec: str, index: PacketIndex) -> av.VideoCodecContext:
 
 def decoder_options(codec: str) -> dict[str, str]:
     """What FFmpeg's decoder of a codec is told, whoever feeds it."""
-    options = {"max_pixels": str(MAX_VIDEO_PIXELS)}  # pictures may grow behind the header that was checked
-    if codec == "hevc":  # newer versions of FFmpeg keep back frames whose references are lost; older ones do not
+    # pictures may grow behind the header that was checked
+    options = {"max_pixels": str(MAX_VIDEO_PIXELS)}
+    # newer versions of FFmpeg keep back frames whose references are lost; older ones do not
+    if codec == "hevc":
         options["flags"] = "+output_corrupt"
     return options
 
 
-def decode_run(context: av.VideoCodecContext, packets: Iterator[av.Packet],
-               frames: dict[int, int]) -> Iterator[tuple[int, av.VideoFrame]]:
+def decode_run(
+    context: av.VideoCodecContext, packets: Iterator[av.Packet], frames: dict[int, int]
+) -> Iterator[tuple[int, av.VideoFrame]]:
     """Yield (number, frame) of the wanted frames of one run as they come.
 
     As FFmpeg does, a packet that does not decode is passed over.
 
     Args:
-        packets: each with its number as its time. frames: wanted frames by packet; those that came are taken out.
+        packets: each with its number as its time. frames: wanted frames by packet; those that came
+            are taken out.
 
     Raises:
         av.FFmpegError: the first of the packets, where a frame is missing in the end.
@@ -181,7 +228,9 @@ def decode_run(context: av.VideoCodecContext, packets: Iterator[av.Packet],
 
 
 class PacketDecoder:
-    """A decoder that is fed from an index, one thread's own; used again for the next video that fits."""
+    """A decoder that is fed from an index, one thread's own; used again for the next video that
+    fits.
+    """
 
     def __init__(self, codec: str, index: PacketIndex):
         self._codec = codec
@@ -197,15 +246,18 @@ class PacketDecoder:
         size = None if codec in _SELF_SIZED else index.size
         return codec, index.extradata, index.colorspace, index.color_range, size
 
-    def frames(self, index: PacketIndex, read: Callable[[int, int], memoryview],
-               wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Yield (number, frame) of the wanted frames as they come; what the stream does not give is left out.
+    def frames(
+        self, index: PacketIndex, read: Callable[[int, int], memoryview], wanted: Sequence[int]
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Yield (number, frame) of the wanted frames as they come; what the stream does not give is
+        left out.
 
         Args:
             read: the file's bytes, by (offset, count). wanted: numbers of frames.
 
         Raises:
-            av.FFmpegError: from a packet that the decoder does not take, if a wanted frame did not come.
+            av.FFmpegError: from a packet that the decoder does not take, if a wanted frame did not
+                come.
         """
         for first, last, frames in index.runs(wanted):
             context = self._begin(index)
@@ -223,8 +275,15 @@ class PacketDecoder:
         self._context.reorder_depth = index.reorder
         return self._context
 
-    def _packets(self, context: av.VideoCodecContext, index: PacketIndex, read: Callable[[int, int], memoryview],
-                 first: int, last: int, frames: dict[int, int]) -> Iterator[av.Packet]:
+    def _packets(
+        self,
+        context: av.VideoCodecContext,
+        index: PacketIndex,
+        read: Callable[[int, int], memoryview],
+        first: int,
+        last: int,
+        frames: dict[int, int],
+    ) -> Iterator[av.Packet]:
         """The packets of a run; the decoder is told what it may leave out."""
         skips = self._codec in _SKIPPING and index.is_skippable
         if self._codec in _SKIPPING:
@@ -236,14 +295,18 @@ class PacketDecoder:
             yield packet
 
 
-def _read_packets(index: PacketIndex, read: Callable[[int, int], memoryview], first: int,
-                  last: int) -> Iterator[av.Packet]:
+def _read_packets(
+    index: PacketIndex, read: Callable[[int, int], memoryview], first: int, last: int
+) -> Iterator[av.Packet]:
     """The packets ``first`` to ``last``, read in blocks."""
-    offsets, sizes = index.offsets[first:last + 1].tolist(), index.sizes[first:last + 1].tolist()
+    offsets, sizes = (
+        index.offsets[first : last + 1].tolist(),
+        index.sizes[first : last + 1].tolist(),
+    )
     block, begin, end = memoryview(b""), 0, max(map(sum, zip(offsets, sizes)))
     for offset, size in zip(offsets, sizes):
         if not begin <= offset <= offset + size <= begin + len(block):
             begin, block = offset, read(offset, max(size, min(_BLOCK, end - offset)))
         packet = av.Packet(size)
-        packet.update(block[offset - begin:offset - begin + size])
+        packet.update(block[offset - begin : offset - begin + size])
         yield packet

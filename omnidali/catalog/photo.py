@@ -16,20 +16,22 @@ class Probe:
     """What is kept of one readable file.
 
     Attributes:
-        container: FFmpeg's demuxer for videos, the format for images, the pattern of names for frames.
+        container: FFmpeg's demuxer for videos, the format for images, the pattern of names for
+            frames.
         codec: such as ``h264`` or ``jpeg``; a variant that not every decoder takes stands behind a
             colon: ``h264:rotated``, ``hevc:yuv420p10le``, ``jpeg:cmyk``.
         width, height: pixels as a viewer shows them, after rotation.
         frames: 1 for images.
         frame_rate: mean frames per second, 0 for images.
-        rotation: degrees counter-clockwise that a viewer turns the coded picture by: 0, 90, 180 or 270.
+        rotation: degrees counter-clockwise that a viewer turns the coded picture by: 0, 90, 180 or
+            270.
         timing: :func:`pack_numbers` of every frame's timestamp in presentation order, or of (first,
-            step) where they are evenly spaced, or of nothing where the file has none. Of a folder of
-            frames: the number in the first frame's name.
+            step) where they are evenly spaced, or of nothing where the file has none. Of a folder
+            of frames: the number in the first frame's name.
         keyframes: :func:`pack_numbers` of the presentation indices of the keyframes.
         tick: seconds of one unit of a timestamp.
-        packets: a packed :class:`~omnidali.catalog.packets.PacketIndex`, or nothing where frames can only be counted
-            from the start.
+        packets: a packed :class:`~omnidali.catalog.packets.PacketIndex`, or nothing where frames
+            can only be counted from the start.
         mirrored: whether a viewer mirrors the coded picture left to right before turning it.
         aspect: width of a pixel of the upright picture by its height; 1 for square ones.
         note: what a user should know of a file that is used, such as that its end is not.

@@ -20,6 +20,7 @@ def checked(probe: Callable[[FileSpan], Probe]) -> Callable[[FileSpan], Probe]:
 
     It raises Refused for a photo that gives no picture. Of a folder, what fails is in the note.
     """
+
     def look(span: FileSpan) -> Probe:
         found = probe(span)
         if not found.timing:  # one photo
@@ -36,8 +37,11 @@ def checked(probe: Callable[[FileSpan], Probe]) -> Callable[[FileSpan], Probe]:
         if not failed:
             return found
         number, reason = next(iter(failed.items()))
-        return replace(found, note=f"{len(failed):,} of {found.frames:,} frames are damaged, the first is frame"
-                                   f" {number}: {reason}")
+        return replace(
+            found,
+            note=f"{len(failed):,} of {found.frames:,} frames are damaged, the first is frame"
+            f" {number}: {reason}",
+        )
 
     return look
 
@@ -52,5 +56,7 @@ def _decode(span: FileSpan, found: Probe) -> None:
     if picture is None:
         raise Refused("no picture comes out")
     if sorted(picture.shape[:2]) != sorted((found.width, found.height)):
-        raise Refused(f"{picture.shape[1]}x{picture.shape[0]} pixels where the header says"
-                      f" {found.width}x{found.height}")
+        raise Refused(
+            f"{picture.shape[1]}x{picture.shape[0]} pixels where the header says"
+            f" {found.width}x{found.height}"
+        )

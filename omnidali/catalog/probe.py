@@ -16,6 +16,7 @@ from av.stream import Disposition
 from omnidali.catalog.boxes import OVERLAP, check_boxes, check_compression
 from omnidali.catalog.files import FileSpan, Region
 from omnidali.catalog.folders import escape_reason
+from omnidali.catalog.frame_planes import frame_orientation
 from omnidali.catalog.gate import (
     HEAD_BYTES,
     HUNGRY,
@@ -28,14 +29,19 @@ from omnidali.catalog.gate import (
     check_video,
     sniff_video,
 )
-from omnidali.catalog.frame_planes import frame_orientation
-from omnidali.catalog.numbering import Frames, frames_by_decoding, frames_by_headers, make_index, usable_frames
+from omnidali.catalog.numbering import (
+    Frames,
+    frames_by_decoding,
+    frames_by_headers,
+    make_index,
+    usable_frames,
+)
 from omnidali.catalog.packets import decoder_options
 from omnidali.catalog.photo import Probe, probe_image, read_start, stretched
 from omnidali.catalog.walk import PacketWalk
 
-
-# variants of a codec: files whose frames timestamps do not tell, and those of which a decoder makes something up
+# variants of a codec: files whose frames timestamps do not tell, and those of which a decoder makes
+# something up
 _MAX_ASPECT = 8  # of a pixel; what claims more is a mistake
 IRREGULAR, DAMAGED = ":irregular", ":damaged"
 
@@ -47,7 +53,9 @@ def pack_numbers(numbers: np.ndarray) -> bytes:
 
 def unpack_numbers(data: bytes) -> np.ndarray:
     """The inverse of :func:`pack_numbers`."""
-    return np.cumsum(np.frombuffer(zlib.decompress(data), np.int64)) if data else np.zeros(0, np.int64)
+    return (
+        np.cumsum(np.frombuffer(zlib.decompress(data), np.int64)) if data else np.zeros(0, np.int64)
+    )
 
 
 def unpack_times(timing: bytes, frames: int) -> np.ndarray | None:
@@ -62,7 +70,8 @@ def probe_frames(span: FileSpan, pattern: str, root: str | None = None) -> Probe
     """Count the images of a folder that are named by ``pattern``, from 0 or 1 on without a gap.
 
     Args:
-        root: real path of the folder that links among the frames may not leave; none: the folder itself.
+        root: real path of the folder that links among the frames may not leave; none: the folder
+            itself.
 
     Raises:
         Refused: with the reason.
@@ -89,29 +98,45 @@ def probe_frames(span: FileSpan, pattern: str, root: str | None = None) -> Probe
     while holds(first + count):
         count += 1
     image = probe_image(FileSpan(os.path.join(span.path, pattern.format(first))))
-    return Probe(pattern, image.codec, image.width, image.height, count, timing=pack_numbers(np.array([first])))
+    return Probe(
+        pattern,
+        image.codec,
+        image.width,
+        image.height,
+        count,
+        timing=pack_numbers(np.array([first])),
+    )
 
 
 @contextmanager
-def open_video(span: FileSpan, container: str,
-               invents_times: bool = False, checks_fragments: bool = False) -> Iterator[av.container.InputContainer]:
-    """Open a video with exactly one demuxer, few decoders, and no way to other files or the network.
+def open_video(
+    span: FileSpan, container: str, invents_times: bool = False, checks_fragments: bool = False
+) -> Iterator[av.container.InputContainer]:
+    """Open a video with exactly one demuxer, few decoders, and no way to other files or the
+    network.
 
-    FFmpeg gets an opened file instead of a name, and leave to use that alone: what a file says of other places, as
-    QuickTime's external references do, names protocols that are not there.
+    FFmpeg gets an opened file instead of a name, and leave to use that alone: what a file says of
+    other places, as QuickTime's external references do, names protocols that are not there.
 
     Args:
-        invents_times: whether FFmpeg makes up presentation times where a file has none, as PyAV asks it to: wrong ones
-            where frames are reordered.
-        checks_fragments: whether all fragments of a film pass the gate first; its header does in any case.
+        invents_times: whether FFmpeg makes up presentation times where a file has none, as PyAV
+            asks it to: wrong ones where frames are reordered.
+        checks_fragments: whether all fragments of a film pass the gate first; its header does in
+            any case.
 
     Raises:
         Refused: if its boxes claim more than they can hold, or hide its header.
-        OSError: if the file could not be read, whatever FFmpeg made of it; at the latest at the end.
+        OSError: if the file could not be read, whatever FFmpeg made of it; at the latest at the
+            end.
         av.FFmpegError: if its content is not as it must be.
     """
-    options = {"protocol_whitelist": "none", "format_whitelist": container, "codec_whitelist": ",".join(VIDEO_DECODERS),
-               "max_streams": str(MAX_STREAMS), "enable_drefs": "0"}
+    options = {
+        "protocol_whitelist": "none",
+        "format_whitelist": container,
+        "codec_whitelist": ",".join(VIDEO_DECODERS),
+        "max_streams": str(MAX_STREAMS),
+        "enable_drefs": "0",
+    }
     is_film = container == "mov"
     with Region(span, check_compression if is_film else None, OVERLAP) as file:
         if is_film:
@@ -122,7 +147,9 @@ def open_video(span: FileSpan, container: str,
                     opened.flags &= ~Flags.gen_pts.value
                 for stream in opened.streams.video:
                     if stream.codec_context is not None:
-                        stream.codec_context.options = decoder_options(stream.codec_context.codec.canonical_name)
+                        stream.codec_context.options = decoder_options(
+                            stream.codec_context.codec.canonical_name
+                        )
                 yield opened
         except Exception as error:
             if file.error is not None:  # the cause; what came of it is no news
@@ -148,11 +175,14 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream | Non
     return max(streams, key=rank, default=None)
 
 
-def probe_video(span: FileSpan, before_decoding: Callable[[], object] = lambda: None,
-                decodes_all: bool = False) -> Probe:
-    """Walk a video's packets and decode its first frame, or all of it where its headers do not tell its frames.
+def probe_video(
+    span: FileSpan, before_decoding: Callable[[], object] = lambda: None, decodes_all: bool = False
+) -> Probe:
+    """Walk a video's packets and decode its first frame, or all of it where its headers do not tell
+    its frames.
 
-    Frames are those that FFmpeg's sequential decoding gives: packets that an edit list discards give none.
+    Frames are those that FFmpeg's sequential decoding gives: packets that an edit list discards
+    give none.
 
     Args:
         before_decoding: called before a whole video is decoded, which may take long.
@@ -166,18 +196,31 @@ def probe_video(span: FileSpan, before_decoding: Callable[[], object] = lambda: 
     try:
         with open(span.path, "rb", buffering=0) as file:
             read = span.reader(file)
-            found = None if decodes_all else _examine(span, demuxer, read, before_decoding, decodes_all=False)
+            found = (
+                None
+                if decodes_all
+                else _examine(span, demuxer, read, before_decoding, decodes_all=False)
+            )
             return found or _examine(span, demuxer, read, before_decoding, decodes_all=True)
     except av.error.MemoryError:
         raise Refused(HUNGRY) from None
     except (av.FFmpegError, ValueError, OverflowError) as error:
         # FFmpeg's number for a file that is cut off reads as if the disk was to blame
-        reason = "cut off" if getattr(error, "errno", None) == errno.EIO else getattr(error, "strerror", None) or error
+        reason = (
+            "cut off"
+            if getattr(error, "errno", None) == errno.EIO
+            else getattr(error, "strerror", None) or error
+        )
         raise Refused(f"broken: {reason}") from None
 
 
-def _examine(span: FileSpan, demuxer: str, read: Callable[[int, int], memoryview], before_decoding: Callable,
-             decodes_all: bool) -> Probe | None:
+def _examine(
+    span: FileSpan,
+    demuxer: str,
+    read: Callable[[int, int], memoryview],
+    before_decoding: Callable,
+    decodes_all: bool,
+) -> Probe | None:
     """One pass over the file; None where its headers alone do not tell the frames."""
     with open_video(span, demuxer, checks_fragments=True) as container:
         stream = _checked_stream(container)
@@ -200,12 +243,18 @@ def _examine(span: FileSpan, demuxer: str, read: Callable[[int, int], memoryview
 
 
 def _order_by_times(span: FileSpan, demuxer: str) -> np.ndarray:
-    """Packets in the order of their timestamps, invented ones where a file has none: not to be believed.
+    """Packets in the order of their timestamps, invented ones where a file has none: not to be
+    believed.
 
-    DALI's decoders go by it, and so did catalogs before version 5: files that it tells right are regular.
+    DALI's decoders go by it, and so did catalogs before version 5: files that it tells right are
+    regular.
     """
     with open_video(span, demuxer, invents_times=True) as container:
-        facts = [(packet.pts, packet.is_discard) for packet in container.demux(video_stream(container)) if packet.size]
+        facts = [
+            (packet.pts, packet.is_discard)
+            for packet in container.demux(video_stream(container))
+            if packet.size
+        ]
     times = [time for time, is_hidden in facts if not is_hidden]
     shown = np.flatnonzero([not is_hidden for _, is_hidden in facts])
     if None in times:
@@ -230,7 +279,9 @@ def _checked_stream(container: av.container.InputContainer) -> av.VideoStream:
     return stream
 
 
-def _probe_of(walk: PacketWalk, frames: Frames | None, stream: av.VideoStream, demuxer: str, read) -> Probe:
+def _probe_of(
+    walk: PacketWalk, frames: Frames | None, stream: av.VideoStream, demuxer: str, read
+) -> Probe:
     """What the catalog keeps; ``frames`` None: they can only be counted from the start."""
     first, tick = walk.first, float(stream.time_base or 0)
     rotation, mirrored = frame_orientation(first)
@@ -238,7 +289,7 @@ def _probe_of(walk: PacketWalk, frames: Frames | None, stream: av.VideoStream, d
     check_size(*size, MAX_VIDEO_PIXELS)
     rate = max(float(stream.average_rate or stream.base_rate or 0), 0.0)
     timing = keyframes = packets = b""
-    count, notes = (usable_frames(walk) if frames is None else (len(frames.packets), frames.notes))
+    count, notes = usable_frames(walk) if frames is None else (len(frames.packets), frames.notes)
     if frames is not None:
         index = make_index(walk, frames, read)
         packets = index.pack()
@@ -273,7 +324,9 @@ def _probe_of(walk: PacketWalk, frames: Frames | None, stream: av.VideoStream, d
 
 
 def _codec_name(stream, pixels: str, is_turned: bool, frames: Frames | None) -> str:
-    """The codec, not the library that happens to decode it here (libdav1d decodes av1), and its variant."""
+    """The codec, not the library that happens to decode it here (libdav1d decodes av1), and its
+    variant.
+    """
     name = stream.codec_context.codec.canonical_name
     if frames is None or not frames.is_plain:
         return f"{name}{IRREGULAR}"

@@ -1,7 +1,7 @@
 """A process that probes files for the build: what crashes FFmpeg costs it, not the run.
 
-It reads a line of JSON for a batch of files and answers with a line for each file. Pickles would let a file that took
-the process over run code in the other one.
+It reads a line of JSON for a batch of files and answers with a line for each file. Pickles would
+let a file that took the process over run code in the other one.
 """
 
 from __future__ import annotations
@@ -23,13 +23,22 @@ _BYTES = ("timing", "keyframes", "packets")  # fields of a probe that are no tex
 _KINDS = {name: type(value) for name, value in vars(Probe("", "", 0, 0)).items()}
 
 
-def probe_file(kind: str, pattern: str, root: str, path: str, archive: str | None, offset: int | None,
-               size: int | None, decodes_all: bool = False,
-               before_decoding: Callable[[], object] = lambda: None) -> tuple[str, Probe | None]:
+def probe_file(
+    kind: str,
+    pattern: str,
+    root: str,
+    path: str,
+    archive: str | None,
+    offset: int | None,
+    size: int | None,
+    decodes_all: bool = False,
+    before_decoding: Callable[[], object] = lambda: None,
+) -> tuple[str, Probe | None]:
     """The state of one file, and what the catalog keeps of it if that is ``ok``.
 
     Args:
-        decodes_all: whether to decode all of it, too. before_decoding: called before a video is decoded whole.
+        decodes_all: whether to decode all of it, too. before_decoding: called before a video is
+            decoded whole.
 
     Raises:
         MemoryError: where there is not enough.
@@ -44,17 +53,27 @@ def probe_file(kind: str, pattern: str, root: str, path: str, archive: str | Non
             probe = probe_image
         else:  # these libraries take longer than many photos
             from omnidali.catalog.probe import probe_frames, probe_video
-            probe = functools.partial(probe_frames, pattern=pattern, root=root) if folder else functools.partial(
-                probe_video, before_decoding=before_decoding, decodes_all=decodes_all)
+
+            probe = (
+                functools.partial(probe_frames, pattern=pattern, root=root)
+                if folder
+                else functools.partial(
+                    probe_video, before_decoding=before_decoding, decodes_all=decodes_all
+                )
+            )
         if decodes_all and kind in ("image", "frames"):
             from omnidali.catalog.photo_check import checked
+
             probe = checked(probe)
         elif decodes_all:
             import av
-            av.logging.set_level(av.logging.ERROR)  # only its log reports damage that a decoder conceals
+
+            # only its log reports damage that a decoder conceals
+            av.logging.set_level(av.logging.ERROR)
             av.logging.set_skip_repeated(False)
         if os.path.exists(full) and not (os.path.isdir if folder else os.path.isfile)(full):
-            raise Refused("not a folder" if folder else "not a regular file")  # a pipe would be waited for
+            # a pipe would be waited for
+            raise Refused("not a folder" if folder else "not a regular file")
         span = FileSpan(full, offset or 0, size)
         return OK, probe(span)
     except Refused as refusal:
@@ -73,7 +92,10 @@ def to_plain(probe: Probe | None) -> dict | None:
     """A probe as JSON takes it."""
     if probe is None:
         return None
-    return {name: base64.b64encode(value).decode() if name in _BYTES else value for name, value in vars(probe).items()}
+    return {
+        name: base64.b64encode(value).decode() if name in _BYTES else value
+        for name, value in vars(probe).items()
+    }
 
 
 def from_plain(values: dict | None) -> Probe | None:
@@ -84,8 +106,12 @@ def from_plain(values: dict | None) -> Probe | None:
     """
     if values is None:
         return None
-    return Probe(**{name: base64.b64decode(values[name]) if name in _BYTES else kind(values[name])
-                    for name, kind in _KINDS.items()})
+    return Probe(
+        **{
+            name: base64.b64decode(values[name]) if name in _BYTES else kind(values[name])
+            for name, kind in _KINDS.items()
+        }
+    )
 
 
 def main(memory: int) -> None:
@@ -103,11 +129,22 @@ def main(memory: int) -> None:
             stamp = stamp_of(full)
             count = size or stamp[0] or 0
             patience = task["seconds"] + count / task["bytes_per_second"]
-            longer = functools.partial(set_alarm, task["seconds"] + count / task["decoded_bytes_per_second"])
+            longer = functools.partial(
+                set_alarm, task["seconds"] + count / task["decoded_bytes_per_second"]
+            )
             set_alarm(patience)
             try:
-                state, probe = probe_file(task["kind"], task["pattern"], task["root"], path, archive, offset, size,
-                                          task["decodes_all"], longer)
+                state, probe = probe_file(
+                    task["kind"],
+                    task["pattern"],
+                    task["root"],
+                    path,
+                    archive,
+                    offset,
+                    size,
+                    task["decodes_all"],
+                    longer,
+                )
                 answer = json.dumps([record, state, to_plain(probe), stamp])
             except MemoryError:
                 os._exit(TOO_MUCH_MEMORY)

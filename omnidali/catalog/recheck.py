@@ -1,4 +1,6 @@
-"""Files decoded whole and compared with what the catalog believes of them; the catalog learns what differs."""
+"""Files decoded whole and compared with what the catalog believes of them; the catalog learns what
+differs.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,21 @@ from omnidali.catalog.workers import ProbePool
 from omnidali.config import MediaConfig
 
 TOO_SLOW = "takes more than"  # how the state of a file begins that a worker gave up
-_KNOWN = ("id", "path", "archive", "offset", "size", "codec", "width", "height", "frames", "packets", "note", "bytes",
-          "mtime_ns")
+_KNOWN = (
+    "id",
+    "path",
+    "archive",
+    "offset",
+    "size",
+    "codec",
+    "width",
+    "height",
+    "frames",
+    "packets",
+    "note",
+    "bytes",
+    "mtime_ns",
+)
 
 
 @dataclass(frozen=True)
@@ -41,8 +56,14 @@ class Difference:
     is_known: bool = True
 
 
-def recheck(catalog: Path, name: str, source: MediaConfig, sample: int | None = None, threads: int | None = None,
-            progress: bool = True) -> tuple[int, list[Difference]]:
+def recheck(
+    catalog: Path,
+    name: str,
+    source: MediaConfig,
+    sample: int | None = None,
+    threads: int | None = None,
+    progress: bool = True,
+) -> tuple[int, list[Difference]]:
     """Decode the usable files of a source; returns how many, and what differs.
 
     Args:
@@ -57,7 +78,11 @@ def recheck(catalog: Path, name: str, source: MediaConfig, sample: int | None = 
         number, root = db.execute("SELECT id, root FROM sources WHERE name = ?", (name,)).fetchone()
         rows = _chosen(db, number, sample)
     found = list(_decode(name, source, root, rows, threads, progress))
-    known = [(row, state, probe, stamp) for row, state, probe, stamp, difference in found if difference.is_known]
+    known = [
+        (row, state, probe, stamp)
+        for row, state, probe, stamp, difference in found
+        if difference.is_known
+    ]
     if known:
         with only_build(catalog), writing(catalog) as db:
             for row, state, probe, stamp in known:
@@ -67,14 +92,23 @@ def recheck(catalog: Path, name: str, source: MediaConfig, sample: int | None = 
     return len(rows), sorted((entry[-1] for entry in found), key=lambda difference: difference.path)
 
 
-def _decode(name: str, source: MediaConfig, root: str, rows: list[dict], threads: int | None,
-            progress: bool) -> Iterator[tuple]:
+def _decode(
+    name: str, source: MediaConfig, root: str, rows: list[dict], threads: int | None, progress: bool
+) -> Iterator[tuple]:
     """Yield (row, state, probe, stamp, difference) of the files that are not what the catalog says."""
     known = {row["id"]: row for row in rows}
     places = [tuple(row[column] for column in _KNOWN[:5]) for row in rows]
-    with ProbePool(threads or len(os.sched_getaffinity(0))) as pool, \
-            tqdm(total=len(rows), desc=f"decode {name}", unit="file", disable=not progress, file=sys.stderr,
-                 mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:
+    with (
+        ProbePool(threads or len(os.sched_getaffinity(0))) as pool,
+        tqdm(
+            total=len(rows),
+            desc=f"decode {name}",
+            unit="file",
+            disable=not progress,
+            file=sys.stderr,
+            mininterval=1.0 if sys.stderr.isatty() else 30.0,
+        ) as bar,
+    ):
         for record, state, probe, stamp in pool.probe(source, root, places, decodes_all=True):
             bar.update()
             difference = _compare(known[record], state, probe, stamp)
@@ -84,13 +118,21 @@ def _decode(name: str, source: MediaConfig, root: str, rows: list[dict], threads
 
 def _chosen(db, source: int, sample: int | None) -> list[dict]:
     """What the catalog knows of the files to look at."""
-    ids = [record for record, in db.execute("SELECT id FROM media WHERE source = ? AND state = ? ORDER BY id",
-                                            (source, OK))]
+    ids = [
+        record
+        for (record,) in db.execute(
+            "SELECT id FROM media WHERE source = ? AND state = ? ORDER BY id", (source, OK)
+        )
+    ]
     if sample is not None and sample < len(ids):
         ids = [ids[place] for place in np.linspace(0, len(ids) - 1, sample).astype(int).tolist()]
-    return [dict(zip(_KNOWN, row)) for row in db.execute(
-        f"SELECT {', '.join(_KNOWN)} FROM media WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id",
-        (json.dumps(ids),))]
+    return [
+        dict(zip(_KNOWN, row))
+        for row in db.execute(
+            f"SELECT {', '.join(_KNOWN)} FROM media WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id",
+            (json.dumps(ids),),
+        )
+    ]
 
 
 def _compare(row: dict, state: str, probe: Probe | None, stamp: tuple) -> Difference | None:
@@ -101,12 +143,18 @@ def _compare(row: dict, state: str, probe: Probe | None, stamp: tuple) -> Differ
         return Difference(row["path"], state, is_known=not state.startswith((UNREADABLE, TOO_SLOW)))
     details = []
     if (probe.width, probe.height) != (row["width"], row["height"]):
-        details.append(f"{row['width']}x{row['height']} by its header, {probe.width}x{probe.height} when decoded")
+        details.append(
+            f"{row['width']}x{row['height']} by its header, {probe.width}x{probe.height} when decoded"
+        )
     numbering = _numbering(row, probe)
     details += [numbering] if numbering else []
     if probe.note and probe.note != row["note"]:
         details.append(probe.note)
-    return Difference(row["path"], "; ".join(details), changes_frames=bool(numbering)) if details else None
+    return (
+        Difference(row["path"], "; ".join(details), changes_frames=bool(numbering))
+        if details
+        else None
+    )
 
 
 def _numbering(row: dict, probe: Probe) -> str:

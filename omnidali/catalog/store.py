@@ -14,7 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from omnidali.catalog.files import FileSpan
-from omnidali.catalog.integrity import Damaged, check_length, crc_of, damage, is_damage, may_pass, trouble
+from omnidali.catalog.integrity import (
+    Damaged,
+    check_length,
+    crc_of,
+    damage,
+    is_damage,
+    may_pass,
+    trouble,
+)
 from omnidali.catalog.migration import UPGRADED, upgrade
 from omnidali.catalog.photo import stretched
 from omnidali.catalog.probe import Probe, unpack_numbers, unpack_times
@@ -22,19 +30,32 @@ from omnidali.catalog.waiting import BUSY_SECONDS, WaitingConnection, say_waitin
 from omnidali.errors import UserError
 
 VERSION = 5
-_CHECKED_WHOLE = 1 << 26  # bytes of a catalog whose pages are all looked at when it is opened for a build: 0.1 s
+# bytes of a catalog whose pages are all looked at when it is opened for a build: 0.1 s
+_CHECKED_WHOLE = 1 << 26
 NEW = "new"  # the state of a file before its probe
 CHUNK = 1 << 20  # rows in one packed column piece
 _ASKED = 10_000  # files that are asked for at once
-_TROUBLE_SECONDS, _TROUBLE_PAUSE = 60.0, 0.2  # for which a disk that gives errors, or a lack of descriptors, may last
+# for which a disk that gives errors, or a lack of descriptors, may last
+_TROUBLE_SECONDS, _TROUBLE_PAUSE = 60.0, 0.2
 
-# What the plan needs of every row or piece, as narrow as it fits; a codec is its place in the sorted list of codecs.
-COLUMNS = {"labels": np.int32, "widths": np.uint16, "heights": np.uint16, "starts": np.int64, "positives": np.int32,
-           "records": np.int64, "frames": np.int32, "codecs": np.uint8, "firsts": np.int32}
+# What the plan needs of every row or piece, as narrow as it fits; a codec is its place in the
+# sorted list of codecs.
+COLUMNS = {
+    "labels": np.int32,
+    "widths": np.uint16,
+    "heights": np.uint16,
+    "starts": np.int64,
+    "positives": np.int32,
+    "records": np.int64,
+    "frames": np.int32,
+    "codecs": np.uint8,
+    "firsts": np.int32,
+}
 PIECE_COLUMNS = ("records", "frames", "codecs", "firsts")
 
-# media: a row a file, as probed; entries: a row an item of the list, in its order. A file's id is never given to
-# another one: a run that reads an older list shall miss a file rather than show another's pictures.
+# media: a row a file, as probed; entries: a row an item of the list, in its order. A file's id is
+# never given to another one: a run that reads an older list shall miss a file rather than show
+# another's pictures.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sources (
     id INTEGER PRIMARY KEY, name TEXT UNIQUE, kind TEXT, root TEXT, pattern TEXT, format TEXT, signature TEXT,
@@ -55,9 +76,27 @@ CREATE TABLE IF NOT EXISTS packed (
     source INTEGER, name TEXT, chunk INTEGER, data BLOB, crc INTEGER, PRIMARY KEY (source, name, chunk));
 """
 # what the checksum of a file's row covers: all that the probe said, and where the file is
-MEDIA_COLUMNS = ("path", "archive", "offset", "size", "container", "codec", "width", "height", "frames", "frame_rate",
-                 "tick", "rotation", "timing", "keyframes", "packets", "bytes", "mtime_ns")
-_RARE_COLUMNS = {"mirrored": 0, "aspect": 1.0, "note": ""}  # covered where they are not what they are by default
+MEDIA_COLUMNS = (
+    "path",
+    "archive",
+    "offset",
+    "size",
+    "container",
+    "codec",
+    "width",
+    "height",
+    "frames",
+    "frame_rate",
+    "tick",
+    "rotation",
+    "timing",
+    "keyframes",
+    "packets",
+    "bytes",
+    "mtime_ns",
+)
+# covered where they are not what they are by default
+_RARE_COLUMNS = {"mirrored": 0, "aspect": 1.0, "note": ""}
 
 
 def media_crc(root: str, known: Mapping[str, object]) -> int:
@@ -70,9 +109,10 @@ def media_crc(root: str, known: Mapping[str, object]) -> int:
 class Media:
     """What a decoder needs of one file, member of a tar, or folder of frames.
 
-    Fields are those of :class:`~omnidali.catalog.probe.Probe`, with the path for people, the span for reading, and
-    size and time (nanoseconds) of the file, or of its tar, at the probe. ``width`` and ``height`` are those of the plan;
-    they differ from the stored ones, ``stored``, where a source is asked to stretch pixels that are not square.
+    Fields are those of :class:`~omnidali.catalog.probe.Probe`, with the path for people, the span
+    for reading, and size and time (nanoseconds) of the file, or of its tar, at the probe. ``width``
+    and ``height`` are those of the plan; they differ from the stored ones, ``stored``, where a
+    source is asked to stretch pixels that are not square.
     """
 
     path: str
@@ -91,20 +131,30 @@ class Media:
     stored: tuple[int, int] = (0, 0)
 
     @classmethod
-    def of(cls, path: str, span: FileSpan, probe: Probe) -> "Media":
+    def of(cls, path: str, span: FileSpan, probe: Probe) -> Media:
         """A file that was just probed, without a catalog."""
         status = os.stat(span.path)
-        same = {field.name: getattr(probe, field.name) for field in fields(cls)
-                if field.name not in ("path", "stamp", "span", "stored")}
-        return cls(path=path, **same, stamp=(status.st_size, status.st_mtime_ns), span=span,
-                   stored=(probe.width, probe.height))
+        same = {
+            field.name: getattr(probe, field.name)
+            for field in fields(cls)
+            if field.name not in ("path", "stamp", "span", "stored")
+        }
+        return cls(
+            path=path,
+            **same,
+            stamp=(status.st_size, status.st_mtime_ns),
+            span=span,
+            stored=(probe.width, probe.height),
+        )
 
     @property
     def frame_times(self) -> np.ndarray | None:
-        """Every frame's timestamp in presentation order, in stream ticks; None where the file has none."""
+        """Every frame's timestamp in presentation order, in stream ticks; None where the file has
+        none.
+        """
         return unpack_times(self.timing, self.frames)
 
-    def frame(self, number: int) -> "Media":
+    def frame(self, number: int) -> Media:
         """The image of one frame of a folder of frames, 0 being the first that the folder holds."""
         first = int(unpack_numbers(self.timing)[0])
         path = os.path.join(self.path, self.container.format(first + number))
@@ -122,9 +172,11 @@ class SourceTable:
         labels: int32 (N,), -1 for unlabelled. widths, heights: uint16 (N,), upright pixels.
         records: int64 (P,), catalog ids of the files. frames: int32 (P,), length of the piece.
             codecs: uint8 (P,), places in ``codec_names``.
-        firsts: int32 (P,), frame of the file that the piece begins with; None: all begin with the first.
-        starts: int64 (N + 1,), the pieces of row i are starts[i] to starts[i + 1] (exclusive), those that
-            show the class first; None: one piece a row. positives: int32 (N,), how many of them do.
+        firsts: int32 (P,), frame of the file that the piece begins with; None: all begin with the
+            first.
+        starts: int64 (N + 1,), the pieces of row i are starts[i] to starts[i + 1] (exclusive),
+            those that show the class first; None: one piece a row. positives: int32 (N,), how many
+            of them do.
         fingerprint: text that changes with any row, its order, label, size or length.
         taken_from: rows of the whole source, where these are a part of it.
         irregular: paths of a few files whose frames timestamps do not tell, and how many there are.
@@ -147,7 +199,7 @@ class SourceTable:
     taken_from: int | None = None
     irregular: tuple[tuple[str, ...], int] = ((), 0)
     stretches: bool = False
-    _reader: "CatalogReader | None" = field(default=None)
+    _reader: CatalogReader | None = field(default=None)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -167,7 +219,9 @@ class SourceTable:
         return self._reader.media(int(record), self.stretches)
 
     def media_at(self, path: str) -> Media | None:
-        """The same of the file with this path, as in :attr:`Media.path`; None where the catalog has no such file."""
+        """The same of the file with this path, as in :attr:`Media.path`; None where the catalog has
+        no such file.
+        """
         record = self._reader.find_record(self.name, path)
         return None if record is None else self.media(record)
 
@@ -176,10 +230,11 @@ class SourceTable:
         return int(self.records[row if self.starts is None else self.starts[row]])
 
     def owners(self) -> Iterator[str]:
-        """Yield what each row is of: the path of its file below the source's root, or the long video of its part files.
+        """Yield what each row is of: the path of its file below the source's root, or the long
+        video of its part files.
 
-        All lists below the same root agree on it, and so do a long video and its pieces, where they are rows of their
-        own; files that were cut or moved have other names.
+        All lists below the same root agree on it, and so do a long video and its pieces, where they
+        are rows of their own; files that were cut or moved have other names.
 
         Raises:
             UserError: if another run with other lists has taken a file out of the catalog.
@@ -187,25 +242,36 @@ class SourceTable:
         records = self.records if self.starts is None else self.records[self.starts[:-1]]
         return self._reader.owners(self.name, records)
 
-    def take(self, rows: np.ndarray, note: str) -> "SourceTable":
+    def take(self, rows: np.ndarray, note: str) -> SourceTable:
         """The table of these rows alone; ``note`` says in the fingerprint how they were chosen."""
         pieces, starts = rows, None
         if self.starts is not None:
             counts = np.diff(self.starts)[rows]
             starts = np.concatenate([[0], np.cumsum(counts)])
             pieces = np.repeat(self.starts[rows] - starts[:-1], counts) + np.arange(starts[-1])
-        columns = {name: getattr(self, name)[pieces if name in PIECE_COLUMNS else rows]
-                   for name in COLUMNS if name != "starts" and getattr(self, name) is not None}
-        return replace(self, **columns, starts=starts, fingerprint=f"{self.fingerprint} {note}",
-                       taken_from=self.source_rows)
+        columns = {
+            name: getattr(self, name)[pieces if name in PIECE_COLUMNS else rows]
+            for name in COLUMNS
+            if name != "starts" and getattr(self, name) is not None
+        }
+        return replace(
+            self,
+            **columns,
+            starts=starts,
+            fingerprint=f"{self.fingerprint} {note}",
+            taken_from=self.source_rows,
+        )
 
 
-def connect(path: str | Path, read_only: bool = False, upgrades: bool = False,
-            is_shared: bool = False) -> sqlite3.Connection:
-    """Open the catalog file, making its tables if it is new. Where another process has it locked, this waits.
+def connect(
+    path: str | Path, read_only: bool = False, upgrades: bool = False, is_shared: bool = False
+) -> sqlite3.Connection:
+    """Open the catalog file, making its tables if it is new. Where another process has it locked,
+    this waits.
 
     Args:
-        upgrades: whether to bring a catalog of the version before up to date, for a build that completes it.
+        upgrades: whether to bring a catalog of the version before up to date, for a build that
+            completes it.
         is_shared: whether several threads use the connection, one after the other.
 
     Raises:
@@ -218,16 +284,29 @@ def connect(path: str | Path, read_only: bool = False, upgrades: bool = False,
             path.parent.mkdir(parents=True, exist_ok=True)
         check_length(path)
         mode = "ro" if read_only else "rwc"
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=BUSY_SECONDS,
-                             factory=WaitingConnection, check_same_thread=not is_shared)
+        db = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode={mode}",
+            uri=True,
+            timeout=BUSY_SECONDS,
+            factory=WaitingConnection,
+            check_same_thread=not is_shared,
+        )
         db.path = str(path)
-        version, = db.execute("PRAGMA user_version").fetchone()
+        (version,) = db.execute("PRAGMA user_version").fetchone()
         if version == UPGRADED and not upgrades:
-            raise UserError(str(path), f"a catalog of version {VERSION}", f"version {version}",
-                            "Start the training, or `omnidali lint`, which brings it up to date.")
+            raise UserError(
+                str(path),
+                f"a catalog of version {VERSION}",
+                f"version {version}",
+                "Start the training, or `omnidali lint`, which brings it up to date.",
+            )
         if version not in (0, UPGRADED, VERSION):
-            raise UserError(str(path), f"a catalog of version {VERSION}", f"version {version}",
-                            "Delete the file; it is rebuilt from the media.")
+            raise UserError(
+                str(path),
+                f"a catalog of version {VERSION}",
+                f"version {version}",
+                "Delete the file; it is rebuilt from the media.",
+            )
         if version == UPGRADED:
             upgrade(db, path)
         if not read_only:
@@ -235,7 +314,7 @@ def connect(path: str | Path, read_only: bool = False, upgrades: bool = False,
                 db.executescript(_SCHEMA)
                 db.execute(f"PRAGMA user_version = {VERSION}")
             elif path.stat().st_size <= _CHECKED_WHOLE:
-                found, = db.execute("PRAGMA integrity_check(1)").fetchone()
+                (found,) = db.execute("PRAGMA integrity_check(1)").fetchone()
                 if found != "ok":
                     raise Damaged(found.splitlines()[0])
         return db
@@ -243,8 +322,12 @@ def connect(path: str | Path, read_only: bool = False, upgrades: bool = False,
         if isinstance(error, sqlite3.Error) and is_damage(error):
             raise Damaged(str(error)) from None
         if "not a database" in str(error):
-            raise UserError(str(path), "a catalog file that can be opened", str(error),
-                            "Give the run another `catalog`; this file is of something else.") from None
+            raise UserError(
+                str(path),
+                "a catalog file that can be opened",
+                str(error),
+                "Give the run another `catalog`; this file is of something else.",
+            ) from None
         raise trouble(path, error) from error
 
 
@@ -256,7 +339,8 @@ def read_packed(db: sqlite3.Connection, source: int, fingerprint: str) -> dict[s
     """
     packed: dict[str, list[bytes]] = {}
     for name, chunk, data, crc in db.execute(
-            "SELECT name, chunk, data, crc FROM packed WHERE source = ? ORDER BY name, chunk", (source,)):
+        "SELECT name, chunk, data, crc FROM packed WHERE source = ? ORDER BY name, chunk", (source,)
+    ):
         if crc != crc_of(source, name, chunk, data) or chunk != len(packed.setdefault(name, [])):
             raise Damaged(f"column {ascii(name)} changed")
         packed[name].append(data)
@@ -267,19 +351,28 @@ def read_packed(db: sqlite3.Connection, source: int, fingerprint: str) -> dict[s
 
 def taken_out(path: Path) -> UserError:
     """The mistake that a file is gone from the catalog at ``path`` while something makes use of it."""
-    return UserError(str(path), "the files that were there at the start", "one that is gone: another run has read"
-                     " other lists into this catalog",
-                     "Give runs with other lists a `catalog` of their own, then resume.")
+    return UserError(
+        str(path),
+        "the files that were there at the start",
+        "one that is gone: another run has read other lists into this catalog",
+        "Give runs with other lists a `catalog` of their own, then resume.",
+    )
 
 
-def media_files(db: sqlite3.Connection, catalog: Path, records: Collection[int]) -> dict[int, tuple[str, str, tuple]]:
-    """Root, path below it, and (size, time in nanoseconds) of the files with these different ids in ``catalog``.
+def media_files(
+    db: sqlite3.Connection, catalog: Path, records: Collection[int]
+) -> dict[int, tuple[str, str, tuple]]:
+    """Root, path below it, and (size, time in nanoseconds) of the files with these different ids in
+    ``catalog``.
 
     Raises:
         UserError: if another run with other lists has taken one out.
     """
-    rows = db.execute("SELECT m.id, s.root, m.path, m.bytes, m.mtime_ns FROM media m JOIN sources s ON s.id = m.source"
-                      " WHERE m.id IN (SELECT value FROM json_each(?))", (json.dumps(sorted(records)),))
+    rows = db.execute(
+        "SELECT m.id, s.root, m.path, m.bytes, m.mtime_ns FROM media m JOIN sources s ON s.id = m.source"
+        " WHERE m.id IN (SELECT value FROM json_each(?))",
+        (json.dumps(sorted(records)),),
+    )
     files = {record: (root, path, (size, mtime)) for record, root, path, size, mtime in rows}
     if len(files) < len(records):
         raise taken_out(catalog)
@@ -288,7 +381,8 @@ def media_files(db: sqlite3.Connection, catalog: Path, records: Collection[int])
 
 @dataclass
 class _Spare:
-    """A connection for the threads that come when the file has been deleted, or another one has taken its name.
+    """A connection for the threads that come when the file has been deleted, or another one has
+    taken its name.
 
     SQLite cannot open a file again that has no name. Whoever uses ``db`` holds ``lock``.
     """
@@ -322,20 +416,28 @@ class CatalogReader:
 
     @property
     def _db(self) -> sqlite3.Connection:
-        if getattr(self._local, "pid", None) != os.getpid():  # connections must not cross threads or forks
+        # connections must not cross threads or forks
+        if getattr(self._local, "pid", None) != os.getpid():
             if not self._is_there():
-                raise UserError(str(self.path), "the catalog that the run began with", "another file, or none: the"
-                                " catalog was deleted while the run used it",
-                                "Start again with --resume auto; it is rebuilt.")
+                raise UserError(
+                    str(self.path),
+                    "the catalog that the run began with",
+                    "another file, or none: the catalog was deleted while the run used it",
+                    "Start again with --resume auto; it is rebuilt.",
+                )
             self._local.db, self._local.pid = connect(self.path, read_only=True), os.getpid()
         return self._local.db
 
     def _is_there(self) -> bool:
-        """Whether the file is the one that this process opened first: in another one, ids belong to other files."""
+        """Whether the file is the one that this process opened first: in another one, ids belong to
+        other files.
+        """
         with self._opening:
             now = _identity(self.path)
             if self._spare is None:
-                self._spare = _Spare(connect(self.path, read_only=True, is_shared=True), _identity(self.path))
+                self._spare = _Spare(
+                    connect(self.path, read_only=True, is_shared=True), _identity(self.path)
+                )
                 return True
             return now == self._spare.identity
 
@@ -352,7 +454,11 @@ class CatalogReader:
                 return self._db.execute(statement, parameters).fetchone()
             except (sqlite3.Error, UserError) as error:
                 cause = error.__cause__ if isinstance(error, UserError) else error
-                if not may_pass(cause) or not self.path.exists() or time.monotonic() - begun > _TROUBLE_SECONDS:
+                if (
+                    not may_pass(cause)
+                    or not self.path.exists()
+                    or time.monotonic() - begun > _TROUBLE_SECONDS
+                ):
                     raise
             say_waiting(self.path, f"its disk or this machine: {cause}", time.monotonic() - begun)
             time.sleep(_TROUBLE_PAUSE)
@@ -364,10 +470,16 @@ class CatalogReader:
             UserError: if the catalog does not hold it.
         """
         try:
-            row = self._db.execute("SELECT id, kind, fingerprint, pixel_aspect FROM sources WHERE name = ?",
-                                   (name,)).fetchone()
+            row = self._db.execute(
+                "SELECT id, kind, fingerprint, pixel_aspect FROM sources WHERE name = ?", (name,)
+            ).fetchone()
             if row is None or row[2] is None:
-                raise UserError(str(self.path), f"the source {name} in the catalog", "nothing", "Start the run again.")
+                raise UserError(
+                    str(self.path),
+                    f"the source {name} in the catalog",
+                    "nothing",
+                    "Start the run again.",
+                )
             source, kind, fingerprint, pixel_aspect = row
             packed = read_packed(self._db, source, fingerprint)
         except (sqlite3.Error, Damaged) as error:
@@ -377,19 +489,36 @@ class CatalogReader:
         columns = {}
         while packed:
             column, pieces = packed.popitem()
-            columns[column] = np.concatenate([np.frombuffer(data, COLUMNS[column]) for data in pieces])
-        return SourceTable(name, kind, **columns, codec_names=names, fingerprint=fingerprint,
-                           irregular=(tuple(paths), count), stretches=pixel_aspect == "apply", _reader=self)
+            columns[column] = np.concatenate(
+                [np.frombuffer(data, COLUMNS[column]) for data in pieces]
+            )
+        return SourceTable(
+            name,
+            kind,
+            **columns,
+            codec_names=names,
+            fingerprint=fingerprint,
+            irregular=(tuple(paths), count),
+            stretches=pixel_aspect == "apply",
+            _reader=self,
+        )
 
     def owners(self, name: str, records: np.ndarray) -> Iterator[str]:
         """See :meth:`SourceTable.owners`; of files of the source ``name``."""
         try:
-            videos = dict(self._db.execute("SELECT media, video FROM entries WHERE unit = '' AND video <> '' AND"
-                                           " source = (SELECT id FROM sources WHERE name = ?)", (name,)))
+            videos = dict(
+                self._db.execute(
+                    "SELECT media, video FROM entries WHERE unit = '' AND video <> '' AND"
+                    " source = (SELECT id FROM sources WHERE name = ?)",
+                    (name,),
+                )
+            )
             for start in range(0, len(records), _ASKED):
-                ids = records[start:start + _ASKED].tolist()
+                ids = records[start : start + _ASKED].tolist()
                 files = media_files(self._db, self.path, set(ids))
-                yield from (os.path.normpath(videos.get(record) or files[record][1]) for record in ids)
+                yield from (
+                    os.path.normpath(videos.get(record) or files[record][1]) for record in ids
+                )
         except (sqlite3.Error, Damaged) as error:
             raise damage(self.path, error) from None
 
@@ -400,15 +529,18 @@ class CatalogReader:
             if source is None:
                 return None
             below = os.path.join(source[1], "")
-            names = [path, path[len(below):]] if path.startswith(below) else [path]
-            row = self._row(f"SELECT id FROM media WHERE source = ? AND path IN ({', '.join('?' * len(names))})",
-                            (source[0], *names))
+            names = [path, path[len(below) :]] if path.startswith(below) else [path]
+            row = self._row(
+                f"SELECT id FROM media WHERE source = ? AND path IN ({', '.join('?' * len(names))})",
+                (source[0], *names),
+            )
             return None if row is None else row[0]
         except (sqlite3.Error, Damaged) as error:
             raise damage(self.path, error) from None
 
     def media(self, record: int, stretches: bool = False) -> Media:
-        """What a decoder needs of the file with this catalog id; ``stretches`` as in :class:`SourceTable`.
+        """What a decoder needs of the file with this catalog id; ``stretches`` as in
+        :class:`SourceTable`.
 
         Raises:
             UserError: if another run with other lists has taken it out.
@@ -416,7 +548,9 @@ class CatalogReader:
         try:
             row = self._row(
                 f"SELECT s.root, m.crc, m.{', m.'.join((*MEDIA_COLUMNS, *_RARE_COLUMNS))}"
-                " FROM media m JOIN sources s ON s.id = m.source WHERE m.id = ?", (record,))
+                " FROM media m JOIN sources s ON s.id = m.source WHERE m.id = ?",
+                (record,),
+            )
         except (sqlite3.Error, Damaged) as error:
             raise damage(self.path, error) from None
         if row is None:
@@ -426,12 +560,20 @@ class CatalogReader:
         if crc is not None and crc != media_crc(root, known):
             raise damage(self.path, f"the row of {ascii(values[0])} changed")
         path = os.path.join(root, known["path"])
-        span = FileSpan(path) if known["archive"] is None else \
-            FileSpan(os.path.join(root, known["archive"]), known["offset"], known["size"])
+        span = (
+            FileSpan(path)
+            if known["archive"] is None
+            else FileSpan(os.path.join(root, known["archive"]), known["offset"], known["size"])
+        )
         stored = known["width"], known["height"]
         if stretches:
             known["width"], known["height"] = stretched(*stored, known["aspect"])
         known["mirrored"] = bool(known["mirrored"])
-        same = {field.name: known[field.name] for field in fields(Media)
-                if field.name not in ("path", "stamp", "span", "stored")}
-        return Media(path=path, **same, stamp=(known["bytes"], known["mtime_ns"]), span=span, stored=stored)
+        same = {
+            field.name: known[field.name]
+            for field in fields(Media)
+            if field.name not in ("path", "stamp", "span", "stored")
+        }
+        return Media(
+            path=path, **same, stamp=(known["bytes"], known["mtime_ns"]), span=span, stored=stored
+        )

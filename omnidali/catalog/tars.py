@@ -23,7 +23,13 @@ from omnidali.reading import NOT_UTF8, is_line, is_text, parse_json
 
 _SMALL = 1 << 20  # largest member that is read for its label, and longest header, bytes
 _MAX_TARS = 1_000_000  # of a pattern with ranges
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\3\4": "zip"}
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\3\4": "zip",
+}
 
 
 @dataclass
@@ -40,7 +46,8 @@ class Tar:
 
 
 def find_tars(root: Path, pattern: str, where: str) -> list[str]:
-    """Names of tars below ``root`` by a pattern with ``*``, ``?`` and ranges such as ``{000..099}``.
+    """Names of tars below ``root`` by a pattern with ``*``, ``?`` and ranges such as
+    ``{000..099}``.
 
     Raises:
         UserError: if a file of a range is missing, or no file fits.
@@ -49,14 +56,20 @@ def find_tars(root: Path, pattern: str, where: str) -> list[str]:
     try:
         names = _expand(pattern)
     except ValueError as error:
-        raise UserError(where, "a pattern of tars", f"{pattern!r} ({error})", "Correct it.") from None
+        raise UserError(
+            where, "a pattern of tars", f"{pattern!r} ({error})", "Correct it."
+        ) from None
     for name in names:
         try:
             matches = sorted(str(path.relative_to(root)) for path in root.glob(name))
         except (NotImplementedError, ValueError) as error:
-            raise UserError(where, "a pattern of tars below root", f"{name!r} ({error})", "Correct it.") from None
+            raise UserError(
+                where, "a pattern of tars below root", f"{name!r} ({error})", "Correct it."
+            ) from None
         if not matches:
-            raise UserError(where, "tars that exist", f"no {name} in {root}", "Check the pattern and root.")
+            raise UserError(
+                where, "tars that exist", f"no {name} in {root}", "Check the pattern and root."
+            )
         found += matches
     return found
 
@@ -77,7 +90,8 @@ def read_tar(root: str, name: str, kind: str) -> Tar:
             for member in archive:
                 archive.members.clear()  # which it keeps for random access
                 if member.offset <= position or member.size < 0:
-                    raise tarfile.ReadError("headers that lead backwards")  # and would again, without end
+                    # and would again, without end
+                    raise tarfile.ReadError("headers that lead backwards")
                 position = member.offset
                 if member.isdir():
                     continue
@@ -119,7 +133,9 @@ def _open(headers: _Headers) -> tarfile.TarFile:
 
 
 class _Headers(io.FileIO):
-    """A tar of which headers are read: the data between them is passed over, whatever a header says of its length."""
+    """A tar of which headers are read: the data between them is passed over, whatever a header says
+    of its length.
+    """
 
     def read(self, count: int = -1) -> bytes:
         if not 0 <= count <= _SMALL:
@@ -145,7 +161,8 @@ def _check(root: str, name: str) -> None:
 
 
 def _ends_at(file: BinaryIO, position: int) -> bool:
-    """Whether a tar ends here as its writer ended it: a block of zeros, mostly several, and nothing behind them.
+    """Whether a tar ends here as its writer ended it: a block of zeros, mostly several, and nothing
+    behind them.
 
     One that was cut off between two members is known by nothing else.
     """
@@ -182,7 +199,11 @@ def _class_text(ending: str, data: bytes) -> str | None:
             return text if text and is_line(text) else None
         values = parse_json(data.decode("utf-8"), "")
         known = [values[key] for key in ("label", "cls", "class") if key in values]
-        return str(known[0]) if known and type(known[0]) in (int, str) and is_line(str(known[0])) else None
+        return (
+            str(known[0])
+            if known and type(known[0]) in (int, str) and is_line(str(known[0]))
+            else None
+        )
     except (ValueError, TypeError):
         return None
 
@@ -198,5 +219,10 @@ def _expand(pattern: str) -> list[str]:
     first, last = match.groups()
     if not 0 <= int(last) - int(first) < _MAX_TARS or len(first) > 9:
         raise ValueError(f"a range of more than {_MAX_TARS:,} tars, or that ends before it begins")
-    return [name for number in range(int(first), int(last) + 1)
-            for name in _expand(pattern[:match.start()] + str(number).zfill(len(first)) + pattern[match.end():])]
+    return [
+        name
+        for number in range(int(first), int(last) + 1)
+        for name in _expand(
+            pattern[: match.start()] + str(number).zfill(len(first)) + pattern[match.end() :]
+        )
+    ]

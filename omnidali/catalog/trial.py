@@ -21,7 +21,8 @@ def begin_trial(catalog: Path) -> Path:
     """Copy the catalog; copies that killed processes have left are removed.
 
     Returns:
-        The copy; the catalog itself where there is no room for one, as a run must go on also on a full disk.
+        The copy; the catalog itself where there is no room for one, as a run must go on also on a
+            full disk.
     """
     trial = _trial_of(catalog, os.getpid())
     try:
@@ -41,12 +42,16 @@ def accept_trial(catalog: Path) -> bool:
     """Put the copy in the catalog's place; who has either of them open keeps it.
 
     Returns:
-        False if that is not possible, or would undo what others have written since the catalog was copied.
+        False if that is not possible, or would undo what others have written since the catalog was
+            copied.
     """
     try:
         with only_build(catalog):
             if stamp_of(str(catalog)) != _copied[catalog]:
-                LOG.warning("%s: another process has written to it meanwhile; this run reads a copy", catalog)
+                LOG.warning(
+                    "%s: another process has written to it meanwhile; this run reads a copy",
+                    catalog,
+                )
                 return False
             os.replace(_trial_of(catalog, os.getpid()), catalog)
     except OSError as error:
@@ -70,7 +75,13 @@ def _drop_orphans(catalog: Path) -> None:
 
 
 def _remove(trial: Path) -> None:
-    for path in (trial, f"{trial}-journal", f"{trial}.lock", f"{trial}{DAMAGED}", f"{trial}{DAMAGED}-journal"):
+    for path in (
+        trial,
+        f"{trial}-journal",
+        f"{trial}.lock",
+        f"{trial}{DAMAGED}",
+        f"{trial}{DAMAGED}-journal",
+    ):
         with contextlib.suppress(OSError):
             os.unlink(path)
 

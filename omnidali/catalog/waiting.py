@@ -1,4 +1,6 @@
-"""Connections to the catalog that wait for other processes, instead of failing where one has it locked."""
+"""Connections to the catalog that wait for other processes, instead of failing where one has it
+locked.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +16,24 @@ from omnidali.log import LOG
 
 T = TypeVar("T")
 BUSY_SECONDS = 1.0  # that SQLite itself waits: so long a Ctrl-C is not noticed
-# A connection that reads and wants to write is refused at once where another one writes, as each would wait for the
-# other's end. Our own writers never do that for long.
+# A connection that reads and wants to write is refused at once where another one writes, as each
+# would wait for the other's end. Our own writers never do that for long.
 _REFUSED_SECONDS = 60.0
 _FIRST_TOLD, _TOLD_AGAIN = 10.0, 60.0  # seconds of waiting after which a line says so
 _PAUSE = 0.1
 _BUSY = 5  # SQLite's numbers
 _ROLLBACK_NEEDED = 776
 
-_told: dict[str, float] = {}  # when this process last said what it waits for; its threads wait together
+# when this process last said what it waits for; its threads wait together
+_told: dict[str, float] = {}
 _telling = threading.Lock()
 
 
 class WaitingConnection(sqlite3.Connection):
     """Waits for locks of other processes, without end, and says so about once a minute.
 
-    What a writer that was killed has left half done keeps others out, too; whoever may write takes it back.
+    What a writer that was killed has left half done keeps others out, too; whoever may write takes
+    it back.
 
     Attributes:
         path: of the catalog.
@@ -41,7 +45,8 @@ class WaitingConnection(sqlite3.Connection):
         return self._wait(lambda: super(WaitingConnection, self).execute(*arguments))
 
     def executemany(self, statement: str, rows) -> sqlite3.Cursor:
-        if not isinstance(rows, (list, tuple)):  # it could not be begun again; only temporary tables are filled so
+        # it could not be begun again; only temporary tables are filled so
+        if not isinstance(rows, (list, tuple)):
             return super().executemany(statement, rows)
         return self._wait(lambda: super(WaitingConnection, self).executemany(statement, rows))
 
@@ -76,18 +81,22 @@ def open_to_copy(path: str | Path) -> sqlite3.Connection:
     """Open a catalog of any version for ``backup``, once nobody has it locked."""
     db = sqlite3.connect(path, timeout=BUSY_SECONDS, factory=WaitingConnection)
     db.path = str(path)
-    db.execute("SELECT 1 FROM sqlite_master").fetchone()  # `backup` itself would wait without a word
+    # `backup` itself would wait without a word
+    db.execute("SELECT 1 FROM sqlite_master").fetchone()
     return db
 
 
 def is_locked(error: BaseException) -> bool:
     """Whether an error only says that another process has the file locked."""
     return isinstance(error, sqlite3.OperationalError) and (
-        _number(error) & 0xFF == _BUSY or "database is locked" in str(error))
+        _number(error) & 0xFF == _BUSY or "database is locked" in str(error)
+    )
 
 
 def say_waiting(path: str | Path, what: str, seconds: float) -> None:
-    """Say what this process has waited for, for so many seconds; once a minute, however many threads wait."""
+    """Say what this process has waited for, for so many seconds; once a minute, however many
+    threads wait.
+    """
     if seconds < _FIRST_TOLD:
         return
     with _telling:
@@ -104,7 +113,12 @@ def _number(error: sqlite3.Error) -> int:
 
 def _take_back(path: str) -> None:
     """Let SQLite undo what a killed writer began: a connection that only reads may not."""
-    with contextlib.suppress(sqlite3.Error), \
-            contextlib.closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=rw", uri=True,
-                                               timeout=BUSY_SECONDS)) as writer:
+    with (
+        contextlib.suppress(sqlite3.Error),
+        contextlib.closing(
+            sqlite3.connect(
+                f"{Path(path).absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS
+            )
+        ) as writer,
+    ):
         writer.execute("SELECT 1 FROM sqlite_master").fetchone()

@@ -1,4 +1,6 @@
-"""One pass over the packets of a video: where they lie, what their headers say, and which frames a decoder gives."""
+"""One pass over the packets of a video: where they lie, what their headers say, and which frames a
+decoder gives.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from omnidali.patience import moves_on
 
 # codecs whose headers say which frames a decoder gives, and in which order
 _READERS = {"h264": H264Reader, "hevc": HevcReader, "vp9": Vp9Reader, "av1": Av1Reader}
-# containers without presentation times: what FFmpeg makes up for them is wrong where frames are reordered
+# containers without presentation times: what FFmpeg makes up for them is wrong where frames are
+# reordered
 _TIMELESS = {"avi"}
 _BLOCK = 1 << 16  # bytes of the file that are read at once
 _CHECKED = 1024  # packets, between two looks at how many there are
@@ -28,28 +31,35 @@ class PacketWalk:
 
     Args:
         demuxer: FFmpeg's name. read: the file's bytes, by (offset, count).
-        decodes_all: whether to decode all packets rather than those of the first frame alone. That happens, too, where
-            the codec's headers or the container's times cannot tell the frames.
+        decodes_all: whether to decode all packets rather than those of the first frame alone. That
+            happens, too, where the codec's headers or the container's times cannot tell the frames.
 
     Attributes:
         coded_size: (width, height) that the container says, pixels.
         positions, sizes: of packets; a position is exact where ``is_direct``.
         times, decode_times: presentation and decoding timestamps, ticks or None.
-        keys: whether decoding may begin here, by the headers if they can be read, else by the container.
+        keys: whether decoding may begin here, by the headers if they can be read, else by the
+            container.
         hidden: whether an edit list discards its frame.
         pictures: what the headers say of each packet, as far as ``unclear`` is None.
         unclear: why the headers do not tell the frames; None where they do.
         delay: packets that a frame is held back by at most, by the headers.
-        shown: packets that frames came out of, in the order of the frames; one, or all with ``decodes_all``.
-        frame_sizes: (width, height) of these frames, pixels. checksums: of frames by packet: of keyframes, and
-            of all where frames are reordered.
+        shown: packets that frames came out of, in the order of the frames; one, or all with
+            ``decodes_all``.
+        frame_sizes: (width, height) of these frames, pixels. checksums: of frames by packet: of
+            keyframes, and of all where frames are reordered.
         first: the first frame. is_interlaced: whether one of these frames is.
-        damaged: packets that do not decode, or not without the decoder making something up; known with
-            ``decodes_all``, and all of them where FFmpeg's log is on.
+        damaged: packets that do not decode, or not without the decoder making something up; known
+            with ``decodes_all``, and all of them where FFmpeg's log is on.
     """
 
-    def __init__(self, stream: av.VideoStream, demuxer: str, read: Callable[[int, int], memoryview],
-                 decodes_all: bool):
+    def __init__(
+        self,
+        stream: av.VideoStream,
+        demuxer: str,
+        read: Callable[[int, int], memoryview],
+        decodes_all: bool,
+    ):
         self._stream = stream
         self._read = read
         self._block, self._block_begin = b"", 0
@@ -124,11 +134,17 @@ class PacketWalk:
             check_video(0, len(self.sizes))
 
     def _find(self, data: bytes, position: int) -> int:
-        """Where a packet's bytes lie in the file, at or a little behind a position; -1 where they do not."""
+        """Where a packet's bytes lie in the file, at or a little behind a position; -1 where they
+        do not.
+        """
         begin, size = position - self._block_begin, len(data) + FRAMING
         if not 0 <= begin <= len(self._block) - size:
             # `obj` is the bytes that were read, without another copy
-            self._block, self._block_begin, begin = self._read(position, max(size, _BLOCK)).obj, position, 0
+            self._block, self._block_begin, begin = (
+                self._read(position, max(size, _BLOCK)).obj,
+                position,
+                0,
+            )
         at = self._block.find(data, begin, begin + size)
         return at if at < 0 else self._block_begin + at
 
@@ -183,8 +199,8 @@ class PacketWalk:
         return np.lexsort((orders, sequences))
 
     def order_by_headers(self) -> np.ndarray | None:
-        """Packets of shown frames in the order in which a decoder gives them; None, and ``unclear``, if only a decoder
-        knows.
+        """Packets of shown frames in the order in which a decoder gives them; None, and
+        ``unclear``, if only a decoder knows.
 
         The timestamps must agree: where they do not, they or the headers are wrong.
         """

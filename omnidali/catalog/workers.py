@@ -1,4 +1,6 @@
-"""Probing in child processes: bounded in number, memory and time, started when the first new file needs them."""
+"""Probing in child processes: bounded in number, memory and time, started when the first new file
+needs them.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,16 @@ from omnidali.catalog.photo import Probe
 from omnidali.catalog.probe_worker import from_plain
 from omnidali.children import Child, Died
 from omnidali.config import MediaConfig
-from omnidali.errors import UserError
 
-MEMORY = 4 << 30  # bytes of one worker: the packets of the longest video that the gate lets in take 1 GiB
+# bytes of one worker: the packets of the longest video that the gate lets in take 1 GiB
+MEMORY = 4 << 30
 SECONDS = 60.0  # for one file, and as long again as reading takes from a disk that gives
 BYTES_PER_SECOND = 4 << 20  # this much
-STAMP_SECONDS = 5.0  # for the size and time of a file that killed its worker, maybe as its mount hangs
+# for the size and time of a file that killed its worker, maybe as its mount hangs
+STAMP_SECONDS = 5.0
 DECODED_BYTES_PER_SECOND = 1 << 20  # where all of a video is decoded
-BATCH = {"image": 64}  # files that a worker is sent at once; of other kinds one, which takes longer than sending it
+# files that a worker is sent at once; of other kinds one, which takes longer than sending it
+BATCH = {"image": 64}
 FRAME_PATTERN = "img_{:05}.jpg"  # of the reference's folders of frames
 CRASHED = "crashes the probe"
 _MAIN = "from omnidali.catalog.probe_worker import main; main({memory})"
@@ -40,12 +44,13 @@ class ProbePool:
 
     def __init__(self, processes: int):
         self._processes, self._closed, self._lock = processes, False, threading.Lock()
-        # they live as long as the pool: the kernel ends a worker together with the thread that started it
+        # they live as long as the pool: the kernel ends a worker together with the thread that
+        # started it
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="probe")
         self._idle: list[_Worker] = []
         self._all: list[_Worker] = []
 
-    def __enter__(self) -> "ProbePool":
+    def __enter__(self) -> ProbePool:
         return self
 
     def __exit__(self, *_) -> None:
@@ -59,22 +64,31 @@ class ProbePool:
                 worker.kill()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def probe(self, source: MediaConfig, root: str, rows: Sequence[Row],
-              decodes_all: bool = False) -> Iterator[Outcome]:
-        """Probe the files of a source below ``root``, a real path; yields as they are done, in any order.
+    def probe(
+        self, source: MediaConfig, root: str, rows: Sequence[Row], decodes_all: bool = False
+    ) -> Iterator[Outcome]:
+        """Probe the files of a source below ``root``, a real path; yields as they are done, in any
+        order.
 
         With ``decodes_all`` whole files are decoded, and no header is believed.
 
-        A file that kills its worker is tried once more, alone in a new one; one that does it again is left out.
+        A file that kills its worker is tried once more, alone in a new one; one that does it again
+        is left out.
 
         Raises:
             UserError: if no worker can be started.
         """
         size = BATCH.get(source.kind, 1)
         waiting, results = iter(rows), queue.Queue(_QUEUED)
-        task = {"kind": source.kind, "pattern": source.pattern or FRAME_PATTERN, "root": root, "seconds": SECONDS,
-                "bytes_per_second": BYTES_PER_SECOND, "decoded_bytes_per_second": DECODED_BYTES_PER_SECOND,
-                "decodes_all": decodes_all}
+        task = {
+            "kind": source.kind,
+            "pattern": source.pattern or FRAME_PATTERN,
+            "root": root,
+            "seconds": SECONDS,
+            "bytes_per_second": BYTES_PER_SECOND,
+            "decoded_bytes_per_second": DECODED_BYTES_PER_SECOND,
+            "decodes_all": decodes_all,
+        }
 
         def serve() -> None:
             try:
@@ -85,7 +99,9 @@ class ProbePool:
             except BaseException as error:
                 self._put(results, error)
 
-        served = [self._threads.submit(serve) for _ in range(min(self._processes, -(-len(rows) // size)))]
+        served = [
+            self._threads.submit(serve) for _ in range(min(self._processes, -(-len(rows) // size)))
+        ]
         for _ in range(len(rows)):
             outcome = results.get()
             if isinstance(outcome, BaseException):
@@ -115,7 +131,8 @@ class ProbePool:
                     batch = batch[1:]
                     yield outcome
                 self._idle.append(worker)
-            except Died as death:  # the first without an answer did it, or an earlier one through what it left behind
+            # the first without an answer did it, or an earlier one through what it left behind
+            except Died as death:
                 suspect, batch = batch[0], batch[1:]
                 yield self._alone(task, suspect, death)
 
@@ -123,17 +140,23 @@ class ProbePool:
         if not death.too_slow:
             worker = self._worker(new=True)
             try:
-                outcome, = worker.probe(task, [row])
+                (outcome,) = worker.probe(task, [row])
                 self._idle.append(worker)
                 return outcome
             except Died as again:
                 death = again
         stamp = _stamp_in_time(os.path.join(task["root"], row[2] or row[1]))
         patience = task["seconds"] + (row[4] or stamp[0] or 0) / task["bytes_per_second"]
-        return row[0], f"takes more than {patience:.0f} s to probe" if death.too_slow else (
-            HUNGRY if death.too_large else CRASHED), None, stamp
+        return (
+            row[0],
+            f"takes more than {patience:.0f} s to probe"
+            if death.too_slow
+            else (HUNGRY if death.too_large else CRASHED),
+            None,
+            stamp,
+        )
 
-    def _worker(self, new: bool = False) -> "_Worker":
+    def _worker(self, new: bool = False) -> _Worker:
         with self._lock:
             if self._closed:
                 raise Died(None)
@@ -145,7 +168,9 @@ class ProbePool:
 
 
 def _stamp_in_time(path: str) -> tuple[int | None, int | None]:
-    """As :func:`stamp_of`; none where a mount does not give it in time, so that the next start tries the file again."""
+    """As :func:`stamp_of`; none where a mount does not give it in time, so that the next start
+    tries the file again.
+    """
     found: queue.SimpleQueue = queue.SimpleQueue()
     threading.Thread(target=lambda: found.put(stamp_of(path)), daemon=True, name="stamp").start()
     try:

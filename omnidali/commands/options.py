@@ -15,14 +15,25 @@ def takes_config(parser: argparse.ArgumentParser, remark: str = "") -> None:
 def takes_sources(parser: argparse.ArgumentParser, default: str, held_out: bool = True) -> None:
     """``--sources``; ``held_out``: whether the evaluation's may be among them."""
     held_out = ", `evaluation` being the held-out one" if held_out else ""
-    parser.add_argument("--sources", nargs="+", default=[], metavar="NAME",
-                        help=f"only these{held_out} (default: {default})")
+    parser.add_argument(
+        "--sources",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help=f"only these{held_out} (default: {default})",
+    )
 
 
 def takes_settings(parser: argparse.ArgumentParser) -> None:
     """``--set``."""
-    parser.add_argument("--set", dest="overrides", nargs="+", default=[], metavar="key.path=value",
-                        help="settings of the config")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        nargs="+",
+        default=[],
+        metavar="key.path=value",
+        help="settings of the config",
+    )
 
 
 def at_least(value: int, least: int, where: str) -> None:

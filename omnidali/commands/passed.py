@@ -1,4 +1,5 @@
-"""Options that `curate` passes on to `filter` and `dedup`: what can be wrong with them is told at the start.
+"""Options that `curate` passes on to `filter` and `dedup`: what can be wrong with them is told at
+the start.
 
 They are parsed by the parsers of those commands, which would refuse them hours later themselves.
 """
@@ -17,8 +18,11 @@ from omnidali.config import Config
 from omnidali.errors import UserError
 
 _SET_BY_CURATE = {"config": "", "checkpoint": "", "out": ""}
-_FOR_FILTER = {**_SET_BY_CURATE, "score_only": ", as the students need the lists",
-               "window": ", as dedup cuts the long videos before"}
+_FOR_FILTER = {
+    **_SET_BY_CURATE,
+    "score_only": ", as the students need the lists",
+    "window": ", as dedup cuts the long videos before",
+}
 _FOR_DEDUP = {"config": "", "out": ""}
 _ADVICE = {"window": "Give it to --dedup.", "score_only": "Leave it out."}
 _FREE = "loader."  # settings that change neither a network nor a figure
@@ -44,12 +48,15 @@ def check_filter(text: str, config: Config) -> list[str]:
     with _told_of("--filter"):
         curation.rules_of(options)
         from omnidali.curation.choosing import choose_crawled
-        choose_crawled(config, options.sources, training=True)  # filtering the evaluation would change the figures
+
+        # filtering the evaluation would change the figures
+        choose_crawled(config, options.sources, training=True)
     return words
 
 
 def check_dedup(text: str, config: Config, long_videos: Config) -> tuple[list[str], str | None]:
-    """The options of --dedup as words, and its checkpoint, which is read once to see whether it can be used.
+    """The options of --dedup as words, and its checkpoint, which is read once to see whether it can
+    be used.
 
     Args:
         long_videos: the config as dedup gets it, with the windows of long videos.
@@ -62,17 +69,23 @@ def check_dedup(text: str, config: Config, long_videos: Config) -> tuple[list[st
         settings = curation.settings_of(options)
         from omnidali.curation.choosing import choose_crawled
         from omnidali.curation.windows import check_window
+
         names = choose_crawled(config, options.sources, training=True)
-        check_window(settings.window, {name: long_videos.sources[name] for name in names}, config.data_root)
+        check_window(
+            settings.window, {name: long_videos.sources[name] for name in names}, config.data_root
+        )
         if options.checkpoint:
             import torch
 
             from omnidali.curation.features import load_network
+
             load_network(options.checkpoint, torch.device("cpu"))
     return words, options.checkpoint
 
 
-def _parse(option: str, command: str, text: str, taken: Mapping[str, str]) -> tuple[list[str], argparse.Namespace]:
+def _parse(
+    option: str, command: str, text: str, taken: Mapping[str, str]
+) -> tuple[list[str], argparse.Namespace]:
     """The words of ``text``, and what the command's parser makes of them.
 
     Args:
@@ -88,17 +101,30 @@ def _parse(option: str, command: str, text: str, taken: Mapping[str, str]) -> tu
         words = shlex.split(text)
         options = asking.parse_args(words)
     except (ValueError, argparse.ArgumentError) as error:
-        raise UserError(option, f"options of `omnidali {command}`, quoted as for a shell", f"{text} ({error})",
-                        f"Correct them; `omnidali {command} --help` names all.") from None
+        raise UserError(
+            option,
+            f"options of `omnidali {command}`, quoted as for a shell",
+            f"{text} ({error})",
+            f"Correct them; `omnidali {command} --help` names all.",
+        ) from None
 
     for name, why in taken.items():
         if getattr(options, name):
             advice = _ADVICE.get(name, "Leave it out.")
-            raise UserError(option, f"no --{name.replace('_', '-')}{why or ', which curate sets itself'}", text, advice)
+            raise UserError(
+                option,
+                f"no --{name.replace('_', '-')}{why or ', which curate sets itself'}",
+                text,
+                advice,
+            )
     for setting in options.overrides:
         if not setting.startswith(_FREE):
-            raise UserError(option, f"--set of {_FREE}* alone, as all networks of the road share the other settings",
-                            setting, "Give it to curate's own --set.")
+            raise UserError(
+                option,
+                f"--set of {_FREE}* alone, as all networks of the road share the other settings",
+                setting,
+                "Give it to curate's own --set.",
+            )
     return words, options
 
 

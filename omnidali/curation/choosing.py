@@ -9,7 +9,9 @@ from omnidali.errors import UserError
 
 
 def all_sources(config: Config) -> dict[str, MediaConfig]:
-    """The training sources in the config's order, and behind them the held-out one where there is one."""
+    """The training sources in the config's order, and behind them the held-out one where there is
+    one.
+    """
     sources: dict[str, MediaConfig] = dict(config.sources)
     if config.evaluation.source is not None:
         sources[EVALUATION] = config.evaluation.source
@@ -33,8 +35,11 @@ def choose_sources(config: Config, names: Collection[str], training: bool = Fals
     return [name for name in sources if name in names or not names]
 
 
-def choose_crawled(config: Config, names: Collection[str], training: bool = False, lists: bool = True) -> list[str]:
-    """The same for commands that thin out what was crawled: all training sources but the first, the target, for none.
+def choose_crawled(
+    config: Config, names: Collection[str], training: bool = False, lists: bool = True
+) -> list[str]:
+    """The same for commands that thin out what was crawled: all training sources but the first, the
+    target, for none.
 
     Args:
         lists: whether the command writes lists.
@@ -44,16 +49,28 @@ def choose_crawled(config: Config, names: Collection[str], training: bool = Fals
     """
     chosen = choose_sources(config, names, training) if names else list(config.sources)[1:]
     if not chosen:
-        raise UserError("--sources", "a source besides the target", "none in the config",
-                        "Add it to the config, or name the target itself.")
+        raise UserError(
+            "--sources",
+            "a source besides the target",
+            "none in the config",
+            "Add it to the config, or name the target itself.",
+        )
     sources = all_sources(config)
     for name in chosen:
         if lists and sources[name].tars:
-            raise UserError(key_of(name), "a source with a list or class folders", f"the tars {sources[name].tars}",
-                            "Unpack the tars, or leave the source out with --sources.")
+            raise UserError(
+                key_of(name),
+                "a source with a list or class folders",
+                f"the tars {sources[name].tars}",
+                "Unpack the tars, or leave the source out with --sources.",
+            )
     return chosen
 
 
 def files_of(source: MediaConfig) -> dict[str, str]:
     """The settings of a source that name a file, where they do."""
-    return {key: getattr(source, key) for key in ("list", "labels", "motion") if getattr(source, key, None)}
+    return {
+        key: getattr(source, key)
+        for key in ("list", "labels", "motion")
+        if getattr(source, key, None)
+    }

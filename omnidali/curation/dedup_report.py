@@ -27,7 +27,9 @@ _COLUMNS = ("path", "label", "frame", "of", "of_frame", "against", "kind", "dist
 
 
 def just_below(least: float) -> float:
-    """Likeness from which on a person may want to look at what is no duplicate, given that of duplicates."""
+    """Likeness from which on a person may want to look at what is no duplicate, given that of
+    duplicates.
+    """
     return least - abs(least) / 2
 
 
@@ -39,13 +41,15 @@ class Outcome:
 
     Attributes:
         kinds: U8 (n,), what found the item: bytes, hash or features; empty for items that stay.
-        mine, of: int64 (n,), places of the frames of the pair that is most alike, ``of`` among the validation items'
-            or, where ``kept`` says so, among the source's own. alike: float32 (n,), of that pair.
+        mine, of: int64 (n,), places of the frames of the pair that is most alike, ``of`` among the
+            validation items' or, where ``kept`` says so, among the source's own. alike: float32
+            (n,), of that pair.
         bits: int64 (n,), by which their hashes differ; -1 where none were compared.
-        kept: int64 (n,), item of the same source that is kept instead; -1 for duplicates of validation items.
+        kept: int64 (n,), item of the same source that is kept instead; -1 for duplicates of
+            validation items.
         best: by kind, every item's likeness to the validation items.
-        near: by kind, items that were just not alike enough (:func:`just_below`), the nearest first, with those places
-            and likenesses.
+        near: by kind, items that were just not alike enough (:func:`just_below`), the nearest
+            first, with those places and likenesses.
     """
 
     def __init__(self, name: str, items: Items, theirs: Items | None):
@@ -66,9 +70,18 @@ class Outcome:
         """Items with the bytes of validation items."""
         self._drop(mine, BYTES, self.items.starts[mine], self.theirs.starts[of], 1.0, 0)
 
-    def add(self, kind: str, alike: np.ndarray, mine: np.ndarray, of: np.ndarray, least: float,
-            bits: np.ndarray) -> None:
-        """Items by the likeness of their best pair of frames, from ``least`` on; arrays have a value an item."""
+    def add(
+        self,
+        kind: str,
+        alike: np.ndarray,
+        mine: np.ndarray,
+        of: np.ndarray,
+        least: float,
+        bits: np.ndarray,
+    ) -> None:
+        """Items by the likeness of their best pair of frames, from ``least`` on; arrays have a
+        value an item.
+        """
         self.best[kind] = alike
         found = np.flatnonzero(alike >= least)
         self._drop(found, kind, mine[found], of[found], alike[found], bits[found])
@@ -77,13 +90,15 @@ class Outcome:
         self.near[kind] = (below, mine[below], of[below], alike[below])
 
     def add_within(self, equal: Sequence[np.ndarray], alike: Mapping[str, Pairs]) -> None:
-        """Items of one source that are alike: those with most pixels stay, of equal ones the first, and what is like
-        one that stays goes. So nothing goes for an item that is only like a third one.
+        """Items of one source that are alike: those with most pixels stay, of equal ones the first,
+        and what is like one that stays goes. So nothing goes for an item that is only like a third
+        one.
 
         A piece that shows its class stays rather than one that does not.
 
         Args:
-            equal: items of equal bytes. alike: by kind, in the order in which an item counts under them.
+            equal: items of equal bytes. alike: by kind, in the order in which an item counts under
+                them.
         """
         table, count = self.items.table, len(self.items)
         worth = np.where(self.items.shown, table.widths.astype(np.int64) * table.heights, 0)
@@ -99,39 +114,58 @@ class Outcome:
                 continue
             others = twins.get(item, np.zeros(0, np.int64))
             others = others[self.items.rows[others] != self.items.rows[item]]
-            self._drop(others, BYTES, self.items.starts[others], self.items.starts[item], 1.0, kept=item)
+            self._drop(
+                others, BYTES, self.items.starts[others], self.items.starts[item], 1.0, kept=item
+            )
             for kind, (pairs, starts) in around.items():
-                pairs = pairs[starts[item]:starts[item + 1]]  # seen from the item that stays
-                self._drop(pairs["other"], kind, pairs["of"], pairs["mine"], pairs["alike"], kept=item)
+                pairs = pairs[starts[item] : starts[item + 1]]  # seen from the item that stays
+                self._drop(
+                    pairs["other"], kind, pairs["of"], pairs["mine"], pairs["alike"], kept=item
+                )
 
     def _drop(self, found: np.ndarray, kind: str, mine, of, alike, bits=-1, kept: int = -1) -> None:
-        """Let items go that do not go yet; ``mine``, ``of``, ``alike``, ``bits``: a value of each, or one of all."""
+        """Let items go that do not go yet; ``mine``, ``of``, ``alike``, ``bits``: a value of each,
+        or one of all.
+        """
         new = self.kinds[found] == ""
         gone = found[new]
         self.kinds[gone], self.kept[gone] = kind, kept
         self.mine[gone], self.of[gone], self.alike[gone], self.bits[gone] = (
-            np.broadcast_to(values, len(found))[new] for values in (mine, of, alike, bits))
+            np.broadcast_to(values, len(found))[new] for values in (mine, of, alike, bits)
+        )
 
     def __str__(self) -> str:
         gone = int(self.dropped.sum())
         within = int((self.kept >= 0).sum())
-        return (f"{self.name}: {len(self.items) - gone:,} of {len(self.items):,} kept; dropped {gone - within:,} like"
-                f" validation items, {within:,} like others of the source")
+        return (
+            f"{self.name}: {len(self.items) - gone:,} of {len(self.items):,} kept; dropped {gone - within:,} like"
+            f" validation items, {within:,} like others of the source"
+        )
 
 
-def write_outcome(out: Path, catalog: str, outcomes: Sequence[Outcome], settings: object,
-                  thresholds: Mapping[str, float], whitening: Whitening | None, names: Sequence[str]) -> None:
+def write_outcome(
+    out: Path,
+    catalog: str,
+    outcomes: Sequence[Outcome],
+    settings: object,
+    thresholds: Mapping[str, float],
+    whitening: Whitening | None,
+    names: Sequence[str],
+) -> None:
     """Write ``<source>_duplicates.csv``, report.md and pictures/.
 
     Args:
-        settings: of :func:`~omnidali.curation.dedup.dedup`. thresholds: least likeness of duplicates, by kind.
+        settings: of :func:`~omnidali.curation.dedup.dedup`. thresholds: least likeness of
+            duplicates, by kind.
         names: of the classes.
 
     Raises:
         OSError: if a file cannot be written.
     """
     for outcome in outcomes:
-        write_whole(out / f"{outcome.name}_duplicates.csv", table_lines(_rows_of(catalog, outcome, names)))
+        write_whole(
+            out / f"{outcome.name}_duplicates.csv", table_lines(_rows_of(catalog, outcome, names))
+        )
         _write_pictures(out / "pictures", outcome)
     write_whole(out / "report.md", _report(outcomes, settings, thresholds, whitening))
 
@@ -148,63 +182,128 @@ def _rows_of(catalog: str, outcome: Outcome, names: Sequence[str]) -> Iterator[S
     gone = np.flatnonzero(outcome.dropped)
     order = np.lexsort((gone, -outcome.alike[gone], outcome.kept[gone] >= 0))
     for item in gone[order].tolist():
-        place, kind, twin = int(outcome.mine[item]), str(outcome.kinds[item]), int(outcome.kept[item])
+        place, kind, twin = (
+            int(outcome.mine[item]),
+            str(outcome.kinds[item]),
+            int(outcome.kept[item]),
+        )
         if twin < 0:
             their = int(outcome.of[item])
-            other = (their_paths[int(theirs.table.records[theirs.of_frames[their]])], theirs.frame(their), "evaluation")
+            other = (
+                their_paths[int(theirs.table.records[theirs.of_frames[their]])],
+                theirs.frame(their),
+                "evaluation",
+            )
         else:
-            other = (paths[int(items.table.records[twin])], items.frame(int(outcome.of[item])), outcome.name)
+            other = (
+                paths[int(items.table.records[twin])],
+                items.frame(int(outcome.of[item])),
+                outcome.name,
+            )
         bits = int(outcome.bits[item])
-        yield [paths[int(items.table.records[item])], names[items.table.labels[item]], items.frame(place), *other, kind,
-               bits if bits >= 0 else "", f"{outcome.alike[item]:.4f}"]
+        yield [
+            paths[int(items.table.records[item])],
+            names[items.table.labels[item]],
+            items.frame(place),
+            *other,
+            kind,
+            bits if bits >= 0 else "",
+            f"{outcome.alike[item]:.4f}",
+        ]
 
 
-def _report(outcomes: Sequence[Outcome], settings, thresholds: Mapping[str, float], whitening: Whitening | None) -> str:
+def _report(
+    outcomes: Sequence[Outcome],
+    settings,
+    thresholds: Mapping[str, float],
+    whitening: Whitening | None,
+) -> str:
     kinds = [BYTES, *thresholds]
-    lines = ["# Duplicates", "",
-             f"| source | items | unreadable | kept | {' | '.join(f'by {kind}' for kind in kinds)} | within it |",
-             f"|---{'|---:' * (len(kinds) + 4)}|"]
+    lines = [
+        "# Duplicates",
+        "",
+        f"| source | items | unreadable | kept | {' | '.join(f'by {kind}' for kind in kinds)} | within it |",
+        f"|---{'|---:' * (len(kinds) + 4)}|",
+    ]
     for outcome in outcomes:
         of_validation = outcome.dropped & (outcome.kept < 0)
         counts = [f"{int((outcome.kinds[of_validation] == kind).sum()):,}" for kind in kinds]
-        columns = [f"{len(outcome.items):,}", f"{outcome.unreadable:,}", f"{int((~outcome.dropped).sum()):,}", *counts,
-                   f"{int((outcome.kept >= 0).sum()):,}"]
+        columns = [
+            f"{len(outcome.items):,}",
+            f"{outcome.unreadable:,}",
+            f"{int((~outcome.dropped).sum()):,}",
+            *counts,
+            f"{int((outcome.kept >= 0).sum()):,}",
+        ]
         lines.append(f"| {for_markdown(outcome.name)} | {' | '.join(columns)} |")
-    lines += ["", "An item counts under the first kind that found it: bytes, then hash, then features. Items are"
-              " photos, videos, and pieces of long videos. Unreadable items were compared with nothing and stay in the"
-              " lists.",
-              "", "## How duplicates are told", "",
-              f"- Frames: about {settings.rate:g} a second of every video, at most 96 of an item; the middle square.",
-              "- bytes: the whole files are equal.",
-              f"- hash: the 64-bit hashes differ in at most {settings.distance} bits (default {DISTANCE}), and the"
-              " thumbnails of 8 x 8 pixels in colour differ by at most half of their contrast (similarity"
-              f" {thresholds[HASH]:g} or more; 1 is equal)."]
+    lines += [
+        "",
+        "An item counts under the first kind that found it: bytes, then hash, then features. Items are"
+        " photos, videos, and pieces of long videos. Unreadable items were compared with nothing and stay in the"
+        " lists.",
+        "",
+        "## How duplicates are told",
+        "",
+        f"- Frames: about {settings.rate:g} a second of every video, at most 96 of an item; the middle square.",
+        "- bytes: the whole files are equal.",
+        f"- hash: the 64-bit hashes differ in at most {settings.distance} bits (default {DISTANCE}), and the"
+        " thumbnails of 8 x 8 pixels in colour differ by at most half of their contrast (similarity"
+        f" {thresholds[HASH]:g} or more; 1 is equal).",
+    ]
     if whitening is not None:
-        how = "as given by --threshold" if settings.threshold is not None else (
-            f"the mean cosine of two random crops ({CROP_AREA[0]:.0%} to {CROP_AREA[1]:.0%} of the area) of one frame,"
-            " over the middle frames of the validation items")
-        lines += [f"- features: the cosine of whitened features is at least {thresholds[FEATURES]:.4f}, {how}.",
-                  f"- Whitening: fitted on {whitening.frames:,} frames of all sources, evenly spread, to"
-                  f" {whitening.matrix.shape[1]} directions; its covariance was shrunk by"
-                  f" {whitening.shrinkage:.4f} towards equal variances (Ledoit and Wolf)."]
-    lines += ["", "## Just below", "", "The pairs of pictures/ show what a person would want to look at: what was"
-              " dropped, by falling similarity, and what was just not alike enough.", "",
-              "| source | kind | similarity of the nearest that stay |", "|---|---|---|"]
+        how = (
+            "as given by --threshold"
+            if settings.threshold is not None
+            else (
+                f"the mean cosine of two random crops ({CROP_AREA[0]:.0%} to {CROP_AREA[1]:.0%} of the area) of one frame,"
+                " over the middle frames of the validation items"
+            )
+        )
+        lines += [
+            f"- features: the cosine of whitened features is at least {thresholds[FEATURES]:.4f}, {how}.",
+            f"- Whitening: fitted on {whitening.frames:,} frames of all sources, evenly spread, to"
+            f" {whitening.matrix.shape[1]} directions; its covariance was shrunk by"
+            f" {whitening.shrinkage:.4f} towards equal variances (Ledoit and Wolf).",
+        ]
+    lines += [
+        "",
+        "## Just below",
+        "",
+        "The pairs of pictures/ show what a person would want to look at: what was"
+        " dropped, by falling similarity, and what was just not alike enough.",
+        "",
+        "| source | kind | similarity of the nearest that stay |",
+        "|---|---|---|",
+    ]
     for outcome in outcomes:
         for kind, (*_, alike) in outcome.near.items():
             nearest = ", ".join(f"{value:.3f}" for value in alike[:8]) or "none"
             lines.append(f"| {for_markdown(outcome.name)} | {kind} | {nearest} |")
     if whitening is not None:
         levels = sorted({thresholds[FEATURES], *np.linspace(0.2, 0.9, 8).round(1).tolist()})
-        lines += ["", "## Another threshold", "", "How many items another --threshold would find by features:", "",
-                  f"| source | {' | '.join(f'{level:.4g}' for level in levels)} |", f"|---{'|---:' * len(levels)}|"]
-        lines += [f"| {for_markdown(outcome.name)} | " + " | ".join(f"{int((outcome.best[FEATURES] >= level).sum()):,}"
-                                                      for level in levels) + " |"
-                  for outcome in outcomes if FEATURES in outcome.best]
+        lines += [
+            "",
+            "## Another threshold",
+            "",
+            "How many items another --threshold would find by features:",
+            "",
+            f"| source | {' | '.join(f'{level:.4g}' for level in levels)} |",
+            f"|---{'|---:' * len(levels)}|",
+        ]
+        lines += [
+            f"| {for_markdown(outcome.name)} | "
+            + " | ".join(f"{int((outcome.best[FEATURES] >= level).sum()):,}" for level in levels)
+            + " |"
+            for outcome in outcomes
+            if FEATURES in outcome.best
+        ]
     if any(outcome.items.table.kind == "untrimmed" for outcome in outcomes):
-        lines += ["", "Of long videos all pieces were looked at. Duplicates stand under `removed_clip_inds` of the new"
-                  " list: no training and no filter takes them. A list of pieces by their seconds has no place for"
-                  " that: `pieces: one_positive_rest_negative` may draw what lies between those that are left."]
+        lines += [
+            "",
+            "Of long videos all pieces were looked at. Duplicates stand under `removed_clip_inds` of the new"
+            " list: no training and no filter takes them. A list of pieces by their seconds has no place for"
+            " that: `pieces: one_positive_rest_negative` may draw what lies between those that are left.",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -214,20 +313,29 @@ def _write_pictures(folder: Path, outcome: Outcome) -> None:
     for kind in KINDS:  # of an earlier search
         for which in ("dropped", "within", "just_below"):
             (folder / f"{outcome.name}_{kind}_{which}.png").unlink(missing_ok=True)
-    for kind, within in sorted({(str(outcome.kinds[item]), bool(outcome.kept[item] >= 0)) for item in gone.tolist()}):
+    for kind, within in sorted(
+        {(str(outcome.kinds[item]), bool(outcome.kept[item] >= 0)) for item in gone.tolist()}
+    ):
         mine = gone[(outcome.kinds[gone] == kind) & ((outcome.kept[gone] >= 0) == within)]
         # evenly over the whole range of similarity, and with the least alike: there mistakes show
         mine = mine[np.argsort(-outcome.alike[mine], kind="stable")]
         mine = mine[np.unique(np.linspace(0, len(mine) - 1, min(PAIRS, len(mine))).astype(int))]
-        _write_pairs(folder / f"{outcome.name}_{kind}_{'within' if within else 'dropped'}.png",
-                     (items, outcome.mine[mine]), (items if within else theirs, outcome.of[mine]), outcome.alike[mine])
+        _write_pairs(
+            folder / f"{outcome.name}_{kind}_{'within' if within else 'dropped'}.png",
+            (items, outcome.mine[mine]),
+            (items if within else theirs, outcome.of[mine]),
+            outcome.alike[mine],
+        )
     for kind, (_, mine, of, alike) in outcome.near.items():
         if len(mine):
-            _write_pairs(folder / f"{outcome.name}_{kind}_just_below.png", (items, mine), (theirs, of), alike)
+            _write_pairs(
+                folder / f"{outcome.name}_{kind}_just_below.png", (items, mine), (theirs, of), alike
+            )
 
 
-def _write_pairs(path: Path, ours: tuple[Items, np.ndarray], theirs: tuple[Items, np.ndarray],
-                 alike: np.ndarray) -> None:
+def _write_pairs(
+    path: Path, ours: tuple[Items, np.ndarray], theirs: tuple[Items, np.ndarray], alike: np.ndarray
+) -> None:
     """Frames of ours, each beside its counterpart, with their likeness."""
     cells = []
     for mine, their, value in zip(ours[1].tolist(), theirs[1].tolist(), alike):

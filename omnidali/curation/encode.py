@@ -16,7 +16,14 @@ from av.video.reformatter import ColorRange, Interpolation
 from omnidali.catalog.files import FileSpan
 from omnidali.catalog.frame_planes import is_full_range, show_upright
 from omnidali.catalog.gate import Refused, read_image_header
-from omnidali.catalog.probe import Probe, open_video, probe_video, unpack_numbers, unpack_times, video_stream
+from omnidali.catalog.probe import (
+    Probe,
+    open_video,
+    probe_video,
+    unpack_numbers,
+    unpack_times,
+    video_stream,
+)
 from omnidali.catalog.store import Media
 from omnidali.curation.copy_check import check_frames, copied_matrix
 from omnidali.decoding.causes import cause_of
@@ -28,14 +35,16 @@ from omnidali.patience import moves_on
 from omnidali.x264 import repeatable
 
 JPEG_QUALITY = 90
-_RATE = 30  # frames a second that x264 is told: real timestamps are written by us and do not sway its choices
+# frames a second that x264 is told: real timestamps are written by us and do not sway its choices
+_RATE = 30
 _RATE_IF_UNKNOWN = 25  # as where pieces are cut
 _FINE = Fraction(1, 1_000_000)  # seconds between frames that had the same timestamp, about
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How videos are encoded: H.264, 8-bit 4:2:0, closed GOPs of exactly ``gop`` frames, no B-frames.
+    """How videos are encoded: H.264, 8-bit 4:2:0, closed GOPs of exactly ``gop`` frames, no
+    B-frames.
 
     Attributes:
         crf: quality, smaller is better. preset: of x264, what encoding may cost.
@@ -51,14 +60,17 @@ class Recipe:
     def options(self) -> dict[str, str]:
         """For FFmpeg's libx264; a copy that is made again has the same bytes."""
         exact = f"keyint={self.gop}:min-keyint={self.gop}:scenecut=0:bframes=0"
-        return repeatable({"preset": self.preset, "crf": str(self.crf), "tune": self.tune, "x264-params": exact})
+        return repeatable(
+            {"preset": self.preset, "crf": str(self.crf), "tune": self.tune, "x264-params": exact}
+        )
 
     def __str__(self) -> str:
         return f"h264 gop {self.gop}, crf {self.crf}, {self.preset}, tune {self.tune}"
 
 
-# README says what each costs and brings. Slower presets save 3 % at the same PSNR for 2.5 times the encoding; CABAC
-# saves 8 % for 1.8 times the decoding. Keyframes alone need a lower crf for the PSNR of `small`.
+# README says what each costs and brings. Slower presets save 3 % at the same PSNR for 2.5 times the
+# encoding; CABAC saves 8 % for 1.8 times the decoding. Keyframes alone need a lower crf for the
+# PSNR of `small`.
 RECIPES = {
     "fast": Recipe(8, 23, "veryfast", "fastdecode"),
     "small": Recipe(16, 26, "veryfast", "fastdecode"),
@@ -88,12 +100,22 @@ def scaled_size(width: int, height: int, short_side: int, even: bool = False) ->
     """
     scale, unit = min(1.0, short_side / min(width, height)), 2 if even else 1
     # a whole pixel is cut off rather than made up where an odd side must become even
-    return tuple(max(unit, int(side * scale / unit + (0.5 if scale < 1 else 0)) * unit) for side in (width, height))
+    return tuple(
+        max(unit, int(side * scale / unit + (0.5 if scale < 1 else 0)) * unit)
+        for side in (width, height)
+    )
 
 
-def encode_video(media: Media, path: Path, recipe: Recipe, short_side: int, limit: int | None = None,
-                 first: int = 0) -> int:
-    """Write every frame of a video, in presentation order and with its distance from the first, as MP4.
+def encode_video(
+    media: Media,
+    path: Path,
+    recipe: Recipe,
+    short_side: int,
+    limit: int | None = None,
+    first: int = 0,
+) -> int:
+    """Write every frame of a video, in presentation order and with its distance from the first, as
+    MP4.
 
     A frame that the source does not give is replaced by the next one that it gives.
 
@@ -113,7 +135,12 @@ def encode_video(media: Media, path: Path, recipe: Recipe, short_side: int, limi
     replaced: list[int] = []
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as copy:
         stream = copy.add_stream("libx264", rate=_RATE, options=recipe.options)
-        stream.width, stream.height, stream.pix_fmt, stream.time_base = width, height, "yuv420p", tick
+        stream.width, stream.height, stream.pix_fmt, stream.time_base = (
+            width,
+            height,
+            "yuv420p",
+            tick,
+        )
         encoder = stream.codec_context
         encoder.thread_count, encoder.color_range = 1, int(ColorRange.MPEG)
 
@@ -140,8 +167,11 @@ def encode_video(media: Media, path: Path, recipe: Recipe, short_side: int, limi
     return len(replaced)
 
 
-def pictures(media: Media, width: int, height: int, count: int, first: int = 0) -> Iterator[Picture]:
-    """``count`` frames from ``first`` on in presentation order, upright and scaled to (width, height), limited range.
+def pictures(
+    media: Media, width: int, height: int, count: int, first: int = 0
+) -> Iterator[Picture]:
+    """``count`` frames from ``first`` on in presentation order, upright and scaled to (width,
+    height), limited range.
 
     Raises:
         CannotDecode: if the file cannot be read, or gives no frame.
@@ -168,14 +198,21 @@ def pictures(media: Media, width: int, height: int, count: int, first: int = 0) 
 def _scaled(frame: av.VideoFrame, media: Media, width: int, height: int) -> np.ndarray:
     """The planes of :class:`Picture` of a coded frame, upright; the matrix of its colours stays."""
     is_full = is_full_range(frame)
-    small = frame.reformat(width, height, "yuv420p", interpolation=Interpolation.BICUBIC, threads=1,
-                           src_color_range=ColorRange.JPEG if is_full else ColorRange.MPEG,
-                           dst_color_range=ColorRange.MPEG)
+    small = frame.reformat(
+        width,
+        height,
+        "yuv420p",
+        interpolation=Interpolation.BICUBIC,
+        threads=1,
+        src_color_range=ColorRange.JPEG if is_full else ColorRange.MPEG,
+        dst_color_range=ColorRange.MPEG,
+    )
     return _upright(small.to_ndarray(), media.rotation, media.mirrored)
 
 
 def encode_photo(media: Media, path: Path, short_side: int) -> None:
-    """Write a photo as JPEG, upright and without metadata; a JPEG that is small enough is copied as it is.
+    """Write a photo as JPEG, upright and without metadata; a JPEG that is small enough is copied as
+    it is.
 
     Raises:
         CannotDecode: if it cannot be read, or is not of the size that its header says.
@@ -184,7 +221,9 @@ def encode_photo(media: Media, path: Path, short_side: int) -> None:
     try:
         data = media.span.read_bytes()
         header = read_image_header(data)
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | orientation_flag(header))
+        picture = cv2.imdecode(
+            np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | orientation_flag(header)
+        )
     except Refused as refusal:
         raise CannotDecode(str(refusal)) from None
     except (OSError, cv2.error) as error:
@@ -201,35 +240,46 @@ def encode_photo(media: Media, path: Path, short_side: int) -> None:
     elif header.codec == "jpeg":
         path.write_bytes(data)
         return
-    path.write_bytes(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes())
+    path.write_bytes(
+        cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+    )
 
 
 def _upright(planes: np.ndarray, rotation: int, mirrored: bool) -> np.ndarray:
-    """Turn a picture of :class:`Picture` as :func:`~omnidali.catalog.frame_planes.frame_orientation` says."""
+    """Turn a picture of :class:`Picture` as
+    :func:`~omnidali.catalog.frame_planes.frame_orientation` says.
+    """
     if not rotation and not mirrored:
         return planes
     height, width = planes.shape[0] * 2 // 3, planes.shape[1]
     y, u, v = np.split(planes.reshape(-1), [height * width, height * width * 5 // 4])
     turned = [show_upright(y.reshape(height, width), rotation, mirrored)]
-    turned += [show_upright(colour.reshape(height // 2, width // 2), rotation, mirrored) for colour in (u, v)]
+    turned += [
+        show_upright(colour.reshape(height // 2, width // 2), rotation, mirrored)
+        for colour in (u, v)
+    ]
     return np.concatenate([plane.reshape(-1) for plane in turned]).reshape(-1, turned[0].shape[1])
 
 
 def _timing(media: Media, count: int, first: int = 0) -> tuple[np.ndarray, np.ndarray, Fraction]:
-    """Seconds of ``count`` frames from ``first`` on, which is at 0, and the same in rising ticks of the last value.
+    """Seconds of ``count`` frames from ``first`` on, which is at 0, and the same in rising ticks of
+    the last value.
 
     MP4 needs every timestamp above the one before: equal ones are put about a microsecond apart.
     """
     try:
         with open_video(media.span, media.container) as container:
             stream = video_stream(container)
-            tick, rate = stream.time_base, stream.average_rate or stream.base_rate or _RATE_IF_UNKNOWN
+            tick, rate = (
+                stream.time_base,
+                stream.average_rate or stream.base_rate or _RATE_IF_UNKNOWN,
+            )
     except (Refused, av.FFmpegError, OSError, ValueError, IndexError) as error:
         raise cause_of(error).error() from None
     times = media.frame_times
     if times is None:
         times, tick = np.arange(first + count), 1 / Fraction(rate)
-    times = times[first:first + count] - times[first]
+    times = times[first : first + count] - times[first]
     repeats = np.arange(count) - np.searchsorted(times, times)
     factor = max(int(repeats.max()) + 1, round(tick / _FINE)) if repeats.any() else 1
     return times * float(tick), times * factor + repeats, tick / factor
@@ -239,7 +289,8 @@ def probe_written(path: Path, seconds: np.ndarray) -> Probe:
     """Probe a file as the catalog will.
 
     Raises:
-        CannotDecode: if it does not have exactly one frame at each of these seconds after its first one.
+        CannotDecode: if it does not have exactly one frame at each of these seconds after its first
+            one.
     """
     try:
         written = probe_video(FileSpan(str(path)))
@@ -255,6 +306,11 @@ def probe_written(path: Path, seconds: np.ndarray) -> Probe:
 
 def _check(path: Path, seconds: np.ndarray, size: tuple[int, int], recipe: Recipe) -> None:
     copy = probe_written(path, seconds)
-    if (copy.width, copy.height) != size or copy.codec != "h264" or \
-            not np.array_equal(unpack_numbers(copy.keyframes), np.arange(0, copy.frames, recipe.gop)):
-        raise CannotDecode(f"the copy is {copy.codec} of {copy.width}x{copy.height}, or has other keyframes")
+    if (
+        (copy.width, copy.height) != size
+        or copy.codec != "h264"
+        or not np.array_equal(unpack_numbers(copy.keyframes), np.arange(0, copy.frames, recipe.gop))
+    ):
+        raise CannotDecode(
+            f"the copy is {copy.codec} of {copy.width}x{copy.height}, or has other keyframes"
+        )

@@ -28,17 +28,23 @@ _BLOCK = 1 << 20  # bytes that are read at once
 _GLANCE = 4096  # bytes from the middle that are compared before whole files are
 _LIKE_YOUTUBE = re.compile(r"[A-Za-z0-9_-]{11}")
 _KINETICS = re.compile(r"([A-Za-z0-9_-]{11})_\d{6}_\d{6}")
-_COUNTED = re.compile(r"[A-Za-z]*[ _-]*\d*[ _-]*")  # a word, a number, or a word with a number: video_00012
+# a word, a number, or a word with a number: video_00012
+_COUNTED = re.compile(r"[A-Za-z]*[ _-]*\d*[ _-]*")
 _TELLING = 6  # characters that a name needs to say anything
 
 
-def find_equal(db: sqlite3.Connection, reader: CatalogReader, sources: Mapping[int, str],
-               hang_seconds: float = LoaderConfig.hang_seconds,
-               unread: Callable[[int, str], object] = lambda *_: None) -> list[list[int]]:
+def find_equal(
+    db: sqlite3.Connection,
+    reader: CatalogReader,
+    sources: Mapping[int, str],
+    hang_seconds: float = LoaderConfig.hang_seconds,
+    unread: Callable[[int, str], object] = lambda *_: None,
+) -> list[list[int]]:
     """Groups of usable files with equal bytes, as sorted catalog ids.
 
-    Sizes are compared first, then a part of the middle, and whole files only where both are equal. Folders of
-    frames are equal where their number of frames and their first, middle and last images are.
+    Sizes are compared first, then a part of the middle, and whole files only where both are equal.
+    Folders of frames are equal where their number of frames and their first, middle and last images
+    are.
 
     Args:
         sources: kind by the catalog's number of the source.
@@ -49,8 +55,12 @@ def find_equal(db: sqlite3.Connection, reader: CatalogReader, sources: Mapping[i
     for source, kind in sources.items():
         # folders have a size of their own kind: the number of frames, below 0
         size = "-frames" if kind == "frames" else "COALESCE(size, bytes)"
-        rows = np.array(db.execute(f"SELECT id, {size} FROM media WHERE source = ? AND state = ?",
-                                   (source, OK)).fetchall(), np.int64).reshape(-1, 2)
+        rows = np.array(
+            db.execute(
+                f"SELECT id, {size} FROM media WHERE source = ? AND state = ?", (source, OK)
+            ).fetchall(),
+            np.int64,
+        ).reshape(-1, 2)
         records.append(rows[:, 0])
         sizes.append(rows[:, 1])
     records, sizes = np.concatenate(records), np.concatenate(sizes)
@@ -67,17 +77,27 @@ def find_equal(db: sqlite3.Connection, reader: CatalogReader, sources: Mapping[i
     return [sorted(group) for group in groups.values()]
 
 
-def _sieve(reader: CatalogReader, keys: dict[int, object], whole: bool, title: str, hang_seconds: float,
-           unread: Callable[[int, str], object]) -> dict[int, object]:
+def _sieve(
+    reader: CatalogReader,
+    keys: dict[int, object],
+    whole: bool,
+    title: str,
+    hang_seconds: float,
+    unread: Callable[[int, str], object],
+) -> dict[int, object]:
     """Add a digest to every file's key, and keep those whose key another one shares."""
     digests: dict[int, object] = {}
     records = sorted(keys)
-    with closing(FileReaders(_READERS, hang_seconds)) as readers, \
-            tqdm(total=len(records), desc=title, unit="file", disable=None) as bar:
+    with (
+        closing(FileReaders(_READERS, hang_seconds)) as readers,
+        tqdm(total=len(records), desc=title, unit="file", disable=None) as bar,
+    ):
         for first in range(0, len(records), _AHEAD):
-            part = records[first:first + _AHEAD]
+            part = records[first : first + _AHEAD]
             media = map(reader.media, part)
-            for record, (digest, reason) in zip(part, readers.map(partial(digest_of, whole=whole), media)):
+            for record, (digest, reason) in zip(
+                part, readers.map(partial(digest_of, whole=whole), media)
+            ):
                 if digest is not None:
                     digests[record] = (keys[record], digest)
                 else:
@@ -100,9 +120,13 @@ class FileReaders:
         self._workers = Workers(threads, "read")
         self._hang_seconds = hang_seconds
 
-    def map(self, read: Callable[[Media], bytes | None],
-            files: Iterable[Media]) -> Iterator[tuple[bytes | None, str]]:
-        """Yield what ``read`` gives of every file, in their order; None with the reason where there is nothing."""
+    def map(
+        self, read: Callable[[Media], bytes | None], files: Iterable[Media]
+    ) -> Iterator[tuple[bytes | None, str]]:
+        """Yield what ``read`` gives of every file, in their order; None with the reason where there
+        is nothing.
+        """
+
         def work(media: Media, job: Job) -> bytes | None:
             job.at(media)
             with watched(partial(job.at, media)):
@@ -127,7 +151,9 @@ def digest_of(media: Media, whole: bool = True) -> bytes | None:
     digest = hashlib.blake2b(digest_size=16)
     try:
         if os.path.isdir(media.span.path):
-            numbers = sorted({0, media.frames // 2, media.frames - 1}) if whole else [media.frames // 2]
+            numbers = (
+                sorted({0, media.frames // 2, media.frames - 1}) if whole else [media.frames // 2]
+            )
             for number in numbers:
                 _feed(digest, media.frame(number).span, whole)
         else:
@@ -142,12 +168,15 @@ def _feed(digest, span: FileSpan, whole: bool) -> None:
         size = span.size if span.size is not None else os.fstat(file.fileno()).st_size
         begin, end = (0, size) if whole else (max(0, size - _GLANCE) // 2, (size + _GLANCE) // 2)
         for place in range(begin, min(end, size), _BLOCK):
-            digest.update(os.pread(file.fileno(), min(_BLOCK, min(end, size) - place), span.offset + place))
+            digest.update(
+                os.pread(file.fileno(), min(_BLOCK, min(end, size) - place), span.offset + place)
+            )
             moves_on()
 
 
 def video_id(path: str) -> tuple[str, bool] | None:
-    """What the name of a video says of the video, and whether it looks like an id that no other one has.
+    """What the name of a video says of the video, and whether it looks like an id that no other one
+    has.
 
     Returns:
         The stem, of Kinetics' ``id_000010_000020`` the id; None for names that only count.
@@ -167,11 +196,18 @@ def video_id(path: str) -> tuple[str, bool] | None:
 
 
 def named_videos(db: sqlite3.Connection, source: int, kind: str) -> Iterator[tuple[str, str, bool]]:
-    """Yield (id, path, whether it looks like one) of a source's usable videos; of long ones, the video's own."""
-    path = "CASE WHEN e.video <> '' THEN e.video ELSE m.path END" if kind == "untrimmed" else "m.path"
-    rows = db.execute(f"SELECT DISTINCT {path} FROM entries e JOIN media m ON m.id = e.media"
-                      " WHERE e.source = ? AND m.state = ?", (source, OK))
-    for path, in rows:
+    """Yield (id, path, whether it looks like one) of a source's usable videos; of long ones, the
+    video's own.
+    """
+    path = (
+        "CASE WHEN e.video <> '' THEN e.video ELSE m.path END" if kind == "untrimmed" else "m.path"
+    )
+    rows = db.execute(
+        f"SELECT DISTINCT {path} FROM entries e JOIN media m ON m.id = e.media"
+        " WHERE e.source = ? AND m.state = ?",
+        (source, OK),
+    )
+    for (path,) in rows:
         found = video_id(path)
         if found:
             yield found[0], path, found[1]

@@ -1,7 +1,8 @@
-"""Features of frames by an image network, whitened, and the likeness from which on two frames count as one.
+"""Features of frames by an image network, whitened, and the likeness from which on two frames count
+as one.
 
-OmniSource, Sec. 3.2: features of an ImageNet network, whitened, compared by their cosine; duplicates are pairs that are
-more alike than different crops of one frame are on average.
+OmniSource, Sec. 3.2: features of an ImageNet network, whitened, compared by their cosine;
+duplicates are pairs that are more alike than different crops of one frame are on average.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from omnidali.planning.philox import Purpose, Stream
 SAMPLE = 32_768  # frames that the whitening is fitted on at most
 CROP_AREA = (0.5, 1.0)  # share of the frame in the random crops that the threshold is measured with
 _BLANK = 2.0  # contrast, of 255, below which a frame is black, white or plain: it has no features
-_DEPTHS = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101}  # by blocks of layer3, and bottlenecks
+# by blocks of layer3, and bottlenecks
+_DEPTHS = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101}
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class ImageNetwork:
     """A network that gives features of frames.
 
     Attributes:
-        backbone: (N, 3, H, W) to maps. width: numbers of a feature. digest: text that tells weights apart.
+        backbone: (N, 3, H, W) to maps. width: numbers of a feature. digest: text that tells weights
+            apart.
     """
 
     backbone: torch.nn.Module
@@ -41,22 +44,36 @@ class ImageNetwork:
     digest: str
 
     def __call__(self, clips: torch.Tensor) -> torch.Tensor:
-        """Features of every frame of (N, 3, T, H, W): (N, T * width); zeros for frames without contrast."""
-        return self._features(clips.transpose(1, 2).flatten(0, 1), pixels_of(clips)).view(len(clips), -1)
+        """Features of every frame of (N, 3, T, H, W): (N, T * width); zeros for frames without
+        contrast.
+        """
+        return self._features(clips.transpose(1, 2).flatten(0, 1), pixels_of(clips)).view(
+            len(clips), -1
+        )
 
     def of_crops(self, clips: torch.Tensor) -> torch.Tensor:
         """Features of two random crops of every clip's only frame: (N, 2 * width).
 
-        The crops are drawn from the frame's own pixels: they are the same on any number of ranks, and after a kill.
+        The crops are drawn from the frame's own pixels: they are the same on any number of ranks,
+        and after a kill.
         """
         frames, pixels, side = clips[:, :, 0], pixels_of(clips[:, :, :1]), clips.shape[-1]
         draws = (pixels.double().mean(dim=(1, 2, 3)) * 1e6).long().cpu().numpy()
         both = []
         for crop in range(2):
             numbers = Stream(0, crop).uniform(Purpose.CROP, draws, RANDOM_RESIZED_NUMBERS)
-            boxes = random_resized(np.full(len(draws), side), np.full(len(draws), side), numbers, CROP_AREA)
-            cut = [F.interpolate(frame[None, :, top:bottom, left:right], (side, side), mode="bilinear", antialias=True)
-                   for frame, (top, left, bottom, right) in zip(frames, boxes.tolist())]
+            boxes = random_resized(
+                np.full(len(draws), side), np.full(len(draws), side), numbers, CROP_AREA
+            )
+            cut = [
+                F.interpolate(
+                    frame[None, :, top:bottom, left:right],
+                    (side, side),
+                    mode="bilinear",
+                    antialias=True,
+                )
+                for frame, (top, left, bottom, right) in zip(frames, boxes.tolist())
+            ]
             both.append(self._features(torch.cat(cut), pixels))
         return torch.cat(both, dim=1)
 
@@ -70,8 +87,8 @@ class ImageNetwork:
 def load_network(path: str | Path, device: torch.device) -> ImageNetwork:
     """An image network from a checkpoint file, or a run folder for its best.pt.
 
-    The depth is told from the weights; the classifier is not used. ResNets of torchvision and timm will do as well as
-    TSN's.
+    The depth is told from the weights; the classifier is not used. ResNets of torchvision and timm
+    will do as well as TSN's.
 
     Raises:
         UserError: if it cannot be read, or holds no weights of a ResNet for images.
@@ -93,9 +110,13 @@ def load_network(path: str | Path, device: torch.device) -> ImageNetwork:
 
 
 def _depth_of(weights: Mapping[str, torch.Tensor]) -> int:
-    """The ResNet that weights are of, 50 where that cannot be told: loading them says what is wrong."""
+    """The ResNet that weights are of, 50 where that cannot be told: loading them says what is
+    wrong.
+    """
     names = rename(weights)[1]
-    blocks = {int(match[1]) for name in names if (match := re.match(r"backbone\.layer3\.(\d+)\.", name))}
+    blocks = {
+        int(match[1]) for name in names if (match := re.match(r"backbone\.layer3\.(\d+)\.", name))
+    }
     return _DEPTHS.get((len(blocks), "backbone.layer1.0.conv3.conv.weight" in names), 50)
 
 
@@ -118,9 +139,10 @@ class Whitening:
 def fit_whitening(features: np.ndarray) -> Whitening:
     """Fit to features (n, D), rows of zeros left out.
 
-    The covariance is shrunk towards equal variances as far as Ledoit and Wolf (2004) estimate to be best: few frames
-    for many numbers would otherwise blow up directions in which they do not vary by chance. For the same reason the
-    directions in which they vary most are kept alone, one for every four frames.
+    The covariance is shrunk towards equal variances as far as Ledoit and Wolf (2004) estimate to be
+    best: few frames for many numbers would otherwise blow up directions in which they do not vary
+    by chance. For the same reason the directions in which they vary most are kept alone, one for
+    every four frames.
     """
     features = np.asarray(features, np.float64)
     features = features[features.any(axis=1)]
@@ -131,21 +153,29 @@ def fit_whitening(features: np.ndarray) -> Whitening:
     around = features - mean
     covariance = around.T @ around / count
     level = np.trace(covariance) / width
-    spread = (covariance ** 2).sum() - width * level ** 2  # of the covariance around equal variances
-    noise = ((around ** 2).sum(axis=1) ** 2).mean() / count - (covariance ** 2).sum() / count
+    # of the covariance around equal variances
+    spread = (covariance**2).sum() - width * level**2
+    noise = ((around**2).sum(axis=1) ** 2).mean() / count - (covariance**2).sum() / count
     shrinkage = float(np.clip(noise / spread, 0, 1)) if spread > 0 else 1.0
-    values, vectors = np.linalg.eigh((1 - shrinkage) * covariance + shrinkage * level * np.eye(width))
-    matrix = (vectors / np.sqrt(np.maximum(values, 1e-12 * max(level, 1e-12))))[:, -max(1, count // 4):]
+    values, vectors = np.linalg.eigh(
+        (1 - shrinkage) * covariance + shrinkage * level * np.eye(width)
+    )
+    matrix = (vectors / np.sqrt(np.maximum(values, 1e-12 * max(level, 1e-12))))[
+        :, -max(1, count // 4) :
+    ]
     return Whitening(mean.astype(np.float32), matrix.astype(np.float32), shrinkage, count)
 
 
 class FeatureLikeness:
-    """Compare frames by the cosine of their whitened features; see :mod:`omnidali.curation.similar`."""
+    """Compare frames by the cosine of their whitened features; see
+    :mod:`omnidali.curation.similar`.
+    """
 
     def __init__(self, whitening: Whitening, device: torch.device = torch.device("cpu")):
         self._mean = torch.from_numpy(whitening.mean).to(device)
         self._matrix = torch.from_numpy(whitening.matrix).to(device)
-        self._block = torch.empty(0)  # new memory for every block would cost a quarter of the product
+        # new memory for every block would cost a quarter of the product
+        self._block = torch.empty(0)
 
     def prepare(self, kept: np.ndarray) -> torch.Tensor:
         """Features (n, D) whitened, of length 1; zeros stay zeros, which are like nothing."""

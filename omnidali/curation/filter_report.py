@@ -1,4 +1,6 @@
-"""What a filter kept and dropped, for people: tables, a line an item, histograms, and pictures to judge it by."""
+"""What a filter kept and dropped, for people: tables, a line an item, histograms, and pictures to
+judge it by.
+"""
 
 from __future__ import annotations
 
@@ -51,57 +53,91 @@ class Part:
         yield from zip(range(count), listed.tolist(), kept.tolist())
 
     def best(self, label: int) -> float:
-        """The best probability of a class among the items that are listed with it; NaN where none decodes."""
+        """The best probability of a class among the items that are listed with it; NaN where none
+        decodes.
+        """
         own = self.opinion.probability[(self.task.table.labels == label) & self.opinion.decoded]
         return float(own.max()) if len(own) else float("nan")
 
     def reason(self, row: int, names: Sequence[str], rules: Rules) -> str:
-        """Why an item is dropped, or with which label it was found; empty where there is nothing to say."""
+        """Why an item is dropped, or with which label it was found; empty where there is nothing to
+        say.
+        """
         if not self.opinion.decoded[row]:
             return "does not decode"
-        told = {"threshold": f"probability below {rules.threshold:g}", "topk": f"not among the best {rules.top}",
-                "quantile": f"not in the best {100 * rules.keep:g} % of its class"}
+        told = {
+            "threshold": f"probability below {rules.threshold:g}",
+            "topk": f"not among the best {rules.top}",
+            "quantile": f"not in the best {100 * rules.keep:g} % of its class",
+        }
         failed = "; ".join(told[name] for name, rows in self.verdict.failed.items() if rows[row])
         if self.relabelled[row]:
             return f"relabelled from {names[self.task.table.labels[row]]} ({failed})"
         return failed
 
 
-def write_reports(out: Path, parts: Mapping[str, Part], names: Sequence[str], rules: Rules, config: Config,
-                  rows: Mapping[str, dict]) -> None:
+def write_reports(
+    out: Path,
+    parts: Mapping[str, Part],
+    names: Sequence[str],
+    rules: Rules,
+    config: Config,
+    rows: Mapping[str, dict],
+) -> None:
     """Write report.md, two tables a source, and pictures.
 
     Raises:
         OSError: if something cannot be written.
     """
     teacher = next(iter(parts.values())).task.scorer.name
-    lines = ["# What the filter kept", "", f"Rule: {rules}. Teacher: {for_markdown(teacher, None)}.", "",
-             "| source | items | kept | share | dropped | relabelled | do not decode | samples |",
-             "|---|---|---|---|---|---|---|---|"]
-    lines += [f"| {for_markdown(name)} | {row['items']:,} | {row['kept']:,} |"
-              f" {100 * row['kept'] / row['items']:.1f} % | {row['dropped']:,} | {row['relabelled']:,} |"
-              f" {row['unreadable']:,} | {row['samples']:,} |"
-              for name, row in rows.items()]
+    lines = [
+        "# What the filter kept",
+        "",
+        f"Rule: {rules}. Teacher: {for_markdown(teacher, None)}.",
+        "",
+        "| source | items | kept | share | dropped | relabelled | do not decode | samples |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {for_markdown(name)} | {row['items']:,} | {row['kept']:,} |"
+        f" {100 * row['kept'] / row['items']:.1f} % | {row['dropped']:,} | {row['relabelled']:,} |"
+        f" {row['unreadable']:,} | {row['samples']:,} |"
+        for name, row in rows.items()
+    ]
     for name, part in parts.items():
         for kept, which in ((True, "kept"), (False, "dropped")):
             table = _rows(config.catalog_path, name, part, kept, names, rules)
             write_whole(out / f"{name}_{which}.csv", table_lines(table))
         pictures = _draw(out / "pictures", name, part, names, config)
-        lines += ["", f"## {for_markdown(name)}", "", "| class | items | kept | share | best probability |",
-                  "|---|---|---|---|---|"]
-        lines += [f"| {for_markdown(names[label])} | {listed:,} | {kept:,} |"
-                  + (f" {100 * kept / listed:.1f} % | {part.best(label):.3f} |" if listed else " | |")
-                  for label, listed, kept in part.classes(len(names))]
-        lines += ["", *(f"![{for_markdown(path.stem)}](pictures/{quote(path.name)})" for path in pictures)]
+        lines += [
+            "",
+            f"## {for_markdown(name)}",
+            "",
+            "| class | items | kept | share | best probability |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {for_markdown(names[label])} | {listed:,} | {kept:,} |"
+            + (f" {100 * kept / listed:.1f} % | {part.best(label):.3f} |" if listed else " | |")
+            for label, listed, kept in part.classes(len(names))
+        ]
+        lines += [
+            "",
+            *(f"![{for_markdown(path.stem)}](pictures/{quote(path.name)})" for path in pictures),
+        ]
         bad = itertools.compress(read_items(config.catalog_path, name), ~part.opinion.decoded)
         unreadable = [_shown(item) for item in itertools.islice(bad, _NAMED)]
         if unreadable:
-            lines += ["", f"Do not decode (all in {for_markdown(name)}_dropped.csv): {', '.join(unreadable)}"]
+            lines += [
+                "",
+                f"Do not decode (all in {for_markdown(name)}_dropped.csv): {', '.join(unreadable)}",
+            ]
     write_whole(out / "report.md", (f"{line}\n" for line in lines))
 
 
-def _rows(catalog: str, name: str, part: Part, kept: bool, names: Sequence[str],
-          rules: Rules) -> Iterator[Sequence[object]]:
+def _rows(
+    catalog: str, name: str, part: Part, kept: bool, names: Sequence[str], rules: Rules
+) -> Iterator[Sequence[object]]:
     yield _COLUMNS
     opinion, chosen = part.opinion, part.verdict.kept == kept
     for row, item in enumerate(read_items(catalog, name)):
@@ -111,11 +147,25 @@ def _rows(catalog: str, name: str, part: Part, kept: bool, names: Sequence[str],
         if opinion.decoded[row]:
             label = int(part.task.table.labels[row])
             query_first = opinion.rank[row] == 0
-            best, value = (label, opinion.probability[row]) if query_first else (
-                opinion.other[row], opinion.other_probability[row])
-            values = [f"{opinion.probability[row]:.4f}", int(opinion.rank[row]) + 1, names[best], f"{value:.4f}"]
+            best, value = (
+                (label, opinion.probability[row])
+                if query_first
+                else (opinion.other[row], opinion.other_probability[row])
+            )
+            values = [
+                f"{opinion.probability[row]:.4f}",
+                int(opinion.rank[row]) + 1,
+                names[best],
+                f"{value:.4f}",
+            ]
         piece = item.number if item.video else ""
-        yield [item.path, piece, names[part.verdict.labels[row]], *values, part.reason(row, names, rules)]
+        yield [
+            item.path,
+            piece,
+            names[part.verdict.labels[row]],
+            *values,
+            part.reason(row, names, rules),
+        ]
 
 
 def _shown(item: Item) -> str:
@@ -127,9 +177,15 @@ def _draw(folder: Path, name: str, part: Part, names: Sequence[str], config: Con
     """A histogram of the query's probabilities, and grids of kept and dropped items."""
     counts, edges = np.histogram(part.opinion.probability[part.opinion.decoded], _BINS, (0, 1))
     shares = 100 * counts / max(1, counts.sum())
-    bars = {f"{low:.1f} to {high:.1f}": (share, ()) for low, high, share in zip(edges, edges[1:], shares)}
+    bars = {
+        f"{low:.1f} to {high:.1f}": (share, ())
+        for low, high, share in zip(edges, edges[1:], shares)
+    }
     written = [folder / f"{name}_probabilities.png"]
-    write_picture(written[0], bar_chart(bars, f"{name}: probability of the query, % of items", max(shares.max(), 1)))
+    write_picture(
+        written[0],
+        bar_chart(bars, f"{name}: probability of the query, % of items", max(shares.max(), 1)),
+    )
     for kept, which in ((True, "kept"), (False, "dropped")):
         rows = np.flatnonzero((part.verdict.kept == kept) & part.opinion.decoded)
         if len(rows):
@@ -145,7 +201,9 @@ def _grid(part: Part, rows: np.ndarray, names: Sequence[str], config: Config) ->
     views = ViewsConfig(num_clips=1, size=_SIDE, short_side=_SIDE)
     plan = EvaluationPlan(part.task.table.take(rows, "shown"), ClipConfig(), views, _ACROSS)
     tiles = []
-    with FusionIterator(plan, [replace(part.task.source, decode="cpu")], **rank_options(config, Ranks())) as batches:
+    with FusionIterator(
+        plan, [replace(part.task.source, decode="cpu")], **rank_options(config, Ranks())
+    ) as batches:
         for batch in batches:
             for group in batch.groups:
                 for place, clip in zip(group.slot.tolist(), group.clips):

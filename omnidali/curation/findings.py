@@ -16,36 +16,92 @@ LEVELS = (ERROR, WARN, OK)
 
 # problem: how bad it is, what it is said to be, what to do
 PROBLEMS = {
-    "leak by content": (ERROR, "files equal one of the evaluation", "Remove their lines from the list."),
-    "leak by video id": (ERROR, "files are of a video of the evaluation, by its id",
-                         "Remove their lines from the list."),
-    "label": (ERROR, "items have a wrong label or none", "Correct them; the source was not compared with others."),
-    "missing": (WARN, "files are missing", "Correct root and list, fetch them again, or remove their lines."),
-    "not UTF-8": (WARN, "files have a name that is not UTF-8", "Rename them, in their list too; training leaves them"
-                  " out."),
-    "refused": (WARN, "files are refused", "Fetch them again, or remove their lines; training leaves them out."),
-    "other frames": (WARN, "files have other frames than their headers say",
-                     "Trainings go by the frames that come; one that was stopped must be started anew."),
-    "not decoded": (WARN, "files could not be decoded to their end", "Look for what is wrong with them or the disk."),
-    "not compared": (WARN, "files could not be read to be compared with others",
-                     "Look for what is wrong with the disk."),
-    "damaged": (WARN, "files are damaged, or used in part", "Fetch them again; training uses what decodes."),
-    "pixels": (WARN, "files have pixels that are not square, which is ignored, as by the reference",
-               "Set pixel_aspect: apply to stretch them."),
-    "ending": (WARN, "files have an ending that is not looked at", "Rename them; contents are told by first bytes."),
+    "leak by content": (
+        ERROR,
+        "files equal one of the evaluation",
+        "Remove their lines from the list.",
+    ),
+    "leak by video id": (
+        ERROR,
+        "files are of a video of the evaluation, by its id",
+        "Remove their lines from the list.",
+    ),
+    "label": (
+        ERROR,
+        "items have a wrong label or none",
+        "Correct them; the source was not compared with others.",
+    ),
+    "missing": (
+        WARN,
+        "files are missing",
+        "Correct root and list, fetch them again, or remove their lines.",
+    ),
+    "not UTF-8": (
+        WARN,
+        "files have a name that is not UTF-8",
+        "Rename them, in their list too; training leaves them out.",
+    ),
+    "refused": (
+        WARN,
+        "files are refused",
+        "Fetch them again, or remove their lines; training leaves them out.",
+    ),
+    "other frames": (
+        WARN,
+        "files have other frames than their headers say",
+        "Trainings go by the frames that come; one that was stopped must be started anew.",
+    ),
+    "not decoded": (
+        WARN,
+        "files could not be decoded to their end",
+        "Look for what is wrong with them or the disk.",
+    ),
+    "not compared": (
+        WARN,
+        "files could not be read to be compared with others",
+        "Look for what is wrong with the disk.",
+    ),
+    "damaged": (
+        WARN,
+        "files are damaged, or used in part",
+        "Fetch them again; training uses what decodes.",
+    ),
+    "pixels": (
+        WARN,
+        "files have pixels that are not square, which is ignored, as by the reference",
+        "Set pixel_aspect: apply to stretch them.",
+    ),
+    "ending": (
+        WARN,
+        "files have an ending that is not looked at",
+        "Rename them; contents are told by first bytes.",
+    ),
     "left out": (WARN, "items are left out", "Correct the list; training goes on without them."),
     "two labels": (WARN, "files stand under several labels", "Keep one line of each, or none."),
-    "copy": (WARN, "files equal another one of the same label", "Remove their lines; a copy counts twice."),
+    "copy": (
+        WARN,
+        "files equal another one of the same label",
+        "Remove their lines; a copy counts twice.",
+    ),
     "repeated line": (WARN, "lines repeat another", "Remove them; training counts them once."),
-    "same name": (WARN, "files are named like one of the evaluation", "Look whether they show the same video."),
-    "too short": (WARN, "clips repeat frames, as their video is too short",
-                  "Lower clip.frame_interval, clip.clip_len or clip.num_clips, or remove them."),
+    "same name": (
+        WARN,
+        "files are named like one of the evaluation",
+        "Look whether they show the same video.",
+    ),
+    "too short": (
+        WARN,
+        "clips repeat frames, as their video is too short",
+        "Lower clip.frame_interval, clip.clip_len or clip.num_clips, or remove them.",
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One line: how bad, of which source, what was found, and what to do; ``found`` may hold names of strangers."""
+    """One line: how bad, of which source, what was found, and what to do; ``found`` may hold names
+    of strangers.
+    """
 
     level: str
     source: str
@@ -57,7 +113,8 @@ class Verdict:
 
 
 class Issues:
-    """Lines of ``issues.csv``, written as they are found; a context manager that keeps the file only at a good end.
+    """Lines of ``issues.csv``, written as they are found; a context manager that keeps the file
+    only at a good end.
 
     Attributes:
         counts: by (source, problem). examples: path and detail of the first of each.
@@ -83,10 +140,12 @@ class Issues:
                 path, detail = self.examples[source, problem]
                 known = [for_terminal(text) for text in (path, detail) if text]
                 example = f"{known[0]} ({known[1]})" if len(known) > 1 else "".join(known)
-                lines.append(Verdict(level, source, f"{count:,} {found}, such as {example}", advice))
+                lines.append(
+                    Verdict(level, source, f"{count:,} {found}, such as {example}", advice)
+                )
         return lines
 
-    def __enter__(self) -> "Issues":
+    def __enter__(self) -> Issues:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self._part, "w", encoding="utf-8", newline="")
         self._file.writelines(table_lines([["source", "path", "problem", "detail"]]))

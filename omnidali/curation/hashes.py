@@ -1,9 +1,11 @@
-"""What a frame looks like in 200 bytes: a perceptual hash of 64 bits and a thumbnail of 8 x 8 pixels in colour.
+"""What a frame looks like in 200 bytes: a perceptual hash of 64 bits and a thumbnail of 8 x 8
+pixels in colour.
 
-The hash holds the signs of the 64 lowest frequencies of the grey picture's cosine transform without the mean, on the
-frame's middle square scaled to 32 x 32 pixels: scaling and JPEG hardly change them. 64 signs alone cannot tell a moving
-copy from other pictures, so pairs that are near by the hash are compared by their thumbnails: how much these differ, as
-a share of their own contrast. A frame without contrast is like nothing.
+The hash holds the signs of the 64 lowest frequencies of the grey picture's cosine transform without
+the mean, on the frame's middle square scaled to 32 x 32 pixels: scaling and JPEG hardly change
+them. 64 signs alone cannot tell a moving copy from other pictures, so pairs that are near by the
+hash are compared by their thumbnails: how much these differ, as a share of their own contrast. A
+frame without contrast is like nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ _GREY = (0.299, 0.587, 0.114)
 
 
 class Sketches(NamedTuple):
-    """Frames made ready to be compared: codes uint64 (n,), thumbs float32 (n, 192), contrast float32 (n,)."""
+    """Frames made ready to be compared: codes uint64 (n,), thumbs float32 (n, 192), contrast
+    float32 (n,).
+    """
 
     codes: np.ndarray
     thumbs: np.ndarray
@@ -64,9 +68,11 @@ def pixels_of(clips: torch.Tensor) -> torch.Tensor:
 
 def pack_sketches(outputs: np.ndarray) -> np.ndarray:
     """What :func:`sketch_frames` gave, (n, T * 256), as bytes to keep: uint8 (n * T, 200)."""
-    frames = outputs.reshape(-1, _BITS + 3 * _THUMB ** 2)
+    frames = outputs.reshape(-1, _BITS + 3 * _THUMB**2)
     bits = np.packbits(frames[:, :_BITS] > 0.5, axis=1)
-    return np.concatenate([bits, np.clip(frames[:, _BITS:], 0, 255).round().astype(np.uint8)], axis=1)
+    return np.concatenate(
+        [bits, np.clip(frames[:, _BITS:], 0, 255).round().astype(np.uint8)], axis=1
+    )
 
 
 class HashLikeness:
@@ -82,32 +88,39 @@ class HashLikeness:
     def prepare(self, kept: np.ndarray) -> Sketches:
         """Kept bytes (n, 200) made ready."""
         kept = np.asarray(kept)
-        thumbs = kept[:, _BITS // 8:].astype(np.float32)
-        around = thumbs.reshape(-1, 3, _THUMB ** 2)
+        thumbs = kept[:, _BITS // 8 :].astype(np.float32)
+        around = thumbs.reshape(-1, 3, _THUMB**2)
         contrast = around.std(axis=2).astype(np.float64)
-        return Sketches(np.ascontiguousarray(kept[:, :_BITS // 8]).view(np.uint64).ravel(), thumbs,
-                        np.sqrt((contrast ** 2).mean(axis=1)).astype(np.float32))
+        return Sketches(
+            np.ascontiguousarray(kept[:, : _BITS // 8]).view(np.uint64).ravel(),
+            thumbs,
+            np.sqrt((contrast**2).mean(axis=1)).astype(np.float32),
+        )
 
     def size(self, prepared: Sketches) -> int:
         """Bytes in memory."""
         return sum(array.nbytes for array in prepared)
 
     def __call__(self, one: Sketches, other: Sketches) -> torch.Tensor:
-        """Likeness float32 (m, k): 1 for equal thumbnails, 0 where they differ as much as their contrast, -1 beyond
-        the distance."""
+        """Likeness float32 (m, k): 1 for equal thumbnails, 0 where they differ as much as their
+        contrast, -1 beyond the distance.
+        """
         alike = np.full((len(one.codes), len(other.codes)), NOT_ALIKE, np.float32)
         differing = np.empty((_STRIP, len(other.codes)), np.uint64)
         bits = np.empty(differing.shape, np.uint8)
         blank = other.contrast < _BLANK
-        for top in range(0, len(one.codes), _STRIP):  # what is counted stays in the processor's cache
-            codes = one.codes[top:top + _STRIP, None]
-            np.bitwise_xor(codes, other.codes, out=differing[:len(codes)])
-            near = np.bitwise_count(differing[:len(codes)], out=bits[:len(codes)]) <= self.distance
-            near[one.contrast[top:top + _STRIP] < _BLANK] = False
+        # what is counted stays in the processor's cache
+        for top in range(0, len(one.codes), _STRIP):
+            codes = one.codes[top : top + _STRIP, None]
+            np.bitwise_xor(codes, other.codes, out=differing[: len(codes)])
+            near = (
+                np.bitwise_count(differing[: len(codes)], out=bits[: len(codes)]) <= self.distance
+            )
+            near[one.contrast[top : top + _STRIP] < _BLANK] = False
             near[:, blank] = False
             places = np.flatnonzero(near)
             for first in range(0, len(places), _AT_ONCE):
-                rows, columns = np.divmod(places[first:first + _AT_ONCE], near.shape[1])
+                rows, columns = np.divmod(places[first : first + _AT_ONCE], near.shape[1])
                 rows += top
                 apart = np.sqrt(((one.thumbs[rows] - other.thumbs[columns]) ** 2).mean(axis=1))
                 contrast = np.minimum(one.contrast[rows], other.contrast[columns])
@@ -117,7 +130,9 @@ class HashLikeness:
 
 def distance_of(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Bits by which kept frames (n, 200) differ, row by row: int (n,)."""
-    return np.bitwise_count(one[:, :_BITS // 8] ^ other[:, :_BITS // 8]).sum(axis=1, dtype=np.int64)
+    return np.bitwise_count(one[:, : _BITS // 8] ^ other[:, : _BITS // 8]).sum(
+        axis=1, dtype=np.int64
+    )
 
 
 @functools.cache
@@ -133,4 +148,4 @@ def _cosines() -> torch.Tensor:
 def _lowest() -> list[int]:
     """Places of the 64 lowest frequencies but the mean, by the sum of both directions' orders."""
     order = np.add.outer(np.arange(_GRID), np.arange(_GRID)).ravel()
-    return np.argsort(order, kind="stable")[1:1 + _BITS].tolist()
+    return np.argsort(order, kind="stable")[1 : 1 + _BITS].tolist()

@@ -1,4 +1,6 @@
-"""What the commands that write many files share: a journal that a second start goes on from, and a busy pool."""
+"""What the commands that write many files share: a journal that a second start goes on from, and a
+busy pool.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,12 @@ from omnidali.untrusted_text import say
 from omnidali.writing import write_whole, writing_to
 
 OWNER = ".omnidali.json"  # whose folder it is
-# a kill may leave a half written mark, and a start that was refused a catalog, which holds nothing but what files are
+# a kill may leave a half written mark, and a start that was refused a catalog, which holds nothing
+# but what files are
 _NOBODYS = (OWNER, "catalog.sqlite")
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-_DENIED = {errno.EACCES, errno.EPERM, errno.EIO}  # of the results; an original that is denied is a failed file
+# of the results; an original that is denied is a failed file
+_DENIED = {errno.EACCES, errno.EPERM, errno.EIO}
 
 
 def is_of_the_disk(error: BaseException, out: Path) -> bool:
@@ -40,13 +44,22 @@ def check_folder(out: Path, journal: str, unfinished: str) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()) and not ((out / unfinished).exists() or (out / journal).exists()):
-        raise UserError("--out", "an empty folder or an earlier copy", f"other files in {out}", "Choose another.")
+        raise UserError(
+            "--out",
+            "an empty folder or an earlier copy",
+            f"other files in {out}",
+            "Choose another.",
+        )
 
 
-def take_folder(out: str | Path, command: str, config_file: str | Path, earlier: str = OWNER) -> None:
-    """Take a folder for what a command writes over at every start; what another one left in it stays.
+def take_folder(
+    out: str | Path, command: str, config_file: str | Path, earlier: str = OWNER
+) -> None:
+    """Take a folder for what a command writes over at every start; what another one left in it
+    stays.
 
-    A mark tells whose it is from before the first result, so that a start that was killed can be made again.
+    A mark tells whose it is from before the first result, so that a start that was killed can be
+    made again.
 
     Raises:
         UserError: as :func:`check_free`; if it cannot be written.
@@ -58,7 +71,9 @@ def take_folder(out: str | Path, command: str, config_file: str | Path, earlier:
             write_whole(out / OWNER, json.dumps(mine) + "\n")
 
 
-def check_free(out: str | Path, command: str, config_file: str | Path, earlier: str = OWNER) -> bool:
+def check_free(
+    out: str | Path, command: str, config_file: str | Path, earlier: str = OWNER
+) -> bool:
     """Look whether :func:`take_folder` may take a folder, and change nothing.
 
     Args:
@@ -68,7 +83,8 @@ def check_free(out: str | Path, command: str, config_file: str | Path, earlier: 
         Whether it is taken, for the same command and config.
 
     Raises:
-        UserError: naming --out, if it holds something that is not of an earlier start on the same config.
+        UserError: naming --out, if it holds something that is not of an earlier start on the same
+            config.
     """
     out, mine = Path(out), {"command": command, "config": os.path.realpath(config_file)}
     theirs = None
@@ -80,10 +96,17 @@ def check_free(out: str | Path, command: str, config_file: str | Path, earlier: 
         if theirs is None and earlier != OWNER and (out / earlier).exists():
             return False
         if any(not path.name.startswith(_NOBODYS) for path in out.iterdir()):
-            got = f"what `omnidali {theirs['command']}` made of {theirs['config']}" if isinstance(theirs, dict) \
-                and theirs.keys() == mine.keys() else "other files"
-            raise UserError("--out", f"an empty folder, or one of an earlier `omnidali {command}` of {mine['config']}",
-                            f"{got} in {out}", "Choose another.")
+            got = (
+                f"what `omnidali {theirs['command']}` made of {theirs['config']}"
+                if isinstance(theirs, dict) and theirs.keys() == mine.keys()
+                else "other files"
+            )
+            raise UserError(
+                "--out",
+                f"an empty folder, or one of an earlier `omnidali {command}` of {mine['config']}",
+                f"{got} in {out}",
+                "Choose another.",
+            )
     return False
 
 
@@ -108,21 +131,36 @@ def read_journal(path: Path) -> dict[str, dict]:
     return rows
 
 
-def complete(path: Path, others: Iterable[dict], journal: dict[str, dict], todo: Collection, workers: int,
-             work: Callable) -> None:
+def complete(
+    path: Path,
+    others: Iterable[dict],
+    journal: dict[str, dict],
+    todo: Collection,
+    workers: int,
+    work: Callable,
+) -> None:
     """Do what a journal does not know, and write it down as it is done.
 
     Args:
-        path: of the journal. others: entries that stay in it, though nobody asks for them this time.
+        path: of the journal. others: entries that stay in it, though nobody asks for them this
+            time.
         journal: entries of what lies there already, by path; gets those of the rest.
         todo: what is left, things with a number of ``frames``. work: gives the entry of one.
     """
     write_whole(path, (json.dumps(row) + "\n" for row in (*others, *journal.values())))
     if journal:
         say(f"{len(journal):,} of {len(journal) + len(todo):,} files lie there already")
-    with open(path, "a", encoding="utf-8") as file, \
-            tqdm(total=sum(item.frames for item in todo), desc=path.stem, unit="frame", unit_scale=True,
-                 file=sys.stderr, mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:
+    with (
+        open(path, "a", encoding="utf-8") as file,
+        tqdm(
+            total=sum(item.frames for item in todo),
+            desc=path.stem,
+            unit="frame",
+            unit_scale=True,
+            file=sys.stderr,
+            mininterval=1.0 if sys.stderr.isatty() else 30.0,
+        ) as bar,
+    ):
 
         def done(made: tuple[int, dict]) -> None:
             frames, row = made
@@ -135,7 +173,8 @@ def complete(path: Path, others: Iterable[dict], journal: dict[str, dict], todo:
 
 
 def run_ahead(work: Callable, items: Iterable, workers: int, done: Callable) -> None:
-    """Call ``done(work(item))`` for every item, ``work`` in threads and a few items ahead, ``done`` in this one.
+    """Call ``done(work(item))`` for every item, ``work`` in threads and a few items ahead, ``done``
+    in this one.
 
     Raises:
         Exception: the first of either; what has begun is finished before.
@@ -144,7 +183,10 @@ def run_ahead(work: Callable, items: Iterable, workers: int, done: Callable) -> 
     with ThreadPoolExecutor(workers) as pool:
         try:
             while True:
-                running |= {pool.submit(work, item) for item in itertools.islice(waiting, 2 * workers - len(running))}
+                running |= {
+                    pool.submit(work, item)
+                    for item in itertools.islice(waiting, 2 * workers - len(running))
+                }
                 if not running:
                     return
                 finished, running = wait(running, return_when=FIRST_COMPLETED)

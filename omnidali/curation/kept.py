@@ -1,4 +1,6 @@
-"""What was computed of every frame of a source, on disk: what a killed run has done is not done again."""
+"""What was computed of every frame of a source, on disk: what a killed run has done is not done
+again.
+"""
 
 from __future__ import annotations
 
@@ -24,19 +26,23 @@ from omnidali.evaluation.forward import allow_again, run_over
 from omnidali.planning.frames import sample_test
 from omnidali.ranks import Ranks
 
-_COUNTS = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96])  # frames of an item: few kinds, so few passes
+# frames of an item: few kinds, so few passes
+_COUNTS = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96])
 _FLUSH_SECONDS = 5.0
 TODO, DONE, UNREADABLE = 0, 1, 2
 
 
 @dataclass(frozen=True)
 class Items:
-    """What is compared of a source: its photos, videos, or pieces of long videos, with the frames to look at.
+    """What is compared of a source: its photos, videos, or pieces of long videos, with the frames
+    to look at.
 
     Attributes:
         table: a row an item, as listed. rows: int64 (n,), equal for pieces of one video.
-        counts: int64 (n,), frames to look at. stamps: uint64 (n,), change with the file, the piece or the count.
-        sizes: int64 (n,), bytes of the file. shown: bool (n,), False for pieces of long videos without their class.
+        counts: int64 (n,), frames to look at. stamps: uint64 (n,), change with the file, the piece
+            or the count.
+        sizes: int64 (n,), bytes of the file. shown: bool (n,), False for pieces of long videos
+            without their class.
     """
 
     table: SourceTable
@@ -59,9 +65,12 @@ class Items:
         """int64 (F,): whose frame it is."""
         return np.repeat(np.arange(len(self)), self.counts)
 
-    def take(self, items: np.ndarray, note: str) -> "Items":
+    def take(self, items: np.ndarray, note: str) -> Items:
         """Some of the items; see :meth:`~omnidali.catalog.store.SourceTable.take`."""
-        columns = {name: getattr(self, name)[items] for name in ("rows", "counts", "stamps", "sizes", "shown")}
+        columns = {
+            name: getattr(self, name)[items]
+            for name in ("rows", "counts", "stamps", "sizes", "shown")
+        }
         return replace(self, table=self.table.take(items, note), **columns)
 
     def media(self, item: int) -> Media:
@@ -82,8 +91,8 @@ def find_items(catalog: str, table: SourceTable, rate: float) -> Items:
     """The items of a source.
 
     Args:
-        table: with a row for each item that is listed. rate: frames to look at in a second, about: at most 96 of an
-            item.
+        table: with a row for each item that is listed. rate: frames to look at in a second, about:
+            at most 96 of an item.
     """
     rows, shown = np.arange(len(table)), np.ones(len(table), bool)
     if table.kind == "untrimmed":
@@ -91,18 +100,28 @@ def find_items(catalog: str, table: SourceTable, rate: float) -> Items:
         for place, item in enumerate(read_items(catalog, table.name)):
             rows[place] = videos.setdefault((item.video, item.label), len(videos))
             shown[place] = item.positive
-    known = np.zeros(len(table.records), [("stamp", np.uint64), ("size", np.int64), ("rate", np.float64)])
+    known = np.zeros(
+        len(table.records), [("stamp", np.uint64), ("size", np.int64), ("rate", np.float64)]
+    )
     order = np.argsort(table.records, kind="stable")
     sorted_records = table.records[order]
     with contextlib.closing(connect(catalog, read_only=True)) as db:
         for record, path, size, mtime, offset, part, frame_rate in db.execute(
-                "SELECT m.id, m.path, m.bytes, m.mtime_ns, m.offset, m.size, m.frame_rate FROM media m"
-                " JOIN sources s ON s.id = m.source WHERE s.name = ?", (table.name,)):
+            "SELECT m.id, m.path, m.bytes, m.mtime_ns, m.offset, m.size, m.frame_rate FROM media m"
+            " JOIN sources s ON s.id = m.source WHERE s.name = ?",
+            (table.name,),
+        ):
             first, last = np.searchsorted(sorted_records, [record, record + 1])
             if first < last:
-                digest = blake2b(repr((path, size, mtime, offset)).encode("utf-8", "surrogateescape"), digest_size=8)
-                known[order[first:last]] = (int.from_bytes(digest.digest(), "little"), size if part is None else part,
-                                            frame_rate or RATE_IF_UNKNOWN)
+                digest = blake2b(
+                    repr((path, size, mtime, offset)).encode("utf-8", "surrogateescape"),
+                    digest_size=8,
+                )
+                known[order[first:last]] = (
+                    int.from_bytes(digest.digest(), "little"),
+                    size if part is None else part,
+                    frame_rate or RATE_IF_UNKNOWN,
+                )
     if table.kind == "image":
         counts = np.ones(len(table), np.int64)
     else:
@@ -119,7 +138,8 @@ class Kept:
     """Rows of numbers for the frames of items, in a folder that all ranks write to.
 
     Attributes:
-        values: (F, width). done: uint8 (n,), by item: TODO, DONE, or UNREADABLE, whose values are zeros.
+        values: (F, width). done: uint8 (n,), by item: TODO, DONE, or UNREADABLE, whose values are
+            zeros.
     """
 
     def __init__(self, folder: Path, items: Items, width: int, dtype: type, ranks: Ranks):
@@ -134,7 +154,8 @@ class Kept:
         """Keep the values of items with equally many frames.
 
         Args:
-            places: int (n,). decoded: bool (n,), False for those that could not be. values: (n * frames, width).
+            places: int (n,). decoded: bool (n,), False for those that could not be. values: (n *
+                frames, width).
         """
         count = int(self.items.counts[places[0]]) if len(places) else 0
         frames = (self.items.starts[places][:, None] + np.arange(count)).reshape(-1)
@@ -152,32 +173,53 @@ class Kept:
         self._waiting, self._flushed = [], time.monotonic()
 
 
-def fill(kept: Kept, source: MediaConfig, network: Callable[[torch.Tensor], torch.Tensor],
-         pack: Callable[[np.ndarray], np.ndarray], size: int, config: Config, ranks: Ranks, autocast: torch.autocast,
-         title: str) -> None:
+def fill(
+    kept: Kept,
+    source: MediaConfig,
+    network: Callable[[torch.Tensor], torch.Tensor],
+    pack: Callable[[np.ndarray], np.ndarray],
+    size: int,
+    config: Config,
+    ranks: Ranks,
+    autocast: torch.autocast,
+    title: str,
+) -> None:
     """Compute what is missing: every rank its share, through the planned loader.
 
     What was unreadable is tried again.
 
     Args:
-        network: (N, 3, T, size, size) to (N, T * D). pack: float64 (n, T * D) to what is kept, (n * T, width).
-        size: of the square that the middle of a frame is scaled to, pixels. title: of the progress bar.
+        network: (N, 3, T, size, size) to (N, T * D). pack: float64 (n, T * D) to what is kept, (n *
+            T, width).
+        size: of the square that the middle of a frame is scaled to, pixels. title: of the progress
+            bar.
 
     Raises:
         UserError: if more files fail than the config's limits allow.
     """
     items = kept.items
-    todo, tried = ranks.on_main(lambda: (np.flatnonzero(kept.done != DONE), int((kept.done == UNREADABLE).sum())))
+    todo, tried = ranks.on_main(
+        lambda: (np.flatnonzero(kept.done != DONE), int((kept.done == UNREADABLE).sum()))
+    )
     config = allow_again(config, tried)
     try:
         for count in np.unique(items.counts[todo]).tolist():
             rows = todo[items.counts[todo] == count]
             views = ViewsConfig(num_clips=count, crops="center", size=size, short_side=size)
-            settings = replace(config, clip=replace(config.clip, clip_len=1, frame_interval=1), evaluation=replace(
-                config.evaluation, batch=max(1, 8 * config.evaluation.batch // count)))
-            table, name = items.table.take(rows, "chosen"), f"{title}, {count} frame{'s' if count > 1 else ''} each"
-            for places, outputs, decoded in run_over(network, None, table, source, views, settings, ranks, autocast,
-                                                     name):
+            settings = replace(
+                config,
+                clip=replace(config.clip, clip_len=1, frame_interval=1),
+                evaluation=replace(
+                    config.evaluation, batch=max(1, 8 * config.evaluation.batch // count)
+                ),
+            )
+            table, name = (
+                items.table.take(rows, "chosen"),
+                f"{title}, {count} frame{'s' if count > 1 else ''} each",
+            )
+            for places, outputs, decoded in run_over(
+                network, None, table, source, views, settings, ranks, autocast, name
+            ):
                 kept.put(rows[places], decoded, pack(outputs))
     finally:
         kept.flush()
@@ -187,7 +229,8 @@ def fill(kept: Kept, source: MediaConfig, network: Callable[[torch.Tensor], torc
 def _make(folder: Path, items: Items, width: int, dtype: np.dtype) -> None:
     """Make the folder's files, with the values of items that an earlier one had, too.
 
-    The disk's room is taken at once: a full disk is told here, where a write to a memory map would end the process.
+    The disk's room is taken at once: a full disk is told here, where a write to a memory map would
+    end the process.
     """
     before = folder.with_name(f"{folder.name}.before")
     if not folder.exists() and before.exists():  # killed between the two renames
@@ -215,8 +258,12 @@ def _make(folder: Path, items: Items, width: int, dtype: np.dtype) -> None:
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         needed = int(items.starts[-1]) * width * dtype.itemsize
-        raise UserError(str(folder), f"a folder with room for {needed:,} bytes", str(error.strerror or error),
-                        "Make room, or choose another --out or a smaller --fps.") from None
+        raise UserError(
+            str(folder),
+            f"a folder with room for {needed:,} bytes",
+            str(error.strerror or error),
+            "Make room, or choose another --out or a smaller --fps.",
+        ) from None
 
 
 def _allocate(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -226,11 +273,18 @@ def _allocate(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray
     return array
 
 
-def _known(folder: Path, items: Items) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, tuple]]:
-    """(frames of items, frames in the folder's values, those values, (item, mark)) of items that the folder knows."""
+def _known(
+    folder: Path, items: Items
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, tuple]]:
+    """(frames of items, frames in the folder's values, those values, (item, mark)) of items that
+    the folder knows.
+    """
     try:
         stamps, done = np.load(folder / "stamps.npy"), np.load(folder / "done.npy")
-        values, counts = np.load(folder / "values.npy", mmap_mode="r"), np.load(folder / "counts.npy")
+        values, counts = (
+            np.load(folder / "values.npy", mmap_mode="r"),
+            np.load(folder / "counts.npy"),
+        )
     except (OSError, ValueError):
         return
     starts = np.concatenate([[0], np.cumsum(counts)])

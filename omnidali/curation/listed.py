@@ -33,19 +33,23 @@ class _Collecting(Labels):
 
 
 def check_names(name: str, source: MediaConfig, data_root: Path, issues: Issues) -> None:
-    """Files in class folders that are left out by their name go to ``issues``: those whose ending is none of the
-    source's kind, and those whose name is not UTF-8.
+    """Files in class folders that are left out by their name go to ``issues``: those whose ending
+    is none of the source's kind, and those whose name is not UTF-8.
 
     Raises:
         UserError: for a folder that cannot be read.
     """
     root = os.path.realpath(data_root / source.root)
-    if source.list or source.tars or not os.path.isdir(root):  # the build tells of one that is missing
+    # the build tells of one that is missing
+    if source.list or source.tars or not os.path.isdir(root):
         return
     endings = IMAGE_ENDINGS if source.kind in ("image", "frames") else VIDEO_ENDINGS
     for folder, files in walk(root, class_folders(root)):
         for file in sorted(files):
-            ending, path = os.path.splitext(file)[1], os.path.relpath(os.path.join(folder, file), root)
+            ending, path = (
+                os.path.splitext(file)[1],
+                os.path.relpath(os.path.join(folder, file), root),
+            )
             if ending.lower() in endings:
                 if not is_text(path):
                     issues.add(name, path, "not UTF-8", "")
@@ -53,26 +57,47 @@ def check_names(name: str, source: MediaConfig, data_root: Path, issues: Issues)
                 issues.add(name, path, "ending", ending or "none")
 
 
-def check_list(name: str, source: MediaConfig, data_root: Path, names: list[str] | None, issues: Issues,
-               words_are_fine: bool = False) -> bool:
+def check_list(
+    name: str,
+    source: MediaConfig,
+    data_root: Path,
+    names: list[str] | None,
+    issues: Issues,
+    words_are_fine: bool = False,
+) -> bool:
     """Read the whole list of a source; wrong labels and repeated lines go to ``issues``.
 
     Args:
-        names: class names; None where labels are numbers. words_are_fine: as the names could not be read.
+        names: class names; None where labels are numbers. words_are_fine: as the names could not be
+            read.
 
     Returns:
         Whether every line has its label, which the catalog asks for.
 
     Raises:
-        UserError: for a list or a label map that cannot be read, and for the first line of another form.
+        UserError: for a list or a label map that cannot be read, and for the first line of another
+            form.
     """
     if not source.list:
         return True
     map_path = data_root / source.labels if source.labels else None
-    labels = _Collecting(name, issues, words_are_fine, names, read_label_map(map_path) if map_path else None, map_path)
+    labels = _Collecting(
+        name,
+        issues,
+        words_are_fine,
+        names,
+        read_label_map(map_path) if map_path else None,
+        map_path,
+    )
     seen: set[int] = set()
-    entries = read_list(data_root / source.list, source, labels, name, root=data_root / source.root,
-                        leave_out=lambda path, where: issues.add(name, path, "not UTF-8", where))[1]
+    entries = read_list(
+        data_root / source.list,
+        source,
+        labels,
+        name,
+        root=data_root / source.root,
+        leave_out=lambda path, where: issues.add(name, path, "not UTF-8", where),
+    )[1]
     for entry in entries:
         before = len(seen)
         # numbers instead of entries: a list may have millions

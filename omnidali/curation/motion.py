@@ -1,8 +1,9 @@
-"""How cameras move in the target's videos: the Gaussian that ``inflate: warp`` draws from (OmniSource, Sec. 3.3).
+"""How cameras move in the target's videos: the Gaussian that ``inflate: warp`` draws from
+(OmniSource, Sec. 3.3).
 
-The paper estimates mean and covariance by maximum likelihood from homographies between frames of target
-videos and does not print them. Here: corners tracked forwards and back (Lucas and Kanade), a homography
-by RANSAC, pairs without a common plane left out.
+The paper estimates mean and covariance by maximum likelihood from homographies between frames of
+target videos and does not print them. Here: corners tracked forwards and back (Lucas and Kanade), a
+homography by RANSAC, pairs without a common plane left out.
 """
 
 from __future__ import annotations
@@ -29,14 +30,17 @@ from omnidali.writing import write_whole
 
 _SIDE = 320  # pictures are compared at this size, pixels
 _PAIRS = 4  # of one video
-_CORNERS, _FEWEST, _SHARE = 400, 30, 0.5  # corners looked for; inliers needed, as a number and as a share
+# corners looked for; inliers needed, as a number and as a share
+_CORNERS, _FEWEST, _SHARE = 400, 30, 0.5
 _BACK = 1.0  # pixels: how near a corner must come to itself when tracked back
-_FARTHEST = 0.5  # of the short side, or of one: larger numbers are cuts and mistakes, not camera motion
+# of the short side, or of one: larger numbers are cuts and mistakes, not camera motion
+_FARTHEST = 0.5
 _FEWEST_OF_CLASS = 40  # pairs that a class needs for a distribution of its own
 
 
-def estimate_motion(table: SourceTable, interval: int, videos: int, seed: int, names: Sequence[str],
-                    threads: int) -> dict:
+def estimate_motion(
+    table: SourceTable, interval: int, videos: int, seed: int, names: Sequence[str], threads: int
+) -> dict:
     """Mean and covariance of the homography between frames ``interval`` apart.
 
     Args:
@@ -44,7 +48,8 @@ def estimate_motion(table: SourceTable, interval: int, videos: int, seed: int, n
         names: of the classes, for distributions of their own.
 
     Returns:
-        {"all": {"mean" (8,), "covariance" (8, 8), "pairs"}, "classes": {name: the same}, "failed": [(path, reason)],
+        {"all": {"mean" (8,), "covariance" (8, 8), "pairs"}, "classes": {name: the same}, "failed":
+            [(path, reason)],
         ...}: rows of the homography minus the identity, lengths in short sides of the picture, from its centre.
 
     Raises:
@@ -63,18 +68,32 @@ def estimate_motion(table: SourceTable, interval: int, videos: int, seed: int, n
 
     with ThreadPoolExecutor(threads) as pool:
         results = pool.map(look, rows.tolist())
-        for row, motions in zip(rows, tqdm(results, total=len(rows), desc="motion", unit="video", disable=None)):
+        for row, motions in zip(
+            rows, tqdm(results, total=len(rows), desc="motion", unit="video", disable=None)
+        ):
             found.setdefault(int(table.labels[row]), []).extend(motions)
     for path, reason in sorted(failed):
         say(f"{table.name}: {path} is left out: {reason}", error=True)
     everything = [motion for motions in found.values() for motion in motions]
     if len(everything) < 2 * PARAMETERS:
-        raise UserError(f"sources.{table.name}", f"at least {2 * PARAMETERS} pairs of frames with a common plane",
-                        f"{len(everything)} in {len(rows)} videos", "Use more videos, or a smaller interval.")
-    classes = {names[label]: _gaussian(motions) for label, motions in sorted(found.items())
-               if label >= 0 and len(motions) >= _FEWEST_OF_CLASS}
-    return {"all": _gaussian(everything), "classes": classes, "interval": interval, "videos": len(rows),
-            "failed": sorted(failed)}
+        raise UserError(
+            f"sources.{table.name}",
+            f"at least {2 * PARAMETERS} pairs of frames with a common plane",
+            f"{len(everything)} in {len(rows)} videos",
+            "Use more videos, or a smaller interval.",
+        )
+    classes = {
+        names[label]: _gaussian(motions)
+        for label, motions in sorted(found.items())
+        if label >= 0 and len(motions) >= _FEWEST_OF_CLASS
+    }
+    return {
+        "all": _gaussian(everything),
+        "classes": classes,
+        "interval": interval,
+        "videos": len(rows),
+        "failed": sorted(failed),
+    }
 
 
 def check_motion_file(path: str | Path) -> None:
@@ -89,8 +108,12 @@ def check_motion_file(path: str | Path) -> None:
             return
         load_motion(path, per_class=False)
     except (UserError, OSError):
-        raise UserError("--out", "a new file, or one of an earlier `omnidali motion estimate`",
-                        f"{path}, which is something else", "Choose another name.") from None
+        raise UserError(
+            "--out",
+            "a new file, or one of an earlier `omnidali motion estimate`",
+            f"{path}, which is something else",
+            "Choose another name.",
+        ) from None
 
 
 def write_motion(path: str | Path, values: dict) -> None:
@@ -98,7 +121,9 @@ def write_motion(path: str | Path, values: dict) -> None:
     try:
         write_whole(Path(path), json.dumps(values) + "\n")
     except OSError as error:
-        raise UserError(str(path), "a file that can be written", str(error.strerror), "Choose another.") from None
+        raise UserError(
+            str(path), "a file that can be written", str(error.strerror), "Choose another."
+        ) from None
 
 
 def motions_of_video(table: SourceTable, row: int, interval: int) -> list[np.ndarray]:
@@ -108,18 +133,26 @@ def motions_of_video(table: SourceTable, row: int, interval: int) -> list[np.nda
         CannotDecode: if none of these frames can be had within the limits of memory and time.
     """
     piece = row if table.starts is None else int(table.starts[row])
-    length, first = int(table.frames[piece]), 0 if table.firsts is None else int(table.firsts[piece])
+    length, first = (
+        int(table.frames[piece]),
+        0 if table.firsts is None else int(table.firsts[piece]),
+    )
     count = min(_PAIRS, (length - 1) // interval)
     if count < 1:
         return []
     start = first + (length - 1 - count * interval) // 2
     frames = np.arange(start, start + count * interval + 1, interval)
-    return [np.array(motion) for motion in children.call(motions_between, table.media(table.records[piece]),
-                                                         table.kind, frames)]
+    return [
+        np.array(motion)
+        for motion in children.call(
+            motions_between, table.media(table.records[piece]), table.kind, frames
+        )
+    ]
 
 
 def motions_between(media: Media, kind: str, frames: np.ndarray) -> list[np.ndarray]:
-    """The homographies, (8,) each, between frames of a video, or of a folder of ``kind`` ``frames``.
+    """The homographies, (8,) each, between frames of a video, or of a folder of ``kind``
+    ``frames``.
 
     Raises:
         CannotDecode: if none of them can be had.
@@ -130,12 +163,17 @@ def motions_between(media: Media, kind: str, frames: np.ndarray) -> list[np.ndar
     grey = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pixels[0]]
     found = (homography(one, other) for one, other in zip(grey, grey[1:]))
     units = _units(media.width, media.height)
-    return [motion for matrix in found if matrix is not None
-            and (motion := _normalised(matrix, units)) is not None]
+    return [
+        motion
+        for matrix in found
+        if matrix is not None and (motion := _normalised(matrix, units)) is not None
+    ]
 
 
 def homography(one: np.ndarray, other: np.ndarray) -> np.ndarray | None:
-    """The matrix (3, 3) that takes points of ``one`` to points of ``other``, uint8 (H, W); None where none holds."""
+    """The matrix (3, 3) that takes points of ``one`` to points of ``other``, uint8 (H, W); None
+    where none holds.
+    """
     corners = cv2.goodFeaturesToTrack(one, _CORNERS, 0.01, 7)
     if corners is None or len(corners) < _FEWEST:
         return None
@@ -154,8 +192,13 @@ def homography(one: np.ndarray, other: np.ndarray) -> np.ndarray | None:
 def _units(width: int, height: int) -> np.ndarray:
     """From pixels of the square that frames are compared in to short sides around the centre."""
     short = min(width, height)
-    return np.array([[width / _SIDE / short, 0, -width / 2 / short], [0, height / _SIDE / short, -height / 2 / short],
-                     [0, 0, 1]])
+    return np.array(
+        [
+            [width / _SIDE / short, 0, -width / 2 / short],
+            [0, height / _SIDE / short, -height / 2 / short],
+            [0, 0, 1],
+        ]
+    )
 
 
 def _normalised(matrix: np.ndarray, units: np.ndarray) -> np.ndarray | None:
@@ -168,5 +211,8 @@ def _normalised(matrix: np.ndarray, units: np.ndarray) -> np.ndarray | None:
 
 def _gaussian(motions: Sequence[np.ndarray]) -> dict:
     values = np.array(motions)
-    return {"mean": values.mean(axis=0).tolist(),
-            "covariance": np.cov(values, rowvar=False, bias=True).tolist(), "pairs": len(values)}
+    return {
+        "mean": values.mean(axis=0).tolist(),
+        "covariance": np.cov(values, rowvar=False, bias=True).tolist(),
+        "pairs": len(values),
+    }

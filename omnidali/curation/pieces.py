@@ -1,4 +1,6 @@
-"""What there is to cut: the pieces of long videos, with their numbers and the places of their files."""
+"""What there is to cut: the pieces of long videos, with their numbers and the places of their
+files.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from omnidali.untrusted_text import say
 
 @dataclass(frozen=True)
 class Piece:
-    """A file to be made: ``frames`` from ``first`` on of the video with this catalog id in ``table``."""
+    """A file to be made: ``frames`` from ``first`` on of the video with this catalog id in
+    ``table``.
+    """
 
     path: str  # below the results
     table: SourceTable
@@ -34,8 +38,9 @@ class Piece:
 
 @dataclass
 class Video:
-    """An object of the release's list: a video under one label, of which ``count`` pieces are known, and of them those
-    with the numbers ``removed`` of no use."""
+    """An object of the release's list: a video under one label, of which ``count`` pieces are
+    known, and of them those with the numbers ``removed`` of no use.
+    """
 
     folder: str
     label: int
@@ -53,55 +58,96 @@ def long_sources(config: Config, names: Collection[str]) -> dict[str, SourceConf
     chosen = choose_sources(config, names)
     for name in names:
         if name not in config.sources or config.sources[name].kind != "untrimmed":
-            raise UserError("--sources", "sources of kind untrimmed", name, "Leave it out: it has no pieces.")
-    sources = {name: config.sources[name] for name in chosen
-               if name in config.sources and config.sources[name].kind == "untrimmed"}
+            raise UserError(
+                "--sources", "sources of kind untrimmed", name, "Leave it out: it has no pieces."
+            )
+    sources = {
+        name: config.sources[name]
+        for name in chosen
+        if name in config.sources and config.sources[name].kind == "untrimmed"
+    }
     if not sources:
-        raise UserError("sources", "a source of kind untrimmed", ", ".join(config.sources),
-                        "Name a config with long videos; nothing else has pieces.")
+        raise UserError(
+            "sources",
+            "a source of kind untrimmed",
+            ", ".join(config.sources),
+            "Name a config with long videos; nothing else has pieces.",
+        )
     return sources
 
 
-def find_pieces(config: Config, root: Path, sources: dict[str, SourceConfig], wanted: dict[str, str],
-                 asked: bool) -> tuple[dict[str, list[Video]], list[str] | None]:
-    """The videos of every source, and the names of the classes; sources in files already are taken out of ``sources``.
+def find_pieces(
+    config: Config,
+    root: Path,
+    sources: dict[str, SourceConfig],
+    wanted: dict[str, str],
+    asked: bool,
+) -> tuple[dict[str, list[Video]], list[str] | None]:
+    """The videos of every source, and the names of the classes; sources in files already are taken
+    out of ``sources``.
 
     Args:
-        wanted: ``positive`` or ``all`` by source. asked: whether the sources were named, so that one with nothing to
-            cut is a mistake.
+        wanted: ``positive`` or ``all`` by source. asked: whether the sources were named, so that
+            one with nothing to cut is a mistake.
 
     Raises:
         UserError: if there is nothing to cut.
     """
     class_names = find_names(config)
     # the numbers of pieces count all of them, those that training leaves out, too
-    known = {name: replace(source, pieces="all" if wanted[name] == "all" and source.pieces != (
-        "one_positive_rest_negative") else "one_positive_rest_negative") for name, source in sources.items()}
+    known = {
+        name: replace(
+            source,
+            pieces="all"
+            if wanted[name] == "all" and source.pieces != ("one_positive_rest_negative")
+            else "one_positive_rest_negative",
+        )
+        for name, source in sources.items()
+    }
     say(*build_catalog(config.catalog_path, known, root, class_names))
     reader, videos = CatalogReader(config.catalog_path), {}
     for name in list(sources):
         items = list(read_items(config.catalog_path, name))
         if any(item.unit for item in items):
-            videos[name] = find_videos(name, reader.table(name), items, wanted[name],
-                                       removed_pieces(config.catalog_path, name))
+            videos[name] = find_videos(
+                name,
+                reader.table(name),
+                items,
+                wanted[name],
+                removed_pieces(config.catalog_path, name),
+            )
         elif asked:
-            raise UserError(key_of(name), "videos that are cut in time", "pieces that are files already",
-                            "Leave it out of --sources.")
+            raise UserError(
+                key_of(name),
+                "videos that are cut in time",
+                "pieces that are files already",
+                "Leave it out of --sources.",
+            )
         else:
             del sources[name]
     if not videos:
-        raise UserError("sources", "videos that are cut in time", "pieces that are files already",
-                        "There is nothing to cut.")
+        raise UserError(
+            "sources",
+            "videos that are cut in time",
+            "pieces that are files already",
+            "There is nothing to cut.",
+        )
     return videos, class_names
 
 
-def find_videos(name: str, table: SourceTable, items: Collection[Item], wanted: str,
-                removed: Mapping[tuple[str, int], list[int]] = {}) -> list[Video]:
+def find_videos(
+    name: str,
+    table: SourceTable,
+    items: Collection[Item],
+    wanted: str,
+    removed: Mapping[tuple[str, int], list[int]] = {},
+) -> list[Video]:
     """The videos of a source's table in its order, with the pieces that are wanted.
 
     Args:
-        items: all listed pieces; of those with the same frames the first counts. wanted: ``positive`` or ``all``,
-            what lies between listed pieces among them. removed: numbers by video and label.
+        items: all listed pieces; of those with the same frames the first counts. wanted:
+            ``positive`` or ``all``, what lies between listed pieces among them. removed: numbers by
+            video and label.
     """
     listed: dict[tuple[int, ...], Item] = {}
     counts: Counter = Counter()
@@ -112,9 +158,11 @@ def find_videos(name: str, table: SourceTable, items: Collection[Item], wanted: 
         counts[video] = max(counts[video], numbers[-1] + 1)
     videos, taken = [], set()
     for row in range(len(table)):
-        spans = [(int(table.records[place]), int(table.firsts[place]), int(table.frames[place]))
-                 for place in range(table.starts[row], table.starts[row + 1])]
-        label, shown = int(table.labels[row]), dict.fromkeys(spans[:table.positives[row]])
+        spans = [
+            (int(table.records[place]), int(table.firsts[place]), int(table.frames[place]))
+            for place in range(table.starts[row], table.starts[row + 1])
+        ]
+        label, shown = int(table.labels[row]), dict.fromkeys(spans[: table.positives[row]])
         key = listed[label, *spans[0]].video, label
         video = Video(_folder_of(*key, taken), label, counts[key], list(removed.get(key, ())))
         for span in dict.fromkeys(spans) if wanted == "all" else shown:
@@ -129,11 +177,18 @@ def find_videos(name: str, table: SourceTable, items: Collection[Item], wanted: 
 
 
 def _folder_of(path: str, label: int, taken: set[str]) -> str:
-    """Where a video's pieces go: its path without the ending, unless that is another's place or a video's name."""
+    """Where a video's pieces go: its path without the ending, unless that is another's place or a
+    video's name.
+    """
     path = os.path.normpath(path)
     short = os.path.splitext(path)[0] if is_video_name(path) else path
     for folder in (short, path.replace(".", "_"), f"{path.replace('.', '_')}_label_{label}"):
         if folder not in taken and not is_video_name(folder):
             taken.add(folder)
             return folder
-    raise UserError(path, "a place of its own for its pieces", f"{short}, which is another's", "Rename the video.")
+    raise UserError(
+        path,
+        "a place of its own for its pieces",
+        f"{short}, which is another's",
+        "Rename the video.",
+    )

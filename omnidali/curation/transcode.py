@@ -1,4 +1,6 @@
-"""A training copy of a config's media: every file under its old name, quick to decode, resumed where it was killed."""
+"""A training copy of a config's media: every file under its old name, quick to decode, resumed
+where it was killed.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,10 @@ from omnidali.untrusted_text import say
 from omnidali.writing import write_whole, writing_to
 
 JOURNAL = "transcode.jsonl"
-_LONGEST_HEADER = 1 << 20  # bytes of a tar's, as the catalog takes them: tarfile reads what they claim into memory
-_UNFINISHED = ".transcode"  # folder in the copy for files that are being written; same disk, so they are renamed
+# bytes of a tar's, as the catalog takes them: tarfile reads what they claim into memory
+_LONGEST_HEADER = 1 << 20
+# folder in the copy for files that are being written; same disk, so they are renamed
+_UNFINISHED = ".transcode"
 
 
 @dataclass
@@ -55,7 +59,8 @@ class Copied:
 
     Attributes:
         layout: of the copy. tables, copies: of the originals and of the copies, by source.
-        rows: of each source, journal entries of its units. lost: catalog ids of the originals that failed, by source.
+        rows: of each source, journal entries of its units. lost: catalog ids of the originals that
+            failed, by source.
     """
 
     layout: Layout
@@ -65,15 +70,23 @@ class Copied:
     lost: dict[str, list[int]]
 
 
-def transcode(config: Config, out: str | Path, recipe: str = "fast", names: Collection[str] = (),
-              short_side: int = 256, workers: int = 0) -> Copied:
+def transcode(
+    config: Config,
+    out: str | Path,
+    recipe: str = "fast",
+    names: Collection[str] = (),
+    short_side: int = 256,
+    workers: int = 0,
+) -> Copied:
     """Make or complete the copy in ``out``, write its config and fill its catalog.
 
     Args:
-        names: of the sources, ``evaluation`` among them; none: all. workers: threads, 0 for all cores.
+        names: of the sources, ``evaluation`` among them; none: all. workers: threads, 0 for all
+            cores.
 
     Raises:
-        UserError: for folders inside each other, a full disk, and if more than half of the files fail.
+        UserError: for folders inside each other, a full disk, and if more than half of the files
+            fail.
     """
     layout, workers = lay_out(config, names, out), workers or len(os.sched_getaffinity(0))
     data = open_data(config)
@@ -92,7 +105,8 @@ def transcode(config: Config, out: str | Path, recipe: str = "fast", names: Coll
         for original, copy in layout.files.items():
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(original, copy)
-            os.utime(copy, ns=(0, os.stat(original).st_mtime_ns))  # or the catalog would read it again
+            # or the catalog would read it again
+            os.utime(copy, ns=(0, os.stat(original).st_mtime_ns))
         for root, copy in layout.class_roots:  # a class without a usable file keeps its number
             for folder in class_folders(Path(root)):
                 (copy / folder).mkdir(parents=True, exist_ok=True)
@@ -107,7 +121,9 @@ def transcode(config: Config, out: str | Path, recipe: str = "fast", names: Coll
         row = journal[_key(unit, layout.out)]
         rows[unit.table.name].append(row)
         bad = {path for path, _ in row["failed"]}
-        lost[unit.table.name] += [record for record in unit.records if bad and unit.table.media(record).path in bad]
+        lost[unit.table.name] += [
+            record for record in unit.records if bad and unit.table.media(record).path in bad
+        ]
     return Copied(layout, tables, {name: copied.table(name) for name in tables}, rows, lost)
 
 
@@ -115,13 +131,17 @@ def _refuse_many_failures(journal: dict[str, dict], units: list[Unit], out: Path
     failed = [failure for row in journal.values() for failure in row["failed"]]
     total = sum(len(unit.records) for unit in units)
     if 2 * len(failed) > total:
-        raise UserError(str(out / JOURNAL), "at least half of the files copied",
-                        f"{len(failed)} of {total} that failed, such as {': '.join(failed[0])}",
-                        "Look at the files that the journal names.")
+        raise UserError(
+            str(out / JOURNAL),
+            "at least half of the files copied",
+            f"{len(failed)} of {total} that failed, such as {': '.join(failed[0])}",
+            "Look at the files that the journal names.",
+        )
 
 
 def find_units(layout: Layout, tables: dict[str, SourceTable]) -> list[Unit]:
-    """What there is to copy, the longest first, so that no long video is left for one thread at the end.
+    """What there is to copy, the longest first, so that no long video is left for one thread at the
+    end.
 
     Raises:
         UserError: if two originals have the same place in the copy.
@@ -134,36 +154,67 @@ def find_units(layout: Layout, tables: dict[str, SourceTable]) -> list[Unit]:
             place = layout.place(name, file)
             unit = units.setdefault(place, Unit(file, place, table))
             if unit.original != file:
-                raise UserError(str(place), "one original", f"{unit.original} and {file}",
-                                "Copy one of the sources elsewhere with --sources.")
+                raise UserError(
+                    str(place),
+                    "one original",
+                    f"{unit.original} and {file}",
+                    "Copy one of the sources elsewhere with --sources.",
+                )
             if unit.table is table:  # the same file of another source is the same copy
                 unit.records.append(record)
                 unit.frames += media.frames
     return sorted(units.values(), key=lambda unit: -unit.frames)
 
 
-def _run(units: list[Unit], out: Path, recipe: Recipe, short_side: int, workers: int) -> dict[str, dict]:
-    """Copy what the journal does not know, a few units ahead; returns the journal's entry of every unit."""
+def _run(
+    units: list[Unit], out: Path, recipe: Recipe, short_side: int, workers: int
+) -> dict[str, dict]:
+    """Copy what the journal does not know, a few units ahead; returns the journal's entry of every
+    unit.
+    """
     known = read_journal(out / JOURNAL)
     journal, todo = {}, []
     for unit in units:
-        row = known.pop(_key(unit, out), None)  # what remains is of sources that are not copied this time
-        if row and row["bytes_out"] and row["original"] == stamp(unit.original) and _lies(unit, row["bytes_out"]) \
-                and row["made"] == _made(unit, recipe, short_side) and not row.get("passing") \
-                and (row.get("checked") or _is_right(unit)):
+        # what remains is of sources that are not copied this time
+        row = known.pop(_key(unit, out), None)
+        if (
+            row
+            and row["bytes_out"]
+            and row["original"] == stamp(unit.original)
+            and _lies(unit, row["bytes_out"])
+            and row["made"] == _made(unit, recipe, short_side)
+            and not row.get("passing")
+            and (row.get("checked") or _is_right(unit))
+        ):
             journal[row["path"]] = {**row, "checked": True}
         else:
             todo.append(unit)
-    complete(out / JOURNAL, known.values(), journal, todo, workers, lambda unit: _copy(unit, out, recipe, short_side))
+    complete(
+        out / JOURNAL,
+        known.values(),
+        journal,
+        todo,
+        workers,
+        lambda unit: _copy(unit, out, recipe, short_side),
+    )
     return journal
 
 
 def _copy(unit: Unit, out: Path, recipe: Recipe, short_side: int) -> dict:
     """Write one unit and rename it into its place; returns the journal's entry."""
     part = out / _UNFINISHED / f"{unit.table.name}-{unit.records[0]}"
-    row = {"path": _key(unit, out), "original": stamp(unit.original), "made": _made(unit, recipe, short_side),
-           "files": len(unit.records), "frames": unit.frames, "replaced": 0, "bytes_in": 0, "bytes_out": 0,
-           "failed": [], "checked": True}
+    row = {
+        "path": _key(unit, out),
+        "original": stamp(unit.original),
+        "made": _made(unit, recipe, short_side),
+        "files": len(unit.records),
+        "frames": unit.frames,
+        "replaced": 0,
+        "bytes_in": 0,
+        "bytes_out": 0,
+        "failed": [],
+        "checked": True,
+    }
     media = unit.table.media(unit.records[0])
     try:
         unit.copy.parent.mkdir(parents=True, exist_ok=True)
@@ -216,7 +267,8 @@ class _TarFile(Region):
 
 
 def _copy_tar(unit: Unit, part: Path, recipe: Recipe, short_side: int, row: dict) -> None:
-    """The same members in the same order; those that the catalog refused stay as they are, those that fail go.
+    """The same members in the same order; those that the catalog refused stay as they are, those
+    that fail go.
 
     What the disk does not give is tried again at the next start.
     """
@@ -224,12 +276,16 @@ def _copy_tar(unit: Unit, part: Path, recipe: Recipe, short_side: int, row: dict
     member_file = part.with_name(f"{part.name}-member")
     file, position = None, -1
     try:
-        with _TarFile(FileSpan(unit.original)) as file, tarfile.open(fileobj=file, mode="r:") as original, \
-                tarfile.open(part, "w") as copy:
+        with (
+            _TarFile(FileSpan(unit.original)) as file,
+            tarfile.open(fileobj=file, mode="r:") as original,
+            tarfile.open(part, "w") as copy,
+        ):
             for member in original:
                 original.members.clear()  # which it keeps for random access
                 if member.offset <= position or member.size < 0:
-                    raise tarfile.ReadError("headers that lead backwards")  # and would again, without end
+                    # and would again, without end
+                    raise tarfile.ReadError("headers that lead backwards")
                 position = member.offset
                 entry = media.get(member.offset_data) if member.isreg() else None
                 if member.issparse():  # a few bytes that would become any number of zeros
@@ -249,7 +305,8 @@ def _copy_tar(unit: Unit, part: Path, recipe: Recipe, short_side: int, row: dict
             if file.error is not None:
                 raise file.error
     except (tarfile.TarError, OSError) as error:
-        if file is not None and file.error is not None:  # whatever came of it: the original's, not the copy's
+        # whatever came of it: the original's, not the copy's
+        if file is not None and file.error is not None:
             raise cause_of(file.error).error() from None
         if isinstance(error, tarfile.TarError):
             raise CannotDecode(f"tar broken: {error}") from None

@@ -1,4 +1,6 @@
-"""One piece of a long video as a file of its own: its packets as they are, or its frames encoded anew. No audio."""
+"""One piece of a long video as a file of its own: its packets as they are, or its frames encoded
+anew. No audio.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,8 @@ class Cut(NamedTuple):
     """What a file holds of its original.
 
     Attributes:
-        first: the original's frame that it begins with. frames: how many it holds. replaced: of them, those that did
-            not come out and that the next one stands for.
+        first: the original's frame that it begins with. frames: how many it holds. replaced: of
+            them, those that did not come out and that the next one stands for.
         start, seconds: the piece, from the original's first frame on.
         early, late: seconds by which the file begins before the piece, and ends behind it.
     """
@@ -42,8 +44,9 @@ class Cut(NamedTuple):
 
 
 def encode_piece(media: Media, path: Path, first: int, count: int) -> Cut:
-    """Write exactly the frames of a piece, upright and in their size, as H.264; arguments and errors as
-    :func:`copy_piece`."""
+    """Write exactly the frames of a piece, upright and in their size, as H.264; arguments and
+    errors as :func:`copy_piece`.
+    """
     replaced = encode_video(media, path, EXACT, min(media.width, media.height), count, first)
     with open_video(media.span, media.container) as container:
         stream = video_stream(container)
@@ -66,7 +69,11 @@ def copy_piece(media: Media, path: Path, first: int, count: int) -> Cut:
     times, keys = media.frame_times, unpack_numbers(media.keyframes)
     place = int(np.searchsorted(keys, first, side="right")) - 1
     if times is None or place < 0 or media.codec.endswith(IRREGULAR):
-        lacks = "has no keyframe before the piece" if place < 0 else "has no timestamps that tell its frames"
+        lacks = (
+            "has no keyframe before the piece"
+            if place < 0
+            else "has no timestamps that tell its frames"
+        )
         raise CannotDecode(f"the video {lacks}: {_NEEDS_EXACT}")
     key = int(keys[place])
     order = _order(media, times, key, first + count - 1)
@@ -75,7 +82,9 @@ def copy_piece(media: Media, path: Path, first: int, count: int) -> Cut:
     ticks = rising - (rising - shown).max()  # times to decode at, none behind the time to show at
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as copy:
         stream = None
-        for packet, pts, dts in zip(_packets(media, int(times[key])), shown.tolist(), ticks.tolist()):
+        for packet, pts, dts in zip(
+            _packets(media, int(times[key])), shown.tolist(), ticks.tolist()
+        ):
             if stream is None:
                 tick = packet.stream.time_base
                 seconds = _seconds(media, tick, None)
@@ -85,19 +94,31 @@ def copy_piece(media: Media, path: Path, first: int, count: int) -> Cut:
     _check(path, rising * float(tick), media)
     end = key + len(order)
     start, length = _place(seconds, first, count)
-    return Cut(key, len(order), 0, start, length, start - float(seconds[key]),
-               float(seconds[end - 1] - seconds[first + count - 1]))
+    return Cut(
+        key,
+        len(order),
+        0,
+        start,
+        length,
+        start - float(seconds[key]),
+        float(seconds[end - 1] - seconds[first + count - 1]),
+    )
 
 
 def _packets(media: Media, begin: int) -> Iterator[av.Packet]:
-    """Packets in decoding order from the keyframe that is shown at ``begin`` on, without what is shown before it."""
+    """Packets in decoding order from the keyframe that is shown at ``begin`` on, without what is
+    shown before it.
+    """
     for seek in (True, False):  # demuxers of streams without an index may land behind it
         with open_video(media.span, media.container) as container:
             stream = video_stream(container)
             if seek:
                 container.seek(begin, stream=stream)
-            packets = (packet for packet in _demuxed(container, stream)
-                       if packet.size and not packet.is_discard and _time(packet) is not None)
+            packets = (
+                packet
+                for packet in _demuxed(container, stream)
+                if packet.size and not packet.is_discard and _time(packet) is not None
+            )
             for packet in packets:
                 if packet.is_keyframe and _time(packet) >= begin:
                     break
@@ -116,12 +137,15 @@ def _demuxed(container, stream) -> Iterator[av.Packet]:
 
 
 def _time(packet: av.Packet) -> int | None:
-    """When a packet's frame is shown; AVI has times of decoding alone, which are the same where nothing is reordered."""
+    """When a packet's frame is shown; AVI has times of decoding alone, which are the same where
+    nothing is reordered.
+    """
     return packet.dts if packet.pts is None else packet.pts
 
 
 def _order(media: Media, times: np.ndarray, key: int, last: int) -> np.ndarray:
-    """Numbers of the frames from ``key`` to ``last`` in decoding order, and of those that it takes to have no hole.
+    """Numbers of the frames from ``key`` to ``last`` in decoding order, and of those that it takes
+    to have no hole.
 
     Raises:
         CannotDecode: if the packets are not those that the catalog counted, each once.
@@ -144,7 +168,9 @@ def _add_stream(copy, original, media: Media):
     try:
         stream = copy.add_stream_from_template(original, opaque=True)
     except ValueError:
-        raise CannotDecode(f"MP4 does not hold {media.codec.partition(':')[0]}: {_NEEDS_EXACT}") from None
+        raise CannotDecode(
+            f"MP4 does not hold {media.codec.partition(':')[0]}: {_NEEDS_EXACT}"
+        ) from None
     stream.time_base = original.time_base
     return stream
 
@@ -152,17 +178,32 @@ def _add_stream(copy, original, media: Media):
 def _seconds(media: Media, tick: Fraction, rate: Fraction | None) -> np.ndarray:
     """Of every frame, from the original's first on."""
     times = media.frame_times
-    return np.arange(media.frames) / float(rate or 25) if times is None else (times - times[0]) * float(tick)
+    return (
+        np.arange(media.frames) / float(rate or 25)
+        if times is None
+        else (times - times[0]) * float(tick)
+    )
 
 
 def _place(seconds: np.ndarray, first: int, count: int) -> tuple[float, float]:
     """Start and length of a piece; a last frame that nothing follows lasts as long as the mean one."""
     after = first + count
-    end = seconds[after] if after < len(seconds) else seconds[-1] + seconds[-1] / max(len(seconds) - 1, 1)
+    end = (
+        seconds[after]
+        if after < len(seconds)
+        else seconds[-1] + seconds[-1] / max(len(seconds) - 1, 1)
+    )
     return float(seconds[first]), float(end - seconds[first])
 
 
 def _check(path: Path, seconds: np.ndarray, media: Media) -> None:
     copy = probe_written(path, seconds)
-    if (copy.width, copy.height, copy.codec, copy.rotation) != (media.width, media.height, media.codec, media.rotation):
-        raise CannotDecode(f"the file is {copy.codec} of {copy.width}x{copy.height}, turned by {copy.rotation}")
+    if (copy.width, copy.height, copy.codec, copy.rotation) != (
+        media.width,
+        media.height,
+        media.codec,
+        media.rotation,
+    ):
+        raise CannotDecode(
+            f"the file is {copy.codec} of {copy.width}x{copy.height}, turned by {copy.rotation}"
+        )

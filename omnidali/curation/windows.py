@@ -1,4 +1,6 @@
-"""Whole long videos that commands cut into windows, where other lists say themselves what the pieces are."""
+"""Whole long videos that commands cut into windows, where other lists say themselves what the
+pieces are.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ def takes_windows(source: MediaConfig, data_root: str) -> bool:
 
 
 def in_pieces(source: MediaConfig, data_root: str, window: float | None) -> MediaConfig:
-    """A source of long videos with all of its pieces, where they are windows of so many seconds; others as they are.
+    """A source of long videos with all of its pieces, where they are windows of so many seconds;
+    others as they are.
 
     Args:
         window: None: as configured.
@@ -46,7 +49,13 @@ def check_window(window: float | None, sources: Mapping[str, MediaConfig], data_
     Raises:
         UserError: naming --window.
     """
-    if window is not None and not any(takes_windows(source, data_root) for source in sources.values()):
-        raise UserError("--window", "a source of long videos whose list names them whole",
-                        f"none in {', '.join(sources)}", "Leave it out: their lists say what the pieces are. Where"
-                        " `dedup` wrote them, give it the option.")
+    if window is not None and not any(
+        takes_windows(source, data_root) for source in sources.values()
+    ):
+        raise UserError(
+            "--window",
+            "a source of long videos whose list names them whole",
+            f"none in {', '.join(sources)}",
+            "Leave it out: their lists say what the pieces are. Where"
+            " `dedup` wrote them, give it the option.",
+        )

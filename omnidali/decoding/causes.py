@@ -1,4 +1,6 @@
-"""Why a file does not decode, and who is to blame: the disk at this moment, the machine, or the file itself."""
+"""Why a file does not decode, and who is to blame: the disk at this moment, the machine, or the
+file itself.
+"""
 
 from __future__ import annotations
 
@@ -53,8 +55,9 @@ class Cause:
 def cause_of(error: BaseException) -> Cause:
     """What an error at reading or decoding a file says.
 
-    FFmpeg's errors are about the content, whatever their number is: its demuxers say EIO for files that are cut off,
-    and those of the disk are kept apart by :func:`~omnidali.catalog.probe.open_video`.
+    FFmpeg's errors are about the content, whatever their number is: its demuxers say EIO for files
+    that are cut off, and those of the disk are kept apart by
+    :func:`~omnidali.catalog.probe.open_video`.
     """
     if isinstance(error, CannotDecode):
         return Cause(error.reason, error.trouble)

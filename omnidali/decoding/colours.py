@@ -11,8 +11,8 @@ import numpy as np
 from omnidali.catalog.frame_planes import PLANAR, frame_planes, is_full_range
 from omnidali.decoding.scale import cut_and_scale
 
-# Shares of red and blue in luma, by FFmpeg's number of the matrix (ITU-T H.273, table 4). All others are taken for
-# BT.601, as FFmpeg's own conversion does; most files name none.
+# Shares of red and blue in luma, by FFmpeg's number of the matrix (ITU-T H.273, table 4). All
+# others are taken for BT.601, as FFmpeg's own conversion does; most files name none.
 _BT601 = (0.299, 0.114)
 _LUMA = {
     1: (0.2126, 0.0722),  # BT.709
@@ -21,14 +21,21 @@ _LUMA = {
     9: (0.2627, 0.0593),  # BT.2020
     10: (0.2627, 0.0593),  # the same with constant luminance
 }
-_BY_SHIFTS = {(1, 1): "yuv420p", (0, 1): "yuv422p", (0, 0): "yuv444p", (1, 0): "yuv440p", (0, 2): "yuv411p",
-              (2, 2): "yuv410p"}
+_BY_SHIFTS = {
+    (1, 1): "yuv420p",
+    (0, 1): "yuv422p",
+    (0, 0): "yuv444p",
+    (1, 0): "yuv440p",
+    (0, 2): "yuv411p",
+    (2, 2): "yuv410p",
+}
 
 
 def write_rgb(frame: av.VideoFrame, box: tuple[int, int, int, int], out: np.ndarray) -> None:
     """Write a box of a frame, scaled, in RGB.
 
-    The box is cut out of the planes before any conversion, so that only what is wanted is converted.
+    The box is cut out of the planes before any conversion, so that only what is wanted is
+    converted.
 
     Args:
         box: top, left, bottom, right in pixels of the coded frame.
@@ -49,19 +56,28 @@ def write_rgb(frame: av.VideoFrame, box: tuple[int, int, int, int], out: np.ndar
         return
     down, across = shifts
     colour = (box[0] >> down, box[1] >> across, -(-box[2] >> down), -(-box[3] >> across))
-    channels = [cut_and_scale(plane, part, width, height) for plane, part in zip(planes, (box, colour, colour))]
+    channels = [
+        cut_and_scale(plane, part, width, height)
+        for plane, part in zip(planes, (box, colour, colour))
+    ]
     cv2.transform(cv2.merge(channels), matrix, dst=out)
 
 
 def _eight_bits(frame: av.VideoFrame) -> av.VideoFrame:
-    """The frame in a format of :data:`~omnidali.catalog.frame_planes.PLANAR` with the same colours, or in RGB."""
+    """The frame in a format of :data:`~omnidali.catalog.frame_planes.PLANAR` with the same colours,
+    or in RGB.
+    """
     form = frame.format
     if form.is_rgb or form.has_palette or len(form.components) < 3:
         return frame.reformat(format="rgb24", threads=1)
     colour = form.components[1]
     shifts = (_halvings(frame.height, colour.height), _halvings(frame.width, colour.width))
-    return frame.reformat(format=_BY_SHIFTS.get(shifts, "yuv444p"), src_color_range=frame.color_range,
-                          dst_color_range=frame.color_range, threads=1)
+    return frame.reformat(
+        format=_BY_SHIFTS.get(shifts, "yuv444p"),
+        src_color_range=frame.color_range,
+        dst_color_range=frame.color_range,
+        threads=1,
+    )
 
 
 def _halvings(whole: int, part: int) -> int:
@@ -75,9 +91,11 @@ def rgb_matrix(colorspace: int, is_full_range: bool) -> np.ndarray:
     red, blue = _LUMA.get(colorspace, _BT601)
     green = 1 - red - blue
     y, c, offset = (1, 1, 0) if is_full_range else (255 / 219, 255 / 224, 16)
-    rows = np.array([
-        [y, 0, 2 * (1 - red) * c],
-        [y, -2 * (1 - blue) * blue / green * c, -2 * (1 - red) * red / green * c],
-        [y, 2 * (1 - blue) * c, 0],
-    ])
+    rows = np.array(
+        [
+            [y, 0, 2 * (1 - red) * c],
+            [y, -2 * (1 - blue) * blue / green * c, -2 * (1 - red) * red / green * c],
+            [y, 2 * (1 - blue) * c, 0],
+        ]
+    )
     return np.column_stack([rows, -rows @ [offset, 128, 128]]).astype(np.float32)

@@ -1,7 +1,9 @@
-"""Wanted frames of a video through FFmpeg's demuxer, where its packets cannot be read from the file by the index.
+"""Wanted frames of a video through FFmpeg's demuxer, where its packets cannot be read from the file
+by the index.
 
-Needed where a container cuts its packets up (MPEG-TS), and where the index gave less than was wanted, as of a file that
-changed after the probe. Frames are known by the packets that they come from, as in the index.
+Needed where a container cuts its packets up (MPEG-TS), and where the index gave less than was
+wanted, as of a file that changed after the probe. Frames are known by the packets that they come
+from, as in the index.
 """
 
 from __future__ import annotations
@@ -21,21 +23,25 @@ from omnidali.errors import CannotDecode
 from omnidali.patience import moves_on
 
 _SOUGHT = 64  # packets in which one that the index knows is looked for
-_BY_BYTES = {"mpegts", "mpeg"}  # demuxers that go to a place in the file; their clocks may start again
+# demuxers that go to a place in the file; their clocks may start again
+_BY_BYTES = {"mpegts", "mpeg"}
 
 
 class _NotFound(Exception):
     """The demuxer's packets are not those of the index."""
 
 
-def demuxed_frames(media: Media, index: PacketIndex | None, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+def demuxed_frames(
+    media: Media, index: PacketIndex | None, wanted: list[int]
+) -> Iterator[tuple[int, av.VideoFrame]]:
     """(number, frame) of the wanted frames, each at most once.
 
-    Each run of the index is looked for with a seek, then from the start. Where the file is not the one of the index,
-    or has none, its frames are counted from the start.
+    Each run of the index is looked for with a seek, then from the start. Where the file is not the
+    one of the index, or has none, its frames are counted from the start.
 
     Raises:
-        Refused, av.FFmpegError, OSError, ValueError, IndexError, CannotDecode: from a file that is broken.
+        Refused, av.FFmpegError, OSError, ValueError, IndexError, CannotDecode: from a file that is
+            broken.
     """
     if index is None:
         yield from counted_frames(media, wanted)
@@ -61,7 +67,9 @@ def demuxed_frames(media: Media, index: PacketIndex | None, wanted: list[int]) -
 
 
 def counted_frames(media: Media, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(number, frame) of the wanted frames, where a frame's number is how many came before it; errors as above."""
+    """(number, frame) of the wanted frames, where a frame's number is how many came before it;
+    errors as above.
+    """
     left = set(wanted)
     with open_video(media.span, media.container) as container:
         for number, frame in enumerate(_all_frames(container, _opened(container))):
@@ -73,7 +81,8 @@ def counted_frames(media: Media, wanted: list[int]) -> Iterator[tuple[int, av.Vi
 
 
 def frames_from(media: Media, first: int = 0) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(number, frame) of all frames from ``first`` on, in order; packets that do not decode give none.
+    """(number, frame) of all frames from ``first`` on, in order; packets that do not decode give
+    none.
 
     Raises:
         CannotDecode: if the file cannot be read, or is not the one that was probed.
@@ -115,21 +124,35 @@ def _opened(container: av.container.InputContainer) -> av.VideoStream:
     return stream
 
 
-def _run(container, stream, media: Media, index: PacketIndex, first: int, last: int, frames: dict[int, int],
-         seeks: bool) -> Iterator[tuple[int, av.VideoFrame]]:
+def _run(
+    container,
+    stream,
+    media: Media,
+    index: PacketIndex,
+    first: int,
+    last: int,
+    frames: dict[int, int],
+    seeks: bool,
+) -> Iterator[tuple[int, av.VideoFrame]]:
     """The frames of one run of the index, by packet; a frame that came is taken out of ``frames``."""
-    packets = itertools.islice(_packets(container, stream, media, index, first, seeks), last + 1 - first)
+    packets = itertools.islice(
+        _packets(container, stream, media, index, first, seeks), last + 1 - first
+    )
     yield from decode_run(stream.codec_context, packets, frames)
 
 
-def _packets(container, stream, media: Media, index: PacketIndex, first: int, seeks: bool) -> Iterator[av.Packet]:
+def _packets(
+    container, stream, media: Media, index: PacketIndex, first: int, seeks: bool
+) -> Iterator[av.Packet]:
     """The demuxer's packets from ``first`` on, each with its number in the index as its time.
 
     Raises:
         _NotFound: if the demuxer gives others.
     """
     if not seeks:
-        container.seek(0, backward=True, any_frame=True, unsupported_byte_offset=media.container in _BY_BYTES)
+        container.seek(
+            0, backward=True, any_frame=True, unsupported_byte_offset=media.container in _BY_BYTES
+        )
         return _numbered(container, stream, index, 0, first)
     if media.container in _BY_BYTES:
         container.seek(int(index.offsets[first]), any_frame=True, unsupported_byte_offset=True)
@@ -141,8 +164,12 @@ def _packets(container, stream, media: Media, index: PacketIndex, first: int, se
     return _numbered(container, stream, index, None, first)
 
 
-def _numbered(container, stream, index: PacketIndex, expected: int | None, first: int) -> Iterator[av.Packet]:
-    """Number packets by where they lie; ``expected``: what the first is if its place does not say so."""
+def _numbered(
+    container, stream, index: PacketIndex, expected: int | None, first: int
+) -> Iterator[av.Packet]:
+    """Number packets by where they lie; ``expected``: what the first is if its place does not say
+    so.
+    """
     places, sizes = index.offsets, index.sizes
     number = None
     skipped = 0
@@ -169,8 +196,9 @@ def _numbered(container, stream, index: PacketIndex, expected: int | None, first
 
 def _place(index: PacketIndex, packet: av.Packet, expected: int | None, first: int) -> int | None:
     """The number of a packet, told from its place and size; None where the index has none such."""
-    alike = np.flatnonzero(index.sizes[:first + 1] == packet.size)
-    if index.is_direct:  # offsets are of the bytes, which lie a few behind the position that the demuxer tells
+    alike = np.flatnonzero(index.sizes[: first + 1] == packet.size)
+    # offsets are of the bytes, which lie a few behind the position that the demuxer tells
+    if index.is_direct:
         behind = index.offsets[alike] - (packet.pos if packet.pos is not None else -1)
         alike = alike[(behind >= 0) & (behind < FRAMING)]
     else:
@@ -187,7 +215,9 @@ def _all_frames(container, stream) -> Iterator[av.VideoFrame]:
 
 
 def _decoded(stream: av.VideoStream, packet: av.Packet | None) -> list[av.VideoFrame]:
-    """The frames that come with a packet, or those that the decoder held back; none where it does not decode."""
+    """The frames that come with a packet, or those that the decoder held back; none where it does
+    not decode.
+    """
     moves_on()
     try:
         return stream.codec_context.decode(packet)

@@ -12,14 +12,22 @@ from omnidali.errors import CannotDecode
 from omnidali.patience import moves_on
 
 
-def decode_frames(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int, out: np.ndarray,
-                  causes: list[Cause] | None = None) -> int:
-    """Decode the planned frames; arguments, result and errors as :func:`~omnidali.decoding.video.decode_video`."""
+def decode_frames(
+    media: Media,
+    frames: np.ndarray,
+    boxes: np.ndarray,
+    size: int,
+    out: np.ndarray,
+    causes: list[Cause] | None = None,
+) -> int:
+    """Decode the planned frames; arguments, result and errors as
+    :func:`~omnidali.decoding.video.decode_video`.
+    """
     places, found, cause = places_of(frames), [], None
     for frame, (first, *others) in places.items():
         moves_on()
         try:
-            decode_image(media.frame(frame), boxes, size, out[:, first:first + 1])
+            decode_image(media.frame(frame), boxes, size, out[:, first : first + 1])
         except CannotDecode as error:
             cause = graver(cause, cause_of(error))
             continue

@@ -1,4 +1,5 @@
-"""Photos on the CPU: JPEG through nvImageCodec, of which only the needed part is decoded; the rest through OpenCV.
+"""Photos on the CPU: JPEG through nvImageCodec, of which only the needed part is decoded; the rest
+through OpenCV.
 
 Both are libjpeg-turbo underneath and give the same pixels.
 """
@@ -19,8 +20,9 @@ from omnidali.decoding.scale import cut_and_scale
 from omnidali.errors import CannotDecode
 from omnidali.planning.motion import through_region
 
-os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")  # what it cannot decode is told by us, with the file's name
-import nvidia.nvimgcodec as nvimgcodec  # noqa: E402
+# what it cannot decode is told by us, with the file's name
+os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
+import nvidia.nvimgcodec as nvimgcodec
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
 _LOCAL = threading.local()  # a decoder for each thread
@@ -28,15 +30,21 @@ _LOCAL = threading.local()  # a decoder for each thread
 _EXIF_WITHIN = 1 << 14  # bytes; by its standard EXIF comes first of all segments
 _END_WITHIN = 1 << 10  # bytes; the end's mark, and what some programs append to it
 
-# JPEG decodes at 1/2, 1/4 and 1/8 size for a fraction of the work; the averaging is the transform's own.
-_REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+# JPEG decodes at 1/2, 1/4 and 1/8 size for a fraction of the work; the averaging is the transform's
+# own.
+_REDUCED = {
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+}
 
 _FROM_CORNER = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
 _TO_CORNER = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])
 
 
-def decode_image(media: Media, boxes: np.ndarray, size: int, out: np.ndarray,
-                 motions: np.ndarray | None = None) -> None:
+def decode_image(
+    media: Media, boxes: np.ndarray, size: int, out: np.ndarray, motions: np.ndarray | None = None
+) -> None:
     """Decode a photo, turn it upright by EXIF, and write its crops.
 
     Args:
@@ -55,13 +63,17 @@ def decode_image(media: Media, boxes: np.ndarray, size: int, out: np.ndarray,
     except OSError as error:
         raise cause_of(error).error() from None
     try:
-        header = read_image_header(data)  # a file that was replaced meets the gate, too, and its limits
+        # a file that was replaced meets the gate, too, and its limits
+        header = read_image_header(data)
     except Refused as refusal:
         raise CannotDecode(str(refusal)) from None
     if (header.width, header.height) != (media.width, media.height):
-        raise CannotDecode(f"a picture of {header.width}x{header.height} where it had {media.width}x{media.height}")
+        raise CannotDecode(
+            f"a picture of {header.width}x{header.height} where it had {media.width}x{media.height}"
+        )
     factor, sides = 1, None
-    tops, lefts, bottoms, rights = boxes.T.tolist()  # plain numbers: arrays this small cost more than they save
+    # plain numbers: arrays this small cost more than they save
+    tops, lefts, bottoms, rights = boxes.T.tolist()
     if _is_jpeg(header):
         smallest = min(min(map(sub, bottoms, tops)), min(map(sub, rights, lefts)))
         factor = next((f for f in _REDUCED if smallest >= f * size), 1)
@@ -73,20 +85,35 @@ def decode_image(media: Media, boxes: np.ndarray, size: int, out: np.ndarray,
         picture = _decode_part(data, media, top, left, max(bottoms), max(rights))
     if picture is None:
         picture, top, left = _decode_whole(data, media, factor, header), 0, 0
-    boxes = [((y0 - top) // factor, (x0 - left) // factor, max(1, (y1 - top) // factor), max(1, (x1 - left) // factor))
-             for y0, x0, y1, x1 in zip(tops, lefts, bottoms, rights)]
+    boxes = [
+        (
+            (y0 - top) // factor,
+            (x0 - left) // factor,
+            max(1, (y1 - top) // factor),
+            max(1, (x1 - left) // factor),
+        )
+        for y0, x0, y1, x1 in zip(tops, lefts, bottoms, rights)
+    ]
     if sides is not None:
         part = cut_and_scale(picture, boxes[0], *sides[::-1].tolist())
-        for frame, matrix in zip(out[0], matrices):  # OpenCV counts from the middle of the first pixel
-            cv2.warpPerspective(part, _TO_CORNER @ matrix @ _FROM_CORNER, (size, size), dst=frame,
-                                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
+        # OpenCV counts from the middle of the first pixel
+        for frame, matrix in zip(out[0], matrices):
+            cv2.warpPerspective(
+                part,
+                _TO_CORNER @ matrix @ _FROM_CORNER,
+                (size, size),
+                dst=frame,
+                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+                borderMode=cv2.BORDER_REPLICATE,
+            )
         return
     for view, box in enumerate(boxes):
         cut_and_scale(picture, box, size, size, out[view, 0])
 
 
 def orientation_flag(header: ImageHeader) -> int:
-    """What OpenCV is told beside the colours: it turns a JPEG; which PNG and WebP it turns depends on its version.
+    """What OpenCV is told beside the colours: it turns a JPEG; which PNG and WebP it turns depends
+    on its version.
 
     They are left to :func:`upright`.
     """
@@ -113,36 +140,48 @@ def upright(picture: np.ndarray, orientation: int) -> np.ndarray:
 def has_readable_header(data: bytes) -> bool:
     """Whether nvImageCodec, DALI's decoder, reads the header, too.
 
-    Where it does not, DALI 2.x on the CPU may crash the process: the batch ends while its threads are still at it.
+    Where it does not, DALI 2.x on the CPU may crash the process: the batch ends while its threads
+    are still at it.
     """
     try:
         return nvimgcodec.CodeStream(data).width > 0
-    except (RuntimeError, ValueError, AttributeError, TypeError):  # the last two: another version's interface
+    # the last two: another version's interface
+    except (RuntimeError, ValueError, AttributeError, TypeError):
         return False
 
 
-def _decode_part(data: bytes, media: Media, top: int, left: int, bottom: int, right: int) -> np.ndarray | None:
+def _decode_part(
+    data: bytes, media: Media, top: int, left: int, bottom: int, right: int
+) -> np.ndarray | None:
     """The pixels of a region alone: a quarter of the work less, on average.
 
-    None where the file is better left to OpenCV: broken or cut off, or with an orientation that would turn the region.
+    None where the file is better left to OpenCV: broken or cut off, or with an orientation that
+    would turn the region.
     """
     if data.find(b"Exif\0\0", 0, _EXIF_WITHIN) >= 0 or data.rfind(b"\xff\xd9", -_END_WITHIN) < 0:
         return None
     try:
         if not hasattr(_LOCAL, "decoder"):
             _LOCAL.decoder = nvimgcodec.Decoder(
-                device_id=nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY, max_num_cpu_threads=1,
-                backends=[nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)])
+                device_id=nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY,
+                max_num_cpu_threads=1,
+                backends=[nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)],
+            )
         stream = nvimgcodec.CodeStream(data)
         if (stream.width, stream.height) != (media.width, media.height):
             return None
         region = nvimgcodec.Region(top, left, bottom, right)
         picture = _LOCAL.decoder.decode(stream.get_sub_code_stream(region=region))
-    except (RuntimeError, ValueError, AttributeError, TypeError):  # the last two: another version's interface
+    # the last two: another version's interface
+    except (RuntimeError, ValueError, AttributeError, TypeError):
         return None
     # np.asarray takes __array_interface__, which keeps 32 bytes for ever in nvImageCodec 0.9
     picture = None if picture is None else picture.__array__()
-    return picture if picture is not None and picture.shape == (bottom - top, right - left, 3) else None
+    return (
+        picture
+        if picture is not None and picture.shape == (bottom - top, right - left, 3)
+        else None
+    )
 
 
 def _is_jpeg(header: ImageHeader) -> bool:
@@ -152,7 +191,11 @@ def _is_jpeg(header: ImageHeader) -> bool:
 def _decode_whole(data: bytes, media: Media, factor: int, header: ImageHeader) -> np.ndarray:
     try:
         flags = cv2.IMREAD_COLOR_RGB | orientation_flag(header)
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED.get(factor, flags)) if data else None
+        picture = (
+            cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED.get(factor, flags))
+            if data
+            else None
+        )
         if factor > 1 and picture is not None:  # the reduced modes know no RGB
             picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
     except cv2.error as error:
@@ -163,6 +206,8 @@ def _decode_whole(data: bytes, media: Media, factor: int, header: ImageHeader) -
 
     expected = (-(-media.height // factor), -(-media.width // factor))
     if picture.shape[:2] != expected:
-        raise CannotDecode(f"{picture.shape[1]}x{picture.shape[0]} pixels where the header said "
-                           f"{expected[1]}x{expected[0]}")
+        raise CannotDecode(
+            f"{picture.shape[1]}x{picture.shape[0]} pixels where the header said "
+            f"{expected[1]}x{expected[0]}"
+        )
     return picture

@@ -18,15 +18,24 @@ from omnidali.decoding.video import indexed_frames, upright_size
 from omnidali.errors import CannotDecode
 
 # errors that another try would meet again, until somebody changes the file
-_LASTING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
+_LASTING = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+}
 LOOK_SECONDS = 10.0  # for the frames of a long video or a large folder
 
 
 def anything_decodes(media: Media, kind: str, patience: float = LOOK_SECONDS) -> bool:
-    """Whether some clip of a file can be had, though not the one that was wanted; true where that is in doubt.
+    """Whether some clip of a file can be had, though not the one that was wanted; true where that
+    is in doubt.
 
-    A file is called useless, and never tried again, only if no draw of it could have succeeded: else it would depend on
-    who asked first.
+    A file is called useless, and never tried again, only if no draw of it could have succeeded:
+    else it would depend on who asked first.
 
     Args:
         kind: of the source, as in :class:`~omnidali.config.MediaConfig`.
@@ -68,7 +77,9 @@ def _video(media: Media, end: float) -> bool | None:
     others = sorted(set(range(media.frames)) - set(keyframes))
     index = PacketIndex.unpack(media.packets) if media.packets else None
     for wanted in (*keyframes, *others):
-        for source in (indexed_frames, demuxed_frames) if index and index.is_direct else (demuxed_frames,):
+        for source in (
+            (indexed_frames, demuxed_frames) if index and index.is_direct else (demuxed_frames,)
+        ):
             try:
                 for _, frame in source(media, index, [wanted]):
                     if upright_size(frame, media) == media.stored:
@@ -85,7 +96,10 @@ def _video(media: Media, end: float) -> bool | None:
 def _image(media: Media) -> bool:
     side, whole = min(media.width, media.height), (0, 0, media.height, media.width)
     tries = [(whole, max(1, side // factor)) for factor in (8, 4, 2)] + [(whole, side // 2 + 1)]
-    tries += [((0, 0, 1, 1), 1), ((media.height - 1, media.width - 1, media.height, media.width), 1)]
+    tries += [
+        ((0, 0, 1, 1), 1),
+        ((media.height - 1, media.width - 1, media.height, media.width), 1),
+    ]
     for box, size in tries:  # each way of decoding has its turn
         try:
             decode_image(media, np.array([box]), size, np.empty((1, 1, size, size, 3), np.uint8))
@@ -97,5 +111,9 @@ def _image(media: Media) -> bool:
 
 def _raise_if_passing(error: BaseException | None) -> None:
     """Raise an error of the disk that another try may not meet; FFmpeg's own are about the content."""
-    if isinstance(error, OSError) and not isinstance(error, av.FFmpegError) and error.errno not in _LASTING:
+    if (
+        isinstance(error, OSError)
+        and not isinstance(error, av.FFmpegError)
+        and error.errno not in _LASTING
+    ):
         raise error

@@ -25,7 +25,8 @@ def count_frames(path: str | Path) -> int:
     """How many frames a video has: as many as FFmpeg's sequential decoding puts out.
 
     Raises:
-        UserError: if the file cannot be read, or no training would use it; the message has the reason.
+        UserError: if the file cannot be read, or no training would use it; the message has the
+            reason.
     """
     return _media(path).frames
 
@@ -33,14 +34,16 @@ def count_frames(path: str | Path) -> int:
 def read_frames(path: str | Path, numbers: Iterable[int]) -> np.ndarray:
     """Frames of a video: uint8 (F, H, W, 3), RGB, upright, unscaled.
 
-    Frame k is the k-th that FFmpeg's sequential decoding puts out, whatever the file says of its times. The file goes
-    the way of a training's files: the gate, the probe, the packet index, and the decoder of the CPU.
+    Frame k is the k-th that FFmpeg's sequential decoding puts out, whatever the file says of its
+    times. The file goes the way of a training's files: the gate, the probe, the packet index, and
+    the decoder of the CPU.
 
     Args:
         numbers: from 0 on, in any order, repeats allowed.
 
     Raises:
-        UserError: if the file cannot be read, or no training would use it; if a frame does not decode.
+        UserError: if the file cannot be read, or no training would use it; if a frame does not
+            decode.
         IndexError: for a number that the video does not have.
         TypeError: for what is not a whole number.
 
@@ -64,9 +67,17 @@ def read_frames(path: str | Path, numbers: Iterable[int]) -> np.ndarray:
     found, cause = write_frames(media, places, np.array([[0, 0, media.height, media.width]]), out)
     missing = sorted(places.keys() - found)
     if missing:
-        advice = "Check the disk, then read again; the file need not be bad." if cause is not None and cause.passes \
+        advice = (
+            "Check the disk, then read again; the file need not be bad."
+            if cause is not None and cause.passes
             else "Run `omnidali lint --decode` to see what else of the file does not decode."
-        raise UserError(str(path), f"frame {missing[0]} of {media.frames}", str(cause.error()) if cause is not None else "no picture", advice)
+        )
+        raise UserError(
+            str(path),
+            f"frame {missing[0]} of {media.frames}",
+            str(cause.error()) if cause is not None else "no picture",
+            advice,
+        )
     return out[0]
 
 
@@ -90,7 +101,13 @@ def _probed(path: str, full: str, stamp: tuple[int | None, int | None]) -> Media
             raise Refused("not a regular file")  # a pipe would be waited for
         return Media.of(full, span, probe_video(span))
     except Refused as refusal:
-        raise UserError(path, "a video that can be used", str(refusal), "Fetch it again, or convert it.") from None
+        raise UserError(
+            path, "a video that can be used", str(refusal), "Fetch it again, or convert it."
+        ) from None
     except (OSError, ValueError) as error:  # the second: no name of a file
-        raise UserError(path, "a video that can be read", getattr(error, "strerror", None) or str(error),
-                        "Check the path and its permissions.") from None
+        raise UserError(
+            path,
+            "a video that can be read",
+            getattr(error, "strerror", None) or str(error),
+            "Check the path and its permissions.",
+        ) from None

@@ -13,8 +13,9 @@ import numpy as np
 cv2.setNumThreads(0)  # samples run in parallel, one thread each
 
 
-def cut_and_scale(picture: np.ndarray, box: np.ndarray, width: int, height: int,
-                  out: np.ndarray | None = None) -> np.ndarray:
+def cut_and_scale(
+    picture: np.ndarray, box: np.ndarray, width: int, height: int, out: np.ndarray | None = None
+) -> np.ndarray:
     """Scale ``picture[top:bottom, left:right]`` to (height, width).
 
     Args:
@@ -24,5 +25,9 @@ def cut_and_scale(picture: np.ndarray, box: np.ndarray, width: int, height: int,
     """
     top, left, bottom, right = box
     shrinks = bottom - top >= 2 * height and right - left >= 2 * width
-    return cv2.resize(picture[top:bottom, left:right], (width, height), dst=out,
-                      interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return cv2.resize(
+        picture[top:bottom, left:right],
+        (width, height),
+        dst=out,
+        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+    )

@@ -16,14 +16,19 @@ from omnidali.untrusted_text import say
 def decode_still(kind: str, media: Media, number: int, box: np.ndarray, size: int) -> np.ndarray:
     """A box of a frame in a square: uint8 (size, size, 3), RGB.
 
-    It is decoded within limits of memory and time; where that fails it is grey, and the reason is printed.
+    It is decoded within limits of memory and time; where that fails it is grey, and the reason is
+    printed.
 
     Args:
         number: of the frame. box: int (1, 4), top, left, bottom, right.
     """
     try:
         picture = children.call(still_of, media, kind, number, box, size)
-        if isinstance(picture, np.ndarray) and picture.shape == (size, size, 3) and picture.dtype == np.uint8:
+        if (
+            isinstance(picture, np.ndarray)
+            and picture.shape == (size, size, 3)
+            and picture.dtype == np.uint8
+        ):
             return picture.copy()  # what another process sent cannot be drawn into
         reason = "no picture"
     except (CannotDecode, OSError) as error:
@@ -42,5 +47,7 @@ def still_of(media: Media, kind: str, number: int, box: np.ndarray, size: int) -
     if kind == "image":
         decode_image(media, box, size, out)
     else:
-        (decode_frames if kind == "frames" else decode_video)(media, np.array([number]), box, size, out)
+        (decode_frames if kind == "frames" else decode_video)(
+            media, np.array([number]), box, size, out
+        )
     return out[0, 0]

@@ -29,8 +29,14 @@ from omnidali.errors import CannotDecode
 _LOCAL = threading.local()  # a decoder for each thread, used again
 
 
-def decode_video(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int, out: np.ndarray,
-                 causes: list[Cause] | None = None) -> int:
+def decode_video(
+    media: Media,
+    frames: np.ndarray,
+    boxes: np.ndarray,
+    size: int,
+    out: np.ndarray,
+    causes: list[Cause] | None = None,
+) -> int:
     """Decode the planned frames and write their crops.
 
     Args:
@@ -51,7 +57,9 @@ def decode_video(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int,
     if len(found) == len(places):
         return 0
     if not found and cause is None:
-        raise CannotDecode(f"none of the frames {min(places)} to {max(places)} of {media.frames} came out")
+        raise CannotDecode(
+            f"none of the frames {min(places)} to {max(places)} of {media.frames} came out"
+        )
     if not found:
         raise cause.error()
     if causes is not None and cause is not None:
@@ -59,8 +67,9 @@ def decode_video(media: Media, frames: np.ndarray, boxes: np.ndarray, size: int,
     return fill_missing(out, places, sorted(found))
 
 
-def write_frames(media: Media, places: dict[int, list[int]], boxes: np.ndarray,
-                 out: np.ndarray) -> tuple[set[int], Cause | None]:
+def write_frames(
+    media: Media, places: dict[int, list[int]], boxes: np.ndarray, out: np.ndarray
+) -> tuple[set[int], Cause | None]:
     """Write the crops of the frames that can be had.
 
     Args:
@@ -68,7 +77,8 @@ def write_frames(media: Media, places: dict[int, list[int]], boxes: np.ndarray,
         out: uint8 (V, F, height, width, 3), RGB.
 
     Returns:
-        The frames that came, and why others did not: what the first way of decoding met, then what the next one did.
+        The frames that came, and why others did not: what the first way of decoding met, then what
+            the next one did.
     """
     found: set[int] = set()
     cause = None
@@ -83,8 +93,17 @@ def write_frames(media: Media, places: dict[int, list[int]], boxes: np.ndarray,
                     out[:, other] = out[:, first]
                 found.add(number)
             return None
-        except (CannotDecode, Refused, av.FFmpegError, OSError, ValueError, IndexError, cv2.error, zlib.error,
-                struct.error) as error:
+        except (
+            CannotDecode,
+            Refused,
+            av.FFmpegError,
+            OSError,
+            ValueError,
+            IndexError,
+            cv2.error,
+            zlib.error,
+            struct.error,
+        ) as error:
             return cause_of(error)
 
     index = PacketIndex.unpack(media.packets) if media.packets else None
@@ -96,21 +115,26 @@ def write_frames(media: Media, places: dict[int, list[int]], boxes: np.ndarray,
             failure = take(source, wanted)
             worst = graver(worst, failure)
             is_over = failure is None
-            # the first that did not come is given up, at least by this source; others may lie behind the damage
+            # the first that did not come is given up, at least by this source; others may lie
+            # behind the damage
             wanted = [number for number in wanted if number not in found][1:]
         if worst is not None:
             cause = worst if cause is None else cause.then(worst)
     return found, cause
 
 
-def indexed_frames(media: Media, index: PacketIndex, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(number, frame) of the wanted frames by the packet index, with this thread's decoder; arguments and errors as
-    :meth:`~omnidali.catalog.packets.PacketDecoder.frames`."""
+def indexed_frames(
+    media: Media, index: PacketIndex, wanted: list[int]
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """(number, frame) of the wanted frames by the packet index, with this thread's decoder;
+    arguments and errors as :meth:`~omnidali.catalog.packets.PacketDecoder.frames`.
+    """
     try:
         with open(media.span.path, "rb", buffering=0) as file:
             status = os.fstat(file.fileno())
             if (status.st_size, status.st_mtime_ns) != media.stamp:
-                raise CannotDecode("the file changed after the probe")  # another one's packets lie elsewhere
+                # another one's packets lie elsewhere
+                raise CannotDecode("the file changed after the probe")
             codec = media.codec.partition(":")[0]
             decoder = getattr(_LOCAL, "decoder", None)
             # where something must be made up, it must not be made up of another video
@@ -137,7 +161,9 @@ def _write_crops(frame: av.VideoFrame, media: Media, boxes: np.ndarray, out: np.
     """Write the crops (V, height, width, 3) of one decoded frame."""
     upright = upright_size(frame, media)
     if upright != media.stored:
-        raise CannotDecode(f"a frame of {upright[0]}x{upright[1]} in a video of {media.stored[0]}x{media.stored[1]}")
+        raise CannotDecode(
+            f"a frame of {upright[0]}x{upright[1]} in a video of {media.stored[0]}x{media.stored[1]}"
+        )
     if media.stored != (media.width, media.height):
         across, down = media.stored[0] / media.width, media.stored[1] / media.height
         boxes = np.rint(boxes * [down, across, down, across]).astype(np.int64)
@@ -146,7 +172,9 @@ def _write_crops(frame: av.VideoFrame, media: Media, boxes: np.ndarray, out: np.
         if not media.rotation and not media.mirrored:
             write_rgb(frame, box, crop)
             continue
-        coded = np.empty(crop.shape if media.rotation % 180 == 0 else crop.transpose(1, 0, 2).shape, np.uint8)
+        coded = np.empty(
+            crop.shape if media.rotation % 180 == 0 else crop.transpose(1, 0, 2).shape, np.uint8
+        )
         write_rgb(frame, coded_box(box, media), coded)
         crop[:] = show_upright(coded, media.rotation, media.mirrored)
 

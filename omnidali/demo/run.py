@@ -41,8 +41,10 @@ def run_demo(folder: str | Path, seed: int = 0, overrides: list[str] | None = No
     pictures = sorted((run / "pictures").glob("*.png"))
     say("", f"what the model saw, and where it errs: {', '.join(str(path) for path in pictures)}")
     say("curves: " + for_shell("tensorboard", "--logdir", run / "tb"))
-    say(f"top-1 {row['top1']:.1f} % on {row['items']} held-out videos of {_count_classes(run)} classes"
-        f" (chance {100 / _count_classes(run):.1f} %), {time.monotonic() - started:.0f} s")
+    say(
+        f"top-1 {row['top1']:.1f} % on {row['items']} held-out videos of {_count_classes(run)} classes"
+        f" (chance {100 / _count_classes(run):.1f} %), {time.monotonic() - started:.0f} s"
+    )
     return row
 
 
@@ -59,7 +61,9 @@ def _check(config: Path, settings: Sequence[str], overrides: Sequence[str]) -> N
     found = load_config(str(config), settings)
     check_shares(found, RANKS)
     if found.evaluation.source is None:
-        raise UserError("evaluation.source", "labelled data to evaluate on", "nothing", "Leave it as it is.")
+        raise UserError(
+            "evaluation.source", "labelled data to evaluate on", "nothing", "Leave it as it is."
+        )
 
 
 def _count_classes(run: Path) -> int:

@@ -27,12 +27,17 @@ class Action:
     motion: str
 
 
-# Some classes differ by appearance alone (the drifting ones), some by motion alone (the balls), some by both.
+# Some classes differ by appearance alone (the drifting ones), some by motion alone (the balls),
+# some by both.
 ACTIONS = (
-    Action("drifting balloon", "balloon", "drift"), Action("drifting kite", "kite", "drift"),
-    Action("drifting star", "star", "drift"), Action("bouncing ball", "ball", "bounce"),
-    Action("rolling ball", "ball", "roll"), Action("approaching ball", "ball", "approach"),
-    Action("spinning fan", "fan", "spin"), Action("swinging hammer", "hammer", "swing"),
+    Action("drifting balloon", "balloon", "drift"),
+    Action("drifting kite", "kite", "drift"),
+    Action("drifting star", "star", "drift"),
+    Action("bouncing ball", "ball", "bounce"),
+    Action("rolling ball", "ball", "roll"),
+    Action("approaching ball", "ball", "approach"),
+    Action("spinning fan", "fan", "spin"),
+    Action("swinging hammer", "hammer", "swing"),
 )
 
 
@@ -54,8 +59,15 @@ class Scene:
         base = self._texture.mean(axis=(0, 1))
         self._colour = _contrasting(base, rng)
         self._second = _contrasting(base, rng)
-        self._clutter = [(rng.uniform(0, 1, 2), rng.uniform(-0.15, 0.15, 2), rng.uniform(0.02, 0.045),
-                          tuple(rng.uniform(0, 255, 3))) for _ in range(rng.integers(1, 5))]
+        self._clutter = [
+            (
+                rng.uniform(0, 1, 2),
+                rng.uniform(-0.15, 0.15, 2),
+                rng.uniform(0.02, 0.045),
+                tuple(rng.uniform(0, 255, 3)),
+            )
+            for _ in range(rng.integers(1, 5))
+        ]
         self._size = rng.uniform(0.24, 0.34) * self._short
         self._place = rng.uniform(0.35, 0.65, 2)
         self._phase = rng.uniform(0, 2 * math.pi)
@@ -63,7 +75,9 @@ class Scene:
         self._turn = rng.choice([-1.0, 1.0])
 
     def frame(self, seconds: float, shutter: float, show_actor: bool = True) -> np.ndarray:
-        """The picture exposed from ``seconds`` on for ``shutter`` seconds: uint8 (height, width, 3), RGB."""
+        """The picture exposed from ``seconds`` on for ``shutter`` seconds: uint8 (height, width,
+        3), RGB.
+        """
         total = np.zeros((self.height, self.width, 3), np.float32)
         for exposure in range(_EXPOSURES):
             total += self._instant(seconds + shutter * exposure / _EXPOSURES, show_actor)
@@ -73,10 +87,18 @@ class Scene:
         room = np.array(self._texture.shape[1::-1]) - (self.width, self.height)
         sway = 0.5 + 0.5 * np.sin(self._pan * t / np.maximum(room, 1) * 2 + self._pan_phase)
         left, top = (sway * room).astype(int)
-        picture = self._texture[top:top + self.height, left:left + self.width].copy()
+        picture = self._texture[top : top + self.height, left : left + self.width].copy()
         for start, speed, size, colour in self._clutter:
             x, y = ((start + speed * t) % 1.0) * (self.width, self.height)
-            cv2.circle(picture, _fine(x, y), int(size * self._short * _FINE), colour, -1, cv2.LINE_AA, _SHIFT)
+            cv2.circle(
+                picture,
+                _fine(x, y),
+                int(size * self._short * _FINE),
+                colour,
+                -1,
+                cv2.LINE_AA,
+                _SHIFT,
+            )
         if show_actor and self.action is not None:
             self._draw(picture, *self._pose(t))
         return picture
@@ -84,7 +106,12 @@ class Scene:
     def _pose(self, t: float) -> tuple[float, float, float, float]:
         """x and y in pixels, size in pixels and angle in radians at time ``t``."""
         beat = self._phase + 2 * math.pi * self._pace * t
-        x, y, size, angle = self._place[0] * self.width, self._place[1] * self.height, self._size, 0.0
+        x, y, size, angle = (
+            self._place[0] * self.width,
+            self._place[1] * self.height,
+            self._size,
+            0.0,
+        )
         motion = self.action.motion
         if motion == "drift":
             x += 0.12 * self._short * math.sin(0.5 * beat)
@@ -110,19 +137,34 @@ class Scene:
             points = np.asarray(points, float)
             cos, sin = math.cos(angle), math.sin(angle)
             turned = points @ np.array([[cos, sin], [-sin, cos]]) * size + (x, y)
-            cv2.fillPoly(picture, [(turned * _FINE).round().astype(np.int32)], fill, cv2.LINE_AA, _SHIFT)
+            cv2.fillPoly(
+                picture, [(turned * _FINE).round().astype(np.int32)], fill, cv2.LINE_AA, _SHIFT
+            )
 
         def disc(radius, fill, at=(0.0, 0.0)):
-            cv2.circle(picture, _fine(x + at[0] * size, y + at[1] * size), int(radius * size * _FINE), fill, -1,
-                       cv2.LINE_AA, _SHIFT)
+            cv2.circle(
+                picture,
+                _fine(x + at[0] * size, y + at[1] * size),
+                int(radius * size * _FINE),
+                fill,
+                -1,
+                cv2.LINE_AA,
+                _SHIFT,
+            )
 
         if actor == "ball":
             disc(1.0, colour)
             for k in range(3):  # stripes show that it turns
                 a = angle + k * math.pi / 3
-                cv2.line(picture, _fine(x - size * math.cos(a), y - size * math.sin(a)),
-                         _fine(x + size * math.cos(a), y + size * math.sin(a)), second, max(1, int(size / 7)),
-                         cv2.LINE_AA, _SHIFT)
+                cv2.line(
+                    picture,
+                    _fine(x - size * math.cos(a), y - size * math.sin(a)),
+                    _fine(x + size * math.cos(a), y + size * math.sin(a)),
+                    second,
+                    max(1, int(size / 7)),
+                    cv2.LINE_AA,
+                    _SHIFT,
+                )
         elif actor == "balloon":
             turns = np.linspace(0, 2 * math.pi, 32)
             polygon([(-0.04, 1.1), (0.04, 1.1), (0.04, 2.0), (-0.04, 2.0)], second)
@@ -155,8 +197,11 @@ def _texture(rng: np.random.Generator, side: int) -> np.ndarray:
     """A square of noise at several scales in two colours: uint8 (side, side, 3)."""
     noise = np.zeros((side, side), np.float32)
     for cells, strength in ((4, 1.0), (9, 0.6), (24, 0.35), (64, 0.2)):
-        noise += strength * cv2.resize(rng.standard_normal((cells, cells)).astype(np.float32), (side, side),
-                                       interpolation=cv2.INTER_CUBIC)
+        noise += strength * cv2.resize(
+            rng.standard_normal((cells, cells)).astype(np.float32),
+            (side, side),
+            interpolation=cv2.INTER_CUBIC,
+        )
     mix = (1 / (1 + np.exp(-2 * noise)))[:, :, None]
     dark = rng.uniform(0, 170, 3)
     light = dark + rng.uniform(10, 65, 3)

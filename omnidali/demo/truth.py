@@ -1,4 +1,6 @@
-"""How well curation did on the demo world, whose truth is known: precision and recall of what it kept and removed."""
+"""How well curation did on the demo world, whose truth is known: precision and recall of what it
+kept and removed.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,8 @@ def read_truth(world: str | Path) -> dict:
     """What was planted in a demo world.
 
     Returns:
-        ``noise``: the class shown, or None, by the path of what does not show its label. ``duplicates``: paths of
+        ``noise``: the class shown, or None, by the path of what does not show its label.
+            ``duplicates``: paths of
         copies of validation frames. ``positive_parts``: indices by the folder of a long video.
 
     Raises:
@@ -60,19 +63,26 @@ def read_truth(world: str | Path) -> dict:
     path = Path(world, TRUTH)
     truth = parse_json("\n".join(line for _, line in read_lines(path, "truth")), str(path))
     if not isinstance(truth, dict) or not {"noise", "duplicates", "positive_parts"} <= set(truth):
-        raise UserError(str(path), "noise, duplicates and positive_parts", "something else",
-                        "Make the world with `omnidali demo --only-data DIR`.")
+        raise UserError(
+            str(path),
+            "noise, duplicates and positive_parts",
+            "something else",
+            "Make the world with `omnidali demo --only-data DIR`.",
+        )
     return truth
 
 
 def label_quality(kept: Labelled, truth: Mapping, listed: Labelled) -> Quality:
-    """Photos or short videos that were kept: which show their label, and how many of the clean ones are left.
+    """Photos or short videos that were kept: which show their label, and how many of the clean ones
+    are left.
 
     Args:
-        kept: with the labels they were given. truth: of :func:`read_truth`. listed: all, as crawled.
+        kept: with the labels they were given. truth: of :func:`read_truth`. listed: all, as
+            crawled.
 
     Returns:
-        ``right`` counts kept items that show their label, be it a new one; ``wanted`` those that showed the
+        ``right`` counts kept items that show their label, be it a new one; ``wanted`` those that
+            showed the
         crawled label from the start.
 
     Raises:
@@ -82,17 +92,22 @@ def label_quality(kept: Labelled, truth: Mapping, listed: Labelled) -> Quality:
     shown = {path: truth["noise"].get(path, label) for path, label in crawled.items()}
     for path, _ in kept:
         if path not in crawled:
-            raise UserError("kept list", "items of the crawled list", path, "Compare lists of the same source.")
+            raise UserError(
+                "kept list", "items of the crawled list", path, "Compare lists of the same source."
+            )
     right = [path for path, label in kept if shown[path] == label]
     clean = {path for path, label in crawled.items() if shown[path] == label}
     return Quality(len(kept), len(right), len(clean), len(clean & set(right)))
 
 
-def duplicate_quality(removed: Iterable[str], truth: Mapping, listed: Collection[str] | None = None) -> Quality:
+def duplicate_quality(
+    removed: Iterable[str], truth: Mapping, listed: Collection[str] | None = None
+) -> Quality:
     """Items that were removed as copies: which are, and how many of the copies were found.
 
     Args:
-        removed, listed: paths from the world's folder. listed: what there was to look at; none: everything.
+        removed, listed: paths from the world's folder. listed: what there was to look at; none:
+            everything.
     """
     planted, removed = set(truth["duplicates"]), set(removed)
     if listed is not None:
@@ -100,15 +115,21 @@ def duplicate_quality(removed: Iterable[str], truth: Mapping, listed: Collection
     return Quality(len(removed), len(removed & planted), len(planted), len(removed & planted))
 
 
-def piece_quality(rows: Iterable[Mapping], truth: Mapping, root: str = LONG_VIDEOS,
-                  window_seconds: float | None = None) -> Quality:
-    """Pieces of long videos that were kept: how much of them shows the class, and how much of what shows it they are.
+def piece_quality(
+    rows: Iterable[Mapping],
+    truth: Mapping,
+    root: str = LONG_VIDEOS,
+    window_seconds: float | None = None,
+) -> Quality:
+    """Pieces of long videos that were kept: how much of them shows the class, and how much of what
+    shows it they are.
 
-    The unit is one of the world's parts; pieces that cut a video otherwise count by what they share with its parts.
+    The unit is one of the world's parts; pieces that cut a video otherwise count by what they share
+    with its parts.
 
     Args:
-        rows: objects of the release's JSON list; ``video_dir`` is a video's folder or the whole file in it. Videos
-            that are missing count as not found.
+        rows: objects of the release's JSON list; ``video_dir`` is a video's folder or the whole
+            file in it. Videos that are missing count as not found.
         root: folder that ``video_dir`` starts from, from the world's folder.
         window_seconds: length of the pieces; none: ``num_clips`` of equal length.
 
@@ -118,8 +139,10 @@ def piece_quality(rows: Iterable[Mapping], truth: Mapping, root: str = LONG_VIDE
     spans = []
     for row in rows:
         length = window_seconds / PART_SECONDS if window_seconds else PARTS / row["num_clips"]
-        spans += [(os.path.join(root, row["video_dir"]), index * length, (index + 1) * length)
-                  for index in sorted(set(row["positive_clip_inds"]))]
+        spans += [
+            (os.path.join(root, row["video_dir"]), index * length, (index + 1) * length)
+            for index in sorted(set(row["positive_clip_inds"]))
+        ]
     return _in_parts(spans, truth)
 
 
@@ -129,10 +152,18 @@ def _in_parts(spans: Iterable[tuple[str, float, float]], truth: Mapping) -> Qual
     for path, begin, end in spans:
         video = os.path.normpath(path.removesuffix(WHOLE))
         if video not in truth["positive_parts"]:
-            raise UserError("kept list", "long videos of the demo world", path, "Compare lists with their own world.")
+            raise UserError(
+                "kept list",
+                "long videos of the demo world",
+                path,
+                "Compare lists with their own world.",
+            )
         end = min(end, PARTS)
         chosen += max(0.0, end - begin)
-        right += sum(max(0.0, min(end, part + 1) - max(begin, part)) for part in truth["positive_parts"][video])
+        right += sum(
+            max(0.0, min(end, part + 1) - max(begin, part))
+            for part in truth["positive_parts"][video]
+        )
     return Quality(chosen, right, sum(map(len, truth["positive_parts"].values())), right)
 
 
@@ -140,8 +171,10 @@ def judge_lists(world: str | Path, crawled: Config, kept: Config) -> dict[str, d
     """Compare two configs of one demo world: before and after filter, dedup or both.
 
     Returns:
-        By source that both have: ``labels`` and ``removed copies`` of photos and short videos, ``pieces`` of long
-        ones. What a filter dropped counts as removed, too, so that the precision of ``removed copies`` says
+        By source that both have: ``labels`` and ``removed copies`` of photos and short videos,
+            ``pieces`` of long
+        ones. What a filter dropped counts as removed, too, so that the precision of ``removed
+            copies`` says
         something after dedup alone.
 
     Raises:
@@ -153,11 +186,15 @@ def judge_lists(world: str | Path, crawled: Config, kept: Config) -> dict[str, d
         if crawled.sources[name].kind == "untrimmed":
             qualities[name] = {"pieces": _in_parts(_spans(after), truth)}
             continue
-        before, after = ([(entry.path, entry.label) for entry in entries] for entries in (before, after))
+        before, after = (
+            [(entry.path, entry.label) for entry in entries] for entries in (before, after)
+        )
         paths = [path for path, _ in before]
         removed = set(paths) - {path for path, _ in after}
-        qualities[name] = {"labels": label_quality(after, truth, before),
-                           "removed copies": duplicate_quality(removed, truth, paths)}
+        qualities[name] = {
+            "labels": label_quality(after, truth, before),
+            "removed copies": duplicate_quality(removed, truth, paths),
+        }
     return qualities
 
 
@@ -172,8 +209,10 @@ def _entries(config: Config, name: str, world: str | Path) -> list[Entry]:
     def place(path: str) -> str:
         return os.path.normpath(os.path.join(below, path))
 
-    return [entry._replace(path=place(entry.path), video=place(entry.video))
-            for entry in read_list(root / source.list, source, labels, name)[1]]
+    return [
+        entry._replace(path=place(entry.path), video=place(entry.video))
+        for entry in read_list(root / source.list, source, labels, name)[1]
+    ]
 
 
 def _spans(entries: Iterable[Entry]) -> Iterator[tuple[str, float, float]]:

@@ -34,7 +34,8 @@ class Accuracy:
 
     @property
     def top1_of_all(self) -> float:
-        """Top-1 accuracy in percent where items without a score count as wrong: to compare evaluations by.
+        """Top-1 accuracy in percent where items without a score count as wrong: to compare
+        evaluations by.
 
         Else one that could read a single item, and was right, would stay the best for ever.
         """
@@ -42,13 +43,20 @@ class Accuracy:
 
     def as_row(self) -> dict[str, float | int]:
         """Percentages and the counts behind them, for JSON."""
-        return {"top1": round(100 * self.top1 / self.items, 3), "top5": round(100 * self.top5 / self.items, 3),
-                "mean_class": round(100 * self.mean_class, 3), "correct": self.top1, "correct_top5": self.top5,
-                "items": self.items, "unreadable": self.unreadable}
+        return {
+            "top1": round(100 * self.top1 / self.items, 3),
+            "top5": round(100 * self.top5 / self.items, 3),
+            "mean_class": round(100 * self.mean_class, 3),
+            "correct": self.top1,
+            "correct_top5": self.top5,
+            "items": self.items,
+            "unreadable": self.unreadable,
+        }
 
 
 def measure(scores: np.ndarray, labels: np.ndarray) -> Accuracy:
-    """Accuracy of scores (N, classes) against int labels (N,); a row of NaN is an item without a score.
+    """Accuracy of scores (N, classes) against int labels (N,); a row of NaN is an item without a
+    score.
 
     A label's rank is the number of classes that score higher, ties counting against it: a model
     that gives every class the same score is not right about any.
@@ -64,5 +72,12 @@ def measure(scores: np.ndarray, labels: np.ndarray) -> Accuracy:
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (labels, scores.argmax(axis=1)), 1)
     correct = np.bincount(labels[rank == 0], minlength=classes)
-    return Accuracy(len(labels), int((rank < 1).sum()), int((rank < 5).sum()), correct,
-                    np.bincount(labels, minlength=classes), confusion, everything - len(labels))
+    return Accuracy(
+        len(labels),
+        int((rank < 1).sum()),
+        int((rank < 5).sum()),
+        correct,
+        np.bincount(labels, minlength=classes),
+        confusion,
+        everything - len(labels),
+    )

@@ -15,19 +15,29 @@ from omnidali.loading.data import QUARANTINE
 from omnidali.ranks import Ranks
 
 
-def score_items(model: torch.nn.Module, table: SourceTable, source: MediaConfig, views: ViewsConfig, config: Config,
-                ranks: Ranks, autocast: torch.autocast, stop: Callable[[], bool] = lambda: False) -> np.ndarray | None:
+def score_items(
+    model: torch.nn.Module,
+    table: SourceTable,
+    source: MediaConfig,
+    views: ViewsConfig,
+    config: Config,
+    ranks: Ranks,
+    autocast: torch.autocast,
+    stop: Callable[[], bool] = lambda: False,
+) -> np.ndarray | None:
     """Mean score of every item over its views.
 
     Args:
         model: ours; it is put into evaluation mode and back.
-        views: clips, crops and whether logits (``score``) or probabilities (``prob``) are averaged. TSN
-            averages the features of an item's frames, which for its linear head is the same as logits.
+        views: clips, crops and whether logits (``score``) or probabilities (``prob``) are averaged.
+            TSN averages the features of an item's frames, which for its linear head is the same as
+            logits.
         autocast: context of the forward pass.
         stop: asked after every batch, on each rank for itself, whether to abandon the evaluation.
 
     Returns:
-        float64 array (items, classes), the same on every rank; NaN for items that cannot be decoded. None on all if
+        float64 array (items, classes), the same on every rank; NaN for items that cannot be
+            decoded. None on all if
         any rank has abandoned it.
 
     Raises:
@@ -36,9 +46,14 @@ def score_items(model: torch.nn.Module, table: SourceTable, source: MediaConfig,
     """
     was_training = model.training
     model.eval()
-    network = model if views.average == "score" else lambda clips: model(clips).float().softmax(dim=1)
-    scores = np.zeros((len(table), model.cls_head.fc_cls.out_features + 1))  # the last column counts
-    for rows, outputs, decoded in run_over(network, model.clip_len, table, source, views, config, ranks, autocast):
+    network = (
+        model if views.average == "score" else lambda clips: model(clips).float().softmax(dim=1)
+    )
+    # the last column counts
+    scores = np.zeros((len(table), model.cls_head.fc_cls.out_features + 1))
+    for rows, outputs, decoded in run_over(
+        network, model.clip_len, table, source, views, config, ranks, autocast
+    ):
         if stop():
             scores.fill(np.nan)  # so that the sum tells all ranks
             break
@@ -49,13 +64,21 @@ def score_items(model: torch.nn.Module, table: SourceTable, source: MediaConfig,
     if np.isnan(scored).any():
         return None
     if not scored.any():
-        raise UserError("evaluation.source", "items that can be decoded", "none",
-                        f"See {QUARANTINE} in the run folder.")
+        raise UserError(
+            "evaluation.source",
+            "items that can be decoded",
+            "none",
+            f"See {QUARANTINE} in the run folder.",
+        )
     if (scored > 1).any():
         raise RuntimeError(f"items were scored by up to {int(scored.max())} ranks, not by one")
     bad = int((~np.isfinite(scores[scored > 0])).any(axis=1).sum())
     if bad:
-        raise UserError("evaluation", "finite scores", f"{bad} of {len(scores)} items without",
-                        "The weights or statistics are damaged, or train.precision is too short; try fp32.")
+        raise UserError(
+            "evaluation",
+            "finite scores",
+            f"{bad} of {len(scores)} items without",
+            "The weights or statistics are damaged, or train.precision is too short; try fp32.",
+        )
     scores[scored == 0] = np.nan
     return scores

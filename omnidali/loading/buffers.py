@@ -1,4 +1,6 @@
-"""Memory of batches, used again: on the CPU, fresh pages cost as much as normalising what goes into them."""
+"""Memory of batches, used again: on the CPU, fresh pages cost as much as normalising what goes into
+them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ class BufferPool:
     def __init__(self):
         self._free: dict[int, torch.Tensor] = {}
 
-    def take(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    def take(
+        self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    ) -> torch.Tensor:
         """A tensor with anything in it. On a GPU torch's own allocator does this already."""
         if device.type != "cpu" or 0 in shape:
             return torch.empty(shape, dtype=dtype, device=device)
@@ -24,10 +28,12 @@ class BufferPool:
         memory = None
         for key, free in list(self._free.items()):
             if count <= free.nbytes <= 2 * count + (1 << 20):
-                memory = self._free.pop(key, None)  # none: one that comes back at this moment has pushed it out
+                # none: one that comes back at this moment has pushed it out
+                memory = self._free.pop(key, None)
                 if memory is not None:
                     break
-        if memory is None:  # a source's share differs by a slot between steps: room for it saves another buffer
+        # a source's share differs by a slot between steps: room for it saves another buffer
+        if memory is None:
             memory = torch.empty(count + count // 8, dtype=torch.uint8)
         lease = memory.numpy()
         weakref.finalize(lease, self._give_back, memory).atexit = False
@@ -40,5 +46,6 @@ class BufferPool:
 
     def _give_back(self, memory: torch.Tensor) -> None:
         self._free[id(memory)] = memory
-        for key in list(self._free)[:-_KEPT]:  # this may run in any thread at any moment: no lock, one step at a time
+        # this may run in any thread at any moment: no lock, one step at a time
+        for key in list(self._free)[:-_KEPT]:
             self._free.pop(key, None)

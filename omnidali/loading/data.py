@@ -31,10 +31,13 @@ class Data:
     """Everything a run reads.
 
     Attributes:
-        tables: one a training source, in the config's order. evaluation: table of the held-out source.
-        class_names: in label order; the numbers as text where nobody gave names. named: whether somebody did.
+        tables: one a training source, in the config's order. evaluation: table of the held-out
+            source.
+        class_names: in label order; the numbers as text where nobody gave names. named: whether
+            somebody did.
         summary: lines that say what was found and what was left out, and why.
-        reader: of the catalog. catalog: where it belongs, which is elsewhere if it was built for a trial.
+        reader: of the catalog. catalog: where it belongs, which is elsewhere if it was built for a
+            trial.
     """
 
     tables: tuple[SourceTable, ...]
@@ -46,7 +49,8 @@ class Data:
     catalog: Path | None = None
 
     def keep_catalog(self, ranks: Ranks = Ranks()) -> None:
-        """Let a catalog that was built for a trial take the place of the old one; every rank calls this.
+        """Let a catalog that was built for a trial take the place of the old one; every rank calls
+        this.
 
         Where that is not possible, the run reads the one of the trial to its end.
         """
@@ -55,15 +59,21 @@ class Data:
                 self.reader.path = self.catalog
 
 
-def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True,
-              classes: Sequence[str] | None = None, as_begun: bool = False) -> Data:
+def open_data(
+    config: Config,
+    ranks: Ranks = Ranks(),
+    training: bool = True,
+    classes: Sequence[str] | None = None,
+    as_begun: bool = False,
+) -> Data:
     """Probe what is new, on the main rank, and open the tables on every rank.
 
     Args:
         training: False opens the evaluation source alone.
         classes: names to use where the config names no file of them; none: those of the target.
-        as_begun: for a run that goes on; see :func:`~omnidali.catalog.build.build_catalog`. Where its lists have
-            changed, the catalog is built for a trial: call :meth:`Data.keep_catalog` once the run is not refused.
+        as_begun: for a run that goes on; see :func:`~omnidali.catalog.build.build_catalog`. Where
+            its lists have changed, the catalog is built for a trial: call :meth:`Data.keep_catalog`
+            once the run is not refused.
 
     Raises:
         UserError: for missing or wrong lists, roots and labels.
@@ -73,7 +83,9 @@ def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True,
     if config.evaluation.source is not None:
         sources[EVALUATION] = config.evaluation.source
     elif not training:
-        raise UserError("evaluation.source", "labelled data to evaluate on", "nothing", "Add it to the config.")
+        raise UserError(
+            "evaluation.source", "labelled data to evaluate on", "nothing", "Add it to the config."
+        )
 
     def build():
         names = list(classes) if classes and not config.classes else find_names(config)
@@ -81,7 +93,9 @@ def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True,
         changes = would_change(path, sources, root, names) if as_begun else None
         if changes:
             path = begin_trial(path)
-        summaries = build_catalog(path, sources, root, names, as_begun=as_begun, is_current=changes is False)
+        summaries = build_catalog(
+            path, sources, root, names, as_begun=as_begun, is_current=changes is False
+        )
         return path, names, [str(summary) for summary in summaries]
 
     path, names, summary = ranks.on_main(build)
@@ -90,26 +104,43 @@ def open_data(config: Config, ranks: Ranks = Ranks(), training: bool = True,
     for name, source in sources.items():
         table = reader.table(name)
         if (table.labels < 0).any():
-            raise UserError(key_of(name), "a label for every file", "files without label",
-                            "Use class folders or a list.")
-        highest[name] = int(table.labels.max())  # of what is held out, too: networks of other parts have the same outputs
+            raise UserError(
+                key_of(name),
+                "a label for every file",
+                "files without label",
+                "Use class folders or a list.",
+            )
+        # of what is held out, too: networks of other parts have the same outputs
+        highest[name] = int(table.labels.max())
         part = fraction_of(table, getattr(source, "fraction", 1.0), config.seed)
         tables[name] = without_part(part, getattr(source, "hold_out", None))
         if not len(tables[name]):
-            raise UserError(f"{key_of(name)}.hold_out", "samples outside of that part", f"none of {len(part):,}",
-                            "Hold out a smaller part.")
+            raise UserError(
+                f"{key_of(name)}.hold_out",
+                "samples outside of that part",
+                f"none of {len(part):,}",
+                "Hold out a smaller part.",
+            )
     evaluation = tables.pop(EVALUATION, None)
     classes = len(names) if names else 1 + max(highest[name] for name in tables or highest)
     for name, label in highest.items():
         if label >= classes:
             expected = f"labels below {classes}, the number of classes of the training sources"
             raise UserError(key_of(name), expected, str(label), "Correct the list.")
-    return Data(tuple(tables.values()), evaluation, tuple(names or map(str, range(classes))), bool(names),
-                tuple(summary), reader, Path(config.catalog_path))
+    return Data(
+        tuple(tables.values()),
+        evaluation,
+        tuple(names or map(str, range(classes))),
+        bool(names),
+        tuple(summary),
+        reader,
+        Path(config.catalog_path),
+    )
 
 
 def open_loader(config: Config, data: Data, ranks: Ranks = Ranks(), **options) -> FusionIterator:
-    """The training loader of a config, as long as the training; ``options`` go to :class:`FusionIterator`.
+    """The training loader of a config, as long as the training; ``options`` go to
+    :class:`FusionIterator`.
 
     Raises:
         UserError: if the batch cannot be shared out over the ranks.
@@ -118,8 +149,16 @@ def open_loader(config: Config, data: Data, ranks: Ranks = Ranks(), **options) -
     plan = make_plan(config, data)
     # what rounding adds is no step
     end = config.train.steps or math.ceil(config.train.epochs * plan.steps_per_epoch - 1e-9)
-    return FusionIterator(plan, list(config.sources.values()), **{
-        "end": end, "target_apart": config.model.norm == "target_only", **rank_options(config, ranks), **options})
+    return FusionIterator(
+        plan,
+        list(config.sources.values()),
+        **{
+            "end": end,
+            "target_apart": config.model.norm == "target_only",
+            **rank_options(config, ranks),
+            **options,
+        },
+    )
 
 
 def check_shares(config: Config, world: int) -> None:
@@ -133,13 +172,21 @@ def check_shares(config: Config, world: int) -> None:
     if alternating:
         sizes = {f"sources.{name}.batch": source.batch for name, source in config.sources.items()}
     else:
-        sizes = {"train.batch" if config.batches is None else "sources, sum of their batches": config.batch}
+        sizes = {
+            "train.batch"
+            if config.batches is None
+            else "sources, sum of their batches": config.batch
+        }
     for place, (where, size) in enumerate(sizes.items()):
         unit = 1 if train.mixup == "none" or place > 0 else 2  # pairs of mixup stay on one rank
         if size % (unit * world):
             step = unit * world
-            raise UserError(where, f"a multiple of {step} for {world} ranks{', in pairs' if unit == 2 else ''}",
-                            str(size), f"Use {max(1, size // step) * step}, or another number of ranks.")
+            raise UserError(
+                where,
+                f"a multiple of {step} for {world} ranks{', in pairs' if unit == 2 else ''}",
+                str(size),
+                f"Use {max(1, size // step) * step}, or another number of ranks.",
+            )
 
 
 def make_plan(config: Config, data: Data) -> TrainPlan:
@@ -150,28 +197,53 @@ def make_plan(config: Config, data: Data) -> TrainPlan:
     """
     sources, train = list(config.sources.values()), config.train
     ratio = (train.ratio or (1,) * len(sources)) if train.step_mode == "alternating" else None
-    motions = {number: load_motion(Path(config.data_root, source.motion) if source.motion else None,
-                                   source.motion_per_class, list(data.class_names))
-               for number, source in enumerate(sources) if source.inflate == "warp"}
-    return TrainPlan(data.tables, sources, config.clip, config.batch, config.seed, ratio=ratio, mixup=train.mixup,
-                     mixup_alpha=train.mixup_alpha, motions=motions, classes=len(data.class_names))
+    motions = {
+        number: load_motion(
+            Path(config.data_root, source.motion) if source.motion else None,
+            source.motion_per_class,
+            list(data.class_names),
+        )
+        for number, source in enumerate(sources)
+        if source.inflate == "warp"
+    }
+    return TrainPlan(
+        data.tables,
+        sources,
+        config.clip,
+        config.batch,
+        config.seed,
+        ratio=ratio,
+        mixup=train.mixup,
+        mixup_alpha=train.mixup_alpha,
+        motions=motions,
+        classes=len(data.class_names),
+    )
 
 
 def rank_options(config: Config, ranks: Ranks) -> dict[str, object]:
     """What every :class:`FusionIterator` of this process is opened with."""
     loader = config.loader
-    return {"threads": loader.threads or ranks.threads, "prefetch": loader.prefetch, "cpu_share": loader.cpu_share,
-            "quarantine": Quarantine(Path(config.run_dir) / QUARANTINE),
-            "limits": Limits(loader.max_bad_ratio, loader.max_bad_in_a_row, loader.hang_seconds, loader.stall_seconds),
-            "device": ranks.device, "rank": ranks.rank, "world": ranks.world}
+    return {
+        "threads": loader.threads or ranks.threads,
+        "prefetch": loader.prefetch,
+        "cpu_share": loader.cpu_share,
+        "quarantine": Quarantine(Path(config.run_dir) / QUARANTINE),
+        "limits": Limits(
+            loader.max_bad_ratio, loader.max_bad_in_a_row, loader.hang_seconds, loader.stall_seconds
+        ),
+        "device": ranks.device,
+        "rank": ranks.rank,
+        "world": ranks.world,
+    }
 
 
 def find_names(config: Config) -> list[str] | None:
-    """Class names of the config's file, or that the target itself gives, as folders or in its list; None where its
-    labels are numbers.
+    """Class names of the config's file, or that the target itself gives, as folders or in its list;
+    None where its labels are numbers.
 
     Raises:
-        UserError: for a wrong file, and if another source is class folders then, whose numbers nobody can tell.
+        UserError: for a wrong file, and if another source is class folders then, whose numbers
+            nobody can tell.
     """
     require_utf8_names()
     root = Path(config.data_root)
@@ -181,6 +253,11 @@ def find_names(config: Config) -> list[str] | None:
     names = source_class_names(target, source, root)
     for name, other in others if names is None else ():
         if not (other.list or other.tars) and source_class_names(name, other, root):
-            raise UserError("classes", f"a file that names the classes, as sources.{name} is class folders and"
-                            f" sources.{target} is not", "nothing", "Add it: one name a line, in label order.")
+            raise UserError(
+                "classes",
+                f"a file that names the classes, as sources.{name} is class folders and"
+                f" sources.{target} is not",
+                "nothing",
+                "Add it: one name a line, in label order.",
+            )
     return names

@@ -1,4 +1,6 @@
-"""What happens to files that fail in a running loader: they are named, counted, and stop the run past a limit."""
+"""What happens to files that fail in a running loader: they are named, counted, and stop the run
+past a limit.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,8 @@ class Faults:
     """One source's failures on one rank.
 
     Attributes:
-        substituted: clips that another one stands for, or in an evaluation none. replaced_frames: frames that a
-            neighbour stands for.
+        substituted: clips that another one stands for, or in an evaluation none. replaced_frames:
+            frames that a neighbour stands for.
     """
 
     table: SourceTable
@@ -54,7 +56,9 @@ class Faults:
     _recovery: Recovery = field(init=False)
 
     def __post_init__(self):
-        self._recovery = Recovery(self.table, lambda fault: self.quarantine.recover(fault, self._step, self.rank))
+        self._recovery = Recovery(
+            self.table, lambda fault: self.quarantine.recover(fault, self._step, self.rank)
+        )
 
     @property
     def allowed(self) -> int:
@@ -71,7 +75,9 @@ class Faults:
         return self.quarantine.get(self.table.name, media.path)
 
     def is_due(self, media: Media) -> bool:
-        """Whether a file that is blocked is to be tried all the same, once by whoever asks: it may be there again."""
+        """Whether a file that is blocked is to be tried all the same, once by whoever asks: it may
+        be there again.
+        """
         fault = self.known(media)
         return fault is None or self._recovery.is_due(fault)
 
@@ -95,7 +101,8 @@ class Faults:
             self.quarantine.recover(fault, step, self.rank)
 
     def blocked(self) -> None:
-        """A clip was not tried, as its file is quarantined: a start behind one that met a limit meets it, too.
+        """A clip was not tried, as its file is quarantined: a start behind one that met a limit
+        meets it, too.
 
         Raises:
             BadSource: past a limit.
@@ -103,8 +110,13 @@ class Faults:
         if not self._counted:
             self._counted = True
             self._check_ratio()
-            self._recovery.look_aside([fault for fault in self.quarantine.failing(self.table.name)
-                                       if fault.trouble == HANG and fault.time < self._begun])
+            self._recovery.look_aside(
+                [
+                    fault
+                    for fault in self.quarantine.failing(self.table.name)
+                    if fault.trouble == HANG and fault.time < self._begun
+                ]
+            )
 
     def failed(self, media: Media, cause: Cause, step: int, hopeless: Callable[[], bool]) -> None:
         """A clip of ``media`` did not decode.
@@ -116,7 +128,9 @@ class Faults:
             BadSource: past a limit.
         """
         self._step = step
-        is_judged = self.quarantine.fails(self.table.name, media.path) and not self.turns(media, cause)
+        is_judged = self.quarantine.fails(self.table.name, media.path) and not self.turns(
+            media, cause
+        )
         self._add(media, cause, QUARANTINED if not is_judged and hopeless() else FAILED, step)
         self._count(media)
 
@@ -127,8 +141,17 @@ class Faults:
         self._count(media)
 
     def _add(self, media: Media, cause: Cause, state: str, step: int, stamp=None) -> None:
-        self.quarantine.add(self.table.name, media.path, media.span.path, cause.reason, state, step, self.rank, stamp,
-                            cause.trouble)
+        self.quarantine.add(
+            self.table.name,
+            media.path,
+            media.span.path,
+            cause.reason,
+            state,
+            step,
+            self.rank,
+            stamp,
+            cause.trouble,
+        )
 
     def _count(self, media: Media) -> None:
         self.skipped(media)
@@ -144,15 +167,18 @@ class Faults:
         self.quarantine.count(self.table.name)  # what other ranks found
         failing = len(self.quarantine.failing(self.table.name))
         if failing > self.allowed:
-            raise self._stop(f"{failing:,}", f"at most {self.allowed:,} of {self.table.source_rows:,} files to fail"
-                             " (loader.max_bad_ratio)")
+            raise self._stop(
+                f"{failing:,}",
+                f"at most {self.allowed:,} of {self.table.source_rows:,} files to fail"
+                " (loader.max_bad_ratio)",
+            )
 
     def skipped(self, media: Media | None = None) -> None:
         """A clip is not there.
 
         Args:
-            media: the file that failed, which counts once in a row, as the pieces of a long video follow each other;
-                None for a clip that was not tried, as its file is quarantined.
+            media: the file that failed, which counts once in a row, as the pieces of a long video
+                follow each other; None for a clip that was not tried, as its file is quarantined.
 
         Raises:
             BadSource: past a limit.
@@ -165,14 +191,19 @@ class Faults:
             self._in_a_row += 1
             in_a_row, most = self._in_a_row, self.limits.max_bad_in_a_row
         if in_a_row > most:
-            raise self._stop(f"{in_a_row}", f"at most {most} clips to fail one after the other"
-                             " (loader.max_bad_in_a_row)")
+            raise self._stop(
+                f"{in_a_row}",
+                f"at most {most} clips to fail one after the other (loader.max_bad_in_a_row)",
+            )
 
-    def decoded(self, holes: Sequence[tuple[Media, int, Cause | None]], step: int, attempt: int) -> None:
+    def decoded(
+        self, holes: Sequence[tuple[Media, int, Cause | None]], step: int, attempt: int
+    ) -> None:
         """A clip is there.
 
         Args:
-            holes: its files that gave less than was wanted, for how many frames a neighbour stands, and why.
+            holes: its files that gave less than was wanted, for how many frames a neighbour stands,
+                and why.
             attempt: 0, or which substitute it is.
         """
         self._in_a_row, self._files_in_a_row = 0, set()
@@ -198,11 +229,17 @@ class Faults:
     def _stop(self, got: str, expected: str) -> BadSource:
         faults = self.quarantine.failing(self.table.name)
         causes = Counter(str(fault.cause) for fault in faults).most_common(5)
-        told = "; ".join(f"{count:,} {cause}, such as {next(f.path for f in faults if str(f.cause) == cause)}"
-                         for cause, count in causes)
+        told = "; ".join(
+            f"{count:,} {cause}, such as {next(f.path for f in faults if str(f.cause) == cause)}"
+            for cause, count in causes
+        )
         where = f" ({self.quarantine.path})" if self.quarantine.path else ""
-        return BadSource(f"{key_of(self.table.name)}", expected, f"{got}{where}: {told}",
-                         f"{_advice(faults)} (train.py: with --resume auto).")
+        return BadSource(
+            f"{key_of(self.table.name)}",
+            expected,
+            f"{got}{where}: {told}",
+            f"{_advice(faults)} (train.py: with --resume auto).",
+        )
 
 
 def hang(seconds: float) -> Cause:

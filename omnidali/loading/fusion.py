@@ -45,14 +45,17 @@ class FusionIterator:
         cpu_share: of the slots of sources with ``decode: hybrid``.
         quarantine: names the files that fail; by default in memory.
         limits: how much may fail, and how long a file or a batch may take.
-        target_apart: keep the first source's clips in groups of their own, for batch norms that tell it apart.
-        end: step before which to stop; none means never for training and after every item for evaluation.
+        target_apart: keep the first source's clips in groups of their own, for batch norms that
+            tell it apart.
+        end: step before which to stop; none means never for training and after every item for
+            evaluation.
 
     Raises:
         UserError: if a source asks for a decoder that cannot take its codecs.
 
-    A clip that cannot be decoded is replaced by the planned substitute, the same one on any number of ranks; its file
-    is named in the quarantine, and every step has all its clips. In an evaluation the clip is not valid.
+    A clip that cannot be decoded is replaced by the planned substitute, the same one on any number
+    of ranks; its file is named in the quarantine, and every step has all its clips. In an
+    evaluation the clip is not valid.
 
     The state is what the consumer has taken, not what was prefetched: save ``state_dict()`` with a
     checkpoint and every later batch is the same after ``load_state_dict``.
@@ -64,25 +67,54 @@ class FusionIterator:
                 loss = F.cross_entropy(model(batch.clips), batch.labels)
     """
 
-    def __init__(self, plan: TrainPlan | EvaluationPlan, sources: Sequence[MediaConfig], *, rank: int = 0,
-                 world: int = 1, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
-                 threads: int = 0, prefetch: int = 2, cpu_share: float = 0.25, target_apart: bool = False,
-                 quarantine: Quarantine | None = None, limits: Limits = Limits(), end: int | None = None):
+    def __init__(
+        self,
+        plan: TrainPlan | EvaluationPlan,
+        sources: Sequence[MediaConfig],
+        *,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        threads: int = 0,
+        prefetch: int = 2,
+        cpu_share: float = 0.25,
+        target_apart: bool = False,
+        quarantine: Quarantine | None = None,
+        limits: Limits = Limits(),
+        end: int | None = None,
+    ):
         self.plan, self.rank, self.world, self.prefetch = plan, rank, world, prefetch
         self.device, self.dtype, self.target_apart = torch.device(device), dtype, target_apart
         self.cpu_share, self.limits = cpu_share, limits
         self.end = plan.steps(world) if end is None and isinstance(plan, EvaluationPlan) else end
-        capability = torch.cuda.get_device_capability(self.device) if self.device.type == "cuda" else None
-        self._routes = [choose_routes(table, source.decode, capability) for table, source in zip(plan.tables, sources)]
+        capability = (
+            torch.cuda.get_device_capability(self.device) if self.device.type == "cuda" else None
+        )
+        self._routes = [
+            choose_routes(table, source.decode, capability)
+            for table, source in zip(plan.tables, sources)
+        ]
         _check_python(self.device, self._routes)
         threads = threads or len(os.sched_getaffinity(0))
         self._workers, quarantine = Workers(threads, "decode"), quarantine or Quarantine()
         self._producers = [
-            Producer(plan, number, routes, self._workers, threads, self.device,
-                     Faults(table, quarantine, rank, limits), cpu_share)
-            for number, (table, routes) in enumerate(zip(plan.tables, self._routes))]
+            Producer(
+                plan,
+                number,
+                routes,
+                self._workers,
+                threads,
+                self.device,
+                Faults(table, quarantine, rank, limits),
+                cpu_share,
+            )
+            for number, (table, routes) in enumerate(zip(plan.tables, self._routes))
+        ]
         shares = plan.mixing.shares if isinstance(plan, TrainPlan) else [1.0]
-        self._meters = [Meter(float(share), producer.faults) for share, producer in zip(shares, self._producers)]
+        self._meters = [
+            Meter(float(share), producer.faults) for share, producer in zip(shares, self._producers)
+        ]
         self._buffers = BufferPool()
         self._trim = Trimmer(self._buffers, threads)
         self._next_step, self._started, self._closed, self._run = 0, None, False, None
@@ -96,10 +128,12 @@ class FusionIterator:
     def routes(self) -> list[str]:
         """A line a source: which decoder takes which of its codecs."""
         on_gpu = self.device.type == "cuda"
-        return [describe_routes(table, routes, on_gpu, self.cpu_share)
-                for table, routes in zip(self.plan.tables, self._routes)]
+        return [
+            describe_routes(table, routes, on_gpu, self.cpu_share)
+            for table, routes in zip(self.plan.tables, self._routes)
+        ]
 
-    def __iter__(self) -> "FusionIterator":
+    def __iter__(self) -> FusionIterator:
         return self
 
     def __next__(self) -> StepBatch:
@@ -132,14 +166,17 @@ class FusionIterator:
         return step.batch(self.device)
 
     def state_dict(self) -> dict[str, object]:
-        """The next step, everything that the order depends on, and who decodes, on which the pixels depend."""
+        """The next step, everything that the order depends on, and who decodes, on which the pixels
+        depend.
+        """
         return {"step": self._next_step, "plan": self._fingerprint(), "decoders": self._decoders()}
 
     def load_state_dict(self, state: Mapping[str, object]) -> list[str]:
         """Go on behind the last step that was consumed when ``state`` was saved.
 
         Returns:
-            A line for each source that is decoded in another way now: the order is the same, its pixels are not quite.
+            A line for each source that is decoded in another way now: the order is the same, its
+                pixels are not quite.
 
         Raises:
             UserError: if the plan is another one, listing every difference.
@@ -147,13 +184,20 @@ class FusionIterator:
         self._check_open()
         differences = find_differences(state["plan"], self._fingerprint())
         if differences:
-            raise UserError("resume", "the plan that the checkpoint was made with", "; ".join(differences),
-                            "Restore the old settings and lists, or start anew in another run_dir.")
+            raise UserError(
+                "resume",
+                "the plan that the checkpoint was made with",
+                "; ".join(differences),
+                "Restore the old settings and lists, or start anew in another run_dir.",
+            )
         self._stop(self.limits.hang_seconds)
         self._next_step = state["step"]
         before, now = state.get("decoders", {}), self._decoders()
-        return [f"same order, but slightly other pixels from here on: {before[name]}; now {now[name]}"
-                for name in before if before[name] != now[name]]
+        return [
+            f"same order, but slightly other pixels from here on: {before[name]}; now {now[name]}"
+            for name in before
+            if before[name] != now[name]
+        ]
 
     def _fingerprint(self) -> dict[str, object]:
         plan = self.plan.fingerprint()
@@ -166,8 +210,10 @@ class FusionIterator:
     def stats(self) -> dict[str, SourceStats]:
         """Figures per source since the start, by name."""
         clips = sum(meter.clips for meter in self._meters)
-        return {table.name: meter.snapshot(clips, self._started)
-                for table, meter in zip(self.plan.tables, self._meters)}
+        return {
+            table.name: meter.snapshot(clips, self._started)
+            for table, meter in zip(self.plan.tables, self._meters)
+        }
 
     def close(self) -> None:
         """Stop the background work and free its memory. A second call does nothing."""
@@ -183,7 +229,7 @@ class FusionIterator:
             self._workers.close(patience)
             self._producers.clear()
 
-    def __enter__(self) -> "FusionIterator":
+    def __enter__(self) -> FusionIterator:
         return self
 
     def __exit__(self, *_) -> None:
@@ -200,11 +246,17 @@ class FusionIterator:
 
 
 def _check_python(device: torch.device, routes: Sequence[Mapping[str, str]]) -> None:
-    """Raise UserError where DALI is needed and Python has no docstrings, which it cannot be imported without."""
+    """Raise UserError where DALI is needed and Python has no docstrings, which it cannot be
+    imported without.
+    """
     needed = device.type != "cpu" or any(route != CPU for each in routes for route in each.values())
     if needed and sys.flags.optimize > 1:
-        raise UserError("PYTHONOPTIMIZE", "0 or 1, as DALI needs Python's docstrings", str(sys.flags.optimize),
-                        "Unset it, or use decode: cpu on a machine without a GPU.")
+        raise UserError(
+            "PYTHONOPTIMIZE",
+            "0 or 1, as DALI needs Python's docstrings",
+            str(sys.flags.optimize),
+            "Unset it, or use decode: cpu on a machine without a GPU.",
+        )
 
 
 class _Run:
@@ -215,9 +267,15 @@ class _Run:
         self._changed = threading.Condition()
         self._steps: dict[int, Step] = {}
         self._taken, self._error, self._stopped = first, None, False
-        self._threads = [threading.Thread(target=self._produce, args=(number, first), daemon=True,
-                                          name=f"source-{owner.plan.tables[number].name}")
-                         for number in range(len(owner._producers))]
+        self._threads = [
+            threading.Thread(
+                target=self._produce,
+                args=(number, first),
+                daemon=True,
+                name=f"source-{owner.plan.tables[number].name}",
+            )
+            for number in range(len(owner._producers))
+        ]
         self._start()
 
     def _start(self) -> None:
@@ -237,20 +295,28 @@ class _Run:
     def ready(self) -> list[int]:
         """How many steps ahead of the consumer each source has finished."""
         with self._changed:
-            return [sum(1 for step in self._steps.values() if step.finished[i]) for i in range(len(self._threads))]
+            return [
+                sum(1 for step in self._steps.values() if step.finished[i])
+                for i in range(len(self._threads))
+            ]
 
     def take(self, number: int) -> Step:
         """Wait for a step and free its place in the queue."""
         patience = self._owner.limits.stall_seconds
         tell_at = time.monotonic() + patience
         with self._changed:
-            while self._error is None and not (number in self._steps and not self._steps[number].missing):
+            while self._error is None and not (
+                number in self._steps and not self._steps[number].missing
+            ):
                 self._changed.wait(1.0)
                 if time.monotonic() >= tell_at:
                     tell_at += patience
                     self._tell_stall(number, patience)
-                if not any(thread.is_alive() for thread in self._threads) and self._error is None \
-                        and number not in self._steps:
+                if (
+                    not any(thread.is_alive() for thread in self._threads)
+                    and self._error is None
+                    and number not in self._steps
+                ):
                     raise RuntimeError(f"the loader's threads ended before step {number}")
             if self._error is not None:
                 raise self._error
@@ -264,9 +330,18 @@ class _Run:
         for source, producer in enumerate(owner._producers):
             if step is None or not step.finished[source]:
                 flights = sorted(producer.in_flight(), key=lambda flight: -flight[1])[:_TOLD]
-                files = ", ".join(f"{path} ({age:.0f} s)" for path, age in flights) or "no file in flight"
-                LOG.error("rank %d: no batch for %g s; step %d waits for source %s: %s", owner.rank, seconds, number,
-                           owner.plan.tables[source].name, files)
+                files = (
+                    ", ".join(f"{path} ({age:.0f} s)" for path, age in flights)
+                    or "no file in flight"
+                )
+                LOG.error(
+                    "rank %d: no batch for %g s; step %d waits for source %s: %s",
+                    owner.rank,
+                    seconds,
+                    number,
+                    owner.plan.tables[source].name,
+                    files,
+                )
 
     def stop(self, patience: float) -> None:
         """End the threads; waits ``patience`` seconds for decodes that have begun."""
@@ -287,8 +362,16 @@ class _Run:
             if self._stopped:
                 return None
             if number not in self._steps:
-                self._steps[number] = Step(owner.plan, number, owner.rank, owner.world, owner.device, owner.dtype,
-                                           owner.target_apart, owner._buffers)
+                self._steps[number] = Step(
+                    owner.plan,
+                    number,
+                    owner.rank,
+                    owner.world,
+                    owner.device,
+                    owner.dtype,
+                    owner.target_apart,
+                    owner._buffers,
+                )
             return self._steps[number]
 
     def _produce(self, source: int, number: int) -> None:
@@ -307,8 +390,16 @@ class _Run:
                         if step is None:
                             break
                         samples = step.samples[source]
-                        begun.append((step, producer.start(number, samples, step.places[source], lambda: self._stopped)
-                                      if len(samples) else None))
+                        begun.append(
+                            (
+                                step,
+                                producer.start(
+                                    number, samples, step.places[source], lambda: self._stopped
+                                )
+                                if len(samples)
+                                else None,
+                            )
+                        )
                         number += 1
                         continue
                     if not begun or self._stopped:
@@ -331,7 +422,8 @@ class _Run:
                 producer.drop(started)
                 raise
         if stream is not None:
-            stream.synchronize()  # DALI may reuse its output once it is let go: the copy must be over
+            # DALI may reuse its output once it is let go: the copy must be over
+            stream.synchronize()
         with self._changed:
             step.finished[source] = time.perf_counter()
             step.missing -= 1

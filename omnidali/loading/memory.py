@@ -13,11 +13,13 @@ _THREADS_A_HEAP = 8  # small pieces never meet a heap's lock: each thread keeps 
 
 
 class Trimmer:
-    """Every ten seconds frees the buffers that nobody uses and calls glibc's ``malloc_trim``; and lets the threads of
-    the process share few heaps. Where the C library is another one, it does the first of these.
+    """Every ten seconds frees the buffers that nobody uses and calls glibc's ``malloc_trim``; and
+    lets the threads of the process share few heaps. Where the C library is another one, it does the
+    first of these.
 
-    Without it, resident memory of a loader over damaged files grew by 10 % in half a million clips, all of it free:
-    what is in use stays the same, but decoders take and leave pieces of all sizes, and each heap keeps its own holes.
+    Without it, resident memory of a loader over damaged files grew by 10 % in half a million clips,
+    all of it free: what is in use stays the same, but decoders take and leave pieces of all sizes,
+    and each heap keeps its own holes.
 
     Args:
         threads: that decode.

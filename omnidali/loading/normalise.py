@@ -1,4 +1,6 @@
-"""Cut and scaled pixels to normalised clips on the CPU: each clip by the thread that decoded it, into the batch."""
+"""Cut and scaled pixels to normalised clips on the CPU: each clip by the thread that decoded it,
+into the batch.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ import torch
 
 from pipelines.feeds import MEAN, STD
 
-_SCALE_AND_SHIFT = np.column_stack([np.diag(1 / np.array(STD)), -np.array(MEAN) / STD]).astype(np.float32)
+_SCALE_AND_SHIFT = np.column_stack([np.diag(1 / np.array(STD)), -np.array(MEAN) / STD]).astype(
+    np.float32
+)
 _SCRATCH = threading.local()
 
 
@@ -28,7 +32,8 @@ def normalise(pixels: np.ndarray, flips: np.ndarray, out: torch.Tensor) -> None:
 
     Args:
         pixels: uint8 (V, F, S, S, 3). flips: bool (V,), which views are mirrored left to right.
-        out: (V, T, S, S, 3), float32, float16 or bfloat16; T is F, or F is 1 and all T frames are the same.
+        out: (V, T, S, S, 3), float32, float16 or bfloat16; T is F, or F is 1 and all T frames are
+            the same.
     """
     mirrored = scratch("mirrored", pixels.shape[2:], np.uint8)
     floats = scratch("floats", pixels.shape[2:], np.float32)
@@ -39,6 +44,8 @@ def normalise(pixels: np.ndarray, flips: np.ndarray, out: torch.Tensor) -> None:
             if straight is not None:
                 cv2.transform(floats, _SCALE_AND_SHIFT, dst=straight[view, number])
             else:
-                out[view, number].copy_(torch.from_numpy(cv2.transform(floats, _SCALE_AND_SHIFT, dst=floats)))
+                out[view, number].copy_(
+                    torch.from_numpy(cv2.transform(floats, _SCALE_AND_SHIFT, dst=floats))
+                )
         if len(frames) < out.shape[1]:
             out[view, 1:] = out[view, :1]

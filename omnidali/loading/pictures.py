@@ -16,8 +16,12 @@ _FONT, _SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.4
 _MARGIN = 2
 
 
-def clip_grid(clips: torch.Tensor, captions: Sequence[str], marks: Sequence[Sequence[str]] | None = None,
-              columns: int = 1) -> np.ndarray:
+def clip_grid(
+    clips: torch.Tensor,
+    captions: Sequence[str],
+    marks: Sequence[Sequence[str]] | None = None,
+    columns: int = 1,
+) -> np.ndarray:
     """Clips as strips of frames under their captions: uint8 (height, width, 3), RGB.
 
     Args:
@@ -43,13 +47,18 @@ def clip_pixels(clips: torch.Tensor) -> np.ndarray:
 
 
 def captioned(picture: np.ndarray, caption: str) -> np.ndarray:
-    """A picture (H, W, 3) under its caption, a line of text each of 14 pixels; as wide as the wider of the two."""
+    """A picture (H, W, 3) under its caption, a line of text each of 14 pixels; as wide as the wider
+    of the two.
+    """
     lines = caption.splitlines() or [""]
-    wide = max(cv2.getTextSize(for_picture(line), _FONT, _SCALE, 1)[0][0] for line in lines) + 2 * _MARGIN
+    wide = (
+        max(cv2.getTextSize(for_picture(line), _FONT, _SCALE, 1)[0][0] for line in lines)
+        + 2 * _MARGIN
+    )
     out = np.zeros((LINE * len(lines) + len(picture), max(wide, picture.shape[1]), 3), np.uint8)
     for number, line in enumerate(lines):
-        _write(out[number * LINE:(number + 1) * LINE], line, 0)
-    out[LINE * len(lines):, :picture.shape[1]] = picture
+        _write(out[number * LINE : (number + 1) * LINE], line, 0)
+    out[LINE * len(lines) :, : picture.shape[1]] = picture
     return out
 
 
@@ -60,7 +69,7 @@ def tile(cells: Sequence[np.ndarray], columns: int) -> np.ndarray:
     out = np.zeros((rows * height, min(columns, len(cells)) * width, 3), np.uint8)
     for number, cell in enumerate(cells):
         top, left = number // columns * height, number % columns * width
-        out[top:top + cell.shape[0], left:left + cell.shape[1]] = cell
+        out[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
     return out
 
 
@@ -73,4 +82,13 @@ def label_text(label: torch.Tensor, names: tuple[str, ...]) -> str:
 
 
 def _write(band: np.ndarray, text: str, left: int) -> None:
-    cv2.putText(band, for_picture(text), (left + _MARGIN, LINE - 3), _FONT, _SCALE, (255, 255, 255), 1, cv2.LINE_AA)
+    cv2.putText(
+        band,
+        for_picture(text),
+        (left + _MARGIN, LINE - 3),
+        _FONT,
+        _SCALE,
+        (255, 255, 255),
+        1,
+        cv2.LINE_AA,
+    )

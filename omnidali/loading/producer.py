@@ -43,8 +43,8 @@ class Started:
     Attributes:
         out: (n, V, T, size, size, 3), the place in the step's buffer.
         on_dali: int array, places of the samples that DALI decodes.
-        pixels: of the others, uint8 (V, F, size, size, 3) each by its place; F is T for a moving image. None where
-            the jobs write into ``out`` themselves.
+        pixels: of the others, uint8 (V, F, size, size, 3) each by its place; F is T for a moving
+            image. None where the jobs write into ``out`` themselves.
         jobs: of the CPU, with the places that each of them is to decode. done: places that are.
         run: of DALI, which has begun.
         causes: by place, the file that DALI could not be given or did not decode, and why.
@@ -58,7 +58,7 @@ class Started:
     pixels: dict[int, np.ndarray] | None
     jobs: deque[tuple[Job, list[int]]] = field(default_factory=deque)
     done: set[int] = field(default_factory=set)
-    run: "_GraphRun | None" = None
+    run: _GraphRun | None = None
     causes: dict[int, tuple[Media, Cause]] = field(default_factory=dict)
     named: dict[int, list[Media]] = field(default_factory=dict)
 
@@ -95,47 +95,74 @@ class Producer:
         routes: {codec: decoder} of :func:`choose_routes`.
         workers: threads for decoding on the CPU, shared by all sources.
         threads: DALI's threads. device: where the clips go.
-        faults: are told of every file that fails. cpu_share: of the slots of codecs that DALI and the CPU share.
+        faults: are told of every file that fails. cpu_share: of the slots of codecs that DALI and
+            the CPU share.
     """
 
-    def __init__(self, plan: TrainPlan | EvaluationPlan, source: int, routes: dict[str, str], workers: Workers,
-                 threads: int, device: torch.device, faults: Faults, cpu_share: float = 0.0):
+    def __init__(
+        self,
+        plan: TrainPlan | EvaluationPlan,
+        source: int,
+        routes: dict[str, str],
+        workers: Workers,
+        threads: int,
+        device: torch.device,
+        faults: Faults,
+        cpu_share: float = 0.0,
+    ):
         self.table: SourceTable = plan.tables[source]
         self.faults, self._plan, self._cpu_share = faults, plan, cpu_share
         self._cpu_codecs, self._shared_codecs = (
-            np.array([routes[name] == route for name in self.table.codec_names]) for route in (CPU, HYBRID))
+            np.array([routes[name] == route for name in self.table.codec_names])
+            for route in (CPU, HYBRID)
+        )
         self._device_id = device.index or 0 if device.type == "cuda" else None
         # an H200 has seven video engines, and each wants a stream of its own to work on
-        self._workers, self._threads = workers, threads if self._device_id is None else max(threads, _DECODES_ON_GPU)
+        self._workers, self._threads = (
+            workers,
+            threads if self._device_id is None else max(threads, _DECODES_ON_GPU),
+        )
         self._readers = Workers(_READERS, "read")
         self._shortage = Shortage(self.table.name, faults.limits.hang_seconds)
         self._graphs: dict[tuple, list[Graph]] = {}
         self._runs: deque[_GraphRun] = deque()
         self._rescued = False
 
-    def start(self, step: int, samples: Samples, out: torch.Tensor,
-              stopped: Callable[[], bool] = lambda: False) -> Started:
-        """Hand the CPU's part of the work to the workers; read the files for DALI and start its graph.
+    def start(
+        self,
+        step: int,
+        samples: Samples,
+        out: torch.Tensor,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Started:
+        """Hand the CPU's part of the work to the workers; read the files for DALI and start its
+        graph.
 
         Args:
             stopped: once true, nobody wants the clips any more.
         """
         codecs = self.table.codecs[samples.pieces]
         cpu = self._cpu_codecs[codecs].any(axis=1)
-        cpu |= self._shared_codecs[codecs].any(axis=1) & on_cpu(samples.slots, self._cpu_share) | ~samples.valid
+        cpu |= (
+            self._shared_codecs[codecs].any(axis=1) & on_cpu(samples.slots, self._cpu_share)
+            | ~samples.valid
+        )
         # one byte a value crosses the bus; the GPU normalises
-        started = Started(step, samples, out, np.flatnonzero(~cpu), None if self._device_id is None else {})
+        started = Started(
+            step, samples, out, np.flatnonzero(~cpu), None if self._device_id is None else {}
+        )
         by_cpu = np.flatnonzero(cpu).tolist()
         if len(started.on_dali):
             by_cpu += self._start_dali(started, stopped)
         # a photo is done so soon that handing over each one alone would cost a tenth of the time
         each = _PHOTOS_A_TASK if self.table.kind == "image" else 1
         for first in range(0, len(by_cpu), each):
-            self._submit(started, by_cpu[first:first + each])
+            self._submit(started, by_cpu[first : first + each])
         return started
 
     def finish(self, started: Started, stopped: Callable[[], bool] = lambda: False) -> None:
-        """Wait for DALI and for the CPU's part, and write the clips; what fails is replaced by its substitute.
+        """Wait for DALI and for the CPU's part, and write the clips; what fails is replaced by its
+        substitute.
 
         Args:
             stopped: once true, nobody wants the clips any more.
@@ -160,9 +187,14 @@ class Producer:
             places, pixels = map(list, zip(*sorted(started.pixels.items())))
             flat = np.concatenate(pixels)  # (n * V, F, size, size, 3)
             graph = self._graph(DecodedClips, started.samples, len(places))
-            clips = torch.from_dlpack(graph.run({"pixels": list(flat),
-                                                 "flip": _scalars(started.samples.flips[places])})[0])
-            self._write(started.out, np.array(places), clips.view(len(places), -1, *clips.shape[1:]))
+            clips = torch.from_dlpack(
+                graph.run({"pixels": list(flat), "flip": _scalars(started.samples.flips[places])})[
+                    0
+                ]
+            )
+            self._write(
+                started.out, np.array(places), clips.view(len(places), -1, *clips.shape[1:])
+            )
 
     def drop(self, started: Started) -> None:
         """Let go of what nobody will finish; its graph is free again."""
@@ -179,7 +211,9 @@ class Producer:
 
     def in_flight(self) -> list[tuple[str, float]]:
         """Files that are being read or decoded, and for how many seconds."""
-        flights = self._workers.in_flight(self.table.name) + self._readers.in_flight(self.table.name)
+        flights = self._workers.in_flight(self.table.name) + self._readers.in_flight(
+            self.table.name
+        )
         now = time.monotonic()
         flights += [(media, now - run.since) for run in list(self._runs) for media in run.files]
         return [(media.path, seconds) for media, seconds in flights]
@@ -198,15 +232,23 @@ class Producer:
         for place in rest:
             self._submit(started, [place])
 
-    def _decode(self, step: int, samples: Samples, places: Sequence[int], causes: dict[int, tuple[Media, Cause]],
-                job: Job) -> None:
+    def _decode(
+        self,
+        step: int,
+        samples: Samples,
+        places: Sequence[int],
+        causes: dict[int, tuple[Media, Cause]],
+        job: Job,
+    ) -> None:
         """Decode samples on this thread, each with substitutes if need be.
 
         Args:
             causes: by place, what DALI met before.
         """
         frames = samples.frames.shape[1] if samples.motions is None else samples.motions.shape[1]
-        into = scratch("pixels", (samples.boxes.shape[1], frames, samples.size, samples.size, 3), np.uint8)
+        into = scratch(
+            "pixels", (samples.boxes.shape[1], frames, samples.size, samples.size, 3), np.uint8
+        )
         for place in places:
             mine, index, attempt, holes = samples, place, 0, []
             if not samples.valid[place]:  # it fills up an evaluation's last step
@@ -238,7 +280,8 @@ class Producer:
                 started.done.add(place)
                 del started
             if mine is not None:
-                self.faults.decoded(holes, step, attempt)  # asks the disk for a damaged file's time: it may hang
+                # asks the disk for a damaged file's time: it may hang
+                self.faults.decoded(holes, step, attempt)
             job.at(None)
 
     def _substitute(self, samples: Samples, place: int, attempt: int) -> Samples | None:
@@ -250,26 +293,46 @@ class Producer:
             self.faults.lost()
         return other
 
-    def _tell(self, failure: _Failed, job: Job, step: int, attempt: int, before: tuple[Media, Cause] | None) -> None:
+    def _tell(
+        self,
+        failure: _Failed,
+        job: Job,
+        step: int,
+        attempt: int,
+        before: tuple[Media, Cause] | None,
+    ) -> None:
         """Report a failure, of which ``before`` may tell the cause."""
         cause = failure.cause
-        if cause is None or self.faults.blocks(failure.media) and not self.faults.turns(failure.media, cause):
+        if (
+            cause is None
+            or self.faults.blocks(failure.media)
+            and not self.faults.turns(failure.media, cause)
+        ):
             self.faults.blocked()
             if attempt > OF_THE_CLASS:  # a class may be of one file, which is quarantined
                 self.faults.skipped()
         else:
-            job.at(failure.media)  # what comes is no part of the time that the clip took, and must not hang in its turn
+            # what comes is no part of the time that the clip took, and must not hang in its turn
+            job.at(failure.media)
             patience = min(LOOK_SECONDS, self.faults.limits.hang_seconds / 2)
             # of a folder, DALI gets the frames
-            if before is not None and (self.table.kind == "frames" or before[0].path == failure.media.path):
+            if before is not None and (
+                self.table.kind == "frames" or before[0].path == failure.media.path
+            ):
                 cause = before[1].then(cause)
-            self.faults.failed(failure.media, cause, step,
-                               hopeless=lambda: not anything_decodes(failure.media, self.table.kind, patience))
+            self.faults.failed(
+                failure.media,
+                cause,
+                step,
+                hopeless=lambda: not anything_decodes(failure.media, self.table.kind, patience),
+            )
 
-    def _decode_patiently(self, job: Job, samples: Samples, index: int, out: np.ndarray,
-                          step: int) -> list[tuple[Media, int, Cause | None]]:
-        """As :meth:`_decode_one`. Where the machine is to blame, once more until that is over, or has lasted too long:
-        no file is substituted for what it has not done."""
+    def _decode_patiently(
+        self, job: Job, samples: Samples, index: int, out: np.ndarray, step: int
+    ) -> list[tuple[Media, int, Cause | None]]:
+        """As :meth:`_decode_one`. Where the machine is to blame, once more until that is over, or
+        has lasted too long: no file is substituted for what it has not done.
+        """
         begun, pause = time.monotonic(), Pauses()
         while True:
             failure, holes = None, []
@@ -279,7 +342,11 @@ class Producer:
             except _Failed as error:
                 failure, causes = error, [(error.media, error.cause)]
 
-            blamed = [(media, cause) for media, cause in causes if cause is not None and cause.trouble == MACHINE]
+            blamed = [
+                (media, cause)
+                for media, cause in causes
+                if cause is not None and cause.trouble == MACHINE
+            ]
             if blamed and job.is_wanted:
                 media, cause = blamed[0]
                 if self._shortage.holds(media.path, cause, begun):
@@ -292,10 +359,11 @@ class Producer:
                 self._shortage.is_over()
             return holes
 
-    def _decode_one(self, job: Job, samples: Samples, index: int, out: np.ndarray,
-                    step: int) -> list[tuple[Media, int, Cause | None]]:
-        """Decode one sample into ``out`` (V, F, size, size, 3); returns its files for whose frames neighbours stand,
-        for how many, and why.
+    def _decode_one(
+        self, job: Job, samples: Samples, index: int, out: np.ndarray, step: int
+    ) -> list[tuple[Media, int, Cause | None]]:
+        """Decode one sample into ``out`` (V, F, size, size, 3); returns its files for whose frames
+        neighbours stand, for how many, and why.
 
         Raises:
             _Failed: naming the file.
@@ -315,8 +383,14 @@ class Producer:
                     decode_image(media, boxes, samples.size, out, motions)
                 else:
                     whole = len(places) == out.shape[1]
-                    part = out if whole else np.empty((len(out), len(places), *out.shape[2:]), np.uint8)
-                    replaced = decode(media, samples.frames[index, places], boxes, samples.size, part, causes)
+                    part = (
+                        out
+                        if whole
+                        else np.empty((len(out), len(places), *out.shape[2:]), np.uint8)
+                    )
+                    replaced = decode(
+                        media, samples.frames[index, places], boxes, samples.size, part, causes
+                    )
                     if not whole:
                         out[:, places] = part
             except (CannotDecode, OSError, MemoryError) as error:
@@ -343,8 +417,9 @@ class Producer:
         return found
 
     def _start_dali(self, started: Started, stopped: Callable[[], bool]) -> list[int]:
-        """Read the files and hand them to a graph; returns the places of samples whose files have changed or cannot be
-        read, which are the CPU's."""
+        """Read the files and hand them to a graph; returns the places of samples whose files have
+        changed or cannot be read, which are the CPU's.
+        """
         samples, items, data, left = started.samples, [], [], []
         wanted = [(place, self._dali_items(started, place)) for place in started.on_dali.tolist()]
         reading = [[self._read(media) for media, _ in mine] for _, mine in wanted]
@@ -363,13 +438,19 @@ class Producer:
             return left
         feeds: dict[str, list[np.ndarray]] = {"data": data}
         files, each = [media for media, _ in items], len(items) // len(index)
-        boxes, flips = (np.repeat(array[index], each, axis=0) for array in (samples.boxes, samples.flips))
+        boxes, flips = (
+            np.repeat(array[index], each, axis=0) for array in (samples.boxes, samples.flips)
+        )
         if samples.motions is not None:
             kind = MovingImages
-            regions = [through_region(motions, media.width, media.height, samples.size)
-                       for motions, media in zip(samples.motions[index], files)]
-            feeds |= {"sides": [sides.astype(np.float32) for _, sides, _ in regions],
-                      "matrices": [matrices.astype(np.float32) for *_, matrices in regions]}
+            regions = [
+                through_region(motions, media.width, media.height, samples.size)
+                for motions, media in zip(samples.motions[index], files)
+            ]
+            feeds |= {
+                "sides": [sides.astype(np.float32) for _, sides, _ in regions],
+                "matrices": [matrices.astype(np.float32) for *_, matrices in regions],
+            }
             boxes = np.stack([region for region, *_ in regions])[:, None]
         elif self.table.kind in ("image", "frames"):
             kind = EncodedImages
@@ -378,13 +459,20 @@ class Producer:
             feeds["frames"] = [frames for _, frames in items]
         for view in range(boxes.shape[1]):
             edges = boxes[:, view].astype(np.float32)
-            feeds |= {f"start{view}": list(edges[:, :2]), f"end{view}": list(edges[:, 2:]),
-                      f"flip{view}": _scalars(flips[:, view])}
-        run = _GraphRun(self._graph(kind, samples, len(items)), feeds, files, each, time.monotonic())
+            feeds |= {
+                f"start{view}": list(edges[:, :2]),
+                f"end{view}": list(edges[:, 2:]),
+                f"flip{view}": _scalars(flips[:, view]),
+            }
+        run = _GraphRun(
+            self._graph(kind, samples, len(items)), feeds, files, each, time.monotonic()
+        )
         try:
             run.graph.start(feeds)
         except PipelineError as error:  # what it has taken of the feeds, nobody knows
-            LOG.warning("%s: DALI does not take a batch (%s); the CPU decodes it", self.table.name, error)
+            LOG.warning(
+                "%s: DALI does not take a batch (%s); the CPU decodes it", self.table.name, error
+            )
             for graphs in self._graphs.values():
                 graphs[:] = [graph for graph in graphs if graph is not run.graph]
             return left + index.tolist()
@@ -393,7 +481,10 @@ class Producer:
         return left
 
     def _read(self, media: Media) -> Job:
-        """Begin to read a file for DALI; the job gives None where it is not what the probe saw, or why it fails."""
+        """Begin to read a file for DALI; the job gives None where it is not what the probe saw, or
+        why it fails.
+        """
+
         def read(job: Job) -> np.ndarray | Cause | None:
             job.at(media)
             try:
@@ -401,7 +492,11 @@ class Producer:
                     data = media.span.read(MAX_IMAGE_BYTES)
                     content = data.tobytes()
                     header = read_image_header(content)
-                    same = (header.codec, header.width, header.height) == (media.codec, media.width, media.height)
+                    same = (header.codec, header.width, header.height) == (
+                        media.codec,
+                        media.width,
+                        media.height,
+                    )
                     return data if same and has_readable_header(content) else None
                 return media.span.read() if stamp_of(media.span.path) == media.stamp else None
             except Exception as error:  # the CPU tries, and may say something else
@@ -417,13 +512,18 @@ class Producer:
         return hang(self.faults.limits.hang_seconds) if job.given_up else job.future.result()
 
     def _finish_dali(self, started: Started) -> list[int]:
-        """Write what the graph made; returns the places that it could not do, which are the CPU's now."""
+        """Write what the graph made; returns the places that it could not do, which are the CPU's
+        now.
+        """
         run = self._runs.popleft()
         try:
             self._write_views(started.out, started.on_dali, run.graph.collect())
             for place in started.on_dali.tolist():
-                for media in started.named.get(place, ()):  # the disk may hang when it is asked for a file's time
-                    self._readers.submit(self.table.name, functools.partial(self._came, media, started.step))
+                # the disk may hang when it is asked for a file's time
+                for media in started.named.get(place, ()):
+                    self._readers.submit(
+                        self.table.name, functools.partial(self._came, media, started.step)
+                    )
             return []
         except PipelineError as error:
             failed = self._by_halves(started, np.arange(len(started.on_dali)), str(error))
@@ -432,8 +532,12 @@ class Producer:
             started.causes[place] = media, Cause(f"DALI: {reason}")
             if not self._rescued:
                 self._rescued = True
-                LOG.warning("%s: DALI cannot decode %s (%s); the CPU tries, here and from now on", self.table.name,
-                             media.path, reason)
+                LOG.warning(
+                    "%s: DALI cannot decode %s (%s); the CPU tries, here and from now on",
+                    self.table.name,
+                    media.path,
+                    reason,
+                )
         return [place for place, _ in failed]
 
     def _came(self, media: Media, step: int, job: Job) -> None:
@@ -444,7 +548,8 @@ class Producer:
         """A batch that failed, again in ever smaller parts: DALI does not say whose fault it was.
 
         Args:
-            part: int array, which of the graph's samples. reason: of the failure of all of them together.
+            part: int array, which of the graph's samples. reason: of the failure of all of them
+                together.
 
         Returns:
             (place, reason) of those that fail alone.
@@ -455,7 +560,9 @@ class Producer:
         for half in np.array_split(part, 2):
             items = (half[:, None] * run.each + np.arange(run.each)).reshape(-1).tolist()
             try:
-                views = run.graph.run({name: [values[item] for item in items] for name, values in run.feeds.items()})
+                views = run.graph.run(
+                    {name: [values[item] for item in items] for name, values in run.feeds.items()}
+                )
                 self._write_views(started.out, started.on_dali[half], views)
                 if started.out.is_cuda:  # the next run may use the memory again
                     torch.cuda.current_stream(started.out.device).synchronize()
@@ -467,12 +574,15 @@ class Producer:
         """Write what a graph made, one tensor a view."""
         for view, clips in enumerate(outputs):
             clips = torch.from_dlpack(clips)
-            self._write(out[:, view:view + 1], places, clips.view(len(places), 1, -1, *clips.shape[2:]))
+            self._write(
+                out[:, view : view + 1], places, clips.view(len(places), 1, -1, *clips.shape[2:])
+            )
         self.faults.decoded((), 0, 0)
 
     def _dali_items(self, started: Started, index: int) -> list[tuple[Media, np.ndarray]]:
-        """What DALI decodes for one sample: (file, frames), one a piece, or one a frame of a folder; none if a
-        file is known to be of no use."""
+        """What DALI decodes for one sample: (file, frames), one a piece, or one a frame of a
+        folder; none if a file is known to be of no use.
+        """
         pieces, frames = started.samples.pieces[index], started.samples.frames[index]
         media = [self.table.media(self.table.records[piece]) for piece in pieces]
         if any(map(self.faults.blocks, media)):
@@ -483,7 +593,9 @@ class Producer:
         return [(media[0].frame(frame), frames[:0]) for frame in frames.tolist()]
 
     def _graph(self, kind: type, samples: Samples, amount: int) -> Graph:
-        """A built graph of this kind and shape that is not at work; one more where all are, as many as steps ahead."""
+        """A built graph of this kind and shape that is not at work; one more where all are, as many
+        as steps ahead.
+        """
         key = (kind, samples.size, samples.boxes.shape[1], samples.clip_frames)
         idle = [graph for graph in self._graphs.setdefault(key, []) if not graph.under_way]
         if idle and idle[0].capacity >= amount:
@@ -492,8 +604,16 @@ class Producer:
             self._graphs[key].remove(idle[0])
         # a source's slots differ by one between steps: room for it saves building the graph twice
         room = amount + samples.frames.shape[1]
-        self._graphs[key].append(kind(samples.size, samples.boxes.shape[1], room, self._threads, self._device_id,
-                                      samples.clip_frames))
+        self._graphs[key].append(
+            kind(
+                samples.size,
+                samples.boxes.shape[1],
+                room,
+                self._threads,
+                self._device_id,
+                samples.clip_frames,
+            )
+        )
         return self._graphs[key][-1]
 
     @staticmethod

@@ -1,4 +1,6 @@
-"""The files that failed in a run: each named once a state, with its reason, on all ranks and over all starts."""
+"""The files that failed in a run: each named once a state, with its reason, on all ranks and over
+all starts.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,16 @@ from omnidali.decoding.causes import Cause
 from omnidali.errors import FILE, HANG
 from omnidali.log import LOG
 
-QUARANTINED = "quarantined"  # nothing of it decodes: it is not opened again, by later starts unless it changes
+# nothing of it decodes: it is not opened again, by later starts unless it changes
+QUARANTINED = "quarantined"
 FAILED = "failed"  # a clip of it did not decode, others may
 DAMAGED = "damaged"  # frames of it did not decode, and neighbours stand for them
 RECOVERED = "recovered"  # it decodes again, and what was said of it before does not count any more
 _STATES = (DAMAGED, FAILED, QUARANTINED)
-_RETURNS, _RETURNS_SECONDS = 3, 3600.0  # how often a file may recover; what comes and goes stays counted
-_LOCK_SECONDS = 2.0  # that a rank may hold the file; one that is stopped must not hold up the others
+# how often a file may recover; what comes and goes stays counted
+_RETURNS, _RETURNS_SECONDS = 3, 3600.0
+# that a rank may hold the file; one that is stopped must not hold up the others
+_LOCK_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,11 @@ class Fault:
         source, path, reason: what failed and why.
         state: ``quarantined``, ``failed``, ``damaged`` or ``recovered``.
         step, rank: where it was first seen in this state.
-        file: that lies on the disk, a tar for its members. size, mtime_ns: of it then; None where there is none.
+        file: that lies on the disk, a tar for its members. size, mtime_ns: of it then; None where
+            there is none.
         time: seconds since 1970.
-        trouble: who is to blame, as in :class:`~omnidali.decoding.causes.Cause`; older lines do not say it.
+        trouble: who is to blame, as in :class:`~omnidali.decoding.causes.Cause`; older lines do not
+            say it.
     """
 
     source: str
@@ -94,8 +101,9 @@ class Quarantine:
     """The faults of a run, in a file that its ranks share.
 
     Args:
-        path: a file of JSON lines, made with the first fault; None keeps them in memory. Faults of files that have
-            changed since do not count any more, nor do those of files that have recovered.
+        path: a file of JSON lines, made with the first fault; None keeps them in memory. Faults of
+            files that have changed since do not count any more, nor do those of files that have
+            recovered.
     """
 
     def __init__(self, path: str | Path | None = None):
@@ -136,20 +144,43 @@ class Quarantine:
 
     def failing(self, source: str) -> list[Fault]:
         """The faults of a source that cost clips."""
-        return [fault for fault in list(self._faults.values()) if fault.source == source and fault.fails]
+        return [
+            fault for fault in list(self._faults.values()) if fault.source == source and fault.fails
+        ]
 
-    def add(self, source: str, path: str, file: str, reason: str, state: str, step: int, rank: int,
-            stamp: tuple[int | None, int | None] | None = None, trouble: str = FILE) -> None:
-        """Name a file, unless it is named already; in the file once more where it is worse than before, in the log only
-        where it is of no use now.
+    def add(
+        self,
+        source: str,
+        path: str,
+        file: str,
+        reason: str,
+        state: str,
+        step: int,
+        rank: int,
+        stamp: tuple[int | None, int | None] | None = None,
+        trouble: str = FILE,
+    ) -> None:
+        """Name a file, unless it is named already; in the file once more where it is worse than
+        before, in the log only where it is of no use now.
 
         Args:
-            file: whose size and time tell whether it is still the same: the path itself, or the tar that it lies in.
+            file: whose size and time tell whether it is still the same: the path itself, or the tar
+                that it lies in.
             stamp: its size and time, nanoseconds, where they are known.
             trouble: who is to blame, as in :class:`~omnidali.decoding.causes.Cause`.
         """
-        fault = Fault(source, path, reason, state, step, rank, file, *(stamp or stamp_of(file)), round(time.time(), 3),
-                      trouble)
+        fault = Fault(
+            source,
+            path,
+            reason,
+            state,
+            step,
+            rank,
+            file,
+            *(stamp or stamp_of(file)),
+            round(time.time(), 3),
+            trouble,
+        )
         with self._lock:
             self._look()
             known = fault.key in self._faults
@@ -158,10 +189,13 @@ class Quarantine:
                 self._unwritten.append(fault)
             self._write()
         if news and (not known or state == QUARANTINED):
-            LOG.warning("%s: %s: %s: %s (step %d, rank %d)", source, state, path, fault.cause, step, rank)
+            LOG.warning(
+                "%s: %s: %s: %s (step %d, rank %d)", source, state, path, fault.cause, step, rank
+            )
 
     def recover(self, known: Fault, step: int, rank: int) -> bool:
-        """Let a file leave the count, as it decodes again; False for one that has come and gone too often.
+        """Let a file leave the count, as it decodes again; False for one that has come and gone too
+        often.
 
         Args:
             known: what was wrong with it.
@@ -171,14 +205,23 @@ class Quarantine:
             returns = self._returns.get(known.key, ())
             if len(returns) == _RETURNS and time.monotonic() - returns[0] < _RETURNS_SECONDS:
                 return False
-            fault = replace(known, state=RECOVERED, step=step, rank=rank, time=round(time.time(), 3))
+            fault = replace(
+                known, state=RECOVERED, step=step, rank=rank, time=round(time.time(), 3)
+            )
             news = self._learn(fault)
             if news:
                 self._unwritten.append(fault)
             self._write()
         if news:
-            LOG.warning("%s: %s: %s, which failed before: %s (step %d, rank %d)", known.source, RECOVERED, known.path,
-                         known.cause, step, rank)
+            LOG.warning(
+                "%s: %s: %s, which failed before: %s (step %d, rank %d)",
+                known.source,
+                RECOVERED,
+                known.path,
+                known.cause,
+                step,
+                rank,
+            )
         return True
 
     def _learn(self, fault: Fault) -> bool:
@@ -218,8 +261,11 @@ class Quarantine:
         except OSError as error:
             if not self._told:
                 self._told = True
-                LOG.warning("%s cannot be written (%s): faults are kept in memory until it can", self.path,
-                             error.strerror)
+                LOG.warning(
+                    "%s cannot be written (%s): faults are kept in memory until it can",
+                    self.path,
+                    error.strerror,
+                )
 
     def _look(self) -> None:
         if self.path is not None:
@@ -236,7 +282,7 @@ class Quarantine:
     def _lines(self, file) -> Iterator[Fault]:
         """The faults from here to the end."""
         data = file.read()
-        data = data[:data.rfind(b"\n") + 1]  # the last line may be under way
+        data = data[: data.rfind(b"\n") + 1]  # the last line may be under way
         self._read += len(data)
         for line in data.splitlines():
             with contextlib.suppress(ValueError, TypeError):
@@ -246,7 +292,9 @@ class Quarantine:
 
 
 def open_faults(lines: Iterable[Fault]) -> list[Fault]:
-    """The faults of a quarantine, but for those before a line that says that the file has recovered."""
+    """The faults of a quarantine, but for those before a line that says that the file has
+    recovered.
+    """
     found: dict[tuple[str, str], list[Fault]] = {}
     for fault in lines:
         if fault.state == RECOVERED:

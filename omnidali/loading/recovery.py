@@ -39,7 +39,8 @@ class Recovery:
     def is_due(self, fault: Fault) -> bool:
         """Whether a quarantined file is to be tried once more, now, by whoever asks.
 
-        One that is gone or forbidden costs no more than a failing open. One that hangs would cost a thread.
+        One that is gone or forbidden costs no more than a failing open. One that hangs would cost a
+        thread.
         """
         if fault.state != QUARANTINED or not fault.may_return:
             return False
@@ -51,10 +52,11 @@ class Recovery:
         return True
 
     def look(self, faults: Sequence[Fault], seconds: float = LOOK_SECONDS) -> bool:
-        """Look at all files whose trouble may be over: those of the disk, and those that have changed.
+        """Look at all files whose trouble may be over: those of the disk, and those that have
+        changed.
 
-        A disk that hangs does not hold up the caller, and what was looked at in vain is left alone for a while: in a
-        real outage there are many failures, and each of them asks.
+        A disk that hangs does not hold up the caller, and what was looked at in vain is left alone
+        for a while: in a real outage there are many failures, and each of them asks.
 
         Args:
             seconds: to wait for all of them together. What is found later counts, too.
@@ -67,12 +69,20 @@ class Recovery:
         try:
             now = time.monotonic()
             with self._lock:
-                left = [fault for fault in faults if fault.path not in self._hanging
-                        and now - self._looked.get(fault.path, -_AGAIN_SECONDS) >= _AGAIN_SECONDS]
+                left = [
+                    fault
+                    for fault in faults
+                    if fault.path not in self._hanging
+                    and now - self._looked.get(fault.path, -_AGAIN_SECONDS) >= _AGAIN_SECONDS
+                ]
             # one that hangs takes its thread along: the others come first
             todo = deque(sorted(left, key=lambda fault: fault.trouble == HANG))
-            threads = [threading.Thread(target=self._work, args=(todo, now + seconds), daemon=True, name="recovery")
-                       for _ in range(min(_THREADS, len(todo)))]
+            threads = [
+                threading.Thread(
+                    target=self._work, args=(todo, now + seconds), daemon=True, name="recovery"
+                )
+                for _ in range(min(_THREADS, len(todo)))
+            ]
             for thread in [thread for thread in threads if _starts(thread)]:
                 thread.join(max(0.0, now + seconds - time.monotonic()))
         finally:
@@ -80,9 +90,13 @@ class Recovery:
         return True
 
     def look_aside(self, faults: Sequence[Fault]) -> None:
-        """The same without waiting: for files that hung at an earlier start, which nobody else opens."""
+        """The same without waiting: for files that hung at an earlier start, which nobody else
+        opens.
+        """
         if faults:
-            _starts(threading.Thread(target=self.look, args=(faults,), daemon=True, name="recovery"))
+            _starts(
+                threading.Thread(target=self.look, args=(faults,), daemon=True, name="recovery")
+            )
 
     def _work(self, todo: deque[Fault], end: float) -> None:
         while time.monotonic() < end:

@@ -1,4 +1,6 @@
-"""Memory or descriptors that ran out while files were decoded: no file is to blame, so the same one is tried again."""
+"""Memory or descriptors that ran out while files were decoded: no file is to blame, so the same one
+is tried again.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ import time
 from omnidali.decoding.causes import Cause
 from omnidali.log import LOG
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between two tries; each pause is twice as long as the one before
+# seconds between two tries; each pause is twice as long as the one before
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 _TOLD_AGAIN = 60.0  # seconds
 
 
@@ -26,8 +29,8 @@ class Pauses:
 class Shortage:
     """Holds up the clips of one source while the machine lacks something, within bounds.
 
-    A shortage that lasts holds up everything once. A file that asks for more memory than there ever is holds up its
-    own clip once, for as long as one that hangs: others decode meanwhile.
+    A shortage that lasts holds up everything once. A file that asks for more memory than there ever
+    is holds up its own clip once, for as long as one that hangs: others decode meanwhile.
 
     Args:
         name: of the source.
@@ -49,7 +52,11 @@ class Shortage:
         with self._lock:
             since, self._since = self._since, None
         if since is not None and self._told_at >= since:
-            LOG.warning("%s: the machine is out of trouble after %.1f s", self._name, time.monotonic() - since)
+            LOG.warning(
+                "%s: the machine is out of trouble after %.1f s",
+                self._name,
+                time.monotonic() - since,
+            )
 
     def holds(self, path: str, cause: Cause, begun: float) -> bool:
         """Whether a clip is to be tried again, as the machine is to blame.
@@ -70,6 +77,10 @@ class Shortage:
             if is_news:
                 self._told_at = now
         if is_news:
-            LOG.warning("%s: the machine is in trouble, not a file (%s): clips wait for up to %g s", self._name,
-                        cause.reason, self._patience)
+            LOG.warning(
+                "%s: the machine is in trouble, not a file (%s): clips wait for up to %g s",
+                self._name,
+                cause.reason,
+                self._patience,
+            )
         return True

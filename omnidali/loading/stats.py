@@ -17,8 +17,8 @@ class SourceStats:
         clips_per_second: delivered, over the time since the first batch was asked for.
         wait_seconds: how long the consumer stood still for this source (sources wait side by side,
             so these do not add up to the loader's wait).
-        occupancy: mean share of the prefetch queue that was ready when a batch was asked for; near 1
-            the loader is ahead, near 0 the consumer starves.
+        occupancy: mean share of the prefetch queue that was ready when a batch was asked for; near
+            1 the loader is ahead, near 0 the consumer starves.
         planned_share, realised_share: of all slots, by the weights and as delivered.
         substituted: clips whose file failed and another one stands for.
         replaced_frames: frames that a damaged file did not give and a neighbour stands for.
@@ -53,7 +53,14 @@ class Meter:
         """The figures as they stand now."""
         seconds = time.perf_counter() - started if started is not None else 0.0
         faults = self.faults
-        return SourceStats(self.clips, self.clips / seconds if seconds else 0.0, self.wait_seconds,
-                           self.occupancy / self.requests if self.requests else 0.0, self.planned_share,
-                           self.clips / all_clips if all_clips else 0.0, faults.substituted, faults.replaced_frames,
-                           faults.quarantine.count(faults.table.name))
+        return SourceStats(
+            self.clips,
+            self.clips / seconds if seconds else 0.0,
+            self.wait_seconds,
+            self.occupancy / self.requests if self.requests else 0.0,
+            self.planned_share,
+            self.clips / all_clips if all_clips else 0.0,
+            faults.substituted,
+            faults.replaced_frames,
+            faults.quarantine.count(faults.table.name),
+        )

@@ -1,7 +1,8 @@
 """Decoding threads that a hanging disk cannot take along.
 
-The standard library's pool waits for its threads when it is shut down and when the process ends: one thread that never
-comes back from a read would hold a run for ever. These threads can be given up and are then replaced.
+The standard library's pool waits for its threads when it is shut down and when the process ends:
+one thread that never comes back from a read would hold a run for ever. These threads can be given
+up and are then replaced.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ class Job:
 
     Attributes:
         source: whose work it is. future: of its result.
-        into: what it fills, read under ``lock``; None once it was given up: nobody waits for it any more, and a thread
-            that hangs must not keep the memory of a batch.
+        into: what it fills, read under ``lock``; None once it was given up: nobody waits for it any
+            more, and a thread that hangs must not keep the memory of a batch.
         hung_at: the file that it was given up at.
     """
 
-    def __init__(self, workers: "Workers", source: str, work: Callable[["Job"], object], into: object):
+    def __init__(self, workers: Workers, source: str, work: Callable[[Job], object], into: object):
         self.source, self.into, self.future, self.hung_at = source, into, Future(), None
         self.lock, self.given_up = threading.Lock(), False
         self._workers, self._work, self._at = workers, work, None
@@ -45,8 +46,9 @@ class Job:
 
     @property
     def in_flight(self) -> tuple[object, float, float] | None:
-        """The file that is being read or decoded, for how many seconds, and for how many of them somebody looked on;
-        None where there is none."""
+        """The file that is being read or decoded, for how many seconds, and for how many of them
+        somebody looked on; None where there is none.
+        """
         at = self._at
         if at is None or self.future.done():
             return None
@@ -54,7 +56,9 @@ class Job:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether somebody waits for the work: it was not given up, and the threads were not told to end."""
+        """Whether somebody waits for the work: it was not given up, and the threads were not told
+        to end.
+        """
         return not self.given_up and not self._workers.is_closed
 
     def run(self) -> None:
@@ -75,8 +79,12 @@ class Job:
 
 def cannot_start(count: int, started: int, name: str, error: BaseException) -> UserError:
     """The error of a loader whose threads the system does not let start."""
-    return UserError("loader.threads", f"{count} {name} threads that can be started", f"{started}: {error}",
-                     "Lower it, or raise the limits of processes and memory (ulimit -u, ulimit -v).")
+    return UserError(
+        "loader.threads",
+        f"{count} {name} threads that can be started",
+        f"{started}: {error}",
+        "Lower it, or raise the limits of processes and memory (ulimit -u, ulimit -v).",
+    )
 
 
 class Workers:
@@ -86,8 +94,8 @@ class Workers:
         count: of threads. name: of them, for debuggers.
 
     Attributes:
-        clock: seconds for which somebody has waited here. It stands still where nobody does, and while the whole
-            process is paused, so that no file is blamed for that.
+        clock: seconds for which somebody has waited here. It stands still where nobody does, and
+            while the whole process is paused, so that no file is blamed for that.
     """
 
     def __init__(self, count: int, name: str):
@@ -97,7 +105,8 @@ class Workers:
         self._at_work: dict[Job, threading.Thread] = {}
         self._lock = threading.Lock()
         self.is_closed = False
-        self._was_full = False  # once it was, a thread that cannot be replaced slows the run, and does not end it
+        # once it was, a thread that cannot be replaced slows the run, and does not end it
+        self._was_full = False
         self.clock, self._looked = 0.0, time.monotonic()
 
     def submit(self, source: str, work: Callable[[Job], object], into: object = None) -> Job:
@@ -143,7 +152,8 @@ class Workers:
         """Another thread takes the place of the one that hangs with this job."""
         with job.lock:
             flight = job.in_flight
-            if job.given_up or flight is None or flight[2] < hang_seconds:  # it went on at this moment
+            # it went on at this moment
+            if job.given_up or flight is None or flight[2] < hang_seconds:
                 return
             job.given_up, job.into, job.hung_at = True, None, flight[0]
         with self._lock:
@@ -151,7 +161,9 @@ class Workers:
             self._fill()
 
     def close(self, patience: float) -> None:
-        """End the threads behind the jobs they are at; those that take longer than ``patience`` seconds are left."""
+        """End the threads behind the jobs they are at; those that take longer than ``patience``
+        seconds are left.
+        """
         self.is_closed = True
         with self._lock:
             threads, self._threads, self._count = self._threads, set(), 0
@@ -165,7 +177,8 @@ class Workers:
         """Start the threads that are not there yet.
 
         Raises:
-            UserError: if the system lets none start that the work needs: at the first time all of them, later one.
+            UserError: if the system lets none start that the work needs: at the first time all of
+                them, later one.
         """
         while len(self._threads) < self._count:
             thread = threading.Thread(target=self._run, name=self._name, daemon=True)
@@ -174,8 +187,13 @@ class Workers:
             except (RuntimeError, MemoryError) as error:
                 if not (self._was_full and self._threads):
                     raise cannot_start(self._count, len(self._threads), self._name, error) from None
-                LOG.warning("%d of %d %s threads work: another one cannot start (%s)", len(self._threads), self._count,
-                            self._name, error)
+                LOG.warning(
+                    "%d of %d %s threads work: another one cannot start (%s)",
+                    len(self._threads),
+                    self._count,
+                    self._name,
+                    error,
+                )
                 return
             self._threads.add(thread)  # one that did not start cannot be waited for
         self._was_full = True

@@ -1,4 +1,6 @@
-"""Which network a checkpoint was made for, told from its tensors alone, so that no file needs to say it."""
+"""Which network a checkpoint was made for, told from its tensors alone, so that no file needs to
+say it.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ class Architecture:
 
 
 def tell_architecture(weights: Mapping[str, torch.Tensor], where: str | Path) -> Architecture:
-    """The network that ``weights`` belong to: kernels over time make SlowOnly, blocks by stage the depth.
+    """The network that ``weights`` belong to: kernels over time make SlowOnly, blocks by stage the
+    depth.
 
     Args:
         where: names the file in errors.
@@ -43,15 +46,25 @@ def tell_architecture(weights: Mapping[str, torch.Tensor], where: str | Path) ->
     """
     _, known, _ = rename(weights)
     first, last = known.get("backbone.conv1.conv.weight"), known.get(f"{HEAD}weight")
-    blocks = [{name.split(".")[2] for name in known if name.startswith(f"backbone.layer{stage}.")}
-              for stage in (1, 2, 3, 4)]
+    blocks = [
+        {name.split(".")[2] for name in known if name.startswith(f"backbone.layer{stage}.")}
+        for stage in (1, 2, 3, 4)
+    ]
     shape = (tuple(map(len, blocks)), any(".conv3." in name for name in known))
     depth = next((depth for depth, layers in LAYERS.items() if layers == shape), None)
     if first is None or first.ndim not in (4, 5) or depth is None:
         kinds = ", ".join(f"-{depth}" for depth in LAYERS)
-        raise UserError(str(where), f"a TSN or SlowOnly on a ResNet{kinds}",
-                        f"stages of {', '.join(str(len(stage)) for stage in blocks)} blocks", "Use another checkpoint.")
+        raise UserError(
+            str(where),
+            f"a TSN or SlowOnly on a ResNet{kinds}",
+            f"stages of {', '.join(str(len(stage)) for stage in blocks)} blocks",
+            "Use another checkpoint.",
+        )
     if last is None or last.ndim != 2:
-        raise UserError(str(where), f"a classifier ({HEAD}weight)", "none",
-                        "Use the checkpoint of a network that was trained on the classes.")
+        raise UserError(
+            str(where),
+            f"a classifier ({HEAD}weight)",
+            "none",
+            "Use the checkpoint of a network that was trained on the classes.",
+        )
     return Architecture("tsn" if first.ndim == 4 else "slowonly", depth, len(last))

@@ -1,4 +1,6 @@
-"""A checksum over everything that a checkpoint holds; torch's own format does not notice flipped bits."""
+"""A checksum over everything that a checkpoint holds; torch's own format does not notice flipped
+bits.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ def digest_of(state: Mapping[str, object]) -> str:
     return f"sha256:{found.hexdigest()}"
 
 
-def _add(found: "hashlib._Hash", value: object) -> None:
+def _add(found: hashlib._Hash, value: object) -> None:
     if isinstance(value, torch.Tensor):
         found.update(f"{value.dtype}{tuple(value.shape)}".encode())
         # copied one by one: the weights of a large model need no second place in memory as a whole

@@ -29,10 +29,11 @@ class Head(nn.Module):
 
 
 class TSN(nn.Module):
-    """Temporal segment network (Wang et al., ECCV 2016): a 2D ResNet on every frame, features averaged.
+    """Temporal segment network (Wang et al., ECCV 2016): a 2D ResNet on every frame, features
+    averaged.
 
-    Photos are clips with one frame. Groups of clips with different lengths share one forward pass of
-    the backbone, and so the batch statistics of its norms.
+    Photos are clips with one frame. Groups of clips with different lengths share one forward pass
+    of the backbone, and so the batch statistics of its norms.
 
     Args:
         depth: of the ResNet. classes: outputs. dropout: in front of the classifier.
@@ -49,20 +50,27 @@ class TSN(nn.Module):
         """(N, 3, T, H, W), or several of them, to logits (sum of N, classes) in their order.
 
         Args:
-            auxiliary: of every group, whether it must not move the running statistics; those groups have
-                a forward pass, and so batch statistics, of their own. Empty: all move them.
+            auxiliary: of every group, whether it must not move the running statistics; those groups
+                have a forward pass, and so batch statistics, of their own. Empty: all move them.
         """
         groups = [clips] if isinstance(clips, torch.Tensor) else list(clips)
         if any(auxiliary) and not all(auxiliary):
             target = [group for group, other in zip(groups, auxiliary) if not other]
             rest = [group for group, other in zip(groups, auxiliary) if other]
             return _in_order(self(target), self(rest, (True,) * len(rest)), groups, auxiliary)
-        frames = [group.transpose(1, 2).flatten(0, 1) for group in groups]  # (N * T, 3, H, W), no copy
+        # (N * T, 3, H, W), no copy
+        frames = [group.transpose(1, 2).flatten(0, 1) for group in groups]
         with fixed_statistics(self.backbone, any(auxiliary)):
             maps = self.backbone(torch.cat(frames) if len(frames) > 1 else frames[0])
         features = maps.mean(dim=(2, 3)).split([len(part) for part in frames])
-        return self.cls_head(torch.cat([part.view(len(group), -1, part.shape[1]).mean(dim=1)
-                                        for part, group in zip(features, groups)]))
+        return self.cls_head(
+            torch.cat(
+                [
+                    part.view(len(group), -1, part.shape[1]).mean(dim=1)
+                    for part, group in zip(features, groups)
+                ]
+            )
+        )
 
 
 class SlowOnly(nn.Module):
@@ -80,7 +88,9 @@ class SlowOnly(nn.Module):
         self.cls_head = Head(self.backbone.channels, classes, dropout)
 
     def forward(self, clips: Clips, auxiliary: Sequence[bool] = ()) -> torch.Tensor:
-        """(N, 3, T, H, W), or several of them, to logits (sum of N, classes) in order; see :meth:`TSN.forward`."""
+        """(N, 3, T, H, W), or several of them, to logits (sum of N, classes) in order; see
+        :meth:`TSN.forward`.
+        """
         groups = [clips] if isinstance(clips, torch.Tensor) else clips
         logits = []
         for group, fixed in zip(groups, auxiliary or (False,) * len(groups)):
@@ -91,7 +101,9 @@ class SlowOnly(nn.Module):
 
 @contextlib.contextmanager
 def fixed_statistics(module: nn.Module, fixed: bool = True) -> Iterator[None]:
-    """Batch norms in training use their batch's statistics without moving the running ones (mmaction2 1.x, images)."""
+    """Batch norms in training use their batch's statistics without moving the running ones
+    (mmaction2 1.x, images).
+    """
     norms = [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
     fixed = fixed and module.training
     for norm in norms if fixed else ():
@@ -103,12 +115,22 @@ def fixed_statistics(module: nn.Module, fixed: bool = True) -> Iterator[None]:
             norm.track_running_stats = True
 
 
-def _in_order(target: torch.Tensor, rest: torch.Tensor, groups: Sequence[torch.Tensor],
-              auxiliary: Sequence[bool]) -> torch.Tensor:
+def _in_order(
+    target: torch.Tensor,
+    rest: torch.Tensor,
+    groups: Sequence[torch.Tensor],
+    auxiliary: Sequence[bool],
+) -> torch.Tensor:
     """Rows of two outputs in the order of their groups."""
     rows = {False: target, True: rest}
-    parts = {kind: iter(rows[kind].split([len(group) for group, other in zip(groups, auxiliary) if other == kind]))
-             for kind in rows}
+    parts = {
+        kind: iter(
+            rows[kind].split(
+                [len(group) for group, other in zip(groups, auxiliary) if other == kind]
+            )
+        )
+        for kind in rows
+    }
     return torch.cat([next(parts[other]) for other in auxiliary])
 
 

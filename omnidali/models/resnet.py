@@ -10,22 +10,44 @@ import torch
 from torch import nn
 
 # blocks of the four stages, and whether a block is a bottleneck
-LAYERS = {18: ((2, 2, 2, 2), False), 34: ((3, 4, 6, 3), False), 50: ((3, 4, 6, 3), True), 101: ((3, 4, 23, 3), True)}
+LAYERS = {
+    18: ((2, 2, 2, 2), False),
+    34: ((3, 4, 6, 3), False),
+    50: ((3, 4, 6, 3), True),
+    101: ((3, 4, 23, 3), True),
+}
 
 
 class ConvBN(nn.Module):
-    """Convolution without bias, batch norm, and ReLU if asked for; parameters ``conv.*`` and ``bn.*``."""
+    """Convolution without bias, batch norm, and ReLU if asked for; parameters ``conv.*`` and
+    ``bn.*``.
+    """
 
-    def __init__(self, inside: int, outside: int, kernel: int, stride: int = 1, *, dims: int, time: int = 1,
-                 relu: bool = True):
+    def __init__(
+        self,
+        inside: int,
+        outside: int,
+        kernel: int,
+        stride: int = 1,
+        *,
+        dims: int,
+        time: int = 1,
+        relu: bool = True,
+    ):
         super().__init__()
         pad = kernel // 2
         if dims == 2:
             self.conv = nn.Conv2d(inside, outside, kernel, stride, pad, bias=False)
             self.bn = nn.BatchNorm2d(outside)
         else:
-            self.conv = nn.Conv3d(inside, outside, (time, kernel, kernel), (1, stride, stride),
-                                  (time // 2, pad, pad), bias=False)
+            self.conv = nn.Conv3d(
+                inside,
+                outside,
+                (time, kernel, kernel),
+                (1, stride, stride),
+                (time // 2, pad, pad),
+                bias=False,
+            )
             self.bn = nn.BatchNorm3d(outside)
         self.relu = nn.ReLU(inplace=True) if relu else nn.Identity()
 
@@ -34,12 +56,15 @@ class ConvBN(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block: two 3x3 convolutions, or the 1x1, 3x3, 1x1 bottleneck with its stride in the 3x3.
+    """A residual block: two 3x3 convolutions, or the 1x1, 3x3, 1x1 bottleneck with its stride in
+    the 3x3.
 
     ``time`` is the temporal kernel of the first convolution (inflate style 3x1x1).
     """
 
-    def __init__(self, inside: int, width: int, stride: int, *, bottleneck: bool, dims: int, time: int):
+    def __init__(
+        self, inside: int, width: int, stride: int, *, bottleneck: bool, dims: int, time: int
+    ):
         super().__init__()
         outside = width * 4 if bottleneck else width
         if bottleneck:
@@ -68,7 +93,8 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Features of pictures (N, 3, H, W) -> (N, C, H/32, W/32), or clips (N, 3, T, H, W) -> (N, C, T, ...).
+    """Features of pictures (N, 3, H, W) -> (N, C, H/32, W/32), or clips (N, 3, T, H, W) -> (N, C,
+    T, ...).
 
     Args:
         depth: 18, 34, 50 or 101.
@@ -81,14 +107,24 @@ class ResNet(nn.Module):
         blocks, bottleneck = LAYERS[depth]
         self.channels = 2048 if bottleneck else 512
         self.conv1 = ConvBN(3, 64, 7, 2, dims=dims)
-        self.pool = nn.MaxPool2d(3, 2, 1) if dims == 2 else nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
+        self.pool = (
+            nn.MaxPool2d(3, 2, 1) if dims == 2 else nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
+        )
         inside = 64
         for stage, count in enumerate(blocks):
             width, time = 64 << stage, 3 if dims == 3 and stage >= 2 else 1
             stack = []
             for number in range(count):
-                stack.append(Block(inside, width, 2 if stage and not number else 1, bottleneck=bottleneck, dims=dims,
-                                   time=time))
+                stack.append(
+                    Block(
+                        inside,
+                        width,
+                        2 if stage and not number else 1,
+                        bottleneck=bottleneck,
+                        dims=dims,
+                        time=time,
+                    )
+                )
                 inside = width * 4 if bottleneck else width
             setattr(self, f"layer{stage + 1}", nn.Sequential(*stack))
         for module in self.modules():

@@ -16,12 +16,15 @@ RANDOM_RESIZED_NUMBERS = 4 * _TRIES
 MULTI_SCALE_NUMBERS = 2
 
 
-def random_resized(widths: np.ndarray, heights: np.ndarray, numbers: np.ndarray,
-                   area: tuple[float, float]) -> np.ndarray:
-    """RandomResizedCrop: uniform area share, log-uniform aspect from 3/4 to 4/3, ten tries, then the central square.
+def random_resized(
+    widths: np.ndarray, heights: np.ndarray, numbers: np.ndarray, area: tuple[float, float]
+) -> np.ndarray:
+    """RandomResizedCrop: uniform area share, log-uniform aspect from 3/4 to 4/3, ten tries, then
+    the central square.
 
-    As ``RandomResizedCrop.get_crop_bbox`` in mmaction2 0.x, mmaction/datasets/pipelines/augmentations.py. Where no try
-    fits, as it may be on a very wide or tall picture, the square has the short side; torchvision takes a larger part.
+    As ``RandomResizedCrop.get_crop_bbox`` in mmaction2 0.x,
+    mmaction/datasets/pipelines/augmentations.py. Where no try fits, as it may be on a very wide or
+    tall picture, the square has the short side; torchvision takes a larger part.
 
     Args:
         widths, heights: int arrays (n,), pixels.
@@ -47,14 +50,16 @@ def random_resized(widths: np.ndarray, heights: np.ndarray, numbers: np.ndarray,
     missed = ~fits.any(axis=1)
     if missed.any():
         short = np.minimum(widths, heights)
-        middle = _boxes((heights - short) // 2, (widths - short) // 2, short, short, widths, heights)
+        middle = _boxes(
+            (heights - short) // 2, (widths - short) // 2, short, short, widths, heights
+        )
         boxes[missed] = middle[missed]
     return boxes
 
 
 def multi_scale(widths: np.ndarray, heights: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """MultiScaleCrop of the TSN recipes: sides from four scales of the short side that differ by at most
-    one step, at one of five positions (corners and centre).
+    """MultiScaleCrop of the TSN recipes: sides from four scales of the short side that differ by at
+    most one step, at one of five positions (corners and centre).
 
     Args and returns as in :func:`random_resized`, with ``numbers`` (n, 2).
     """
@@ -63,7 +68,9 @@ def multi_scale(widths: np.ndarray, heights: np.ndarray, numbers: np.ndarray) ->
     short = np.minimum(widths, heights)
     pair = pairs[(numbers[:, 0] * len(pairs)).astype(int)]
     h, w = (np.maximum((short * _SCALES[pair[:, k]]).astype(np.int64), 1) for k in (0, 1))
-    down, across = np.array([(0, 0), (0, 2), (2, 0), (2, 2), (1, 1)])[(numbers[:, 1] * 5).astype(int)].T
+    down, across = np.array([(0, 0), (0, 2), (2, 0), (2, 2), (1, 1)])[
+        (numbers[:, 1] * 5).astype(int)
+    ].T
     return _boxes((heights - h) * down // 2, (widths - w) * across // 2, h, w, widths, heights)
 
 
@@ -89,10 +96,24 @@ def _squares(widths, heights, size, short_side, places) -> np.ndarray:
     widths, heights = np.asarray(widths, np.int64), np.asarray(heights, np.int64)
     short = np.minimum(widths, heights)
     side = np.maximum(np.rint(short * (size / short_side)).astype(np.int64), 1)
-    return np.stack([_boxes((heights - side) * down // 2, (widths - side) * across // 2, side, side, widths, heights)
-                     for down, across in places], axis=1)
+    return np.stack(
+        [
+            _boxes(
+                (heights - side) * down // 2,
+                (widths - side) * across // 2,
+                side,
+                side,
+                widths,
+                heights,
+            )
+            for down, across in places
+        ],
+        axis=1,
+    )
 
 
 def _boxes(top, left, h, w, widths, heights) -> np.ndarray:
     top, left = top & ~1, left & ~1
-    return np.stack([top, left, np.minimum(top + h, heights), np.minimum(left + w, widths)], axis=1).astype(np.int32)
+    return np.stack(
+        [top, left, np.minimum(top + h, heights), np.minimum(left + w, widths)], axis=1
+    ).astype(np.int32)

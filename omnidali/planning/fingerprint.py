@@ -10,13 +10,18 @@ import numpy as np
 from omnidali.catalog.store import SourceTable
 from omnidali.untrusted_text import for_terminal
 
-_NAMES = {"batch": "train.batch (slots of a step)", "ratio": "train.ratio", "mixup": "train.mixup and mixup_alpha",
-          "order of sources": "sources, in their order"}
+_NAMES = {
+    "batch": "train.batch (slots of a step)",
+    "ratio": "train.ratio",
+    "mixup": "train.mixup and mixup_alpha",
+    "order of sources": "sources, in their order",
+}
 _FILES = ("widths", "heights", "frames", "firsts", "starts", "positives")
 
 
 def describe_content(table: SourceTable, pattern: str | None = None) -> dict[str, object]:
-    """The table's fingerprint, and what it holds in a few numbers, which say what it is that differs.
+    """The table's fingerprint, and what it holds in a few numbers, which say what it is that
+    differs.
 
     The numbers are checksums that take 0.1 s for ten million rows: keep them.
 
@@ -25,19 +30,27 @@ def describe_content(table: SourceTable, pattern: str | None = None) -> dict[str
     """
     labels = table.labels[table.labels >= 0]
     columns = [getattr(table, name) for name in _FILES]
-    return {"content": table.fingerprint, "holds": {
-        "kind": table.kind, "pattern": pattern if table.kind == "frames" else None,
-        "samples": len(table), "pieces": len(table.records), "labels": _checksum(table.labels),
-        "classes": _checksum(np.bincount(labels)),
-        "files": [_checksum(column) for column in columns if column is not None],
-        "irregular": [list(table.irregular[0]), table.irregular[1]]}}
+    return {
+        "content": table.fingerprint,
+        "holds": {
+            "kind": table.kind,
+            "pattern": pattern if table.kind == "frames" else None,
+            "samples": len(table),
+            "pieces": len(table.records),
+            "labels": _checksum(table.labels),
+            "classes": _checksum(np.bincount(labels)),
+            "files": [_checksum(column) for column in columns if column is not None],
+            "irregular": [list(table.irregular[0]), table.irregular[1]],
+        },
+    }
 
 
 def find_differences(old: object, new: object, where: str = "") -> list[str]:
     """Every place in which two fingerprints differ, in words; none where they plan the same.
 
     Args:
-        old: of the checkpoint, which may be from before ``holds`` was written. new: of the present plan.
+        old: of the checkpoint, which may be from before ``holds`` was written. new: of the present
+            plan.
     """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         found = []
@@ -47,29 +60,46 @@ def find_differences(old: object, new: object, where: str = "") -> list[str]:
                 found.append(f"{name} is {'new' if key in new else 'gone'}")
             elif key == "content":
                 found += _content_differences(old, new, where)
-            elif key != "holds" and not (key == "order of sources" and set(old[key]) != set(new[key])):
+            elif key != "holds" and not (
+                key == "order of sources" and set(old[key]) != set(new[key])
+            ):
                 found += find_differences(old.get(key), new.get(key), name)
         return found
-    same = list(old) == list(new) if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)) else old == new
+    same = (
+        list(old) == list(new)
+        if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple))
+        else old == new
+    )
     return [] if same else [f"{where}: {_text(old)} became {_text(new)}"]
 
 
 def _content_differences(old: Mapping, new: Mapping, where: str) -> list[str]:
     """What became of the samples of one source."""
     had, has = old.get("holds"), new["holds"]
-    found = [f"{where}.{key}: {_text(had[key])} became {_text(has[key])}" for key in ("kind", "pattern")
-             if had and had[key] != has[key]]
-    (listed_then, chosen_then), (listed, chosen) = (text["content"].split(" ", 1) if " " in text["content"]
-                                                    else (text["content"], "") for text in (old, new))
+    found = [
+        f"{where}.{key}: {_text(had[key])} became {_text(has[key])}"
+        for key in ("kind", "pattern")
+        if had and had[key] != has[key]
+    ]
+    (listed_then, chosen_then), (listed, chosen) = (
+        text["content"].split(" ", 1) if " " in text["content"] else (text["content"], "")
+        for text in (old, new)
+    )
     if chosen_then != chosen:
         found.append(f"{where}: {chosen_then or 'all samples'} became {chosen or 'all samples'}")
     if listed_then == listed:
         return found
     if had is None or chosen_then != chosen:
-        return [*found, f"{where}: its list, labels or files changed; it has {has['samples']:,} samples now"]
+        return [
+            *found,
+            f"{where}: its list, labels or files changed; it has {has['samples']:,} samples now",
+        ]
     renumbered = has["irregular"][1] and had.get("irregular") != has["irregular"]
-    told = [f"had {had[key]:,} {key} and has {has[key]:,}" for key in ("samples", "pieces")
-            if had[key] != has[key] and not (key == "pieces" and had["samples"] == had["pieces"])]
+    told = [
+        f"had {had[key]:,} {key} and has {has[key]:,}"
+        for key in ("samples", "pieces")
+        if had[key] != has[key] and not (key == "pieces" and had["samples"] == had["pieces"])
+    ]
     if told:
         cut = " or window_seconds" if has["kind"] == "untrimmed" else ""
         told[-1] += f", as its list{cut} changed, or files came, went or cannot be used any more"

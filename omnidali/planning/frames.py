@@ -11,7 +11,9 @@ import numpy as np
 from omnidali.planning.philox import below
 
 
-def sample_train(lengths: np.ndarray, words: np.ndarray, clip_len: int, interval: int, clips: int) -> np.ndarray:
+def sample_train(
+    lengths: np.ndarray, words: np.ndarray, clip_len: int, interval: int, clips: int
+) -> np.ndarray:
     """Frames for training: one random offset in each of C equal parts of the video.
 
     Args:
@@ -37,7 +39,8 @@ def sample_train(lengths: np.ndarray, words: np.ndarray, clip_len: int, interval
 
 
 def sample_test(lengths: np.ndarray, clip_len: int, interval: int, clips: int) -> np.ndarray:
-    """Frames for evaluation: the middle of each of C equal parts; shapes as in :func:`sample_train`.
+    """Frames for evaluation: the middle of each of C equal parts; shapes as in
+    :func:`sample_train`.
 
     >>> sample_test(np.array([300]), clip_len=1, interval=1, clips=3)
     array([[ 50, 150, 250]], dtype=int32)
@@ -50,14 +53,15 @@ def sample_test(lengths: np.ndarray, clip_len: int, interval: int, clips: int) -
 
 
 def frames_decoded(wanted: np.ndarray, keyframes: np.ndarray) -> int:
-    """How many frames must be decoded to show ``wanted``, each from the last keyframe on or from where one is.
+    """How many frames must be decoded to show ``wanted``, each from the last keyframe on or from
+    where one is.
 
     >>> frames_decoded(np.array([3, 5, 17]), np.array([0, 8, 16]))
     8
     """
     count, position = 0, -1
     for frame in np.unique(wanted).tolist():
-        before = keyframes[:np.searchsorted(keyframes, frame, side="right")]
+        before = keyframes[: np.searchsorted(keyframes, frame, side="right")]
         begin = max(int(before[-1]) if len(before) else 0, position + 1)
         count, position = count + frame - begin + 1, frame
     return count

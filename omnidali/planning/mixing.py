@@ -15,8 +15,9 @@ class Weighted:
     """Steps of ``batch`` slots, shared out by weights with low discrepancy.
 
     One period of slots is dealt out by Webster's divisor method, the fairest sequence for
-    proportional shares, and repeated. At every moment a source is within a few slots of
-    its weight's share, and over a period exactly at it where the weights are simple ratios (else to 1 in 65,536).
+    proportional shares, and repeated. At every moment a source is within a few slots of its
+    weight's share, and over a period exactly at it where the weights are simple ratios (else to 1
+    in 65,536).
 
     >>> Weighted([2, 1, 1], batch=8).before(1).tolist()
     [4, 2, 2]
@@ -73,11 +74,12 @@ class Batches(Weighted):
 
 
 class Alternating(Weighted):
-    """Steps with one source's batch each, in the order of the reference's runner (omnisource_runner.py).
+    """Steps with one source's batch each, in the order of the reference's runner
+    (omnisource_runner.py).
 
-    With ``ratio`` [2, 1, 1]: a batch of the target, one of each other source, and a second one of the
-    target; from there again. Only the target's batches count for the schedule: the others
-    take the learning rate of the target's batch before them.
+    With ``ratio`` [2, 1, 1]: a batch of the target, one of each other source, and a second one of
+    the target; from there again. Only the target's batches count for the schedule: the others take
+    the learning rate of the target's batch before them.
 
     >>> steps = Alternating([12, 64, 6], [2, 1, 1])
     >>> [steps.before(step).tolist() for step in range(5)]
@@ -85,7 +87,11 @@ class Alternating(Weighted):
     """
 
     def __init__(self, batches: Sequence[int], ratio: Sequence[int]):
-        order = [0] + [source for source in range(1, len(ratio)) for _ in range(ratio[source])] + [0] * (ratio[0] - 1)
+        order = (
+            [0]
+            + [source for source in range(1, len(ratio)) for _ in range(ratio[source])]
+            + [0] * (ratio[0] - 1)
+        )
         self._turns = np.zeros((len(order) + 1, len(batches)), np.int64)
         np.cumsum(np.array(order)[:, None] == np.arange(len(batches)), axis=0, out=self._turns[1:])
         self._batches, self._target_turns = np.array(batches, np.int64), ratio[0]

@@ -1,8 +1,9 @@
 """Images as clips: where in the picture each pixel of each frame lies (OmniSource, Sec. 3.3).
 
-A motion is a homography a frame, from pixels of the output to pixels of the picture, corners at whole numbers.
-``warp`` composes homographies drawn from a Gaussian, J_1 = I, J_i = H_i(J_{i-1}); ``translate_*``
-moves the crop window. The paper gives no numbers: the Gaussian comes from ``omnidali motion estimate``.
+A motion is a homography a frame, from pixels of the output to pixels of the picture, corners at
+whole numbers. ``warp`` composes homographies drawn from a Gaussian, J_1 = I, J_i = H_i(J_{i-1});
+``translate_*`` moves the crop window. The paper gives no numbers: the Gaussian comes from
+``omnidali motion estimate``.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ _NEAREST = 0.3  # smallest depth of a corner, where the crop plane is at 1
 
 @dataclass(frozen=True)
 class Motion:
-    """Gaussians of the homography between neighbouring frames, in units of the picture's short side from its centre.
+    """Gaussians of the homography between neighbouring frames, in units of the picture's short side
+    from its centre.
 
     Attributes:
-        mean: (K, 8). factor: (K, 8, 8), Cholesky factors of the covariances. K = 1, or one a class and the
-            common one last, which classes without an entry take.
+        mean: (K, 8). factor: (K, 8, 8), Cholesky factors of the covariances. K = 1, or one a class
+            and the common one last, which classes without an entry take.
         fingerprint: text that changes with the content.
     """
 
@@ -49,7 +51,8 @@ def load_motion(path: Path | None, per_class: bool, classes: list[str] | None = 
     """Read a file of ``omnidali motion estimate``; None reads the shipped one.
 
     Args:
-        per_class: also take the distributions of single classes, which the file names by ``classes``.
+        per_class: also take the distributions of single classes, which the file names by
+            ``classes``.
 
     Raises:
         UserError: if it is missing, no such file, or lacks the classes that are asked for.
@@ -61,22 +64,38 @@ def load_motion(path: Path | None, per_class: bool, classes: list[str] | None = 
         if per_class:
             found = values.get("classes", {})
             if not found:
-                raise UserError(str(path), "distributions of single classes", "none",
-                                "Estimate them with `omnidali motion estimate`, or set motion_per_class: false.")
+                raise UserError(
+                    str(path),
+                    "distributions of single classes",
+                    "none",
+                    "Estimate them with `omnidali motion estimate`, or set motion_per_class: false.",
+                )
             rows = [found.get(name, values["all"]) for name in classes or ()] + rows
         mean = np.array([row["mean"] for row in rows], float).reshape(-1, PARAMETERS)
-        covariance = np.array([row["covariance"] for row in rows], float).reshape(-1, PARAMETERS, PARAMETERS)
+        covariance = np.array([row["covariance"] for row in rows], float).reshape(
+            -1, PARAMETERS, PARAMETERS
+        )
         factor = np.stack([_factor(matrix) for matrix in covariance])
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(str(path), "a file of `omnidali motion estimate`", "no such file", "Check the path.") from None
+        raise UserError(
+            str(path), "a file of `omnidali motion estimate`", "no such file", "Check the path."
+        ) from None
     except KeyError as error:
-        raise UserError(str(path), "mean and covariance of homographies", f"no entry {error}",
-                        "Make the file with `omnidali motion estimate`.") from None
+        raise UserError(
+            str(path),
+            "mean and covariance of homographies",
+            f"no entry {error}",
+            "Make the file with `omnidali motion estimate`.",
+        ) from None
     except (OSError, ValueError, TypeError, AttributeError, np.linalg.LinAlgError) as error:
-        raise UserError(str(path), "mean and covariance of homographies", str(error),
-                        "Make the file with `omnidali motion estimate`.") from None
+        raise UserError(
+            str(path),
+            "mean and covariance of homographies",
+            str(error),
+            "Make the file with `omnidali motion estimate`.",
+        ) from None
     return Motion(mean, factor, hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16])
 
 
@@ -105,9 +124,17 @@ def still(boxes: np.ndarray, frames: int, size: int) -> np.ndarray:
     return np.repeat(matrix[:, None], frames, axis=1)
 
 
-def translated(boxes: np.ndarray, widths: np.ndarray, heights: np.ndarray, frames: int, size: int,
-               uniform: np.ndarray, constant: bool) -> np.ndarray:
-    """The window moves, by a random step in every frame or with one velocity; it never leaves the picture.
+def translated(
+    boxes: np.ndarray,
+    widths: np.ndarray,
+    heights: np.ndarray,
+    frames: int,
+    size: int,
+    uniform: np.ndarray,
+    constant: bool,
+) -> np.ndarray:
+    """The window moves, by a random step in every frame or with one velocity; it never leaves the
+    picture.
 
     Args:
         boxes: (n, 4). widths, heights: (n,), pixels. uniform: (n, 2 * frames) in [0, 1).
@@ -126,8 +153,16 @@ def translated(boxes: np.ndarray, widths: np.ndarray, heights: np.ndarray, frame
     return matrices
 
 
-def warped(boxes: np.ndarray, widths: np.ndarray, heights: np.ndarray, frames: int, size: int, uniform: np.ndarray,
-           mean: np.ndarray, factor: np.ndarray) -> np.ndarray:
+def warped(
+    boxes: np.ndarray,
+    widths: np.ndarray,
+    heights: np.ndarray,
+    frames: int,
+    size: int,
+    uniform: np.ndarray,
+    mean: np.ndarray,
+    factor: np.ndarray,
+) -> np.ndarray:
     """A moving camera: homographies drawn from a Gaussian and composed over time.
 
     Args:
@@ -135,7 +170,8 @@ def warped(boxes: np.ndarray, widths: np.ndarray, heights: np.ndarray, frames: i
         mean: (n, 8). factor: (n, 8, 8).
 
     Returns:
-        float64 (n, frames, 3, 3); a sample whose camera would pass through the picture stands still.
+        float64 (n, frames, 3, 3); a sample whose camera would pass through the picture stands
+            still.
     """
     matrices = still(boxes, frames, size)
     count = len(boxes)
@@ -160,9 +196,11 @@ def warped(boxes: np.ndarray, widths: np.ndarray, heights: np.ndarray, frames: i
     return np.where(fine[:, None, None, None], warped_matrices, matrices)
 
 
-def through_region(motions: np.ndarray, width: int, height: int,
-                   size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Split a motion into cutting and shrinking the part of the picture that is seen, and a warp of about equal scale.
+def through_region(
+    motions: np.ndarray, width: int, height: int, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Split a motion into cutting and shrinking the part of the picture that is seen, and a warp of
+    about equal scale.
 
     A warp alone would skip pixels of pictures much larger than the crop.
 
@@ -170,8 +208,10 @@ def through_region(motions: np.ndarray, width: int, height: int,
         motions: (T, 3, 3) of one sample. width, height: of the picture.
 
     Returns:
-        The region, int64 (top, left, bottom, right) in pixels with even top and left; its sides after
-        scaling, int64 (height, width); float64 (T, 3, 3) from pixels of the output to those of the scaled region.
+        The region, int64 (top, left, bottom, right) in pixels with even top and left; its sides
+            after
+        scaling, int64 (height, width); float64 (T, 3, 3) from pixels of the output to those of the
+            scaled region.
     """
     points = motions.astype(float) @ _corners(size)
     points = (points[:, :2] / points[:, 2:]).transpose(1, 0, 2).reshape(2, -1)
@@ -182,5 +222,7 @@ def through_region(motions: np.ndarray, width: int, height: int,
     zoom = zoom if zoom >= 1.5 else 1.0
     sides = np.maximum(np.rint((high - low) / zoom), 1).astype(np.int64)
     scale = sides / (high - low)
-    into = np.array([[scale[0], 0, -low[0] * scale[0]], [0, scale[1], -low[1] * scale[1]], [0, 0, 1]])
+    into = np.array(
+        [[scale[0], 0, -low[0] * scale[0]], [0, scale[1], -low[1] * scale[1]], [0, 0, 1]]
+    )
     return np.array([low[1], low[0], high[1], high[0]]), sides[::-1], into @ motions

@@ -15,7 +15,9 @@ _ROUNDS = 8
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
-def permute(position: np.ndarray, order: np.ndarray, size: int | np.ndarray, stream: Stream) -> np.ndarray:
+def permute(
+    position: np.ndarray, order: np.ndarray, size: int | np.ndarray, stream: Stream
+) -> np.ndarray:
     """The row at each position of each random order.
 
     Args:

@@ -58,7 +58,9 @@ class Stream:
     def __init__(self, seed: int, source: int):
         self.seed, self.source = seed, source
 
-    def words(self, purpose: Purpose, draws: np.ndarray, count: int, attempt: int = 0) -> np.ndarray:
+    def words(
+        self, purpose: Purpose, draws: np.ndarray, count: int, attempt: int = 0
+    ) -> np.ndarray:
         """uint64 array (len(draws), count) of values below 2**32."""
         draws = np.asarray(draws, np.uint64)[:, None]
         blocks = np.arange((count + 3) // 4, dtype=np.uint64)[None, :]
@@ -66,16 +68,22 @@ class Stream:
         words = philox((draws, draws >> _SHIFT, blocks, tag), (self.seed, self.seed >> 32))
         return words.transpose(1, 2, 0).reshape(len(draws), 4 * blocks.shape[1])[:, :count]
 
-    def uniform(self, purpose: Purpose, draws: np.ndarray, count: int, attempt: int = 0) -> np.ndarray:
+    def uniform(
+        self, purpose: Purpose, draws: np.ndarray, count: int, attempt: int = 0
+    ) -> np.ndarray:
         """float64 array (len(draws), count) in [0, 1)."""
-        return self.words(purpose, draws, count, attempt) * 2.0 ** -32
+        return self.words(purpose, draws, count, attempt) * 2.0**-32
 
 
 def normals(uniform: np.ndarray) -> np.ndarray:
-    """Standard normal numbers from as many uniform ones in [0, 1), an even number a row (Box and Muller, 1958)."""
+    """Standard normal numbers from as many uniform ones in [0, 1), an even number a row (Box and
+    Muller, 1958).
+    """
     first, second = uniform[:, ::2], uniform[:, 1::2]
     radius = np.sqrt(-2 * np.log1p(-first))
-    return np.concatenate([radius * np.cos(2 * np.pi * second), radius * np.sin(2 * np.pi * second)], axis=1)
+    return np.concatenate(
+        [radius * np.cos(2 * np.pi * second), radius * np.sin(2 * np.pi * second)], axis=1
+    )
 
 
 def below(words: np.ndarray, limit: np.ndarray) -> np.ndarray:

@@ -29,7 +29,8 @@ _WHOLE_PLAN = 0xFFFF  # number of the stream that belongs to no source
 
 @dataclass(frozen=True)
 class Samples:
-    """The planned samples of one source in one step on one rank; n samples with V views of F frames.
+    """The planned samples of one source in one step on one rank; n samples with V views of F
+    frames.
 
     Attributes:
         source: place of the source in the config.
@@ -43,10 +44,12 @@ class Samples:
         boxes: int32 (n, V, 4), see :mod:`omnidali.planning.crops`.
         flips: bool (n, V).
         valid: bool (n,), False for samples that only pad the last step of an evaluation.
-        motions: float32 (n, T, 3, 3), see :mod:`omnidali.planning.motion`; None where nothing moves.
+        motions: float32 (n, T, 3, 3), see :mod:`omnidali.planning.motion`; None where nothing
+            moves.
         partners: int64 (n,), slot that the clip is blended with; its own for none.
         own_weights: float32 (n,), of its own clip in the blend.
-        partner_frames: float32 (n,) in [0, 1), which frame of a longer partner a single picture takes.
+        partner_frames: float32 (n,) in [0, 1), which frame of a longer partner a single picture
+            takes.
         attempts: int64 (n,), 0, or which substitute this is.
     """
 
@@ -75,12 +78,19 @@ class Samples:
         """Frames of the finished clip."""
         return self.frames.shape[1] * self.repeat
 
-    def take(self, index: np.ndarray) -> "Samples":
+    def take(self, index: np.ndarray) -> Samples:
         """The samples at ``index`` (an array of places or of truth values)."""
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: value[index] for name, value in arrays.items() if isinstance(value, np.ndarray)})
+        return replace(
+            self,
+            **{
+                name: value[index]
+                for name, value in arrays.items()
+                if isinstance(value, np.ndarray)
+            },
+        )
 
-    def put(self, index: int, other: "Samples") -> None:
+    def put(self, index: int, other: Samples) -> None:
         """Set a sample to the first one of ``other``, in place."""
         for field in fields(self):
             value = getattr(self, field.name)
@@ -98,7 +108,8 @@ class TrainPlan:
         batch: slots of one step on all ranks together; ignored where the sources have batches.
         seed: of the run.
         ratio: of :class:`Alternating` steps; None for steps on all sources at once.
-        mixup: ``none``, ``intra`` (pairs of the first source) or ``cross``. mixup_alpha: of its Beta distribution.
+        mixup: ``none``, ``intra`` (pairs of the first source) or ``cross``. mixup_alpha: of its
+            Beta distribution.
         motions: of the sources with ``inflate: warp``, by their place.
         classes: of the soft labels that mixup makes.
 
@@ -106,9 +117,20 @@ class TrainPlan:
         UserError: if a source lacks labels.
     """
 
-    def __init__(self, tables: Sequence[SourceTable], sources: Sequence[SourceConfig], clip: ClipConfig, batch: int,
-                 seed: int, *, ratio: Sequence[int] | None = None, mixup: str = "none", mixup_alpha: float = 0.2,
-                 motions: Mapping[int, motion.Motion] | None = None, classes: int | None = None):
+    def __init__(
+        self,
+        tables: Sequence[SourceTable],
+        sources: Sequence[SourceConfig],
+        clip: ClipConfig,
+        batch: int,
+        seed: int,
+        *,
+        ratio: Sequence[int] | None = None,
+        mixup: str = "none",
+        mixup_alpha: float = 0.2,
+        motions: Mapping[int, motion.Motion] | None = None,
+        classes: int | None = None,
+    ):
         self.tables, self.sources, self.clip, self.seed = tuple(tables), tuple(sources), clip, seed
         batches = [source.batch for source in sources]
         if ratio is not None:
@@ -122,11 +144,17 @@ class TrainPlan:
         self._mixup = Mixup(mixup_alpha, Stream(seed, _WHOLE_PLAN)) if mixup != "none" else None
         for table in tables:
             if len(table) and (table.labels < 0).any():
-                raise UserError(f"sources.{table.name}", "a label for every file", "files without label",
-                                "Use class folders or a list.")
+                raise UserError(
+                    f"sources.{table.name}",
+                    "a label for every file",
+                    "files without label",
+                    "Use class folders or a list.",
+                )
         self._streams = [Stream(seed, number) for number in range(len(tables))]
-        self._rows = [Rows(table.labels, source.resample, stream)
-                      for table, source, stream in zip(tables, sources, self._streams)]
+        self._rows = [
+            Rows(table.labels, source.resample, stream)
+            for table, source, stream in zip(tables, sources, self._streams)
+        ]
 
     @property
     def batch(self) -> float:
@@ -140,27 +168,41 @@ class TrainPlan:
 
     def fingerprint(self) -> dict[str, object]:
         """Everything that the order depends on, for comparison at a resume."""
-        return {"seed": self.seed, "batch": self.batch, "clip": vars(self.clip).copy(), "ratio": self.ratio,
-                "mixup": self._mixup and [self.mixup, self._mixup.alpha],
-                "order of sources": [table.name for table in self.tables],
-                "sources": {table.name: {
-                    "weight": source.weight, "batch": source.batch, "inflate": source.inflate,
-                    "resample": source.resample and vars(source.resample).copy(), "pieces": source.pieces,
+        return {
+            "seed": self.seed,
+            "batch": self.batch,
+            "clip": vars(self.clip).copy(),
+            "ratio": self.ratio,
+            "mixup": self._mixup and [self.mixup, self._mixup.alpha],
+            "order of sources": [table.name for table in self.tables],
+            "sources": {
+                table.name: {
+                    "weight": source.weight,
+                    "batch": source.batch,
+                    "inflate": source.inflate,
+                    "resample": source.resample and vars(source.resample).copy(),
+                    "pieces": source.pieces,
                     "motion": self.motions[number].fingerprint if number in self.motions else None,
-                    **self._contents[number]}
-                    for number, (table, source) in enumerate(zip(self.tables, self.sources))}}
+                    **self._contents[number],
+                }
+                for number, (table, source) in enumerate(zip(self.tables, self.sources))
+            },
+        }
 
     @cached_property
     def _contents(self) -> list[dict[str, object]]:
-        return [describe_content(table, source.pattern) for table, source in zip(self.tables, self.sources)]
+        return [
+            describe_content(table, source.pattern)
+            for table, source in zip(self.tables, self.sources)
+        ]
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> tuple[Samples, ...]:
         """The samples of ``step`` for one rank, one entry a source (an entry may be empty).
 
         The slots of a step lie source by source and are dealt to the ranks in turn, by another rank
-        first in every step. So all ranks have the same number of slots (if world divides the batch),
-        of each source the same number but for one, and over time the same share; and the step's
-        content does not depend on the number of ranks. With mixup, pairs of slots are dealt.
+        first in every step. So all ranks have the same number of slots (if world divides the
+        batch), of each source the same number but for one, and over time the same share; and the
+        step's content does not depend on the number of ranks. With mixup, pairs of slots are dealt.
         """
         before, after = self.mixing.before(step), self.mixing.before(step + 1)
         start, count = int(before.sum()), int((after - before).sum())
@@ -180,15 +222,19 @@ class TrainPlan:
             mine = places[ranks[places] == rank]
             samples = self._plan(source, low + mine - place, start + mine)
             if self._mixup is not None:
-                samples = replace(samples, partners=partners[mine], own_weights=own_weights[mine],
-                                  partner_frames=partner_frames[mine])
+                samples = replace(
+                    samples,
+                    partners=partners[mine],
+                    own_weights=own_weights[mine],
+                    partner_frames=partner_frames[mine],
+                )
             planned.append(samples)
             place += high - low
         return tuple(planned)
 
     def substitute(self, samples: Samples, index: int, attempt: int) -> Samples:
-        """What takes the place of a planned sample that cannot be decoded: same source, same slot, and same class
-        unless several of that have failed, too.
+        """What takes the place of a planned sample that cannot be decoded: same source, same slot,
+        and same class unless several of that have failed, too.
 
         Every run agrees on it: it depends on the draw and the attempt (1 to 255) alone.
         """
@@ -199,13 +245,25 @@ class TrainPlan:
         else:
             rows = below(words[:, 0], np.array([len(self.tables[one.source])]))
         other = self._fill(one.source, one.draws, one.slots, rows, attempt)
-        return replace(other, partners=one.partners, own_weights=one.own_weights, partner_frames=one.partner_frames)
+        return replace(
+            other,
+            partners=one.partners,
+            own_weights=one.own_weights,
+            partner_frames=one.partner_frames,
+        )
 
     def _plan(self, source: int, draws: np.ndarray, slots: np.ndarray) -> Samples:
         return self._fill(source, draws, slots, self._rows[source](draws), 0)
 
-    def _fill(self, source: int, draws: np.ndarray, slots: np.ndarray, rows: np.ndarray, attempt: int) -> Samples:
-        table, clip, stream, settings = self.tables[source], self.clip, self._streams[source], self.sources[source]
+    def _fill(
+        self, source: int, draws: np.ndarray, slots: np.ndarray, rows: np.ndarray, attempt: int
+    ) -> Samples:
+        table, clip, stream, settings = (
+            self.tables[source],
+            self.clip,
+            self._streams[source],
+            self.sources[source],
+        )
         motions, repeat = None, 1
         widths, heights = table.widths[rows], table.heights[rows]
         if table.kind == "image":
@@ -225,12 +283,29 @@ class TrainPlan:
         if settings.inflate != "single":
             repeat = clip.num_clips * clip.clip_len
             if settings.inflate != "still" and repeat > 1:
-                motions = self._move(source, draws, rows, boxes[:, 0], widths, heights, repeat, attempt)
+                motions = self._move(
+                    source, draws, rows, boxes[:, 0], widths, heights, repeat, attempt
+                )
         flips = stream.uniform(Purpose.FLIP, draws, 1, attempt) < clip.flip
-        return Samples(source, clip.size, repeat, draws, slots, rows, pieces, frames, boxes, flips,
-                       np.ones(len(rows), bool), np.full(len(rows), attempt), motions)
+        return Samples(
+            source,
+            clip.size,
+            repeat,
+            draws,
+            slots,
+            rows,
+            pieces,
+            frames,
+            boxes,
+            flips,
+            np.ones(len(rows), bool),
+            np.full(len(rows), attempt),
+            motions,
+        )
 
-    def _draw_pieces(self, source: int, draws: np.ndarray, rows: np.ndarray, attempt: int) -> np.ndarray:
+    def _draw_pieces(
+        self, source: int, draws: np.ndarray, rows: np.ndarray, attempt: int
+    ) -> np.ndarray:
         """The pieces that a sample's frames come from: int64 (n, P); P is 1, or one a segment."""
         table, policy = self.tables[source], self.sources[source].pieces
         if table.starts is None:
@@ -243,28 +318,45 @@ class TrainPlan:
             return first + below(words, every)
         pieces = below(words, shown)
         if count > 1:  # a video that shows its class all the time has no negative frames to offer
-            negative = np.where(every > shown, shown + below(words, np.maximum(every - shown, 1)), pieces)
+            negative = np.where(
+                every > shown, shown + below(words, np.maximum(every - shown, 1)), pieces
+            )
             pieces[:, 1:] = negative[:, 1:]
         return first + pieces
 
-    def _move(self, source: int, draws, rows, boxes, widths, heights, frames: int, attempt: int) -> np.ndarray:
+    def _move(
+        self, source: int, draws, rows, boxes, widths, heights, frames: int, attempt: int
+    ) -> np.ndarray:
         kind, size, stream = self.sources[source].inflate, self.clip.size, self._streams[source]
         if kind == "warp":
-            uniform = stream.uniform(Purpose.MOTION, draws, motion.PARAMETERS * (frames - 1), attempt)
+            uniform = stream.uniform(
+                Purpose.MOTION, draws, motion.PARAMETERS * (frames - 1), attempt
+            )
             mean, factor = self.motions[source].of(self.tables[source].labels[rows])
-            return motion.warped(boxes, widths, heights, frames, size, uniform, mean, factor).astype(np.float32)
+            return motion.warped(
+                boxes, widths, heights, frames, size, uniform, mean, factor
+            ).astype(np.float32)
         uniform = stream.uniform(Purpose.MOTION, draws, 2 * frames, attempt)
-        return motion.translated(boxes, widths, heights, frames, size, uniform,
-                                 kind == "translate_constant").astype(np.float32)
+        return motion.translated(
+            boxes, widths, heights, frames, size, uniform, kind == "translate_constant"
+        ).astype(np.float32)
 
 
-def _sample_pieces(table: SourceTable, pieces: np.ndarray, words: np.ndarray, clip: ClipConfig) -> np.ndarray:
-    """Frames int32 (n, F) for training: a clip's frames from its piece, or each segment's from a piece of its own."""
+def _sample_pieces(
+    table: SourceTable, pieces: np.ndarray, words: np.ndarray, clip: ClipConfig
+) -> np.ndarray:
+    """Frames int32 (n, F) for training: a clip's frames from its piece, or each segment's from a
+    piece of its own.
+    """
     lengths = table.frames[pieces]
     if pieces.shape[1] == 1:
-        frames = sample_train(lengths[:, 0], words, clip.clip_len, clip.frame_interval, clip.num_clips)
+        frames = sample_train(
+            lengths[:, 0], words, clip.clip_len, clip.frame_interval, clip.num_clips
+        )
     else:
-        frames = sample_train(lengths.reshape(-1), words.reshape(-1, 1), 1, 1, 1).reshape(pieces.shape)
+        frames = sample_train(lengths.reshape(-1), words.reshape(-1, 1), 1, 1, 1).reshape(
+            pieces.shape
+        )
     return frames if table.firsts is None else frames + table.firsts[pieces]
 
 
@@ -285,11 +377,17 @@ class EvaluationPlan:
 
     def fingerprint(self) -> dict[str, object]:
         """Everything that the order depends on."""
-        return {"batch": self.batch, "clip": vars(self.clip).copy(), "views": vars(self.views).copy(),
-                "sources": {self.tables[0].name: describe_content(self.tables[0])}}
+        return {
+            "batch": self.batch,
+            "clip": vars(self.clip).copy(),
+            "views": vars(self.views).copy(),
+            "sources": {self.tables[0].name: describe_content(self.tables[0])},
+        }
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> tuple[Samples, ...]:
-        """The items of ``step`` for one rank; those past the end repeat the last item and are not valid."""
+        """The items of ``step`` for one rank; those past the end repeat the last item and are not
+        valid.
+        """
         table, views = self.tables[0], self.views
         slots = (step * world + rank) * self.batch + np.arange(self.batch)
         rows = np.minimum(slots, len(table) - 1)
@@ -302,11 +400,27 @@ class EvaluationPlan:
         if table.kind == "image":
             frames = np.zeros((len(rows), 1), np.int32)
         else:
-            frames = sample_test(table.frames[rows], self.clip.clip_len, self.clip.frame_interval, views.num_clips)
+            frames = sample_test(
+                table.frames[rows], self.clip.clip_len, self.clip.frame_interval, views.num_clips
+            )
             if table.firsts is not None:
                 frames = frames + table.firsts[rows][:, None]
-        return (Samples(0, views.size, 1, slots, slots, rows, rows[:, None], frames, boxes, flips,
-                        slots < len(table), np.zeros(len(rows), np.int64)),)
+        return (
+            Samples(
+                0,
+                views.size,
+                1,
+                slots,
+                slots,
+                rows,
+                rows[:, None],
+                frames,
+                boxes,
+                flips,
+                slots < len(table),
+                np.zeros(len(rows), np.int64),
+            ),
+        )
 
     def substitute(self, samples: Samples, index: int, attempt: int) -> None:
         """None: nothing stands for an item of an evaluation."""

@@ -1,8 +1,9 @@
-"""Which row a draw of a source means: every row in turn, or class by class (OmniSource, class imbalance).
+"""Which row a draw of a source means: every row in turn, or class by class (OmniSource, class
+imbalance).
 
-Reference: ClassSpecificDistributedSampler draws with replacement, and in distributed runs alone. Here
-the classes' shares of an epoch are exact, and within a class every row comes once before any comes again,
-on any number of ranks.
+Reference: ClassSpecificDistributedSampler draws with replacement, and in distributed runs alone.
+Here the classes' shares of an epoch are exact, and within a class every row comes once before any
+comes again, on any number of ranks.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Rows:
     """The endless order of a source's rows.
 
     Args:
-        labels: int array (N,). resample: how classes are weighted. stream: random numbers of the source.
+        labels: int array (N,). resample: how classes are weighted. stream: random numbers of the
+            source.
     """
 
     def __init__(self, labels: np.ndarray, resample: ResampleConfig | None, stream: Stream):
@@ -53,21 +55,25 @@ class Rows:
         return group.order[group.starts[label] + inside].astype(np.int64)
 
     def other(self, rows: np.ndarray, words: np.ndarray) -> np.ndarray:
-        """For each row another one of its class, chosen by ``words`` (n,); itself if it is the only one."""
+        """For each row another one of its class, chosen by ``words`` (n,); itself if it is the only
+        one.
+        """
         group = self._by_class()
         labels = self._labels[rows]
         start, count = group.starts[labels], group.counts[labels]
         shift = 1 + below(words, np.maximum(count - 1, 1))
         return group.order[start + (group.place()[rows] - start + shift) % count].astype(np.int64)
 
-    def _by_class(self) -> "_ByClass":
+    def _by_class(self) -> _ByClass:
         if self._classes is None:  # ten million rows take seconds, and most runs never need it
             self._classes = _ByClass(self._labels)
         return self._classes
 
 
 class _ByClass:
-    """Rows sorted by label: those of label i stand in ``order`` from ``starts[i]``, ``counts[i]`` of them."""
+    """Rows sorted by label: those of label i stand in ``order`` from ``starts[i]``, ``counts[i]``
+    of them.
+    """
 
     def __init__(self, labels: np.ndarray):
         self.order = np.argsort(labels, kind="stable").astype(np.int32)
@@ -87,8 +93,9 @@ class _ByClass:
 def quotas(counts: np.ndarray, resample: ResampleConfig) -> np.ndarray:
     """Slots of each class in one epoch.
 
-    ``clipped`` gives a class at most so many; ``power`` p shares out as many slots as there are rows in
-    proportion to counts ** p, by largest remainders, so that no class with rows goes without.
+    ``clipped`` gives a class at most so many; ``power`` p shares out as many slots as there are
+    rows in proportion to counts ** p, by largest remainders, so that no class with rows goes
+    without.
 
     >>> quotas(np.array([1, 100]), ResampleConfig(power=0.5)).tolist()
     [9, 92]
@@ -106,13 +113,15 @@ def quotas(counts: np.ndarray, resample: ResampleConfig) -> np.ndarray:
 
 
 def fraction_of(table: SourceTable, fraction: float, seed: int) -> SourceTable:
-    """The same random share of every class's rows, at least one of each (few-label settings, OmniSource, Fig. 7)."""
+    """The same random share of every class's rows, at least one of each (few-label settings,
+    OmniSource, Fig. 7).
+    """
     if fraction == 1:
         return table
     group = _ByClass(table.labels)
     stream, kept = Stream(seed, 0), []
     for begin in range(0, len(table), _BLOCK):
-        rows = group.order[begin:begin + _BLOCK].astype(np.int64)
+        rows = group.order[begin : begin + _BLOCK].astype(np.int64)
         labels = table.labels[rows]
         position = begin + np.arange(len(rows)) - group.starts[labels]
         # the order is keyed by the class alone, so that a larger fraction holds every smaller one
@@ -125,17 +134,23 @@ def fraction_of(table: SourceTable, fraction: float, seed: int) -> SourceTable:
 def parts_of(owners: Iterable[str], parts: int) -> np.ndarray:
     """The part, 1 to ``parts``, that each file or long video belongs to, int64 (n,).
 
-    A hash of the name says which, so that lists and catalogs agree; a CRC would give numbered files in runs.
+    A hash of the name says which, so that lists and catalogs agree; a CRC would give numbered files
+    in runs.
 
     >>> parts_of(["a.jpg", "c.jpg", "a.jpg"], 3).tolist()
     [1, 2, 1]
     """
-    hashes = (hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest() for name in owners)
+    hashes = (
+        hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest()
+        for name in owners
+    )
     return np.array([int.from_bytes(found, "big") % parts + 1 for found in hashes], np.int64)
 
 
 def without_part(table: SourceTable, hold_out: tuple[int, int] | None) -> SourceTable:
-    """The rows that do not belong to the part ``hold_out[0]`` of ``hold_out[1]``; all of them for None."""
+    """The rows that do not belong to the part ``hold_out[0]`` of ``hold_out[1]``; all of them for
+    None.
+    """
     if hold_out is None:
         return table
     part, parts = hold_out

@@ -25,7 +25,8 @@ def closing_behind(loader: FusionIterator):
 
 @contextlib.contextmanager
 def collecting_when_told():
-    """Keep Python's garbage collector from stopping one rank in mid-step, for which all others would wait.
+    """Keep Python's garbage collector from stopping one rank in mid-step, for which all others
+    would wait.
 
     The loop collects young objects when it logs, and all when it saves.
     """

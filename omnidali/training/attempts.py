@@ -30,8 +30,12 @@ class Attempts:
         except UserError as error:
             failure = error
         except OSError as error:
-            failure = UserError(str(path), "a file that can be written", str(error.strerror or error),
-                                "Free space or correct the permissions.")
+            failure = UserError(
+                str(path),
+                "a file that can be written",
+                str(error.strerror or error),
+                "Free space or correct the permissions.",
+            )
         else:
             if self._told.pop(kind, None) is not None:
                 warn(f"{kind} can be written again: {path}")
@@ -44,6 +48,8 @@ class Attempts:
 
 
 def warn(line: str) -> None:
-    """A line on stderr, if anybody can read it: it may be a file on a full disk, or a terminal that is gone."""
+    """A line on stderr, if anybody can read it: it may be a file on a full disk, or a terminal that
+    is gone.
+    """
     with contextlib.suppress(OSError, ValueError):
         say(line, error=True)

@@ -1,4 +1,6 @@
-"""Checkpoints: written atomically, checked when read, read without running code, errors a user can act on."""
+"""Checkpoints: written atomically, checked when read, read without running code, errors a user can
+act on.
+"""
 
 from __future__ import annotations
 
@@ -47,12 +49,17 @@ def save_checkpoint(path: Path, state: dict, previous: Path | None = None) -> No
     except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)  # half a file would only fill the disk
-        error = error.__context__ if isinstance(error.__context__, OSError) else error  # torch hides the reason
+        # torch hides the reason
+        error = error.__context__ if isinstance(error.__context__, OSError) else error
         if not isinstance(error, OSError):
             raise
         kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else UserError
-        raise kind(str(path), "a place to write a checkpoint", str(error.strerror or error),
-                   "Free space or correct the permissions; resume with --resume auto.") from None
+        raise kind(
+            str(path),
+            "a place to write a checkpoint",
+            str(error.strerror or error),
+            "Free space or correct the permissions; resume with --resume auto.",
+        ) from None
 
 
 def _keep(path: Path, previous: Path) -> None:
@@ -62,7 +69,8 @@ def _keep(path: Path, previous: Path) -> None:
         part.unlink(missing_ok=True)
         os.link(path, part)
         os.replace(part, previous)
-        part.unlink(missing_ok=True)  # a crash between two renames leaves both names on one file: then nothing moves
+        # a crash between two renames leaves both names on one file: then nothing moves
+        part.unlink(missing_ok=True)
     except OSError:  # a file system without hard links
         os.replace(path, previous)
 
@@ -77,7 +85,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def copy_state(state: object) -> object:
-    """A state as it is now, in the memory of the CPU: training goes on to change the tensors in place."""
+    """A state as it is now, in the memory of the CPU: training goes on to change the tensors in
+    place.
+    """
     if isinstance(state, torch.Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, Mapping):
@@ -86,7 +96,9 @@ def copy_state(state: object) -> object:
 
 
 def remove_parts(folder: Path, *patterns: str) -> None:
-    """Remove what a crash in mid-write has left of files whose names fit a pattern; other half files are not ours."""
+    """Remove what a crash in mid-write has left of files whose names fit a pattern; other half
+    files are not ours.
+    """
     for pattern in patterns:
         for part in folder.glob(f"{pattern}{_PART}"):
             with contextlib.suppress(OSError):
@@ -94,9 +106,14 @@ def remove_parts(folder: Path, *patterns: str) -> None:
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """The checkpoints that a run can go on from, best first: last, previous, step-N from the newest."""
-    kept = sorted((path for path in folder.glob("step-*.pt") if path.stem[5:].isdecimal()),
-                  key=lambda path: int(path.stem[5:]), reverse=True)
+    """The checkpoints that a run can go on from, best first: last, previous, step-N from the
+    newest.
+    """
+    kept = sorted(
+        (path for path in folder.glob("step-*.pt") if path.stem[5:].isdecimal()),
+        key=lambda path: int(path.stem[5:]),
+        reverse=True,
+    )
     files = [folder / LAST, folder / PREVIOUS, *kept]
     return [path for path in files if path.exists()]
 
@@ -119,8 +136,12 @@ def load_newest(folder: Path) -> tuple[Path, dict, str | None]:
             continue
         told = f"{'; '.join(damaged)}: going on from {path}, after step {state['loader']['step']}"
         return path, state, told if damaged else None
-    raise UserError(str(folder), "a checkpoint that can be read", "; ".join(damaged),
-                    "Restore one of them from a copy, or start anew in another run_dir.")
+    raise UserError(
+        str(folder),
+        "a checkpoint that can be read",
+        "; ".join(damaged),
+        "Restore one of them from a copy, or start anew in another run_dir.",
+    )
 
 
 def load_run(path: str | Path) -> dict:
@@ -131,7 +152,12 @@ def load_run(path: str | Path) -> dict:
     """
     state = load_checkpoint(path)
     if "loader" not in state:
-        raise UserError(str(path), "a checkpoint of train.py", "weights alone", "Start from them by model.pretrained.")
+        raise UserError(
+            str(path),
+            "a checkpoint of train.py",
+            "weights alone",
+            "Start from them by model.pretrained.",
+        )
     return state
 
 
@@ -139,36 +165,56 @@ def load_checkpoint(path: str | Path, inside: str = LAST) -> dict:
     """Read a checkpoint; its checksum is compared, and pickled code in it is refused, not run.
 
     Args:
-        path: a file, or a run folder, of which the checkpoint called ``inside`` is meant, or else the last one.
+        path: a file, or a run folder, of which the checkpoint called ``inside`` is meant, or else
+            the last one.
 
     Raises:
         UserError: if it is missing, damaged or no checkpoint.
     """
     path = Path(path)
     if path.is_dir():
-        found = [file for file in (path / "checkpoints" / inside, path / "checkpoints" / LAST) if file.exists()]
+        found = [
+            file
+            for file in (path / "checkpoints" / inside, path / "checkpoints" / LAST)
+            if file.exists()
+        ]
         if not found:
-            raise UserError(str(path), f"a run folder with checkpoints/{inside}", "none in it",
-                            "Name another folder, or a checkpoint file.")
+            raise UserError(
+                str(path),
+                f"a run folder with checkpoints/{inside}",
+                "none in it",
+                "Name another folder, or a checkpoint file.",
+            )
         path = found[0]
     state = read_weights(path)
     if "loader" in state and DIGEST not in state and os.environ.get("RANK", "0") == "0":
-        say(f"{path} was saved without a checksum: damage to its contents would not be noticed", error=True)
+        say(
+            f"{path} was saved without a checksum: damage to its contents would not be noticed",
+            error=True,
+        )
     return state
 
 
 def load_weights(model: torch.nn.Module, state: dict, where: str) -> None:
-    """Put a checkpoint's weights into ``model``; every name and shape must match, but for a module. in front.
+    """Put a checkpoint's weights into ``model``; every name and shape must match, but for a module.
+    in front.
 
     Raises:
         UserError: naming up to five weights that do not match.
     """
     fitting, report = fit_weights(model, state["state_dict"], head=True)
-    wrong = [f"{name} is missing" for name in report.missing] + report.wrong + [
-        f"{name} is unknown" for name, reason in report.left_out.items() if reason == UNKNOWN]
+    wrong = (
+        [f"{name} is missing" for name in report.missing]
+        + report.wrong
+        + [f"{name} is unknown" for name, reason in report.left_out.items() if reason == UNKNOWN]
+    )
     wrong += [f"{name} was inflated" for name in report.inflated]
     if wrong:
         made_for = ", ".join(f"{key} {value}" for key, value in (state.get("model") or {}).items())
-        raise UserError(where, "the weights of this config's model", some(wrong),
-                        f"It was made for: {made_for or 'an unknown model'}. Set model.* and classes to match.")
+        raise UserError(
+            where,
+            "the weights of this config's model",
+            some(wrong),
+            f"It was made for: {made_for or 'an unknown model'}. Set model.* and classes to match.",
+        )
     model.load_state_dict(fitting, strict=False)

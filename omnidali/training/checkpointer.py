@@ -1,4 +1,6 @@
-"""The checkpoints of a run: which one it goes on from, what is written when, and what happens when that fails."""
+"""The checkpoints of a run: which one it goes on from, what is written when, and what happens when
+that fails.
+"""
 
 from __future__ import annotations
 
@@ -43,12 +45,20 @@ class Checkpointer:
         check: raises UserError where another run has taken the folder.
 
     Attributes:
-        owes_save: whether the last checkpoint could not be written and none has been since; the same on every rank.
+        owes_save: whether the last checkpoint could not be written and none has been since; the
+            same on every rank.
         saved_step: steps done in last.pt, if this process has read or written it.
     """
 
-    def __init__(self, run: Path, ranks: Ranks, attempt: Attempts, writes: bool, minutes: float = 0.0,
-                 check: Callable[[], None] = lambda: None):
+    def __init__(
+        self,
+        run: Path,
+        ranks: Ranks,
+        attempt: Attempts,
+        writes: bool,
+        minutes: float = 0.0,
+        check: Callable[[], None] = lambda: None,
+    ):
         self.owes_save = False
         self.saved_step: int | None = None
         self._run = run
@@ -61,14 +71,17 @@ class Checkpointer:
         self._is_damaged = False  # last.pt, which must not become the previous one
         self._best = -1.0  # of best.pt
         self._step_elsewhere: int | None = None  # of a checkpoint that could only be saved there
-        self._owed: dict[str, tuple[str, dict]] = {}  # name and state of what could not be written, by its kind
+        # name and state of what could not be written, by its kind
+        self._owed: dict[str, tuple[str, dict]] = {}
 
     def found(self) -> list[Path]:
         """What there is to go on from, best first."""
         return checkpoints_in(self._folder)
 
     def refuse_folders(self) -> None:
-        """Raise UserError where no file can be written, before hours are spent on what it shall hold."""
+        """Raise UserError where no file can be written, before hours are spent on what it shall
+        hold.
+        """
         names = [LAST, PREVIOUS, BEST]
         taken = [self._folder / name for name in (*names, *(f"{name}.part" for name in names))]
         wrong = [path for path in taken if path.is_dir() and not path.is_symlink()]
@@ -78,7 +91,8 @@ class Checkpointer:
             raise UserError(str(wrong[0]), "a file, or nothing yet", "a folder", "Move it away.")
 
     def load(self, resume: str) -> tuple[dict | None, list[str]]:
-        """The checkpoint that ``resume`` (auto, none or a path) means, the same on every rank; None to start anew.
+        """The checkpoint that ``resume`` (auto, none or a path) means, the same on every rank; None
+        to start anew.
 
         Returns:
             The checkpoint, and lines that say what was found.
@@ -97,13 +111,15 @@ class Checkpointer:
             path, state, told = load_newest(self._folder)
             return path, told
 
-        if resume == "auto":  # the main rank decides: another one may see a file that is not damaged for it
+        # the main rank decides: another one may see a file that is not damaged for it
+        if resume == "auto":
             path, told = self._ranks.on_main(choose)
             if path is None:
                 return None, [f"no checkpoint in {self._run}: training begins at step 0"]
 
         state = state or load_run(path)
-        if not self._ranks.on_main((self._folder / BEST).exists):  # of another run, or it was taken away
+        # of another run, or it was taken away
+        if not self._ranks.on_main((self._folder / BEST).exists):
             state = {**state, "best": -1.0}
         self._best = state["best"]
 
@@ -113,7 +129,10 @@ class Checkpointer:
             self.saved_step = step
         else:
             self._is_damaged = resume == "auto"
-        return state, [*([told] if told else ()), f"resumed from {path}, saved after step {step}{_age(path)}"]
+        return state, [
+            *([told] if told else ()),
+            f"resumed from {path}, saved after step {step}{_age(path)}",
+        ]
 
     def remove_parts(self) -> None:
         """Remove what a crash in mid-write has left."""
@@ -122,16 +141,19 @@ class Checkpointer:
     def save(self, state: dict, *names: str, final: bool = False) -> None:
         """Write a checkpoint under each of ``names``, in this order.
 
-        Other ones than the last that cannot be written are tried again, as they are now, at the next save; of several
-        ``step-N`` the newest.
+        Other ones than the last that cannot be written are tried again, as they are now, at the
+        next save; of several ``step-N`` the newest.
 
         Args:
-            state: its ``best`` is that of best.pt; in the other files it becomes what best.pt then holds.
+            state: its ``best`` is that of best.pt; in the other files it becomes what best.pt then
+                holds.
             final: no later save will make up for this one.
 
         Raises:
-            UserError: if ``final`` and a checkpoint cannot be written; for the last one it says where it is instead.
+            UserError: if ``final`` and a checkpoint cannot be written; for the last one it says
+                where it is instead.
         """
+
         def save() -> bool:
             with watch.finishing():  # another rank's end must not cut it off
                 return self._save(state, names, final)
@@ -139,7 +161,8 @@ class Checkpointer:
         self.owes_save = self._ranks.on_main(save)
 
     def rescue(self, training: TrainingState) -> None:
-        """Save the last optimizer step at an error that ends the run, by the main rank alone; says what it did.
+        """Save the last optimizer step at an error that ends the run, by the main rank alone; says
+        what it did.
 
         Nothing is raised, as nothing must hide that error.
         """
@@ -175,9 +198,13 @@ class Checkpointer:
         if self.saved_step is not None and (self._folder / LAST).exists():
             warn(f"the run ends at an error; --resume auto goes on after step {self.saved_step}")
         elif self.found():
-            warn(f"the run ends at an error; --resume auto goes on from the newest good one in {self._folder}")
+            warn(
+                f"the run ends at an error; --resume auto goes on from the newest good one in {self._folder}"
+            )
         else:
-            warn("the run ends at an error before anything was saved; --resume auto begins at step 0")
+            warn(
+                "the run ends at an error before anything was saved; --resume auto begins at step 0"
+            )
 
     def _save(self, state: dict, names: tuple[str, ...], final: bool) -> bool:
         """Whether the last checkpoint is owed."""
@@ -185,8 +212,12 @@ class Checkpointer:
             self._check()
         except Taken as taken:
             path = self._save_elsewhere(state)
-            raise UserError(taken.where, "the folder that this run began in", taken.got,
-                            self._how_to_use(path, taken) if path else "What was trained is lost.") from None
+            raise UserError(
+                taken.where,
+                "the folder that this run began in",
+                taken.got,
+                self._how_to_use(path, taken) if path else "What was trained is lost.",
+            ) from None
         except UserError:  # trouble of the disk, which the writes below have, too
             pass
 
@@ -214,7 +245,11 @@ class Checkpointer:
     def _write(self, name: str, state: dict) -> UserError | None:
         path, step = self._folder / name, state["loader"]["step"]
         if name != BEST:  # a run that goes on behind a best one which was lost looks for another
-            state = {**state, "best": self._best, "owes_evaluation": state["owes_evaluation"] or BEST in self._owed}
+            state = {
+                **state,
+                "best": self._best,
+                "owes_evaluation": state["owes_evaluation"] or BEST in self._owed,
+            }
 
         # the previous one is that of an earlier step, not the same one before its evaluation
         keeps = name == LAST and self.saved_step != step and not self._is_damaged
@@ -235,7 +270,8 @@ class Checkpointer:
         Raises:
             UserError: if all of that fails, or the checkpoint is elsewhere.
         """
-        has_last = self.saved_step is not None and (self._folder / LAST).exists()  # which becomes the previous one
+        # which becomes the previous one
+        has_last = self.saved_step is not None and (self._folder / LAST).exists()
         if isinstance(failure, NoSpace) and has_last and self._give_up(self._folder / PREVIOUS):
             failure = self._write(LAST, state)
         if failure is None:
@@ -243,7 +279,9 @@ class Checkpointer:
 
         elsewhere = self._save_elsewhere(state)
         if elsewhere is not None:
-            warn(f"the last checkpoint is in {elsewhere} until it can be written to {self._folder / LAST}")
+            warn(
+                f"the last checkpoint is in {elsewhere} until it can be written to {self._folder / LAST}"
+            )
         failure = self._keep_trying(state, failure)
         if failure is not None and elsewhere is None:
             for path in reversed([path for path in self.found() if path.name.startswith("step-")]):
@@ -257,8 +295,12 @@ class Checkpointer:
 
         if elsewhere is None:
             raise failure
-        raise UserError(failure.where, "a place to write a checkpoint", failure.got,
-                        self._how_to_use(elsewhere, failure))
+        raise UserError(
+            failure.where,
+            "a place to write a checkpoint",
+            failure.got,
+            self._how_to_use(elsewhere, failure),
+        )
 
     def _keep_trying(self, state: dict, failure: UserError) -> UserError | None:
         end, pause = time.monotonic() + 60 * self._minutes, _FIRST_PAUSE
@@ -277,7 +319,9 @@ class Checkpointer:
         return False
 
     def _save_elsewhere(self, state: dict) -> Path | None:
-        """Save into a new folder for temporary files (TMPDIR) that nobody else can read; None where that fails, too."""
+        """Save into a new folder for temporary files (TMPDIR) that nobody else can read; None where
+        that fails, too.
+        """
         path = None
         try:
             path = Path(tempfile.mkdtemp(prefix="omnidali-")) / f"step-{state['loader']['step']}.pt"
@@ -294,8 +338,10 @@ class Checkpointer:
         told = f"What was trained is in {path}."
         if isinstance(failure, Taken):
             return f"{told} Go on with {for_shell('--resume', path)} and another run_dir."
-        return (f"{told} Once there is room: {for_shell('mv', path, self._folder / LAST)}, then start with"
-                " --resume auto.")
+        return (
+            f"{told} Once there is room: {for_shell('mv', path, self._folder / LAST)}, then start with"
+            " --resume auto."
+        )
 
 
 def _kind(name: str) -> str:

@@ -16,6 +16,7 @@ from omnidali.untrusted_text import say
 
 def make_say(ranks: Ranks) -> Callable[..., None]:
     """A print for the main rank's lines, which a full disk under its output does not stop."""
+
     def say_if_main(*lines: object) -> None:
         if ranks.is_main and lines:
             with contextlib.suppress(OSError):
@@ -44,7 +45,9 @@ class Pace:
         """Time that was neither training nor waiting, such as an evaluation."""
         self._time += seconds
 
-    def read(self, step: int, clips: int, stats: Mapping[str, SourceStats], device: torch.device) -> dict[str, object]:
+    def read(
+        self, step: int, clips: int, stats: Mapping[str, SourceStats], device: torch.device
+    ) -> dict[str, object]:
         """Figures up to ``step`` (steps done); starts again from here.
 
         Args:
@@ -53,38 +56,57 @@ class Pace:
         now = time.perf_counter()
         seconds = max(now - self._time, 1e-9)
         done = step - self._step
-        waits = {name: row.wait_seconds - self._source_waits.get(name, 0.0) for name, row in stats.items()}
+        waits = {
+            name: row.wait_seconds - self._source_waits.get(name, 0.0)
+            for name, row in stats.items()
+        }
         figures = {
-            "clips_per_second": clips / seconds, "seconds_per_step": seconds / max(done, 1),
+            "clips_per_second": clips / seconds,
+            "seconds_per_step": seconds / max(done, 1),
             "wait_percent": 100 * self._wait / seconds,
             "wait_percent_by_source": {name: 100 * wait / seconds for name, wait in waits.items()},
             "occupancy": {name: row.occupancy for name, row in stats.items()},
             "mix_percent": {name: 100 * row.realised_share for name, row in stats.items()},
             "bad_files": {name: row.bad_files for name, row in stats.items()},
-            "memory_gib": _memory(device), "eta_seconds": (self._steps - step) * seconds / max(done, 1),
+            "memory_gib": _memory(device),
+            "eta_seconds": (self._steps - step) * seconds / max(done, 1),
         }
         self._time, self._step, self._wait = now, step, 0.0
         self._source_waits = {name: row.wait_seconds for name, row in stats.items()}
         return figures
 
 
-def step_line(step: int, steps: int, sources: Mapping[str, Mapping[str, float]], pace: Mapping, lr: float) -> str:
+def step_line(
+    step: int, steps: int, sources: Mapping[str, Mapping[str, float]], pace: Mapping, lr: float
+) -> str:
     """One line of a run, for example::
 
-        step 1200/90000 1.3% | loss 3.412 | top1 31.2 (k400 35.0, web 20.1) | lr 0.01 | 1,842 clips/s | wait 2.1%
-        (k400 1.8, web 0.3) | mix 66.7/33.3 | bad files: web 3, 5 clips substituted | 14.2 GiB | eta 5h12m
+    step 1200/90000 1.3% | loss 3.412 | top1 31.2 (k400 35.0, web 20.1) | lr 0.01 | 1,842
+    clips/s | wait 2.1% (k400 1.8, web 0.3) | mix 66.7/33.3 | bad files: web 3, 5 clips
+    substituted | 14.2 GiB | eta 5h12m
     """
+
     def by_source(values: Mapping[str, float]) -> str:
-        return f" ({', '.join(f'{name} {value:.1f}' for name, value in values.items())})" if len(values) > 1 else ""
+        return (
+            f" ({', '.join(f'{name} {value:.1f}' for name, value in values.items())})"
+            if len(values) > 1
+            else ""
+        )
 
     total = sources["all"]
     accuracy = by_source({name: row["top1"] for name, row in sources.items() if name != "all"})
-    parts = [f"step {step}/{steps} {100 * step / steps:.1f}%", f"loss {total['loss']:.3f}",
-             f"top1 {total['top1']:.1f}{accuracy}", f"lr {lr:.3g}", f"{pace['clips_per_second']:,.0f} clips/s",
-             f"wait {pace['wait_percent']:.1f}%{by_source(pace['wait_percent_by_source'])}",
-             "mix " + "/".join(f"{share:.1f}" for share in pace["mix_percent"].values()),
-             *_faults(total, pace["bad_files"]), f"{pace['memory_gib']:.1f} GiB",
-             f"eta {format_seconds(pace['eta_seconds'])}"]
+    parts = [
+        f"step {step}/{steps} {100 * step / steps:.1f}%",
+        f"loss {total['loss']:.3f}",
+        f"top1 {total['top1']:.1f}{accuracy}",
+        f"lr {lr:.3g}",
+        f"{pace['clips_per_second']:,.0f} clips/s",
+        f"wait {pace['wait_percent']:.1f}%{by_source(pace['wait_percent_by_source'])}",
+        "mix " + "/".join(f"{share:.1f}" for share in pace["mix_percent"].values()),
+        *_faults(total, pace["bad_files"]),
+        f"{pace['memory_gib']:.1f} GiB",
+        f"eta {format_seconds(pace['eta_seconds'])}",
+    ]
     return " | ".join(parts)
 
 

@@ -8,7 +8,8 @@ import torch
 
 
 class Ema:
-    """Keeps ``average``, a copy of the model that follows it slowly; buffers are copied as they are.
+    """Keeps ``average``, a copy of the model that follows it slowly; buffers are copied as they
+    are.
 
     Args:
         decay: 0..1, what remains of the average at every update.
@@ -21,6 +22,8 @@ class Ema:
     @torch.no_grad()
     def update(self, model: torch.nn.Module) -> None:
         """Move the average towards the model's present weights."""
-        torch._foreach_lerp_(list(self.average.parameters()), list(model.parameters()), 1 - self.decay)
+        torch._foreach_lerp_(
+            list(self.average.parameters()), list(model.parameters()), 1 - self.decay
+        )
         for mine, theirs in zip(self.average.buffers(), model.buffers()):
             mine.copy_(theirs)

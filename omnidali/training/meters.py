@@ -1,4 +1,6 @@
-"""Loss and top-1 per source, gathered on the device: reading them costs one synchronisation a log line."""
+"""Loss and top-1 per source, gathered on the device: reading them costs one synchronisation a log
+line.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,19 @@ class SourceMeter:
         self._sums = torch.zeros(len(names), 3, dtype=torch.float64, device=ranks.device)
 
     @torch.no_grad()
-    def add(self, losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, source: torch.Tensor) -> None:
-        """Count a batch: losses (N,), logits (N, classes), labels (N,) or soft (N, classes), source (N,).
+    def add(
+        self, losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, source: torch.Tensor
+    ) -> None:
+        """Count a batch: losses (N,), logits (N, classes), labels (N,) or soft (N, classes), source
+        (N,).
 
         A clip with a soft label is right by the share that the predicted class has in it.
         """
         best = logits.argmax(dim=1)
         correct = best == labels if labels.ndim == 1 else labels.gather(1, best[:, None])[:, 0]
-        rows = torch.stack([losses.double(), correct.double(), torch.ones_like(losses, dtype=torch.float64)], dim=1)
+        rows = torch.stack(
+            [losses.double(), correct.double(), torch.ones_like(losses, dtype=torch.float64)], dim=1
+        )
         self._sums.index_add_(0, source, rows)
 
     def read(self, stats: Mapping[str, SourceStats]) -> dict[str, dict[str, float]]:
@@ -40,10 +47,21 @@ class SourceMeter:
         Args:
             stats: of the loader, by source.
         """
-        faults = torch.tensor([[stats[name].substituted, stats[name].replaced_frames] for name in self.names])
+        faults = torch.tensor(
+            [[stats[name].substituted, stats[name].replaced_frames] for name in self.names]
+        )
         sums = self._ranks.sum(torch.cat([self._sums, faults.to(self._sums)], dim=1)).cpu()
         self._sums.zero_()
-        table = {"all": sums.sum(dim=0)} | {name: row for name, row in zip(self.names, sums) if row[2] > 0}
-        return {name: {"loss": float(loss / max(count, 1)), "top1": float(100 * correct / max(count, 1)),
-                       "clips": int(count), "substituted": int(substituted), "replaced_frames": int(replaced)}
-                for name, (loss, correct, count, substituted, replaced) in table.items()}
+        table = {"all": sums.sum(dim=0)} | {
+            name: row for name, row in zip(self.names, sums) if row[2] > 0
+        }
+        return {
+            name: {
+                "loss": float(loss / max(count, 1)),
+                "top1": float(100 * correct / max(count, 1)),
+                "clips": int(count),
+                "substituted": int(substituted),
+                "replaced_frames": int(replaced),
+            }
+            for name, (loss, correct, count, substituted, replaced) in table.items()
+        }

@@ -28,7 +28,8 @@ from omnidali.training.state import NotFinite, TrainingState
 from omnidali.untrusted_text import for_tensorboard
 from omnidali.writing import write_whole
 
-_CONFIG, _ENVIRONMENT = "config{}.yaml", "environment{}.json"  # a resume's have its step in the middle
+# a resume's have its step in the middle
+_CONFIG, _ENVIRONMENT = "config{}.yaml", "environment{}.json"
 _ALL = ("", "-[0-9]*")
 
 
@@ -39,15 +40,16 @@ class RunFolder:
 
     Args:
         config: gives ``run_dir``.
-        resume: ``auto`` or a path inside the folder; anything else refuses a folder with checkpoints.
+        resume: ``auto`` or a path inside the folder; anything else refuses a folder with
+            checkpoints.
         writes: False for a dry run, of which only the checkpoints are read.
 
     Attributes:
         checkpoints: reads and writes ``checkpoints/``.
 
     Raises:
-        UserError: if the folder cannot be made, another process is writing to it, or it holds a run that would be
-            overwritten.
+        UserError: if the folder cannot be made, another process is writing to it, or it holds a run
+            that would be overwritten.
     """
 
     def __init__(self, config: Config, ranks: Ranks, resume: str = "auto", writes: bool = True):
@@ -61,8 +63,14 @@ class RunFolder:
         self._lock: RunLock | None = None
         self._shown: set[str] = set()
         self._lines: list[str] = []  # of metrics.jsonl, that wait for space
-        self.checkpoints = Checkpointer(self.path, ranks, self._attempt, self._writes, config.train.final_save_minutes,
-                                        check=self._check)
+        self.checkpoints = Checkpointer(
+            self.path,
+            ranks,
+            self._attempt,
+            self._writes,
+            config.train.final_save_minutes,
+            check=self._check,
+        )
         if writes:
             try:
                 ranks.on_main(lambda: self._open(resume))
@@ -72,16 +80,29 @@ class RunFolder:
 
     def _open(self, resume: str) -> None:
         resumed = Path(resume).resolve()
-        own = resume == "auto" or resume != "none" and self.path.resolve() in (resumed, *resumed.parents)
+        own = (
+            resume == "auto"
+            or resume != "none"
+            and self.path.resolve() in (resumed, *resumed.parents)
+        )
         if resume not in ("auto", "none") and not os.path.exists(resume):
-            raise UserError("--resume", "auto, none, or a checkpoint or run folder", f"{resume}, which does not exist",
-                            "Correct the path.")
-        self._lock = RunLock(self.path)  # first, as a run may come and go between a look and the lock
+            raise UserError(
+                "--resume",
+                "auto, none, or a checkpoint or run folder",
+                f"{resume}, which does not exist",
+                "Correct the path.",
+            )
+        # first, as a run may come and go between a look and the lock
+        self._lock = RunLock(self.path)
         self.checkpoints.refuse_folders()
         found = self.checkpoints.found()
         if found and not own:
-            raise UserError(f"run_dir {self.path}", "a folder without checkpoints", f"a run with {found[0].name}",
-                            "Go on with --resume auto, or choose another run_dir.")
+            raise UserError(
+                f"run_dir {self.path}",
+                "a folder without checkpoints",
+                f"a run with {found[0].name}",
+                "Go on with --resume auto, or choose another run_dir.",
+            )
 
     def _check(self) -> None:
         if self._lock is not None:
@@ -92,9 +113,11 @@ class RunFolder:
         return resume != "none" and (resume != "auto" or bool(self.checkpoints.found()))
 
     def begin(self, config: Config, saved: Mapping[str, object] | None) -> list[str]:
-        """Write the config and the environment of this start; call it once nothing can refuse it any more.
+        """Write the config and the environment of this start; call it once nothing can refuse it
+        any more.
 
-        The first start's are config.yaml and environment.json, those of a resume have its step in their names.
+        The first start's are config.yaml and environment.json, those of a resume have its step in
+        their names.
 
         Args:
             saved: the checkpoint that the run goes on from.
@@ -111,25 +134,39 @@ class RunFolder:
         if not self._writes:
             return changes
 
-        step = f"-{saved['loader']['step']}" if saved and (self.path / _CONFIG.format("")).exists() else ""
+        step = (
+            f"-{saved['loader']['step']}"
+            if saved and (self.path / _CONFIG.format("")).exists()
+            else ""
+        )
         environment = json.dumps(describe_environment(), indent=2) + "\n"
-        files = {self.path / _CONFIG.format(step): dump_config(config),
-                 self.path / _ENVIRONMENT.format(step): environment}
+        files = {
+            self.path / _CONFIG.format(step): dump_config(config),
+            self.path / _ENVIRONMENT.format(step): environment,
+        }
         made = [path for path in files if not path.exists()]
         try:
             for path, text in files.items():
                 write_whole(path, text)
-            remove_parts(self.path, *(name.format(part) for name in (_CONFIG, _ENVIRONMENT) for part in _ALL))
+            remove_parts(
+                self.path, *(name.format(part) for name in (_CONFIG, _ENVIRONMENT) for part in _ALL)
+            )
             self.checkpoints.remove_parts()
         except OSError as error:
             for path in made:
                 path.unlink(missing_ok=True)
-            raise UserError(f"run_dir {self.path}", "a folder that can be written", str(error.strerror or error),
-                            "Choose another run_dir or correct its permissions.") from None
+            raise UserError(
+                f"run_dir {self.path}",
+                "a folder that can be written",
+                str(error.strerror or error),
+                "Choose another run_dir or correct its permissions.",
+            ) from None
         return changes
 
     def _last_config(self) -> Mapping[str, object]:
-        """The config of the start before this one, of a checkpoint that does not hold it; empty where it is gone."""
+        """The config of the start before this one, of a checkpoint that does not hold it; empty
+        where it is gone.
+        """
         try:
             paths = [path for part in _ALL for path in self.path.glob(_CONFIG.format(part))]
             path = max(paths, key=lambda path: path.stat().st_mtime)
@@ -140,10 +177,12 @@ class RunFolder:
 
     @contextlib.contextmanager
     def rescuing(self, training: TrainingState) -> Iterator[None]:
-        """Save the last optimizer step where an error ends what is inside, and say where a resume goes on.
+        """Save the last optimizer step where an error ends what is inside, and say where a resume
+        goes on.
 
-        On the CPU that is also done where another rank's end ends this process and its main thread is busy. On a GPU
-        it may be stuck behind a collective, and so would be whoever copies the weights.
+        On the CPU that is also done where another rank's end ends this process and its main thread
+        is busy. On a GPU it may be stuck behind a collective, and so would be whoever copies the
+        weights.
         """
         will = (lambda: self.checkpoints.rescue(training)) if self._on_cpu else lambda: None
         try:
@@ -163,8 +202,12 @@ class RunFolder:
         row = {"kind": kind, "step": step, "time": round(time.time(), 3)}
         self._lines.append(json.dumps({**row, **values}) + "\n")
         self._attempt("metrics", self.path / "metrics.jsonl", self._write_lines)
-        self._draw(lambda board: [board.add_scalar(for_tensorboard(f"{kind}/{name}"), value, step)
-                                  for name, value in _flatten(values)])
+        self._draw(
+            lambda board: [
+                board.add_scalar(for_tensorboard(f"{kind}/{name}"), value, step)
+                for name, value in _flatten(values)
+            ]
+        )
 
     def _write_lines(self) -> None:
         _append(self.path / "metrics.jsonl", "".join(self._lines).encode())
@@ -176,9 +219,13 @@ class RunFolder:
     def _show(self, name: str, tag: str, picture, step: int) -> None:
         path = self.path / "pictures" / f"step{step}-{name}.png"
         self._attempt("pictures", path, lambda: write_picture(path, picture))
-        self._draw(lambda board: board.add_image(for_tensorboard(tag), picture, step, dataformats="HWC"))
+        self._draw(
+            lambda board: board.add_image(for_tensorboard(tag), picture, step, dataformats="HWC")
+        )
 
-    def show_batch(self, batch: StepBatch, names: tuple[str, ...], class_names: tuple[str, ...]) -> None:
+    def show_batch(
+        self, batch: StepBatch, names: tuple[str, ...], class_names: tuple[str, ...]
+    ) -> None:
         """Write a picture of each source's first clips as the model sees them, also to TensorBoard."""
         if not self._writes or len(self._shown) == len(names):
             return
@@ -206,7 +253,7 @@ class RunFolder:
         if self._lock is not None:
             self._lock.release()
 
-    def __enter__(self) -> "RunFolder":
+    def __enter__(self) -> RunFolder:
         return self
 
     def __exit__(self, *_) -> None:
@@ -219,7 +266,7 @@ def _append(path: Path, data: bytes) -> None:
         size = file.seek(0, os.SEEK_END)
         try:
             while data:
-                data = data[file.write(data):]
+                data = data[file.write(data) :]
         except OSError:
             file.truncate(size)
             raise

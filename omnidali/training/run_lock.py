@@ -25,8 +25,9 @@ class Taken(UserError):
 class RunLock:
     """Holds a run folder until :meth:`release` or the end of this process.
 
-    Two things are locked. The folder itself, as nobody deletes that to get rid of a lock; network disks refuse it. And
-    a file in it, which says who holds it; it is looked at again before each save, as somebody may have deleted it.
+    Two things are locked. The folder itself, as nobody deletes that to get rid of a lock; network
+    disks refuse it. And a file in it, which says who holds it; it is looked at again before each
+    save, as somebody may have deleted it.
 
     Args:
         folder: of the run; it is made where it is missing.
@@ -46,10 +47,12 @@ class RunLock:
         except UserError:
             self.release()
             raise
-        os.register_at_fork(after_in_child=self._forget)  # a child must not hold it when this process is gone
+        # a child must not hold it when this process is gone
+        os.register_at_fork(after_in_child=self._forget)
 
     def check(self) -> None:
-        """Make sure that the folder is still this run's: it, or its lock, may have been deleted or replaced.
+        """Make sure that the folder is still this run's: it, or its lock, may have been deleted or
+        replaced.
 
         What nobody else has taken is locked again.
 
@@ -57,18 +60,27 @@ class RunLock:
             Taken: if another run has taken the folder.
             UserError: if it cannot be locked again.
         """
-        if not self._locks or self._handles and all(_is_at(handle, path) for path, handle in self._handles.items()):
+        if (
+            not self._locks
+            or self._handles
+            and all(_is_at(handle, path) for path, handle in self._handles.items())
+        ):
             self._is_told = False
             return
         if not self._is_told:
-            warn(f"{self._folder}, or {_NAME} in it, was removed or replaced: the run locks it again")
+            warn(
+                f"{self._folder}, or {_NAME} in it, was removed or replaced: the run locks it again"
+            )
         self._is_told = True
         self._forget()
         self._acquire()
 
     def release(self) -> None:
-        """Let others have the folder, and leave nothing that looks like a lock. A second call does nothing."""
-        for path, handle in reversed(self._handles.items()):  # the folder last, or others would meet the file's lock
+        """Let others have the folder, and leave nothing that looks like a lock. A second call does
+        nothing.
+        """
+        # the folder last, or others would meet the file's lock
+        for path, handle in reversed(self._handles.items()):
             with contextlib.suppress(OSError):
                 if path.name == _NAME and _is_at(handle, path):
                     path.unlink()
@@ -86,19 +98,37 @@ class RunLock:
             self._locks = bool(self._handles)
             if file is not None:
                 os.ftruncate(file, 0)
-                os.pwrite(file, json.dumps({"host": socket.gethostname(), "pid": os.getpid(),
-                                            "since": time.strftime("%Y-%m-%d %H:%M:%S")}).encode(), 0)
+                os.pwrite(
+                    file,
+                    json.dumps(
+                        {
+                            "host": socket.gethostname(),
+                            "pid": os.getpid(),
+                            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+                        }
+                    ).encode(),
+                    0,
+                )
         except BlockingIOError:
             self._forget()
-            raise Taken(f"run_dir {self._folder}", "a folder that no other run is writing to",
-                        f"one of {_holder(self._folder / _NAME)}",
-                        "Wait for that run, end it, or choose another run_dir.") from None
+            raise Taken(
+                f"run_dir {self._folder}",
+                "a folder that no other run is writing to",
+                f"one of {_holder(self._folder / _NAME)}",
+                "Wait for that run, end it, or choose another run_dir.",
+            ) from None
         except OSError as error:
             self._forget()
-            raise UserError(f"run_dir {self._folder}", "a folder that can be written", str(error.strerror or error),
-                            "Choose another run_dir or correct its permissions.") from None
+            raise UserError(
+                f"run_dir {self._folder}",
+                "a folder that can be written",
+                str(error.strerror or error),
+                "Choose another run_dir or correct its permissions.",
+            ) from None
         if not self._locks:
-            warn(f"{self._folder} cannot be locked here: make sure that no other run uses this folder")
+            warn(
+                f"{self._folder} cannot be locked here: make sure that no other run uses this folder"
+            )
 
     def _lock(self, path: Path, flags: int) -> int | None:
         """Open and lock; None where this file system cannot.

@@ -8,7 +8,9 @@ import time
 from omnidali.config import OptimizerConfig
 
 
-def learning_rate(step: float, steps: int, steps_per_epoch: float, config: OptimizerConfig) -> float:
+def learning_rate(
+    step: float, steps: int, steps_per_epoch: float, config: OptimizerConfig
+) -> float:
     """Learning rate of a step, 0 <= step < steps.
 
     ``step`` multiplies by 0.1 at each milestone; ``cosine`` falls to 0 at the end (Loshchilov and

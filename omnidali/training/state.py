@@ -15,7 +15,6 @@ from omnidali.settings import to_plain
 from omnidali.training.checkpoint import LAST, load_weights
 from omnidali.training.ema import Ema
 
-
 _STEP_SECONDS = 10.0  # that an optimizer step may take, until the state counts as half moved
 
 
@@ -23,16 +22,21 @@ class NotFinite(UserError):
     """A loss or weights that are not finite: what was trained last is not worth saving."""
 
     def __init__(self, step: int, got: str):
-        super().__init__(f"step {step}", "a finite loss and finite weights", got,
-                         f"Lower optimizer.lr or lengthen the warm-up; {LAST} is from before.")
+        super().__init__(
+            f"step {step}",
+            "a finite loss and finite weights",
+            got,
+            f"Lower optimizer.lr or lengthen the warm-up; {LAST} is from before.",
+        )
 
 
 class TrainingState:
     """Weights, averages, momentum and the loader's place: what a checkpoint holds.
 
-    Batch norms move their statistics in the forward pass, long before the optimizer moves the weights. A copy of them
-    is kept at every optimizer step, so that the state of that step can be saved at any later moment: when the loader
-    fails, when the memory runs out in the next forward pass, or when another rank dies.
+    Batch norms move their statistics in the forward pass, long before the optimizer moves the
+    weights. A copy of them is kept at every optimizer step, so that the state of that step can be
+    saved at any later moment: when the loader fails, when the memory runs out in the next forward
+    pass, or when another rank dies.
 
     Args:
         ema: the averaged weights, where there are any.
@@ -45,8 +49,16 @@ class TrainingState:
         owes_evaluation: whether an evaluation is due that has not been finished.
     """
 
-    def __init__(self, config: Config, model: torch.nn.Module, ema: Ema | None, optimizer: torch.optim.Optimizer,
-                 scaler: torch.amp.GradScaler, loader: FusionIterator, classes: Sequence[str]):
+    def __init__(
+        self,
+        config: Config,
+        model: torch.nn.Module,
+        ema: Ema | None,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        loader: FusionIterator,
+        classes: Sequence[str],
+    ):
         self.first_step = self.step = loader.next_step
         self.best = -1.0
         self.owes_evaluation = False
@@ -95,7 +107,8 @@ class TrainingState:
             torch._foreach_copy_(list(self._statistics.values()), list(self._buffers.values()))
 
     def as_dict(self) -> dict[str, object]:
-        """The checkpoint of the last optimizer step. Its tensors are the model's own, which training changes.
+        """The checkpoint of the last optimizer step. Its tensors are the model's own, which
+        training changes.
 
         Raises:
             NotFinite: if a weight is not finite.
@@ -117,8 +130,16 @@ class TrainingState:
             "best": self.best,
             "owes_evaluation": self.owes_evaluation,
             "classes": self._classes,
-            "hold_out": {name: list(source.hold_out) for name, source in config.sources.items() if source.hold_out},
-            "model": {"name": config.model.name, "depth": config.model.depth, "classes": len(self._classes)},
+            "hold_out": {
+                name: list(source.hold_out)
+                for name, source in config.sources.items()
+                if source.hold_out
+            },
+            "model": {
+                "name": config.model.name,
+                "depth": config.model.depth,
+                "classes": len(self._classes),
+            },
             "config": to_plain(config),
         }
 
@@ -135,11 +156,17 @@ class TrainingState:
         load_weights(self._model, saved, "resume")
         notes = self._loader.load_state_dict(saved["loader"])
         if saved["classes"] != self._classes:
-            raise UserError("resume", "the classes that the checkpoint was trained with", "others",
-                            "Restore the old class names, or start anew in another run_dir.")
+            raise UserError(
+                "resume",
+                "the classes that the checkpoint was trained with",
+                "others",
+                "Restore the old class names, or start anew in another run_dir.",
+            )
 
         # momentum and the like come from the config, as lr does, and not from the checkpoint
-        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": saved["optimizer"]["state"]})
+        self._optimizer.load_state_dict(
+            {**self._optimizer.state_dict(), "state": saved["optimizer"]["state"]}
+        )
         self._scaler.load_state_dict(saved["scaler"])
         if self._ema is not None:
             self._ema.average.load_state_dict(saved["ema"] or saved["state_dict"])

@@ -1,4 +1,6 @@
-"""Signals end a run after the optimizer step that is under way, on all ranks alike, and with everything saved."""
+"""Signals end a run after the optimizer step that is under way, on all ranks alike, and with
+everything saved.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,16 @@ from omnidali.training.attempts import warn
 
 # a scheduler's, a person's at the keyboard, and that of a terminal or connection that is closed
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
-_SAME_SECONDS = 3.0  # torchrun forwards a signal that a scheduler has sent to every process: the two are one
+# torchrun forwards a signal that a scheduler has sent to every process: the two are one
+_SAME_SECONDS = 3.0
 
 
 class StopSignals:
     """Listens while it is entered; a second signal ends the process at once.
 
-    The signals are read by a thread, so that they are heard while the main one waits for a collective. A signal that
-    is ignored when it is entered stays so: `nohup` ignores SIGHUP, and shells ignore SIGINT for background jobs.
+    The signals are read by a thread, so that they are heard while the main one waits for a
+    collective. A signal that is ignored when it is entered stays so: `nohup` ignores SIGHUP, and
+    shells ignore SIGINT for background jobs.
 
     Attributes:
         heard: the first signal's name on this rank, or None.
@@ -35,8 +39,9 @@ class StopSignals:
         self._ranks = ranks
         self._asked = lambda: (False, False)
 
-    def __enter__(self) -> "StopSignals":
-        self._listens = threading.current_thread() is threading.main_thread()  # others may not set handlers
+    def __enter__(self) -> StopSignals:
+        # others may not set handlers
+        self._listens = threading.current_thread() is threading.main_thread()
         if not self._listens:
             return self
 
@@ -69,7 +74,9 @@ class StopSignals:
                 self._first = time.monotonic() if self._first is None else self._first
                 if self.heard is None:
                     self.heard = name
-                    self._say(f"{name}: the run ends after this step and saves; a second one ends it at once")
+                    self._say(
+                        f"{name}: the run ends after this step and saves; a second one ends it at once"
+                    )
                 elif not is_first and time.monotonic() - self._first > _same_seconds(numbers[0]):
                     self._say(f"{name} again: ends without saving", by_any=True)
                     os._exit(128 + numbers[0])
@@ -85,7 +92,8 @@ class StopSignals:
             wants_save: whether this rank would like a checkpoint now.
 
         Returns:
-            Whether any rank had heard a signal, and whether any wanted a checkpoint, at the previous call: the ranks
+            Whether any rank had heard a signal, and whether any wanted a checkpoint, at the
+                previous call: the ranks
             exchange it while they compute. A single rank is answered at once.
         """
         if self._ranks.world == 1:
