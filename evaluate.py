@@ -13,21 +13,23 @@ from pathlib import Path
 
 import numpy as np
 
-from omnidali.command_line import Parser, use_utf8
-from omnidali.config import Config
-from omnidali.environment import write_record
-from omnidali.errors import UserError, exit_with_advice, telling_peers
-from omnidali.evaluation.metrics import Accuracy, measure
+from omnidali.cli.arguments import Parser, use_utf8
+from omnidali.cli.error_report import run_reporting_errors
+from omnidali.config.load import load_config
+from omnidali.config.schema import Config
+from omnidali.distributed.failure_monitor import reporting_to_peers
+from omnidali.distributed.ranks import Ranks, end_ranks, start_ranks
+from omnidali.errors import UserError
+from omnidali.evaluation.accuracy import Accuracy, measure
 from omnidali.evaluation.score import score_items
 from omnidali.loading.data import QUARANTINE, Data, open_data
+from omnidali.models.checkpoint_file import load_checkpoint, load_weights
+from omnidali.models.precision import make_autocast
 from omnidali.models.recognizers import build_model
 from omnidali.models.weights import best_weights
-from omnidali.ranks import Ranks, end_ranks, start_ranks
-from omnidali.settings import load_config
-from omnidali.training.checkpoint import load_checkpoint, load_weights
-from omnidali.training.precision import make_autocast
-from omnidali.untrusted_text import say
-from omnidali.writing import table_lines, write_whole
+from omnidali.utils.atomic_write import table_lines, write_whole
+from omnidali.utils.run_record import write_record
+from omnidali.utils.untrusted_text import say
 
 
 def evaluate(
@@ -163,7 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
     def story() -> None:
         ranks = start_ranks()
         config = load_config(options.config, options.overrides)
-        with telling_peers():
+        with reporting_to_peers():
             row = evaluate(config, ranks, options.checkpoint, options.protocol)
         end_ranks()
         if ranks.is_main:
@@ -179,7 +181,7 @@ def main(arguments: list[str] | None = None) -> int:
             say(f"reports in {Path(config.run_dir) / f'evaluation-{options.protocol}'}")
             say(json.dumps(row))
 
-    return exit_with_advice(story, rank=int(os.environ.get("RANK", 0)))
+    return run_reporting_errors(story, rank=int(os.environ.get("RANK", 0)))
 
 
 if __name__ == "__main__":

@@ -19,31 +19,33 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from omnidali import streams
-from omnidali.command_line import Parser, use_utf8
-from omnidali.config import Config
-from omnidali.errors import UserError, exit_with_advice, telling_peers
-from omnidali.evaluation.metrics import Accuracy, measure
+from omnidali.cli.arguments import Parser, use_utf8
+from omnidali.cli.error_report import run_reporting_errors
+from omnidali.config.load import dump_config, load_config
+from omnidali.config.schema import Config
+from omnidali.distributed.failure_monitor import reporting_to_peers
+from omnidali.distributed.ranks import Ranks, end_ranks, start_ranks
+from omnidali.errors import UserError
+from omnidali.evaluation.accuracy import Accuracy, measure
 from omnidali.evaluation.score import score_items
 from omnidali.loading.data import check_shares, open_data, open_loader
+from omnidali.loading.failures.quarantine import Quarantine
 from omnidali.loading.fusion import FusionIterator
-from omnidali.loading.quarantine import Quarantine
+from omnidali.models.checkpoint_file import BEST, LAST
+from omnidali.models.precision import DTYPES, make_autocast, make_scaler
 from omnidali.models.recognizers import build_model
 from omnidali.models.weights import load_pretrained
-from omnidali.ranks import Ranks, end_ranks, start_ranks
-from omnidali.settings import dump_config, load_config
-from omnidali.training.around import closing_behind, collecting_when_told
-from omnidali.training.checkpoint import BEST, LAST
+from omnidali.training.confusion_image import confusion_picture
 from omnidali.training.console import Pace, make_say, step_line
 from omnidali.training.ema import Ema
+from omnidali.training.gc_control import closing_behind, collecting_when_told
 from omnidali.training.meters import SourceMeter
-from omnidali.training.pictures import confusion_picture
-from omnidali.training.precision import DTYPES, make_autocast, make_scaler
 from omnidali.training.run_folder import RunFolder
 from omnidali.training.schedule import SaveClock, learning_rate
-from omnidali.training.state import NotFinite, TrainingState
-from omnidali.training.stopping import StopSignals
-from omnidali.untrusted_text import say
+from omnidali.training.state import NotFiniteError, TrainingState
+from omnidali.training.stop_signals import StopSignals
+from omnidali.utils import streams
+from omnidali.utils.untrusted_text import say
 
 
 def train(
@@ -59,13 +61,13 @@ def train(
         resume: ``auto`` goes on where this run folder stopped, ``none`` starts anew, a path names a
             checkpoint or another run's folder.
         dry_run: stop after so many steps and write nothing but the catalog.
-        wrap_loader: puts something between the loader and the loop, such as `omnidali bench
-            train`'s clock.
+        wrap_loader: puts something between the loader and the loop, such as the clock of
+            `python -m benchmarks train`.
 
     Raises:
         UserError: for everything that the user can put right.
     """
-    with RunFolder(config, ranks, resume, writes=not dry_run) as folder, telling_peers():
+    with RunFolder(config, ranks, resume, writes=not dry_run) as folder, reporting_to_peers():
         return run_training(config, ranks, folder, resume, dry_run, wrap_loader)
 
 
@@ -211,7 +213,7 @@ def run_training(
         closing_behind(loader),
         StopSignals(ranks) as stop,
         folder.rescuing(training),
-        telling_peers(),
+        reporting_to_peers(),
         collecting_when_told(),
     ):
         training.owes_evaluation &= data.evaluation is not None and not dry_run
@@ -290,7 +292,7 @@ def run_training(
                 say(step_line(done, steps, sources, speed, lr))
                 gc.collect(1)
                 if not math.isfinite(sources["all"]["loss"]):
-                    raise NotFinite(done, f"a loss of {sources['all']['loss']}")
+                    raise NotFiniteError(done, f"a loss of {sources['all']['loss']}")
             paused = time.perf_counter()
             if to_save and not dry_run:
                 stops = keep(to_save, stops, final=at_end)
@@ -367,7 +369,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         end_ranks()
 
-    return exit_with_advice(story, rank=int(os.environ.get("RANK", 0)))
+    return run_reporting_errors(story, rank=int(os.environ.get("RANK", 0)))
 
 
 if __name__ == "__main__":

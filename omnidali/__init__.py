@@ -7,18 +7,18 @@ seconds.
 import importlib
 
 _PUBLIC = {
-    "ClipBatch": "omnidali.clips",
-    "StepBatch": "omnidali.clips",
-    "Config": "omnidali.config",
-    "BadSource": "omnidali.errors",
+    "ClipBatch": "omnidali.loading.batch",
+    "StepBatch": "omnidali.loading.batch",
+    "Config": "omnidali.config.schema",
+    "BadSourceError": "omnidali.errors",
     "UserError": "omnidali.errors",
     "FusionIterator": "omnidali.loading.fusion",
     "TrainPlan": "omnidali.planning.plan",
     "EvaluationPlan": "omnidali.planning.plan",
-    "read_frames": "omnidali.decoding.read",
-    "count_frames": "omnidali.decoding.read",
+    "read_frames": "omnidali.decoding.read_frames",
+    "count_frames": "omnidali.decoding.read_frames",
     "build_model": "omnidali.models.recognizers",
-    "load_config": "omnidali.settings",
+    "load_config": "omnidali.config.load",
     "open_data": "omnidali.loading.data",
     "open_loader": "omnidali.loading.data",
 }

@@ -4,8 +4,8 @@ The only place that imports DALI. Graphs know devices, shapes and feeds; they kn
 weights or training, and they draw no random numbers.
 """
 
-from pipelines.feeds import Graph, PipelineError
-from pipelines.graphs import DecodedClips, EncodedImages, EncodedVideos, MovingImages
+from omnidali.pipelines.feeds import Graph, PipelineError
+from omnidali.pipelines.graphs import DecodedClips, EncodedImages, EncodedVideos, MovingImages
 
 __all__ = [
     "DecodedClips",

@@ -7,11 +7,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-# Mean and standard deviation of ImageNet's RGB values on the scale 0..255, as in the reference's
-# recipes.
-MEAN = (123.675, 116.28, 103.53)
-STD = (58.395, 57.12, 57.375)
-
 
 class PipelineError(RuntimeError):
     """DALI could not process a batch; the next batch is not affected."""

@@ -13,7 +13,8 @@ Scaling is bilinear with an antialiasing triangle filter where it shrinks.
 
 from __future__ import annotations
 
-from pipelines.feeds import MEAN, STD, Graph
+from omnidali.pipelines.feeds import Graph
+from omnidali.utils.constants import MEAN, STD
 
 
 def _dali():

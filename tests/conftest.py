@@ -17,13 +17,13 @@ import pytest
 import torch
 from hypothesis import settings
 
-from omnidali.bench.media import write_photo, write_video
 from omnidali.catalog.build import build_catalog
-from omnidali.catalog.files import FileSpan
-from omnidali.catalog.probe import probe_image, probe_video
-from omnidali.catalog.store import CatalogReader, Media
-from omnidali.config import SourceConfig
-from omnidali.loading.workers import Job
+from omnidali.catalog.database.store import CatalogReader, Media
+from omnidali.catalog.file_span import FileSpan
+from omnidali.catalog.probing.probe import probe_image, probe_video
+from omnidali.config.schema import SourceConfig
+from omnidali.loading.thread_pool import Job
+from omnidali.testing.numbered_media import write_photo, write_video
 
 torch.set_num_threads(1)
 # a shell's background jobs ignore Ctrl-C, and what nohup starts ignores a hang-up; programs that
@@ -186,7 +186,7 @@ def tables(media_root, tmp_path_factory):
 @pytest.fixture
 def options(media_root, tmp_path) -> list[str]:
     """Arguments of a short training on two sources, in a run folder of the test's own."""
-    from running import options_of
+    from helpers.running import options_of
 
     return options_of(media_root, tmp_path)
 
@@ -197,7 +197,7 @@ def small_network(monkeypatch, tmp_path):
     own.
     """
     import train
-    from recorder import small_model
+    from helpers.recorder import small_model
 
     monkeypatch.setattr(train, "build_model", small_model)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))

@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from omnidali import ablate, cli
-from omnidali.config import Config, OptimizerConfig, SourceConfig, TrainConfig
+from omnidali.cli import main as cli
+from omnidali.config.load import load_config
+from omnidali.config.schema import Config, OptimizerConfig, SourceConfig, TrainConfig
 from omnidali.errors import UserError
-from omnidali.settings import load_config
+from omnidali.experiments import ablate
 
 SOURCES = {
     "k": SourceConfig(kind="video", weight=2),

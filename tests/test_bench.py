@@ -10,17 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from omnidali import cli
-from omnidali.bench import compare as comparing
-from omnidali.bench import decode, workloads
-from omnidali.bench import probe as probing
-from omnidali.bench import start as starting
-from omnidali.bench.job import Job
-from omnidali.bench.measure import CODEC, OURS, check_frames, measure, wanted_frames
-from omnidali.bench.plan import bench_plan
-from omnidali.bench.report import BEGIN, BEGIN_STARTS, END, END_STARTS, report, summary
-from omnidali.bench.workloads import WORKLOADS, job_of, make_media, open_tables, plan_of
-from test_programs import CONFIG
+from benchmarks import __main__ as cli
+from benchmarks import compare_loaders as comparing
+from benchmarks import decode_cost as decode
+from benchmarks import probe_cost as probing
+from benchmarks import start_cost as starting
+from benchmarks import workloads
+from benchmarks.loader_task import Job
+from benchmarks.measure_loader import CODEC, OURS, check_frames, measure, wanted_frames
+from benchmarks.plan_cost import bench_plan
+from benchmarks.result_tables import BEGIN, BEGIN_STARTS, END, END_STARTS, report, summary
+from benchmarks.workloads import WORKLOADS, job_of, make_media, open_tables, plan_of
+from helpers.program_runs import CONFIG
 
 
 @pytest.fixture
@@ -38,7 +39,6 @@ def test_loaders_side_by_side(small, tmp_path, monkeypatch, capsys):
     assert (
         cli.main(
             [
-                "bench",
                 "peers",
                 "--out",
                 str(tmp_path),
@@ -106,7 +106,7 @@ def test_job_is_the_plan(small, tmp_path):
 
 
 def test_nothing_is_counted_without_proof(small, tmp_path):
-    from omnidali.bench.peers import PEERS
+    from benchmarks.peers import PEERS
 
     load = next(load for load in WORKLOADS if load.name == "W1 jpeg")
     make_media(tmp_path, [load])
@@ -233,12 +233,15 @@ def test_bench_mistakes(tmp_path, capsys):
             ["peers", "--out", str(tmp_path), "--loaders", "ffcv"],
             "expected some of: omnidali, omnidali, 2 ranks, codec alone",
         ),
-        (["report", "--records", str(tmp_path / "none.jsonl")], "Run `omnidali bench peers` first"),
+        (
+            ["report", "--records", str(tmp_path / "none.jsonl")],
+            "Run `python -m benchmarks peers` first",
+        ),
         (["train", "--config", str(tmp_path / "none.yaml"), "--out", str(tmp_path)], "none.yaml"),
         (["train", "--config", "x", "--steps", "2"], "more than the 3 of the warm-up"),
     ]
     for arguments, said in cases:
-        assert cli.main(["bench", *arguments]) == 2
+        assert cli.main(arguments) == 2
         assert said in capsys.readouterr().err
 
 
@@ -252,7 +255,7 @@ def test_bench_plan(tmp_path):
 
 def test_bench_start(tmp_path, capfd):
     """The second start probes nothing, and the media are gone at the end."""
-    command = ["bench", "start", "--tree", "40", "--list", "60", "--out", str(tmp_path)]
+    command = ["start", "--tree", "40", "--list", "60", "--out", str(tmp_path)]
     assert cli.main(command) == 0
     rows = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
     assert [(row["source"], row["start"], row["photos"], row["probed"]) for row in rows] == [
@@ -283,7 +286,7 @@ def test_bench_start_where_links_are_not_possible(tmp_path, monkeypatch, capsys)
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(starting.os, "link", refuse)
-    assert cli.main(["bench", "start", "--tree", "4", "--list", "0", "--out", str(tmp_path)]) == 2
+    assert cli.main(["start", "--tree", "4", "--list", "0", "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert (
         "hard links" in said
@@ -307,24 +310,20 @@ def test_photos_with_more_names_than_a_file_can_have(tmp_path, monkeypatch):
 def test_bench_decode(small, tmp_path, capsys, monkeypatch):
     # the quickest of five may be disturbed where other tests run
     monkeypatch.setattr(decode, "_REPEATS", 25)
-    assert (
-        cli.main(["bench", "decode", "--out", str(tmp_path), "--media", "jpeg", "h264-gop8"]) == 0
-    )
+    assert cli.main(["decode", "--out", str(tmp_path), "--media", "jpeg", "h264-gop8"]) == 0
     video, photo = map(json.loads, (tmp_path / "records.jsonl").read_text().splitlines())
     assert (video["media"], photo["media"]) == ("h264-gop8", "jpeg")
     for name in ("open_ms", "index_ms", "frame_ms", "passed_packet_ms", "bytes_per_frame"):
         assert video[name] > 0
     assert video["index_ms"] < video["open_ms"]  # what the index is for
     assert 0 < photo["half_the_area_ms"] < photo["whole_ms"]
-    assert cli.main(["bench", "decode", "--out", str(tmp_path), "--media", "x"]) == 2
+    assert cli.main(["decode", "--out", str(tmp_path), "--media", "x"]) == 2
     assert "expected beginnings of: " in capsys.readouterr().err
 
 
 @pytest.mark.needs_gpu
 def test_bench_decode_on_a_gpu(small, tmp_path):
-    assert (
-        cli.main(["bench", "decode", "--out", str(tmp_path), "--media", "jpeg", "h264-gop8"]) == 0
-    )
+    assert cli.main(["decode", "--out", str(tmp_path), "--media", "jpeg", "h264-gop8"]) == 0
     for line in (tmp_path / "records.jsonl").read_text().splitlines():
         assert (
             0 < json.loads(line)["best_cpu_share"] < 1
@@ -339,7 +338,6 @@ def test_bench_train(media_root, tmp_path, capsys):
     assert (
         cli.main(
             [
-                "bench",
                 "train",
                 "--config",
                 str(tmp_path / "c.yaml"),
@@ -376,7 +374,7 @@ def test_bench_probe(tmp_path, monkeypatch, capsys):
         probing, "_MEDIA", {"a.mp4": {"frames": 20}, "b.avi": {"frames": 20, "codec": "mpeg4"}}
     )
     monkeypatch.setattr(probing, "_TURNS", 1)
-    command = ["bench", "probe", "--out", str(tmp_path)]
+    command = ["probe", "--out", str(tmp_path)]
     assert cli.main([*command, "--against", str(Path(__file__).parent.parent)]) == 0
     rows = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
     assert [row["media"] for row in rows] == ["a.mp4", "b.avi"]

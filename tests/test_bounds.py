@@ -19,21 +19,27 @@ import torch
 
 import evaluate
 from conftest import hurry, media_of
-from omnidali import children, cli
-from omnidali.bench import advise as advice
-from omnidali.bench import copies
-from omnidali.bench.media import write_photo, write_video
 from omnidali.catalog import build
-from omnidali.catalog.files import FileSpan
-from omnidali.catalog.gate import MAX_SCANS, MAX_UNITS, Refused, read_image_header
-from omnidali.catalog.photo import IMAGE_HEADER_BYTES, probe_image
-from omnidali.catalog.probe import probe_video
-from omnidali.curation.encode import RECIPES, encode_photo, encode_video
-from omnidali.decoding.still import decode_still
-from omnidali.errors import CannotDecode
-from omnidali.loading.workers import Workers
+from omnidali.catalog.file_span import FileSpan
+from omnidali.catalog.probing.image_probe import IMAGE_HEADER_BYTES, probe_image
+from omnidali.catalog.probing.probe import probe_video
+from omnidali.catalog.probing.sniff import (
+    MAX_SCANS,
+    MAX_UNITS,
+    UnsupportedMediaError,
+    read_image_header,
+)
+from omnidali.cli import main as cli
+from omnidali.curation.copies import advise as advice
+from omnidali.curation.copies import copy_gain as copies
+from omnidali.curation.copies.encode import RECIPES, encode_photo, encode_video
+from omnidali.decoding.thumbnail import decode_still
+from omnidali.errors import DecodeError
+from omnidali.loading.thread_pool import Workers
 from omnidali.models.recognizers import TSN
-from omnidali.patience import moves_on, watched
+from omnidali.processes import child_pool as children
+from omnidali.testing.numbered_media import write_photo, write_video
+from omnidali.utils.heartbeat import moves_on, watched
 
 PATIENCE = 240  # seconds until something hangs for sure, also on a machine that is starved
 FAST = {"width": 160, "height": 120, "gop": 8, "options": {"preset": "ultrafast", "crf": "15"}}
@@ -57,7 +63,7 @@ LONG = CONFIG.replace(
 # the time of bad files passes 400 times as fast: good ones may need long on a machine that is
 # starved
 HURRIED = """
-import omnidali.confined as confined
+import omnidali.processes.child as confined
 answer = confined._answer
 def hurried(task):
     file = task["arguments"][0]["fields"]["path"]
@@ -379,7 +385,7 @@ COMMANDS = {
         {"limbo.jpg"},
     ),
     "evaluate": (None, of_evaluation, {"limbo.mp4"}),
-    "advise": (["bench", "advise", "--sample", "20"], of_advice, {"limbo.mp4", "limbo.jpg"}),
+    "advise": (["advise", "--sample", "20"], of_advice, {"limbo.mp4", "limbo.jpg"}),
 }
 
 
@@ -461,7 +467,7 @@ def test_info_opens_no_media(world, tmp_path, capsys):
 def test_scans_are_counted_wherever_they_lie(tmp_path):
     """Not those of a thumbnail, and not bytes of a comment that look like one."""
     assert read_image_header(progressive(MAX_SCANS)).has_scans
-    with pytest.raises(Refused, match=f"JPEG with more than {MAX_SCANS} scans"):
+    with pytest.raises(UnsupportedMediaError, match=f"JPEG with more than {MAX_SCANS} scans"):
         read_image_header(progressive(MAX_SCANS + 1))
     data = progressive(10)
     for segment in (b"\xff\xe1", b"\xff\xfe"):
@@ -475,9 +481,9 @@ def test_scans_are_counted_wherever_they_lie(tmp_path):
     # behind what the probe reads at first
     (tmp_path / "late.jpg").write_bytes(late[:begin] + comment * 6 + late[begin:])
     assert begin + len(comment) * 6 > IMAGE_HEADER_BYTES
-    with pytest.raises(Refused, match="scans"):
+    with pytest.raises(UnsupportedMediaError, match="scans"):
         probe_image(FileSpan(str(tmp_path / "late.jpg")))
-    with pytest.raises(Refused, match="segments behind its header"):
+    with pytest.raises(UnsupportedMediaError, match="segments behind its header"):
         read_image_header(data[:begin] + b"\xff\xfe\0\2" * 5000 + b"\xff\xda" * 200 + data[begin:])
 
 
@@ -492,7 +498,7 @@ def test_baseline_pictures_may_hide_scans_too():
     scan = b"\xff\xda\0\x08\1\1\0\0\x3f\0" + data[begin + 14 : -2]
     parts = data[:begin] + scan * 3 + data[-2:]
     assert read_image_header(parts).has_scans
-    with pytest.raises(Refused, match="scans"):
+    with pytest.raises(UnsupportedMediaError, match="scans"):
         read_image_header(data[:begin] + scan * 200 + data[-2:])
 
 
@@ -501,7 +507,7 @@ def test_photos_meet_the_limit_before_every_decoder(tmp_path):
     write_photo(tmp_path / "a.jpg", 1, 64, 48)
     media = media_of(tmp_path / "a.jpg", "image")
     (tmp_path / "a.jpg").write_bytes(progressive(30_000))
-    with pytest.raises(CannotDecode, match="more than 100 scans"):
+    with pytest.raises(DecodeError, match="more than 100 scans"):
         encode_photo(media, tmp_path / "b.jpg", 32)
     assert (decode_still("image", media, 0, np.array([[0, 0, 48, 64]]), 32) == 128).all()
 
@@ -522,7 +528,7 @@ def test_pictures_of_reports_do_not_wait_for_a_disk(tmp_path, capsys):
 
 
 def test_packets_of_endless_slices_are_refused(template):
-    with pytest.raises(Refused, match=f"more than {MAX_UNITS:,} units in a packet"):
+    with pytest.raises(UnsupportedMediaError, match=f"more than {MAX_UNITS:,} units in a packet"):
         probe_video(FileSpan(str(template / "clips/slices.mp4")))
     assert probe_video(FileSpan(str(template / "clips/treacle.mp4"))).frames == 12
 
@@ -595,7 +601,7 @@ def test_what_a_call_costs_is_its_own(tmp_path, monkeypatch):
         if reason is None:
             in_time(lambda media=media: children.call(encode_photo, media, tmp_path / "b.jpg", 32))
             continue
-        with pytest.raises(CannotDecode, match=reason):
+        with pytest.raises(DecodeError, match=reason):
             children.call(encode_photo, media, tmp_path / "b.jpg", 32)
     assert (tmp_path / "b.jpg").exists()
 
@@ -606,5 +612,5 @@ def test_errors_of_the_system_come_through(tmp_path):
     with pytest.raises(FileNotFoundError) as told:
         children.call(encode_photo, media, tmp_path / "no/b.jpg", 32)
     assert told.value.filename == str(tmp_path / "no/b.jpg")
-    with pytest.raises(CannotDecode, match="ValueError: a module of another package"):
+    with pytest.raises(DecodeError, match="ValueError: a module of another package"):
         children.call(os.path.join, media)

@@ -10,21 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnidali.bench.media import write_photo, write_video
+from helpers.exif import exif
 from omnidali.catalog import build
 from omnidali.catalog.build import build_catalog
-from omnidali.catalog.files import FileSpan
-from omnidali.catalog.folders import escape_reason, scan_folder
-from omnidali.catalog.gate import Refused, read_image_header, sniff_video
-from omnidali.catalog.labels import Labels, read_class_names
-from omnidali.catalog.lists import Entry, read_list
-from omnidali.catalog.probe import pack_numbers, probe_image, probe_video, unpack_numbers
-from omnidali.catalog.scores import Scorer, ScoreStore
-from omnidali.catalog.store import CatalogReader
-from omnidali.config import MediaConfig, SourceConfig
-from omnidali.curation.findings import Issues
-from omnidali.curation.listed import check_names
+from omnidali.catalog.database.store import CatalogReader
+from omnidali.catalog.database.teacher_scores import Scorer, ScoreStore
+from omnidali.catalog.file_span import FileSpan
+from omnidali.catalog.listing.folders import escape_reason, scan_folder
+from omnidali.catalog.listing.labels import Labels, read_class_names
+from omnidali.catalog.listing.list_formats import Entry, read_list
+from omnidali.catalog.probing.probe import pack_numbers, probe_image, probe_video, unpack_numbers
+from omnidali.catalog.probing.sniff import UnsupportedMediaError, read_image_header, sniff_video
+from omnidali.config.schema import MediaConfig, SourceConfig
+from omnidali.curation.lint.findings import Issues
+from omnidali.curation.lint.list_checks import check_names
 from omnidali.errors import UserError
+from omnidali.testing.numbered_media import write_photo, write_video
 
 
 def write(path, text):
@@ -118,7 +119,7 @@ def test_paths_stay_below_the_root(tmp_path):
     ],
 )
 def test_playlists_and_other_bytes_reach_no_demuxer(head):
-    with pytest.raises(Refused, match="not a video"):
+    with pytest.raises(UnsupportedMediaError, match="not a video"):
         sniff_video(head)
 
 
@@ -139,13 +140,8 @@ def test_the_header_parser_survives_any_bytes(data, start):
     try:
         header = read_image_header(start + data)
         assert header.width > 0 and header.height > 0
-    except Refused as refusal:
+    except UnsupportedMediaError as refusal:
         assert str(refusal)
-
-
-def exif(orientation):
-    tiff = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0) + bytes(4)
-    return b"\xff\xe1" + struct.pack(">H", len(tiff) + 8) + b"Exif\0\0" + tiff
 
 
 def test_image_headers(tmp_path):
@@ -159,10 +155,10 @@ def test_image_headers(tmp_path):
         header = read_image_header(jpeg[:2] + exif(orientation) + jpeg[2:])
         assert (header.width, header.height) == ((90, 60) if orientation < 5 else (60, 90))
     huge = b"\x89PNG\r\n\x1a\n" + bytes(4) + b"IHDR" + struct.pack(">II", 65536, 65536)
-    with pytest.raises(Refused, match="too large: 65536x65536"):
+    with pytest.raises(UnsupportedMediaError, match="too large: 65536x65536"):
         read_image_header(huge)
     (tmp_path / "page.jpg").write_text("<!DOCTYPE html><p>404")
-    with pytest.raises(Refused, match="a web page"):
+    with pytest.raises(UnsupportedMediaError, match="a web page"):
         probe_image(FileSpan(str(tmp_path / "page.jpg")))
 
 
@@ -203,7 +199,7 @@ def test_broken_videos_get_a_reason(tmp_path):
         ("cut.mp4", whole[: len(whole) // 2], "broken"),
     ):
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(Refused, match=told):
+        with pytest.raises(UnsupportedMediaError, match=told):
             probe_video(FileSpan(str(tmp_path / name)))
 
 
@@ -381,7 +377,7 @@ def test_files_that_are_probed_in_parts_make_the_same_table(tmp_path, monkeypatc
     tables = []
     for count in (100, 3, 2):  # of seven files
         monkeypatch.setattr(build, "_PROBED_TOGETHER", count)
-        monkeypatch.setattr("omnidali.catalog.pack._FETCHED", count)
+        monkeypatch.setattr("omnidali.catalog.database.columns._FETCHED", count)
         path = tmp_path / f"{count}.sqlite"
         (summary,) = build_catalog(path, {"s": source}, tmp_path, progress=False)
         assert summary.probed == 7 and summary.usable == 5 and sum(summary.refused.values()) == 2

@@ -13,14 +13,15 @@ from contextlib import contextmanager
 
 import pytest
 
-from omnidali.bench.media import write_photo
-from omnidali.catalog import store, waiting
 from omnidali.catalog.build import build_catalog, writing
-from omnidali.catalog.integrity import damage, trouble
-from omnidali.catalog.scores import Scorer, ScoreStore
-from omnidali.catalog.store import CatalogReader
-from omnidali.config import SourceConfig
+from omnidali.catalog.database import connection as waiting
+from omnidali.catalog.database import store
+from omnidali.catalog.database.integrity import damage, trouble
+from omnidali.catalog.database.store import CatalogReader
+from omnidali.catalog.database.teacher_scores import Scorer, ScoreStore
+from omnidali.config.schema import SourceConfig
 from omnidali.errors import UserError
+from omnidali.testing.numbered_media import write_photo
 
 SOURCE = {"s": SourceConfig(kind="image", root=".", list="l.txt")}
 OUTSIDE = (

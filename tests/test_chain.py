@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from omnidali.bench.media import write_video
 from omnidali.catalog.build import build_catalog
-from omnidali.cli import main
-from omnidali.config import SourceConfig
-from omnidali.curate import in_windows
-from omnidali.curation.journal import OWNER, take_folder
-from omnidali.curation.kept import UNREADABLE
+from omnidali.cli.main import main
+from omnidali.config.load import load_config
+from omnidali.config.schema import SourceConfig
+from omnidali.curation.dedup.frame_cache import UNREADABLE
+from omnidali.curation.job_log import OWNER, take_folder
 from omnidali.errors import UserError
+from omnidali.experiments.curate import in_windows
 from omnidali.loading.data import make_plan, open_data
 from omnidali.models.recognizers import TSN
-from omnidali.settings import load_config
+from omnidali.testing.numbered_media import write_video
 
 CONFIG = """
 classes: names.txt

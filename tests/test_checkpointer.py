@@ -14,14 +14,9 @@ import pytest
 import torch
 
 import train
-from crashing import calling
-from omnidali.catalog import build
-from omnidali.errors import UserError
-from omnidali.loading.fusion import FusionIterator
-from omnidali.training import checkpointer, run_folder
-from omnidali.training.checkpoint import load_checkpoint
-from recorder import small_model
-from running import (
+from helpers.crashing import calling
+from helpers.recorder import small_model
+from helpers.running import (
     HELD_OUT,
     assert_same,
     no_file_may_grow,
@@ -31,6 +26,11 @@ from running import (
     step_of,
     weights,
 )
+from omnidali.catalog import build
+from omnidali.errors import UserError
+from omnidali.loading.fusion import FusionIterator
+from omnidali.models.checkpoint_file import load_checkpoint
+from omnidali.training import checkpointer, run_folder
 
 pytestmark = pytest.mark.usefixtures("small_network")
 
@@ -186,7 +186,7 @@ def test_an_error_in_the_forward_pass_saves_the_step_before_it(
                 raise torch.cuda.OutOfMemoryError("no memory")
             return found
 
-    from omnidali.ranks import Ranks
+    from omnidali.distributed.ranks import Ranks
 
     monkeypatch.setattr(Ranks, "wrap", lambda _, model: Fails(model))
     with pytest.raises(torch.cuda.OutOfMemoryError):
@@ -356,7 +356,9 @@ def test_last_save_takes_the_room_of_what_is_convenience(options, tmp_path, monk
 
     def save(path, state, previous=None):
         if len(list(folder.iterdir())) > room or "temporary" in str(path):
-            raise checkpointer.NoSpace(str(path), "room", "No space left on device", "Free some.")
+            raise checkpointer.NoSpaceError(
+                str(path), "room", "No space left on device", "Free some."
+            )
         real(path, state, previous)
 
     monkeypatch.setattr(checkpointer, "save_checkpoint", save)
@@ -562,7 +564,7 @@ def test_previous_is_kept_where_it_is_all_there_is(options, tmp_path, monkeypatc
     run(*options, "train.steps=8", "train.checkpoint_every=4")
 
     def save(path, *_):
-        raise checkpointer.NoSpace(str(path), "room", "No space left on device", "Free some.")
+        raise checkpointer.NoSpaceError(str(path), "room", "No space left on device", "Free some.")
 
     def before(step):
         if step == 9:

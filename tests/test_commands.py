@@ -10,11 +10,11 @@ import yaml
 
 import evaluate
 import omnidali
-from omnidali import cli
-from omnidali.bench.media import BITS, picture, read_numbers, write_video
-from omnidali.catalog.lists import FORMATS
-from omnidali.demo.run import run_demo
-from omnidali.settings import load_config
+from omnidali.catalog.listing.list_formats import FORMATS
+from omnidali.cli import main as cli
+from omnidali.config.load import load_config
+from omnidali.demo.run_demo import run_demo
+from omnidali.testing.numbered_media import BITS, picture, read_numbers, write_video
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -52,7 +52,7 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.S)
 
 
-class Enough(Exception):
+class EnoughError(Exception):
     pass
 
 
@@ -71,10 +71,10 @@ def test_readme_loop_runs(monkeypatch, media_root, tmp_path):
     def model(clips):
         calls.append(clips)
         if len(calls) == 3:
-            raise Enough
+            raise EnoughError
         return network(clips)
 
-    with pytest.raises(Enough):
+    with pytest.raises(EnoughError):
         exec(code, {"torch": torch, "model": model})
     assert network.cls_head.fc_cls.weight.grad.abs().sum() > 0
 

@@ -11,9 +11,10 @@ from types import MappingProxyType
 import pytest
 
 from conftest import SMALL
-from omnidali import ablate, cli, curate
-from omnidali.settings import dump_config, load_config
-from omnidali.writing import write_whole
+from omnidali.cli import main as cli
+from omnidali.config.load import dump_config, load_config
+from omnidali.experiments import ablate, curate
+from omnidali.utils.atomic_write import write_whole
 
 DROPPED = 1  # lines of a list, by a filter
 EVALUATION = "evaluation: {source: {kind: video, root: shorts, list: shorts.txt}}\n"

@@ -18,16 +18,17 @@ import numpy as np
 import pytest
 
 from conftest import media_of
-from omnidali import cli
-from omnidali.bench.media import read_numbers, write_video
-from omnidali.catalog.probe import probe_video, unpack_numbers
+from helpers.batches import pictures
+from omnidali.catalog.probing.probe import probe_video, unpack_numbers
+from omnidali.cli import main as cli
+from omnidali.config.load import load_config
 from omnidali.curation import cut as cutting
-from omnidali.curation import encode, trim
+from omnidali.curation import trim
+from omnidali.curation.copies import encode
 from omnidali.curation.trim import copy_piece, encode_piece
-from omnidali.errors import CannotDecode
+from omnidali.errors import DecodeError
 from omnidali.loading.data import open_data, open_loader
-from omnidali.settings import load_config
-from test_fusion import pictures
+from omnidali.testing.numbered_media import read_numbers, write_video
 
 SMALL = {"width": 96, "height": 64}
 FAST = {"options": {"preset": "ultrafast"}, **SMALL}
@@ -331,7 +332,7 @@ def test_a_file_that_differs_is_none(tmp_path, monkeypatch):
     media, packets = media_of(tmp_path / "v.mp4"), trim._packets
     monkeypatch.setattr(trim, "_order", lambda *_: np.arange(20, 35))
     monkeypatch.setattr(trim, "_packets", lambda *args: itertools.islice(packets(*args), 7))
-    with pytest.raises(CannotDecode, match="the file has 7 frames, not 15"):
+    with pytest.raises(DecodeError, match="the file has 7 frames, not 15"):
         copy_piece(media, tmp_path / "out", 22, 10)
 
 
@@ -432,7 +433,7 @@ def test_a_full_disk_leaves_nothing_half_and_the_second_start_goes_on(
 
 HOLDS = """
 import sys, time
-from omnidali import cli
+from omnidali.cli import main as cli
 from omnidali.curation import cut as cutting
 done, copy = [], cutting.copy_piece
 def held(*given):

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from conftest import media_of, watch_decoder
-from omnidali.bench.media import picture, read_numbers, write_photo, write_video
-from omnidali.catalog.packets import PacketDecoder, PacketIndex
-from omnidali.catalog.store import SourceTable
-from omnidali.decoding.image import CannotDecode, decode_image
+from helpers.plans import table_with
+from omnidali.catalog.probing.packet_index import PacketDecoder, PacketIndex
+from omnidali.decoding.image import DecodeError, decode_image
 from omnidali.decoding.routes import choose_routes, on_cpu
 from omnidali.decoding.scale import cut_and_scale
 from omnidali.decoding.video import decode_video, indexed_frames
 from omnidali.errors import UserError
+from omnidali.testing.numbered_media import picture, read_numbers, write_photo, write_video
 
 FORMATS = {
     "h264.mp4": {},
@@ -179,7 +179,7 @@ def test_file_that_changed_behind_the_probe_falls_back_to_the_demuxer(tmp_path):
     out = np.zeros((1, 2, 64, 64, 3), np.uint8)
     assert decode_video(media, np.array([3, 17]), np.array([[0, 0, 64, 64]]), 64, out) == 0
     assert [read_numbers(shown) for shown in out[0]] == [(2, 3), (2, 17)]
-    with pytest.raises(CannotDecode, match="changed after the probe"):
+    with pytest.raises(DecodeError, match="changed after the probe"):
         # its packets are not even tried
         next(indexed_frames(media, PacketIndex.unpack(media.packets), [3]))
 
@@ -287,7 +287,7 @@ def test_undecodable_videos_say_so(tmp_path):
     media, out = media_of(tmp_path / "a.mp4"), np.zeros((1, 1, 80, 80, 3), np.uint8)
     for damage in (lambda path: path.write_bytes(b"\0" * 500), lambda path: path.unlink()):
         damage(tmp_path / "a.mp4")
-        with pytest.raises(CannotDecode):
+        with pytest.raises(DecodeError):
             decode_video(media, np.array([0]), np.array([[0, 0, 80, 80]]), 80, out)
 
 
@@ -310,7 +310,7 @@ def test_photos(tmp_path, name):
 
 
 def test_exif_rotation_is_applied(tmp_path):
-    from test_catalog import exif
+    from helpers.exif import exif
 
     write_photo(tmp_path / "a.jpg", 9, 110, 90)
     jpeg, out = (tmp_path / "a.jpg").read_bytes(), np.zeros((1, 1, 90, 90, 3), np.uint8)
@@ -335,15 +335,11 @@ def test_broken_photos_say_so(tmp_path):
     write_photo(tmp_path / "a.png", 9, 110, 90)
     media, out = media_of(tmp_path / "a.png", "image"), np.zeros((1, 1, 90, 90, 3), np.uint8)
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
-    with pytest.raises(CannotDecode):
+    with pytest.raises(DecodeError):
         decode_image(media, np.array([[0, 0, 90, 90]]), 90, out)
     write_photo(tmp_path / "a.png", 9, 50, 90)
-    with pytest.raises(CannotDecode, match="a picture of 50x90 where it had 110x90"):
+    with pytest.raises(DecodeError, match="a picture of 50x90 where it had 110x90"):
         decode_image(media, np.array([[0, 0, 90, 90]]), 90, out)
-
-
-def table_with(codecs, kind="video"):
-    return SourceTable("web", kind, *[np.zeros(1, np.int64)] * 6, codec_names=tuple(codecs))
 
 
 def test_routes():

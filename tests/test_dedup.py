@@ -25,23 +25,28 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omnidali.bench.media import add_stream, picture, write_photo, write_video
-from omnidali.catalog.items import flatten
-from omnidali.cli import main
-from omnidali.curation.dedup import Settings, dedup
-from omnidali.curation.dedup_report import Outcome
-from omnidali.curation.equal import digest_of
-from omnidali.curation.features import FeatureLikeness, fit_whitening
-from omnidali.curation.hashes import WIDTH, HashLikeness, pack_sketches, sketch_frames
-from omnidali.curation.kept import Items, _allocate
-from omnidali.curation.kept_lists import write_config, write_list
-from omnidali.curation.similar import PAIR, Pairs, best_matches, best_of_items
+from omnidali.catalog.database.listed_items import flatten
+from omnidali.cli.main import main
+from omnidali.config.load import load_config
+from omnidali.curation.dedup.dedup import Settings, dedup
+from omnidali.curation.dedup.dedup_report import Outcome
+from omnidali.curation.dedup.exact_duplicates import digest_of
+from omnidali.curation.dedup.features import FeatureLikeness, fit_whitening
+from omnidali.curation.dedup.frame_cache import Items, _allocate
+from omnidali.curation.dedup.nearest import PAIR, Pairs, best_matches, best_of_items
+from omnidali.curation.dedup.perceptual_hash import (
+    WIDTH,
+    HashLikeness,
+    pack_sketches,
+    sketch_frames,
+)
+from omnidali.curation.list_writer import write_config, write_list
+from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.loading.data import open_data
 from omnidali.models.recognizers import TSN
-from omnidali.ranks import Ranks
-from omnidali.settings import load_config
-from pipelines.feeds import MEAN, STD
+from omnidali.testing.numbered_media import add_stream, picture, write_photo, write_video
+from omnidali.utils.constants import MEAN, STD
 
 CONFIG = """
 classes: classes.txt
@@ -294,7 +299,7 @@ def test_every_file_is_read_once_for_its_bytes_and_again_after_a_failure(
             read.append(Path(media.path).name)
             return None if broken else digest_of(media)
 
-        monkeypatch.setattr("omnidali.curation.dedup.digest_of", digest)
+        monkeypatch.setattr("omnidali.curation.dedup.dedup.digest_of", digest)
         (outcome,) = dedup(config, tmp_path / "out", Ranks(), names=["long"])
         kinds.append({row["kind"] for row in rows_of(tmp_path / "out", "long").values()})
     assert sorted(read) == ["2.mp4", "2.mp4", "copy.mp4", "copy.mp4"] and kinds == [
@@ -467,7 +472,8 @@ def test_features_find_copies_and_are_computed_once(world, weights, tmp_path, mo
     assert not any(name.startswith(("other", "black")) for name in first)
     seen = []
     monkeypatch.setattr(
-        "omnidali.curation.kept.run_over", lambda *args: seen.append(len(args[2])) or iter(())
+        "omnidali.curation.dedup.frame_cache.run_over",
+        lambda *args: seen.append(len(args[2])) or iter(()),
     )
     assert search() == first and not seen  # nothing is computed again
     os.utime(world / "photos/black.jpg", ns=(0, 10**18 + time.time_ns()))
@@ -650,8 +656,8 @@ def test_frames_without_contrast_and_far_hashes_are_like_nothing():
 
 PROGRAM = """
 import sys, time
-import omnidali.curation.kept as kept
-from omnidali.cli import main
+import omnidali.curation.dedup.frame_cache as kept
+from omnidali.cli.main import main
 kept._FLUSH_SECONDS = 0.0
 put, told = kept.Kept.put, []
 def telling(self, places, decoded, values):
@@ -724,7 +730,7 @@ def test_two_ranks_find_what_one_finds(world, tmp_path):
             "--standalone",
             "--nproc-per-node=2",
             "-m",
-            "omnidali.cli",
+            "omnidali",
             *command(world, tmp_path, "--within"),
         ],
         check=True,

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from conftest import InProcess
-from omnidali import x264
-from omnidali.bench.media import write_video
 from omnidali.catalog.build import build_catalog
-from omnidali.config import SourceConfig
-from omnidali.curation.encode import RECIPES
+from omnidali.config.schema import SourceConfig
+from omnidali.curation.copies.encode import RECIPES
 from omnidali.demo import world
 from omnidali.demo.scene import ACTIONS
 from omnidali.demo.world import DEMO, make_world, plan_items, shown_parts
 from omnidali.errors import UserError
+from omnidali.testing.numbered_media import write_video
+from omnidali.utils import x264
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from conftest import SOURCES
-from omnidali.config import ClipConfig, Config, EvaluationConfig, LoaderConfig, ViewsConfig
+from omnidali.config.schema import ClipConfig, Config, EvaluationConfig, LoaderConfig, ViewsConfig
+from omnidali.distributed.ranks import Ranks
 from omnidali.evaluation.score import score_items
 from omnidali.loading.fusion import FusionIterator
+from omnidali.models.precision import make_autocast
 from omnidali.models.recognizers import TSN, SlowOnly
 from omnidali.planning.plan import EvaluationPlan
-from omnidali.ranks import Ranks
-from omnidali.training.precision import make_autocast
 
 
 def make_config(views, clip, batch=4):

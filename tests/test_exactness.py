@@ -25,17 +25,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 import train
 from conftest import SOURCES, free_port
-from omnidali.bench.media import write_photo
-from omnidali.config import ClipConfig, ResampleConfig, ViewsConfig
-from omnidali.environment import write_record
+from helpers.program_runs import CONFIG, JOINT, run
+from helpers.recorder import consumed, pixels, small_model
+from omnidali.config.load import load_config
+from omnidali.config.schema import ClipConfig, ResampleConfig, ViewsConfig
+from omnidali.distributed.ranks import Ranks
 from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.plan import EvaluationPlan, TrainPlan
-from omnidali.ranks import Ranks
-from omnidali.settings import load_config
-from recorder import consumed, pixels, small_model
-from test_programs import CONFIG, JOINT, run
+from omnidali.testing.numbered_media import write_photo
+from omnidali.utils.run_record import write_record
 
-RECORDER = Path(__file__).with_name("recorder.py")
+RECORDER = Path(__file__).parent / "helpers" / "recorder.py"
 
 # settings of a run, and its length in steps
 SHORT = ["train.log_every=3", "train.keep_every=null", "loader.threads=2"]

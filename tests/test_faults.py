@@ -15,8 +15,27 @@ import pytest
 import torch
 
 from conftest import hurry, media_of
-from omnidali.bench import odd
-from omnidali.bench.faults import (
+from helpers.outages import KINDS, Outage, dali_refuses, make_source
+from omnidali.catalog.build import build_catalog
+from omnidali.catalog.database.store import CatalogReader
+from omnidali.catalog.probing.packet_index import PacketIndex
+from omnidali.catalog.probing.probe import probe_video
+from omnidali.catalog.probing.sniff import UnsupportedMediaError
+from omnidali.config.schema import ClipConfig, SourceConfig
+from omnidali.curation.copies import encode, transcode
+from omnidali.decoding.demuxer import demuxed_frames, frames_from
+from omnidali.decoding.failure_cause import Cause, cause_of
+from omnidali.decoding.image import decode_image
+from omnidali.decoding.read_frames import count_frames, read_frames
+from omnidali.decoding.video import decode_video
+from omnidali.errors import BadSourceError, DecodeError, UserError
+from omnidali.loading import producer
+from omnidali.loading.failures.quarantine import Quarantine
+from omnidali.loading.failures.tracker import Limits
+from omnidali.loading.fusion import FusionIterator
+from omnidali.planning.plan import TrainPlan
+from omnidali.testing import odd_media as odd
+from omnidali.testing.damaged_media import (
     BASES,
     EXACT,
     FAILS,
@@ -27,27 +46,8 @@ from omnidali.bench.faults import (
     hang,
     let_go,
 )
-from omnidali.bench.media import read_numbers
-from omnidali.catalog.build import build_catalog
-from omnidali.catalog.gate import Refused
-from omnidali.catalog.packets import PacketIndex
-from omnidali.catalog.probe import probe_video
-from omnidali.catalog.store import CatalogReader
-from omnidali.config import ClipConfig, SourceConfig
-from omnidali.curation import encode, transcode
-from omnidali.decoding.causes import Cause, cause_of
-from omnidali.decoding.demuxed import demuxed_frames, frames_from
-from omnidali.decoding.image import decode_image
-from omnidali.decoding.read import count_frames, read_frames
-from omnidali.decoding.video import decode_video
-from omnidali.errors import BadSource, CannotDecode, UserError
-from omnidali.loading import producer
-from omnidali.loading.faults import Limits
-from omnidali.loading.fusion import FusionIterator
-from omnidali.loading.quarantine import Quarantine
-from omnidali.planning.plan import TrainPlan
-from outages import KINDS, Outage, dali_refuses, make_source
-from pipelines.feeds import MEAN, STD
+from omnidali.testing.numbered_media import read_numbers
+from omnidali.utils.constants import MEAN, STD
 
 SIDE = 64
 
@@ -101,12 +101,12 @@ def test_at_the_probe(probed, name):
     assert state == "ok"
     media = reader.media(record)
     if fault.before == FAILS:
-        with pytest.raises(CannotDecode):
+        with pytest.raises(DecodeError):
             decoded(media, fault.kind)
         return
     try:
         shown, replaced = decoded(media, fault.kind)
-    except CannotDecode:
+    except DecodeError:
         assert fault.before == UNSURE
         return
     wanted = [(number, frame) for frame in (fault.frames if fault.kind == "video" else (0,))]
@@ -334,7 +334,7 @@ def test_trouble_of_the_disk_is_not_told_as_trouble_of_the_file(
     (line,) = lines_of(tmp_path / "q.jsonl")
     assert (line["trouble"], line["reason"]) == ("disk", os.strerror(number))
     assert line["state"] == ("failed" if error in ("EIO", "ESTALE") else "quarantined")
-    with pytest.raises(BadSource) as caught:
+    with pytest.raises(BadSourceError) as caught:
         load(table, sources, limits=Limits(0.0))
     told = str(caught.value)
     assert f"1 disk: {os.strerror(number)}, such as " in told and "Check the disk" in told
@@ -372,7 +372,9 @@ def test_the_first_reason_comes_first(tmp_path, monkeypatch, kind):
             Cause("the file changed after the probe").then(Cause("Input/output error", "disk"))
         )
         assert told == "disk: the file changed after the probe; then: Input/output error"
-    with pytest.raises(BadSource, match="Fetch the broken files again or remove them") as caught:
+    with pytest.raises(
+        BadSourceError, match="Fetch the broken files again or remove them"
+    ) as caught:
         load(table, sources, limits=Limits(0.0))
     assert f"1 file: {line['reason']}, such as " in str(
         caught.value
@@ -385,11 +387,11 @@ def test_ffmpegs_numbers_are_about_the_content():
     assert isinstance(error, OSError) and error.errno == errno.EIO
     assert cause_of(error) == Cause("cut off", "file")
     assert cause_of(OSError(errno.EIO, "Input/output error")) == Cause("Input/output error", "disk")
-    assert cause_of(CannotDecode("Stale file handle", "disk")) == Cause("Stale file handle", "disk")
+    assert cause_of(DecodeError("Stale file handle", "disk")) == Cause("Stale file handle", "disk")
     assert cause_of(MemoryError()) == Cause("out of memory", "machine")
     assert cause_of(OSError(errno.EMFILE, "Too many open files")).trouble == "machine"
     assert (
-        str(pickle.loads(pickle.dumps(CannotDecode("Stale file handle", "disk"))))
+        str(pickle.loads(pickle.dumps(DecodeError("Stale file handle", "disk"))))
         == "disk: Stale file handle"
     )
 
@@ -405,7 +407,7 @@ def test_no_road_loses_an_error_of_the_disk(tmp_path, monkeypatch, form, decoder
     if decoder == "read_frames":
         count_frames(tmp_path / "a")
     outage.paths.add(str(tmp_path / "a"))
-    with pytest.raises((OSError, CannotDecode, UserError)) as caught:
+    with pytest.raises((OSError, DecodeError, UserError)) as caught:
         if decoder == "frames_from":
             list(frames_from(media))
         elif decoder == "demuxed_frames":
@@ -414,9 +416,9 @@ def test_no_road_loses_an_error_of_the_disk(tmp_path, monkeypatch, form, decoder
             read_frames(tmp_path / "a", range(media.frames))
         else:
             probe_video(media.span)
-    assert not isinstance(caught.value, (av.FFmpegError, Refused))
+    assert not isinstance(caught.value, (av.FFmpegError, UnsupportedMediaError))
     assert "Input/output error" in str(caught.value)
-    if isinstance(caught.value, CannotDecode):
+    if isinstance(caught.value, DecodeError):
         assert caught.value.trouble == "disk"
 
 
@@ -430,7 +432,7 @@ def test_what_dali_met_is_the_reason(tmp_path, monkeypatch, kind):
 
     def fail(media, *arguments):
         if media.path.startswith(str(files[3])):
-            raise CannotDecode("OpenCV reads no picture in it")
+            raise DecodeError("OpenCV reads no picture in it")
         return decoder(media, *arguments)
 
     monkeypatch.setattr(producer, decoder.__name__, fail)
@@ -449,7 +451,7 @@ def test_what_dali_says_of_a_broken_file_is_kept(tmp_path, monkeypatch):
 
     def cannot(media, *arguments):
         if media.path == str(files[3]):
-            raise CannotDecode("cut off")
+            raise DecodeError("cut off")
         return decode(media, *arguments)
 
     monkeypatch.setattr(producer, "decode_image", cannot)

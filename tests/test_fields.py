@@ -9,7 +9,7 @@ import pytest
 
 import omnidali
 from conftest import media_of, needs_tool
-from omnidali.catalog.packets import PacketIndex
+from omnidali.catalog.probing.packet_index import PacketIndex
 
 SIDE = 64  # pixels of the picture
 _BLOCKS = SIDE // 16

@@ -19,27 +19,28 @@ import pytest
 import torch
 
 from conftest import free_port
-from omnidali import cli
-from omnidali.bench.media import write_photo, write_video
-from omnidali.catalog.items import flatten
-from omnidali.catalog.scores import Scorer, ScoreStore
-from omnidali.catalog.store import SourceTable, connect
-from omnidali.curation.rules import Rules, cut_offs, judge, opinion_of
-from omnidali.curation.scoring import load_teacher
+from helpers.running import small_disk
+from omnidali.catalog.database.listed_items import flatten
+from omnidali.catalog.database.store import SourceTable, connect
+from omnidali.catalog.database.teacher_scores import Scorer, ScoreStore
+from omnidali.cli import main as cli
+from omnidali.config.load import load_config
+from omnidali.curation.filter.rules import Rules, cut_offs, judge, opinion_of
+from omnidali.curation.filter.scoring import load_teacher
+from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.evaluation.forward import run_over
 from omnidali.evaluation.score import score_items
 from omnidali.loading.data import make_plan, open_data
+from omnidali.media_kind import MediaKind
 from omnidali.models.architecture import Architecture, tell_architecture
+from omnidali.models.precision import make_autocast
 from omnidali.models.recognizers import TSN, SlowOnly
 from omnidali.models.resnet import LAYERS, Block
 from omnidali.planning.plan import EvaluationPlan
 from omnidali.planning.resampling import parts_of
-from omnidali.ranks import Ranks
-from omnidali.settings import load_config
-from omnidali.training.precision import make_autocast
-from pipelines.feeds import MEAN, STD
-from test_crashes import small_disk
+from omnidali.testing.numbered_media import write_photo, write_video
+from omnidali.utils.constants import MEAN, STD
 
 NAMES = ["run", "high jump", "swim", "ski"]
 PHOTOS, BROKEN = 40, 39  # how many, and the one that is cut off
@@ -675,9 +676,9 @@ def test_what_is_missing_is_told_without_all_scores_in_memory(tmp_path, monkeypa
         )
     zeros = np.zeros(count, np.int32)
     table = SourceTable(
-        "photos", "image", np.arange(1, count + 1), zeros, zeros, zeros, zeros + 1, zeros
+        "photos", MediaKind.IMAGE, np.arange(1, count + 1), zeros, zeros, zeros, zeros + 1, zeros
     )
-    monkeypatch.setattr("omnidali.catalog.scores._CHUNK", 500)
+    monkeypatch.setattr("omnidali.catalog.database.teacher_scores._CHUNK", 500)
     with ScoreStore(
         tmp_path / "c.sqlite", Scorer("digest", "name", tuple(map(str, range(classes))), "")
     ) as store:
@@ -695,9 +696,9 @@ def test_what_is_missing_is_told_without_all_scores_in_memory(tmp_path, monkeypa
 
 KILLED = """
 import os, signal, sys
-from omnidali import cli
+from omnidali.cli import main as cli
 import torch
-from omnidali.catalog import scores
+from omnidali.catalog.database import teacher_scores as scores
 torch.set_num_threads = lambda count: None
 scores._COMMIT_SECONDS, die, calls, add = 0.0, int(sys.argv.pop(1)), [], scores.ScoreStore.add
 
@@ -1148,7 +1149,7 @@ def test_a_catalog_that_cannot_grow(world, teacher, tmp_path, capsys, monkeypatc
             (pages,) = self._db.execute("PRAGMA page_count").fetchone()
             self._db.execute(f"PRAGMA max_page_count = {pages}")
 
-    monkeypatch.setattr("omnidali.catalog.scores._COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr("omnidali.catalog.database.teacher_scores._COMMIT_SECONDS", 0.0)
     arguments = command(world, tmp_path, teacher, "--sources", "photos", "--score-only")
     with monkeypatch.context() as patch:
         patch.setattr(ScoreStore, "__init__", limited)

@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 import torch
 
-from omnidali.bench.media import write_video
-from omnidali.config import ClipConfig, Config, MediaConfig, SourceConfig, ViewsConfig
+from helpers.program_runs import CONFIG
+from omnidali.config.load import load_config
+from omnidali.config.schema import ClipConfig, Config, MediaConfig, SourceConfig, ViewsConfig
+from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.loading.data import open_data, open_loader
 from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.fingerprint import find_differences
 from omnidali.planning.plan import EvaluationPlan
-from omnidali.ranks import Ranks
-from omnidali.settings import load_config
-from test_programs import CONFIG
+from omnidali.testing.numbered_media import write_video
 
 CLIPS = "sources.clips={kind: video, root: clips}"  # class folders
 LONG = "sources.clips={kind: untrimmed, root: clips, window_seconds: 0.4, weight: 2}"

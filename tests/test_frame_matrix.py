@@ -1,4 +1,4 @@
-"""FFmpeg numbers the frames of every kind of video file alike; tests/frame_matrix.py makes them.
+"""FFmpeg numbers the frames of every kind of video file alike; tests/helpers/frame_matrix.py makes them.
 
 A tenth of the matrix and one container of every extra kind are checked, and all of them where
 OMNIDALI_MATRIX=whole.
@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-import frame_matrix
 import omnidali
 from conftest import needs_tool
-from frame_matrix import CODECS, CONTAINERS, STRUCTURES, TIMINGS
-from omnidali.catalog import probe as probing
+from helpers import frame_matrix
+from helpers.frame_matrix import CODECS, CONTAINERS, STRUCTURES, TIMINGS
+from omnidali.catalog.probing import probe as probing
 
 MATRIX = frame_matrix.matrix()
 EXTRAS = frame_matrix.extras()

@@ -13,17 +13,17 @@ import pytest
 
 import omnidali
 from conftest import media_of, needs_tool, watch_decoder
-from omnidali.bench.media import picture, read_numbers, write_video
 from omnidali.catalog.build import build_catalog
-from omnidali.catalog.files import FileSpan
-from omnidali.catalog.packets import PacketDecoder, PacketIndex
-from omnidali.catalog.probe import probe_video
-from omnidali.catalog.store import CatalogReader
-from omnidali.config import SourceConfig
-from omnidali.decoding import demuxed
-from omnidali.decoding.demuxed import demuxed_frames
+from omnidali.catalog.database.store import CatalogReader
+from omnidali.catalog.file_span import FileSpan
+from omnidali.catalog.probing.packet_index import PacketDecoder, PacketIndex
+from omnidali.catalog.probing.probe import probe_video
+from omnidali.config.schema import SourceConfig
+from omnidali.decoding import demuxer as demuxed
+from omnidali.decoding.demuxer import demuxed_frames
 from omnidali.decoding.video import decode_video
 from omnidali.errors import UserError
+from omnidali.testing.numbered_media import picture, read_numbers, write_video
 
 FAST = {"options": {"preset": "ultrafast"}}
 MATRICES = {"bt709": 1, "fcc": 4, "bt470bg": 5, "smpte170m": 6, "smpte240m": 7, "bt2020nc": 9}

@@ -16,25 +16,25 @@ import pytest
 import torch
 
 from conftest import SOURCES, hurry, media_of
-from omnidali.bench.media import read_numbers, write_photo, write_video
+from helpers.batches import assert_restores_at_every_step, content, pictures
+from helpers.outages import dali_refuses
 from omnidali.catalog.build import build_catalog
-from omnidali.catalog.files import FileSpan
-from omnidali.catalog.packets import PacketDecoder, PacketIndex
-from omnidali.catalog.store import CatalogReader
-from omnidali.clips import ClipBatch, StepBatch
-from omnidali.config import ClipConfig, SourceConfig, ViewsConfig
-from omnidali.decoding import last_try
-from omnidali.decoding.last_try import anything_decodes
+from omnidali.catalog.database.store import CatalogReader
+from omnidali.catalog.file_span import FileSpan
+from omnidali.catalog.probing.packet_index import PacketDecoder, PacketIndex
+from omnidali.config.schema import ClipConfig, SourceConfig, ViewsConfig
+from omnidali.decoding import recheck as last_try
+from omnidali.decoding.recheck import anything_decodes
 from omnidali.decoding.video import decode_video
-from omnidali.errors import BadSource, CannotDecode, UserError
+from omnidali.errors import BadSourceError, DecodeError, UserError
 from omnidali.loading import producer
-from omnidali.loading.faults import Limits
+from omnidali.loading.batch import ClipBatch, StepBatch
+from omnidali.loading.failures.quarantine import Quarantine
+from omnidali.loading.failures.tracker import Limits
 from omnidali.loading.fusion import FusionIterator
 from omnidali.loading.producer import Started
-from omnidali.loading.quarantine import Quarantine
 from omnidali.planning.plan import EvaluationPlan, TrainPlan
-from outages import dali_refuses
-from pipelines.feeds import MEAN, STD
+from omnidali.testing.numbered_media import read_numbers, write_photo, write_video
 
 CENTER = ClipConfig(num_clips=4, size=56, crop="center", flip=0.0)
 RANDOM = ClipConfig(num_clips=4, size=56)
@@ -50,24 +50,6 @@ def open_fusion(tables, clip=RANDOM, seed=5, sources=SOURCES, **options):
         list(sources.values()),
         **{"threads": 2, **options},
     )
-
-
-def content(batch):
-    """A batch as comparable values: what it says, and its pixels."""
-    return [
-        (
-            group.slot.tolist(),
-            group.record.tolist(),
-            group.labels.tolist(),
-            group.source.tolist(),
-            group.clips.numpy().tobytes(),
-        )
-        for group in batch.groups
-    ]
-
-
-def pictures(clips):
-    return (clips.permute(0, 2, 3, 4, 1) * torch.tensor(STD) + torch.tensor(MEAN)).numpy()
 
 
 def test_every_clip_shows_what_was_planned(tables):
@@ -144,24 +126,6 @@ def test_ranks_together_see_what_one_sees(tables, world):
                     batch.groups[0].slot.tolist(), batch.groups[0].record.tolist()
                 )
     assert [sorted(part) for part in parts] == whole
-
-
-def assert_restores_at_every_step(make, steps):
-    """The rest of the stream after a restore at any step equals the uninterrupted one.
-
-    Args:
-        make: returns a fresh iterator. steps: its length.
-    """
-    with make() as batches:
-        states, whole = [batches.state_dict()], []
-        for batch in batches:
-            whole.append(content(batch))
-            states.append(batches.state_dict())
-    assert len(whole) == steps
-    for step, state in enumerate(states):
-        with make() as batches:
-            batches.load_state_dict(state)
-            assert [content(batch) for batch in batches] == whole[step:]
 
 
 def test_restore_at_every_step(tables):
@@ -486,7 +450,7 @@ def test_too_many_broken_files_stop_the_run(tmp_path, limits, told):
     for path in pics.iterdir():
         cut(path)
     with open_photos(table, source, limits=limits, threads=1) as batches:
-        with pytest.raises(BadSource, match="--resume auto") as caught:
+        with pytest.raises(BadSourceError, match="--resume auto") as caught:
             next(batches)
     assert told in str(caught.value) and " OpenCV reads no picture in it, such as " in str(
         caught.value
@@ -503,7 +467,7 @@ def test_a_start_behind_one_that_was_stopped_is_stopped_as_well(tmp_path):
                 table, source, limits=Limits(0.0), quarantine=quarantine, threads=1
             ) as batches,
             pytest.raises(
-                BadSource,
+                BadSourceError,
                 match="expected at most 0 of 8 files to fail .loader.max_bad_ratio., got 1",
             ),
         ):
@@ -521,14 +485,14 @@ def test_an_error_does_not_wait_for_a_file_that_hangs(tmp_path, monkeypatch):
     def decode(media, *_):
         if media.path in first:
             hangs.wait(10)
-            raise CannotDecode("broken")
+            raise DecodeError("broken")
         hangs.set()
         let_go.wait(30)
 
     monkeypatch.setattr(producer, "decode_image", decode)
     began, before = time.monotonic(), threading.active_count()
     with open_photos(table, source, plan, limits=Limits(0.0, hang_seconds=25.0)) as batches:
-        with pytest.raises(BadSource, match="broken"):
+        with pytest.raises(BadSourceError, match="broken"):
             list(batches)
     assert hangs.is_set() and time.monotonic() - began < 12
     let_go.set()
@@ -688,7 +652,7 @@ def test_a_file_that_failed_and_hangs_later_is_not_tried_for_ever(tmp_path, monk
         if media.path.endswith("3.png"):
             opened.append(media.path)
             if len(opened) == 1:
-                raise CannotDecode("Input/output error")
+                raise DecodeError("Input/output error")
             time.sleep(30)
         read(media, *arguments)
 
@@ -714,7 +678,7 @@ def test_the_look_at_a_file_that_failed_has_a_time_of_its_own(tmp_path, monkeypa
     def slow(media, *arguments):
         if media.path.endswith("3.png"):
             time.sleep(0.5)
-            raise CannotDecode("cut off")
+            raise DecodeError("cut off")
         read(media, *arguments)
 
     def look(media, kind, patience):
@@ -752,7 +716,7 @@ def test_a_video_whose_beginning_is_broken_is_not_given_up(tmp_path, damage):
     assert (
         decode_video(media, np.array([2, 20]), box, 32, out) == 1 and (out[0, 0] == out[0, 1]).all()
     )
-    with pytest.raises(CannotDecode):
+    with pytest.raises(DecodeError):
         decode_video(media, np.array([0, 1]), box, 32, out)
     data[begin:] = damage(len(data) - int(begin))
     Path(media.path).write_bytes(data)

@@ -22,22 +22,27 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from omnidali.bench.media import picture, write_video
-from omnidali.catalog.files import FileSpan
-from omnidali.catalog.gate import Refused, describe_head, read_image_header, sniff_video
-from omnidali.catalog.labels import Labels, read_label_map
-from omnidali.catalog.lists import FORMATS, read_list
-from omnidali.catalog.photo import probe_image
-from omnidali.catalog.probe import probe_frames, probe_video, unpack_numbers
-from omnidali.catalog.store import Media
-from omnidali.catalog.tars import read_tar
-from omnidali.config import MediaConfig
+from omnidali.catalog.database.store import Media
+from omnidali.catalog.file_span import FileSpan
+from omnidali.catalog.listing.labels import Labels, read_label_map
+from omnidali.catalog.listing.list_formats import FORMATS, read_list
+from omnidali.catalog.listing.tars import read_tar
+from omnidali.catalog.probing.image_probe import probe_image
+from omnidali.catalog.probing.probe import probe_frames, probe_video, unpack_numbers
+from omnidali.catalog.probing.sniff import (
+    UnsupportedMediaError,
+    describe_head,
+    read_image_header,
+    sniff_video,
+)
+from omnidali.config.load import dump_config, load_config, parse_yaml
+from omnidali.config.schema import MediaConfig
 from omnidali.decoding.image import decode_image
 from omnidali.decoding.video import decode_video
-from omnidali.environment import write_record
-from omnidali.errors import CannotDecode, UserError
+from omnidali.errors import DecodeError, UserError
 from omnidali.models.weights import read_weights
-from omnidali.settings import dump_config, load_config, parse_yaml
+from omnidali.testing.numbered_media import picture, write_video
+from omnidali.utils.run_record import write_record
 
 SECONDS = float(os.environ.get("OMNIDALI_FUZZ_SECONDS", 0))
 SHARES = {
@@ -219,7 +224,7 @@ def test_gate():
         for parse in (read_image_header, sniff_video):
             try:
                 parse(data)
-            except Refused as refusal:
+            except UnsupportedMediaError as refusal:
                 assert str(refusal).isprintable() and len(str(refusal)) < 200
         assert describe_head(data).isprintable()
 
@@ -505,7 +510,7 @@ def check_media(path, row):
     span, image = FileSpan(str(path)), path.suffix in (".jpg", ".png", ".webp")
     try:
         probe = (probe_image if image else probe_video)(span)
-    except Refused as refusal:
+    except UnsupportedMediaError as refusal:
         assert str(refusal).isprintable()
         return
     row[1] += 1
@@ -518,7 +523,7 @@ def check_media(path, row):
             assert probe.frames > 0 and (np.diff(unpack_numbers(probe.keyframes)) > 0).all()
             decode_video(media, np.array([0, probe.frames // 2, probe.frames - 1]), box, 32, out)
         row[2] += 1
-    except CannotDecode as error:
+    except DecodeError as error:
         assert str(error)
 
 
@@ -572,7 +577,7 @@ def test_folders_of_frames(tmp_path):
             probe = probe_frames(FileSpan(str(folder)), "img_{:05}.jpg")
             first = int(unpack_numbers(probe.timing)[0])
             assert all(f"img_{first + place:05}.jpg" in names for place in range(probe.frames))
-        except Refused as refusal:
+        except UnsupportedMediaError as refusal:
             assert str(refusal)
 
 

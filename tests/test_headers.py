@@ -7,13 +7,13 @@ from fractions import Fraction
 import av
 import pytest
 
-from omnidali.bench.media import video_frame, write_video
-from omnidali.catalog import probe as probing
-from omnidali.catalog.bits import Bits, UnclearHeadersError
-from omnidali.catalog.files import FileSpan
-from omnidali.catalog.nal_headers import H264Reader
-from omnidali.catalog.probe import probe_video
-from omnidali.catalog.walk import PacketWalk
+from omnidali.catalog.file_span import FileSpan
+from omnidali.catalog.probing import probe as probing
+from omnidali.catalog.probing.bit_reader import Bits, UnclearHeadersError
+from omnidali.catalog.probing.nal_headers import H264Reader
+from omnidali.catalog.probing.packet_walk import PacketWalk
+from omnidali.catalog.probing.probe import probe_video
+from omnidali.testing.numbered_media import video_frame, write_video
 
 X264 = {"options": {"preset": "veryfast"}, "b_frames": 3}
 X265 = {
@@ -132,7 +132,7 @@ def test_timestamps_that_contradict_the_headers_are_not_believed(
 def test_a_stream_that_lies_about_its_delay_is_decoded(tmp_path, monkeypatch):
     """More frames are held back than the SPS says: a decoder loses some of them."""
     write_video(tmp_path / "a.mp4", 3, frames=40, width=144, height=112, **X264)
-    monkeypatch.setattr("omnidali.catalog.nal_headers._h264_reorder", lambda bits: 0)
+    monkeypatch.setattr("omnidali.catalog.probing.nal_headers._h264_reorder", lambda bits: 0)
     walks = walks_of(tmp_path / "a.mp4", monkeypatch)
     assert "more frames are reordered" in walks[0].unclear and walks[1].decodes_all
 

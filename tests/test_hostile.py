@@ -28,27 +28,30 @@ import pytest
 import torch
 
 from conftest import media_of
-from omnidali.bench.media import write_photo, write_video
-from omnidali.catalog import integrity, probe, tars, workers
 from omnidali.catalog.build import build_catalog
-from omnidali.catalog.files import FileSpan
-from omnidali.catalog.folders import escape_reason
-from omnidali.catalog.gate import Refused, read_image_header
-from omnidali.catalog.labels import Labels, read_label_map
-from omnidali.catalog.lists import read_list
-from omnidali.catalog.packets import PacketIndex
-from omnidali.catalog.photo import probe_image
-from omnidali.catalog.probe import open_video, probe_video
-from omnidali.catalog.store import CatalogReader
-from omnidali.catalog.tars import read_tar
-from omnidali.config import MediaConfig, SourceConfig
+from omnidali.catalog.database import integrity
+from omnidali.catalog.database.store import CatalogReader
+from omnidali.catalog.file_span import FileSpan
+from omnidali.catalog.listing import tars
+from omnidali.catalog.listing.folders import escape_reason
+from omnidali.catalog.listing.labels import Labels, read_label_map
+from omnidali.catalog.listing.list_formats import read_list
+from omnidali.catalog.listing.tars import read_tar
+from omnidali.catalog.probing import probe
+from omnidali.catalog.probing import probe_pool as workers
+from omnidali.catalog.probing.image_probe import probe_image
+from omnidali.catalog.probing.packet_index import PacketIndex
+from omnidali.catalog.probing.probe import open_video, probe_video
+from omnidali.catalog.probing.sniff import UnsupportedMediaError, read_image_header
+from omnidali.config.load import load_config
+from omnidali.config.schema import MediaConfig, SourceConfig
 from omnidali.decoding.image import decode_image
 from omnidali.decoding.video import decode_video
-from omnidali.errors import CannotDecode, UserError
+from omnidali.errors import DecodeError, UserError
+from omnidali.models.checkpoint_file import load_checkpoint
 from omnidali.models.weights import read_weights
-from omnidali.planning.motion import load_motion
-from omnidali.settings import load_config
-from omnidali.training.checkpoint import load_checkpoint
+from omnidali.planning.camera_motion import load_motion
+from omnidali.testing.numbered_media import write_photo, write_video
 
 ROOT = str(Path(__file__).parent.parent)
 PHOTOS = {"s": SourceConfig(kind="image", root="pics", list="l.txt")}
@@ -239,9 +242,9 @@ def test_playlists_open_no_file_and_no_socket(bait, tmp_path):
     count = 0
     for count, data in enumerate(playlists(bait), 1):
         path = write(tmp_path / f"x{('.mp4', '.ts', '.mkv')[count % 3]}", data)
-        with pytest.raises(Refused):
+        with pytest.raises(UnsupportedMediaError):
             probe_video(FileSpan(str(path)))
-        with pytest.raises(Refused):
+        with pytest.raises(UnsupportedMediaError):
             probe_image(FileSpan(str(path)))
         for form in ("mov", "matroska", "mpegts", "avi", "flv", "mpeg", "ivf"):
             try:
@@ -252,7 +255,7 @@ def test_playlists_open_no_file_and_no_socket(bait, tmp_path):
         assert not bait.touched(), data[:200]
     assert count == 281
     member = write(tmp_path / "t.tar", bytes(512) + external_reference(bait.file))
-    with pytest.raises(Refused):
+    with pytest.raises(UnsupportedMediaError):
         probe_video(FileSpan(str(member), 512, member.stat().st_size - 512))
     assert not bait.touched()
 
@@ -273,7 +276,7 @@ def test_the_kernel_sees_no_other_file_and_no_socket(bait, tmp_path):
     write(tmp_path / "l.txt", "".join(f"{name} 0\n" for name in [*names, "good.mp4"]))
     code = (
         f"import sys; sys.path.insert(0, {ROOT!r}); from omnidali.catalog.build import build_catalog;"
-        " from omnidali.config import SourceConfig; print(build_catalog('c.sqlite',"
+        " from omnidali.config.schema import SourceConfig; print(build_catalog('c.sqlite',"
         " {'s': SourceConfig(kind='video', root='pics', list='l.txt')}, '.', progress=False)[0].usable)"
     )
     done = subprocess.run(
@@ -337,20 +340,20 @@ def png(width, height, depth=8, colour=2):
     ],
 )
 def test_pictures_are_refused_before_a_decoder(tmp_path, data, told):
-    with pytest.raises(Refused, match=told):
+    with pytest.raises(UnsupportedMediaError, match=told):
         probe_image(FileSpan(str(write(tmp_path / "x.jpg", data))))
 
 
 def test_endless_headers_take_no_time_and_no_memory(tmp_path):
     for filler in (b"\0", b"\xff", b"\xff\x00", b"\xff\xd0"):
         began = time.thread_time()
-        with pytest.raises(Refused):
+        with pytest.raises(UnsupportedMediaError):
             read_image_header(b"\xff\xd8\xff" + filler * (1 << 23))
         assert time.thread_time() - began < 2
     with open(tmp_path / "x.jpg", "wb") as file:  # a sparse file of half a gigabyte
         file.write(b"\xff\xd8\xff\xe0")
         file.truncate(1 << 29)
-    with pytest.raises(Refused, match="larger than 256 MiB"):
+    with pytest.raises(UnsupportedMediaError, match="larger than 256 MiB"):
         probe_image(FileSpan(str(tmp_path / "x.jpg")))
 
 
@@ -378,18 +381,20 @@ def test_videos_are_limited_before_a_decoder(tmp_path, monkeypatch):
     write_video(
         tmp_path / "b.mkv", 1, frames=3, width=96, height=64, times=[0, 40, 50 * 3600 * 1000]
     )
-    with pytest.raises(Refused, match="longer than 48 hours"):
+    with pytest.raises(UnsupportedMediaError, match="longer than 48 hours"):
         probe_video(FileSpan(str(tmp_path / "b.mkv")))
-    monkeypatch.setattr("omnidali.catalog.gate.MAX_VIDEO_FRAMES", 8)
-    with pytest.raises(Refused, match="more than 8 frames"):
+    monkeypatch.setattr("omnidali.catalog.probing.sniff.MAX_VIDEO_FRAMES", 8)
+    with pytest.raises(UnsupportedMediaError, match="more than 8 frames"):
         probe_video(FileSpan(str(path)))
     monkeypatch.undo()
     monkeypatch.setattr(probe, "MAX_VIDEO_PIXELS", 96 * 64 - 1)
-    with pytest.raises(Refused, match="too large: 96x64"):
+    with pytest.raises(UnsupportedMediaError, match="too large: 96x64"):
         probe_video(FileSpan(str(path)))
     monkeypatch.undo()
     monkeypatch.setattr(probe, "VIDEO_DECODERS", ("vp9",))
-    with pytest.raises(Refused, match="a codec that the gate does not let through: h264"):
+    with pytest.raises(
+        UnsupportedMediaError, match="a codec that the gate does not let through: h264"
+    ):
         probe_video(FileSpan(str(path)))
 
 
@@ -400,7 +405,7 @@ def test_pictures_that_grow_behind_the_header_meet_a_limit(tmp_path, monkeypatch
     out = np.zeros((1, 1, 32, 32, 3), np.uint8)
     decode_video(media, np.array([2]), np.array([[0, 0, 64, 96]]), 32, out)
     monkeypatch.setattr(probe, "MAX_VIDEO_PIXELS", 2000)
-    monkeypatch.setattr("omnidali.catalog.packets.MAX_VIDEO_PIXELS", 2000)
+    monkeypatch.setattr("omnidali.catalog.probing.packet_index.MAX_VIDEO_PIXELS", 2000)
     for packed in (media.packets, b""):
         threading.Thread(target=lambda: None).start()
         failed = []
@@ -410,7 +415,7 @@ def test_pictures_that_grow_behind_the_header_meet_a_limit(tmp_path, monkeypatch
                 decode_video(
                     media_with(media, packed), np.array([2]), np.array([[0, 0, 64, 96]]), 32, out
                 )
-            except CannotDecode as error:
+            except DecodeError as error:
                 failed.append(error)
 
         thread = threading.Thread(target=decode)
@@ -428,7 +433,7 @@ def media_with(media, packets):
 # What kills, hangs or starves the probe
 
 HOSTILE = """
-import os, signal, time, omnidali.catalog.probe_worker as worker
+import os, signal, time, omnidali.catalog.probing.probe_child as worker
 original = worker.probe_file
 def time_flies():  # what is left to the alarm passes 40 times as fast: a starved machine needs the rest for good files
     signal.setitimer(signal.ITIMER_REAL, signal.getitimer(signal.ITIMER_REAL)[0] / 40)
@@ -508,7 +513,7 @@ def test_the_mates_of_a_file_that_kills_are_probed_again(tmp_path, hostile_worke
 
 
 OUTAGE = """
-import errno, os, omnidali.catalog.probe_worker as worker
+import errno, os, omnidali.catalog.probing.probe_child as worker
 original = worker.probe_image
 def probe_image(span):
     if "1.jpg" in span.path and os.path.exists(os.path.join(os.path.dirname(span.path), "outage")):
@@ -576,7 +581,7 @@ def test_a_killed_build_leaves_no_worker_and_goes_on(tmp_path):
     main = f'exec("""{HOSTILE}""")'
     code = (
         f"import sys; sys.path.insert(0, {ROOT!r})\nfrom omnidali.catalog import build, workers\n"
-        f"from omnidali.config import SourceConfig\nworkers._MAIN = {main!r}\nbuild._COMMIT_SECONDS = 0\n"
+        f"from omnidali.config.schema import SourceConfig\nworkers._MAIN = {main!r}\nbuild._COMMIT_SECONDS = 0\n"
         "build.build_catalog('c.sqlite', {'s': SourceConfig(kind='image', root='pics', list='l.txt')}, '.', threads=1)"
     )
     process = subprocess.Popen(
@@ -1171,7 +1176,7 @@ def test_a_catalog_that_is_being_written_is_not_damaged(tmp_path, monkeypatch):
     assert len(naps) == 2
     write(path, data[:-1])
     with pytest.raises(
-        integrity.Damaged, match=f"{len(data) - 1:,} bytes instead of {len(data):,}"
+        integrity.DamagedCatalogError, match=f"{len(data) - 1:,} bytes instead of {len(data):,}"
     ):
         integrity.check_length(path)
     assert sum(naps) < 0.2
@@ -1267,7 +1272,7 @@ def test_a_catalog_that_others_own(tmp_path):
             path.chmod(0o555)
         code = (
             f"import os, sys\nsys.path.insert(0, {ROOT!r})\nfrom omnidali.catalog.build import build_catalog\n"
-            "from omnidali.catalog.store import CatalogReader\nfrom omnidali.config import SourceConfig\n"
+            "from omnidali.catalog.database.store import CatalogReader\nfrom omnidali.config.schema import SourceConfig\n"
             "if os.getuid() == 0: os.setgid(65534); os.setuid(65534)\n"
             "print(build_catalog('c.sqlite', {'s': SourceConfig(kind='image', root='pics', list='l.txt')}, '.',"
             " progress=False)[0].usable, len(CatalogReader('c.sqlite').table('s')))"

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from omnidali import cli, programs
+from omnidali.cli import main as cli
 from omnidali.errors import UserError
-from omnidali.programs import ProgramFailed, run_program
+from omnidali.processes import launch as programs
+from omnidali.processes.launch import ProgramFailedError, run_program
 
 ROOT = Path(__file__).parent.parent
 ENDINGS = {
@@ -23,10 +24,10 @@ ENDINGS = {
 }
 PROGRAM = """
 import sys
-from omnidali.errors import UserError, exit_with_advice
+from omnidali.errors import UserError, run_reporting_errors
 def story():
     {0}
-sys.exit(exit_with_advice(story))
+sys.exit(run_reporting_errors(story))
 """
 # a rank that needs a while to save, and says so; its shell's command is `omnidali demo`, with this
 # as its programs
@@ -44,12 +45,12 @@ time.sleep(1)
 PARENT = """
 import argparse, sys
 from pathlib import Path
-from omnidali import programs
-from omnidali.commands.training import _running_programs
-from omnidali.errors import exit_with_advice
+from omnidali.processes import launch as programs
+from omnidali.cli.train_commands import _running_programs
+from omnidali.errors import run_reporting_errors
 programs.PROJECT = Path({0!r})
 story = _running_programs(lambda _: programs.run_program("train.py", ranks=1))
-sys.exit(exit_with_advice(lambda: story(None)))
+sys.exit(run_reporting_errors(lambda: story(None)))
 """
 
 
@@ -59,7 +60,7 @@ def test_the_error_of_a_program_is_that_of_its_command(tmp_path, monkeypatch, ca
     what, code = ENDINGS[ending]
     (tmp_path / "train.py").write_text(PROGRAM.format(what))
     monkeypatch.setattr(programs, "PROJECT", tmp_path)
-    with pytest.raises(UserError if code == 2 else ProgramFailed) as raised:
+    with pytest.raises(UserError if code == 2 else ProgramFailedError) as raised:
         run_program("train.py", ranks=1)
     told = {
         "refused": "train.py: expected a good end, got this error: a.b: expected one, got two. Do it. Correct it",
@@ -195,6 +196,6 @@ def test_commands_are_shown_by_one_function():
                 f"{command} {{" in line
                 or f"{command} --config {{" in line
                 or f"{command} --logdir {{" in line
-                for command in (" mv", "train.py", "tensorboard", "torchrun", "omnidali.cli")
+                for command in (" mv", "train.py", "tensorboard", "torchrun", "omnidali.cli.main")
             )
             assert not shown, f"{path}:{number}: {line.strip()}"

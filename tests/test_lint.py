@@ -9,14 +9,14 @@ import tarfile
 
 import pytest
 
-from omnidali import cli
-from omnidali.bench.media import write_photo, write_video
 from omnidali.catalog.build import build_catalog
-from omnidali.catalog.store import CatalogReader, connect
-from omnidali.config import MediaConfig
-from omnidali.curation.choosing import all_sources
-from omnidali.curation.equal import find_equal, video_id
-from omnidali.settings import load_config
+from omnidali.catalog.database.store import CatalogReader, connect
+from omnidali.cli import main as cli
+from omnidali.config.load import load_config
+from omnidali.config.schema import MediaConfig
+from omnidali.curation.dedup.exact_duplicates import find_equal, video_id
+from omnidali.curation.source_selection import all_sources
+from omnidali.testing.numbered_media import write_photo, write_video
 
 ID = "dQw4w9WgXcQ"
 CONFIG = """
@@ -301,7 +301,7 @@ def test_a_folder_that_cannot_be_written_is_the_users(lint, tmp_path):
 
 
 def test_a_full_disk_leaves_nothing_half_written(lint, tmp_path, monkeypatch):
-    import omnidali.curation.lint as module
+    import omnidali.curation.lint.lint as module
 
     def full(*_):
         raise OSError(28, "No space left on device")

@@ -15,19 +15,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnidali import config
-from omnidali.bench.media import picture, write_photo, write_video
 from omnidali.catalog.build import build_catalog
-from omnidali.catalog.items import Item, read_items
-from omnidali.catalog.labels import Labels, read_label_map
-from omnidali.catalog.lists import FORMATS, Entry, find_class_names, read_list, recognise
-from omnidali.catalog.store import CatalogReader
-from omnidali.catalog.tars import find_tars, read_tar
-from omnidali.config import Config, MediaConfig, SourceConfig
-from omnidali.curation.kept_lists import _folder, _path_label, _piece, write_list
+from omnidali.catalog.database.listed_items import Item, read_items
+from omnidali.catalog.database.store import CatalogReader
+from omnidali.catalog.listing.labels import Labels, read_label_map
+from omnidali.catalog.listing.list_formats import (
+    FORMATS,
+    Entry,
+    find_class_names,
+    read_list,
+    recognise,
+)
+from omnidali.catalog.listing.tars import find_tars, read_tar
+from omnidali.config import schema as config
+from omnidali.config.schema import Config, MediaConfig, SourceConfig
+from omnidali.curation.list_writer import _folder, _path_label, _piece, write_list
 from omnidali.errors import UserError
 from omnidali.loading.data import open_data
 from omnidali.planning.resampling import parts_of
+from omnidali.testing.numbered_media import picture, write_photo, write_video
 
 
 def read(tmp_path, text, names=None, mapping=None, **settings):

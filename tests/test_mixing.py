@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import SOURCES
-from omnidali.config import ClipConfig, Config, ResampleConfig, SourceConfig, TrainConfig
+from helpers.batches import assert_restores_at_every_step
+from helpers.plans import flat, made_up_table
+from omnidali.config.schema import ClipConfig, Config, ResampleConfig, SourceConfig, TrainConfig
+from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.loading.data import Data, open_loader
 from omnidali.loading.fusion import FusionIterator
@@ -21,9 +24,6 @@ from omnidali.planning.mixup import Mixup, deal
 from omnidali.planning.philox import Stream
 from omnidali.planning.plan import TrainPlan
 from omnidali.planning.resampling import Rows, fraction_of, quotas
-from omnidali.ranks import Ranks
-from test_fusion import assert_restores_at_every_step
-from test_planning import flat, made_up_table
 
 
 def test_fixed_batches_fill_every_step_alike():

@@ -12,21 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import media_of
-from omnidali import cli
-from omnidali.bench.media import picture, write_photo
+from helpers.batches import assert_restores_at_every_step, pictures
 from omnidali.catalog.build import build_catalog
-from omnidali.catalog.store import CatalogReader
-from omnidali.config import ClipConfig, SourceConfig
-from omnidali.curation.motion import estimate_motion, homography
+from omnidali.catalog.database.store import CatalogReader
+from omnidali.cli import main as cli
+from omnidali.config.schema import ClipConfig, SourceConfig
+from omnidali.curation.motion_estimate import estimate_motion, homography
 from omnidali.decoding.image import decode_image
 from omnidali.errors import UserError
 from omnidali.loading.fusion import FusionIterator
-from omnidali.planning.motion import load_motion, still, through_region, translated, warped
+from omnidali.pipelines import MovingImages
+from omnidali.planning.camera_motion import load_motion, still, through_region, translated, warped
 from omnidali.planning.philox import normals
 from omnidali.planning.plan import TrainPlan
-from pipelines import MovingImages
-from pipelines.feeds import MEAN, STD
-from test_fusion import assert_restores_at_every_step, pictures
+from omnidali.testing.numbered_media import picture, write_photo
+from omnidali.utils.constants import MEAN, STD
 
 CLIP = ClipConfig(num_clips=1, clip_len=6, frame_interval=8, size=64)
 

@@ -12,19 +12,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import media_of
-from omnidali.catalog import gate
-from omnidali.catalog.files import FileSpan
-from omnidali.catalog.gate import MAX_HEADER_BYTES, MAX_SEGMENTS, Refused, read_image_header
-from omnidali.catalog.photo import IMAGE_HEADER_BYTES
-from omnidali.catalog.probe import probe_frames, probe_image
-from omnidali.catalog.store import Media
-from omnidali.curation.encode import encode_photo
-from omnidali.decoding.frames import decode_frames
+from helpers.plans import table_with
+from omnidali.catalog.database.store import Media
+from omnidali.catalog.file_span import FileSpan
+from omnidali.catalog.probing import sniff as gate
+from omnidali.catalog.probing.image_probe import IMAGE_HEADER_BYTES
+from omnidali.catalog.probing.probe import probe_frames, probe_image
+from omnidali.catalog.probing.sniff import (
+    MAX_HEADER_BYTES,
+    MAX_SEGMENTS,
+    UnsupportedMediaError,
+    read_image_header,
+)
+from omnidali.curation.copies.encode import encode_photo
+from omnidali.decoding.frame_folder import decode_frames
 from omnidali.decoding.image import decode_image
 from omnidali.decoding.routes import choose_routes
 from omnidali.decoding.scale import cut_and_scale
-from omnidali.errors import CannotDecode, UserError
-from test_decoding import table_with
+from omnidali.errors import DecodeError, UserError
 
 WIDTH, HEIGHT = 90, 60
 ORIENTATIONS = range(1, 9)
@@ -275,9 +280,9 @@ def test_a_file_that_became_another_format_is_not_turned_twice(tmp_path):
 def test_a_file_that_was_turned_since_the_probe_says_so(tmp_path):
     media = media_with(tmp_path, png(made_picture(), 1))
     (tmp_path / "photo").write_bytes(png(made_picture(), 6))
-    with pytest.raises(CannotDecode, match="a picture of 60x90 where it had 90x60"):
+    with pytest.raises(DecodeError, match="a picture of 60x90 where it had 90x60"):
         decoded(media, [(0, 0, 60, 60)], 60)
-    with pytest.raises(CannotDecode, match="60x90 pixels where the header said 90x60"):
+    with pytest.raises(DecodeError, match="60x90 pixels where the header said 90x60"):
         encode_photo(media, tmp_path / "copy", 30)
 
 
@@ -378,7 +383,7 @@ def test_a_cut_file_keeps_its_size_or_is_refused(form):
     for end in range(len(data)):
         try:
             header = read_image_header(data[:end])
-        except Refused as refusal:
+        except UnsupportedMediaError as refusal:
             assert end < 30, (end, refusal)
             continue
         assert header.orientation in (1, 3)
@@ -429,7 +434,7 @@ def test_hostile_bytes_give_a_header_or_a_refusal(tail, whole, form):
     head = {"png": encoded(".png", made_picture())[:33], "webp": webp(made_picture(), 6)[:30]}[form]
     try:
         header = read_image_header(head + b"".join(tail), whole=whole)
-    except Refused as refusal:
+    except UnsupportedMediaError as refusal:
         assert str(refusal) == "header cut off" and not whole
         return
     assert header.orientation in ORIENTATIONS

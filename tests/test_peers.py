@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.loader_task import Item, Job
+from benchmarks.peers import PEERS
 from conftest import media_of
-from omnidali.bench.job import Item, Job
-from omnidali.bench.media import read_numbers, write_photo, write_video
-from omnidali.bench.peers import PEERS
 from omnidali.decoding.image import decode_image
 from omnidali.decoding.video import decode_video
-from pipelines.feeds import MEAN, STD
+from omnidali.testing.numbered_media import read_numbers, write_photo, write_video
+from omnidali.utils.constants import MEAN, STD
 
 FRAMES, WIDTH, HEIGHT, SIZE = 40, 112, 80, 96
 VIDEOS = {

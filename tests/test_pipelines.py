@@ -14,14 +14,15 @@ import pytest
 import torch
 
 from conftest import media_of
-from omnidali.bench.media import read_numbers, write_photo, write_video
 from omnidali.decoding.image import decode_image
 from omnidali.decoding.video import decode_video
-from omnidali.loading.buffers import BufferPool
-from omnidali.loading.memory import Trimmer
+from omnidali.loading.buffer_pool import BufferPool
+from omnidali.loading.memory_trim import Trimmer
 from omnidali.loading.normalise import normalise
-from pipelines import DecodedClips, EncodedImages, EncodedVideos, PipelineError
-from pipelines.feeds import MEAN, STD, first_reason
+from omnidali.pipelines import DecodedClips, EncodedImages, EncodedVideos, PipelineError
+from omnidali.pipelines.feeds import first_reason
+from omnidali.testing.numbered_media import read_numbers, write_photo, write_video
+from omnidali.utils.constants import MEAN, STD
 
 BOXES = np.array([[0, 16, 80, 96], [6, 8, 70, 72]], np.int32)
 FLIPS = [0, 1]

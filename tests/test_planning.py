@@ -7,30 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omnidali.catalog.store import SourceTable
-from omnidali.config import ClipConfig, SourceConfig, ViewsConfig
+from helpers.plans import flat, made_up_table
+from omnidali.catalog.database.store import SourceTable
+from omnidali.config.schema import ClipConfig, SourceConfig, ViewsConfig
+from omnidali.media_kind import MediaKind
 from omnidali.planning import crops
-from omnidali.planning.frames import sample_test, sample_train
+from omnidali.planning.frame_sampling import sample_test, sample_train
 from omnidali.planning.mixing import Weighted
 from omnidali.planning.permutation import permute
 from omnidali.planning.philox import Purpose, Stream, below, philox
 from omnidali.planning.plan import EvaluationPlan, TrainPlan
-
-
-def made_up_table(rows, kind="video", name="t", classes=7):
-    rng = np.random.default_rng(rows)
-    return SourceTable(
-        name,
-        kind,
-        np.arange(rows),
-        rng.integers(0, classes, rows).astype(np.int32),
-        rng.integers(50, 500, rows).astype(np.uint16),
-        rng.integers(50, 500, rows).astype(np.uint16),
-        rng.integers(1, 400, rows).astype(np.int32) if kind == "video" else np.ones(rows, np.int32),
-        np.zeros(rows, np.uint8),
-        codec_names=("h264",),
-        fingerprint="f",
-    )
 
 
 def made_up_plan(batch=24, seed=3, clip=ClipConfig()):
@@ -227,16 +213,6 @@ def test_three_crops_lie_along_the_longer_side():
     assert boxes[1].tolist() == [[0, 0, 256, 256], [84, 0, 340, 256], [42, 0, 298, 256]]
 
 
-def flat(planned):
-    return {
-        int(slot): (s.source, int(draw), int(row), frames.tolist(), box.tolist(), flip.tolist())
-        for s in planned
-        for slot, draw, row, frames, box, flip in zip(
-            s.slots, s.draws, s.rows, s.frames, s.boxes, s.flips
-        )
-    }
-
-
 @pytest.mark.parametrize("world", [2, 3, 4, 8])
 def test_ranks_share_one_order(world):
     plan = made_up_plan()
@@ -324,7 +300,7 @@ def test_planning_stays_cheap_at_ten_million_rows():
     rows = 10_000_000
     table = SourceTable(
         "t",
-        "video",
+        MediaKind.VIDEO,
         np.arange(rows),
         np.zeros(rows, np.int32),
         np.full(rows, 340, np.uint16),

@@ -6,14 +6,14 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import SMALL
-from omnidali import cli
-from omnidali.bench.media import read_numbers
+from omnidali.cli import main as cli
+from omnidali.config.load import load_config
 from omnidali.curation.preview import Shown, _outlines
+from omnidali.loading.clip_images import LINE, captioned, clip_pixels, tile
 from omnidali.loading.data import make_plan, open_data, open_loader
-from omnidali.loading.pictures import LINE, captioned, clip_pixels, tile
-from omnidali.planning.motion import still
+from omnidali.planning.camera_motion import still
 from omnidali.planning.plan import Samples
-from omnidali.settings import load_config
+from omnidali.testing.numbered_media import read_numbers
 
 SIZE = 56
 HEAD = 3 * LINE  # the caption

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from omnidali.ranks import Ranks, _average_each_alone
+from omnidali.distributed.ranks import Ranks, _average_each_alone
 
 WORLD, LATE = 8, 1.0
 
@@ -31,7 +31,7 @@ def attend(rank, store, times):
 
 def test_nobody_goes_before_all_have_come(tmp_path):
     context = multiprocessing.get_context("forkserver")  # torch is imported once
-    context.set_forkserver_preload(["omnidali.ranks"])
+    context.set_forkserver_preload(["omnidali.distributed.ranks"])
     times = context.Queue()
     processes = [
         context.Process(target=attend, args=(rank, tmp_path / "store", times))
@@ -52,11 +52,11 @@ def test_a_rank_whose_torchrun_died_before_it_could_notice_ends(tmp_path):
     """
     code = """
 import os, sys, time
-from omnidali.errors import exit_with_advice
-from omnidali.ranks import start_ranks
+from omnidali.cli.error_report import run_reporting_errors
+from omnidali.distributed.ranks import start_ranks
 while len(sys.argv) > 1 and os.getppid() == int(sys.argv[1]):
     time.sleep(0.01)
-open("code.part", "w").write(str(exit_with_advice(lambda: start_ranks() and None)))
+open("code.part", "w").write(str(run_reporting_errors(lambda: start_ranks() and None)))
 os.rename("code.part", "code")
 """
     (tmp_path / "rank.py").write_text(code)

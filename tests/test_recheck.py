@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 from conftest import media_of
-from omnidali import cli
-from omnidali.bench.media import write_photo, write_video
 from omnidali.catalog.build import build_catalog
-from omnidali.catalog.packets import PacketIndex
-from omnidali.catalog.recheck import recheck
-from omnidali.catalog.store import CatalogReader
-from omnidali.config import SourceConfig
+from omnidali.catalog.database.store import CatalogReader
+from omnidali.catalog.probing.packet_index import PacketIndex
+from omnidali.catalog.verify import recheck
+from omnidali.cli import main as cli
+from omnidali.config.schema import SourceConfig
 from omnidali.decoding.routes import choose_routes
 from omnidali.errors import UserError
 from omnidali.planning.fingerprint import describe_content
+from omnidali.testing.numbered_media import write_photo, write_video
 
 VIDEOS = SourceConfig(kind="video", root="v")
 FAST = {"width": 112, "height": 80, "frames": 30, "gop": 10, "options": {"preset": "ultrafast"}}
@@ -199,7 +199,7 @@ def test_a_source_of_which_nothing_decodes_is_said_without_a_traceback(world, ca
 
 def test_a_catalog_that_cannot_be_written_is_said_before_anything_is_decoded(world, monkeypatch):
     built(world)
-    monkeypatch.setattr("omnidali.catalog.recheck.ProbePool", None)
+    monkeypatch.setattr("omnidali.catalog.verify.ProbePool", None)
     blocker = sqlite3.connect(world / "c.sqlite")
     blocker.execute("BEGIN IMMEDIATE")
     monkeypatch.setattr(

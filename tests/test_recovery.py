@@ -13,20 +13,22 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from benchmarks.soak_limits import naming
+from benchmarks.soak_media import Damage
 from conftest import hurry
-from omnidali.bench.soak_media import Damage
-from omnidali.bench.verdicts import naming
-from omnidali.catalog.packets import PacketIndex
-from omnidali.config import ClipConfig
+from helpers.outages import KINDS, Outage, make_source
+from omnidali.catalog.probing.packet_index import PacketIndex
+from omnidali.config.schema import ClipConfig
 from omnidali.curation import info
-from omnidali.errors import BadSource
-from omnidali.loading import faults, producer, recovery
-from omnidali.loading.faults import Limits
+from omnidali.errors import BadSourceError
+from omnidali.loading import producer
+from omnidali.loading.failures import recovery
+from omnidali.loading.failures import tracker as faults
+from omnidali.loading.failures.quarantine import Fault, Quarantine
+from omnidali.loading.failures.recovery import Recovery
+from omnidali.loading.failures.tracker import Limits
 from omnidali.loading.fusion import FusionIterator
-from omnidali.loading.quarantine import Fault, Quarantine
-from omnidali.loading.recovery import Recovery
 from omnidali.planning.plan import TrainPlan
-from outages import KINDS, Outage, make_source
 
 CLIP = ClipConfig(num_clips=1, size=40, crop="center", flip=0.0)
 FREE = Limits(1.0, 1000)
@@ -203,7 +205,8 @@ def test_an_outage_that_is_not_over_ends_the_run_soon(tmp_path, monkeypatch, few
     with (
         open_source(table, sources, limits=limits, threads=4) as loader,
         pytest.raises(
-            BadSource, match="at most 2 of 8 files to fail .loader.max_bad_ratio., got 3: 3 disk: "
+            BadSourceError,
+            match="at most 2 of 8 files to fail .loader.max_bad_ratio., got 3: 3 disk: ",
         ),
     ):
         list(loader)
@@ -218,7 +221,7 @@ def test_a_start_behind_an_outage_that_ended_a_run_goes_on(tmp_path, monkeypatch
         outage = Outage(patches, errno.EACCES)
         outage.paths |= {str(files[number]) for number in (0, 2, 5)}
         with open_source(table, sources, quarantine=Quarantine(path), limits=few_allowed) as loader:
-            with pytest.raises(BadSource):
+            with pytest.raises(BadSourceError):
                 list(loader)
     again = Quarantine(path)
     assert again.count("web") == 3

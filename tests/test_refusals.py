@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from conftest import SMALL
-from omnidali import cli, curate
+from omnidali.cli import main as cli
+from omnidali.config.load import load_config
+from omnidali.experiments import curate
 from omnidali.models.recognizers import build_model
-from omnidali.settings import load_config
 
 CONFIG = (
     SMALL

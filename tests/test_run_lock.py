@@ -8,12 +8,12 @@ import stat
 
 import pytest
 
-from crashing import calling
+from helpers.crashing import calling
+from helpers.running import run, step_of
 from omnidali.errors import UserError
+from omnidali.models.checkpoint_file import load_checkpoint
 from omnidali.training import run_lock
-from omnidali.training.checkpoint import load_checkpoint
-from omnidali.training.run_lock import RunLock, Taken
-from running import run, step_of
+from omnidali.training.run_lock import RunFolderTakenError, RunLock
 
 pytestmark = pytest.mark.usefixtures("small_network")
 
@@ -122,7 +122,7 @@ def test_a_lock_that_was_taken_stays_taken(tmp_path, network_disk):
     (tmp_path / "run.lock").unlink()
     other = RunLock(tmp_path)
     for _ in range(2):
-        with pytest.raises(Taken):
+        with pytest.raises(RunFolderTakenError):
             lock.check()
     other.release()
     lock.check()

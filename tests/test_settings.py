@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from omnidali.config import Config
-from omnidali.errors import ConfigErrors, UserError
-from omnidali.settings import dump_config, load_config, to_plain
+from omnidali.config.load import dump_config, load_config, to_plain
+from omnidali.config.schema import Config
+from omnidali.errors import ConfigError, UserError
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "parts")
@@ -218,7 +218,7 @@ def test_mistakes_are_told(tmp_path, text, told):
 
 
 def test_all_mistakes_come_at_once(tmp_path):
-    with pytest.raises(ConfigErrors) as caught:
+    with pytest.raises(ConfigError) as caught:
         load(
             tmp_path,
             "sources: {k: {kind: film, wieght: 1}}\ntrain: {batch: x}\nclip: {flip: 7}\n",

@@ -8,17 +8,17 @@ import time
 
 import pytest
 
-from omnidali.config import ClipConfig
-from omnidali.decoding.causes import Cause
+from helpers.outages import KINDS, Outage, make_source
+from omnidali.config.schema import ClipConfig
+from omnidali.decoding.failure_cause import Cause
 from omnidali.errors import MACHINE, UserError
-from omnidali.loading import shortage
-from omnidali.loading.faults import Limits
+from omnidali.loading.failures import shortage
+from omnidali.loading.failures.quarantine import Quarantine
+from omnidali.loading.failures.shortage import Shortage
+from omnidali.loading.failures.tracker import Limits
 from omnidali.loading.fusion import FusionIterator
-from omnidali.loading.quarantine import Quarantine
-from omnidali.loading.shortage import Shortage
-from omnidali.loading.workers import Workers
+from omnidali.loading.thread_pool import Workers
 from omnidali.planning.plan import TrainPlan
-from outages import KINDS, Outage, make_source
 
 CLIP = ClipConfig(num_clips=1, size=40, crop="center", flip=0.0)
 OUT_OF_MEMORY = Cause("out of memory", MACHINE)

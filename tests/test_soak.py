@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from omnidali import cli
-from omnidali.bench import verdicts
-from omnidali.bench.faults import EXACT, FAILS, UNSURE
-from omnidali.bench.soak import judge, soak
-from omnidali.bench.soak_media import Damage
-from omnidali.bench.verdicts import Sample
+from benchmarks import __main__ as cli
+from benchmarks import soak_limits as verdicts
+from benchmarks.soak import judge, soak
+from benchmarks.soak_limits import Sample
+from benchmarks.soak_media import Damage
+from omnidali.testing.damaged_media import EXACT, FAILS, UNSURE
 
 MIB = 1 << 20
 SAMPLES = [

@@ -8,14 +8,14 @@ import tarfile
 import numpy as np
 import pytest
 
-from omnidali.bench.media import read_numbers, write_photo, write_video
+from helpers.batches import assert_restores_at_every_step, content, pictures
 from omnidali.catalog.build import build_catalog
-from omnidali.catalog.pack import ANOTHER_SIZE, NO_POSITIVE, OUTSIDE
-from omnidali.catalog.store import CatalogReader
-from omnidali.config import ClipConfig, SourceConfig
+from omnidali.catalog.database.columns import ANOTHER_SIZE, NO_POSITIVE, OUTSIDE
+from omnidali.catalog.database.store import CatalogReader
+from omnidali.config.schema import ClipConfig, SourceConfig
 from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.plan import TrainPlan
-from test_fusion import assert_restores_at_every_step, content, pictures
+from omnidali.testing.numbered_media import read_numbers, write_photo, write_video
 
 CLIP = ClipConfig(num_clips=4, size=56, crop="center", flip=0.0)
 RATE = 10  # frames a second
@@ -339,7 +339,7 @@ def test_variable_frame_rates_are_cut_by_time(tmp_path):
 
 
 def test_evaluation_of_frames(root, tmp_path):
-    from omnidali.config import ViewsConfig
+    from omnidali.config.schema import ViewsConfig
     from omnidali.planning.plan import EvaluationPlan
 
     _, table, source = open_form(root, tmp_path, "frames with offset")

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from omnidali.ranks import Ranks
+from omnidali.distributed.ranks import Ranks
 from omnidali.training.schedule import SaveClock
-from omnidali.training.stopping import StopSignals
+from omnidali.training.stop_signals import StopSignals
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from helpers.running import HELD_OUT, options_of, step_of
 from omnidali.catalog.build import build_catalog
-from omnidali.settings import load_config
-from omnidali.streams import DroppingStream
-from running import HELD_OUT, options_of, step_of
+from omnidali.config.load import load_config
+from omnidali.utils.streams import DroppingStream
 
-CRASHING = Path(__file__).with_name("crashing.py")
+CRASHING = Path(__file__).parent / "helpers" / "crashing.py"
 PATIENCE = 300  # seconds until something hangs for sure
 SCARCE = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
 PLACES = {  # how a shell starts a program there, and what is left of what it prints to stdout
@@ -77,7 +77,7 @@ def test_a_training_runs(media_root, tmp_path, place):
 def test_a_command_runs_or_ends_quietly(media_root, tmp_path, place):
     config = options_of(media_root, tmp_path)
     words = shlex.join(
-        [sys.executable, "-m", "omnidali.cli", "lint", *config[:2], "--set", *config[2:]]
+        [sys.executable, "-m", "omnidali", "lint", *config[:2], "--set", *config[2:]]
     )
     process = shell(PLACES[place][0], words, cwd=Path(__file__).parent.parent)
     out, err = process.communicate(timeout=PATIENCE)
@@ -89,7 +89,7 @@ def test_a_command_runs_or_ends_quietly(media_root, tmp_path, place):
 
 
 @pytest.mark.parametrize(
-    "words", ["train.py --print-config", "-m omnidali.cli info", "-m omnidali.cli lint"]
+    "words", ["train.py --print-config", "-m omnidali info", "-m omnidali lint"]
 )
 def test_a_full_disk_under_stdout_is_one_line(media_root, tmp_path, words):
     config = options_of(media_root, tmp_path)
@@ -156,7 +156,7 @@ def test_nobody_reads(media_root, tmp_path):
 
 @pytest.mark.parametrize("waits", [True, False])
 def test_dropped_lines_are_counted(monkeypatch, waits):
-    monkeypatch.setattr("omnidali.streams._PATIENCE_MS", 10)
+    monkeypatch.setattr("omnidali.utils.streams._PATIENCE_MS", 10)
     read_end, number = os.pipe()
     fcntl.fcntl(number, fcntl.F_SETPIPE_SZ, 4096)  # one page, which is all that poll() calls ready
     os.set_blocking(number, waits)

@@ -8,13 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnidali.config import OptimizerConfig
+from omnidali.config.schema import OptimizerConfig
+from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
-from omnidali.evaluation.metrics import measure
+from omnidali.evaluation.accuracy import measure
 from omnidali.loading.stats import SourceStats
+from omnidali.models.checkpoint_file import load_checkpoint, load_weights, save_checkpoint
 from omnidali.models.recognizers import TSN
-from omnidali.ranks import Ranks
-from omnidali.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from omnidali.training.console import step_line
 from omnidali.training.ema import Ema
 from omnidali.training.meters import SourceMeter

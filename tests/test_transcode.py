@@ -19,19 +19,19 @@ import pytest
 from av.video.frame import PictureType
 
 from conftest import media_of
-from omnidali import cli
-from omnidali.bench import advise as advice
-from omnidali.bench import copies
-from omnidali.bench.media import picture, read_numbers, write_photo, write_video
-from omnidali.catalog.probe import open_video
-from omnidali.catalog.store import CatalogReader
-from omnidali.curation import encode, transcode
-from omnidali.curation.copy_quality import ssim
-from omnidali.curation.encode import RECIPES, encode_video, scaled_size
-from omnidali.errors import CannotDecode
+from helpers.exif import exif
+from omnidali.catalog.database.store import CatalogReader
+from omnidali.catalog.probing.probe import open_video
+from omnidali.cli import main as cli
+from omnidali.config.load import load_config
+from omnidali.curation.copies import advise as advice
+from omnidali.curation.copies import copy_gain as copies
+from omnidali.curation.copies import encode, transcode
+from omnidali.curation.copies.copy_quality import ssim
+from omnidali.curation.copies.encode import RECIPES, encode_video, scaled_size
+from omnidali.errors import DecodeError
 from omnidali.loading.data import make_plan, open_data
-from omnidali.settings import load_config
-from test_catalog import exif
+from omnidali.testing.numbered_media import picture, read_numbers, write_photo, write_video
 
 SHORT = 64
 PLAIN = {"options": {"preset": "ultrafast"}, "width": 144, "height": 96}
@@ -324,7 +324,7 @@ def test_holes_are_filled_and_counted(tmp_path, monkeypatch):
     shown = [numbers(frame)[1] for frame in frames_of(media_of(tmp_path / "b"))]
     assert shown == [1, 1, 2, 3, 4, 7, 7, 7, 8, 9, 10, 10]
     monkeypatch.setattr(encode, "frames_from", lambda media, *_: list(frames_from(media))[:5])
-    with pytest.raises(CannotDecode, match="7 of 12 frames do not come out"):
+    with pytest.raises(DecodeError, match="7 of 12 frames do not come out"):
         encode_video(media_of(tmp_path / "a.mp4"), tmp_path / "b", RECIPES["fast"], SHORT)
 
 
@@ -333,7 +333,7 @@ def test_a_copy_that_differs_is_no_copy(tmp_path, monkeypatch):
     media = media_of(tmp_path / "a.mp4")
     timing = encode._timing(media, 12)
     monkeypatch.setattr(encode, "_timing", lambda *_: (timing[0], timing[1] * 3, timing[2]))
-    with pytest.raises(CannotDecode, match="timestamps are not the original's"):
+    with pytest.raises(DecodeError, match="timestamps are not the original's"):
         encode_video(media, tmp_path / "b", RECIPES["fast"], SHORT)
 
 
@@ -445,7 +445,7 @@ def test_a_killed_run_goes_on_with_the_same_bytes(tmp_path, monkeypatch):
     for n in range(6):
         write_video(tmp_path / f"media/v/{n}.mp4", n, frames=40, **PLAIN)
     process = subprocess.Popen(
-        [sys.executable, "-m", "omnidali.cli", *command],
+        [sys.executable, "-m", "omnidali", *command],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -488,7 +488,7 @@ def test_broken_files_are_named_and_the_run_goes_on(tmp_path, monkeypatch, capsy
 
     def picky(media, *rest):
         if media.path.endswith("1.mp4"):
-            raise CannotDecode("bad luck")
+            raise DecodeError("bad luck")
         return encode_one(media, *rest)
 
     monkeypatch.setattr(transcode, "encode_video", picky)
@@ -504,7 +504,7 @@ def test_broken_files_are_named_and_the_run_goes_on(tmp_path, monkeypatch, capsy
     assert 30 < row["psnr"] < 45 and 0.8 < row["ssim"] < 1
 
     def never(media, *rest):
-        raise CannotDecode("bad luck")
+        raise DecodeError("bad luck")
 
     monkeypatch.setattr(transcode, "encode_video", never)
     assert cli.main([*command, "--recipe", "small"]) == 2
@@ -550,7 +550,7 @@ def test_a_tar_with_a_member_that_fails_is_made_once(tmp_path, monkeypatch):
     def picky(media, *rest):
         done.append(media.path)
         if media.path.endswith("1.mp4"):
-            raise CannotDecode("bad luck")
+            raise DecodeError("bad luck")
         return encode_one(media, *rest)
 
     monkeypatch.setattr(transcode, "encode_video", picky)
@@ -603,7 +603,6 @@ def test_advise(tmp_path, capsys, world):
     assert (
         cli.main(
             [
-                "bench",
                 "advise",
                 "--config",
                 str(tmp_path / "c.yaml"),
@@ -683,7 +682,7 @@ def test_a_copy_whose_frames_are_others_is_not_kept(tmp_path, monkeypatch, mista
     made = encode.pictures
     monkeypatch.setattr(encode, "pictures", lambda *arguments: mistake(list(made(*arguments))))
     with pytest.raises(
-        CannotDecode, match="of the copy is nearer to another frame of the original than to its own"
+        DecodeError, match="of the copy is nearer to another frame of the original than to its own"
     ):
         encode_video(media_of(tmp_path / "a.mp4"), tmp_path / "b", RECIPES["fast"], SHORT)
 

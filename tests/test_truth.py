@@ -7,7 +7,8 @@ import pytest
 
 from conftest import InProcess
 from omnidali.catalog.build import build_catalog
-from omnidali.config import EVALUATION
+from omnidali.config.load import load_config
+from omnidali.config.schema import EVALUATION
 from omnidali.demo import world as worlds
 from omnidali.demo.truth import (
     duplicate_quality,
@@ -18,8 +19,7 @@ from omnidali.demo.truth import (
 )
 from omnidali.demo.world import make_world, plan_items
 from omnidali.errors import UserError
-from omnidali.programs import find_config
-from omnidali.settings import load_config
+from omnidali.processes.launch import find_config
 
 TRUTH = {
     "noise": {"a/1": 4, "a/2": None, "a/3": 1},

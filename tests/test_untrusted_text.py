@@ -22,17 +22,19 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 import evaluate
 import train
-from omnidali import cli
-from omnidali.bench.media import write_photo, write_video
 from omnidali.catalog.build import build_catalog
-from omnidali.catalog.store import CatalogReader
-from omnidali.config import SourceConfig
+from omnidali.catalog.database.store import CatalogReader
+from omnidali.cli import main as cli
+from omnidali.cli.error_report import run_reporting_errors
+from omnidali.config.load import load_config
+from omnidali.config.schema import SourceConfig
 from omnidali.curation import cut as cutting
-from omnidali.errors import CannotDecode, UserError, exit_with_advice
+from omnidali.errors import DecodeError, UserError
 from omnidali.loading.data import open_data
-from omnidali.log import LOG
-from omnidali.settings import load_config
-from omnidali.untrusted_text import (
+from omnidali.testing.numbered_media import write_photo, write_video
+from omnidali.utils.atomic_write import csv_lines, table_lines
+from omnidali.utils.log import LOG
+from omnidali.utils.untrusted_text import (
     LONGEST,
     for_csv,
     for_markdown,
@@ -41,7 +43,6 @@ from omnidali.untrusted_text import (
     for_terminal,
     say,
 )
-from omnidali.writing import csv_lines, table_lines
 
 ROOT = Path(__file__).parent.parent
 ODD = "caf\udce9"  # what Python makes of b"caf\xe9"
@@ -143,7 +144,7 @@ def test_errors_logs_and_tracebacks(capsys, caplog):
     hook = sys.excepthook
     try:
         with pytest.raises(KeyError):
-            exit_with_advice(lambda: {}["\x1b[31mred"])
+            run_reporting_errors(lambda: {}["\x1b[31mred"])
         sys.excepthook(OSError, OSError("\x1b[31mred " + ODD), None)
     finally:
         sys.excepthook = hook
@@ -172,17 +173,17 @@ def test_what_is_printed_and_written_goes_through_one_function_each():
     that escapes.
     """
     allowed = {
-        "print": ("omnidali/untrusted_text.py", "omnidali/bench/measure.py"),
-        "csv.writer": ("omnidali/writing.py",),
+        "print": ("omnidali/utils/untrusted_text.py", "benchmarks/measure_loader.py"),
+        "csv.writer": ("omnidali/utils/atomic_write.py",),
         "csv.DictWriter": (),
-        "logging.getLogger": ("omnidali/log.py",),
-        "csv_lines": ("omnidali/writing.py", "omnidali/curation/kept_lists.py"),
+        "logging.getLogger": ("omnidali/utils/log.py",),
+        "csv_lines": ("omnidali/utils/atomic_write.py", "omnidali/curation/list_writer.py"),
         "warnings.warn": (),
         "sys.stdout.write": (),
         "sys.stderr.write": (),
         "traceback.print_exc": (),
         "traceback.print_exception": (),
-        "cv2.putText": ("omnidali/charts.py", "omnidali/loading/pictures.py"),
+        "cv2.putText": ("omnidali/utils/plots.py", "omnidali/loading/clip_images.py"),
         "argparse.ArgumentParser": (),
     }
     broken = []
@@ -316,7 +317,7 @@ def done(crawl, tmp_path_factory):
 
         def copy_most(media, path, *place):
             if "|pipe|" in media.path:
-                raise CannotDecode(f"<b>\x1b[31m {media.path}\nx")
+                raise DecodeError(f"<b>\x1b[31m {media.path}\nx")
             return copy_piece(media, path, *place)
 
         patch.setattr(cutting, "copy_piece", copy_most)
@@ -751,7 +752,7 @@ def test_any_locale_finds_and_prints_any_name(tmp_path, locale):
         [
             sys.executable,
             "-m",
-            "omnidali.cli",
+            "omnidali",
             "lint",
             "--config",
             str(tmp_path / "c.yaml"),

@@ -9,16 +9,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from omnidali import cli
-from omnidali.catalog import migration
 from omnidali.catalog.build import build_catalog
-from omnidali.catalog.integrity import crc_of
-from omnidali.catalog.store import MEDIA_COLUMNS, CatalogReader, connect
-from omnidali.config import SourceConfig
+from omnidali.catalog.database import migration
+from omnidali.catalog.database.integrity import crc_of
+from omnidali.catalog.database.store import MEDIA_COLUMNS, CatalogReader, connect
+from omnidali.cli import main as cli
+from omnidali.config.load import load_config
+from omnidali.config.schema import SourceConfig
 from omnidali.errors import UserError
 from omnidali.loading.data import open_data, open_loader
-from omnidali.settings import load_config
-from omnidali.training.checkpoint import load_checkpoint
+from omnidali.models.checkpoint_file import load_checkpoint
 
 ARCHIVE = Path(__file__).parent / "golden" / "run-0.1.tar.xz"
 # where the run of the archive was made; `relocate` makes it one of another folder

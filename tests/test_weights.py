@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from omnidali.errors import UserError
+from omnidali.models.checkpoint_file import load_weights
 from omnidali.models.recognizers import TSN, SlowOnly, fixed_statistics
 from omnidali.models.weights import export_weights, inflate, load_pretrained, read_weights
-from omnidali.training.checkpoint import load_weights
 
 
 def torchvision_names(depth=50):

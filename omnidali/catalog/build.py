@@ -21,19 +21,26 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from omnidali.catalog.contents import list_source
-from omnidali.catalog.files import stamp_of
-from omnidali.catalog.gate import OK, UNREADABLE
-from omnidali.catalog.integrity import Damaged, damage, is_damage, move_aside, only_build, trouble
-from omnidali.catalog.pack import pack
-from omnidali.catalog.probe import IRREGULAR, Probe
-from omnidali.catalog.store import COLUMNS, NEW, connect, media_crc, read_packed
-from omnidali.catalog.tars import find_tars
-from omnidali.catalog.workers import Outcome, ProbePool
-from omnidali.config import MediaConfig, key_of
-from omnidali.errors import NothingUsable, UserError
-from omnidali.reading import is_text, require_utf8_names
-from omnidali.untrusted_text import for_terminal
+from omnidali.catalog.database.columns import pack
+from omnidali.catalog.database.integrity import (
+    DamagedCatalogError,
+    damage,
+    is_damage,
+    move_aside,
+    only_build,
+    trouble,
+)
+from omnidali.catalog.database.store import COLUMNS, NEW, connect, media_crc, read_packed
+from omnidali.catalog.file_span import stamp_of
+from omnidali.catalog.listing.scan import list_source
+from omnidali.catalog.listing.tars import find_tars
+from omnidali.catalog.probing.probe import IRREGULAR, Probe
+from omnidali.catalog.probing.probe_pool import Outcome, ProbePool
+from omnidali.catalog.probing.sniff import OK, UNREADABLE
+from omnidali.config.schema import MediaConfig, key_of
+from omnidali.errors import NoUsableFilesError, UserError
+from omnidali.utils.text_files import is_text, require_utf8_names
+from omnidali.utils.untrusted_text import for_terminal
 
 # files of a source whose size and time are compared at a warm start; of more than that
 CHECKED_AT_START = 100_000
@@ -131,7 +138,7 @@ def build_catalog(
                 return _build(
                     path, sources, Path(data_root), classes, pool, progress, as_begun, is_current
                 )
-            except Damaged as seen:
+            except DamagedCatalogError as seen:
                 try:
                     if not attempt:
                         move_aside(path, seen)
@@ -167,7 +174,7 @@ def writing(path: Path) -> Iterator[sqlite3.Connection]:
 
     Raises:
         UserError: where it cannot be written.
-        Damaged: if it is not as it was written.
+        DamagedCatalogError: if it is not as it was written.
     """
     db = connect(path, upgrades=True)
     db.execute(f"PRAGMA cache_spill = {_UNWRITTEN_PAGES}")
@@ -175,7 +182,7 @@ def writing(path: Path) -> Iterator[sqlite3.Connection]:
         yield db
     except sqlite3.Error as error:
         if is_damage(error):
-            raise Damaged(str(error)) from None
+            raise DamagedCatalogError(str(error)) from None
         if "readonly" in str(error):
             raise UserError(
                 str(path),
@@ -216,7 +223,7 @@ def _build_source(
         read_packed(db, source_id, fingerprint)  # flipped bits are no error of SQLite's
     else:
         if not listed and crc != _entries_crc(db, source_id):
-            raise Damaged("the entries of the list changed")
+            raise DamagedCatalogError("the entries of the list changed")
         pack(db, source_id, by_video=source.kind == "untrimmed", keep_all=source.pieces == "all")
     db.commit()
     return _summarise(db, source_id, name, source, data_root, probed, repeated, lost)
@@ -297,7 +304,7 @@ def would_change(
                 if new or _find_changed(db, row[0], root, as_begun=True):
                     return True
         return False
-    except (UserError, Damaged, sqlite3.Error):
+    except (UserError, DamagedCatalogError, sqlite3.Error):
         return None
 
 
@@ -306,7 +313,7 @@ def _plain(text: str) -> object:
     try:
         return json.loads(text)
     except (TypeError, ValueError):
-        raise Damaged("a text that is not as it was written") from None
+        raise DamagedCatalogError("a text that is not as it was written") from None
 
 
 def _entries_crc(db, source: int) -> int:
@@ -376,7 +383,7 @@ def _summarise(
     if not usable:  # what was read so may have been read wrong: the next start reads it again
         db.execute("UPDATE sources SET signature = NULL WHERE id = ?", (source_id,))
         db.commit()
-        raise NothingUsable(
+        raise NoUsableFilesError(
             key_of(name),
             f"at least one usable file for kind {source.kind}",
             str(summary),

@@ -14,18 +14,18 @@ from pathlib import Path
 
 import av
 
-from omnidali import children
-from omnidali.catalog.store import Media
-from omnidali.config import Config, SourceConfig
+from omnidali.catalog.database.store import Media
+from omnidali.config.schema import Config, SourceConfig
 from omnidali.curation import trim
-from omnidali.curation.journal import check_folder, complete, is_of_the_disk, read_journal, stamp
-from omnidali.curation.kept_lists import write_config, write_parts
-from omnidali.curation.layout import keep_apart
+from omnidali.curation.copies.copy_layout import keep_apart
+from omnidali.curation.job_log import check_folder, complete, is_of_the_disk, read_journal, stamp
+from omnidali.curation.list_writer import write_config, write_parts
 from omnidali.curation.pieces import Piece, Video, find_pieces, long_sources
 from omnidali.curation.trim import EXACT, Cut
-from omnidali.errors import CannotDecode, UserError
-from omnidali.untrusted_text import for_markdown
-from omnidali.writing import table_lines, write_whole, writing_to
+from omnidali.errors import DecodeError, UserError
+from omnidali.processes import child_pool as children
+from omnidali.utils.atomic_write import table_lines, write_whole, writing_to
+from omnidali.utils.untrusted_text import for_markdown
 
 JOURNAL, CUTS, REPORT = "cut.jsonl", "cuts.csv", "report.md"
 # folder in the results for files that are being written; same disk, so they are renamed
@@ -167,7 +167,7 @@ def _make(piece: Piece, out: Path, exact: bool) -> dict:
         made = (encode_piece if exact else copy_piece)(media, part, piece.first, piece.frames)
         row |= {**made._asdict(), "bytes_out": part.stat().st_size}
         os.replace(part, target)
-    except (CannotDecode, av.FFmpegError, OSError, OverflowError) as error:
+    except (DecodeError, av.FFmpegError, OSError, OverflowError) as error:
         part.unlink(missing_ok=True)
         if is_of_the_disk(error, out):
             raise

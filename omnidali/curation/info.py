@@ -7,16 +7,16 @@ import sqlite3
 from collections import Counter
 from pathlib import Path
 
-from omnidali.catalog.gate import OK
-from omnidali.catalog.integrity import Damaged, damage
-from omnidali.catalog.store import NEW, VERSION, connect
-from omnidali.config import Config
-from omnidali.curation.choosing import all_sources
-from omnidali.decoding.causes import Cause
+from omnidali.catalog.database.integrity import DamagedCatalogError, damage
+from omnidali.catalog.database.store import NEW, VERSION, connect
+from omnidali.catalog.probing.sniff import OK
+from omnidali.config.schema import Config
+from omnidali.curation.source_selection import all_sources
+from omnidali.decoding.failure_cause import Cause
 from omnidali.errors import FILE, UserError
 from omnidali.loading.data import QUARANTINE
-from omnidali.loading.quarantine import RECOVERED
-from omnidali.untrusted_text import for_terminal
+from omnidali.loading.failures.quarantine import RECOVERED
+from omnidali.utils.untrusted_text import for_terminal
 
 SCORES = "scores"  # the table of teacher scores, where a filter has written one
 _SHOWN = 8  # codecs, sizes and reasons of a source
@@ -63,7 +63,7 @@ def describe_catalog(path: str | Path, config: Config | None = None) -> dict[str
             ]
         finally:
             db.close()
-    except (sqlite3.Error, Damaged, ValueError) as error:
+    except (sqlite3.Error, DamagedCatalogError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise damage(path, error) from None

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from omnidali.catalog.build import build_catalog
-from omnidali.catalog.folders import is_video_name
-from omnidali.catalog.items import Item, read_items, removed_pieces
-from omnidali.catalog.store import CatalogReader, SourceTable
-from omnidali.config import Config, SourceConfig, key_of
-from omnidali.curation.choosing import choose_sources
+from omnidali.catalog.database.listed_items import Item, read_items, removed_pieces
+from omnidali.catalog.database.store import CatalogReader, SourceTable
+from omnidali.catalog.listing.folders import is_video_name
+from omnidali.config.schema import Config, SourceConfig, key_of
+from omnidali.curation.source_selection import choose_sources
 from omnidali.errors import UserError
 from omnidali.loading.data import find_names
-from omnidali.untrusted_text import say
+from omnidali.utils.untrusted_text import say
 
 
 @dataclass(frozen=True)

@@ -15,22 +15,22 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from omnidali.board import Board
-from omnidali.catalog.store import Media, SourceTable
-from omnidali.charts import write_picture
-from omnidali.clips import StepBatch
-from omnidali.config import EVALUATION, Config
-from omnidali.curation.choosing import all_sources, choose_sources
-from omnidali.decoding.still import decode_still
+from omnidali.catalog.database.store import Media, SourceTable
+from omnidali.config.schema import EVALUATION, Config
+from omnidali.curation.source_selection import all_sources, choose_sources
+from omnidali.decoding.thumbnail import decode_still
+from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
+from omnidali.loading.batch import StepBatch
+from omnidali.loading.clip_images import captioned, clip_grid, label_text, tile
 from omnidali.loading.data import open_data, open_loader, rank_options
+from omnidali.loading.failures.quarantine import Quarantine
 from omnidali.loading.fusion import FusionIterator
-from omnidali.loading.pictures import captioned, clip_grid, label_text, tile
-from omnidali.loading.quarantine import Quarantine
 from omnidali.planning.plan import EvaluationPlan, Samples
-from omnidali.ranks import Ranks
-from omnidali.untrusted_text import for_picture, for_tensorboard, say
-from omnidali.writing import writing_to
+from omnidali.training.tensorboard_log import Board
+from omnidali.utils.atomic_write import writing_to
+from omnidali.utils.plots import write_picture
+from omnidali.utils.untrusted_text import for_picture, for_tensorboard, say
 
 FRAMES_A_ROW = 8  # of the clips' picture; a longer clip has a row of its own
 _MOST_STEPS = 100  # that are decoded for sources with few slots a step

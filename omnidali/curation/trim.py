@@ -12,13 +12,13 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from omnidali.catalog.gate import Refused
-from omnidali.catalog.probe import IRREGULAR, open_video, unpack_numbers, video_stream
-from omnidali.catalog.store import Media
-from omnidali.curation.encode import Recipe, encode_video, probe_written
-from omnidali.decoding.causes import cause_of
-from omnidali.errors import CannotDecode
-from omnidali.patience import moves_on
+from omnidali.catalog.database.store import Media
+from omnidali.catalog.probing.probe import IRREGULAR, open_video, unpack_numbers, video_stream
+from omnidali.catalog.probing.sniff import UnsupportedMediaError
+from omnidali.curation.copies.encode import Recipe, encode_video, probe_written
+from omnidali.decoding.failure_cause import cause_of
+from omnidali.errors import DecodeError
+from omnidali.utils.heartbeat import moves_on
 
 EXACT = Recipe(16, 18, "veryfast", "fastdecode")
 _NEEDS_EXACT = "cut it with --exact"
@@ -63,7 +63,7 @@ def copy_piece(media: Media, path: Path, first: int, count: int) -> Cut:
         first, count: the piece's frames, in presentation order.
 
     Raises:
-        CannotDecode: for a video that cannot be cut so, and if the file is not as it must be.
+        DecodeError: for a video that cannot be cut so, and if the file is not as it must be.
         OSError, av.FFmpegError: if the file cannot be written.
     """
     times, keys = media.frame_times, unpack_numbers(media.keyframes)
@@ -74,7 +74,7 @@ def copy_piece(media: Media, path: Path, first: int, count: int) -> Cut:
             if place < 0
             else "has no timestamps that tell its frames"
         )
-        raise CannotDecode(f"the video {lacks}: {_NEEDS_EXACT}")
+        raise DecodeError(f"the video {lacks}: {_NEEDS_EXACT}")
     key = int(keys[place])
     order = _order(media, times, key, first + count - 1)
     shown = times[order] - times[key]  # in decoding order
@@ -148,7 +148,7 @@ def _order(media: Media, times: np.ndarray, key: int, last: int) -> np.ndarray:
     to have no hole.
 
     Raises:
-        CannotDecode: if the packets are not those that the catalog counted, each once.
+        DecodeError: if the packets are not those that the catalog counted, each once.
     """
     order, highest = [], 0
     try:
@@ -157,10 +157,10 @@ def _order(media: Media, times: np.ndarray, key: int, last: int) -> np.ndarray:
             highest = max(highest, order[-1])
             if highest >= last and len(order) == highest - key + 1:
                 break
-    except (Refused, av.FFmpegError, OSError, ValueError, IndexError) as error:
+    except (UnsupportedMediaError, av.FFmpegError, OSError, ValueError, IndexError) as error:
         raise cause_of(error).error() from None
     if highest < last or sorted(order) != list(range(key, highest + 1)):
-        raise CannotDecode(f"its packets do not have the timestamps of its frames: {_NEEDS_EXACT}")
+        raise DecodeError(f"its packets do not have the timestamps of its frames: {_NEEDS_EXACT}")
     return np.array(order)
 
 
@@ -168,7 +168,7 @@ def _add_stream(copy, original, media: Media):
     try:
         stream = copy.add_stream_from_template(original, opaque=True)
     except ValueError:
-        raise CannotDecode(
+        raise DecodeError(
             f"MP4 does not hold {media.codec.partition(':')[0]}: {_NEEDS_EXACT}"
         ) from None
     stream.time_base = original.time_base
@@ -204,6 +204,6 @@ def _check(path: Path, seconds: np.ndarray, media: Media) -> None:
         media.codec,
         media.rotation,
     ):
-        raise CannotDecode(
+        raise DecodeError(
             f"the file is {copy.codec} of {copy.width}x{copy.height}, turned by {copy.rotation}"
         )

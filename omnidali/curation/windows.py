@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from omnidali.catalog.lists import recognise
-from omnidali.config import MediaConfig
+from omnidali.catalog.listing.list_formats import recognise
+from omnidali.config.schema import MediaConfig
 from omnidali.errors import UserError
 
 FRAME_SECONDS = 1.0  # a 2D teacher looks at a frame a second of long videos (OmniSource, Sec. 3.3)

@@ -8,7 +8,7 @@ import av
 import cv2
 import numpy as np
 
-from omnidali.catalog.frame_planes import PLANAR, frame_planes, is_full_range
+from omnidali.catalog.probing.frame_planes import PLANAR, frame_planes, is_full_range
 from omnidali.decoding.scale import cut_and_scale
 
 # Shares of red and blue in luma, by FFmpeg's number of the matrix (ITU-T H.273, table 4). All
@@ -64,7 +64,7 @@ def write_rgb(frame: av.VideoFrame, box: tuple[int, int, int, int], out: np.ndar
 
 
 def _eight_bits(frame: av.VideoFrame) -> av.VideoFrame:
-    """The frame in a format of :data:`~omnidali.catalog.frame_planes.PLANAR` with the same colours,
+    """The frame in a format of :data:`~omnidali.catalog.probing.frame_planes.PLANAR` with the same colours,
     or in RGB.
     """
     form = frame.format

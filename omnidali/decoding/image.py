@@ -13,12 +13,17 @@ from operator import sub
 import cv2
 import numpy as np
 
-from omnidali.catalog.gate import MAX_IMAGE_BYTES, ImageHeader, Refused, read_image_header
-from omnidali.catalog.store import Media
-from omnidali.decoding.causes import cause_of
+from omnidali.catalog.database.store import Media
+from omnidali.catalog.probing.sniff import (
+    MAX_IMAGE_BYTES,
+    ImageHeader,
+    UnsupportedMediaError,
+    read_image_header,
+)
+from omnidali.decoding.failure_cause import cause_of
 from omnidali.decoding.scale import cut_and_scale
-from omnidali.errors import CannotDecode
-from omnidali.planning.motion import through_region
+from omnidali.errors import DecodeError
+from omnidali.planning.camera_motion import through_region
 
 # what it cannot decode is told by us, with the file's name
 os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
@@ -51,24 +56,24 @@ def decode_image(
         boxes: int (V, 4), in pixels of the upright picture.
         size: side of each crop, pixels.
         out: uint8 (V, T, size, size, 3), RGB; T is 1 but for a moving picture.
-        motions: (T, 3, 3) of :mod:`omnidali.planning.motion`, instead of the boxes; V is 1 then.
+        motions: (T, 3, 3) of :mod:`omnidali.planning.camera_motion`, instead of the boxes; V is 1 then.
 
     Raises:
-        CannotDecode: if no picture comes, or one of another size than at the probe.
+        DecodeError: if no picture comes, or one of another size than at the probe.
     """
     try:
         if media.span.size is None and os.path.getsize(media.span.path) > MAX_IMAGE_BYTES:
-            raise CannotDecode(f"larger than {MAX_IMAGE_BYTES >> 20} MiB")
+            raise DecodeError(f"larger than {MAX_IMAGE_BYTES >> 20} MiB")
         data = media.span.read_bytes()
     except OSError as error:
         raise cause_of(error).error() from None
     try:
         # a file that was replaced meets the gate, too, and its limits
         header = read_image_header(data)
-    except Refused as refusal:
-        raise CannotDecode(str(refusal)) from None
+    except UnsupportedMediaError as refusal:
+        raise DecodeError(str(refusal)) from None
     if (header.width, header.height) != (media.width, media.height):
-        raise CannotDecode(
+        raise DecodeError(
             f"a picture of {header.width}x{header.height} where it had {media.width}x{media.height}"
         )
     factor, sides = 1, None
@@ -201,12 +206,12 @@ def _decode_whole(data: bytes, media: Media, factor: int, header: ImageHeader) -
     except cv2.error as error:
         raise cause_of(error).error() from None
     if picture is None:
-        raise CannotDecode("OpenCV reads no picture in it")
+        raise DecodeError("OpenCV reads no picture in it")
     picture = upright(picture, header.orientation)
 
     expected = (-(-media.height // factor), -(-media.width // factor))
     if picture.shape[:2] != expected:
-        raise CannotDecode(
+        raise DecodeError(
             f"{picture.shape[1]}x{picture.shape[0]} pixels where the header said "
             f"{expected[1]}x{expected[0]}"
         )

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from omnidali.catalog.probe import DAMAGED
-from omnidali.catalog.store import SourceTable
-from omnidali.config import key_of
+from omnidali.catalog.database.store import SourceTable
+from omnidali.catalog.probing.probe import DAMAGED
+from omnidali.config.schema import key_of
 from omnidali.errors import UserError
 
 _GOLDEN = (5**0.5 - 1) / 2

@@ -15,16 +15,16 @@ import av
 import cv2
 import numpy as np
 
-from omnidali.catalog.frame_planes import show_upright
-from omnidali.catalog.gate import Refused
-from omnidali.catalog.packets import PacketDecoder, PacketIndex
-from omnidali.catalog.probe import DAMAGED, IRREGULAR
-from omnidali.catalog.store import Media
-from omnidali.decoding.causes import Cause, cause_of, graver
+from omnidali.catalog.database.store import Media
+from omnidali.catalog.probing.frame_planes import show_upright
+from omnidali.catalog.probing.packet_index import PacketDecoder, PacketIndex
+from omnidali.catalog.probing.probe import DAMAGED, IRREGULAR
+from omnidali.catalog.probing.sniff import UnsupportedMediaError
 from omnidali.decoding.colours import write_rgb
-from omnidali.decoding.demuxed import demuxed_frames
-from omnidali.decoding.missing import fill_missing, places_of
-from omnidali.errors import CannotDecode
+from omnidali.decoding.demuxer import demuxed_frames
+from omnidali.decoding.failure_cause import Cause, cause_of, graver
+from omnidali.decoding.frame_fill import fill_missing, places_of
+from omnidali.errors import DecodeError
 
 _LOCAL = threading.local()  # a decoder for each thread, used again
 
@@ -50,14 +50,14 @@ def decode_video(
         How many of the F frames the stream did not give and the nearest decoded one stands for.
 
     Raises:
-        CannotDecode: if no wanted frame can be decoded.
+        DecodeError: if no wanted frame can be decoded.
     """
     places = places_of(frames)
     found, cause = write_frames(media, places, boxes, out)
     if len(found) == len(places):
         return 0
     if not found and cause is None:
-        raise CannotDecode(
+        raise DecodeError(
             f"none of the frames {min(places)} to {max(places)} of {media.frames} came out"
         )
     if not found:
@@ -94,8 +94,8 @@ def write_frames(
                 found.add(number)
             return None
         except (
-            CannotDecode,
-            Refused,
+            DecodeError,
+            UnsupportedMediaError,
             av.FFmpegError,
             OSError,
             ValueError,
@@ -127,14 +127,14 @@ def indexed_frames(
     media: Media, index: PacketIndex, wanted: list[int]
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """(number, frame) of the wanted frames by the packet index, with this thread's decoder;
-    arguments and errors as :meth:`~omnidali.catalog.packets.PacketDecoder.frames`.
+    arguments and errors as :meth:`~omnidali.catalog.probing.packet_index.PacketDecoder.frames`.
     """
     try:
         with open(media.span.path, "rb", buffering=0) as file:
             status = os.fstat(file.fileno())
             if (status.st_size, status.st_mtime_ns) != media.stamp:
                 # another one's packets lie elsewhere
-                raise CannotDecode("the file changed after the probe")
+                raise DecodeError("the file changed after the probe")
             codec = media.codec.partition(":")[0]
             decoder = getattr(_LOCAL, "decoder", None)
             # where something must be made up, it must not be made up of another video
@@ -161,7 +161,7 @@ def _write_crops(frame: av.VideoFrame, media: Media, boxes: np.ndarray, out: np.
     """Write the crops (V, height, width, 3) of one decoded frame."""
     upright = upright_size(frame, media)
     if upright != media.stored:
-        raise CannotDecode(
+        raise DecodeError(
             f"a frame of {upright[0]}x{upright[1]} in a video of {media.stored[0]}x{media.stored[1]}"
         )
     if media.stored != (media.width, media.height):

@@ -10,12 +10,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omnidali.catalog.labels import Labels, read_class_names
-from omnidali.catalog.lists import Entry, read_list
-from omnidali.config import Config
+from omnidali.catalog.listing.labels import Labels, read_class_names
+from omnidali.catalog.listing.list_formats import Entry, read_list
+from omnidali.config.schema import Config
 from omnidali.demo.world import LONG_VIDEOS, PART_SECONDS, PARTS, TRUTH, WHOLE
 from omnidali.errors import UserError
-from omnidali.reading import parse_json, read_lines
+from omnidali.utils.text_files import parse_json, read_lines
 
 Labelled = Sequence[tuple[str, int]]  # (path from the world's folder, label)
 

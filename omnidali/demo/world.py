@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from omnidali.demo.scene import ACTIONS, Scene
 from omnidali.errors import UserError
-from omnidali.x264 import repeatable
+from omnidali.utils.x264 import repeatable
 
 _SIZES = ((160, 120), (192, 108), (144, 144), (112, 168), (176, 132), (208, 118), (120, 160))
 _RATES = (12, 15, 24, 25, 30)

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from omnidali.catalog.store import SourceTable
-from omnidali.config import Config, MediaConfig, ViewsConfig
+from omnidali.catalog.database.store import SourceTable
+from omnidali.config.schema import Config, MediaConfig, ViewsConfig
+from omnidali.distributed.ranks import Ranks
 from omnidali.loading.data import rank_options
 from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.plan import EvaluationPlan
-from omnidali.ranks import Ranks
 
 
 @torch.inference_mode()

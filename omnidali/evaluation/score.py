@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from omnidali.catalog.store import SourceTable
-from omnidali.config import Config, MediaConfig, ViewsConfig
+from omnidali.catalog.database.store import SourceTable
+from omnidali.config.schema import Config, MediaConfig, ViewsConfig
+from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.evaluation.forward import run_over
 from omnidali.loading.data import QUARANTINE
-from omnidali.ranks import Ranks
 
 
 def score_items(

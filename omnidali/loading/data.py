@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omnidali.catalog.build import build_catalog, would_change
-from omnidali.catalog.contents import source_class_names
-from omnidali.catalog.labels import read_class_names
-from omnidali.catalog.store import CatalogReader, SourceTable
-from omnidali.catalog.trial import accept_trial, begin_trial
-from omnidali.config import EVALUATION, Config, key_of
+from omnidali.catalog.database.store import CatalogReader, SourceTable
+from omnidali.catalog.database.trial_copy import accept_trial, begin_trial
+from omnidali.catalog.listing.labels import read_class_names
+from omnidali.catalog.listing.scan import source_class_names
+from omnidali.config.schema import EVALUATION, Config, key_of
+from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
-from omnidali.loading.faults import Limits
+from omnidali.loading.failures.quarantine import Quarantine
+from omnidali.loading.failures.tracker import Limits
 from omnidali.loading.fusion import FusionIterator
-from omnidali.loading.quarantine import Quarantine
-from omnidali.planning.motion import load_motion
+from omnidali.planning.camera_motion import load_motion
 from omnidali.planning.plan import TrainPlan
 from omnidali.planning.resampling import fraction_of, without_part
-from omnidali.ranks import Ranks
-from omnidali.reading import require_utf8_names
+from omnidali.utils.text_files import require_utf8_names
 
 QUARANTINE = "quarantine.jsonl"  # in the run folder
 

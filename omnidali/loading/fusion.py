@@ -11,21 +11,21 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from omnidali.clips import StepBatch
-from omnidali.config import MediaConfig
+from omnidali.config.schema import MediaConfig
 from omnidali.decoding.routes import CPU, choose_routes, describe_routes
 from omnidali.errors import UserError
-from omnidali.loading.buffers import BufferPool
-from omnidali.loading.faults import Faults, Limits
-from omnidali.loading.memory import Trimmer
+from omnidali.loading.batch import StepBatch
+from omnidali.loading.buffer_pool import BufferPool
+from omnidali.loading.failures.quarantine import Quarantine
+from omnidali.loading.failures.tracker import Faults, Limits
+from omnidali.loading.memory_trim import Trimmer
 from omnidali.loading.producer import Producer
-from omnidali.loading.quarantine import Quarantine
 from omnidali.loading.stats import Meter, SourceStats
-from omnidali.loading.step import Step
-from omnidali.loading.workers import Workers, cannot_start
-from omnidali.log import LOG
+from omnidali.loading.step_buffer import Step
+from omnidali.loading.thread_pool import Workers, cannot_start
 from omnidali.planning.fingerprint import find_differences
 from omnidali.planning.plan import EvaluationPlan, TrainPlan
+from omnidali.utils.log import LOG
 
 _TOLD = 5  # files of a source
 _ERROR_SECONDS = 1.0  # for threads to end behind an error, of which the other ranks must hear
@@ -141,7 +141,7 @@ class FusionIterator:
 
         Raises:
             StopIteration: at the end, and at every later call.
-            BadSource: if more of a source fails than the limits allow.
+            BadSourceError: if more of a source fails than the limits allow.
             RuntimeError: after :meth:`close`.
         """
         self._check_open()

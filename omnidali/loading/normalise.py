@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 
-from pipelines.feeds import MEAN, STD
+from omnidali.utils.constants import MEAN, STD
 
 _SCALE_AND_SHIFT = np.column_stack([np.diag(1 / np.array(STD)), -np.array(MEAN) / STD]).astype(
     np.float32

@@ -12,24 +12,31 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from omnidali.catalog.files import stamp_of
-from omnidali.catalog.gate import MAX_IMAGE_BYTES, read_image_header
-from omnidali.catalog.store import Media, SourceTable
-from omnidali.decoding.causes import Cause, cause_of
-from omnidali.decoding.frames import decode_frames
+from omnidali.catalog.database.store import Media, SourceTable
+from omnidali.catalog.file_span import stamp_of
+from omnidali.catalog.probing.sniff import MAX_IMAGE_BYTES, read_image_header
+from omnidali.decoding.failure_cause import Cause, cause_of
+from omnidali.decoding.frame_folder import decode_frames
 from omnidali.decoding.image import decode_image, has_readable_header
-from omnidali.decoding.last_try import LOOK_SECONDS, anything_decodes
+from omnidali.decoding.recheck import LOOK_SECONDS, anything_decodes
 from omnidali.decoding.routes import CPU, HYBRID, on_cpu
 from omnidali.decoding.video import decode_video
-from omnidali.errors import MACHINE, CannotDecode
-from omnidali.loading.faults import SUBSTITUTES, Faults, hang
+from omnidali.errors import MACHINE, DecodeError
+from omnidali.loading.failures.shortage import Pauses, Shortage
+from omnidali.loading.failures.tracker import SUBSTITUTES, Faults, hang
 from omnidali.loading.normalise import normalise, scratch
-from omnidali.loading.shortage import Pauses, Shortage
-from omnidali.loading.workers import Job, Workers
-from omnidali.log import LOG
-from omnidali.planning.motion import through_region
+from omnidali.loading.thread_pool import Job, Workers
+from omnidali.pipelines import (
+    DecodedClips,
+    EncodedImages,
+    EncodedVideos,
+    Graph,
+    MovingImages,
+    PipelineError,
+)
+from omnidali.planning.camera_motion import through_region
 from omnidali.planning.plan import OF_THE_CLASS, EvaluationPlan, Samples, TrainPlan
-from pipelines import DecodedClips, EncodedImages, EncodedVideos, Graph, MovingImages, PipelineError
+from omnidali.utils.log import LOG
 
 _DECODES_ON_GPU = 8
 _PHOTOS_A_TASK = 4
@@ -168,7 +175,7 @@ class Producer:
             stopped: once true, nobody wants the clips any more.
 
         Raises:
-            BadSource: where too much fails.
+            BadSourceError: where too much fails.
         """
         if started.run is not None:
             for place in self._finish_dali(started):
@@ -393,7 +400,7 @@ class Producer:
                     )
                     if not whole:
                         out[:, places] = part
-            except (CannotDecode, OSError, MemoryError) as error:
+            except (DecodeError, OSError, MemoryError) as error:
                 raise _Failed(media, cause_of(error)) from None
             except Exception as error:  # no file may end a run, whatever it does to a decoder
                 LOG.debug("%s: %s", self.table.name, media.path, exc_info=True)

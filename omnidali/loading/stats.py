@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from omnidali.loading.faults import Faults
+from omnidali.loading.failures.tracker import Faults
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from omnidali.config import ModelConfig
+from omnidali.config.schema import ModelConfig
 from omnidali.errors import UserError
 from omnidali.models.resnet import LAYERS
 from omnidali.models.weights import HEAD, rename

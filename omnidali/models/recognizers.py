@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
-from omnidali.config import ModelConfig
+from omnidali.config.schema import ModelConfig
 from omnidali.models.resnet import ResNet
 
 Clips = torch.Tensor | Sequence[torch.Tensor]

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from omnidali.catalog.store import SourceTable
-from omnidali.untrusted_text import for_terminal
+from omnidali.catalog.database.store import SourceTable
+from omnidali.utils.untrusted_text import for_terminal
 
 _NAMES = {
     "batch": "train.batch (slots of a step)",
@@ -33,7 +33,7 @@ def describe_content(table: SourceTable, pattern: str | None = None) -> dict[str
     return {
         "content": table.fingerprint,
         "holds": {
-            "kind": table.kind,
+            "kind": table.kind.value,
             "pattern": pattern if table.kind == "frames" else None,
             "samples": len(table),
             "pieces": len(table.records),

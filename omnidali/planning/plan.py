@@ -12,12 +12,13 @@ from functools import cached_property
 
 import numpy as np
 
-from omnidali.catalog.store import SourceTable
-from omnidali.config import ClipConfig, SourceConfig, ViewsConfig
+from omnidali.catalog.database.store import SourceTable
+from omnidali.config.schema import ClipConfig, SourceConfig, ViewsConfig
 from omnidali.errors import UserError
-from omnidali.planning import crops, motion
+from omnidali.planning import camera_motion as motion
+from omnidali.planning import crops
 from omnidali.planning.fingerprint import describe_content
-from omnidali.planning.frames import sample_test, sample_train
+from omnidali.planning.frame_sampling import sample_test, sample_train
 from omnidali.planning.mixing import Alternating, Batches, Weighted
 from omnidali.planning.mixup import Mixup, deal
 from omnidali.planning.philox import Purpose, Stream, below
@@ -44,7 +45,7 @@ class Samples:
         boxes: int32 (n, V, 4), see :mod:`omnidali.planning.crops`.
         flips: bool (n, V).
         valid: bool (n,), False for samples that only pad the last step of an evaluation.
-        motions: float32 (n, T, 3, 3), see :mod:`omnidali.planning.motion`; None where nothing
+        motions: float32 (n, T, 3, 3), see :mod:`omnidali.planning.camera_motion`; None where nothing
             moves.
         partners: int64 (n,), slot that the clip is blended with; its own for none.
         own_weights: float32 (n,), of its own clip in the blend.

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from omnidali.catalog.store import SourceTable
-from omnidali.config import ResampleConfig
+from omnidali.catalog.database.store import SourceTable
+from omnidali.config.schema import ResampleConfig
 from omnidali.planning.permutation import permute
 from omnidali.planning.philox import Purpose, Stream, below
 

@@ -11,15 +11,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from omnidali import watch
+from omnidali.distributed import failure_monitor
+from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
-from omnidali.ranks import Ranks
-from omnidali.training.attempts import Attempts, warn
-from omnidali.training.checkpoint import (
+from omnidali.models.checkpoint_file import (
     BEST,
     LAST,
     PREVIOUS,
-    NoSpace,
+    NoSpaceError,
     checkpoints_in,
     copy_state,
     load_newest,
@@ -28,9 +27,10 @@ from omnidali.training.checkpoint import (
     save_checkpoint,
 )
 from omnidali.training.console import format_seconds
-from omnidali.training.run_lock import Taken
+from omnidali.training.retry import Attempts, warn
+from omnidali.training.run_lock import RunFolderTakenError
 from omnidali.training.state import TrainingState
-from omnidali.untrusted_text import for_shell
+from omnidali.utils.untrusted_text import for_shell
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds between two tries of the last save
 
@@ -155,7 +155,7 @@ class Checkpointer:
         """
 
         def save() -> bool:
-            with watch.finishing():  # another rank's end must not cut it off
+            with failure_monitor.finishing():  # another rank's end must not cut it off
                 return self._save(state, names, final)
 
         self.owes_save = self._ranks.on_main(save)
@@ -210,7 +210,7 @@ class Checkpointer:
         """Whether the last checkpoint is owed."""
         try:
             self._check()
-        except Taken as taken:
+        except RunFolderTakenError as taken:
             path = self._save_elsewhere(state)
             raise UserError(
                 taken.where,
@@ -272,7 +272,11 @@ class Checkpointer:
         """
         # which becomes the previous one
         has_last = self.saved_step is not None and (self._folder / LAST).exists()
-        if isinstance(failure, NoSpace) and has_last and self._give_up(self._folder / PREVIOUS):
+        if (
+            isinstance(failure, NoSpaceError)
+            and has_last
+            and self._give_up(self._folder / PREVIOUS)
+        ):
             failure = self._write(LAST, state)
         if failure is None:
             return
@@ -285,7 +289,7 @@ class Checkpointer:
         failure = self._keep_trying(state, failure)
         if failure is not None and elsewhere is None:
             for path in reversed([path for path in self.found() if path.name.startswith("step-")]):
-                if isinstance(failure, NoSpace) and self._give_up(path):
+                if isinstance(failure, NoSpaceError) and self._give_up(path):
                     failure = self._write(LAST, state)
         if failure is None:
             if elsewhere is not None:
@@ -336,7 +340,7 @@ class Checkpointer:
     def _how_to_use(self, path: Path, failure: UserError) -> str:
         """Advice in words and as a command, for a checkpoint that could only be saved at ``path``."""
         told = f"What was trained is in {path}."
-        if isinstance(failure, Taken):
+        if isinstance(failure, RunFolderTakenError):
             return f"{told} Go on with {for_shell('--resume', path)} and another run_dir."
         return (
             f"{told} Once there is room: {for_shell('mv', path, self._folder / LAST)}, then start with"

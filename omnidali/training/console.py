@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from omnidali.distributed.ranks import Ranks
 from omnidali.loading.stats import SourceStats
-from omnidali.ranks import Ranks
-from omnidali.untrusted_text import say
+from omnidali.utils.untrusted_text import say
 
 
 def make_say(ranks: Ranks) -> Callable[..., None]:

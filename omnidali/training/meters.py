@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from omnidali.distributed.ranks import Ranks
 from omnidali.loading.stats import SourceStats
-from omnidali.ranks import Ranks
 
 
 class SourceMeter:

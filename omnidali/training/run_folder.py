@@ -9,24 +9,24 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from omnidali import watch
-from omnidali.board import Board
-from omnidali.catalog.trial import drop_trial
-from omnidali.charts import write_picture
-from omnidali.clips import StepBatch
-from omnidali.config import Config
-from omnidali.environment import describe_environment
+from omnidali.catalog.database.trial_copy import drop_trial
+from omnidali.config.load import dump_config, find_changes, parse_yaml, to_plain
+from omnidali.config.schema import Config
+from omnidali.distributed import failure_monitor
+from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
-from omnidali.loading.pictures import clip_grid, label_text
-from omnidali.ranks import Ranks
-from omnidali.settings import dump_config, find_changes, parse_yaml, to_plain
-from omnidali.training.attempts import Attempts
-from omnidali.training.checkpoint import remove_parts
+from omnidali.loading.batch import StepBatch
+from omnidali.loading.clip_images import clip_grid, label_text
+from omnidali.models.checkpoint_file import remove_parts
 from omnidali.training.checkpointer import Checkpointer
+from omnidali.training.retry import Attempts
 from omnidali.training.run_lock import RunLock
-from omnidali.training.state import NotFinite, TrainingState
-from omnidali.untrusted_text import for_tensorboard
-from omnidali.writing import write_whole
+from omnidali.training.state import NotFiniteError, TrainingState
+from omnidali.training.tensorboard_log import Board
+from omnidali.utils.atomic_write import write_whole
+from omnidali.utils.plots import write_picture
+from omnidali.utils.run_record import describe_environment
+from omnidali.utils.untrusted_text import for_tensorboard
 
 # a resume's have its step in the middle
 _CONFIG, _ENVIRONMENT = "config{}.yaml", "environment{}.json"
@@ -186,12 +186,12 @@ class RunFolder:
         """
         will = (lambda: self.checkpoints.rescue(training)) if self._on_cpu else lambda: None
         try:
-            with watch.last_will(will):
+            with failure_monitor.last_will(will):
                 yield
-        except NotFinite:
+        except NotFiniteError:
             raise
         except BaseException:
-            with watch.finishing():
+            with failure_monitor.finishing():
                 self.checkpoints.rescue(training)
             raise
 

@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 
 from omnidali.errors import UserError
-from omnidali.training.attempts import warn
+from omnidali.training.retry import warn
 
 _UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
 _NAME = "run.lock"
 
 
-class Taken(UserError):
+class RunFolderTakenError(UserError):
     """Another run writes to the folder."""
 
 
@@ -57,7 +57,7 @@ class RunLock:
         What nobody else has taken is locked again.
 
         Raises:
-            Taken: if another run has taken the folder.
+            RunFolderTakenError: if another run has taken the folder.
             UserError: if it cannot be locked again.
         """
         if (
@@ -111,7 +111,7 @@ class RunLock:
                 )
         except BlockingIOError:
             self._forget()
-            raise Taken(
+            raise RunFolderTakenError(
                 f"run_dir {self._folder}",
                 "a folder that no other run is writing to",
                 f"one of {_holder(self._folder / _NAME)}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 
-from omnidali.config import OptimizerConfig
+from omnidali.config.schema import OptimizerConfig
 
 
 def learning_rate(

@@ -8,17 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from omnidali.config import Config
+from omnidali.config.load import to_plain
+from omnidali.config.schema import Config
 from omnidali.errors import UserError
 from omnidali.loading.fusion import FusionIterator
-from omnidali.settings import to_plain
-from omnidali.training.checkpoint import LAST, load_weights
+from omnidali.models.checkpoint_file import LAST, load_weights
 from omnidali.training.ema import Ema
 
 _STEP_SECONDS = 10.0  # that an optimizer step may take, until the state counts as half moved
 
 
-class NotFinite(UserError):
+class NotFiniteError(UserError):
     """A loss or weights that are not finite: what was trained last is not worth saving."""
 
     def __init__(self, step: int, got: str):
@@ -111,14 +111,14 @@ class TrainingState:
         training changes.
 
         Raises:
-            NotFinite: if a weight is not finite.
+            NotFiniteError: if a weight is not finite.
             RuntimeError: where an error came in the middle of an optimizer step.
         """
         if not self._is_whole:
             raise RuntimeError("the error came in the middle of an optimizer step")
         weights = {**self._model.state_dict(), **self._statistics}
         if not all(bool(value.isfinite().all()) for value in weights.values()):
-            raise NotFinite(self.step, "weights that are not")
+            raise NotFiniteError(self.step, "weights that are not")
 
         config = self._config
         return {

@@ -1,0 +1,278 @@
+"""The first and the warm start of a run over as many photos as a crawl holds: time, memory, size of
+the catalog.
+
+Each start is a process of its own: ``python -m benchmarks.start_cost CONFIG`` does what train.py
+does up to the first batch, and prints one JSON line. The network is left out, as its first step
+would hide what the photos cost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from omnidali.config.load import load_config
+from omnidali.distributed.ranks import start_ranks
+from omnidali.errors import UserError
+from omnidali.loading.data import open_data, open_loader
+from omnidali.loading.failures.quarantine import Quarantine
+from omnidali.processes.child_pool import end_idle
+from omnidali.testing.numbered_media import write_photo
+from omnidali.utils.run_record import write_record
+from omnidali.utils.untrusted_text import say
+
+FOLDERS, LIST = "class folders", "list"
+STARTS = ("first", "warm")
+_ORIGINALS = 256  # generated photos, at the least
+_LINKS = 60_000  # to one of them at the most: ext4 allows 65,000
+_CLASSES = 400
+_FOLDER = 1000  # photos of the list in one folder
+_SAMPLE_SECONDS = 0.2  # between two looks at the memory of the probe's processes
+_CONFIG = """
+data_root: {folder}
+run_dir: {folder}/run
+sources:
+  photos: {source}
+clip: {{num_clips: 1}}
+train: {{batch: 64, epochs: 1}}
+"""
+_PROBED = re.compile(r"([\d,]+) files probed now")  # in the summary that a start prints
+
+
+def bench_start(out: str | Path, tree: int, lines: int, keep: bool = False) -> list[dict]:
+    """Measure both starts over class folders and over a list; writes and prints one record each.
+
+    Args:
+        out: folder for media and records. tree: photos in class folders. lines: of the list, each
+            another path; 0 leaves one of them out. keep: whether the media stay when all is
+            measured, for a profile.
+
+    Raises:
+        UserError: if a file cannot have many names there, or a start fails.
+    """
+    media = Path(out).absolute() / "media" / "start"
+    shutil.rmtree(media, ignore_errors=True)  # what a killed bench has left, or one that kept it
+    records = []
+    try:
+        originals = _write_originals(media / "originals", tree + lines)
+
+        for source, count in ((FOLDERS, tree), (LIST, lines)):
+            if not count:
+                continue
+            config = _make_source(media / source.replace(" ", "-"), source, count, originals)
+            for start in STARTS:
+                row = {
+                    "bench": "start",
+                    "source": source,
+                    "photos": count,
+                    "start": start,
+                    **_start(config),
+                }
+                records.append(write_record(out, row))
+                say(_line(row))
+    finally:
+        if keep:
+            say(f"the media and configs stay in {media}")
+        else:
+            shutil.rmtree(media, ignore_errors=True)
+
+    say("", *table(records).split("\n"))
+    return records
+
+
+def table(records: list[dict]) -> str:
+    """The records of starts in Markdown, the last one of each kind."""
+    newest = {(row["source"], row["photos"], row["start"]): row for row in records}
+    lines = [
+        "| photos | start | whole | catalog and tables | then the first batch | processor time | of it the probe's"
+        " processes | memory | largest process of the probe | catalog |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for source, photos, start in sorted(newest, key=lambda key: (*key[:2], STARTS.index(key[2]))):
+        row = newest[source, photos, start]
+        place = "a list" if source == LIST else source
+        child = f"{row['child_peak_mb']:.0f} MB" if row["child_peak_mb"] else ""
+        lines.append(
+            f"| {photos:,} in {place} | {start} | {row['wall_seconds']:.1f} s | {row['data_seconds']:.2f} s |"
+            f" {row['batch_seconds']:.2f} s | {row['cpu_seconds']:.1f} s | {row['child_cpu_seconds']:.1f} s |"
+            f" {row['peak_mb']:,.0f} MB | {child} | {row['catalog_mb']:,.1f} MB |"
+        )
+    return "\n".join(lines)
+
+
+def _line(row: dict) -> str:
+    return (
+        f"{row['photos']:,} photos in {row['source']}, {row['start']} start: {row['wall_seconds']} s,"
+        f" {row['data_seconds']} s of it for catalog and tables with {row['probed']:,} files probed,"
+        f" {row['cpu_seconds']} s of processor time, {row['peak_mb']:,.0f} MB, catalog {row['catalog_mb']} MB"
+    )
+
+
+def _write_originals(folder: Path, names: int) -> list[Path]:
+    """As many photos as can have so many names together."""
+    count = min(names, max(_ORIGINALS, -(-names // _LINKS)))
+    paths = [folder / f"{number}.jpg" for number in range(count)]
+    for number, path in enumerate(tqdm(paths, desc="photos", unit="file", disable=None)):
+        write_photo(path, number)
+    return paths
+
+
+def _make_source(folder: Path, source: str, count: int, originals: list[Path]) -> Path:
+    """Give the originals ``count`` names in class folders or in a list; returns the config of a run
+    over them.
+    """
+    classes = min(_CLASSES, count)
+    if source == FOLDERS:
+        _link(
+            folder / "photos",
+            lambda number: f"class-{number % classes:03}/{number:07}.jpg",
+            count,
+            originals,
+        )
+        settings = "{kind: image, root: photos}"
+    else:
+
+        def path_of(number: int) -> str:
+            return f"{number // _FOLDER:05}/{number:07}.jpg"
+
+        _link(folder / "photos", path_of, count, originals)
+        with open(folder / "list.txt", "w", encoding="utf-8") as file:
+            file.writelines(f"{path_of(number)} {number % classes}\n" for number in range(count))
+        settings = "{kind: image, root: photos, list: list.txt}"
+
+    config = folder / "config.yaml"
+    config.write_text(
+        _CONFIG.format(folder=json.dumps(str(folder))[1:-1], source=settings), encoding="utf-8"
+    )
+    return config
+
+
+def _link(root: Path, path_of: Callable[[int], str], count: int, originals: list[Path]) -> None:
+    """Hard links: millions of files then take no more room than their names.
+
+    Raises:
+        UserError: where the file system has none.
+    """
+    made = set()
+    try:
+        for number in tqdm(range(count), desc="links", unit="file", disable=None):
+            path = root / path_of(number)
+            if path.parent not in made:
+                path.parent.mkdir(parents=True)
+                made.add(path.parent)
+            os.link(originals[number % len(originals)], path)
+    except OSError as error:
+        raise UserError(
+            str(root),
+            "a disk on which one file can have many names (hard links)",
+            str(error.strerror),
+            "Choose a folder on a local disk with --out.",
+        ) from None
+
+
+def _start(config: Path) -> dict:
+    """What a start in a new process costs."""
+    begun = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.start_cost", str(config)],
+        text=True,
+        stdout=subprocess.PIPE,
+    )
+    largest = 0.0
+    try:
+        while True:
+            # getrusage does not tell this: a child begins with what its parent held when it was
+            # started
+            largest = max(largest, _largest_child(process.pid))
+            try:
+                printed, _ = process.communicate(timeout=_SAMPLE_SECONDS)
+                break
+            except subprocess.TimeoutExpired:
+                continue
+    finally:
+        process.kill()
+    wall = time.perf_counter() - begun
+    if process.returncode:
+        raise UserError(
+            str(config),
+            "a start that gives a batch",
+            f"exit code {process.returncode}",
+            "See the messages above.",
+        )
+
+    catalog = sum(path.stat().st_size for path in (config.parent / "run").glob("catalog.sqlite*"))
+    return {
+        "wall_seconds": round(wall, 2),
+        **json.loads(printed.splitlines()[-1]),
+        "child_peak_mb": round(largest, 1),
+        "catalog_mb": round(catalog / 1e6, 1),
+    }
+
+
+def _largest_child(parent: int) -> float:
+    """The highest peak of memory among the children that a process has now, MB."""
+    largest = 0.0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(path.read_text().rpartition(")")[2].split()[1]) == parent:
+                largest = max(largest, _peak_mb(path.with_name("status")))
+        except (OSError, IndexError):  # it has ended
+            continue
+    return largest
+
+
+def _peak_mb(status: Path) -> float:
+    """The most memory that a process held since its program began, MB; 0 of one that has ended."""
+    for line in status.read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    return 0.0
+
+
+def main(config_path: str) -> dict:
+    """Start a run as train.py does, up to its first batch; returns what it cost, and how much was
+    probed.
+    """
+    config = load_config(config_path, [])
+    ranks = start_ranks()
+
+    begun = time.perf_counter()
+    data = open_data(config, ranks)
+    opened = time.perf_counter()
+    with open_loader(config, data, ranks, quarantine=Quarantine()) as loader:
+        next(loader)
+        first_batch = time.perf_counter()
+
+    end_idle()  # the processor time of children counts when they have ended
+    found = _PROBED.search(data.summary[0])
+    own, children = (
+        _processor_seconds(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return {
+        "data_seconds": round(opened - begun, 2),
+        "batch_seconds": round(first_batch - opened, 2),
+        "cpu_seconds": round(own + children, 2),
+        "child_cpu_seconds": round(children, 2),
+        "peak_mb": round(_peak_mb(Path("/proc/self/status")), 1),
+        "probed": int(found[1].replace(",", "")) if found else 0,
+        "samples": len(data.tables[0]),
+    }
+
+
+def _processor_seconds(who: int) -> float:
+    usage = resource.getrusage(who)
+    return usage.ru_utime + usage.ru_stime
+
+
+if __name__ == "__main__":
+    say(json.dumps(main(sys.argv[1])))

@@ -1,0 +1,217 @@
+"""What is measured: media that are generated once, and the samplers that read them."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from benchmarks.loader_task import Item, Job
+from omnidali.catalog.build import build_catalog
+from omnidali.catalog.database.store import CatalogReader, SourceTable
+from omnidali.config.schema import ClipConfig, SourceConfig
+from omnidali.curation.copies.encode import RECIPES
+from omnidali.planning.camera_motion import load_motion
+from omnidali.planning.plan import TrainPlan
+from omnidali.testing.numbered_media import BITS, write_photo, write_video
+
+# frames of ten seconds; tens of seconds in a long video
+_PHOTOS, _VIDEOS, _FRAMES, _LONG = 2000, 24, 300, 30
+_PLAIN = {"preset": "medium", "crf": "23"}
+_ENCODERS = {
+    "h264": ("mp4", {"options": _PLAIN}),
+    "hevc": (
+        "mp4",
+        {
+            "codec": "libx265",
+            "options": {"preset": "fast", "crf": "26", "x265-params": "log-level=none"},
+        },
+    ),
+    "vp9": (
+        "webm",
+        {
+            "codec": "libvpx-vp9",
+            "options": {"deadline": "realtime", "cpu-used": "6", "crf": "32", "b": "0"},
+        },
+    ),
+    "mjpeg": ("avi", {"codec": "mjpeg", "pixels": "yuvj420p", "options": {"q": "4"}}),
+    "fast": ("mp4", {"options": RECIPES["fast"].options}),  # as `omnidali transcode` encodes
+}
+FAST_COPY, DENSE_COPY = f"fast copy gop {RECIPES['fast'].gop}", "h264 gop 16"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is loaded: sources of generated media with their shares, a sampler, the batch.
+
+    Attributes:
+        compare: whether other loaders do it too; they know no fusion and no moving photos.
+    """
+
+    name: str
+    sources: tuple[SourceConfig, ...]
+    clip: ClipConfig
+    batch: int
+    compare: bool = True
+
+
+def _videos(media: str, **settings) -> SourceConfig:
+    return SourceConfig(kind="video", root=media, list=f"{media}.txt", **settings)
+
+
+def _photos(**settings) -> SourceConfig:
+    return SourceConfig(kind="image", root="jpeg", list="jpeg.txt", **settings)
+
+
+def _pieces(gop: int) -> SourceConfig:
+    return SourceConfig(
+        kind="untrimmed",
+        root=f"h264-long-gop{gop}",
+        list=f"h264-long-gop{gop}.txt",
+        format="pieces",
+    )
+
+
+_TSN, _SLOWONLY = ClipConfig(num_clips=8), ClipConfig(num_clips=1, clip_len=8, frame_interval=8)
+_SLOWONLY_4 = ClipConfig(num_clips=1, clip_len=4, frame_interval=16)
+_FOUR = ClipConfig(num_clips=4, clip_len=8, frame_interval=8)
+_GOPS = (250, 16, 8)
+WORKLOADS = (
+    Workload("W1 jpeg", (_photos(),), ClipConfig(num_clips=1), 64),
+    *(
+        Workload(f"W2 tsn-8 h264 gop {gop}", (_videos(f"h264-gop{gop}"),), _TSN, 16)
+        for gop in _GOPS
+    ),
+    *(
+        Workload(f"W2 tsn-8 {codec} gop 16", (_videos(f"{codec}-gop16"),), _TSN, 16)
+        for codec in ("hevc", "vp9")
+    ),
+    Workload("W2 tsn-8 mjpeg", (_videos("mjpeg-gop1"),), _TSN, 16),
+    *(
+        Workload(f"W3 slowonly-8x8 h264 gop {gop}", (_videos(f"h264-gop{gop}"),), _SLOWONLY, 16)
+        for gop in _GOPS
+    ),
+    *(
+        Workload(f"{name} {FAST_COPY}", (_videos(f"fast-gop{RECIPES['fast'].gop}"),), clip, 16)
+        for name, clip in (("W2 tsn-8", _TSN), ("W3 slowonly-8x8", _SLOWONLY))
+    ),
+    Workload("W3 slowonly-4x16 h264 gop 16", (_videos("h264-gop16"),), _SLOWONLY_4, 16),
+    *(Workload(f"W4 tsn-8 of 5 min gop {gop}", (_pieces(gop),), _TSN, 16) for gop in (250, 30)),
+    *(
+        Workload(f"W4 4 clips 8x8 of 5 min gop {gop}", (_pieces(gop),), _FOUR, 4)
+        for gop in (250, 30)
+    ),
+    Workload(
+        "W5 fused 2:1:1",
+        (_photos(weight=2), _videos("h264-gop16"), _videos("h264-gop8")),
+        _TSN,
+        32,
+        False,
+    ),
+    *(
+        Workload(
+            f"inflate {inflate} {decode}",
+            (_photos(inflate=inflate, decode=decode),),
+            _SLOWONLY,
+            16,
+            False,
+        )
+        for decode in ("cpu", "dali")
+        for inflate in ("still", "translate_constant", "warp")
+    ),
+)
+
+
+def plan_of(tables: list[SourceTable], load: Workload, seed: int, check: bool = False) -> TrainPlan:
+    """The plan of a workload; ``check``: pictures as they are, so that the numbers in them can be
+    read.
+    """
+    clip, sources = load.clip, load.sources
+    if check:
+        clip = replace(clip, crop="center", flip=0.0)
+        sources = [
+            replace(source, inflate=source.inflate if source.inflate == "single" else "still")
+            for source in sources
+        ]
+    motion = load_motion(None, False)
+    return TrainPlan(
+        tables, sources, clip, load.batch, seed, motions=dict.fromkeys(range(len(tables)), motion)
+    )
+
+
+def job_of(plan: TrainPlan, steps: int) -> Job:
+    """The first steps of a plan over one source, as other loaders understand it."""
+    table, batches = plan.tables[0], []
+    for step in range(steps):
+        (samples,) = plan(step)
+        batches.append(
+            tuple(
+                Item(
+                    media.span.path,
+                    tuple(frames.tolist()),
+                    tuple(box.tolist()),
+                    bool(flip),
+                    int(Path(media.path).stem),
+                )
+                for media, frames, box, flip in zip(
+                    map(table.media, table.records[samples.pieces[:, 0]].tolist()),
+                    samples.frames,
+                    samples.boxes[:, 0],
+                    samples.flips[:, 0],
+                )
+            )
+        )
+    kind = "image" if table.kind == "image" else "video"
+    return Job(kind, samples.size, tuple(batches), len(os.sched_getaffinity(0)))
+
+
+def open_tables(media: Path, load: Workload) -> list[SourceTable]:
+    """The catalog's tables of a workload's sources."""
+    reader = CatalogReader(media / "catalog.sqlite")
+    return [reader.table(source.root) for source in load.sources]
+
+
+def make_media(folder: Path, loads: list[Workload]) -> None:
+    """Generate what is missing, kept for the next run, and probe it."""
+    roots = {source.root: source for load in loads for source in load.sources}
+    jobs = []
+    for root in sorted(roots):
+        if not (folder / f"{root}.txt").exists():
+            jobs += _jobs(folder, root)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        pending = [pool.submit(make, *rest, **options) for make, *rest, options in jobs]
+        for future in tqdm(pending, desc="media", unit="file", disable=None):
+            future.result()
+    build_catalog(folder / "catalog.sqlite", roots, folder, progress=False)
+
+
+def _jobs(folder: Path, root: str) -> list[tuple]:
+    form, _, gop = root.partition("-gop")
+    if form == "jpeg":
+        names = [f"{number}.jpg" for number in range(_PHOTOS)]
+        jobs = [
+            (write_photo, folder / root / name, number % 2**BITS, {})
+            for number, name in enumerate(names)
+        ]
+    else:
+        codec, _, length = form.partition("-")
+        ending, options = _ENCODERS[codec]
+        # GOP 250 is what x264 does unasked, with B-frames; shorter ones are made for training
+        options = {
+            **options,
+            "gop": int(gop),
+            "b_frames": 3 if gop == "250" else 0,
+            "frames": _FRAMES * (_LONG if length else 1),
+        }
+        names = [f"{number}.{ending}" for number in range(1 if length else _VIDEOS)]
+        jobs = [
+            (write_video, folder / root / name, number, options)
+            for number, name in enumerate(names)
+        ]
+        if length:
+            names = [f"0.{ending} {10 * piece} {10 * piece + 10}" for piece in range(_LONG)]
+    text = "".join(f"{name} 0\n" for name in names)
+    return [*jobs, ((folder / f"{root}.txt").write_text, text, {})]

@@ -1,0 +1,186 @@
+"""A catalog that is not as it was written is seen, moved aside and made anew; two builds of one do
+not meet.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import sqlite3
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from omnidali.errors import UserError
+from omnidali.utils.untrusted_text import say
+
+DAMAGED = ".damaged"  # ending of a damaged catalog's new name
+# SQLite's ending for what a killed writer began, which the next one takes back
+_JOURNAL = "-journal"
+_LOOKS, _LOOK_SECONDS = 5, 0.02  # at a catalog that seems damaged
+_MAGIC = b"SQLite format 3\0"
+# errors of SQLite that come from elsewhere than the content of the file
+_OUTSIDE = (
+    "locked",
+    "full",
+    "readonly",
+    "disk I/O",
+    "unable to open",
+    "interrupted",
+    "out of memory",
+)
+_PASSING = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+# what to do about each of them; none of them is a reason to delete the catalog
+_ADVICE = {
+    "locked": "Let the other process that uses it end, or give this one a `catalog` of its own; then start again.",
+    "full": "Make room on its disk, then start again.",
+    "readonly": "Correct its permissions and those of its folder, or give the run a `catalog` of its own.",
+    "disk I/O": "Check the disk and the mount, then start again; the file need not be damaged.",
+    "out of memory": "Make memory free or raise the limit, then start again.",
+    "interrupted": "Start again.",
+    "unable to open": "Check its folder, the permissions and the limit of open files (ulimit -n), then start again.",
+}
+
+
+class DamagedCatalogError(Exception):
+    """A catalog that is not as it was written; its text says what was seen."""
+
+
+def damage(path: Path, seen: object) -> UserError:
+    """The error of a run that meets a damaged catalog, or one that it cannot read: only the first
+    shall be deleted.
+    """
+    if isinstance(seen, sqlite3.Error) and not is_damage(seen):
+        return trouble(path, seen)
+    return UserError(
+        str(path),
+        "a catalog as it was written",
+        str(seen),
+        "Delete the file and start again; it is rebuilt from the media.",
+    )
+
+
+def trouble(
+    path: Path, error: sqlite3.Error | OSError, wanted: str = "a catalog file that can be used"
+) -> UserError:
+    """The error of a run that cannot use its catalog, though nothing is wrong with what is in it."""
+    seen = str(error)
+    if "unable to open" in seen and not os.path.exists(path):
+        return UserError(
+            str(path),
+            "a catalog",
+            "no file",
+            "Where it was deleted while a run used it, start again with"
+            " --resume auto: it is rebuilt.",
+        )
+    advice = next(
+        (advice for words, advice in _ADVICE.items() if words in seen), _ADVICE["unable to open"]
+    )
+    return UserError(str(path), wanted, seen, advice)
+
+
+def crc_of(*values: object) -> int:
+    """A checksum of values: SQLite does not see a bit that flips in them."""
+    crc = 0
+    for value in values:
+        data = value if isinstance(value, bytes) else repr(value).encode("utf-8", "surrogatepass")
+        crc = zlib.crc32(data, zlib.crc32(b"%d " % len(data), crc))
+    return crc
+
+
+def check_length(path: Path) -> None:
+    """Raise DamagedCatalogError for a file that was cut off, or filled with zeros by a crash; SQLite sees that
+    late or never.
+
+    Beside a writer its length, its head and its journal are those of different moments: what is
+    wrong must stay so.
+    """
+    for _ in range(_LOOKS - 1):
+        try:
+            return _check_length(path)
+        except DamagedCatalogError:
+            time.sleep(_LOOK_SECONDS)
+    _check_length(path)
+
+
+def _check_length(path: Path) -> None:
+    size = path.stat().st_size if path.exists() else 0
+    if size == 0:
+        return
+    with open(path, "rb") as file:
+        head = file.read(100)
+    if not head.strip(b"\0"):
+        raise DamagedCatalogError("zeros")
+    # no database, or one to be taken back
+    if not head.startswith(_MAGIC) or os.path.exists(f"{path}{_JOURNAL}"):
+        return
+    page = int.from_bytes(head[16:18], "big")
+    expected = int.from_bytes(head[28:32], "big") * (65536 if page == 1 else page)
+    if size < 100 or size != expected:
+        raise DamagedCatalogError(f"{size:,} bytes instead of {expected:,}")
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether an error comes from the content of the file, not from locks, permissions and disks."""
+    if "not a database" in str(error):  # somebody else's file
+        return False
+    return not (
+        isinstance(error, sqlite3.OperationalError) and any(word in str(error) for word in _OUTSIDE)
+    )
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Whether another try may succeed, as the disk or the machine is in trouble at this moment."""
+    if isinstance(error, OSError):
+        return error.errno in _PASSING
+    return isinstance(error, (sqlite3.OperationalError, MemoryError)) and (
+        isinstance(error, MemoryError)
+        or any(word in str(error) for word in ("disk I/O", "unable to open", "memory"))
+    )
+
+
+def move_aside(path: Path, seen: Exception) -> None:
+    """Give a damaged catalog, and the journal that belongs to it, another name, and say so."""
+    lost = "; the scores of teachers that it held went with it" if _holds_scores(path) else ""
+    # in this order: a new catalog must not find the old one's journal
+    for ending in (_JOURNAL, ""):
+        if os.path.exists(f"{path}{ending}"):
+            os.replace(f"{path}{ending}", f"{path}{DAMAGED}{ending}")
+    say(f"{path} is damaged ({seen}): moved to {path}{DAMAGED} and built anew{lost}", error=True)
+
+
+def _holds_scores(path: Path) -> bool:
+    """Whether the table of scores was made, told from the bytes: what is damaged cannot be asked."""
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(b"CREATE TABLE scores") >= 0
+
+
+@contextmanager
+def only_build(path: Path) -> Iterator[None]:
+    """Keep other builds of the catalog at ``path`` waiting; they say so. A killed build keeps
+    nobody waiting.
+    """
+    lock = f"{path}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError:  # a catalog in a folder that others own: nothing can be written there anyway
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another process is building {path}: waiting for it", error=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks: SQLite's own must do
+            pass
+        yield
+    finally:
+        os.close(file)

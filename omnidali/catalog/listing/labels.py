@@ -1,0 +1,172 @@
+"""From what a list says of a class to the class's number."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from omnidali.errors import UserError
+from omnidali.utils.text_files import is_whole, parse_json, read_lines
+
+UNLABELLED = -1
+MAX_LABEL = 1_000_000  # a slip in a list must not make a classifier that no memory holds
+_NUMBER_NAME = re.compile(r"(\d+)\s*[,\s]\s*(.+)")
+
+
+def read_class_names(path: Path) -> list[str]:
+    """Class names, one a line; the line number, counted from 0, is the label.
+
+    Raises:
+        UserError: if the file is missing, empty or names a class twice.
+    """
+    lines = list(read_lines(path, "classes"))
+    while lines and not lines[-1][1]:
+        lines.pop()
+    if not lines:
+        raise UserError(
+            str(path), "one class name a line", "an empty file", "Write the names in label order."
+        )
+    names: dict[str, int] = {}
+    for where, name in lines:
+        if not name or name in names:
+            raise UserError(where, "a class name of its own", repr(name[:200]), "Correct the line.")
+        names[name] = len(names)
+    return list(names)
+
+
+def read_label_map(path: Path) -> dict[str, int]:
+    """What lists call a class (its name, another numbering, a video's id) to its number.
+
+    JSON objects {key: number} and lists of names, and text files with lines of names, ``key
+    number`` or ``number,name`` are understood; numbers may be written as text.
+
+    Raises:
+        UserError: naming the file, and its line where there is one.
+    """
+    lines = list(read_lines(path, "label map"))
+    text = "\n".join(line for _, line in lines)
+    if text.lstrip().startswith(("{", "[")):
+        values = parse_json(text, str(path))
+        pairs = (
+            list(values.items())
+            if isinstance(values, dict)
+            else [(name, i) for i, name in enumerate(values)]
+        )
+        pairs = [(str(path), str(key), str(number)) for key, number in pairs]
+    else:
+        lines = [(where, line) for where, line in lines if line and not line.startswith("#")]
+        for form in (_key_number, _number_name):
+            found = [form(line) for _, line in lines]
+            # the first line may be a header
+            if sum(map(bool, found)) >= len(lines) - 1 and all(found[1:]):
+                pairs = [(where, *pair) for (where, _), pair in zip(lines, found) if pair]
+                break
+        else:
+            pairs = [(where, name, str(number)) for number, (where, name) in enumerate(lines)]
+    mapping: dict[str, int] = {}
+    for where, key, number in pairs:
+        if not (is_whole(number) and int(number) <= MAX_LABEL):
+            raise UserError(
+                where,
+                f"a class number from 0 to {MAX_LABEL:,}",
+                repr(f"{key[:100]}: {number[:100]}"),
+                "Correct the label map.",
+            )
+        if mapping.setdefault(key, int(number)) != int(number):
+            raise UserError(
+                where,
+                "every key once",
+                f"{key[:200]!r} again with another number",
+                "Remove one of them.",
+            )
+    if not mapping:
+        raise UserError(
+            str(path), "classes and their numbers", "an empty file", "Fill it, or leave labels out."
+        )
+    return mapping
+
+
+def _key_number(line: str) -> tuple[str, str] | None:
+    """(key, number) of ``key number`` or ``key,number``."""
+    head = line.rstrip("0123456789")
+    key = head.rstrip().removesuffix(",").rstrip()
+    return (key, line[len(head) :]) if key and key != head and head != line else None
+
+
+def _number_name(line: str) -> tuple[str, str] | None:
+    """(name, number) of ``number,name``."""
+    match = _NUMBER_NAME.fullmatch(line)
+    return (match[2], match[1]) if match else None
+
+
+class Labels:
+    """Numbers for what a list says.
+
+    Args:
+        names: class names in label order, which limit the numbers. mapping: of
+            :func:`read_label_map`, which everything a list says then goes through. map_path: its
+            file, for errors.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str] | None = None,
+        mapping: Mapping[str, int] | None = None,
+        map_path: Path | None = None,
+    ):
+        self.names, self._mapping, self._map_path = names, mapping, map_path
+        self._by_name = {name: number for number, name in enumerate(names or ())}
+
+    def number(self, text: str | None, where: str, path: str = "") -> int:
+        """The label that ``text`` stands for; without a text, what the map says of ``path`` or of
+        its stem.
+
+        Raises:
+            UserError: with ``where``, the file and line.
+        """
+        if self._mapping is not None:
+            keys = [text] if text is not None else [path, Path(path).name, Path(path).stem]
+            label = next((self._mapping[key] for key in keys if key in self._mapping), None)
+            if label is None:
+                raise UserError(
+                    where,
+                    f"a class that the label map {self._map_path} holds",
+                    repr(keys[-1][:200]),
+                    "Add it to the map, or remove the line.",
+                )
+        elif text is None:
+            raise UserError(
+                where,
+                "a label behind the path",
+                repr(path[:200]),
+                "Add the label, or name a label map with `labels:`.",
+            )
+        elif text.isascii() and text.isdigit():
+            label = int(text) if len(text) < 10 else MAX_LABEL + 1
+        elif text in self._by_name:
+            label = self._by_name[text]
+        else:
+            known = (
+                f"a class number of 0 or more, or one of {len(self._by_name)} class names"
+                if self._by_name
+                else "a class number of 0 or more"
+            )
+            raise UserError(
+                where,
+                known,
+                repr(text[:200]),
+                "Correct the label, or name the classes with `classes:`.",
+            )
+        if label > MAX_LABEL:
+            raise UserError(
+                where, f"a label of at most {MAX_LABEL:,}", str(text)[:200], "Correct the line."
+            )
+        if self.names is not None and label >= len(self.names):
+            raise UserError(
+                where,
+                f"a label below {len(self.names)}, the number of class names",
+                str(label),
+                "Correct the label or add the class name.",
+            )
+        return label

@@ -1,0 +1,228 @@
+"""WebDataset tars: their members, found by walking the headers; nothing is ever unpacked.
+
+Members of one sample share everything up to the first dot of their file name: ``x/0001.jpg`` with
+``x/0001.cls`` (the class as text) or ``x/0001.json`` (its ``label``, ``cls`` or ``class``). Without
+either, the first folder in the member's name is its class.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tarfile
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from omnidali.catalog.listing.folders import IMAGE_ENDINGS, VIDEO_ENDINGS, escape_reason
+from omnidali.catalog.probing.sniff import UNREADABLE, UnsupportedMediaError
+from omnidali.errors import UserError
+from omnidali.utils.text_files import NOT_UTF8, is_line, is_text, parse_json
+
+_SMALL = 1 << 20  # largest member that is read for its label, and longest header, bytes
+_MAX_TARS = 1_000_000  # of a pattern with ranges
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\3\4": "zip",
+}
+
+
+@dataclass
+class Tar:
+    """What a tar holds.
+
+    Attributes:
+        members: (name, offset, size, class as text or None).
+        left_out: reasons for which members are not used, with their counts.
+    """
+
+    members: list[tuple[str, int, int, str | None]] = field(default_factory=list)
+    left_out: Counter = field(default_factory=Counter)
+
+
+def find_tars(root: Path, pattern: str, where: str) -> list[str]:
+    """Names of tars below ``root`` by a pattern with ``*``, ``?`` and ranges such as
+    ``{000..099}``.
+
+    Raises:
+        UserError: if a file of a range is missing, or no file fits.
+    """
+    found = []
+    try:
+        names = _expand(pattern)
+    except ValueError as error:
+        raise UserError(
+            where, "a pattern of tars", f"{pattern!r} ({error})", "Correct it."
+        ) from None
+    for name in names:
+        try:
+            matches = sorted(str(path.relative_to(root)) for path in root.glob(name))
+        except (NotImplementedError, ValueError) as error:
+            raise UserError(
+                where, "a pattern of tars below root", f"{name!r} ({error})", "Correct it."
+            ) from None
+        if not matches:
+            raise UserError(
+                where, "tars that exist", f"no {name} in {root}", "Check the pattern and root."
+            )
+        found += matches
+    return found
+
+
+def read_tar(root: str, name: str, kind: str) -> Tar:
+    """Walk the headers of one tar.
+
+    Args:
+        kind: ``image`` or ``video``: which members are media.
+    """
+    endings = IMAGE_ENDINGS if kind == "image" else VIDEO_ENDINGS
+    tar, media, classes, names, position = Tar(), [], {}, set(), -1
+    path = os.path.join(root, name)
+    try:
+        _check(root, name)
+        with _Headers(path) as headers, _open(headers) as archive, open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            for member in archive:
+                archive.members.clear()  # which it keeps for random access
+                if member.offset <= position or member.size < 0:
+                    # and would again, without end
+                    raise tarfile.ReadError("headers that lead backwards")
+                position = member.offset
+                if member.isdir():
+                    continue
+                folder, slash, base = member.name.rpartition("/")
+                stem, _, ending = base.partition(".")
+                key, ending = f"{folder}{slash}{stem}", f".{ending.lower()}"
+                last = os.path.splitext(ending)[1] or ending
+                reason = _odd(member, size)
+                if reason:
+                    tar.left_out[reason] += 1
+                elif last in endings and member.name in names:
+                    tar.left_out["member with the name of another"] += 1
+                elif last in endings:
+                    names.add(member.name)
+                    media.append((member.name, member.offset_data, member.size, key))
+                elif ending in (".cls", ".json") and member.size <= _SMALL:
+                    file.seek(member.offset_data)
+                    text = _class_text(ending, file.read(member.size))
+                    if text is not None:
+                        classes[key] = text
+                elif last in IMAGE_ENDINGS | VIDEO_ENDINGS:
+                    tar.left_out[f"member that is no {kind}"] += 1
+            if not _ends_at(file, archive.offset):  # tarfile takes a damaged header for the end
+                raise tarfile.ReadError(f"ends at byte {archive.offset:,} of {size:,}")
+    except UnsupportedMediaError as refusal:
+        tar.left_out[str(refusal)] += 1
+    except OSError as error:
+        tar.left_out[f"{UNREADABLE} tar: {error.strerror or error}"] += 1
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
+        tar.left_out[f"tar broken: {error}"] += 1
+    for name, offset, size, key in media:
+        folder = name.lstrip("./").partition("/")
+        tar.members.append((name, offset, size, classes.get(key, folder[0] if folder[1] else None)))
+    return tar
+
+
+def _open(headers: _Headers) -> tarfile.TarFile:
+    return tarfile.open(fileobj=headers, mode="r:", encoding="utf-8")  # whatever the locale says
+
+
+class _Headers(io.FileIO):
+    """A tar of which headers are read: the data between them is passed over, whatever a header says
+    of its length.
+    """
+
+    def read(self, count: int = -1) -> bytes:
+        if not 0 <= count <= _SMALL:
+            raise tarfile.ReadError("a header of endless length")
+        return super().read(count)
+
+
+def _check(root: str, name: str) -> None:
+    """Raise UnsupportedMediaError for what is no tar within the root."""
+    path = os.path.join(root, name)
+    if not is_text(name):
+        raise UnsupportedMediaError(f"tar whose {NOT_UTF8}")
+    reason = escape_reason(os.path.realpath(root), name)
+    if reason:
+        raise UnsupportedMediaError(f"tar whose {reason}")
+    if not os.path.isfile(path):
+        raise UnsupportedMediaError("tar that is no regular file")
+    with open(path, "rb") as file:
+        head = file.read(6)
+    for magic, program in _COMPRESSED.items():
+        if head.startswith(magic):
+            raise UnsupportedMediaError(f"tar compressed with {program}: decompress it")
+
+
+def _ends_at(file: BinaryIO, position: int) -> bool:
+    """Whether a tar ends here as its writer ended it: a block of zeros, mostly several, and nothing
+    behind them.
+
+    One that was cut off between two members is known by nothing else.
+    """
+    file.seek(position)
+    zeros = 0
+    while data := file.read(_SMALL):
+        if data.strip(b"\0"):
+            return False
+        zeros += len(data)
+    return zeros >= tarfile.BLOCKSIZE
+
+
+def _odd(member: tarfile.TarInfo, size: int) -> str | None:
+    """Why a member is not used."""
+    if member.issym() or member.islnk():
+        return "member that is a link"
+    if not member.isreg() or member.issparse():
+        return "member that is no plain file"
+    if member.name.startswith("/") or ".." in member.name.split("/") or "\0" in member.name:
+        return "member whose name leaves the tar"
+    if not is_text(member.name):
+        return f"member whose {NOT_UTF8}"
+    if not member.name.isprintable():
+        return "member with an odd name"
+    if member.offset_data + member.size > size:
+        return "member cut off"
+    return None
+
+
+def _class_text(ending: str, data: bytes) -> str | None:
+    try:
+        if ending == ".cls":
+            text = data.decode("utf-8").strip()
+            return text if text and is_line(text) else None
+        values = parse_json(data.decode("utf-8"), "")
+        known = [values[key] for key in ("label", "cls", "class") if key in values]
+        return (
+            str(known[0])
+            if known and type(known[0]) in (int, str) and is_line(str(known[0]))
+            else None
+        )
+    except (ValueError, TypeError):
+        return None
+
+
+def _expand(pattern: str) -> list[str]:
+    """
+    >>> _expand("a_{08..10}.tar")
+    ['a_08.tar', 'a_09.tar', 'a_10.tar']
+    """
+    match = re.search(r"\{([0-9]{1,18})\.\.([0-9]{1,18})\}", pattern)
+    if not match:
+        return [pattern]
+    first, last = match.groups()
+    if not 0 <= int(last) - int(first) < _MAX_TARS or len(first) > 9:
+        raise ValueError(f"a range of more than {_MAX_TARS:,} tars, or that ends before it begins")
+    return [
+        name
+        for number in range(int(first), int(last) + 1)
+        for name in _expand(
+            pattern[: match.start()] + str(number).zfill(len(first)) + pattern[match.end() :]
+        )
+    ]

@@ -1,0 +1,105 @@
+"""The planes of a decoded frame as arrays, which way up it is shown, and whether two frames are the
+same.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+
+import av
+import numpy as np
+from av.sidedata.sidedata import Type
+
+from omnidali.catalog.probing.sniff import UnsupportedMediaError
+
+# planar formats: shifts of the colour planes (down, across)
+PLANAR = {
+    "gray": None,
+    "yuv420p": (1, 1),
+    "yuvj420p": (1, 1),
+    "yuv422p": (0, 1),
+    "yuvj422p": (0, 1),
+    "yuv444p": (0, 0),
+    "yuvj444p": (0, 0),
+    "yuv440p": (1, 0),
+    "yuvj440p": (1, 0),
+    "yuv411p": (0, 2),
+    "yuvj411p": (0, 2),
+    "yuv410p": (2, 2),
+}
+_MATRIX = struct.Struct("<9i")
+_FULL_RANGE = 2  # FFmpeg's number
+_FLAT = 1e-6  # a determinant below this turns the picture into a line
+
+
+def frame_planes(frame: av.VideoFrame) -> list[np.ndarray]:
+    """The planes of a frame in a format of :data:`PLANAR`: uint8 (H, W), views into the frame."""
+    return [
+        np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+        for plane in frame.planes
+    ]
+
+
+def is_full_range(frame: av.VideoFrame) -> bool:
+    """Whether black is 0 and white the highest value, instead of 16 and 235."""
+    return frame.color_range == _FULL_RANGE or "j" in frame.format.name
+
+
+def frame_checksum(frame: av.VideoFrame) -> int:
+    """A number that tells frames apart, by all pixels and the facts that they are shown by."""
+    crc = zlib.crc32(repr(_facts(frame)).encode())
+    for plane in _pixels(frame):
+        crc = zlib.crc32(np.ascontiguousarray(plane), crc)
+    return crc
+
+
+def is_same_frame(one: av.VideoFrame, other: av.VideoFrame) -> bool:
+    """Whether all pixels are equal, and the facts that they are shown by."""
+    return _facts(one) == _facts(other) and all(map(np.array_equal, _pixels(one), _pixels(other)))
+
+
+def _facts(frame: av.VideoFrame) -> tuple:
+    return frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range
+
+
+def _pixels(frame: av.VideoFrame) -> list[np.ndarray]:
+    return (
+        frame_planes(frame) if frame.format.name in PLANAR else [frame.to_ndarray(format="rgb24")]
+    )
+
+
+def frame_orientation(frame: av.VideoFrame) -> tuple[int, bool]:
+    """How a viewer turns a coded frame: degrees counter-clockwise, and whether it is mirrored left
+    to right before.
+
+    A matrix that maps everything to a line or a point, such as one of zeros, is no orientation.
+
+    Raises:
+        UnsupportedMediaError: for other angles than quarters, and for matrices that distort the picture.
+    """
+    data = next(
+        (bytes(entry) for entry in frame.side_data if entry.type == Type.DISPLAYMATRIX), None
+    )
+    if data is None or len(data) < _MATRIX.size:
+        return 0, False
+    # the right and the down direction of the coded picture, as (x, y) on the screen
+    right_x, right_y, _, down_x, down_y, *_ = (value / 65536 for value in _MATRIX.unpack_from(data))
+    determinant = right_x * down_y - right_y * down_x
+    if abs(determinant) < _FLAT:
+        return 0, False
+
+    is_mirrored = determinant < 0
+    if is_mirrored:
+        right_x, right_y = -right_x, -right_y
+    degrees = -math.degrees(math.atan2(right_y, right_x))  # y grows downwards
+    quarter = round(degrees / 90)
+    if abs(degrees - 90 * quarter) > 1:
+        raise UnsupportedMediaError(f"rotated by {round(degrees) % 360} degrees")
+    return 90 * quarter % 360, is_mirrored
+
+
+def show_upright(picture: np.ndarray, rotation: int, mirrored: bool) -> np.ndarray:
+    """Turn a coded picture (H, W, ...) as :func:`frame_orientation` says; a view."""
+    return np.rot90(picture[:, ::-1] if mirrored else picture, rotation // 90)

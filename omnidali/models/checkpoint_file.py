@@ -1,0 +1,220 @@
+"""Checkpoints: written atomically, checked when read, read without running code, errors a user can
+act on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from omnidali.errors import UserError
+from omnidali.models.digest import DIGEST, digest_of
+from omnidali.models.weights import UNKNOWN, fit_weights, read_weights, some
+from omnidali.utils.untrusted_text import say
+
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+_PART = ".part"  # ending of a file that is being written
+
+
+class NoSpaceError(UserError):
+    """A checkpoint does not fit on the disk, or into the quota."""
+
+
+def save_checkpoint(path: Path, state: dict, previous: Path | None = None) -> None:
+    """Write ``state`` so that a crash leaves either the old file or the new one, never half of one.
+
+    Args:
+        state: gets an entry with the checksum of the others.
+        previous: where the file that is replaced goes; none: it is dropped.
+
+    Raises:
+        UserError: if the file cannot be written; the old one is untouched.
+    """
+    part = path.with_name(path.name + _PART)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            torch.save({**state, DIGEST: digest_of(state)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            _keep(path, previous)
+        os.replace(part, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)  # half a file would only fill the disk
+        # torch hides the reason
+        error = error.__context__ if isinstance(error.__context__, OSError) else error
+        if not isinstance(error, OSError):
+            raise
+        kind = NoSpaceError if error.errno in (errno.ENOSPC, errno.EDQUOT) else UserError
+        raise kind(
+            str(path),
+            "a place to write a checkpoint",
+            str(error.strerror or error),
+            "Free space or correct the permissions; resume with --resume auto.",
+        ) from None
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Give a file a second name, so that it stays when the first name goes to another."""
+    part = previous.with_name(previous.name + _PART)
+    try:
+        part.unlink(missing_ok=True)
+        os.link(path, part)
+        os.replace(part, previous)
+        # a crash between two renames leaves both names on one file: then nothing moves
+        part.unlink(missing_ok=True)
+    except OSError:  # a file system without hard links
+        os.replace(path, previous)
+
+
+def _sync_folder(folder: Path) -> None:
+    """A new name outlives a power cut only once its folder is on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def copy_state(state: object) -> object:
+    """A state as it is now, in the memory of the CPU: training goes on to change the tensors in
+    place.
+    """
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, Mapping):
+        return {name: copy_state(value) for name, value in state.items()}
+    return type(state)(map(copy_state, state)) if isinstance(state, (list, tuple)) else state
+
+
+def remove_parts(folder: Path, *patterns: str) -> None:
+    """Remove what a crash in mid-write has left of files whose names fit a pattern; other half
+    files are not ours.
+    """
+    for pattern in patterns:
+        for part in folder.glob(f"{pattern}{_PART}"):
+            with contextlib.suppress(OSError):
+                part.unlink()
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints that a run can go on from, best first: last, previous, step-N from the
+    newest.
+    """
+    kept = sorted(
+        (path for path in folder.glob("step-*.pt") if path.stem[5:].isdecimal()),
+        key=lambda path: int(path.stem[5:]),
+        reverse=True,
+    )
+    files = [folder / LAST, folder / PREVIOUS, *kept]
+    return [path for path in files if path.exists()]
+
+
+def load_newest(folder: Path) -> tuple[Path, dict, str | None]:
+    """The first good one of :func:`checkpoints_in`.
+
+    Returns:
+        The file, its contents, and a line about the ones that were passed over, if there were any.
+
+    Raises:
+        UserError: if all are damaged, naming each.
+    """
+    damaged = [] if (folder / LAST).exists() else [f"{LAST} is missing"]
+    for path in checkpoints_in(folder):
+        try:
+            state = load_run(path)
+        except UserError as error:
+            damaged.append(f"{path.name} is damaged ({error.got})")
+            continue
+        told = f"{'; '.join(damaged)}: going on from {path}, after step {state['loader']['step']}"
+        return path, state, told if damaged else None
+    raise UserError(
+        str(folder),
+        "a checkpoint that can be read",
+        "; ".join(damaged),
+        "Restore one of them from a copy, or start anew in another run_dir.",
+    )
+
+
+def load_run(path: str | Path) -> dict:
+    """Read a checkpoint that a run can go on from: a file, or the last one of a run folder.
+
+    Raises:
+        UserError: as :func:`load_checkpoint`, and for weights alone.
+    """
+    state = load_checkpoint(path)
+    if "loader" not in state:
+        raise UserError(
+            str(path),
+            "a checkpoint of train.py",
+            "weights alone",
+            "Start from them by model.pretrained.",
+        )
+    return state
+
+
+def load_checkpoint(path: str | Path, inside: str = LAST) -> dict:
+    """Read a checkpoint; its checksum is compared, and pickled code in it is refused, not run.
+
+    Args:
+        path: a file, or a run folder, of which the checkpoint called ``inside`` is meant, or else
+            the last one.
+
+    Raises:
+        UserError: if it is missing, damaged or no checkpoint.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = [
+            file
+            for file in (path / "checkpoints" / inside, path / "checkpoints" / LAST)
+            if file.exists()
+        ]
+        if not found:
+            raise UserError(
+                str(path),
+                f"a run folder with checkpoints/{inside}",
+                "none in it",
+                "Name another folder, or a checkpoint file.",
+            )
+        path = found[0]
+    state = read_weights(path)
+    if "loader" in state and DIGEST not in state and os.environ.get("RANK", "0") == "0":
+        say(
+            f"{path} was saved without a checksum: damage to its contents would not be noticed",
+            error=True,
+        )
+    return state
+
+
+def load_weights(model: torch.nn.Module, state: dict, where: str) -> None:
+    """Put a checkpoint's weights into ``model``; every name and shape must match, but for a module.
+    in front.
+
+    Raises:
+        UserError: naming up to five weights that do not match.
+    """
+    fitting, report = fit_weights(model, state["state_dict"], head=True)
+    wrong = (
+        [f"{name} is missing" for name in report.missing]
+        + report.wrong
+        + [f"{name} is unknown" for name, reason in report.left_out.items() if reason == UNKNOWN]
+    )
+    wrong += [f"{name} was inflated" for name in report.inflated]
+    if wrong:
+        made_for = ", ".join(f"{key} {value}" for key, value in (state.get("model") or {}).items())
+        raise UserError(
+            where,
+            "the weights of this config's model",
+            some(wrong),
+            f"It was made for: {made_for or 'an unknown model'}. Set model.* and classes to match.",
+        )
+    model.load_state_dict(fitting, strict=False)

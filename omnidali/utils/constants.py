@@ -1,0 +1,6 @@
+"""Numbers that several packages share."""
+
+# Mean and standard deviation of ImageNet's RGB values on the scale 0..255, as in the reference's
+# recipes.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)

@@ -1,0 +1,41 @@
+"""What tests compare of a loader's batches."""
+
+import torch
+
+from omnidali.utils.constants import MEAN, STD
+
+
+def content(batch):
+    """A batch as comparable values: what it says, and its pixels."""
+    return [
+        (
+            group.slot.tolist(),
+            group.record.tolist(),
+            group.labels.tolist(),
+            group.source.tolist(),
+            group.clips.numpy().tobytes(),
+        )
+        for group in batch.groups
+    ]
+
+
+def pictures(clips):
+    return (clips.permute(0, 2, 3, 4, 1) * torch.tensor(STD) + torch.tensor(MEAN)).numpy()
+
+
+def assert_restores_at_every_step(make, steps):
+    """The rest of the stream after a restore at any step equals the uninterrupted one.
+
+    Args:
+        make: returns a fresh iterator. steps: its length.
+    """
+    with make() as batches:
+        states, whole = [batches.state_dict()], []
+        for batch in batches:
+            whole.append(content(batch))
+            states.append(batches.state_dict())
+    assert len(whole) == steps
+    for step, state in enumerate(states):
+        with make() as batches:
+            batches.load_state_dict(state)
+            assert [content(batch) for batch in batches] == whole[step:]

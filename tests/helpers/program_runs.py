@@ -1,0 +1,86 @@
+"""train.py and evaluate.py as tests run them."""
+
+import contextlib
+import functools
+import io
+import subprocess
+import tempfile
+from pathlib import Path
+
+import evaluate
+import train
+from conftest import SMALL
+from helpers.warm_process import Warm
+
+CONFIG = (
+    SMALL
+    + """
+optimizer: {lr: 0.01, warmup_epochs: 1, accumulate: 2}
+train: {batch: 6, steps: 8, log_every: 2, checkpoint_every: 4, keep_every: 3, ema: 0.9}
+evaluation:
+  source: {kind: video, root: shorts, list: shorts.txt}
+  every_epochs: 2
+  batch: 2
+  validation: {num_clips: 2, size: 32, short_side: 36}
+  test: {num_clips: 3, crops: three, size: 32, short_side: 36}
+"""
+)
+
+
+warm = functools.cache(Warm)  # ends with this process, as its input does then
+
+
+STEPS = [2, 4, 6, 8]  # every second step; evaluations and checkpoints fall on the same ones here
+
+
+# what joint training adds, each in a run that is cut and goes on; B.6 of the reference, eq. 1 of
+# the paper
+JOINT = {
+    "alternating": [
+        "train.step_mode=alternating",
+        "train.ratio=[2,1]",
+        "train.batch=null",
+        "optimizer.accumulate=1",
+        "sources.clips={kind: video, root: clips, list: clips.txt, batch: 4, loss_weight: 2}",
+        "sources.photos={kind: image, root: photos, list: photos.txt, batch: 6, resample: {power: 0.2}}",
+        "model.norm=target_only",
+        "train.mixup=intra",
+    ],
+    "mixup": [
+        "train.mixup=cross",
+        "sources.photos.inflate=translate_constant",
+        "sources.clips.fraction=0.9",
+        "sources.photos.resample={clipped: 2}",
+        "train.mixup_alpha=0.4",
+        "train.batch=8",
+    ],
+    "warp": [
+        "model={name: slowonly, depth: 18}",
+        "clip={clip_len: 2, frame_interval: 4, num_clips: 1, size: 32}",
+        "sources.photos.inflate=warp",
+        "model.norm=target_only",
+        "train.batch=8",
+    ],
+}
+
+
+def run(program, *arguments, ranks=1, check=True):
+    """One rank runs in this process; several are copies of a warm one, which is faster than
+    torchrun, too.
+    """
+    arguments = [str(argument) for argument in arguments]
+    if ranks == 1:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = {"train.py": train, "evaluate.py": evaluate}[program].main(arguments)
+        done = subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            jobs = warm().ranks(
+                Path(folder), "program", program.removesuffix(".py"), *arguments, world=ranks
+            )
+            codes = [process.ended(240) for process in jobs]
+            said = "".join(process.said for process in reversed(jobs))  # the main rank's comes last
+        done = subprocess.CompletedProcess(arguments, max(map(abs, codes)), said, said)
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done

@@ -1,0 +1,163 @@
+"""train.py with a record of what it consumed: a file a rank, a line a step, written before the loop
+gets the batch.
+
+    python tests/helpers/recorder.py FOLDER --config c.yaml --resume auto      (torchrun starts it, too)
+    python tests/helpers/recorder.py serve      (starts runs as copies of a process that has imported
+    everything)
+
+OMNIDALI_SMALL_NETWORK=1 trains a network of three layers: more kills in the same time.
+"""
+
+import functools
+import gc
+import json
+import os
+import sys
+import zlib
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import train
+from omnidali.loading.fusion import FusionIterator
+from omnidali.models.recognizers import Head, build_model
+from omnidali.models.resnet import Block, ConvBN
+
+
+def consumed(samples, tables):
+    """{slot: what stands in it, as plain values} of planned samples, one entry a source."""
+    found = {}
+    for part in samples:
+        table, count = tables[part.source], len(part)
+        attempts = np.broadcast_to(part.attempts, count).tolist()
+        for i in range(count):
+            paths = [
+                Path(table.media(record).path).name
+                for record in table.records[part.pieces[i]].tolist()
+            ]
+            moved = None if part.motions is None else zlib.crc32(part.motions[i].tobytes())
+            blend = (
+                None
+                if part.partners is None
+                else [
+                    int(part.partners[i]),
+                    float(part.own_weights[i]),
+                    float(part.partner_frames[i]),
+                ]
+            )
+            found[int(part.slots[i])] = [
+                table.name,
+                int(part.draws[i]),
+                paths,
+                part.frames[i].tolist(),
+                part.boxes[i].tolist(),
+                part.flips[i].tolist(),
+                attempts[i],
+                moved,
+                blend,
+            ]
+    return found
+
+
+def pixels(batch):
+    """{slot: checksum of its clip and label} of a batch; of all views where there are several."""
+    found = {}
+    for group in batch.groups:
+        for clip, label, slot in zip(group.clips, group.labels, group.slot.tolist()):
+            found[slot] = zlib.crc32(
+                clip.contiguous().numpy().tobytes() + label.numpy().tobytes(), found.get(slot, 0)
+            )
+    return found
+
+
+class Recording(FusionIterator):
+    """A loader that writes down every batch which it hands over."""
+
+    def __next__(self):
+        batch = super().__next__()
+        shown, rows = pixels(batch), consumed(batch.samples, self.plan.tables)
+        assert shown.keys() == rows.keys(), "what is said of a batch is not what it holds"
+        line = {
+            "step": batch.step,
+            "items": [[slot, *rows[slot], shown[slot]] for slot in sorted(rows)],
+        }
+        # one call, and no buffer that a kill could empty
+        os.write(self.record, (json.dumps(line) + "\n").encode())
+        return batch
+
+
+def small_model(config, classes, clip_len):
+    """The config's recogniser with a small backbone, which still has norms, dropout, and time where
+    there is one.
+    """
+    model, dims = build_model(config, classes, clip_len), 2 if config.name == "tsn" else 3
+    pool = nn.MaxPool2d(2) if dims == 2 else nn.MaxPool3d((1, 2, 2))
+    model.backbone = nn.Sequential(
+        OrderedDict(
+            conv1=ConvBN(3, 8, 3, 2, dims=dims),
+            pool=pool,
+            layer1=nn.Sequential(Block(8, 16, 2, bottleneck=False, dims=dims, time=2 * dims - 3)),
+        )
+    )
+    model.cls_head = Head(16, classes, config.dropout)
+    return model
+
+
+def main(folder, arguments):
+    """Train, and record into ``folder``, which no run used before."""
+
+    def wrap(loader):
+        loader.__class__ = Recording
+        path = Path(folder) / f"rank{loader.rank}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        loader.record = os.open(path, os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_WRONLY)
+        return loader
+
+    if os.environ.get("OMNIDALI_SMALL_NETWORK"):
+        train.build_model = small_model
+    train.train = functools.partial(train.train, wrap_loader=wrap)
+    return train.main(arguments)
+
+
+def serve():
+    """Start a run for each line {"folder", "arguments", "environment"}, and wait for one at
+    {"wait": pid}.
+
+    A copy of this process starts in no time, where importing torch anew takes seconds. A rank has a
+    core of its own, and so one thread, as the sums of several threads may differ in their last
+    bits.
+    """
+    import torch._dynamo  # noqa: F401  what the first optimizer imports
+
+    gc.freeze()
+    cores = sorted(os.sched_getaffinity(0))
+    for line in sys.stdin:
+        job = json.loads(line)
+        if "wait" in job:
+            print(os.waitstatus_to_exitcode(os.waitpid(job["wait"], 0)[1]), flush=True)
+            continue
+        process = os.fork()
+        if process:
+            print(process, flush=True)
+            continue
+        os.setsid()
+        os.sched_setaffinity(0, {cores[int(job["environment"]["RANK"]) % len(cores)]})
+        os.environ.update(job["environment"])
+        log = os.open(job["log"], os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        code = 1
+        try:
+            code = main(job["folder"], job["arguments"])
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(serve() if sys.argv[1] == "serve" else main(sys.argv[1], sys.argv[2:]))
