@@ -38,10 +38,12 @@ def write_rgb(frame: av.VideoFrame, box: tuple[int, int, int, int], out: np.ndar
     converted.
 
     Args:
+        frame: as decoded.
         box: top, left, bottom, right in pixels of the coded frame.
         out: uint8 (height, width, 3).
     """
     height, width, _ = out.shape
+    # The conversion to eight bits may lose them.
     matrix = rgb_matrix(frame.colorspace, is_full_range(frame))
     if frame.format.name not in PLANAR:
         frame = _eight_bits(frame)
@@ -54,19 +56,18 @@ def write_rgb(frame: av.VideoFrame, box: tuple[int, int, int, int], out: np.ndar
     if shifts is None:
         cv2.merge([cut_and_scale(planes[0], box, width, height)] * 3, dst=out)
         return
+
     down, across = shifts
     colour = (box[0] >> down, box[1] >> across, -(-box[2] >> down), -(-box[3] >> across))
     channels = [
         cut_and_scale(plane, part, width, height)
-        for plane, part in zip(planes, (box, colour, colour))
+        for plane, part in zip(planes, (box, colour, colour), strict=True)
     ]
     cv2.transform(cv2.merge(channels), matrix, dst=out)
 
 
 def _eight_bits(frame: av.VideoFrame) -> av.VideoFrame:
-    """The frame in a format of :data:`~omnidali.catalog.probing.frame_planes.PLANAR` with the same colours,
-    or in RGB.
-    """
+    """The frame in a planar format with the same colours, or in RGB."""
     form = frame.format
     if form.is_rgb or form.has_palette or len(form.components) < 3:
         return frame.reformat(format="rgb24", threads=1)
@@ -91,6 +92,7 @@ def rgb_matrix(colorspace: int, is_full_range: bool) -> np.ndarray:
     red, blue = _LUMA.get(colorspace, _BT601)
     green = 1 - red - blue
     y, c, offset = (1, 1, 0) if is_full_range else (255 / 219, 255 / 224, 16)
+
     rows = np.array(
         [
             [y, 0, 2 * (1 - red) * c],

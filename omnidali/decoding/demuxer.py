@@ -1,5 +1,4 @@
-"""Wanted frames of a video through FFmpeg's demuxer, where its packets cannot be read from the file
-by the index.
+"""Wanted frames of a video through FFmpeg's demuxer, where the index alone cannot find them.
 
 Needed where a container cuts its packets up (MPEG-TS), and where the index gave less than was
 wanted, as of a file that changed after the probe. Frames are known by the packets that they come
@@ -10,20 +9,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import av
 import numpy as np
 
-from omnidali.catalog.database.store import Media
-from omnidali.catalog.probing.packet_index import FRAMING, KEEPS_STATE, PacketIndex, decode_run
-from omnidali.catalog.probing.probe import open_video, video_stream
-from omnidali.catalog.probing.sniff import UnsupportedMediaError, check_size
+from omnidali.catalog.database.media import Media
+from omnidali.catalog.probing.limits import UnsupportedMediaError, check_size
+from omnidali.catalog.probing.packet_decoder import KEEPS_STATE, decode_run, use_one_thread
+from omnidali.catalog.probing.packet_index import FRAMING, PacketIndex
+from omnidali.catalog.probing.video_container import open_video, video_stream
 from omnidali.decoding.failure_cause import cause_of
 from omnidali.errors import DecodeError
-from omnidali.utils.heartbeat import moves_on
+from omnidali.utils.heartbeat import report_progress
 
-_SOUGHT = 64  # packets in which one that the index knows is looked for
-# demuxers that go to a place in the file; their clocks may start again
+_SOUGHT = 64  # packets among which to look for one that the index knows
+# Demuxers that go to a place in the file; their clocks may start again.
 _BY_BYTES = {"mpegts", "mpeg"}
 
 
@@ -34,45 +35,49 @@ class _NotFoundError(Exception):
 def demuxed_frames(
     media: Media, index: PacketIndex | None, wanted: list[int]
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(number, frame) of the wanted frames, each at most once.
+    """Yield (number, frame) of the wanted frames, each at most once.
 
     Each run of the index is looked for with a seek, then from the start. Where the file is not the
     one of the index, or has none, its frames are counted from the start.
 
     Raises:
-        UnsupportedMediaError, av.FFmpegError, OSError, ValueError, IndexError, DecodeError: from a file that is
-            broken.
+        DecodeError, UnsupportedMediaError, av.FFmpegError, OSError, ValueError, IndexError: from a
+            file that is broken, or not the one that was probed.
     """
     if index is None:
         yield from counted_frames(media, wanted)
         return
     runs = index.runs(wanted)
     if media.codec.partition(":")[0] in KEEPS_STATE and len(runs) > 1:  # a new decoder for each
-        for _, _, frames in runs:
-            yield from demuxed_frames(media, index, sorted(frames.values()))
+        for run in runs:
+            yield from demuxed_frames(media, index, sorted(run.frames.values()))
         return
+
     with open_video(media.span, media.container) as container:
-        stream = _opened(container)
-        for place, (first, last, frames) in enumerate(runs):
+        source = _IndexedSource(container, _open_stream(container), media, index)
+        for place, run in enumerate(runs):
             for seeks in (True, False):
                 try:
-                    yield from _run(container, stream, media, index, first, last, frames, seeks)
+                    packets = source.packets(run.first, seeks)
+                    run_packets = itertools.islice(packets, run.last + 1 - run.first)
+                    yield from decode_run(source.stream.codec_context, run_packets, run.frames)
                     break
                 except _NotFoundError:
                     continue
             else:
-                left = {number for _, _, rest in runs[place:] for number in rest.values()}
+                left = {number for rest in runs[place:] for number in rest.frames.values()}
                 yield from counted_frames(media, sorted(left))
                 return
 
 
 def counted_frames(media: Media, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(number, frame) of the wanted frames, where a frame's number is how many came before it;
-    errors as above.
+    """Yield (number, frame) of the wanted frames, where a frame's number is how many came before.
+
+    Errors are those of :func:`demuxed_frames`.
     """
     left = set(wanted)
     with open_video(media.span, media.container) as container:
-        for number, frame in enumerate(_all_frames(container, _opened(container))):
+        for number, frame in enumerate(_all_frames(container, _open_stream(container))):
             if number in left:
                 left.discard(number)
                 yield number, frame
@@ -81,27 +86,29 @@ def counted_frames(media: Media, wanted: list[int]) -> Iterator[tuple[int, av.Vi
 
 
 def frames_from(media: Media, first: int = 0) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(number, frame) of all frames from ``first`` on, in order; packets that do not decode give
-    none.
+    """Yield (number, frame) of all frames from ``first`` on, in order.
+
+    Packets that do not decode give none.
 
     Raises:
         DecodeError: if the file cannot be read, or is not the one that was probed.
     """
     try:
         with open_video(media.span, media.container) as container:
-            stream = _opened(container)
+            stream = _open_stream(container)
             if not media.packets:
                 yield from itertools.islice(enumerate(_all_frames(container, stream)), first, None)
                 return
+
             index = PacketIndex.unpack(media.packets)
-            begin, _, _ = index.runs([first])[0]
+            source = _IndexedSource(container, stream, media, index)
+            begin = index.runs([first])[0].first
             left = first
             for seeks in (True, False):
                 try:
-                    packets = _packets(container, stream, media, index, begin, seeks)
-                    for packet in itertools.chain(packets, [None]):
-                        for frame in _decoded(stream, packet):
-                            number = _number(index, frame)
+                    for packet in itertools.chain(source.packets(begin, seeks), [None]):
+                        for frame in _decode(stream, packet):
+                            number = -1 if frame.pts is None else int(index.numbers[frame.pts])
                             if number >= left:
                                 left = number + 1
                                 yield number, frame
@@ -113,119 +120,110 @@ def frames_from(media: Media, first: int = 0) -> Iterator[tuple[int, av.VideoFra
     raise DecodeError("the file changed after the probe")
 
 
-def _opened(container: av.container.InputContainer) -> av.VideoStream:
+def _open_stream(container: av.container.InputContainer) -> av.VideoStream:
     stream = video_stream(container)
     if stream is None or stream.codec_context is None:
         raise DecodeError("no video stream")
     context = stream.codec_context
     check_size(context.width or 1, context.height or 1)  # it may be another file by now
-    context.thread_count = 1
-    context.thread_type = "NONE"
+    use_one_thread(context)
     return stream
 
 
-def _run(
-    container,
-    stream,
-    media: Media,
-    index: PacketIndex,
-    first: int,
-    last: int,
-    frames: dict[int, int],
-    seeks: bool,
-) -> Iterator[tuple[int, av.VideoFrame]]:
-    """The frames of one run of the index, by packet; a frame that came is taken out of ``frames``."""
-    packets = itertools.islice(
-        _packets(container, stream, media, index, first, seeks), last + 1 - first
-    )
-    yield from decode_run(stream.codec_context, packets, frames)
+@dataclass(frozen=True)
+class _IndexedSource:
+    """An opened video whose packets are known by its index."""
 
+    container: av.container.InputContainer
+    stream: av.VideoStream
+    media: Media
+    index: PacketIndex
 
-def _packets(
-    container, stream, media: Media, index: PacketIndex, first: int, seeks: bool
-) -> Iterator[av.Packet]:
-    """The demuxer's packets from ``first`` on, each with its number in the index as its time.
+    def packets(self, first: int, seeks: bool) -> Iterator[av.Packet]:
+        """Yield the packets from ``first`` on, each with its number in the index as its time.
 
-    Raises:
-        _NotFoundError: if the demuxer gives others.
-    """
-    if not seeks:
-        container.seek(
-            0, backward=True, any_frame=True, unsupported_byte_offset=media.container in _BY_BYTES
-        )
-        return _numbered(container, stream, index, 0, first)
-    if media.container in _BY_BYTES:
-        container.seek(int(index.offsets[first]), any_frame=True, unsupported_byte_offset=True)
-        return _numbered(container, stream, index, first, first)
-    times, number = media.frame_times, int(index.numbers[first])
-    if times is None or number < 0:
-        raise _NotFoundError
-    container.seek(int(times[number]), stream=stream, backward=True, any_frame=False)
-    return _numbered(container, stream, index, None, first)
-
-
-def _numbered(
-    container, stream, index: PacketIndex, expected: int | None, first: int
-) -> Iterator[av.Packet]:
-    """Number packets by where they lie; ``expected``: what the first is if its place does not say
-    so.
-    """
-    places, sizes = index.offsets, index.sizes
-    number = None
-    skipped = 0
-    for packet in container.demux(stream):
-        if not packet.size:
-            continue
-        moves_on()
-        if number is None:
-            number = _place(index, packet, expected, first)
-            skipped += number is None
-            if skipped > _SOUGHT or (number is not None and number > first):
+        Raises:
+            _NotFoundError: if the demuxer gives others.
+        """
+        by_bytes = self.media.container in _BY_BYTES
+        expected: int | None
+        if not seeks:
+            self.container.seek(0, any_frame=True, unsupported_byte_offset=by_bytes)
+            expected = 0
+        elif by_bytes:
+            offset = int(self.index.offsets[first])
+            self.container.seek(offset, any_frame=True, unsupported_byte_offset=True)
+            expected = first
+        else:
+            times = self.media.frame_times
+            number = int(self.index.numbers[first])
+            if times is None or number < 0:
                 raise _NotFoundError
-            if number is None:
+            self.container.seek(int(times[number]), stream=self.stream)
+            expected = None
+        yield from self._numbered(expected, first)
+
+    def _numbered(self, expected: int | None, first: int) -> Iterator[av.Packet]:
+        """Number packets by where they lie.
+
+        Args:
+            expected: the number of the first one, if its place does not say so.
+            first: the first packet to yield.
+        """
+        number = None
+        skipped = 0
+        for packet in self.container.demux(self.stream):
+            if not packet.size:
                 continue
-        elif number == len(sizes) or packet.size != sizes[number]:
+            report_progress()
+            if number is None:
+                number = self._find(packet, expected, first)
+                skipped += number is None
+                if skipped > _SOUGHT or (number is not None and number > first):
+                    raise _NotFoundError
+                if number is None:
+                    continue
+            elif number == len(self.index.sizes) or packet.size != self.index.sizes[number]:
+                raise _NotFoundError
+
+            if number >= first:
+                packet.pts = number
+                yield packet
+            number += 1
+        if number is None:
             raise _NotFoundError
-        if number >= first:
-            packet.pts = number
-            yield packet
-        number += 1
-    if number is None:
-        raise _NotFoundError
+
+    def _find(self, packet: av.Packet, expected: int | None, first: int) -> int | None:
+        """The number of a packet by its place and size; None where the index has none such."""
+        position = -1 if packet.pos is None else packet.pos
+        alike = np.flatnonzero(self.index.sizes[: first + 1] == packet.size)
+        offsets = self.index.offsets[alike]
+        # The bytes of a direct packet lie a few after the position that the demuxer reports.
+        after = offsets - position
+        is_here = (after >= 0) & (after < FRAMING) if self.index.is_direct else offsets == position
+        found = alike[is_here]
+        if expected in found:
+            return expected
+        return int(found[0]) if len(found) else None
 
 
-def _place(index: PacketIndex, packet: av.Packet, expected: int | None, first: int) -> int | None:
-    """The number of a packet, told from its place and size; None where the index has none such."""
-    alike = np.flatnonzero(index.sizes[: first + 1] == packet.size)
-    # offsets are of the bytes, which lie a few behind the position that the demuxer tells
-    if index.is_direct:
-        behind = index.offsets[alike] - (packet.pos if packet.pos is not None else -1)
-        alike = alike[(behind >= 0) & (behind < FRAMING)]
-    else:
-        alike = alike[index.offsets[alike] == (-1 if packet.pos is None else packet.pos)]
-    if expected in alike:
-        return expected
-    return int(alike[0]) if len(alike) else None
-
-
-def _all_frames(container, stream) -> Iterator[av.VideoFrame]:
+def _all_frames(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> Iterator[av.VideoFrame]:
     packets = (packet for packet in container.demux(stream) if packet.size)
     for packet in itertools.chain(packets, [None]):
-        yield from _decoded(stream, packet)
+        yield from _decode(stream, packet)
 
 
-def _decoded(stream: av.VideoStream, packet: av.Packet | None) -> list[av.VideoFrame]:
-    """The frames that come with a packet, or those that the decoder held back; none where it does
-    not decode.
+def _decode(stream: av.VideoStream, packet: av.Packet | None) -> list[av.VideoFrame]:
+    """The frames that come with a packet, or without one, those that the decoder held back.
+
+    None come where it does not decode.
     """
-    moves_on()
+    report_progress()
     try:
         return stream.codec_context.decode(packet)
     except av.error.MemoryError:
         raise
     except av.FFmpegError:
         return []
-
-
-def _number(index: PacketIndex, frame: av.VideoFrame) -> int:
-    return int(index.numbers[frame.pts]) if frame.pts is not None else -1

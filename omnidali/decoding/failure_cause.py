@@ -1,6 +1,4 @@
-"""Why a file does not decode, and who is to blame: the disk at this moment, the machine, or the
-file itself.
-"""
+"""Why a file does not decode, and who is to blame: the disk, the machine, or the file itself."""
 
 from __future__ import annotations
 
@@ -13,6 +11,7 @@ import cv2
 from omnidali.errors import DISK, FILE, HANG, MACHINE, DecodeError
 
 _OF_THE_MACHINE = {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+_THEN = "; then: "
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,8 @@ class Cause:
     """Why a clip does not decode.
 
     Attributes:
-        reason: for people. trouble: who is to blame: ``disk``, ``hang``, ``machine`` or ``file``.
+        reason: for people.
+        trouble: who is to blame: ``disk``, ``hang``, ``machine`` or ``file``.
 
     >>> print(Cause("Input/output error", DISK).then(Cause("Invalid data")))
     disk: Input/output error; then: Invalid data
@@ -39,10 +39,9 @@ class Cause:
 
         Where any of them met trouble of the disk, the file is not to blame.
         """
-        trouble = self.trouble if self.passes else other.trouble
-        told = self.reason.split("; then: ")
-        new = [reason for reason in other.reason.split("; then: ") if reason not in told]
-        return Cause("; then: ".join(told + new), trouble)
+        known = self.reason.split(_THEN)
+        new = [reason for reason in other.reason.split(_THEN) if reason not in known]
+        return Cause(_THEN.join(known + new), self.trouble if self.passes else other.trouble)
 
     def error(self) -> DecodeError:
         """The error to raise."""
@@ -53,24 +52,22 @@ class Cause:
 
 
 def cause_of(error: BaseException) -> Cause:
-    """What an error at reading or decoding a file says.
+    """The cause that an error at reading or decoding a file tells.
 
     FFmpeg's errors are about the content, whatever their number is: its demuxers say EIO for files
     that are cut off, and those of the disk are kept apart by
-    :func:`~omnidali.catalog.probing.probe.open_video`.
+    :func:`~omnidali.catalog.probing.video_container.open_video`.
     """
+    reason = str(getattr(error, "strerror", None) or error) or type(error).__name__
     if isinstance(error, DecodeError):
         return Cause(error.reason, error.trouble)
-    reason = str(getattr(error, "strerror", None) or error) or type(error).__name__
-    if isinstance(error, av.FFmpegError) and error.errno == errno.EIO:
-        return Cause("cut off")  # not what people take "Input/output error" for
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError):  # FFmpeg's, too
         return Cause("out of memory", MACHINE)
+    if isinstance(error, av.FFmpegError):  # an "Input/output error" is none of the disk
+        return Cause("cut off" if error.errno == errno.EIO else reason)
     if isinstance(error, cv2.error):
         return Cause(error.err or reason, MACHINE if error.code == cv2.Error.StsNoMem else FILE)
-    if isinstance(error, OSError) and not isinstance(error, av.FFmpegError):
-        if error.errno == errno.EINVAL:  # a place that no file has
-            return Cause(reason)
+    if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that: a place no file has
         return Cause(reason, MACHINE if error.errno in _OF_THE_MACHINE else DISK)
     return Cause(reason)
 

@@ -1,4 +1,4 @@
-"""Wanted frames by their number, and what stands in for those that did not come."""
+"""Wanted frames by their number, and how those that did not come are filled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def fill_missing(out: np.ndarray, places: dict[int, list[int]], found: list[int]
     """Copy the nearest frame that was found to the places of those that were not.
 
     Args:
-        out: (V, F, ...). found: at least one of the wanted frames.
+        out: (V, F, ...).
+        places: where in ``out`` each frame is wanted.
+        found: at least one of the wanted frames.
 
     Returns:
         How many places were filled.

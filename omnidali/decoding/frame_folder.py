@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from omnidali.catalog.database.store import Media
+from omnidali.catalog.database.media import Media
 from omnidali.decoding.failure_cause import Cause, cause_of, graver
 from omnidali.decoding.frame_fill import fill_missing, places_of
 from omnidali.decoding.image import decode_image
 from omnidali.errors import DecodeError
-from omnidali.utils.heartbeat import moves_on
+from omnidali.utils.heartbeat import report_progress
 
 
 def decode_frames(
@@ -20,12 +20,15 @@ def decode_frames(
     out: np.ndarray,
     causes: list[Cause] | None = None,
 ) -> int:
-    """Decode the planned frames; arguments, result and errors as
-    :func:`~omnidali.decoding.video.decode_video`.
+    """Decode the planned frames and write their crops.
+
+    Arguments, result and errors are those of :class:`~omnidali.decoding.decoders.Decoder`.
     """
-    places, found, cause = places_of(frames), [], None
+    places = places_of(frames)
+    found = []
+    cause = None
     for frame, (first, *others) in places.items():
-        moves_on()
+        report_progress()
         try:
             decode_image(media.frame(frame), boxes, size, out[:, first : first + 1])
         except DecodeError as error:
@@ -34,8 +37,9 @@ def decode_frames(
         for other in others:
             out[:, other] = out[:, first]
         found.append(frame)
-    if not found:
+
+    if cause is not None and not found:
         raise cause.error()
-    if causes is not None and cause is not None:
+    if cause is not None and causes is not None:
         causes.append(cause)
     return fill_missing(out, places, found)

@@ -1,5 +1,4 @@
-"""Photos on the CPU: JPEG through nvImageCodec, of which only the needed part is decoded; the rest
-through OpenCV.
+"""Images on the CPU: the needed part of a JPEG through nvImageCodec, the rest through OpenCV.
 
 Both are libjpeg-turbo underneath and give the same pixels.
 """
@@ -8,24 +7,19 @@ from __future__ import annotations
 
 import os
 import threading
-from operator import sub
 
 import cv2
 import numpy as np
 
-from omnidali.catalog.database.store import Media
-from omnidali.catalog.probing.sniff import (
-    MAX_IMAGE_BYTES,
-    ImageHeader,
-    UnsupportedMediaError,
-    read_image_header,
-)
+from omnidali.catalog.database.media import Media
+from omnidali.catalog.probing.image_header import ImageHeader, read_image_header
+from omnidali.catalog.probing.limits import MAX_IMAGE_BYTES, UnsupportedMediaError
 from omnidali.decoding.failure_cause import cause_of
 from omnidali.decoding.scale import cut_and_scale
 from omnidali.errors import DecodeError
 from omnidali.planning.camera_motion import through_region
 
-# what it cannot decode is told by us, with the file's name
+# What it cannot decode is reported by us, with the file's name.
 os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
 import nvidia.nvimgcodec as nvimgcodec
 
@@ -42,6 +36,8 @@ _REDUCED = {
     4: cv2.IMREAD_REDUCED_COLOR_4,
     2: cv2.IMREAD_REDUCED_COLOR_2,
 }
+# What nvImageCodec raises; the last two where another version has another interface.
+_CODEC_ERRORS = (RuntimeError, ValueError, AttributeError, TypeError)
 
 _FROM_CORNER = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
 _TO_CORNER = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])
@@ -50,79 +46,96 @@ _TO_CORNER = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])
 def decode_image(
     media: Media, boxes: np.ndarray, size: int, out: np.ndarray, motions: np.ndarray | None = None
 ) -> None:
-    """Decode a photo, turn it upright by EXIF, and write its crops.
+    """Decode an image, turn it upright by EXIF, and write its crops.
 
     Args:
-        boxes: int (V, 4), in pixels of the upright picture.
+        media: the image.
+        boxes: int (V, 4), top, left, bottom, right, pixels of the upright picture.
         size: side of each crop, pixels.
         out: uint8 (V, T, size, size, 3), RGB; T is 1 but for a moving picture.
-        motions: (T, 3, 3) of :mod:`omnidali.planning.camera_motion`, instead of the boxes; V is 1 then.
+        motions: (T, 3, 3) of :mod:`omnidali.planning.camera_motion`, instead of the boxes; V is 1
+            then.
 
     Raises:
         DecodeError: if no picture comes, or one of another size than at the probe.
     """
+    data, header = _read(media)
+    factor = _reduction(boxes, size) if header.is_jpeg else 1
+    if motions is None:
+        picture, inner = _decode_around(data, media, header, boxes.tolist(), factor)
+        for box, crop in zip(inner, out[:, 0], strict=True):
+            cut_and_scale(picture, box, size, size, crop)
+        return
+
+    region, (height, width), matrices = through_region(motions, media.width, media.height, size)
+    picture, (box,) = _decode_around(data, media, header, [region.tolist()], factor)
+    part = cut_and_scale(picture, box, int(width), int(height))
+    for frame, matrix in zip(out[0], matrices, strict=True):
+        cv2.warpPerspective(
+            part,
+            _TO_CORNER @ matrix @ _FROM_CORNER,  # OpenCV counts from the middle of the first pixel
+            (size, size),
+            dst=frame,
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+
+
+def _read(media: Media) -> tuple[bytes, ImageHeader]:
+    """The file and its header; one that was replaced meets the limits, too."""
     try:
         if media.span.size is None and os.path.getsize(media.span.path) > MAX_IMAGE_BYTES:
             raise DecodeError(f"larger than {MAX_IMAGE_BYTES >> 20} MiB")
         data = media.span.read_bytes()
+        header = read_image_header(data)
     except OSError as error:
         raise cause_of(error).error() from None
-    try:
-        # a file that was replaced meets the gate, too, and its limits
-        header = read_image_header(data)
-    except UnsupportedMediaError as refusal:
-        raise DecodeError(str(refusal)) from None
+    except UnsupportedMediaError as error:
+        raise DecodeError(str(error)) from None
     if (header.width, header.height) != (media.width, media.height):
         raise DecodeError(
             f"a picture of {header.width}x{header.height} where it had {media.width}x{media.height}"
         )
-    factor, sides = 1, None
-    # plain numbers: arrays this small cost more than they save
-    tops, lefts, bottoms, rights = boxes.T.tolist()
-    if _is_jpeg(header):
-        smallest = min(min(map(sub, bottoms, tops)), min(map(sub, rights, lefts)))
-        factor = next((f for f in _REDUCED if smallest >= f * size), 1)
-    if motions is not None:
-        region, sides, matrices = through_region(motions, media.width, media.height, size)
-        tops, lefts, bottoms, rights = region[:, None].tolist()
-    picture, top, left = None, min(tops), min(lefts)
+    return data, header
+
+
+def _reduction(boxes: np.ndarray, size: int) -> int:
+    """How much smaller than stored the picture may be decoded: 8, 4, 2 or 1 times."""
+    # Plain numbers: arrays this small cost more than they save.
+    smallest = min(min(bottom - top, right - left) for top, left, bottom, right in boxes.tolist())
+    return next((factor for factor in _REDUCED if smallest >= factor * size), 1)
+
+
+def _decode_around(
+    data: bytes, media: Media, header: ImageHeader, boxes: list[list[int]], factor: int
+) -> tuple[np.ndarray, list[list[int]]]:
+    """Decode at least what the boxes show; returns the picture and where the boxes lie in it."""
+    tops, lefts, bottoms, rights = zip(*boxes, strict=True)
+    top, left = min(tops), min(lefts)
+    picture = None
     if media.codec == header.codec == "jpeg" and factor == 1:
-        picture = _decode_part(data, media, top, left, max(bottoms), max(rights))
+        picture = _decode_part(data, media, (top, left, max(bottoms), max(rights)))
     if picture is None:
-        picture, top, left = _decode_whole(data, media, factor, header), 0, 0
-    boxes = [
-        (
+        picture = _decode_whole(data, media, factor, header)
+        top, left = 0, 0
+    return picture, [
+        [
             (y0 - top) // factor,
             (x0 - left) // factor,
             max(1, (y1 - top) // factor),
             max(1, (x1 - left) // factor),
-        )
-        for y0, x0, y1, x1 in zip(tops, lefts, bottoms, rights)
+        ]
+        for y0, x0, y1, x1 in boxes
     ]
-    if sides is not None:
-        part = cut_and_scale(picture, boxes[0], *sides[::-1].tolist())
-        # OpenCV counts from the middle of the first pixel
-        for frame, matrix in zip(out[0], matrices):
-            cv2.warpPerspective(
-                part,
-                _TO_CORNER @ matrix @ _FROM_CORNER,
-                (size, size),
-                dst=frame,
-                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-                borderMode=cv2.BORDER_REPLICATE,
-            )
-        return
-    for view, box in enumerate(boxes):
-        cut_and_scale(picture, box, size, size, out[view, 0])
 
 
 def orientation_flag(header: ImageHeader) -> int:
-    """What OpenCV is told beside the colours: it turns a JPEG; which PNG and WebP it turns depends
-    on its version.
+    """OpenCV's flag, which adds to that of the colours.
 
-    They are left to :func:`upright`.
+    OpenCV turns a JPEG itself. Which PNG and WebP it turns depends on its version, so that it shall
+    leave them to :func:`upright`.
     """
-    return 0 if _is_jpeg(header) else cv2.IMREAD_IGNORE_ORIENTATION
+    return 0 if header.is_jpeg else cv2.IMREAD_IGNORE_ORIENTATION
 
 
 def upright(picture: np.ndarray, orientation: int) -> np.ndarray:
@@ -150,15 +163,12 @@ def has_readable_header(data: bytes) -> bool:
     """
     try:
         return nvimgcodec.CodeStream(data).width > 0
-    # the last two: another version's interface
-    except (RuntimeError, ValueError, AttributeError, TypeError):
+    except _CODEC_ERRORS:
         return False
 
 
-def _decode_part(
-    data: bytes, media: Media, top: int, left: int, bottom: int, right: int
-) -> np.ndarray | None:
-    """The pixels of a region alone: a quarter of the work less, on average.
+def _decode_part(data: bytes, media: Media, box: tuple[int, int, int, int]) -> np.ndarray | None:
+    """Decode a region alone: a quarter of the work less, on average.
 
     None where the file is better left to OpenCV: broken or cut off, or with an orientation that
     would turn the region.
@@ -175,32 +185,23 @@ def _decode_part(
         stream = nvimgcodec.CodeStream(data)
         if (stream.width, stream.height) != (media.width, media.height):
             return None
-        region = nvimgcodec.Region(top, left, bottom, right)
-        picture = _LOCAL.decoder.decode(stream.get_sub_code_stream(region=region))
-    # the last two: another version's interface
-    except (RuntimeError, ValueError, AttributeError, TypeError):
+        region = nvimgcodec.Region(*box)
+        image = _LOCAL.decoder.decode(stream.get_sub_code_stream(region=region))
+    except _CODEC_ERRORS:
         return None
-    # np.asarray takes __array_interface__, which keeps 32 bytes for ever in nvImageCodec 0.9
-    picture = None if picture is None else picture.__array__()
-    return (
-        picture
-        if picture is not None and picture.shape == (bottom - top, right - left, 3)
-        else None
-    )
+    if image is None:
+        return None
 
-
-def _is_jpeg(header: ImageHeader) -> bool:
-    return header.codec.partition(":")[0] == "jpeg"
+    # np.asarray takes __array_interface__, which keeps 32 bytes for ever in nvImageCodec 0.9.
+    picture = image.__array__()
+    top, left, bottom, right = box
+    return picture if picture.shape == (bottom - top, right - left, 3) else None
 
 
 def _decode_whole(data: bytes, media: Media, factor: int, header: ImageHeader) -> np.ndarray:
+    flags = cv2.IMREAD_COLOR_RGB | orientation_flag(header)
     try:
-        flags = cv2.IMREAD_COLOR_RGB | orientation_flag(header)
-        picture = (
-            cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED.get(factor, flags))
-            if data
-            else None
-        )
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED.get(factor, flags))
         if factor > 1 and picture is not None:  # the reduced modes know no RGB
             picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
     except cv2.error as error:
@@ -209,10 +210,9 @@ def _decode_whole(data: bytes, media: Media, factor: int, header: ImageHeader) -
         raise DecodeError("OpenCV reads no picture in it")
     picture = upright(picture, header.orientation)
 
-    expected = (-(-media.height // factor), -(-media.width // factor))
-    if picture.shape[:2] != expected:
+    height, width = -(-media.height // factor), -(-media.width // factor)
+    if picture.shape[:2] != (height, width):
         raise DecodeError(
-            f"{picture.shape[1]}x{picture.shape[0]} pixels where the header said "
-            f"{expected[1]}x{expected[0]}"
+            f"{picture.shape[1]}x{picture.shape[0]} pixels where the header said {width}x{height}"
         )
     return picture

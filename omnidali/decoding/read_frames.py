@@ -1,4 +1,4 @@
-"""Frames of any one video as arrays, over the very road that training takes."""
+"""Frames of any one video as arrays, decoded in the same way as for a training."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import operator
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
 
-from omnidali.catalog.database.store import Media
-from omnidali.catalog.file_span import FileSpan, stamp_of
-from omnidali.catalog.probing.probe import probe_video
-from omnidali.catalog.probing.sniff import UnsupportedMediaError
+from omnidali.catalog.database.media import Media
+from omnidali.catalog.probing.file_span import FileSpan, stamp_of
+from omnidali.catalog.probing.limits import UnsupportedMediaError
+from omnidali.catalog.probing.video_probe import probe_video
 from omnidali.decoding.frame_fill import places_of
 from omnidali.decoding.video import write_frames
 from omnidali.errors import UserError
@@ -31,15 +32,16 @@ def count_frames(path: str | Path) -> int:
     return _media(path).frames
 
 
-def read_frames(path: str | Path, numbers: Iterable[int]) -> np.ndarray:
+def read_frames(path: str | Path, numbers: Iterable[SupportsIndex]) -> np.ndarray:
     """Frames of a video: uint8 (F, H, W, 3), RGB, upright, unscaled.
 
-    Frame k is the k-th that FFmpeg's sequential decoding puts out, whatever the file says of its
-    times. The file goes the way of a training's files: the gate, the probe, the packet index, and
-    the decoder of the CPU.
+    Frame k is the k-th that FFmpeg's sequential decoding puts out, whatever the file says about its
+    times. The file takes the same steps as those of a training: the checks, the probe, the packet
+    index, and the decoder of the CPU.
 
     Args:
-        numbers: from 0 on, in any order, repeats allowed.
+        path: of the video.
+        numbers: of the frames, from 0 on, in any order, repeats allowed.
 
     Raises:
         UserError: if the file cannot be read, or no training would use it; if a frame does not
@@ -60,28 +62,27 @@ def read_frames(path: str | Path, numbers: Iterable[int]) -> np.ndarray:
     outside = next((number for number in wanted if not 0 <= number < media.frames), None)
     if outside is not None:
         raise IndexError(f"{path}: frame {outside} of a video of {media.frames} frames, from 0 on")
-    frames = np.array(wanted, np.int64)
 
+    frames = np.array(wanted, np.int64)
     out = np.zeros((1, len(frames), media.height, media.width, 3), np.uint8)
     places = places_of(frames)
     found, cause = write_frames(media, places, np.array([[0, 0, media.height, media.width]]), out)
     missing = sorted(places.keys() - found)
-    if missing:
-        advice = (
-            "Check the disk, then read again; the file need not be bad."
-            if cause is not None and cause.passes
-            else "Run `omnidali lint --decode` to see what else of the file does not decode."
-        )
-        raise UserError(
-            str(path),
-            f"frame {missing[0]} of {media.frames}",
-            str(cause.error()) if cause is not None else "no picture",
-            advice,
-        )
-    return out[0]
+    if not missing:
+        return out[0]
+
+    advice = "Run `omnidali lint --decode` to see what else of the file does not decode."
+    if cause is not None and cause.passes:
+        advice = "Check the disk, then read again; the file need not be bad."
+    raise UserError(
+        str(path),
+        f"frame {missing[0]} of {media.frames}",
+        str(cause.error()) if cause is not None else "no picture",
+        advice,
+    )
 
 
-def _whole(number: object) -> int:
+def _whole(number: SupportsIndex) -> int:
     if isinstance(number, bool):  # a mask is no list of numbers
         raise TypeError(f"frame numbers must be whole numbers, got {number}")
     return operator.index(number)
@@ -89,20 +90,20 @@ def _whole(number: object) -> int:
 
 def _media(path: str | Path) -> Media:
     full = os.path.abspath(path)
-    return _probed(str(path), full, stamp_of(full))
+    return _probe(str(path), full, stamp_of(full))
 
 
 @functools.lru_cache(maxsize=_KEPT)
-def _probed(path: str, full: str, stamp: tuple[int | None, int | None]) -> Media:
-    """The probe of a file as it is; ``stamp`` makes a changed file another one."""
+def _probe(path: str, full: str, stamp: tuple[int | None, int | None]) -> Media:
+    """Probe a file; ``stamp`` makes a changed file another one."""
     span = FileSpan(full)
     try:
         if os.path.exists(full) and not os.path.isfile(full):
             raise UnsupportedMediaError("not a regular file")  # a pipe would be waited for
         return Media.of(full, span, probe_video(span))
-    except UnsupportedMediaError as refusal:
+    except UnsupportedMediaError as error:
         raise UserError(
-            path, "a video that can be used", str(refusal), "Fetch it again, or convert it."
+            path, "a video that can be used", str(error), "Fetch it again, or convert it."
         ) from None
     except (OSError, ValueError) as error:  # the second: no name of a file
         raise UserError(

@@ -9,15 +9,15 @@ import time
 import av
 import numpy as np
 
-from omnidali.catalog.database.store import Media
+from omnidali.catalog.database.media import Media
+from omnidali.catalog.probing.packed_numbers import unpack_numbers
 from omnidali.catalog.probing.packet_index import PacketIndex
-from omnidali.catalog.probing.probe import unpack_numbers
-from omnidali.decoding.demuxer import demuxed_frames
 from omnidali.decoding.image import decode_image
-from omnidali.decoding.video import indexed_frames, upright_size
+from omnidali.decoding.video import frame_sources, upright_size
 from omnidali.errors import DecodeError
+from omnidali.media_kind import MediaKind
 
-# errors that another try would meet again, until somebody changes the file
+# Errors that another try would meet again, until somebody changes the file.
 _LASTING = {
     errno.ENOENT,
     errno.ENOTDIR,
@@ -27,59 +27,51 @@ _LASTING = {
     errno.ELOOP,
     errno.ENAMETOOLONG,
 }
-LOOK_SECONDS = 10.0  # for the frames of a long video or a large folder
+RECHECK_SECONDS = 10.0  # for the frames of a long video or a large folder
 
 
-def anything_decodes(media: Media, kind: str, patience: float = LOOK_SECONDS) -> bool:
-    """Whether some clip of a file can be had, though not the one that was wanted; true where that
-    is in doubt.
+def is_decodable(media: Media, kind: MediaKind, patience: float = RECHECK_SECONDS) -> bool | None:
+    """Whether some clip of a file can be had, though not the one that was wanted.
 
     A file is called useless, and never tried again, only if no draw of it could have succeeded:
     else it would depend on who asked first.
 
     Args:
-        kind: of the source, as in :class:`~omnidali.config.schema.MediaConfig`.
-        patience: seconds behind which it is in doubt.
-    """
-    return surely_decodes(media, kind, patience) is not False
+        media: the file.
+        kind: of the source.
+        patience: seconds after which it is in doubt.
 
-
-def surely_decodes(media: Media, kind: str, patience: float = LOOK_SECONDS) -> bool | None:
-    """Whether some clip of a file can be had; None where that is in doubt.
-
-    Arguments as of :func:`anything_decodes`.
+    Returns:
+        None where it is in doubt.
     """
     try:
-        os.listdir(media.span.path) if kind == "frames" else open(media.span.path, "rb").close()
-        if kind == "image":
-            return _image(media)
-        if kind == "frames":
-            return _folder(media, time.monotonic() + patience)
-        return _video(media, time.monotonic() + patience)
+        if kind.is_folder:
+            os.listdir(media.span.path)
+        else:
+            open(media.span.path, "rb").close()
+        return _CHECKS[kind](media, time.monotonic() + patience)
     except OSError as error:
         return False if error.errno in _LASTING else None
     except MemoryError:
         return None
 
 
-def _folder(media: Media, end: float) -> bool | None:
+def _is_folder_decodable(media: Media, deadline: float) -> bool | None:
     for number in range(media.frames):
-        if _image(media.frame(number)):
+        if _is_image_decodable(media.frame(number), deadline):
             return True
-        if time.monotonic() > end:
+        if time.monotonic() > deadline:
             return None
     return False
 
 
-def _video(media: Media, end: float) -> bool | None:
-    """Each frame by itself: in a longer run, a packet that fails may take frames before it along."""
+def _is_video_decodable(media: Media, deadline: float) -> bool | None:
+    """Try each frame by itself: in a longer run, a packet that fails may take others along."""
     keyframes = unpack_numbers(media.keyframes).tolist()
     others = sorted(set(range(media.frames)) - set(keyframes))
     index = PacketIndex.unpack(media.packets) if media.packets else None
     for wanted in (*keyframes, *others):
-        for source in (
-            (indexed_frames, demuxed_frames) if index and index.is_direct else (demuxed_frames,)
-        ):
+        for source in frame_sources(index):
             try:
                 for _, frame in source(media, index, [wanted]):
                     if upright_size(frame, media) == media.stored:
@@ -88,19 +80,23 @@ def _video(media: Media, end: float) -> bool | None:
                 raise
             except Exception as error:
                 _raise_if_passing(error)
-        if time.monotonic() > end:
+        if time.monotonic() > deadline:
             return None
     return False
 
 
-def _image(media: Media) -> bool:
-    side, whole = min(media.width, media.height), (0, 0, media.height, media.width)
-    tries = [(whole, max(1, side // factor)) for factor in (8, 4, 2)] + [(whole, side // 2 + 1)]
+def _is_image_decodable(media: Media, deadline: float) -> bool:
+    """Try each way of decoding: at 1/8 to 1/1 of the size, and the first and the last pixel."""
+    width, height = media.width, media.height
+    side = min(width, height)
+    whole = (0, 0, height, width)
+    tries = [(whole, max(1, side // factor)) for factor in (8, 4, 2)]
     tries += [
+        (whole, side // 2 + 1),
         ((0, 0, 1, 1), 1),
-        ((media.height - 1, media.width - 1, media.height, media.width), 1),
+        ((height - 1, width - 1, height, width), 1),
     ]
-    for box, size in tries:  # each way of decoding has its turn
+    for box, size in tries:
         try:
             decode_image(media, np.array([box]), size, np.empty((1, 1, size, size, 3), np.uint8))
             return True
@@ -109,8 +105,16 @@ def _image(media: Media) -> bool:
     return False
 
 
+_CHECKS = {
+    MediaKind.IMAGE: _is_image_decodable,
+    MediaKind.FRAMES: _is_folder_decodable,
+    MediaKind.VIDEO: _is_video_decodable,
+    MediaKind.UNTRIMMED: _is_video_decodable,
+}
+
+
 def _raise_if_passing(error: BaseException | None) -> None:
-    """Raise an error of the disk that another try may not meet; FFmpeg's own are about the content."""
+    """Raise an error of the disk that another try may not meet; FFmpeg's are about the content."""
     if (
         isinstance(error, OSError)
         and not isinstance(error, av.FFmpegError)

@@ -1,24 +1,27 @@
-"""Which decoder takes which codec: a table, looked up for each source and printed at the start.
+"""Which decoder takes which codec: looked up in a table for each source, printed at the start.
 
-Nothing falls back in silence: a codec goes where the table says or the run does not start.
+There is no silent fallback: a codec goes where the table says, or the run does not start.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from omnidali.catalog.database.store import SourceTable
+from omnidali.catalog.database.source_table import SourceTable
 from omnidali.catalog.probing.probe import DAMAGED
 from omnidali.config.schema import key_of
 from omnidali.errors import UserError
+from omnidali.media_kind import MediaKind
 
 _GOLDEN = (5**0.5 - 1) / 2
-CPU, DALI, HYBRID = "cpu", "dali", "hybrid"
-CPU_NAMES = {
-    "video": "PyAV on the CPU",
-    "untrimmed": "PyAV on the CPU",
-    "image": "nvImageCodec and OpenCV on the CPU",
-    "frames": "nvImageCodec and OpenCV on the CPU",
+CPU = "cpu"
+DALI = "dali"
+HYBRID = "hybrid"
+_CPU_NAMES = {
+    MediaKind.VIDEO: "PyAV on the CPU",
+    MediaKind.UNTRIMMED: "PyAV on the CPU",
+    MediaKind.IMAGE: "nvImageCodec and OpenCV on the CPU",
+    MediaKind.FRAMES: "nvImageCodec and OpenCV on the CPU",
 }
 
 # What DALI takes. On the CPU it has no H.264, HEVC, AV1 or MPEG-4; on a GPU NVDEC takes 8-bit 4:2:0
@@ -36,6 +39,7 @@ def choose_routes(
     """The decoder of every codec of a source, as {codec: "cpu", "dali" or "hybrid"}.
 
     Args:
+        table: of the source.
         decode: the source's setting: ``auto`` (DALI where there is a GPU that can), ``cpu``,
             ``dali``, or ``hybrid`` (both, by slot, where DALI can).
         capability: compute capability of the GPU, or None without one.
@@ -44,14 +48,13 @@ def choose_routes(
         UserError: if ``decode`` is ``dali`` and DALI cannot take one of the codecs here; if it is
             ``hybrid`` and DALI can take none of them.
     """
-    able = (
-        _DALI_ON_CPU
-        if capability is None
-        else _DALI_ON_GPU | ({"av1"} if capability in _AV1_SINCE else set())
-    )
-    if decode == "dali":
-        # damage that `lint --decode` found must not keep a run from starting that began before
-        able |= {f"{codec}{DAMAGED}" for codec in able}
+    able = _DALI_ON_CPU if capability is None else _DALI_ON_GPU
+    if capability in _AV1_SINCE:
+        able = able | {"av1"}
+
+    if decode == DALI:
+        # Damage that `lint --decode` found must not keep a run from starting that began before.
+        able = able | {f"{codec}{DAMAGED}" for codec in able}
         unable = [codec for codec in table.codec_names if codec not in able]
         if unable:
             where = "the CPU" if capability is None else "this GPU"
@@ -61,17 +64,18 @@ def choose_routes(
                 ", ".join(unable),
                 "Use decode: auto.",
             )
-    if decode == HYBRID:
-        if not able.intersection(table.codec_names):
-            raise UserError(
-                f"{key_of(table.name)}.decode",
-                "a codec that DALI decodes here",
-                ", ".join(table.codec_names),
-                "Use decode: auto.",
-            )
-        return {codec: HYBRID if codec in able else CPU for codec in table.codec_names}
-    wants_dali = decode == "dali" or (decode == "auto" and capability is not None)
-    return {codec: DALI if wants_dali and codec in able else CPU for codec in table.codec_names}
+    if decode == HYBRID and not able.intersection(table.codec_names):
+        raise UserError(
+            f"{key_of(table.name)}.decode",
+            "a codec that DALI decodes here",
+            ", ".join(table.codec_names),
+            "Use decode: auto.",
+        )
+
+    route = decode
+    if decode == "auto":
+        route = CPU if capability is None else DALI
+    return {codec: route if codec in able else CPU for codec in table.codec_names}
 
 
 def on_cpu(slots: np.ndarray, cpu_share: float) -> np.ndarray:
@@ -87,15 +91,15 @@ def describe_routes(
     table: SourceTable, routes: dict[str, str], on_gpu: bool, cpu_share: float
 ) -> str:
     """One line for the start of a run."""
+    cpu = _CPU_NAMES[table.kind]
     dali = "DALI on the GPU" if on_gpu else "DALI on the CPU"
     names = {
-        CPU: CPU_NAMES[table.kind],
+        CPU: cpu,
         DALI: dali,
-        HYBRID: f"{dali} and, of every 100 slots, {100 * cpu_share:g} by {CPU_NAMES[table.kind]}",
+        HYBRID: f"{dali} and, of every 100 slots, {100 * cpu_share:g} by {cpu}",
     }
-    line = f"{table.name}: " + ", ".join(
-        f"{codec} by {names[route]}" for codec, route in routes.items()
-    )
-    if table.kind in ("image", "frames") and not on_gpu and set(routes.values()) != {CPU}:
+    parts = [f"{codec} by {names[route]}" for codec, route in routes.items()]
+    line = f"{table.name}: {', '.join(parts)}"
+    if table.kind.has_images and not on_gpu and set(routes.values()) != {CPU}:
         line += " (a damaged photo may crash DALI's own decoder on the CPU: prefer decode: auto)"
     return line

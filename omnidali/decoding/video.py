@@ -15,17 +15,32 @@ import av
 import cv2
 import numpy as np
 
-from omnidali.catalog.database.store import Media
+from omnidali.catalog.database.media import Media
 from omnidali.catalog.probing.frame_planes import show_upright
-from omnidali.catalog.probing.packet_index import PacketDecoder, PacketIndex
+from omnidali.catalog.probing.limits import UnsupportedMediaError
+from omnidali.catalog.probing.packet_decoder import PacketDecoder
+from omnidali.catalog.probing.packet_index import PacketIndex
 from omnidali.catalog.probing.probe import DAMAGED, IRREGULAR
-from omnidali.catalog.probing.sniff import UnsupportedMediaError
 from omnidali.decoding.colours import write_rgb
 from omnidali.decoding.demuxer import demuxed_frames
 from omnidali.decoding.failure_cause import Cause, cause_of, graver
 from omnidali.decoding.frame_fill import fill_missing, places_of
 from omnidali.errors import DecodeError
 
+FrameSource = Callable[[Media, PacketIndex | None, list[int]], Iterator[tuple[int, av.VideoFrame]]]
+
+# What broken files raise.
+_ERRORS = (
+    DecodeError,
+    UnsupportedMediaError,
+    av.FFmpegError,
+    OSError,
+    ValueError,
+    IndexError,
+    cv2.error,
+    zlib.error,
+    struct.error,
+)
 _LOCAL = threading.local()  # a decoder for each thread, used again
 
 
@@ -39,32 +54,19 @@ def decode_video(
 ) -> int:
     """Decode the planned frames and write their crops.
 
-    Args:
-        frames: int (F,), frame numbers, in any order, repeats allowed.
-        boxes: int (V, 4), in pixels of the upright picture.
-        size: side of each crop, pixels.
-        out: uint8 (V, F, size, size, 3), RGB.
-        causes: gets why frames did not come.
-
-    Returns:
-        How many of the F frames the stream did not give and the nearest decoded one stands for.
-
-    Raises:
-        DecodeError: if no wanted frame can be decoded.
+    Arguments, result and errors are those of :class:`~omnidali.decoding.decoders.Decoder`.
     """
     places = places_of(frames)
     found, cause = write_frames(media, places, boxes, out)
-    if len(found) == len(places):
-        return 0
-    if not found and cause is None:
-        raise DecodeError(
-            f"none of the frames {min(places)} to {max(places)} of {media.frames} came out"
-        )
     if not found:
-        raise cause.error()
-    if causes is not None and cause is not None:
+        raise (cause or _nothing_came(places, media)).error()
+    if cause is not None and causes is not None and len(found) < len(places):
         causes.append(cause)
     return fill_missing(out, places, sorted(found))
+
+
+def _nothing_came(places: dict[int, list[int]], media: Media) -> Cause:
+    return Cause(f"none of the frames {min(places)} to {max(places)} of {media.frames} came out")
 
 
 def write_frames(
@@ -73,71 +75,71 @@ def write_frames(
     """Write the crops of the frames that can be had.
 
     Args:
-        places: where in ``out`` each frame belongs. boxes: as of :func:`decode_video`.
+        media: the file.
+        places: where in ``out`` each frame belongs.
+        boxes: int (V, 4), top, left, bottom, right, pixels of the upright picture.
         out: uint8 (V, F, height, width, 3), RGB.
 
     Returns:
         The frames that came, and why others did not: what the first way of decoding met, then what
-            the next one did.
+        the next one did.
     """
+    index = PacketIndex.unpack(media.packets) if media.packets else None
     found: set[int] = set()
     cause = None
-
-    def take(source: Callable, wanted: list[int]) -> Cause | None:
-        """Write what comes; returns what ended it."""
-        try:
-            for number, frame in source(media, index, wanted):
-                first, *others = places[number]
-                _write_crops(frame, media, boxes, out[:, first])
-                for other in others:
-                    out[:, other] = out[:, first]
-                found.add(number)
-            return None
-        except (
-            DecodeError,
-            UnsupportedMediaError,
-            av.FFmpegError,
-            OSError,
-            ValueError,
-            IndexError,
-            cv2.error,
-            zlib.error,
-            struct.error,
-        ) as error:
-            return cause_of(error)
-
-    index = PacketIndex.unpack(media.packets) if media.packets else None
-    is_direct = index is not None and index.is_direct
-    for source in (indexed_frames, demuxed_frames) if is_direct else (demuxed_frames,):
+    for source in frame_sources(index):
+        worst = None
         wanted = sorted(places.keys() - found)
-        worst, is_over = None, False
-        while wanted and not is_over:
-            failure = take(source, wanted)
+        while wanted:
+            failure = None
+            try:
+                for number, frame in source(media, index, wanted):
+                    first, *others = places[number]
+                    _write_crops(frame, media, boxes, out[:, first])
+                    for other in others:
+                        out[:, other] = out[:, first]
+                    found.add(number)
+            except _ERRORS as error:
+                failure = cause_of(error)
+            if failure is None:
+                break
             worst = graver(worst, failure)
-            is_over = failure is None
-            # the first that did not come is given up, at least by this source; others may lie
-            # behind the damage
+            # The first that did not come is given up, at least by this source; others may lie after
+            # the damage.
             wanted = [number for number in wanted if number not in found][1:]
         if worst is not None:
             cause = worst if cause is None else cause.then(worst)
     return found, cause
 
 
-def indexed_frames(
-    media: Media, index: PacketIndex, wanted: list[int]
-) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(number, frame) of the wanted frames by the packet index, with this thread's decoder;
-    arguments and errors as :meth:`~omnidali.catalog.probing.packet_index.PacketDecoder.frames`.
+def frame_sources(index: PacketIndex | None) -> tuple[FrameSource, ...]:
+    """The ways to get frames of a video, the best one first.
+
+    Each yields (number, frame) of the wanted frames, each at most once.
     """
+    if index is not None and index.is_direct:
+        return indexed_frames, demuxed_frames
+    return (demuxed_frames,)
+
+
+def indexed_frames(
+    media: Media, index: PacketIndex | None, wanted: list[int]
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Yield (number, frame) of the wanted frames by the packet index, with this thread's decoder.
+
+    Errors are those of :meth:`~omnidali.catalog.probing.packet_decoder.PacketDecoder.frames`.
+    """
+    assert index is not None
     try:
         with open(media.span.path, "rb", buffering=0) as file:
             status = os.fstat(file.fileno())
             if (status.st_size, status.st_mtime_ns) != media.stamp:
-                # another one's packets lie elsewhere
+                # The packets of another file lie elsewhere.
                 raise DecodeError("the file changed after the probe")
+
             codec = media.codec.partition(":")[0]
-            decoder = getattr(_LOCAL, "decoder", None)
-            # where something must be made up, it must not be made up of another video
+            decoder: PacketDecoder | None = getattr(_LOCAL, "decoder", None)
+            # Where something must be made up, it must not be made up of another video.
             is_whole = index.keys[0] and not media.codec.endswith((DAMAGED, IRREGULAR))
             if decoder is None or not is_whole or not decoder.fits(codec, index):
                 decoder = _LOCAL.decoder = PacketDecoder(codec, index)
@@ -148,7 +150,7 @@ def indexed_frames(
             if not (is_sound and is_whole):
                 _LOCAL.decoder = None
     except BaseException:
-        _LOCAL.decoder = None  # what is left in it after an error, nobody knows
+        _LOCAL.decoder = None  # its state after an error is unknown
         raise
 
 
@@ -159,22 +161,24 @@ def upright_size(frame: av.VideoFrame, media: Media) -> tuple[int, int]:
 
 def _write_crops(frame: av.VideoFrame, media: Media, boxes: np.ndarray, out: np.ndarray) -> None:
     """Write the crops (V, height, width, 3) of one decoded frame."""
-    upright = upright_size(frame, media)
-    if upright != media.stored:
+    width, height = upright_size(frame, media)
+    stored_width, stored_height = media.stored
+    if (width, height) != media.stored:
         raise DecodeError(
-            f"a frame of {upright[0]}x{upright[1]} in a video of {media.stored[0]}x{media.stored[1]}"
+            f"a frame of {width}x{height} in a video of {stored_width}x{stored_height}"
         )
     if media.stored != (media.width, media.height):
-        across, down = media.stored[0] / media.width, media.stored[1] / media.height
+        across = stored_width / media.width
+        down = stored_height / media.height
         boxes = np.rint(boxes * [down, across, down, across]).astype(np.int64)
         boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
-    for box, crop in zip(boxes.tolist(), out):
+
+    for box, crop in zip(boxes.tolist(), out, strict=True):
         if not media.rotation and not media.mirrored:
             write_rgb(frame, box, crop)
             continue
-        coded = np.empty(
-            crop.shape if media.rotation % 180 == 0 else crop.transpose(1, 0, 2).shape, np.uint8
-        )
+        is_turned = media.rotation % 180 != 0
+        coded = np.empty(crop.transpose(1, 0, 2).shape if is_turned else crop.shape, np.uint8)
         write_rgb(frame, coded_box(box, media), coded)
         crop[:] = show_upright(coded, media.rotation, media.mirrored)
 

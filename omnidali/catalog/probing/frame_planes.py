@@ -1,20 +1,20 @@
-"""The planes of a decoded frame as arrays, which way up it is shown, and whether two frames are the
-same.
-"""
+"""The planes of a decoded frame as arrays, which way up it is shown, and its checksum."""
 
 from __future__ import annotations
 
 import math
 import struct
 import zlib
+from collections.abc import Iterable
+from typing import cast
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideData, Type
 
-from omnidali.catalog.probing.sniff import UnsupportedMediaError
+from omnidali.catalog.probing.limits import UnsupportedMediaError
 
-# planar formats: shifts of the colour planes (down, across)
+# Planar formats: how often the sides of the colour planes are halved (down, across).
 PLANAR = {
     "gray": None,
     "yuv420p": (1, 1),
@@ -36,10 +36,11 @@ _FLAT = 1e-6  # a determinant below this turns the picture into a line
 
 def frame_planes(frame: av.VideoFrame) -> list[np.ndarray]:
     """The planes of a frame in a format of :data:`PLANAR`: uint8 (H, W), views into the frame."""
-    return [
-        np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
-        for plane in frame.planes
-    ]
+    planes = []
+    for plane in frame.planes:
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+        planes.append(rows[: plane.height, : plane.width])
+    return planes
 
 
 def is_full_range(frame: av.VideoFrame) -> bool:
@@ -49,42 +50,32 @@ def is_full_range(frame: av.VideoFrame) -> bool:
 
 def frame_checksum(frame: av.VideoFrame) -> int:
     """A number that tells frames apart, by all pixels and the facts that they are shown by."""
-    crc = zlib.crc32(repr(_facts(frame)).encode())
-    for plane in _pixels(frame):
-        crc = zlib.crc32(np.ascontiguousarray(plane), crc)
+    name = frame.format.name
+    facts = frame.width, frame.height, name, frame.colorspace, frame.color_range
+    crc = zlib.crc32(repr(facts).encode())
+    planes = frame_planes(frame) if name in PLANAR else [frame.to_ndarray(format="rgb24")]
+    for plane in planes:
+        crc = zlib.crc32(np.ascontiguousarray(plane).data, crc)
     return crc
 
 
-def is_same_frame(one: av.VideoFrame, other: av.VideoFrame) -> bool:
-    """Whether all pixels are equal, and the facts that they are shown by."""
-    return _facts(one) == _facts(other) and all(map(np.array_equal, _pixels(one), _pixels(other)))
-
-
-def _facts(frame: av.VideoFrame) -> tuple:
-    return frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range
-
-
-def _pixels(frame: av.VideoFrame) -> list[np.ndarray]:
-    return (
-        frame_planes(frame) if frame.format.name in PLANAR else [frame.to_ndarray(format="rgb24")]
-    )
-
-
 def frame_orientation(frame: av.VideoFrame) -> tuple[int, bool]:
-    """How a viewer turns a coded frame: degrees counter-clockwise, and whether it is mirrored left
-    to right before.
+    """How a viewer turns a coded frame.
 
     A matrix that maps everything to a line or a point, such as one of zeros, is no orientation.
 
+    Returns:
+        Degrees counter-clockwise, and whether the frame is mirrored left to right before.
+
     Raises:
-        UnsupportedMediaError: for other angles than quarters, and for matrices that distort the picture.
+        UnsupportedMediaError: for other angles than quarters, and for matrices that distort the
+            picture.
     """
-    data = next(
-        (bytes(entry) for entry in frame.side_data if entry.type == Type.DISPLAYMATRIX), None
-    )
-    if data is None or len(data) < _MATRIX.size:
+    entries = cast(Iterable[SideData], frame.side_data)  # PyAV's hints say it is a dict
+    data = next((bytes(entry) for entry in entries if entry.type == Type.DISPLAYMATRIX), b"")
+    if len(data) < _MATRIX.size:
         return 0, False
-    # the right and the down direction of the coded picture, as (x, y) on the screen
+    # The right and the down direction of the coded picture, as (x, y) on the screen.
     right_x, right_y, _, down_x, down_y, *_ = (value / 65536 for value in _MATRIX.unpack_from(data))
     determinant = right_x * down_y - right_y * down_x
     if abs(determinant) < _FLAT:

@@ -1,8 +1,7 @@
-"""The boxes of MP4 and QuickTime, looked at before FFmpeg is: what few bytes claim there, it makes
-memory and time of.
+"""Checks the boxes of MP4 and QuickTime before FFmpeg sees them: few bytes there may claim much.
 
 A header may be compressed, and inflates to gigabytes at each opening; a table may give a billion
-samples one size. Only places where FFmpeg looks are visited, and no claim is believed: each box
+samples one size. The check visits only places where FFmpeg looks, and believes no claim: each box
 ends where the one around it does.
 """
 
@@ -11,39 +10,41 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from omnidali.catalog.probing.sniff import MAX_VIDEO_FRAMES, UnsupportedMediaError
+from omnidali.catalog.probing.limits import MAX_VIDEO_FRAMES, UnsupportedMediaError
 
 Read = Callable[[int, int], bytes]  # offset, count: the bytes there, fewer at the end
 
 MAX_BOXES = 1 << 16  # before the header, and in it; films have a few hundred
-# boxes behind the header that are looked at; a live recording may have more
-MAX_FRAGMENTS = 1 << 18
+MAX_FRAGMENTS = 1 << 18  # boxes after the header that are checked; a live recording may have more
 _CONTAINERS = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf"}
-_COMPRESSED, _WITH = b"cmov", b"dcomzlib"  # between them lies the length of a box
-# bytes that two pieces of a file share, if none of it shall be missed
-OVERLAP = len(_COMPRESSED) + 4 + len(_WITH)
+_COMPRESSED = b"cmov"  # then follow the length of the next box, and its beginning:
+_METHOD = b"dcomzlib"
+OVERLAP = len(_COMPRESSED) + 4 + len(_METHOD)  # bytes that two parts of a file share in the check
 
 
-def check_compression(data: bytes) -> None:
-    """Raise UnsupportedMediaError for bytes on which FFmpeg inflates a header, in whatever box they lie."""
-    place = data.find(_WITH)
-    while place >= 0:
-        if place >= 8 and data.startswith(_COMPRESSED, place - 8):
-            raise UnsupportedMediaError(
-                "a compressed header (cmov): it may hold any amount of memory"
-            )
-        place = data.find(_WITH, place + 1)
+class _Box(NamedTuple):
+    name: bytes
+    start: int  # of its content
+    end: int
 
 
 @dataclass
 class _Track:
-    """What a track's tables claim."""
+    """What the tables of a track claim.
+
+    Attributes:
+        is_audio: whether it is a track of sound.
+        samples: how many there are.
+        sample_size: bytes of each; 0: each has its own in the table.
+        durations: how many entries the table has, and the duration of the first.
+    """
 
     is_audio: bool = False
     samples: int = 0
-    sample_size: int = 0  # of all of them; 0: each has its own in the table
-    durations: tuple[int, int] = (0, 0)  # how many entries, and the duration of the first
+    sample_size: int = 0
+    durations: tuple[int, int] = (0, 0)
 
     @property
     def is_in_chunks(self) -> bool:
@@ -51,11 +52,24 @@ class _Track:
         return self.is_audio and self.durations == (1, 1)
 
 
+def check_compression(data: bytes) -> None:
+    """Raise UnsupportedMediaError for bytes on which FFmpeg inflates a header, in any box."""
+    place = data.find(_METHOD)
+    while place >= 0:
+        if place >= 8 and data.startswith(_COMPRESSED, place - 8):
+            raise UnsupportedMediaError(
+                "a compressed header (cmov): it may hold any amount of memory"
+            )
+        place = data.find(_METHOD, place + 1)
+
+
 def check_boxes(read: Read, size: int, with_fragments: bool = False) -> None:
-    """Look at the tables of an MP4 or QuickTime file of ``size`` bytes.
+    """Check the tables of an MP4 or QuickTime file.
 
     Args:
-        with_fragments: whether to look behind the header, too, which takes a while in a long
+        read: the file's bytes.
+        size: bytes of the file.
+        with_fragments: whether to check what follows the header, too, which takes a while in a long
             recording.
 
     Raises:
@@ -64,37 +78,39 @@ def check_boxes(read: Read, size: int, with_fragments: bool = False) -> None:
     """
     has_header = False
     in_fragments = 0
-    for number, (kind, start, end) in enumerate(_boxes(read, 0, size)):
+    for number, box in enumerate(_boxes(read, 0, size)):
         if not has_header and number >= MAX_BOXES:
             raise UnsupportedMediaError(f"no header within {MAX_BOXES:,} boxes")
         if number >= MAX_FRAGMENTS:
             return
-        if kind == b"moov":
+
+        if box.name == b"moov":
             has_header = True
-            _check_header(read, start, end, size)
+            _check_header(read, box, size)
             if not with_fragments:
                 return
-        elif kind == b"moof" and with_fragments:
-            in_fragments += _fragment_samples(read, start, end)
+        elif box.name == b"moof" and with_fragments:
+            in_fragments += _fragment_samples(read, box)
             if in_fragments > size:
                 raise UnsupportedMediaError(
                     f"its fragments claim more samples than its {size:,} bytes"
                 )
 
 
-def _check_header(read: Read, start: int, end: int, size: int) -> None:
+def _check_header(read: Read, header: _Box, size: int) -> None:
     track = _Track()
-    for kind, begin, stop in _descend(read, start, end):
-        if kind == b"trak":
+    for name, start, end in _descend(read, header):
+        if name == b"trak":
             _check_track(track, size)
             track = _Track()
-        elif kind == b"hdlr":
-            track.is_audio = read(begin + 8, min(4, stop - begin)) == b"soun"
-        elif kind == b"stsz":
-            track.sample_size, track.samples = _numbers(read, begin + 4, stop)
-        elif kind == b"stts":
-            entries, _ = _numbers(read, begin + 4, stop)
-            track.durations = entries, _numbers(read, begin + 8, stop)[1]
+        elif name == b"hdlr":
+            track.is_audio = read(start + 8, min(4, end - start)) == b"soun"
+        elif name == b"stsz":
+            track.sample_size, track.samples = _two_numbers(read, start + 4, end)
+        elif name == b"stts":
+            entries, _ = _two_numbers(read, start + 4, end)
+            _, first_duration = _two_numbers(read, start + 8, end)
+            track.durations = entries, first_duration
     _check_track(track, size)
 
 
@@ -109,52 +125,55 @@ def _check_track(track: _Track, size: int) -> None:
         )
 
 
-def _fragment_samples(read: Read, start: int, end: int) -> int:
+def _fragment_samples(read: Read, fragment: _Box) -> int:
     return sum(
-        _numbers(read, begin, stop)[1]
-        for kind, begin, stop in _descend(read, start, end)
-        if kind == b"trun"
+        _two_numbers(read, box.start, box.end)[1]
+        for box in _descend(read, fragment)
+        if box.name == b"trun"
     )
 
 
-def _numbers(read: Read, begin: int, stop: int) -> tuple[int, int]:
+def _two_numbers(read: Read, start: int, end: int) -> tuple[int, int]:
     """Two numbers of a table; zeros where it ends before them."""
-    data = read(begin, min(8, max(0, stop - begin)))
-    return struct.unpack(">II", data) if len(data) == 8 else (0, 0)
+    data = read(start, min(8, max(0, end - start)))
+    if len(data) < 8:
+        return 0, 0
+    first, second = struct.unpack(">II", data)
+    return first, second
 
 
-def _descend(read: Read, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (name, start, end) of the content of all boxes, those of containers behind their
-    container.
-    """
-    left = [_boxes(read, start, end)]
+def _descend(read: Read, box: _Box) -> Iterator[_Box]:
+    """Yield all boxes inside of a box, those of containers after their container."""
+    levels = [_boxes(read, box.start, box.end)]
     seen = 0
-    while left:
-        box = next(left[-1], None)
-        if box is None:
-            left.pop()
+    while levels:
+        inner = next(levels[-1], None)
+        if inner is None:
+            levels.pop()
             continue
+
         seen += 1
         if seen > MAX_BOXES:
             raise UnsupportedMediaError(f"a header of more than {MAX_BOXES:,} boxes")
-        yield box
-        if box[0] in _CONTAINERS and len(left) < len(_CONTAINERS):
-            left.append(_boxes(read, box[1], box[2]))
+        yield inner
+        if inner.name in _CONTAINERS and len(levels) < len(_CONTAINERS):
+            levels.append(_boxes(read, inner.start, inner.end))
 
 
-def _boxes(read: Read, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (name, start, end) of the content of the boxes in a stretch of the file."""
+def _boxes(read: Read, start: int, end: int) -> Iterator[_Box]:
+    """Yield the boxes in a stretch of the file."""
     while start + 8 <= end:
         head = bytes(read(start, 16))
         if len(head) < 8:
             return
-        length, kind = struct.unpack_from(">I4s", head)
+        length, name = struct.unpack_from(">I4s", head)
         content = start + 8
         if length == 1 and len(head) == 16:
             (length,) = struct.unpack_from(">Q", head, 8)
             content = start + 16
-        stop = end if length == 0 else min(start + length, end)
-        if stop < content:
+
+        box_end = end if length == 0 else min(start + length, end)
+        if box_end < content:
             return
-        yield kind, content, stop
-        start = stop
+        yield _Box(name, content, box_end)
+        start = box_end

@@ -1,6 +1,4 @@
-"""Probing in child processes: bounded in number, memory and time, started when the first new file
-needs them.
-"""
+"""Probes files in processes: bounded in number, memory and time, started for the first new file."""
 
 from __future__ import annotations
 
@@ -10,168 +8,182 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import asdict
 from itertools import islice
 
-from omnidali.catalog.file_span import stamp_of
-from omnidali.catalog.probing.image_probe import Probe
-from omnidali.catalog.probing.probe_child import from_plain
-from omnidali.catalog.probing.sniff import HUNGRY
+from omnidali.catalog.probing.file_span import stamp_of
+from omnidali.catalog.probing.probe import HUNGRY
+from omnidali.catalog.probing.probe_child import ProbeRequest, ProbeResult, probe_from_json
+from omnidali.catalog.probing.probes import ProbeTask
 from omnidali.config.schema import MediaConfig
-from omnidali.processes.child_pool import Child, ChildDiedError
+from omnidali.media_kind import MediaKind
+from omnidali.processes.isolated_process import IsolatedProcess, ProcessDiedError
 
-# bytes of one worker: the packets of the longest video that the gate lets in take 1 GiB
+# Bytes of one process: the packets of the longest video that is let in take 1 GiB.
 MEMORY = 4 << 30
-SECONDS = 60.0  # for one file, and as long again as reading takes from a disk that gives
-BYTES_PER_SECOND = 4 << 20  # this much
-# for the size and time of a file that killed its worker, maybe as its mount hangs
-STAMP_SECONDS = 5.0
+SECONDS = 60.0  # for one file, and as long again as reading takes from a working disk
+BYTES_PER_SECOND = 4 << 20  # of such a disk
 DECODED_BYTES_PER_SECOND = 1 << 20  # where all of a video is decoded
-# files that a worker is sent at once; of other kinds one, which takes longer than sending it
-BATCH = {"image": 64}
+# For the size and time of a file that killed its process, maybe because its mount hangs.
+STAMP_SECONDS = 5.0
+# Files that a process is sent at once; of other kinds one, which takes longer than sending it.
+BATCH = {MediaKind.IMAGE: 64}
 FRAME_PATTERN = "img_{:05}.jpg"  # of the reference's folders of frames
 CRASHED = "crashes the probe"
 _MAIN = "from omnidali.catalog.probing.probe_child import main; main({memory})"
-_QUEUED = 1000  # answers that wait for the catalog; more make the workers wait
-
-# record, path, archive, offset and size of a file in the archive
-Row = tuple[int, str, str | None, int | None, int | None]
-# record, state, probe, (size, time) of the file at the probe
-Outcome = tuple[int, str, Probe | None, tuple[int | None, int | None]]
+_QUEUED = 1000  # results that wait for the catalog; more make the processes wait
 
 
 class ProbePool:
-    """Up to ``processes`` workers, used for all sources of a build. A context manager."""
+    """Up to ``processes`` processes that probe, used for all sources of a build.
 
-    def __init__(self, processes: int):
-        self._processes, self._closed, self._lock = processes, False, threading.Lock()
-        # they live as long as the pool: the kernel ends a worker together with the thread that
-        # started it
+    A context manager.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+        self._lock = threading.Lock()
+        self._is_closed = False
+        # They live as long as the pool: the kernel ends a process together with the thread that
+        # started it.
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="probe")
-        self._idle: list[_Worker] = []
-        self._all: list[_Worker] = []
+        self._idle: list[_ProbeProcess] = []
+        self._all: list[_ProbeProcess] = []
 
     def __enter__(self) -> ProbePool:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """End all workers, also those that hang."""
+        """End all processes, also those that hang."""
         with self._lock:
-            self._closed = True
-            for worker in self._all:
-                worker.kill()
+            self._is_closed = True
+            for process in self._all:
+                process.kill()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def probe(
-        self, source: MediaConfig, root: str, rows: Sequence[Row], decodes_all: bool = False
-    ) -> Iterator[Outcome]:
-        """Probe the files of a source below ``root``, a real path; yields as they are done, in any
-        order.
+        self,
+        source: MediaConfig,
+        root: str,
+        requests: Sequence[ProbeRequest],
+        decodes_all: bool = False,
+    ) -> Iterator[ProbeResult]:
+        """Probe files of a source; yields the results as they come, in any order.
 
-        With ``decodes_all`` whole files are decoded, and no header is believed.
-
-        A file that kills its worker is tried once more, alone in a new one; one that does it again
+        A file that kills its process is tried once more, alone in a new one; one that does it again
         is left out.
 
+        Args:
+            source: its settings.
+            root: real path of its folder.
+            requests: the files.
+            decodes_all: whether to decode whole files, and to believe no header.
+
         Raises:
-            UserError: if no worker can be started.
+            UserError: if no process can be started.
         """
-        size = BATCH.get(source.kind, 1)
-        waiting, results = iter(rows), queue.Queue(_QUEUED)
-        task = {
-            "kind": source.kind,
-            "pattern": source.pattern or FRAME_PATTERN,
-            "root": root,
-            "seconds": SECONDS,
-            "bytes_per_second": BYTES_PER_SECOND,
-            "decoded_bytes_per_second": DECODED_BYTES_PER_SECOND,
-            "decodes_all": decodes_all,
-        }
+        task = ProbeTask(
+            kind=source.media_kind,
+            pattern=source.pattern or FRAME_PATTERN,
+            root=root,
+            decodes_all=decodes_all,
+            seconds=SECONDS,
+            bytes_per_second=BYTES_PER_SECOND,
+            decoded_bytes_per_second=DECODED_BYTES_PER_SECOND,
+        )
+        batch_size = BATCH.get(source.media_kind, 1)
+        waiting = iter(requests)
+        results: queue.Queue[ProbeResult | BaseException] = queue.Queue(_QUEUED)
 
         def serve() -> None:
             try:
-                while batch := self._next(waiting, size):
-                    for outcome in self._outcomes(task, batch):
-                        if not self._put(results, outcome):
+                while batch := self._next_batch(waiting, batch_size):
+                    for result in self._results(task, batch):
+                        if not self._put(results, result):
                             return
             except BaseException as error:
                 self._put(results, error)
 
-        served = [
-            self._threads.submit(serve) for _ in range(min(self._processes, -(-len(rows) // size)))
-        ]
-        for _ in range(len(rows)):
-            outcome = results.get()
-            if isinstance(outcome, BaseException):
-                raise outcome
-            yield outcome
-        wait(served)  # they give their workers back for the next source
+        threads = min(self._processes, -(-len(requests) // batch_size))
+        served = [self._threads.submit(serve) for _ in range(threads)]
+        for _ in range(len(requests)):
+            result = results.get()
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+        wait(served)  # they give their processes back for the next source
 
-    def _next(self, waiting: Iterator[Row], count: int) -> list[Row]:
+    def _next_batch(self, waiting: Iterator[ProbeRequest], size: int) -> list[ProbeRequest]:
         with self._lock:
-            return [] if self._closed else list(islice(waiting, count))
+            return [] if self._is_closed else list(islice(waiting, size))
 
-    def _put(self, results: queue.Queue, outcome: object) -> bool:
-        while not self._closed:
+    def _put(
+        self,
+        results: queue.Queue[ProbeResult | BaseException],
+        result: ProbeResult | BaseException,
+    ) -> bool:
+        """Hand a result over; false where the pool was closed and nobody takes it."""
+        while not self._is_closed:
             try:
-                results.put(outcome, timeout=0.5)
+                results.put(result, timeout=0.5)
                 return True
             except queue.Full:
-                pass
+                continue
         return False
 
-    def _outcomes(self, task: dict, batch: list[Row]) -> Iterator[Outcome]:
-        """What becomes of every file of a batch, whatever becomes of workers."""
+    def _results(self, task: ProbeTask, batch: list[ProbeRequest]) -> Iterator[ProbeResult]:
+        """Yield the result of every file of a batch, whatever becomes of the processes."""
         while batch:
-            worker = self._worker()
+            process = self._take_process()
             try:
-                for outcome in worker.probe(task, batch):
+                for result in process.probe(task, batch):
                     batch = batch[1:]
-                    yield outcome
-                self._idle.append(worker)
-            # the first without an answer did it, or an earlier one through what it left behind
-            except ChildDiedError as death:
-                suspect, batch = batch[0], batch[1:]
-                yield self._alone(task, suspect, death)
+                    yield result
+                self._idle.append(process)
+            # The first without an answer did it, or an earlier one through what it left behind.
+            except ProcessDiedError as death:
+                suspect, *batch = batch
+                yield self._probe_alone(task, suspect, death)
 
-    def _alone(self, task: dict, row: Row, death: ChildDiedError) -> Outcome:
+    def _probe_alone(
+        self, task: ProbeTask, request: ProbeRequest, death: ProcessDiedError
+    ) -> ProbeResult:
         if not death.too_slow:
-            worker = self._worker(new=True)
+            process = self._take_process(new=True)
             try:
-                (outcome,) = worker.probe(task, [row])
-                self._idle.append(worker)
-                return outcome
-            except ChildDiedError as again:
+                (result,) = process.probe(task, [request])
+                self._idle.append(process)
+                return result
+            except ProcessDiedError as again:
                 death = again
-        stamp = _stamp_in_time(os.path.join(task["root"], row[2] or row[1]))
-        patience = task["seconds"] + (row[4] or stamp[0] or 0) / task["bytes_per_second"]
-        return (
-            row[0],
-            f"takes more than {patience:.0f} s to probe"
-            if death.too_slow
-            else (HUNGRY if death.too_large else CRASHED),
-            None,
-            stamp,
-        )
 
-    def _worker(self, new: bool = False) -> _Worker:
+        stamp = _stamp_in_time(os.path.join(task.root, request.file))
+        if death.too_slow:
+            state = f"takes more than {task.patience(request.size or stamp[0]):.0f} s to probe"
+        else:
+            state = HUNGRY if death.too_large else CRASHED
+        return ProbeResult(request.record, state, None, stamp)
+
+    def _take_process(self, new: bool = False) -> _ProbeProcess:
         with self._lock:
-            if self._closed:
-                raise ChildDiedError(None)
+            if self._is_closed:
+                raise ProcessDiedError(None)
             if self._idle and not new:
                 return self._idle.pop()
-            worker = _Worker()
-            self._all = [other for other in self._all if other.alive] + [worker]
-            return worker
+            process = _ProbeProcess()
+            self._all = [other for other in self._all if other.is_alive] + [process]
+            return process
 
 
 def _stamp_in_time(path: str) -> tuple[int | None, int | None]:
-    """As :func:`stamp_of`; none where a mount does not give it in time, so that the next start
-    tries the file again.
+    """As :func:`stamp_of`; None where a mount does not give it in time.
+
+    The next start then tries the file again.
     """
-    found: queue.SimpleQueue = queue.SimpleQueue()
+    found: queue.SimpleQueue[tuple[int | None, int | None]] = queue.SimpleQueue()
     threading.Thread(target=lambda: found.put(stamp_of(path)), daemon=True, name="stamp").start()
     try:
         return found.get(timeout=STAMP_SECONDS)
@@ -179,26 +191,27 @@ def _stamp_in_time(path: str) -> tuple[int | None, int | None]:
         return None, None
 
 
-class _Worker(Child):
-    """A process that probes."""
-
-    def __init__(self):
+class _ProbeProcess(IsolatedProcess):
+    def __init__(self) -> None:
         super().__init__(_MAIN.format(memory=MEMORY))
 
-    def probe(self, task: dict, batch: list[Row]) -> Iterator[Outcome]:
-        """Yield what the process says of each file, in order.
+    def probe(self, task: ProbeTask, batch: list[ProbeRequest]) -> Iterator[ProbeResult]:
+        """Yield the result of each file, in order.
 
         Raises:
-            ChildDiedError: if it ends before the last answer, or answers nonsense.
+            ProcessDiedError: if the process ends before the last answer, or answers nonsense.
             UserError: if it never began.
         """
-        answers = self.ask(json.dumps({**task, "rows": batch}), len(batch))
-        for row, line in zip(batch, answers):
+        question = json.dumps({"task": asdict(task), "requests": batch})
+        answers = self.ask(question, len(batch))
+        for request, line in zip(batch, answers, strict=False):  # the answers may end early
             try:
-                record, state, probe, stamp = json.loads(line)
-                if record != row[0]:
+                record, state, probe, (size, mtime_ns) = json.loads(line)
+                if record != request.record:
                     raise ValueError("an answer for another file")
-                outcome = record, str(state), from_plain(probe), (stamp[0], stamp[1])
+                result = ProbeResult(
+                    record, str(state), probe_from_json(probe), stamp=(size, mtime_ns)
+                )
             except (ValueError, TypeError, KeyError):
                 raise self.died() from None
-            yield outcome
+            yield result

@@ -1,45 +1,72 @@
-"""Which packets of VP8, VP9 and AV1 show a frame, read from their headers without decoding.
+"""Which packets of VP9 and AV1 show a frame, read from their headers without decoding.
 
 These codecs show frames in the order in which they are decoded. Their packets may hold hidden
-frames, which others refer to. Sources: RFC 6386 (9.1), the VP9 bitstream specification (6.2, annex
-B), and the AV1 one (5.5, 5.9).
+frames, which others refer to. Sources: the VP9 bitstream specification (6.2, annex B), and the AV1
+one (5.5, 5.9).
 """
 
 from __future__ import annotations
 
-from omnidali.catalog.probing.bit_reader import Bits, CodedPicture, UnclearHeadersError
-from omnidali.catalog.probing.sniff import MAX_HIDDEN, UnsupportedMediaError
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from omnidali.catalog.probing.bit_reader import BitReader, CodedPicture, UnclearHeadersError
+from omnidali.catalog.probing.limits import MAX_HIDDEN, UnsupportedMediaError
 
 _VP9_HEADER = 24  # bytes that hold a frame's size, whatever comes before it
 _SYNC_CODE = 0x498342
 _RGB = 7  # colour space of VP9
 _AV1_HEADER = 16  # bytes that hold all fields up to the size flag
 _SEQUENCE_BYTES = 256  # that hold all fields of a sequence header
+_AV1C = b"\x81"  # how the container's own header begins; units follow after 4 bytes
+
 _SELECT = 2  # of AV1's sequence: each frame says for itself
-_SEQUENCE, _FRAME_HEADER, _FRAME = 1, 3, 6  # kinds of AV1's units
+
+# Kinds of AV1's units.
+_SEQUENCE = 1
+_FRAME_HEADER = 3
+_FRAME = 6
+
+# Kinds of AV1's frames.
+_KEY_FRAME = 0
+_SWITCH_FRAME = 3
+
+
+class _Frame(NamedTuple):
+    is_shown: bool
+    is_shown_key: bool
 
 
 class _ShownReader:
-    """Packets of exactly one shown frame each; arguments and errors as of
-    :mod:`omnidali.catalog.probing.nal_headers`.
+    """Reads packets of exactly one shown frame each.
+
+    Args:
+        extradata: headers as the container gives them.
     """
 
     max_reorder: int | None = 0
     is_in_order = True  # pictures are shown as they are decoded
 
-    def __init__(self, extradata: bytes):
+    def __init__(self, extradata: bytes) -> None:
         self._count = 0
 
     def read(self, data: bytes, flagged: bool) -> CodedPicture:
-        """What the headers of a packet say.
+        """Read the headers of a packet.
+
+        Args:
+            data: the packet.
+            flagged: whether the container calls it a keyframe; not needed here.
 
         Raises:
             UnclearHeadersError: for packets that show no frame or several, and for a new picture
                 size.
         """
-        shown, is_key = self._look(data)
+        frames = self._frames(data)
+        shown = sum(frame.is_shown for frame in frames)
         if shown != 1:
             raise UnclearHeadersError(f"{shown} frames in one packet")
+        is_key = frames[0].is_shown_key
         self._count += 1
         if self._count == 1 and not is_key:
             raise UnclearHeadersError("the first picture is no keyframe")
@@ -47,74 +74,58 @@ class _ShownReader:
 
     def is_key(self, data: bytes, flagged: bool) -> bool:
         """Whether decoding may begin with a packet."""
-        return self._look(data)[1]
+        frames = self._frames(data)
+        return bool(frames) and frames[0].is_shown_key
 
-    def _look(self, data: bytes) -> tuple[int, bool]:
-        """How many frames a packet shows, and whether it begins with a shown keyframe."""
+    def _frames(self, data: bytes) -> list[_Frame]:
+        """The frames of a packet, shown or hidden."""
         raise NotImplementedError
 
 
 class Vp9Reader(_ShownReader):
     """Reads packets of VP9, which may be superframes."""
 
-    def __init__(self, extradata: bytes):
+    def __init__(self, extradata: bytes) -> None:
         super().__init__(extradata)
         self._size: tuple[int, ...] | None = None
 
-    def _look(self, data: bytes) -> tuple[int, bool]:
-        shown, is_key = 0, False
-        for number, frame in enumerate(_vp9_frames(data)):
-            is_shown, shows_key = self._frame(Bits(frame[:_VP9_HEADER]))
-            shown += is_shown
-            is_key |= shows_key and number == 0
-        return shown, is_key
+    def _frames(self, data: bytes) -> list[_Frame]:
+        return [self._read_frame(BitReader(frame[:_VP9_HEADER])) for frame in _split(data)]
 
-    def _frame(self, bits: Bits) -> tuple[bool, bool]:
-        """Whether a frame is shown, and whether it is a keyframe as well."""
+    def _read_frame(self, bits: BitReader) -> _Frame:
         if bits.take(2) != 2:
             raise UnclearHeadersError("no VP9 frame")
         profile = bits.take(1) | bits.take(1) << 1
         if profile == 3:
             bits.take(1)
         if bits.take(1):  # shows one that was decoded before
-            return True, False
+            return _Frame(is_shown=True, is_shown_key=False)
 
-        is_inter, is_shown, is_robust = bits.take(1), bool(bits.take(1)), bits.take(1)
+        is_inter = bits.take(1)
+        is_shown = bool(bits.take(1))
+        is_robust = bits.take(1)
         if not is_inter:
-            self._check_sync(bits)
-            self._check_size(self._colours(bits, profile), bits)
-            return is_shown, is_shown
+            _check_sync(bits)
+            colours = _read_colours(bits, profile)
+            self._check_size(colours, bits)
+            return _Frame(is_shown, is_shown)
 
         is_intra_only = bits.take(1) if not is_shown else 0
         if not is_robust:
             bits.take(2)
         if is_intra_only:
-            self._check_sync(bits)
+            _check_sync(bits)
             if profile:
-                self._colours(bits, profile)
+                _read_colours(bits, profile)
             bits.take(8)
             self._check_size((), bits)
         else:
             bits.take(8 + 3 * 4)
             if not any(bits.take(1) for _ in range(3)):  # the size is not that of a reference
                 self._check_size((), bits)
-        return is_shown, False
+        return _Frame(is_shown, is_shown_key=False)
 
-    @staticmethod
-    def _check_sync(bits: Bits) -> None:
-        if bits.take(24) != _SYNC_CODE:
-            raise UnclearHeadersError("no VP9 frame")
-
-    @staticmethod
-    def _colours(bits: Bits, profile: int) -> tuple[int, ...]:
-        depth = bits.take(1) if profile >= 2 else 0
-        space = bits.take(3)
-        if space == _RGB:
-            return depth, space, bits.take(1) if profile & 1 else 0
-        bits.take(1)  # range
-        return depth, bits.take(3) if profile & 1 else 0
-
-    def _check_size(self, colours: tuple[int, ...], bits: Bits) -> None:
+    def _check_size(self, colours: tuple[int, ...], bits: BitReader) -> None:
         size = bits.take(16), bits.take(16)
         if self._size is None:
             self._size = (*size, *colours)
@@ -122,128 +133,123 @@ class Vp9Reader(_ShownReader):
             raise UnclearHeadersError("the picture size changes")
 
 
+def _check_sync(bits: BitReader) -> None:
+    if bits.take(24) != _SYNC_CODE:
+        raise UnclearHeadersError("no VP9 frame")
+
+
+def _read_colours(bits: BitReader, profile: int) -> tuple[int, ...]:
+    depth = bits.take(1) if profile >= 2 else 0
+    space = bits.take(3)
+    if space == _RGB:
+        return depth, space, bits.take(1) if profile & 1 else 0
+    bits.take(1)  # range
+    return depth, bits.take(3) if profile & 1 else 0
+
+
+def _split(data: bytes) -> list[bytes]:
+    """The frames of a VP9 superframe (annex B), or the packet itself."""
+    mark = data[-1]
+    count = (mark & 7) + 1
+    width = (mark >> 3 & 3) + 1
+    index = len(data) - 2 - count * width
+    if mark & 0xE0 != 0xC0 or index < 0 or data[index] != mark:
+        return [data]
+
+    frames = []
+    place = 0
+    for begin in range(index + 1, index + 1 + count * width, width):
+        size = int.from_bytes(data[begin : begin + width], "little")
+        if size:
+            frames.append(data[place : place + size])
+        place += size
+    return frames
+
+
+@dataclass(frozen=True)
+class _Av1Sequence:
+    """The fields of a sequence header (5.5.1) that frame headers depend on.
+
+    Attributes:
+        picture_format: width, height and depth, which all frames have in common.
+        time_bits: width of a frame's own presentation time.
+        id_bits: width of a frame's number.
+        screen_tools: whether frames use tools for screen content, or ``_SELECT``.
+        integer_motion: whether motion vectors are whole numbers, or ``_SELECT``.
+    """
+
+    picture_format: tuple[int, ...] = ()
+    time_bits: int = 0
+    id_bits: int = 0
+    screen_tools: int = _SELECT
+    integer_motion: int = _SELECT
+
+    def read_frame(self, bits: BitReader) -> _Frame:
+        """Read a frame header (5.9.2)."""
+        if bits.take(1):  # shows one that was decoded before
+            return _Frame(is_shown=True, is_shown_key=False)
+        kind = bits.take(2)
+        is_shown = bool(bits.take(1))
+        is_shown_key = kind == _KEY_FRAME and is_shown
+        bits.take(self.time_bits if is_shown else 1)
+        if kind != _SWITCH_FRAME and not is_shown_key:
+            bits.take(1)  # error resilience
+        bits.take(1)
+
+        uses_tools = bits.take(1) if self.screen_tools == _SELECT else self.screen_tools
+        if uses_tools and self.integer_motion == _SELECT:
+            bits.take(1)
+        bits.take(self.id_bits)
+        if kind == _SWITCH_FRAME or bits.take(1):
+            raise UnclearHeadersError("a frame with a size of its own")
+        return _Frame(is_shown, is_shown_key)
+
+
 class Av1Reader(_ShownReader):
     """Reads packets of AV1: temporal units of one shown frame."""
 
-    def __init__(self, extradata: bytes):
+    def __init__(self, extradata: bytes) -> None:
         super().__init__(extradata)
         self._header = b""
-        self._size: tuple[int, ...] | None = None
-        self._fields = _Av1Sequence()
-        if extradata[:1] == b"\x81":  # av1C, whose units follow after 4 bytes
-            self._look(extradata[4:])
+        self._sequence = _Av1Sequence()
+        self._picture_format: tuple[int, ...] = ()
+        if extradata.startswith(_AV1C):
+            self._frames(extradata[4:])
 
-    def _look(self, data: bytes) -> tuple[int, bool]:
-        shown, is_key, is_first, place, frames = 0, False, True, 0, 0
-        while place < len(data):
-            head = data[place]
-            kind = head >> 3 & 15
-            place += 2 if head & 4 else 1
-            end = len(data)
-            if head & 2:
-                size, place = _leb128(data, place)
-                end = min(place + size, end)
+    def _frames(self, data: bytes) -> list[_Frame]:
+        frames: list[_Frame] = []
+        for kind, unit in _units(data):
             if kind == _SEQUENCE:
-                self._read_sequence(data[place:end])
+                self._use_sequence(unit)
             elif kind in (_FRAME_HEADER, _FRAME):
-                is_shown, shows_key = self._fields.look(
-                    Bits(data[place : min(end, place + _AV1_HEADER)])
-                )
-                is_key |= is_first and shows_key
-                shown, is_first, frames = shown + is_shown, False, frames + 1
-                if frames > MAX_HIDDEN:
+                frames.append(self._sequence.read_frame(BitReader(unit[:_AV1_HEADER])))
+                if len(frames) > MAX_HIDDEN:
                     raise UnsupportedMediaError(f"more than {MAX_HIDDEN} frames in a packet")
-            place = end
-        return shown, is_key
+        return frames
 
-    def _read_sequence(self, data: bytes) -> None:
-        if data == self._header:
+    def _use_sequence(self, header: bytes) -> None:
+        if header == self._header:
             return
-        self._header = data
-        self._fields = _Av1Sequence()
-        size = self._fields.read(Bits(data[:_SEQUENCE_BYTES]))
-        self._size = self._size or size
-        if size != self._size:
+        self._header = header
+        self._sequence = _Av1Sequence()  # if the header cannot be read
+        self._sequence = _read_sequence(BitReader(header[:_SEQUENCE_BYTES]))
+        self._picture_format = self._picture_format or self._sequence.picture_format
+        if self._sequence.picture_format != self._picture_format:
             raise UnclearHeadersError("the picture size changes")
 
 
-class _Av1Sequence:
-    """The fields of a sequence header (5.5.1) that frame headers depend on."""
-
-    def __init__(self):
-        self._time_bits = 0  # of a frame's own presentation time
-        self._id_bits = 0
-        self._screen_tools = self._integer_motion = _SELECT
-
-    def read(self, bits: Bits) -> tuple[int, ...]:
-        """Read a sequence header; returns what all frames have in common: width, height, and depth."""
-        bits.take(4)  # profile, still picture
-        if bits.take(1):
-            raise UnclearHeadersError("a still picture")
-        delay_bits = 0
-        if bits.take(1):
-            delay_bits = self._timing(bits)
-        has_delays = bits.take(1)
-        if bits.take(5):
-            raise UnclearHeadersError("several layers")
-        bits.take(12)
-        if bits.take(5) > 7:
-            bits.take(1)
-        if delay_bits and bits.take(1):
-            bits.take(2 * delay_bits + 1)
-        if has_delays and bits.take(1):
-            bits.take(4)
-
-        width_bits, height_bits = bits.take(4) + 1, bits.take(4) + 1
-        width, height = bits.take(width_bits), bits.take(height_bits)
-        if bits.take(1):
-            self._id_bits = bits.take(4) + 2
-            self._id_bits += bits.take(3) + 1
-        bits.take(7)  # superblock, intra filter and edge, inter tools
-        has_order = bits.take(1)
-        bits.take(2 * has_order)
-        self._screen_tools = _SELECT if bits.take(1) else bits.take(1)
-        if self._screen_tools:
-            self._integer_motion = _SELECT if bits.take(1) else bits.take(1)
-        bits.take(3 * has_order + 3)  # order, superresolution, filters
-        return width, height, bits.take(1)
-
-    def _timing(self, bits: Bits) -> int:
-        """Read timing_info and decoder_model_info; returns the bits of a buffer delay, 0 without a
-        model.
-        """
-        bits.take(64)
-        is_even = bits.take(1)
-        if is_even:
-            bits.golomb()
-        if not bits.take(1):
-            return 0
-        delay_bits = bits.take(5) + 1
-        bits.take(37)
-        time_bits = bits.take(5) + 1
-        self._time_bits = 0 if is_even else time_bits
-        return delay_bits
-
-    def look(self, bits: Bits) -> tuple[bool, bool]:
-        """Whether a frame is shown, and whether it is a shown keyframe (5.9.2)."""
-        if bits.take(1):
-            return True, False
-        kind, is_shown = bits.take(2), bool(bits.take(1))
-        is_key = kind == 0 and is_shown
-        if is_shown:
-            bits.take(self._time_bits)
-        else:
-            bits.take(1)
-        if kind != 3 and not is_key:
-            bits.take(1)  # error resilience
-        bits.take(1)
-        uses_tools = bits.take(1) if self._screen_tools == _SELECT else self._screen_tools
-        if uses_tools and self._integer_motion == _SELECT:
-            bits.take(1)
-        bits.take(self._id_bits)
-        if kind == 3 or bits.take(1):
-            raise UnclearHeadersError("a frame with a size of its own")
-        return is_shown, is_key
+def _units(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield (kind, payload) of the units of an AV1 packet (5.3)."""
+    place = 0
+    while place < len(data):
+        head = data[place]
+        place += 2 if head & 4 else 1
+        end = len(data)
+        if head & 2:
+            size, place = _leb128(data, place)
+            end = min(place + size, end)
+        yield head >> 3 & 15, data[place:end]
+        place = end
 
 
 def _leb128(data: bytes, place: int) -> tuple[int, int]:
@@ -259,19 +265,56 @@ def _leb128(data: bytes, place: int) -> tuple[int, int]:
     return value, place
 
 
-def _vp9_frames(data: bytes) -> list[bytes]:
-    """The frames of a superframe (annex B), or the packet itself."""
-    mark = data[-1]
-    count, width = (mark & 7) + 1, (mark >> 3 & 3) + 1
-    index = len(data) - 2 - count * width
-    if mark & 0xE0 != 0xC0 or index < 0 or data[index] != mark:
-        return [data]
+def _read_sequence(bits: BitReader) -> _Av1Sequence:
+    bits.take(4)  # profile, still picture
+    if bits.take(1):
+        raise UnclearHeadersError("a still picture")
+    delay_bits, time_bits = _read_timing(bits) if bits.take(1) else (0, 0)
+    has_delays = bits.take(1)
+    if bits.take(5):
+        raise UnclearHeadersError("several layers")
+    bits.take(12)
+    if bits.take(5) > 7:
+        bits.take(1)
+    if delay_bits and bits.take(1):
+        bits.take(2 * delay_bits + 1)
+    if has_delays and bits.take(1):
+        bits.take(4)
 
-    frames, place = [], 0
-    for number in range(count):
-        begin = index + 1 + number * width
-        size = int.from_bytes(data[begin : begin + width], "little")
-        if size:
-            frames.append(data[place : place + size])
-        place += size
-    return frames
+    width_bits = bits.take(4) + 1
+    height_bits = bits.take(4) + 1
+    size = bits.take(width_bits), bits.take(height_bits)
+    id_bits = bits.take(4) + bits.take(3) + 3 if bits.take(1) else 0
+    bits.take(7)  # superblock, intra filter and edge, inter tools
+    has_order = bits.take(1)
+    bits.take(2 * has_order)
+    screen_tools = _SELECT if bits.take(1) else bits.take(1)
+    integer_motion = _SELECT
+    if screen_tools:
+        integer_motion = _SELECT if bits.take(1) else bits.take(1)
+    bits.take(3 * has_order + 3)  # order, superresolution, filters
+    return _Av1Sequence(
+        picture_format=(*size, bits.take(1)),
+        time_bits=time_bits,
+        id_bits=id_bits,
+        screen_tools=screen_tools,
+        integer_motion=integer_motion,
+    )
+
+
+def _read_timing(bits: BitReader) -> tuple[int, int]:
+    """Read timing_info and decoder_model_info.
+
+    Returns:
+        The widths of a buffer delay and of a frame's presentation time; zeros without a model.
+    """
+    bits.take(64)
+    is_even = bits.take(1)
+    if is_even:
+        bits.golomb()
+    if not bits.take(1):
+        return 0, 0
+    delay_bits = bits.take(5) + 1
+    bits.take(37)
+    time_bits = bits.take(5) + 1
+    return delay_bits, 0 if is_even else time_bits

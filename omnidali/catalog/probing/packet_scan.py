@@ -1,0 +1,258 @@
+"""One pass over the packets of a video: where they lie, what their headers say, and which frames
+a decoder gives.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import av
+import numpy as np
+
+from omnidali.catalog.probing.bit_reader import CodedPicture, UnclearHeadersError
+from omnidali.catalog.probing.file_span import ReadAt
+from omnidali.catalog.probing.frame_planes import frame_checksum
+from omnidali.catalog.probing.h264_headers import H264Reader
+from omnidali.catalog.probing.hevc_headers import HevcReader
+from omnidali.catalog.probing.limits import check_video
+from omnidali.catalog.probing.packet_index import FRAMING
+from omnidali.catalog.probing.vpx_av1_headers import Av1Reader, Vp9Reader
+from omnidali.utils.heartbeat import report_progress
+
+HeaderReader = H264Reader | HevcReader | Vp9Reader | Av1Reader
+
+# Codecs whose headers say which frames a decoder gives, and in which order.
+_READERS: dict[str, type[HeaderReader]] = {
+    "h264": H264Reader,
+    "hevc": HevcReader,
+    "vp9": Vp9Reader,
+    "av1": Av1Reader,
+}
+# Containers without presentation times: what FFmpeg makes up for them is wrong where frames are
+# reordered.
+_TIMELESS = {"avi"}
+_BLOCK = 1 << 16  # bytes of the file that are read at once
+_CHECKED = 1024  # packets between two checks of how many there are
+
+
+class ScannedPacket(NamedTuple):
+    """One packet of a stream.
+
+    Attributes:
+        position: of its bytes in the file; exact where the scan ``is_direct``.
+        size: in bytes.
+        time: presentation timestamp, ticks.
+        decode_time: decoding timestamp, ticks.
+        is_hidden: whether an edit list discards its frame.
+        is_key: whether decoding may begin here, by the headers if they can be read, else by the
+            container.
+    """
+
+    position: int
+    size: int
+    time: int | None
+    decode_time: int | None
+    is_hidden: bool
+    is_key: bool
+
+
+class PacketScan:
+    """What a pass over a stream found.
+
+    Args:
+        stream: of an opened video.
+        demuxer: FFmpeg's name.
+        read: the file's bytes.
+        decodes_all: whether to decode all packets rather than those of the first frame alone. That
+            happens, too, where the codec's headers or the container's times cannot tell the frames.
+
+    Attributes:
+        coded_size: (width, height) that the container says, pixels.
+        packets: in decoding order.
+        is_direct: whether the bytes of the packets lie in the file as a decoder needs them.
+        pictures: what the headers say about each packet, as far as ``unclear`` is None.
+        unclear: why the headers do not tell the frames; None where they do.
+        delay: packets that a frame is held back by at most, by the headers.
+        shown: packets that frames came out of, in the order of the frames; one, or all with
+            ``decodes_all``.
+        frame_sizes: (width, height) of these frames, pixels.
+        checksums: of frames by packet: of keyframes, and of all where frames are reordered.
+        first: the first frame.
+        is_interlaced: whether one of these frames is.
+        damaged: packets that do not decode, or not without the decoder making something up; known
+            with ``decodes_all``, and all of them where FFmpeg's log is on.
+    """
+
+    def __init__(
+        self, stream: av.VideoStream, demuxer: str, read: ReadAt, decodes_all: bool
+    ) -> None:
+        self.context = stream.codec_context
+        self.coded_size = (self.context.width, self.context.height)
+        self.packets: list[ScannedPacket] = []
+        self.is_direct = True
+        self.pictures: list[CodedPicture] = []
+        self.unclear: str | None = None
+        self.delay = 0
+        self.shown: list[int | None] = []
+        self.frame_sizes: list[tuple[int, int]] = []
+        self.checksums: dict[int, int] = {}
+        self.first: av.VideoFrame | None = None
+        self.is_interlaced = False
+        self.damaged: set[int] = set()
+
+        self._stream = stream
+        self._read = read
+        self._block = b""
+        self._block_begin = 0
+        self._reader = self._make_reader()
+        self.decodes_all = decodes_all or self.unclear is not None or demuxer in _TIMELESS
+
+    def _make_reader(self) -> HeaderReader | None:
+        codec = self.context.codec.canonical_name
+        if codec not in _READERS:
+            self.unclear = f"frames of {codec} that only a decoder can count"
+            return None
+        try:
+            return _READERS[codec](self.context.extradata or b"")
+        except (UnclearHeadersError, IndexError) as error:
+            self.unclear = str(error)
+            return None
+
+    def run(self, container: av.container.InputContainer) -> None:
+        """Take all packets.
+
+        Raises:
+            UnsupportedMediaError: for more frames than a video has.
+            av.FFmpegError: from the demuxer.
+        """
+        with av.logging.Capture() as complaints:
+            for packet in container.demux(self._stream):
+                report_progress()
+                if packet.size:
+                    self._add(packet)
+                if self.unclear is not None and not self.decodes_all:
+                    return  # another pass will decode
+                if self.decodes_all or (self.first is None and not self.damaged):
+                    complaints.clear()  # of the demuxer
+                    self._decode(packet)
+                    if any(level <= av.logging.ERROR for level, _, _ in complaints):
+                        self.damaged.add(len(self.packets) - 1)
+
+    def _add(self, packet: av.Packet) -> None:
+        data = bytes(packet)
+        position = -1 if packet.pos is None else packet.pos
+        # Asking for one kind takes three times as long, and mostly there is none.
+        has_new_settings = bool(list(packet.iter_sidedata())) and packet.has_sidedata(
+            "new_extradata"
+        )
+        if self.is_direct:
+            found = -1 if position < 0 or has_new_settings else self._find(data, position)
+            self.is_direct = found >= 0
+            position = max(found, position)
+        self.packets.append(
+            ScannedPacket(
+                position=position,
+                size=len(data),
+                time=packet.pts,
+                decode_time=packet.dts,
+                is_hidden=packet.is_discard,
+                is_key=self._read_headers(data, packet.is_keyframe, has_new_settings),
+            )
+        )
+        if not len(self.packets) % _CHECKED:
+            check_video(0, len(self.packets))
+
+    def _find(self, data: bytes, position: int) -> int:
+        """Find a packet's bytes in the file, at or a little after a position; -1: not there."""
+        wanted = len(data) + FRAMING
+        begin = position - self._block_begin
+        if not 0 <= begin <= len(self._block) - wanted:
+            # `obj` is the bytes that were read, without another copy.
+            block = self._read(position, max(wanted, _BLOCK)).obj
+            assert isinstance(block, bytes)
+            self._block = block
+            self._block_begin = position
+            begin = 0
+        found = self._block.find(data, begin, begin + wanted)
+        return found if found < 0 else self._block_begin + found
+
+    def _read_headers(self, data: bytes, flagged: bool, has_new_settings: bool) -> bool:
+        """Read the headers of a packet; returns whether decoding may begin with it."""
+        if self._reader is None:
+            return flagged
+        if self.unclear is None and has_new_settings:
+            self.unclear = "the decoder's settings change"
+        if self.unclear is None:
+            try:
+                picture = self._reader.read(data, flagged)
+            except (UnclearHeadersError, IndexError) as error:
+                self.unclear = str(error)
+            else:
+                self.pictures.append(picture)
+                return picture.is_key
+        try:
+            return self._reader.is_key(data, flagged)
+        except (UnclearHeadersError, IndexError):
+            return False
+
+    def _decode(self, packet: av.Packet) -> None:
+        number = len(self.packets) - 1
+        if packet.size:
+            packet.pts = number  # the time of the frame that comes out of it
+        try:
+            frames = packet.decode()
+        except av.error.MemoryError:
+            raise
+        except av.FFmpegError:
+            self.damaged.add(number)
+            return
+
+        for frame in frames:
+            self.shown.append(frame.pts)
+            self.frame_sizes.append((frame.width, frame.height))
+            self.is_interlaced |= frame.interlaced_frame
+            if self.first is None:
+                self.first = frame
+            if not self.decodes_all:
+                return
+            if frame.pts is None:
+                continue
+            if frame.is_corrupt:
+                self.damaged.add(frame.pts)
+            if self.context.reorder_depth or self.packets[frame.pts].is_key:
+                self.checksums[frame.pts] = frame_checksum(frame)
+
+    def order_by_headers(self) -> np.ndarray | None:
+        """Packets of shown frames in the order in which a decoder gives them: int64 (frames,).
+
+        The timestamps must agree: where they do not, they or the headers are wrong.
+
+        Returns:
+            None, and sets ``unclear``, if only a decoder knows.
+        """
+        if self.unclear is not None or not self.pictures:
+            return None
+        assert self._reader is not None
+
+        order = self._picture_order(self._reader.is_in_order)
+        places = np.empty(len(order), np.int64)
+        places[order] = np.arange(len(order))
+        self.delay = int((np.arange(len(places)) - places).max())
+        declared = self._reader.max_reorder
+        is_hidden = np.array([packet.is_hidden for packet in self.packets])
+        shown = order[~is_hidden[order]]
+        times = [self.packets[number].time for number in shown.tolist()]
+        if self.delay and (declared is None or self.delay > declared):
+            self.unclear = "more frames are reordered than the stream says"
+        elif None in times or (np.diff(np.array(times, np.int64)) < 0).any():
+            self.unclear = "timestamps that are missing, or in another order than the frames"
+        elif self.shown[:1] != shown[:1].tolist():
+            self.unclear = "a first frame that is another one than the headers say"
+        return shown if self.unclear is None else None
+
+    def _picture_order(self, is_in_order: bool) -> np.ndarray:
+        """Packets in the order in which their pictures come out: int64 (P,)."""
+        if is_in_order:
+            return np.arange(len(self.pictures))
+        sequences, orders, _ = np.array(self.pictures, np.int64).T
+        return np.lexsort((orders, sequences))

@@ -1,0 +1,219 @@
+"""Probes videos: which frames there are, how they are shown, and where their packets lie."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+import av
+import numpy as np
+
+from omnidali.catalog.probing.file_span import FileSpan, ReadAt
+from omnidali.catalog.probing.frame_numbering import (
+    Frames,
+    frames_by_decoding,
+    frames_by_headers,
+    usable_frames,
+)
+from omnidali.catalog.probing.frame_planes import frame_orientation
+from omnidali.catalog.probing.image_probe import read_start
+from omnidali.catalog.probing.index_trial import make_index
+from omnidali.catalog.probing.limits import (
+    MAX_SIDE,
+    MAX_VIDEO_PIXELS,
+    VIDEO_DECODERS,
+    UnsupportedMediaError,
+    check_size,
+    check_video,
+)
+from omnidali.catalog.probing.packed_numbers import pack_numbers
+from omnidali.catalog.probing.packet_decoder import use_one_thread
+from omnidali.catalog.probing.packet_scan import PacketScan
+from omnidali.catalog.probing.probe import DAMAGED, HUNGRY, IRREGULAR, Probe, stretched
+from omnidali.catalog.probing.sniff import HEAD_BYTES, sniff_video
+from omnidali.catalog.probing.video_container import open_video, video_stream
+
+_MAX_ASPECT = 8  # of a pixel; what claims more is a mistake
+
+
+def probe_video(
+    span: FileSpan, before_decoding: Callable[[], object] = lambda: None, decodes_all: bool = False
+) -> Probe:
+    """Scan a video's packets and decode its first frame, or all of it if the headers are unclear.
+
+    Frames are those that FFmpeg's sequential decoding gives: packets that an edit list discards
+    give none.
+
+    Args:
+        span: the file.
+        before_decoding: called before a whole video is decoded, which may take long.
+        decodes_all: whether to decode it in any case, and believe no header.
+
+    Raises:
+        UnsupportedMediaError: with the reason.
+        OSError: if the file cannot be read.
+    """
+    demuxer = sniff_video(read_start(span, HEAD_BYTES))
+    try:
+        with open(span.path, "rb", buffering=0) as file:
+            read = span.reader(file)
+            probe = None
+            if not decodes_all:
+                probe = _examine(span, demuxer, read, before_decoding, decodes_all=False)
+            if probe is None:
+                probe = _examine(span, demuxer, read, before_decoding, decodes_all=True)
+    except av.error.MemoryError:
+        raise UnsupportedMediaError(HUNGRY) from None
+    except (av.FFmpegError, ValueError, OverflowError) as error:
+        # FFmpeg's number for a file that is cut off reads as if the disk was to blame.
+        is_cut_off = getattr(error, "errno", None) == errno.EIO
+        reason = "cut off" if is_cut_off else getattr(error, "strerror", None) or error
+        raise UnsupportedMediaError(f"broken: {reason}") from None
+    assert probe is not None, "a decoder can tell the frames of any video"
+    return probe
+
+
+def _examine(
+    span: FileSpan,
+    demuxer: str,
+    read: ReadAt,
+    before_decoding: Callable[[], object],
+    *,
+    decodes_all: bool,
+) -> Probe | None:
+    """One pass over the file; None where its headers alone do not tell the frames."""
+    with open_video(span, demuxer, checks_fragments=True) as container:
+        stream = _checked_stream(container)
+        scan = PacketScan(stream, demuxer, read, decodes_all)
+        if scan.decodes_all:
+            before_decoding()
+        scan.run(container)
+        check_video(0, len(scan.packets))
+        if not scan.packets:
+            raise UnsupportedMediaError("no frames")
+
+        if scan.decodes_all:
+            if scan.first is None:
+                raise UnsupportedMediaError("no frame decodes")
+            frames = frames_by_decoding(scan, _order_by_times(span, demuxer))
+        elif (shown := scan.order_by_headers()) is not None:
+            frames = frames_by_headers(scan, shown)
+        else:
+            return None
+        return _probe_of(scan, frames, stream, demuxer, read)
+
+
+def _order_by_times(span: FileSpan, demuxer: str) -> np.ndarray:
+    """Packets in the order of their timestamps, which FFmpeg invents where a file has none.
+
+    They are not to be believed. DALI's decoders go by them, and so did catalogs before version 5:
+    a file is regular where they tell the right order.
+    """
+    with open_video(span, demuxer, invents_times=True) as container:
+        stream = video_stream(container)
+        assert stream is not None
+        facts = [
+            (packet.pts, packet.is_discard) for packet in container.demux(stream) if packet.size
+        ]
+    times = [time for time, is_hidden in facts if not is_hidden]
+    shown = np.flatnonzero([not is_hidden for _, is_hidden in facts])
+    if None in times:
+        return shown
+    return shown[np.argsort(np.array(times, np.int64), kind="stable")]
+
+
+def _checked_stream(container: av.container.InputContainer) -> av.VideoStream:
+    """The stream to decode, checked before a decoder takes memory."""
+    stream = video_stream(container)
+    if stream is None:
+        raise UnsupportedMediaError("no video stream")
+    context = stream.codec_context
+    if context is None:
+        raise UnsupportedMediaError("no decoder for its codec")
+    if context.codec.name not in VIDEO_DECODERS:
+        raise UnsupportedMediaError(
+            f"a codec that the gate does not let through: {context.codec.canonical_name}"
+        )
+    check_size(context.width or 1, context.height or 1, MAX_VIDEO_PIXELS)
+    check_video((container.duration or 0) / av.time_base, 1)
+    use_one_thread(context)
+    return stream
+
+
+def _probe_of(
+    scan: PacketScan, frames: Frames | None, stream: av.VideoStream, demuxer: str, read: ReadAt
+) -> Probe:
+    """What the catalog keeps; without ``frames``, they can only be counted from the start."""
+    assert scan.first is not None
+    rotation, mirrored = frame_orientation(scan.first)
+    width, height = scan.first.width, scan.first.height
+    if rotation % 180 != 0:
+        width, height = height, width
+    check_size(width, height, MAX_VIDEO_PIXELS)
+
+    rate = max(float(stream.average_rate or stream.base_rate or 0), 0.0)
+    tick = float(stream.time_base or 0)
+    timing = keyframes = packets = b""
+    if frames is None:
+        count, notes = usable_frames(scan)
+    else:
+        count, notes = len(frames.packets), frames.notes
+        index = make_index(scan, frames, read)
+        packets = index.pack()
+        numbers = index.numbers[index.keys]
+        keyframes = pack_numbers(np.sort(numbers[numbers >= 0]))
+        timing = _packed_times(frames, tick)
+    if rate > 0 and not timing:  # else its times are known
+        check_video(count / rate, 1)
+    return Probe(
+        container=demuxer,
+        codec=_codec_name(scan, is_turned=bool(rotation or mirrored), frames=frames),
+        width=width,
+        height=height,
+        frames=count,
+        frame_rate=rate,
+        rotation=rotation,
+        mirrored=mirrored,
+        aspect=_upright_aspect(stream, width, height, rotation),
+        timing=timing,
+        keyframes=keyframes,
+        tick=tick,
+        packets=packets,
+        note="; ".join(notes),
+    )
+
+
+def _packed_times(frames: Frames, tick: float) -> bytes:
+    if frames.times is None:
+        return b""
+    check_video(float(frames.times[-1] - frames.times[0]) * tick, 1)
+    steps = np.diff(frames.times)
+    is_even = len(steps) > 1 and steps[0] > 0 and (steps == steps[0]).all()
+    return pack_numbers(frames.times[:2] if is_even else frames.times)
+
+
+def _upright_aspect(stream: av.VideoStream, width: int, height: int, rotation: int) -> float:
+    """Width of a pixel by its height, as shown; 1 where the file claims the impossible."""
+    aspect = float(stream.sample_aspect_ratio or 1)
+    if rotation % 180 != 0:
+        aspect = 1 / aspect
+    if not 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT:
+        return 1.0
+    return aspect if max(stretched(width, height, aspect)) <= MAX_SIDE else 1.0
+
+
+def _codec_name(scan: PacketScan, *, is_turned: bool, frames: Frames | None) -> str:
+    """The codec and its variant; not the library that happens to decode it here.
+
+    As an example, libdav1d decodes av1.
+    """
+    assert scan.first is not None
+    name = scan.context.codec.canonical_name
+    pixels = scan.first.format.name
+    if frames is None or not frames.is_plain:
+        return f"{name}{IRREGULAR}"
+    if is_turned:
+        return f"{name}:rotated"
+    if pixels not in ("yuv420p", "yuvj420p"):
+        return f"{name}:{pixels}"
+    return f"{name}{DAMAGED}" if frames.is_damaged else name
