@@ -1,102 +1,136 @@
-"""Imports go down only (the floors of the architecture)."""
+"""Imports go down: a package imports only the packages in its row of ARROWS."""
 
 import ast
+import graphlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-FLOORS = {
-    "omnidali/cli/main.py": 4,
-    "omnidali/experiments/ablate.py": 4,
-    "omnidali/experiments/curate.py": 4,
-    "omnidali/commands": 4,
-    "omnidali/processes/launch.py": 2,
-    "omnidali/curation": 3.5,
-    "train.py": 4,
-    "evaluate.py": 4,
-    "omnidali/training": 3,
-    "omnidali/evaluation": 3,
-    "omnidali/bench": 4,
-    "omnidali/demo": 3,
-    "omnidali/loading": 2,
-    "omnidali": 1,
-    "pipelines": 1,
+
+# From the ground up: whatever a package may import stands above it in this table. Loose modules of
+# the package omnidali are rows, too.
+ARROWS: dict[str, str] = {
+    "errors": "",
 }
-TORCH_FREE = ("omnidali/catalog", "omnidali/planning", "omnidali/decoding")
+TORCH_FREE = ("utils", "processes", "catalog", "planning", "decoding", "config")
 
 
-def room(path: str) -> str:
-    return max((name for name in FLOORS if path == name or path.startswith(name + "/")), key=len)
+def module_paths() -> Iterator[tuple[str, Path]]:
+    """The dotted name and the path of each module, for example ("omnidali.errors", ...)."""
+    for folder, _, names in os.walk(ROOT / "omnidali", followlinks=True):
+        for name in names:
+            if name.endswith(".py"):
+                path = Path(folder, name)
+                dotted = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+                yield dotted.removesuffix(".__init__"), path
 
 
-def imports(path: Path):
-    for node in ast.walk(ast.parse(path.read_text())):
+MODULES = dict(module_paths())
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """Each imported module with its line; imports within functions count as well."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} imports relative to itself"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield (inner if inner in MODULES else str(node.module)), node.lineno
 
 
-def sources():
-    for path in [
-        *ROOT.glob("omnidali/**/*.py"),
-        *ROOT.glob("pipelines/*.py"),
-        ROOT / "train.py",
-        ROOT / "evaluate.py",
-    ]:
-        yield path, str(path.relative_to(ROOT))
+def package_of(module: str) -> str:
+    """The row of ARROWS that a module of ours belongs to."""
+    name = module.removeprefix("omnidali.")
+    rows = [row for row in ARROWS if name == row or name.startswith(f"{row}.")]
+    assert rows, f"{module} has no row in ARROWS"
+    return max(rows, key=len)
 
 
-def test_imports_go_down():
-    broken = []
-    for path, name in sources():
-        for module, line in imports(path):
-            target = module.replace(".", "/")
-            if not target.startswith(("omnidali", "pipelines")):
-                continue
-            target = f"{target}.py" if (ROOT / f"{target}.py").exists() else target
-            here, there = room(name), room(target)
-            if here == there:
-                continue
-            if (
-                here == "pipelines"
-                or FLOORS[there] > FLOORS[here]
-                or (FLOORS[here] == FLOORS[there] == 3)
-            ):
-                broken.append(f"{name}:{line} imports {module}")
-            if here == "omnidali" and there == "pipelines":
-                broken.append(f"{name}:{line} imports {module}: only loading feeds the pipelines")
-    assert not broken, "\n".join(broken)
+def arrows() -> dict[tuple[str, str], str]:
+    """(importing package, imported package): the place of one such import."""
+    found = {}
+    for module, path in MODULES.items():
+        if module == "omnidali":  # its public names are imported on first use
+            continue
+        for target, line in imports(path):
+            if target.partition(".")[0] == "omnidali" and target != "omnidali":
+                arrow = package_of(module), package_of(target)
+                if arrow[0] != arrow[1]:
+                    found[arrow] = f"{path.relative_to(ROOT)}:{line} imports {target}"
+    return found
+
+
+def test_table_points_up_only():
+    above: set[str] = set()
+    for package, allowed in ARROWS.items():
+        assert set(allowed.split()) <= above, f"{package}: {set(allowed.split()) - above}"
+        above.add(package)
+
+
+def test_packages_import_only_what_their_row_allows():
+    wrong = [
+        place
+        for (package, target), place in arrows().items()
+        if target not in ARROWS[package].split()
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_allowed_import_is_used():
+    allowed = {(package, target) for package, row in ARROWS.items() for target in row.split()}
+    assert allowed - set(arrows()) == set()
+
+
+def test_modules_import_each_other_in_no_circle():
+    graph = {
+        module: {target for target, _ in imports(path) if target in MODULES and target != module}
+        for module, path in MODULES.items()
+        if module != "omnidali"
+    }
+    for targets in graph.values():
+        targets.discard("omnidali")
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError with the circle
+
+
+def test_checks_see_wrong_imports(tmp_path):
+    """The control: an import within a function is found, and so is a circle."""
+    module = tmp_path / "module.py"
+    module.write_text("def load():\n    from omnidali.cli import main\n    import torch.nn\n")
+    assert list(imports(module)) == [("omnidali.cli.main", 2), ("torch.nn", 3)]
 
 
 def test_only_pipelines_import_dali():
-    broken = [
-        f"{name}:{line}"
-        for path, name in sources()
-        for module, line in imports(path)
-        if module.startswith("nvidia")
-        and module != "nvidia.nvimgcodec"
-        and not name.startswith("pipelines/")
-        and name != "benchmarks/peer_pipelines.py"
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {target}"
+        for module, path in MODULES.items()
+        for target, line in imports(path)
+        if target.startswith("nvidia")
+        and target != "nvidia.nvimgcodec"  # JPEG on the CPU, a package of its own
+        and package_of(module) != "pipelines"
     ]
-    assert not broken
+    assert not wrong, "\n".join(wrong)
 
 
-def test_planning_and_decoding_need_no_torch():
-    broken = [
-        f"{name}:{line}"
-        for path, name in sources()
-        for module, line in imports(path)
-        if name.startswith(TORCH_FREE) and module.split(".")[0] == "torch"
+def test_packages_below_loading_import_no_torch():
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {target}"
+        for module, path in MODULES.items()
+        for target, line in imports(path)
+        if target.partition(".")[0] == "torch"
+        and module.removeprefix("omnidali.").startswith(TORCH_FREE)
     ]
-    assert not broken
+    assert not wrong, "\n".join(wrong)
 
 
 def test_pipelines_know_only_numpy_and_dali():
-    allowed = {"__future__", "collections", "re", "numpy", "nvidia", "pipelines"}
-    broken = [
-        f"{name}:{line} {module}"
-        for path, name in sources()
-        for module, line in imports(path)
-        if name.startswith("pipelines/") and module.split(".")[0] not in allowed
+    allowed = {"__future__", "collections", "re", "numpy", "nvidia", "omnidali", "typing"}
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {target}"
+        for module, path in MODULES.items()
+        for target, line in imports(path)
+        if module.startswith("omnidali.pipelines") and target.partition(".")[0] not in allowed
     ]
-    assert not broken
+    assert not wrong, "\n".join(wrong)
