@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from collections import Counter
 from pathlib import Path
 
+from omnidali.catalog.database.connection import connect
 from omnidali.catalog.database.integrity import DamagedCatalogError, damage
-from omnidali.catalog.database.store import NEW, VERSION, connect
-from omnidali.catalog.probing.sniff import OK
+from omnidali.catalog.database.schema import NEW, VERSION
+from omnidali.catalog.probing.probe import OK
 from omnidali.config.schema import Config
+from omnidali.curation.lint.source_stats import count_files
 from omnidali.curation.source_selection import all_sources
 from omnidali.decoding.failure_cause import Cause
 from omnidali.errors import FILE, UserError
@@ -19,17 +22,17 @@ from omnidali.loading.failures.quarantine import RECOVERED
 from omnidali.utils.untrusted_text import for_terminal
 
 SCORES = "scores"  # the table of teacher scores, where a filter has written one
-_SHOWN = 8  # codecs, sizes and reasons of a source
-_FAULTS = 20  # lines of the quarantine
+_MAX_SHOWN = 8  # codecs, sizes and reasons of a source
+_MAX_FAULTS = 20  # lines of the quarantine
 
 
 def describe_catalog(path: str | Path, config: Config | None = None) -> dict[str, object]:
-    """Plain values of everything there is to say, for JSON.
+    """Describe a catalog in plain values, for JSON.
 
     Args:
-        path: the catalog's file, beside which the quarantine of a command lies. config: names the
-            run folder, whose quarantine is shown, too, and the sources that the catalog should
-            hold.
+        path: the catalog's file; the quarantine of a command lies beside it.
+        config: names the run folder, whose quarantine is shown, too, and the sources that the
+            catalog should hold.
 
     Raises:
         UserError: if there is no catalog, or a damaged one.
@@ -40,39 +43,19 @@ def describe_catalog(path: str | Path, config: Config | None = None) -> dict[str
             str(path), "a catalog", "no file", "Run `omnidali lint` or a training, which make it."
         )
     try:
-        db = connect(path, read_only=True)
-        try:
-            tables = {
-                name
-                for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            }
-            if "sources" not in tables:
-                raise UserError(
-                    str(path), "a catalog", "another file of SQLite's", "Check the path."
-                )
-            scores = (
-                db.execute(f"SELECT COUNT(*) FROM {SCORES}").fetchone()[0]
-                if SCORES in tables
-                else None
-            )
-            sources = [
-                _source(db, row)
-                for row in db.execute(
-                    "SELECT id, name, kind, root, format, fingerprint, left_out, unusable FROM sources ORDER BY id"
-                )
-            ]
-        finally:
-            db.close()
+        with contextlib.closing(connect(path, read_only=True)) as db:
+            sources, scores = _read_catalog(db, path)
+    except UserError:
+        raise
     except (sqlite3.Error, DamagedCatalogError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
         raise damage(path, error) from None
-    known = {source["name"] for source in sources}
-    absent = (
-        [name for name in all_sources(config) if name not in known] if config is not None else []
-    )
-    # of a run, of a command
-    folders = {Path(config.run_dir), path.parent} if config is not None else {path.parent}
+
+    folders = {path.parent}
+    absent: list[str] = []
+    if config is not None:
+        folders.add(Path(config.run_dir))
+        known = {source["name"] for source in sources}
+        absent = [name for name in all_sources(config) if name not in known]
     return {
         "catalog": str(path),
         "version": VERSION,
@@ -86,21 +69,43 @@ def describe_catalog(path: str | Path, config: Config | None = None) -> dict[str
     }
 
 
-def _source(db: sqlite3.Connection, row: tuple) -> dict[str, object]:
-    number, name, kind, root, form, fingerprint, left_out, unusable = row
+def _read_catalog(db: sqlite3.Connection, path: Path) -> tuple[list[dict[str, object]], int | None]:
+    """A description of each source, and the number of teacher scores; None without their table."""
+    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if "sources" not in tables:
+        raise UserError(str(path), "a catalog", "another file of SQLite's", "Check the path.")
 
-    def counted(column: str, condition: str = "AND state = 'ok'") -> dict[str, int]:
-        return dict(
-            db.execute(
-                f"SELECT {column}, COUNT(*) FROM media WHERE source = ? {condition} GROUP BY 1"
-                " ORDER BY 2 DESC, 1",
-                (number,),
-            ).fetchall()
-        )
+    scores = None
+    if SCORES in tables:
+        (scores,) = db.execute(f"SELECT COUNT(*) FROM {SCORES}").fetchone()
+    rows = db.execute(
+        "SELECT id, name, kind, root, format, fingerprint, left_out, unusable FROM sources"
+        " ORDER BY id"
+    )
+    return [_describe_source(db, *row) for row in rows], scores
 
-    states = counted("state", "")
+
+def _describe_source(
+    db: sqlite3.Connection,
+    number: int,
+    name: str,
+    kind: str,
+    root: str,
+    form: str,
+    fingerprint: str | None,
+    left_out: str | None,
+    unusable: str | None,
+) -> dict[str, object]:
+    """A description of a source, given its row; what was left out is JSON of counts by reason."""
+    states = dict(
+        db.execute(
+            "SELECT state, COUNT(*) FROM media WHERE source = ? GROUP BY 1 ORDER BY 2 DESC, 1",
+            (number,),
+        ).fetchall()
+    )
     (samples,) = db.execute(
-        "SELECT COALESCE(SUM(LENGTH(data)), 0) / 4 FROM packed WHERE source = ? AND name = 'labels'",
+        "SELECT COALESCE(SUM(LENGTH(data)), 0) / 4 FROM packed"
+        " WHERE source = ? AND name = 'labels'",
         (number,),
     ).fetchone()
     size, frames = db.execute(
@@ -108,6 +113,7 @@ def _source(db: sqlite3.Connection, row: tuple) -> dict[str, object]:
         " WHERE source = ? AND state = ?",
         (number, OK),
     ).fetchone()
+
     refused = Counter({state: count for state, count in states.items() if state not in (OK, NEW)})
     for text in (left_out, unusable):
         refused.update(json.loads(text or "{}"))
@@ -120,9 +126,9 @@ def _source(db: sqlite3.Connection, row: tuple) -> dict[str, object]:
         "files": states.get(OK, 0),
         "not_probed": states.get(NEW, 0),
         "refused": dict(refused.most_common()),
-        "codecs": counted("codec"),
-        "containers": counted("container"),
-        "sizes": counted("width || 'x' || height"),
+        "codecs": count_files(db, number, "codec"),
+        "containers": count_files(db, number, "container"),
+        "sizes": count_files(db, number, "width || 'x' || height"),
         "bytes": size,
         "frames": frames,
         "fingerprint": fingerprint,
@@ -130,20 +136,18 @@ def _source(db: sqlite3.Connection, row: tuple) -> dict[str, object]:
 
 
 def _quarantined(path: Path) -> list[dict[str, str]]:
-    """The lines of a quarantine, but for files that have recovered since; none where there is no
-    file.
-    """
+    """The lines of a quarantine file, without those of files that have recovered since."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
+
     rows: dict[tuple[str, str], list[dict[str, str]]] = {}
     for line in lines:
         try:
-            row = json.loads(line)
-            row = {key: str(row[key]) for key in ("source", "path", "state", "reason")} | {
-                "trouble": str(row.get("trouble", FILE))
-            }
+            known = json.loads(line)
+            row = {key: str(known[key]) for key in ("source", "path", "state", "reason")}
+            row["trouble"] = str(known.get("trouble", FILE))
         except (ValueError, KeyError, TypeError):  # cut off by a kill
             continue
         of_file = rows.setdefault((row["source"], row["path"]), [])
@@ -154,43 +158,42 @@ def _quarantined(path: Path) -> list[dict[str, str]]:
     return [row for of_file in rows.values() for row in of_file]
 
 
-def show_catalog(found: dict) -> str:
+def format_catalog(found: dict) -> str:
     """The values of :func:`describe_catalog` as lines of text for a terminal."""
     lines = [f"{found['catalog']}: version {found['version']}, {found['bytes'] / 1e6:,.1f} MB"]
     for source in found["sources"]:
-        lines += [
-            f"{source['name']}: {source['samples']:,} samples of kind {source['kind']}, read as"
-            f" {source['format']} below {source['root']}",
-            f"  {source['files']:,} files, {source['frames']:,} frames, {source['bytes'] / 1e6:,.1f} MB",
-        ]
-        if source["not_probed"]:
-            lines.append(
-                f"  {source['not_probed']:,} files are not probed yet: the next start does it"
-            )
-        for title in ("refused", "codecs", "containers", "sizes"):
-            values = list(source[title].items())
-            more = [f"{len(values) - _SHOWN} others"] if len(values) > _SHOWN else []
-            if values:
-                lines.append(
-                    f"  {title}: "
-                    + ", ".join(
-                        [f"{count:,} {for_terminal(str(name))}" for name, count in values[:_SHOWN]]
-                        + more
-                    )
-                )
-        lines.append(f"  fingerprint: {source['fingerprint'] or 'none, as it is not complete'}")
+        lines += _source_lines(source)
     lines += [f"{name}: not in the catalog yet" for name in found["absent"]]
-    lines.append(
-        "teacher scores: " + ("none" if found["scores"] is None else f"{found['scores']:,}")
-    )
+    scores = "none" if found["scores"] is None else f"{found['scores']:,}"
+    lines.append(f"teacher scores: {scores}")
+
     faults = found["quarantine"]
     lines.append(f"quarantine: {len(faults):,} lines" if faults else "quarantine: nothing")
-    for fault in faults[:_FAULTS]:
+    for fault in faults[:_MAX_FAULTS]:
         cause = str(Cause(fault["reason"], fault["trouble"]))
-        lines.append(
-            "  "
-            + ": ".join(map(for_terminal, (fault["source"], fault["path"], fault["state"], cause)))
-        )
-    if len(faults) > _FAULTS:
-        lines.append(f"  and {len(faults) - _FAULTS:,} others")
+        fields = (fault["source"], fault["path"], fault["state"], cause)
+        lines.append("  " + ": ".join(for_terminal(text) for text in fields))
+    if len(faults) > _MAX_FAULTS:
+        lines.append(f"  and {len(faults) - _MAX_FAULTS:,} others")
     return "\n".join(for_terminal(line, None) for line in lines)
+
+
+def _source_lines(source: dict) -> list[str]:
+    lines = [
+        f"{source['name']}: {source['samples']:,} samples of kind {source['kind']}, read as"
+        f" {source['format']} below {source['root']}",
+        f"  {source['files']:,} files, {source['frames']:,} frames,"
+        f" {source['bytes'] / 1e6:,.1f} MB",
+    ]
+    if source["not_probed"]:
+        lines.append(f"  {source['not_probed']:,} files are not probed yet: the next start does it")
+
+    for title in ("refused", "codecs", "containers", "sizes"):
+        counts = source[title]
+        texts = [f"{count:,} {for_terminal(str(name))}" for name, count in counts.items()]
+        if len(texts) > _MAX_SHOWN:
+            texts[_MAX_SHOWN:] = [f"{len(texts) - _MAX_SHOWN} others"]
+        if texts:
+            lines.append(f"  {title}: {', '.join(texts)}")
+    lines.append(f"  fingerprint: {source['fingerprint'] or 'none, as it is not complete'}")
+    return lines

@@ -1,4 +1,4 @@
-"""Lists of what a command keeps, in formats that the catalog reads, and the config that names them."""
+"""Lists of the items that a command keeps, and the config that names them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import itertools
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from omnidali.catalog.database.connection import open_to_copy
 from omnidali.catalog.database.listed_items import (
-    Item,
+    ListedItem,
     count_pieces,
     list_format,
     read_items,
@@ -25,241 +26,272 @@ from omnidali.catalog.database.listed_items import (
 from omnidali.catalog.listing.folders import is_video_name
 from omnidali.catalog.listing.list_formats import REMOVED
 from omnidali.config.load import dump_config
-from omnidali.config.schema import EVALUATION, Config, MediaConfig
-from omnidali.curation.source_selection import all_sources, files_of
+from omnidali.config.schema import EVALUATION, Config, MediaConfig, SourceConfig
+from omnidali.curation.source_selection import files_of
 from omnidali.errors import UserError
 from omnidali.utils.atomic_write import csv_lines, write_whole
+
+_MediaT = TypeVar("_MediaT", bound=MediaConfig)
+LineFormat = Literal["path_label", "rawframes_offset", "pieces"]
+WrittenFormat = Literal[LineFormat, "parts_json"]
 
 
 def write_list(
     folder: Path,
     catalog: str,
     name: str,
-    source: MediaConfig,
+    source: _MediaT,
     kept: np.ndarray,
     labels: np.ndarray,
     stays: np.ndarray | None = None,
     removed: np.ndarray | None = None,
-) -> tuple[MediaConfig, int]:
+) -> tuple[_MediaT, int]:
     """Write the list of a source's kept items.
 
+    Arrays are those of the source's items in the order of
+    :func:`~omnidali.catalog.database.listed_items.read_items`.
+
     Args:
-        source: with the length of windows that was looked at; the catalog must know all of its
-            pieces. kept: bool, labels: int, of the source's items in the order of
-            :func:`~omnidali.catalog.database.listed_items.read_items`.
-        stays: bool, of the same items: pieces whose long video stays though none of its pieces is
-            kept.
-        removed: bool, of the same items: pieces that no use of the list shall bring back, as pieces
-            that do not show their class may be drawn, and scored again. What the old list calls
-            removed stays so.
+        folder: that gets the list.
+        catalog: its file, which must know all pieces of the source.
+        name: of the source.
+        source: its settings, with the length of windows that was used.
+        kept: bool (n,).
+        labels: int (n,).
+        stays: bool (n,): pieces of long videos that stay, though none of their pieces may be kept;
+            None: those that are kept.
+        removed: bool (n,): pieces that no use of the list shall draw or score again, as pieces that
+            do not show their class may be. Pieces that the old list calls removed stay so.
 
     Returns:
-        The source with the new list, and how many samples it has.
+        The source with the new list, and the number of samples in it.
 
     Raises:
-        UserError: for a path that would not read back. OSError: if it cannot be written.
+        UserError: for a path that would not read back.
+        OSError: if the list cannot be written.
     """
-    form = _form_of(catalog, name, source)
-    path = folder / f"{name}{'.json' if form == 'parts_json' else '.txt'}"
+    form = _list_format(catalog, name, source)
+    items = read_items(catalog, name)
+
     if form == "parts_json":
-        marks = (
-            kept,
-            kept if stays is None else stays,
-            np.zeros_like(kept) if removed is None else removed,
-        )
-        found = zip(read_items(catalog, name), *(mark.tolist() for mark in marks))
-        count = write_parts(
-            path, _videos(found, count_pieces(catalog, name), removed_pieces(catalog, name))
-        )
+        path = folder / f"{name}.json"
+        stays = kept if stays is None else stays
+        removed = np.zeros_like(kept) if removed is None else removed
+        pieces = map(_Piece, items, kept.tolist(), stays.tolist(), removed.tolist())
+        videos = _video_rows(pieces, count_pieces(catalog, name), removed_pieces(catalog, name))
+        rows = [json.dumps(video, ensure_ascii=False) for video in videos]
+        write_whole(path, ["[\n", ",\n".join(rows), "\n]\n"])
+        count = len(rows)
     else:
-        line = _LINES[form]
+        path = folder / f"{name}.txt"
+        write_line = LINE_WRITERS[form]
+        listed = zip(items, kept.tolist(), labels.tolist(), strict=True)
+        write_whole(path, (write_line(item, label) for item, is_kept, label in listed if is_kept))
         count = int(kept.sum())
-        found = zip(read_items(catalog, name), kept.tolist(), labels.tolist())
-        write_whole(path, (line(item, label) for item, good, label in found if good))
+
     return replace(source, list=str(path), format=form, labels=None), count
 
 
-def check_list(catalog: str, name: str, source: MediaConfig, kept: np.ndarray) -> None:
-    """Refuse what :func:`write_list` would refuse; for commands that write several lists, all of
-    them or none.
+def check_list_paths(catalog: str, name: str, source: MediaConfig, kept: np.ndarray) -> None:
+    """Refuse paths that :func:`write_list` would refuse, before the first list is written.
+
+    Args:
+        catalog: its file.
+        name: of the source.
+        source: its settings.
+        kept: bool (n,), as for :func:`write_list`.
 
     Raises:
         UserError: for a path that would not read back.
     """
-    form = _form_of(catalog, name, source)
+    form = _list_format(catalog, name, source)
     if form != "parts_json":
-        line = _LINES[form]
-        for item, good in zip(read_items(catalog, name), kept.tolist()):
-            if good:
-                line(item, 0)
+        for item in itertools.compress(read_items(catalog, name), kept.tolist()):
+            LINE_WRITERS[form](item, 0)
 
 
-def write_parts(path: Path, videos: Iterable[tuple[str, int, int, list[int], list[int]]]) -> int:
-    """Write the release's list of (folder or long video, label, pieces, positive pieces, removed
-    pieces); returns how many there are.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
-    keys = ("video_dir", "label", "num_clips", "positive_clip_inds", REMOVED)
-    # the last key is not the release's: only where it says something
-    rows = [
-        json.dumps(dict(zip(keys, video if video[-1] else video[:-1])), ensure_ascii=False)
-        for video in videos
-    ]
-    write_whole(path, ["[\n", ",\n".join(rows), "\n]\n"])
-    return len(rows)
-
-
-def _form_of(catalog: str, name: str, source: MediaConfig) -> str:
-    """The format that the list of a source's items is written in."""
-    if source.kind == "untrimmed":
-        return _form_of_pieces(catalog, name)
-    if source.kind == "frames" and next(read_items(catalog, name)).unit:
+def _list_format(catalog: str, name: str, source: MediaConfig) -> WrittenFormat:
+    """The format that holds the items of a source."""
+    kind = source.media_kind
+    if kind.has_pieces:
+        return _piece_format(catalog, name)
+    if kind.is_folder and next(read_items(catalog, name)).unit:
         return "rawframes_offset"
     return "path_label"
 
 
-def _form_of_pieces(catalog: str, name: str) -> str:
+def _piece_format(catalog: str, name: str) -> WrittenFormat:
     """The release's format where pieces have numbers; else pieces by their seconds."""
-    if list_format(catalog, name) in ("parts", "parts_json"):
-        return "parts_json"
-    windows = all(
+    has_numbers = list_format(catalog, name) in ("parts", "parts_json") or all(
         item.unit == "windows" and is_video_name(item.video) for item in read_items(catalog, name)
     )
-    return "parts_json" if windows else "pieces"
+    return "parts_json" if has_numbers else "pieces"
 
 
-def _videos(
-    found: Iterable[tuple[Item, bool, bool, bool]],
+class _Piece(NamedTuple):
+    """A piece of a long video, and what becomes of it; see :func:`write_list`."""
+
+    item: ListedItem
+    is_kept: bool
+    stays: bool
+    is_removed: bool
+
+
+def _video_rows(
+    pieces: Iterable[_Piece],
     counts: Mapping[tuple[str, int], int],
     removed: Mapping[tuple[str, int], list[int]],
-) -> Iterator[tuple[str, int, int, list[int], list[int]]]:
-    """What :func:`write_parts` takes, from pieces that are each kept or not, staying or not,
-    removed or not.
-    """
-    for (video, label), group in itertools.groupby(
-        found, key=lambda row: (row[0].video, row[0].label)
-    ):
-        items, kept, stays, gone = zip(*group)
-        positives = sorted(item.number for item in itertools.compress(items, kept))
-        if positives or any(stays):
-            count = 1 + items[-1].number if items[0].unit == "windows" else counts[video, label]
-            yield (
-                video,
-                label,
-                count,
-                positives,
-                sorted(
-                    {
-                        *removed.get((video, label), ()),
-                        *(item.number for item in itertools.compress(items, gone)),
-                    }
-                ),
-            )
-
-
-def _path_label(item: Item, label: int) -> str:
-    path = _plain(item.path, " \t,")
-    # where there is a tab, the label stands behind the last one
-    mark = "\t" if "\t" in path else " "
-    return f"{path}{mark}{label}\n"
-
-
-def _folder(item: Item, label: int) -> str:
-    return _line(item, item.begin, item.frames, label)
-
-
-def _piece(item: Item, label: int) -> str:
-    return _line(item, _seconds(item.first), _seconds(item.last), label)
-
-
-def _line(item: Item, *fields: object) -> str:
-    row = [_plain(item.path, None), *fields]
-    return next(csv_lines([row])) if "," in item.path else f"{' '.join(map(str, row))}\n"
-
-
-# by format, one of an item
-_LINES = {"path_label": _path_label, "rawframes_offset": _folder, "pieces": _piece}
-
-
-def _seconds(value: float) -> str:
-    """
-    >>> _seconds(10.0), _seconds(0.0000001)
-    ('10', '0.0000001')
-    """
-    return np.format_float_positional(value, trim="-")
-
-
-def _plain(path: str, lost: str | None) -> str:
-    """A path that a list's reader gives back as it is, or with ``./`` before it.
+) -> Iterator[dict[str, object]]:
+    """Yield the rows of the release's list: the long videos, or folders of parts, that stay.
 
     Args:
-        lost: characters that the reader takes away from its end; None: all white space.
+        pieces: of all videos, one video after the other.
+        counts: number of pieces by (video, label).
+        removed: pieces that the old list calls removed, by (video, label).
+    """
+
+    def video_and_label(piece: _Piece) -> tuple[str, int]:
+        return piece.item.video, piece.item.label
+
+    for (path, label), grouped in itertools.groupby(pieces, key=video_and_label):
+        group = list(grouped)
+        positives = sorted(piece.item.number for piece in group if piece.is_kept)
+        if not positives and not any(piece.stays for piece in group):
+            continue
+
+        last = group[-1].item
+        count = 1 + last.number if last.unit == "windows" else counts[path, label]
+        gone = {piece.item.number for piece in group if piece.is_removed}
+        gone.update(removed.get((path, label), ()))
+        row: dict[str, object] = {
+            "video_dir": path,
+            "label": label,
+            "num_clips": count,
+            "positive_clip_inds": positives,
+        }
+        if gone:  # the key is ours, not the release's
+            row[REMOVED] = sorted(gone)
+        yield row
+
+
+def _path_label_line(item: ListedItem, label: int) -> str:
+    path = _readable_path(item.path, " \t,")
+    # Where a line has a tab, its reader takes the label after the last one.
+    separator = "\t" if "\t" in path else " "
+    return f"{path}{separator}{label}\n"
+
+
+def _frames_line(item: ListedItem, label: int) -> str:
+    return _fields_line(item, item.begin, item.frames, label)
+
+
+def _piece_line(item: ListedItem, label: int) -> str:
+    return _fields_line(item, _decimal(item.first), _decimal(item.last), label)
+
+
+LINE_WRITERS: dict[LineFormat, Callable[[ListedItem, int], str]] = {
+    "path_label": _path_label_line,
+    "rawframes_offset": _frames_line,
+    "pieces": _piece_line,
+}
+
+
+def _fields_line(item: ListedItem, *fields: object) -> str:
+    row = [_readable_path(item.path, None), *fields]
+    if "," in item.path:
+        return next(csv_lines([row]))
+    return f"{' '.join(str(value) for value in row)}\n"
+
+
+def _decimal(seconds: float) -> str:
+    """Seconds without an exponent.
+
+    >>> _decimal(10.0), _decimal(0.0000001)
+    ('10', '0.0000001')
+    """
+    return np.format_float_positional(seconds, trim="-")
+
+
+def _readable_path(path: str, stripped: str | None) -> str:
+    """A path that a list's reader returns as it is, or with ``./`` before it.
+
+    Args:
+        path: of an item.
+        stripped: characters that the reader strips from its end; None: all white space.
 
     Raises:
         UserError: if it ends with one of them.
     """
-    if path != path.rstrip(lost):
+    if path != path.rstrip(stripped):
         raise UserError(
             repr(path),
             "a name that a list can hold",
             f"one that ends with {path[-1]!r}",
             "Rename it, in its list too; nothing but the new name is looked at again.",
         )
-    # a remark, white space, or a mark of the encoding
-    return f"./{path}" if path.startswith(("#", "\ufeff")) or path != path.lstrip() else path
+    # A reader would take it for a comment or a byte order mark, or strip white space.
+    is_mistaken = path.startswith(("#", "\ufeff")) or path != path.lstrip()
+    return f"./{path}" if is_mistaken else path
 
 
 def write_config(
     out: Path, config: Config, new: Mapping[str, MediaConfig], names: Iterable[str] | None
 ) -> None:
-    """Write ``out/config.yaml``: the config with new sources, paths that hold anywhere, and a run
-    folder in ``out``.
+    """Write ``out/config.yaml``: the config with new sources, absolute paths, and a run folder.
 
-    A catalog is put beside it that knows all files already, unless one is there: runs with other
-    lists do not share one, as each would take out what the other one needs.
+    The run folder and the catalog are in ``out``. The catalog is a copy that knows all files
+    already, unless one is there: runs with other lists do not share a catalog, as each would remove
+    what the other one needs.
 
     Args:
-        names: of the classes; they are written where the config names no file of them, as new lists
-            have numbers. None: nobody knows them.
+        out: folder that gets the config.
+        config: names the old sources.
+        new: the sources that replace them, ``evaluation`` among them.
+        names: of the classes. They are written where the config names no file of them, as new lists
+            hold numbers. None: they are unknown.
 
     Raises:
         OSError: if something cannot be written.
     """
     root = os.path.abspath(config.data_root)
-    sources = {
-        name: replace(
-            source, **{key: os.path.join(root, path) for key, path in files_of(source).items()}
-        )
-        for name, source in {**all_sources(config), **new}.items()
-    }
     classes = config.classes and os.path.join(root, config.classes)
     if not classes and names:
         classes = str(out / "classes.txt")
         write_whole(Path(classes), (f"{name}\n" for name in names))
     catalog = out / "catalog.sqlite"
-    _copy_catalog(Path(config.catalog_path), catalog)
-    evaluation = replace(config.evaluation, source=sources.pop(EVALUATION, None))
-    write_whole(
-        out / "config.yaml",
-        dump_config(
-            replace(  # last: where it is, everything is
-                config,
-                data_root=root,
-                run_dir=str(out / "run"),
-                catalog=str(catalog),
-                classes=classes,
-                sources=MappingProxyType(sources),
-                evaluation=evaluation,
-            )
-        ),
+    if not catalog.exists():
+        _copy_catalog(Path(config.catalog_path), catalog)
+
+    sources = {}
+    for name, source in config.sources.items():
+        changed = new.get(name, source)
+        assert isinstance(changed, SourceConfig)  # a list of a source, and not another source
+        sources[name] = _with_absolute_files(changed, root)
+    held_out = new.get(EVALUATION, config.evaluation.source)
+    if held_out is not None:
+        held_out = _with_absolute_files(held_out, root)
+
+    changed_config = replace(
+        config,
+        data_root=root,
+        run_dir=str(out / "run"),
+        catalog=str(catalog),
+        classes=classes,
+        sources=MappingProxyType(sources),
+        evaluation=replace(config.evaluation, source=held_out),
     )
+    # Last: where it is, everything is.
+    write_whole(out / "config.yaml", dump_config(changed_config))
+
+
+def _with_absolute_files(source: _MediaT, root: str) -> _MediaT:
+    files: dict[str, Any] = {
+        key: os.path.join(root, path) for key, path in files_of(source).items()
+    }
+    return replace(source, **files)
 
 
 def _copy_catalog(path: Path, copy: Path) -> None:
-    if copy.exists():
-        return
     part = copy.with_name(f"{copy.name}.part")
     part.unlink(missing_ok=True)
     try:

@@ -1,4 +1,4 @@
-"""The sources that a command is asked to look at."""
+"""The sources that a command works on."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from omnidali.errors import UserError
 
 
 def all_sources(config: Config) -> dict[str, MediaConfig]:
-    """The training sources in the config's order, and behind them the held-out one where there is
-    one.
-    """
+    """The training sources in the config's order, then the held-out one where there is one."""
     sources: dict[str, MediaConfig] = dict(config.sources)
     if config.evaluation.source is not None:
         sources[EVALUATION] = config.evaluation.source
@@ -19,10 +17,12 @@ def all_sources(config: Config) -> dict[str, MediaConfig]:
 
 
 def choose_sources(config: Config, names: Collection[str], training: bool = False) -> list[str]:
-    """The names in the config's order, each once; all for none.
+    """The names of the chosen sources in the config's order, each once.
 
     Args:
-        training: whether the held-out source is none of them.
+        config: names the sources.
+        names: chosen ones; none: all.
+        training: whether only training sources can be chosen.
 
     Raises:
         UserError: for a name that the config does not have.
@@ -38,14 +38,17 @@ def choose_sources(config: Config, names: Collection[str], training: bool = Fals
 def choose_crawled(
     config: Config, names: Collection[str], training: bool = False, lists: bool = True
 ) -> list[str]:
-    """The same for commands that thin out what was crawled: all training sources but the first, the
-    target, for none.
+    """The names of the chosen sources, for commands that remove items from crawled sources.
 
     Args:
+        config: names the sources.
+        names: chosen ones; none: all training sources but the first, the target.
+        training: whether only training sources can be chosen.
         lists: whether the command writes lists.
 
     Raises:
-        UserError: also if there is none, and for tars, as no list could name some of their members.
+        UserError: for an unknown name, if there is no such source, and for tars, as a list cannot
+            name all of their members.
     """
     chosen = choose_sources(config, names, training) if names else list(config.sources)[1:]
     if not chosen:
@@ -55,6 +58,7 @@ def choose_crawled(
             "none in the config",
             "Add it to the config, or name the target itself.",
         )
+
     sources = all_sources(config)
     for name in chosen:
         if lists and sources[name].tars:
@@ -68,9 +72,6 @@ def choose_crawled(
 
 
 def files_of(source: MediaConfig) -> dict[str, str]:
-    """The settings of a source that name a file, where they do."""
-    return {
-        key: getattr(source, key)
-        for key in ("list", "labels", "motion")
-        if getattr(source, key, None)
-    }
+    """The files that a source names, by their settings."""
+    files = {key: getattr(source, key, None) for key in ("list", "labels", "motion")}
+    return {key: path for key, path in files.items() if path}

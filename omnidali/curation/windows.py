@@ -1,57 +1,76 @@
-"""Whole long videos that commands cut into windows, where other lists say themselves what the
-pieces are.
-"""
+"""Whole long videos, which commands cut into windows; other lists name the pieces themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
-from omnidali.catalog.listing.list_formats import recognise
+from omnidali.catalog.listing.list_reader import recognise
 from omnidali.config.schema import MediaConfig
 from omnidali.errors import UserError
 
 FRAME_SECONDS = 1.0  # a 2D teacher looks at a frame a second of long videos (OmniSource, Sec. 3.3)
-WHOLE_FILES = ("path_label", "class folders")  # lists of long videos that windows are cut from
+WHOLE_FILES = ("path_label", "class folders")  # formats of long videos that are cut into windows
+
+_MediaT = TypeVar("_MediaT", bound=MediaConfig)
 
 
-def takes_windows(source: MediaConfig, data_root: str) -> bool:
+def is_cut_into_windows(source: MediaConfig, data_root: str) -> bool:
     """Whether windows are cut from the source's videos.
+
+    Args:
+        source: its settings.
+        data_root: folder that list and root start from.
 
     Raises:
         UserError: for a list that cannot be read.
     """
-    if source.kind != "untrimmed":
+    if not source.media_kind.has_pieces:
         return False
-    form = source.format
-    if source.list and form == "auto":
-        form = recognise(Path(data_root, source.list), source.kind, Path(data_root, source.root))
-    return not source.list or form in WHOLE_FILES
+    if not source.list:
+        return True
+
+    form: str = source.format
+    if form == "auto":
+        path = Path(data_root, source.list)
+        form = recognise(path, source.media_kind, Path(data_root, source.root))
+    return form in WHOLE_FILES
 
 
-def in_pieces(source: MediaConfig, data_root: str, window: float | None) -> MediaConfig:
-    """A source of long videos with all of its pieces, where they are windows of so many seconds;
-    others as they are.
+def with_all_pieces(source: _MediaT, data_root: str, window: float | None) -> _MediaT:
+    """A source of long videos with all of its pieces; other sources as they are.
 
     Args:
-        window: None: as configured.
+        source: its settings.
+        data_root: folder that list and root start from.
+        window: seconds of the pieces, where they are windows; None: as configured.
+
+    Raises:
+        UserError: for a list that cannot be read.
     """
-    if source.kind != "untrimmed":
+    if not source.media_kind.has_pieces:
         return source
-    seconds = window if window and takes_windows(source, data_root) else source.window_seconds
-    return replace(source, pieces="all", window_seconds=seconds)
+    if window and is_cut_into_windows(source, data_root):
+        source = replace(source, window_seconds=window)
+    return replace(source, pieces="all")
 
 
 def check_window(window: float | None, sources: Mapping[str, MediaConfig], data_root: str) -> None:
     """Refuse a length of windows that would change nothing.
 
+    Args:
+        window: seconds; None: not asked for.
+        sources: those that a command works on, by name.
+        data_root: folder that lists and roots start from.
+
     Raises:
         UserError: naming --window.
     """
-    if window is not None and not any(
-        takes_windows(source, data_root) for source in sources.values()
-    ):
+    if window is None:
+        return
+    if not any(is_cut_into_windows(source, data_root) for source in sources.values()):
         raise UserError(
             "--window",
             "a source of long videos whose list names them whole",

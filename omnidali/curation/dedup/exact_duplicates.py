@@ -1,12 +1,11 @@
-"""Files of equal bytes and videos of equal names, within and between sources."""
+"""Files with equal bytes, within and between sources."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
@@ -14,200 +13,180 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from omnidali.catalog.database.store import CatalogReader, Media
-from omnidali.catalog.file_span import FileSpan
-from omnidali.catalog.probing.sniff import OK
+from omnidali.catalog.database.media import Media
+from omnidali.catalog.database.reader import CatalogReader
+from omnidali.catalog.probing.file_span import FileSpan
+from omnidali.catalog.probing.probe import OK
 from omnidali.config.schema import LoaderConfig
-from omnidali.loading.thread_pool import Job, Workers
-from omnidali.utils.heartbeat import moves_on, watched
+from omnidali.loading.thread_pool import AbandonableThreadPool, Task
+from omnidali.media_kind import MediaKind
+from omnidali.utils.heartbeat import on_progress, report_progress
 
-_READERS = 8
+DIGEST_BYTES = 16
+_THREADS = 8
 _CLOSE_SECONDS = 0.5  # that threads have to end, where none hangs
-_AHEAD = 4096  # files whose rows are in memory at a time
-_BLOCK = 1 << 20  # bytes that are read at once
-_GLANCE = 4096  # bytes from the middle that are compared before whole files are
-_LIKE_YOUTUBE = re.compile(r"[A-Za-z0-9_-]{11}")
-_KINETICS = re.compile(r"([A-Za-z0-9_-]{11})_\d{6}_\d{6}")
-# a word, a number, or a word with a number: video_00012
-_COUNTED = re.compile(r"[A-Za-z]*[ _-]*\d*[ _-]*")
-_TELLING = 6  # characters that a name needs to say anything
+_FILES_AHEAD = 4096  # that are looked up in the catalog at a time
+_BLOCK = 1 << 20  # bytes of one read
+_SAMPLE = 4096  # bytes from the middle of a file
+
+Key = tuple[object, ...]  # equal files have equal ones: size, then digests
 
 
-def find_equal(
+def find_exact_duplicates(
     db: sqlite3.Connection,
     reader: CatalogReader,
-    sources: Mapping[int, str],
+    kinds: Mapping[int, MediaKind],
     hang_seconds: float = LoaderConfig.hang_seconds,
-    unread: Callable[[int, str], object] = lambda *_: None,
+    unread: Callable[[int, str], object] = lambda record, reason: None,
 ) -> list[list[int]]:
-    """Groups of usable files with equal bytes, as sorted catalog ids.
+    """Find groups of usable files with equal bytes, as sorted catalog ids.
 
     Sizes are compared first, then a part of the middle, and whole files only where both are equal.
-    Folders of frames are equal where their number of frames and their first, middle and last images
-    are.
+    Folders of frames are equal if they have as many frames and equal first, middle and last images.
 
     Args:
-        sources: kind by the catalog's number of the source.
+        db: the catalog.
+        reader: of the same catalog.
+        kinds: of the sources to compare, by their numbers in the catalog.
         hang_seconds: without a byte, after which a file is not compared.
         unread: called with the id of each file that is not compared, and the reason.
     """
-    records, sizes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for source, kind in sources.items():
-        # folders have a size of their own kind: the number of frames, below 0
-        size = "-frames" if kind == "frames" else "COALESCE(size, bytes)"
-        rows = np.array(
-            db.execute(
-                f"SELECT id, {size} FROM media WHERE source = ? AND state = ?", (source, OK)
-            ).fetchall(),
-            np.int64,
-        ).reshape(-1, 2)
-        records.append(rows[:, 0])
-        sizes.append(rows[:, 1])
-    records, sizes = np.concatenate(records), np.concatenate(sizes)
-    _, inverse, counts = np.unique(sizes, return_inverse=True, return_counts=True)
-    shared = counts[inverse] > 1
-    if not shared.any():
-        return []
-    keys = dict(zip(records[shared].tolist(), sizes[shared].tolist()))
+    keys = _keys_of_shared_sizes(db, kinds)
     for title, whole in (("glance", False), ("compare", True)):
-        keys = _sieve(reader, keys, whole, title, hang_seconds, unread)
-    groups: dict[object, list[int]] = defaultdict(list)
+        digest = partial(file_digest, whole=whole)
+        keys = _keep_shared(_add_digests(reader, keys, digest, title, hang_seconds, unread))
+
+    groups: dict[Key, list[int]] = defaultdict(list)
     for record, key in keys.items():
         groups[key].append(record)
     return [sorted(group) for group in groups.values()]
 
 
-def _sieve(
+def _keys_of_shared_sizes(db: sqlite3.Connection, kinds: Mapping[int, MediaKind]) -> dict[int, Key]:
+    """Catalog id and key of the files that share their size with another file."""
+    rows = [np.zeros((0, 2), np.int64)]
+    for source, kind in kinds.items():
+        # The size of a folder is its number of frames, below 0 as no file's size is.
+        size = "-frames" if kind.is_folder else "COALESCE(size, bytes)"
+        found = db.execute(
+            f"SELECT id, {size} FROM media WHERE source = ? AND state = ?", (source, OK)
+        ).fetchall()
+        rows.append(np.array(found, np.int64).reshape(-1, 2))
+    records, sizes = np.concatenate(rows).T
+
+    _, inverse, counts = np.unique(sizes, return_inverse=True, return_counts=True)
+    shared = counts[inverse] > 1
+    return {
+        record: (size,)
+        for record, size in zip(records[shared].tolist(), sizes[shared].tolist(), strict=True)
+    }
+
+
+def _keep_shared(keys: dict[int, Key]) -> dict[int, Key]:
+    """The files that share their key with another file."""
+    counts = Counter(keys.values())
+    return {record: key for record, key in keys.items() if counts[key] > 1}
+
+
+def _add_digests(
     reader: CatalogReader,
-    keys: dict[int, object],
-    whole: bool,
+    keys: Mapping[int, Key],
+    digest: Callable[[Media], bytes | None],
     title: str,
     hang_seconds: float,
     unread: Callable[[int, str], object],
-) -> dict[int, object]:
-    """Add a digest to every file's key, and keep those whose key another one shares."""
-    digests: dict[int, object] = {}
+) -> dict[int, Key]:
+    """The keys with a digest of each file at their end, without files that cannot be read."""
+    longer: dict[int, Key] = {}
     records = sorted(keys)
+
     with (
-        closing(FileReaders(_READERS, hang_seconds)) as readers,
+        closing(FileReaders(_THREADS, hang_seconds)) as readers,
         tqdm(total=len(records), desc=title, unit="file", disable=None) as bar,
     ):
-        for first in range(0, len(records), _AHEAD):
-            part = records[first : first + _AHEAD]
-            media = map(reader.media, part)
-            for record, (digest, reason) in zip(
-                part, readers.map(partial(digest_of, whole=whole), media)
-            ):
-                if digest is not None:
-                    digests[record] = (keys[record], digest)
-                else:
+        for first in range(0, len(records), _FILES_AHEAD):
+            batch = records[first : first + _FILES_AHEAD]
+            digests = readers.map(digest, map(reader.media, batch))
+            for record, (value, reason) in zip(batch, digests, strict=True):
+                if value is None:
                     unread(record, reason)
+                else:
+                    longer[record] = (*keys[record], value)
                 bar.update()
-    counts: dict[object, int] = defaultdict(int)
-    for key in digests.values():
-        counts[key] += 1
-    return {record: key for record, key in digests.items() if counts[key] > 1}
+    return longer
 
 
 class FileReaders:
-    """Threads that read files; one that hangs at its disk is given up.
+    """Threads that read files; a thread that hangs at its disk is abandoned.
 
     Args:
-        hang_seconds: without a byte, after which a file is given up.
+        threads: number of threads.
+        hang_seconds: without a byte, after which a file is abandoned.
     """
 
     def __init__(self, threads: int, hang_seconds: float):
-        self._workers = Workers(threads, "read")
+        self._pool = AbandonableThreadPool(threads, "read")
         self._hang_seconds = hang_seconds
 
     def map(
         self, read: Callable[[Media], bytes | None], files: Iterable[Media]
     ) -> Iterator[tuple[bytes | None, str]]:
-        """Yield what ``read`` gives of every file, in their order; None with the reason where there
-        is nothing.
+        """Yield the result of ``read`` for each of the files, in their order.
+
+        A result of None comes with the reason why the file cannot be read.
         """
 
-        def work(media: Media, job: Job) -> bytes | None:
-            job.at(media)
-            with watched(partial(job.at, media)):
+        def work(media: Media, task: Task[bytes | None]) -> bytes | None:
+            task.mark_file(media)
+            with on_progress(partial(task.mark_file, media)):
                 return read(media)
 
-        jobs = [self._workers.submit("", partial(work, media)) for media in files]
-        for job in jobs:
-            while not self._workers.wait(job, self._hang_seconds):
+        tasks = [self._pool.submit("", partial(work, media)) for media in files]
+        for task in tasks:
+            while not self._pool.wait(task, self._hang_seconds):
                 pass
-            if job.given_up:
+            if task.abandoned:
                 yield None, f"not read within {self._hang_seconds:g} s"
             else:
-                yield job.future.result(), "unreadable"
+                yield task.future.result(), "unreadable"
 
     def close(self) -> None:
         """End the threads that do not hang."""
-        self._workers.close(_CLOSE_SECONDS)
+        self._pool.close(_CLOSE_SECONDS)
 
 
-def digest_of(media: Media, whole: bool = True) -> bytes | None:
-    """16 bytes that tell a file's content, or a part of it; None for a file that cannot be read."""
-    digest = hashlib.blake2b(digest_size=16)
+def file_digest(media: Media, whole: bool = True) -> bytes | None:
+    """A digest of a file's bytes, 16 bytes long; None for a file that cannot be read.
+
+    Of a folder of frames it covers the first, the middle and the last image.
+
+    Args:
+        media: the file.
+        whole: False covers only a part of its middle, or of a folder's middle image.
+    """
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    spans = [media.span]
     try:
         if os.path.isdir(media.span.path):
-            numbers = (
-                sorted({0, media.frames // 2, media.frames - 1}) if whole else [media.frames // 2]
-            )
-            for number in numbers:
-                _feed(digest, media.frame(number).span, whole)
-        else:
-            _feed(digest, media.span, whole)
+            middle = media.frames // 2
+            numbers = sorted({0, middle, media.frames - 1}) if whole else [middle]
+            spans = [media.frame(number).span for number in numbers]
+        for span in spans:
+            for block in _blocks(span, whole):
+                digest.update(block)
     except OSError:
         return None
     return digest.digest()
 
 
-def _feed(digest, span: FileSpan, whole: bool) -> None:
+def _blocks(span: FileSpan, whole: bool) -> Iterator[bytes]:
     with open(span.path, "rb", buffering=0) as file:
         size = span.size if span.size is not None else os.fstat(file.fileno()).st_size
-        begin, end = (0, size) if whole else (max(0, size - _GLANCE) // 2, (size + _GLANCE) // 2)
-        for place in range(begin, min(end, size), _BLOCK):
-            digest.update(
-                os.pread(file.fileno(), min(_BLOCK, min(end, size) - place), span.offset + place)
-            )
-            moves_on()
-
-
-def video_id(path: str) -> tuple[str, bool] | None:
-    """What the name of a video says of the video, and whether it looks like an id that no other one
-    has.
-
-    Returns:
-        The stem, of Kinetics' ``id_000010_000020`` the id; None for names that only count.
-
-    >>> video_id("train/dQw4w9WgXcQ_000010_000020.mp4")
-    ('dQw4w9WgXcQ', True)
-    >>> video_id("a/video_00012.mp4") is None
-    True
-    """
-    stem = os.path.splitext(os.path.basename(path.rstrip("/").rpartition(":")[2]))[0]
-    kinetics = _KINETICS.fullmatch(stem)
-    if kinetics:
-        return kinetics[1], True
-    if _COUNTED.fullmatch(stem) or len(stem) < _TELLING:
-        return None
-    return stem, _LIKE_YOUTUBE.fullmatch(stem) is not None
-
-
-def named_videos(db: sqlite3.Connection, source: int, kind: str) -> Iterator[tuple[str, str, bool]]:
-    """Yield (id, path, whether it looks like one) of a source's usable videos; of long ones, the
-    video's own.
-    """
-    path = (
-        "CASE WHEN e.video <> '' THEN e.video ELSE m.path END" if kind == "untrimmed" else "m.path"
-    )
-    rows = db.execute(
-        f"SELECT DISTINCT {path} FROM entries e JOIN media m ON m.id = e.media"
-        " WHERE e.source = ? AND m.state = ?",
-        (source, OK),
-    )
-    for (path,) in rows:
-        found = video_id(path)
-        if found:
-            yield found[0], path, found[1]
+        begin = 0
+        end = size
+        if not whole:
+            begin = max(0, size - _SAMPLE) // 2
+            end = min(size, (size + _SAMPLE) // 2)
+        for place in range(begin, end, _BLOCK):
+            yield os.pread(file.fileno(), min(_BLOCK, end - place), span.offset + place)
+            report_progress()

@@ -1,219 +1,279 @@
-"""Likeness of very many frames with very many others, a block at a time, in memory that grows with
-what is found.
+"""Similarity of very many frames with very many others, block by block.
 
-A measure says how frames are compared: ``prepare`` makes kept rows ready, ``size`` tells their
-bytes, and a call gives the likeness of every pair of two prepared chunks, float32 (m, k).
+Memory: at most ``KEY_BYTES`` bytes of prepared keys (or one chunk), one chunk of queries and one
+block of ``ROWS`` x ``ROWS`` similarities (64 MiB), whatever the number of frames; and 12 bytes of
+results for each query.
 
-Memory: at most ``KEYS`` bytes of prepared keys (or one chunk), one chunk of queries and one block
-of ``ROWS`` x ``ROWS`` likenesses (64 MiB), whatever the number of frames; and 12 bytes a query of
-results.
-
-Cost of 3 million photos against 100 thousand frames: 3e11 pairs. With features of 2048 numbers
-1.23e15 floating-point operations, of 256 numbers 1.5e14; read are 12.3 GB (float16) of queries once
-for each 512 MiB of keys (twice at 2048 numbers in float32, once at 256). On 8 GPUs that hold 50
-Tflop/s each in float32 that is 3 s and 0.4 s of products, so reading the features is what it costs;
-on two busy cores that were measured at 0.055 Tflop/s 6.2 h and 47 min. Hashes: 3e11 comparisons of
-8 bytes, measured at 9 ns each on one core: 45 min on one, 6 min on 8 ranks. `python -m benchmarks dedup`
-measures both.
+Cost of 3 million images against 100 thousand frames: 3e11 pairs. Features of 2048 numbers take
+1.23e15 floating-point operations, those of 256 numbers 1.5e14. 12.3 GB (float16) of queries are
+read once for each 512 MiB of keys (twice at 2048 numbers in float32, once at 256). On 8 GPUs with
+50 Tflop/s each in float32 the products take 3 s and 0.4 s, so that reading dominates; on two busy
+cores, measured at 0.055 Tflop/s, 6.2 h and 47 min. Hashes: 3e11 comparisons of 8 bytes, measured at
+9 ns each on one core: 45 min on one, 6 min on 8 ranks. ``python -m benchmarks dedup`` measures
+both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 
 ROWS = 4096  # frames in one chunk
-KEYS = 512 << 20  # bytes of prepared keys that are held at a time
-# two items, the places of a frame of each, and how alike these are
-PAIR = np.dtype(
+KEY_BYTES = 512 << 20  # of prepared keys that are held at a time
+# Two items, the place of a frame of each in the source, and the frames' similarity.
+PAIR_DTYPE = np.dtype(
     [
-        ("one", np.int64),
-        ("other", np.int64),
-        ("mine", np.int64),
-        ("of", np.int64),
-        ("alike", np.float32),
+        ("item", np.int64),
+        ("other_item", np.int64),
+        ("frame", np.int64),
+        ("other_frame", np.int64),
+        ("similarity", np.float32),
     ]
 )
-_WAITING = 1 << 20  # pairs of frames that are sorted in at a time
+_UNSORTED_PAIRS = 1 << 20  # that are held before they are sorted in
+
+Prepared = TypeVar("Prepared")
 
 
-class Measure(Protocol):
-    """How frames are compared; higher is more alike."""
+class Similarity(Protocol[Prepared]):
+    """How frames are compared; a higher value is more similar."""
 
-    def prepare(self, kept: np.ndarray) -> object:
-        """Rows as they are kept, (n, width), made ready."""
+    def prepare(self, rows: np.ndarray) -> Prepared:
+        """Make rows of a frame cache, (n, width), ready to be compared."""
 
-    def size(self, prepared: object) -> int:
-        """Bytes of what :meth:`prepare` gave."""
+    def size(self, prepared: Prepared) -> int:
+        """Bytes of prepared rows."""
 
-    def __call__(self, one: object, other: object) -> torch.Tensor:
-        """Likeness of every pair, float32 (m, k); may be written over by the next call."""
+    def __call__(self, one: Prepared, other: Prepared) -> torch.Tensor:
+        """Similarity of every pair, float32 (m, k); the next call may overwrite it."""
 
 
-def blocks(
+def similarity_blocks(
     queries: np.ndarray,
     keys: np.ndarray,
-    measure: Measure,
-    rows: int = ROWS,
-    held: int = KEYS,
-    same: bool = False,
+    similarity: Similarity[Prepared],
+    *,
+    symmetric: bool = False,
     rank: int = 0,
     world: int = 1,
+    rows: int = ROWS,
+    key_bytes: int = KEY_BYTES,
 ) -> Iterator[tuple[int, int, torch.Tensor]]:
-    """Yield (first query, first key, likeness (m, k)) until every pair was compared.
+    """Yield (first query, first key, similarities (m, k)) until every pair was compared.
 
     Args:
-        queries, keys: kept rows, (n, width); memory maps are read as they are needed.
-        rows: of a chunk. held: bytes of keys held at a time; at least one chunk is.
-        same: queries and keys are the same; blocks below the diagonal are left out.
-        rank, world: which chunks of the queries to take.
+        queries: rows of a frame cache, (n, width); a memory map is read as it is needed.
+        keys: likewise.
+        similarity: compares them.
+        symmetric: queries and keys are the same; blocks below the diagonal are left out.
+        rank: which share of the query chunks to take.
+        world: number of shares.
+        rows: frames of one chunk.
+        key_bytes: bytes of prepared keys that are held at a time; at least one chunk is.
     """
-    ready: list[tuple[int, object]] = []
+    held: list[tuple[int, Prepared]] = []
     for key in range(0, len(keys), rows):
-        ready.append((key, measure.prepare(keys[key : key + rows])))
-        if key + rows < len(keys) and sum(measure.size(chunk) for _, chunk in ready) < held:
+        held.append((key, similarity.prepare(keys[key : key + rows])))
+        is_last = key + rows >= len(keys)
+        if not is_last and sum(similarity.size(part) for _, part in held) < key_bytes:
             continue
+
         for query in range(rank * rows, len(queries), world * rows):
-            wanted = [(first, chunk) for first, chunk in ready if not same or first + rows > query]
-            prepared = measure.prepare(queries[query : query + rows]) if wanted else None
-            for first, chunk in wanted:
-                yield query, first, measure(prepared, chunk)
-        ready = []
+            wanted = [
+                (first, part) for first, part in held if not symmetric or first + rows > query
+            ]
+            if wanted:
+                prepared = similarity.prepare(queries[query : query + rows])
+                for first, part in wanted:
+                    yield query, first, similarity(prepared, part)
+        held = []
 
 
 def best_matches(
     queries: np.ndarray,
     keys: np.ndarray,
-    measure: Measure,
-    rows: int = ROWS,
-    held: int = KEYS,
+    similarity: Similarity[Prepared],
+    *,
     least: float = -np.inf,
+    rows: int = ROWS,
+    key_bytes: int = KEY_BYTES,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For every query the likeness and the place of the key most like it, the first of equals.
+    """Find the most similar key of every query, the first one of equals.
 
     Args:
-        least: likeness below which places are not asked for: to find them costs as much as a third
-            of the products.
+        queries: rows of a frame cache, (n, width).
+        keys: likewise.
+        similarity: compares them.
+        least: similarity from which on places are found, which costs a third of the products.
+        rows: as in :func:`similarity_blocks`.
+        key_bytes: likewise.
 
     Returns:
-        float32 (n,), -inf where there is no key, and int64 (n,).
+        The similarities, float32 (n,), -inf where there is no key, and the places of the keys,
+        int64 (n,).
     """
-    best, places = np.full(len(queries), -np.inf, np.float32), np.zeros(len(queries), np.int64)
-    for query, key, alike in blocks(queries, keys, measure, rows, held):
-        values = alike.amax(dim=1).cpu().numpy()
-        mine = best[query : query + len(values)]
-        better = np.flatnonzero((values > mine) & (values >= least))
-        np.maximum(mine, values, out=mine)
+    best = np.full(len(queries), -np.inf, np.float32)
+    places = np.zeros(len(queries), np.int64)
+    for query, key, block in similarity_blocks(
+        queries, keys, similarity, rows=rows, key_bytes=key_bytes
+    ):
+        values = block.amax(dim=1).cpu().numpy()
+        known = best[query : query + len(values)]
+        better = np.flatnonzero((values > known) & (values >= least))
+        np.maximum(known, values, out=known)
         if len(better):
-            places[query + better] = (
-                key + alike[torch.from_numpy(better).to(alike.device)].argmax(dim=1).cpu().numpy()
-            )
+            found = block[torch.from_numpy(better).to(block.device)].argmax(dim=1)
+            places[query + better] = key + found.cpu().numpy()
     return best, places
 
 
-def best_of_items(best: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Of every item the place of its frame with the highest value, the first of equals.
+def best_frame_of_items(best: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Find the frame with the highest value of every item, the first one of equals.
 
     Args:
-        best: float (F,). starts: int64 (n + 1,), item i has the frames starts[i] to starts[i + 1],
-            one or more.
+        best: float (F,), a value for each frame.
+        starts: int64 (n + 1,); item i has the frames starts[i] to starts[i + 1], at least one.
+
+    Returns:
+        int64 (n,), places of the frames.
     """
     items = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     return np.lexsort((-best, items))[starts[:-1]]
 
 
-class Pairs:
-    """Pairs of items that are alike, each with its two frames that are most alike.
+class SimilarPairs:
+    """Pairs of similar items, each with its two most similar frames.
 
-    Memory: 36 bytes a pair of items, about 120 while more are added, and about 230 in
-    :meth:`around`.
+    Memory: 36 bytes for a pair of items, about 120 while more are added, and about 230 in
+    :meth:`from_both_sides`.
     """
 
     def __init__(self) -> None:
-        self._found, self._more, self._waiting = np.zeros(0, PAIR), [], 0
+        self._sorted = np.zeros(0, PAIR_DTYPE)
+        self._unsorted: list[np.ndarray] = []
+        self._unsorted_count = 0
 
     @property
     def found(self) -> np.ndarray:
-        """:data:`PAIR` (n,), every pair once, ``one`` below ``other``, in rising order."""
+        """:data:`PAIR_DTYPE` (n,), every pair once, ``item`` below ``other_item``, ascending."""
         self._sort_in()
-        return self._found
+        return self._sorted
+
+    def add(self, pairs: np.ndarray) -> None:
+        """Add pairs, :data:`PAIR_DTYPE` (n,)."""
+        self._unsorted.append(pairs)
+        self._unsorted_count += len(pairs)
+        if self._unsorted_count > max(_UNSORTED_PAIRS, len(self._sorted)):
+            self._sort_in()
 
     def _sort_in(self) -> None:
-        if self._more:
-            every = np.concatenate([self._found, *self._more])
-            every = every[
-                np.lexsort(
-                    (every["of"], every["mine"], -every["alike"], every["other"], every["one"])
-                )
-            ]
-            first = np.ones(len(every), bool)
-            first[1:] = (every["one"][1:] != every["one"][:-1]) | (
-                every["other"][1:] != every["other"][:-1]
-            )
-            self._found, self._more, self._waiting = every[first], [], 0
+        if not self._unsorted:
+            return
+
+        pairs = np.concatenate([self._sorted, *self._unsorted])
+        order = (
+            pairs["other_frame"],
+            pairs["frame"],
+            -pairs["similarity"],
+            pairs["other_item"],
+            pairs["item"],
+        )
+        pairs = pairs[np.lexsort(order)]
+        is_first = np.ones(len(pairs), bool)
+        is_first[1:] = (np.diff(pairs["item"]) != 0) | (np.diff(pairs["other_item"]) != 0)
+        self._sorted = pairs[is_first]
+        self._unsorted = []
+        self._unsorted_count = 0
 
     def add_above(
         self,
         values: np.ndarray,
+        *,
         items: np.ndarray,
         groups: np.ndarray,
-        measure: Measure,
+        similarity: Similarity[Prepared],
         least: float,
         dropped: np.ndarray,
         rank: int = 0,
         world: int = 1,
         rows: int = ROWS,
-        held: int = KEYS,
+        key_bytes: int = KEY_BYTES,
     ) -> None:
-        """Add the items of all pairs of frames that are alike by ``least`` or more.
+        """Add the items of all pairs of frames with a similarity of at least ``least``.
 
         Args:
-            values: kept rows (F, width). items: int64 (F,), whose frame it is.
-            groups: int64 (count,), items of one group are never a pair. dropped: bool (count,),
-                items to leave alone.
-            rank, world: which share of the pairs to compare.
+            values: rows of a frame cache, (F, width).
+            items: int64 (F,), the item of each frame.
+            groups: int64 (n,); items of one group are never a pair.
+            similarity: compares the rows.
+            least: similarity of a pair.
+            dropped: bool (n,), items to leave alone.
+            rank: as in :func:`similarity_blocks`.
+            world: likewise.
+            rows: likewise.
+            key_bytes: likewise.
         """
-        for query, key, alike in blocks(values, values, measure, rows, held, True, rank, world):
-            above = (alike >= least).cpu()
-            for row in torch.nonzero(above.any(dim=1))[:, 0].tolist():
-                columns = np.flatnonzero(above[row].numpy())
-                one, others = int(items[query + row]), items[key + columns]
-                apart = (groups[others] != groups[one]) & ~dropped[others] & (not dropped[one])
-                if apart.any():
-                    columns, others, more = (
-                        columns[apart],
-                        others[apart],
-                        np.empty(int(apart.sum()), PAIR),
-                    )
-                    more["one"], more["other"] = np.minimum(one, others), np.maximum(one, others)
-                    more["mine"] = np.where(one < others, query + row, key + columns)
-                    more["of"] = np.where(one < others, key + columns, query + row)
-                    more["alike"] = alike[row, columns].cpu().numpy()
-                    self.add(more)
-
-    def add(self, more: np.ndarray) -> None:
-        """Add pairs, :data:`PAIR` (n,)."""
-        self._more.append(more)
-        self._waiting += len(more)
-        if self._waiting > max(_WAITING, len(self._found)):
-            self._sort_in()
-
-    def around(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Every pair from both sides, :data:`PAIR` (2 n,), and int64 (count + 1,): those with item
-        i as ``one`` are starts[i] to starts[i + 1] (exclusive).
-        """
-        turned = np.empty_like(self.found)
-        for name, other in (
-            ("one", "other"),
-            ("other", "one"),
-            ("mine", "of"),
-            ("of", "mine"),
-            ("alike", "alike"),
+        for query, key, block in similarity_blocks(
+            values,
+            values,
+            similarity,
+            symmetric=True,
+            rank=rank,
+            world=world,
+            rows=rows,
+            key_bytes=key_bytes,
         ):
-            turned[name] = self.found[other]
-        both = np.concatenate([self.found, turned])
-        both = both[np.lexsort((both["other"], both["one"]))]
-        return both, np.searchsorted(both["one"], np.arange(count + 1))
+            above = (block >= least).cpu()
+
+            for row in torch.nonzero(above.any(dim=1))[:, 0].tolist():
+                item = int(items[query + row])
+                if dropped[item]:
+                    continue
+                columns = np.flatnonzero(above[row].numpy())
+                others = items[key + columns]
+                is_pair = (groups[others] != groups[item]) & ~dropped[others]
+                if is_pair.any():
+                    columns = columns[is_pair]
+                    similarities = block[row, columns].cpu().numpy()
+                    self.add(
+                        _ordered_pairs(
+                            item, others[is_pair], query + row, key + columns, similarities
+                        )
+                    )
+
+    def from_both_sides(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Every pair once for each of its items.
+
+        Args:
+            count: number of items.
+
+        Returns:
+            The pairs, :data:`PAIR_DTYPE` (2 n,), and starts, int64 (count + 1,): those with item i
+            as ``item`` are starts[i] to starts[i + 1] (exclusive).
+        """
+        found = self.found
+        turned = found.copy()
+        turned["item"] = found["other_item"]
+        turned["other_item"] = found["item"]
+        turned["frame"] = found["other_frame"]
+        turned["other_frame"] = found["frame"]
+        both = np.concatenate([found, turned])
+        both = both[np.lexsort((both["other_item"], both["item"]))]
+        return both, np.searchsorted(both["item"], np.arange(count + 1))
+
+
+def _ordered_pairs(
+    item: int, others: np.ndarray, frame: int, other_frames: np.ndarray, similarities: np.ndarray
+) -> np.ndarray:
+    """Pairs of an item with others, the lower item first: :data:`PAIR_DTYPE` (n,)."""
+    pairs = np.empty(len(others), PAIR_DTYPE)
+    is_first = item < others
+    pairs["item"] = np.minimum(item, others)
+    pairs["other_item"] = np.maximum(item, others)
+    pairs["frame"] = np.where(is_first, frame, other_frames)
+    pairs["other_frame"] = np.where(is_first, other_frames, frame)
+    pairs["similarity"] = similarities
+    return pairs

@@ -1,96 +1,125 @@
-"""What a check of lists and media finds: a line for each file, and verdicts that say what to do."""
+"""Findings of a check: issues of single files, and findings about sources that say what to do."""
 
 from __future__ import annotations
 
+import enum
 import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
 
 from omnidali.utils.atomic_write import table_lines
 from omnidali.utils.untrusted_text import for_terminal
 
-ERROR, WARN, OK = "ERROR", "WARN", "ok"
-LEVELS = (ERROR, WARN, OK)
 
-# problem: how bad it is, what it is said to be, what to do
+class Level(enum.StrEnum):
+    """How bad a finding is, the worst first."""
+
+    ERROR = "ERROR"
+    WARN = "WARN"
+    OK = "ok"
+
+
+class Problem(NamedTuple):
+    """A kind of issue: how bad it is, what a report says of the files, and what to do."""
+
+    level: Level
+    description: str
+    advice: str
+
+
+# By the name that issues.csv gives them, in the order of a report.
 PROBLEMS = {
-    "leak by content": (
-        ERROR,
+    "leak by content": Problem(
+        Level.ERROR,
         "files equal one of the evaluation",
         "Remove their lines from the list.",
     ),
-    "leak by video id": (
-        ERROR,
+    "leak by video id": Problem(
+        Level.ERROR,
         "files are of a video of the evaluation, by its id",
         "Remove their lines from the list.",
     ),
-    "label": (
-        ERROR,
+    "label": Problem(
+        Level.ERROR,
         "items have a wrong label or none",
         "Correct them; the source was not compared with others.",
     ),
-    "missing": (
-        WARN,
+    "missing": Problem(
+        Level.WARN,
         "files are missing",
         "Correct root and list, fetch them again, or remove their lines.",
     ),
-    "not UTF-8": (
-        WARN,
+    "not UTF-8": Problem(
+        Level.WARN,
         "files have a name that is not UTF-8",
         "Rename them, in their list too; training leaves them out.",
     ),
-    "refused": (
-        WARN,
+    "refused": Problem(
+        Level.WARN,
         "files are refused",
         "Fetch them again, or remove their lines; training leaves them out.",
     ),
-    "other frames": (
-        WARN,
+    "other frames": Problem(
+        Level.WARN,
         "files have other frames than their headers say",
         "Trainings go by the frames that come; one that was stopped must be started anew.",
     ),
-    "not decoded": (
-        WARN,
+    "not decoded": Problem(
+        Level.WARN,
         "files could not be decoded to their end",
         "Look for what is wrong with them or the disk.",
     ),
-    "not compared": (
-        WARN,
+    "not compared": Problem(
+        Level.WARN,
         "files could not be read to be compared with others",
         "Look for what is wrong with the disk.",
     ),
-    "damaged": (
-        WARN,
+    "damaged": Problem(
+        Level.WARN,
         "files are damaged, or used in part",
         "Fetch them again; training uses what decodes.",
     ),
-    "pixels": (
-        WARN,
+    "pixels": Problem(
+        Level.WARN,
         "files have pixels that are not square, which is ignored, as by the reference",
         "Set pixel_aspect: apply to stretch them.",
     ),
-    "ending": (
-        WARN,
+    "ending": Problem(
+        Level.WARN,
         "files have an ending that is not looked at",
-        "Rename them; contents are told by first bytes.",
+        "Rename them; the first bytes of a file say what it holds.",
     ),
-    "left out": (WARN, "items are left out", "Correct the list; training goes on without them."),
-    "two labels": (WARN, "files stand under several labels", "Keep one line of each, or none."),
-    "copy": (
-        WARN,
+    "left out": Problem(
+        Level.WARN,
+        "items are left out",
+        "Correct the list; training goes on without them.",
+    ),
+    "two labels": Problem(
+        Level.WARN,
+        "files have several labels",
+        "Keep one line of each, or none.",
+    ),
+    "copy": Problem(
+        Level.WARN,
         "files equal another one of the same label",
         "Remove their lines; a copy counts twice.",
     ),
-    "repeated line": (WARN, "lines repeat another", "Remove them; training counts them once."),
-    "same name": (
-        WARN,
-        "files are named like one of the evaluation",
-        "Look whether they show the same video.",
+    "repeated line": Problem(
+        Level.WARN,
+        "lines repeat another",
+        "Remove them; training counts them once.",
     ),
-    "too short": (
-        WARN,
+    "same name": Problem(
+        Level.WARN,
+        "files are named like one of the evaluation",
+        "Check whether they show the same video.",
+    ),
+    "too short": Problem(
+        Level.WARN,
         "clips repeat frames, as their video is too short",
         "Lower clip.frame_interval, clip.clip_len or clip.num_clips, or remove them.",
     ),
@@ -98,52 +127,74 @@ PROBLEMS = {
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """One line: how bad, of which source, what was found, and what to do; ``found`` may hold names
-    of strangers.
+class Finding:
+    """One line of a report.
+
+    Attributes:
+        level: how bad it is.
+        source: name of the source.
+        text: what was found; it may hold untrusted names.
+        advice: what to do.
     """
 
-    level: str
+    level: Level
     source: str
-    found: str
+    text: str
     advice: str
 
     def __str__(self) -> str:
-        return f"{self.level:5} {self.source}: {self.found}. {self.advice}".rstrip()
+        return f"{self.level:5} {self.source}: {self.text}. {self.advice}".rstrip()
+
+
+def sort_findings(findings: Sequence[Finding]) -> list[Finding]:
+    """The findings, the worst first; those of one level keep their order."""
+    levels = list(Level)
+    return sorted(findings, key=lambda finding: levels.index(finding.level))
 
 
 class Issues:
-    """Lines of ``issues.csv``, written as they are found; a context manager that keeps the file
-    only at a good end.
+    """The lines of ``issues.csv``, which are written as they are found.
+
+    A context manager, which keeps the file only if its block ends without an error.
 
     Attributes:
-        counts: by (source, problem). examples: path and detail of the first of each.
+        counts: number of issues by (source, problem).
+        examples: path and detail of the first issue, by (source, problem).
     """
 
     def __init__(self, path: Path):
-        self._path, self._part = path, path.with_name(path.name + ".part")
-        self.counts: Counter = Counter()
+        self._path = path
+        self._part = path.with_name(path.name + ".part")
+        self.counts: Counter[tuple[str, str]] = Counter()
         self.examples: dict[tuple[str, str], tuple[str, str]] = {}
 
     def add(self, source: str, path: str, problem: str, detail: str, count: int = 1) -> None:
-        """Note ``count`` times a problem of :data:`PROBLEMS`."""
+        """Note an issue.
+
+        Args:
+            source: name of the source.
+            path: of the file; empty where no single file is the reason.
+            problem: a key of :data:`PROBLEMS`.
+            detail: what is wrong in this case.
+            count: how often it was found.
+        """
         self._file.writelines(table_lines([[source, path, problem, detail]]))
         self.counts[source, problem] += count
         self.examples.setdefault((source, problem), (path, detail))
 
-    def verdicts(self, source: str) -> list[Verdict]:
-        """A verdict for each problem of a source."""
-        lines = []
-        for problem, (level, found, advice) in PROBLEMS.items():
-            count = self.counts[source, problem]
-            if count:
-                path, detail = self.examples[source, problem]
-                known = [for_terminal(text) for text in (path, detail) if text]
-                example = f"{known[0]} ({known[1]})" if len(known) > 1 else "".join(known)
-                lines.append(
-                    Verdict(level, source, f"{count:,} {found}, such as {example}", advice)
-                )
-        return lines
+    def findings(self, source: str) -> list[Finding]:
+        """One finding for each problem of a source."""
+        return [
+            self._finding(source, name, problem)
+            for name, problem in PROBLEMS.items()
+            if self.counts[source, name]
+        ]
+
+    def _finding(self, source: str, name: str, problem: Problem) -> Finding:
+        path, detail = (for_terminal(text) for text in self.examples[source, name])
+        example = f"{path} ({detail})" if path and detail else path or detail
+        text = f"{self.counts[source, name]:,} {problem.description}, such as {example}"
+        return Finding(problem.level, source, text, problem.advice)
 
     def __enter__(self) -> Issues:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,15 +202,12 @@ class Issues:
         self._file.writelines(table_lines([["source", "path", "problem", "detail"]]))
         return self
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None
+    ) -> None:
         try:
             self._file.close()
             if kind is None:
                 os.replace(self._part, self._path)
         finally:
             self._part.unlink(missing_ok=True)
-
-
-def sort_verdicts(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """The worst first; equal ones in their order."""
-    return sorted(verdicts, key=lambda verdict: LEVELS.index(verdict.level))

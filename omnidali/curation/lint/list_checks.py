@@ -1,25 +1,49 @@
-"""Every wrong and repeated line of a list, where the catalog stops at the first wrong one."""
+"""Checks of lists: every wrong or repeated line, where the catalog stops at the first one."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from omnidali.catalog.listing.folders import IMAGE_ENDINGS, VIDEO_ENDINGS, class_folders, walk
 from omnidali.catalog.listing.labels import UNLABELLED, Labels, read_label_map
-from omnidali.catalog.listing.list_formats import read_list
+from omnidali.catalog.listing.list_reader import read_list
 from omnidali.config.schema import MediaConfig
 from omnidali.curation.lint.findings import Issues
 from omnidali.errors import UserError
 from omnidali.utils.text_files import is_text
 
 
-class _Collecting(Labels):
-    """Labels that note what is wrong and go on."""
+class _CollectingLabels(Labels):
+    """Labels that note what is wrong and go on.
 
-    def __init__(self, source: str, issues: Issues, words_are_fine: bool, names, mapping, map_path):
+    Args:
+        source: name of the source.
+        issues: gets the wrong labels.
+        words_are_fine: whether a word that is no class name is left to another check.
+        names: of the classes, in label order; None where labels are numbers.
+        mapping: the label map, where the source has one.
+        map_path: its file.
+
+    Attributes:
+        wrong: whether any label was wrong.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        issues: Issues,
+        *,
+        words_are_fine: bool,
+        names: Sequence[str] | None,
+        mapping: Mapping[str, int] | None,
+        map_path: Path | None,
+    ):
         super().__init__(names, mapping, map_path)
-        self._source, self._issues, self._words_are_fine = source, issues, words_are_fine
+        self._source = source
+        self._issues = issues
+        self._words_are_fine = words_are_fine
         self.wrong = False
 
     def number(self, text: str | None, where: str, path: str = "") -> int:
@@ -32,24 +56,30 @@ class _Collecting(Labels):
             return UNLABELLED
 
 
-def check_names(name: str, source: MediaConfig, data_root: Path, issues: Issues) -> None:
-    """Files in class folders that are left out by their name go to ``issues``: those whose ending
-    is none of the source's kind, and those whose name is not UTF-8.
+def check_file_names(name: str, source: MediaConfig, data_root: Path, issues: Issues) -> None:
+    """Look for files in class folders that the catalog leaves out because of their names.
+
+    These are files whose ending does not fit the source's kind, and files whose name is not UTF-8.
+
+    Args:
+        name: of the source.
+        source: its settings.
+        data_root: folder that the source's root starts from.
+        issues: gets what is found.
 
     Raises:
         UserError: for a folder that cannot be read.
     """
     root = os.path.realpath(data_root / source.root)
-    # the build tells of one that is missing
+    # The build reports a root that is missing.
     if source.list or source.tars or not os.path.isdir(root):
         return
-    endings = IMAGE_ENDINGS if source.kind in ("image", "frames") else VIDEO_ENDINGS
+
+    endings = IMAGE_ENDINGS if source.media_kind.has_images else VIDEO_ENDINGS
     for folder, files in walk(root, class_folders(root)):
         for file in sorted(files):
-            ending, path = (
-                os.path.splitext(file)[1],
-                os.path.relpath(os.path.join(folder, file), root),
-            )
+            ending = os.path.splitext(file)[1]
+            path = os.path.relpath(os.path.join(folder, file), root)
             if ending.lower() in endings:
                 if not is_text(path):
                     issues.add(name, path, "not UTF-8", "")
@@ -57,7 +87,7 @@ def check_names(name: str, source: MediaConfig, data_root: Path, issues: Issues)
                 issues.add(name, path, "ending", ending or "none")
 
 
-def check_list(
+def check_list_lines(
     name: str,
     source: MediaConfig,
     data_root: Path,
@@ -65,14 +95,18 @@ def check_list(
     issues: Issues,
     words_are_fine: bool = False,
 ) -> bool:
-    """Read the whole list of a source; wrong labels and repeated lines go to ``issues``.
+    """Read the whole list of a source and look for wrong labels and repeated lines.
 
     Args:
-        names: class names; None where labels are numbers. words_are_fine: as the names could not be
-            read.
+        name: of the source.
+        source: its settings.
+        data_root: folder that list and root start from.
+        names: class names; None where labels are numbers.
+        issues: gets what is found.
+        words_are_fine: whether labels may be any word, as the class names could not be read.
 
     Returns:
-        Whether every line has its label, which the catalog asks for.
+        Whether every line has its label, without which the catalog cannot be built.
 
     Raises:
         UserError: for a list or a label map that cannot be read, and for the first line of another
@@ -80,28 +114,30 @@ def check_list(
     """
     if not source.list:
         return True
+
     map_path = data_root / source.labels if source.labels else None
-    labels = _Collecting(
+    labels = _CollectingLabels(
         name,
         issues,
-        words_are_fine,
-        names,
-        read_label_map(map_path) if map_path else None,
-        map_path,
+        words_are_fine=words_are_fine,
+        names=names,
+        mapping=read_label_map(map_path) if map_path else None,
+        map_path=map_path,
     )
-    seen: set[int] = set()
-    entries = read_list(
+    _, entries = read_list(
         data_root / source.list,
         source,
         labels,
         name,
         root=data_root / source.root,
         leave_out=lambda path, where: issues.add(name, path, "not UTF-8", where),
-    )[1]
+    )
+
+    # Hashes instead of entries: a list may have millions.
+    seen: set[int] = set()
     for entry in entries:
-        before = len(seen)
-        # numbers instead of entries: a list may have millions
-        seen.add(hash((entry.path, entry.label, entry.unit, entry.first, entry.last)))
-        if len(seen) == before:
+        line = hash((entry.path, entry.label, entry.unit, entry.first, entry.last))
+        if line in seen:
             issues.add(name, entry.path, "repeated line", f"label {entry.label}")
+        seen.add(line)
     return not labels.wrong

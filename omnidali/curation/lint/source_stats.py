@@ -1,6 +1,4 @@
-"""What a source is made of: classes, codecs, sizes, rates, keyframes, hours, bytes, and what its
-clips cost.
-"""
+"""What a source holds: classes, codecs, sizes, rates, keyframes, hours, bytes, decoding cost."""
 
 from __future__ import annotations
 
@@ -12,33 +10,40 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from omnidali.catalog.database.store import SourceTable
-from omnidali.catalog.probing.probe import unpack_numbers
-from omnidali.catalog.probing.sniff import OK
-from omnidali.config.schema import ClipConfig, SourceConfig, ViewsConfig
+from omnidali.catalog.database.source_table import SourceTable
+from omnidali.catalog.probing.packed_numbers import unpack_numbers
+from omnidali.catalog.probing.probe import OK
+from omnidali.config.schema import ClipConfig, MediaConfig, SourceConfig, ViewsConfig
 from omnidali.planning.frame_sampling import frames_decoded, sample_test, sample_train
-from omnidali.planning.plan import TrainPlan
+from omnidali.planning.train_plan import TrainPlan
 
-_LOOKED_AT = 2000  # files whose keyframes are counted, evenly spread; every file's size and rate is
-_DRAWN = 64  # clips whose decoding is counted
+_MAX_FILES = 2000  # evenly spread, that keyframes are counted of
+_PLANNED_CLIPS = 64  # that decoded frames are counted of
 _WORDS = 1 << 32  # a random word of the plan is below it
 
+Spread = tuple[float, float, float]  # smallest, median and largest value
 
-@dataclass(frozen=True)
-class Survey:
-    """Figures of a source.
+
+@dataclass(frozen=True, kw_only=True)
+class MediaStats:
+    """Figures of a source, of its usable files alone.
 
     Attributes:
-        samples: usable rows of the list. files: usable files. classes: int64 (classes,), samples of
-            each.
-        codecs, containers, sizes: files by codec, container, and "WIDTHxHEIGHT", the most frequent
-            first.
-        short_sides, rates, gops: smallest, middle and largest short side in pixels, frames a
-            second, and distance of keyframes in frames; None where a source has none.
-        hours: of video, where the rate is known. size: bytes; of folders of frames by their first
-            frames.
-        decoded: frames that are decoded for each one that a clip shows; None but for videos of the
-            training.
+        name: of the source.
+        kind: of its media.
+        samples: rows of the list.
+        files: number of files.
+        classes: int64 (classes,), samples of each class.
+        codecs: number of files by codec, the most frequent first.
+        containers: number of files by container.
+        sizes: number of files by "WIDTHxHEIGHT".
+        short_sides: pixels.
+        rates: frames a second; None where the kind or its files have none.
+        gops: distances of keyframes, in frames; None where the kind has none.
+        hours: of video, where the rate is known.
+        size: bytes; of folders of frames estimated by their first frames.
+        decoded: frames that are decoded for each one that a clip shows; None except for videos of
+            the training.
     """
 
     name: str
@@ -49,113 +54,135 @@ class Survey:
     codecs: dict[str, int]
     containers: dict[str, int]
     sizes: dict[str, int]
-    short_sides: tuple[float, float, float]
-    rates: tuple[float, float, float] | None
-    gops: tuple[float, float, float] | None
+    short_sides: Spread
+    rates: Spread | None
+    gops: Spread | None
     hours: float
     size: int
     decoded: float | None
 
 
-def survey(
+def compute_media_stats(
     db: sqlite3.Connection,
-    number: int,
     table: SourceTable,
-    source: SourceConfig,
+    source: MediaConfig,
+    *,
     clip: ClipConfig,
     class_count: int,
     seed: int,
-    training: bool,
-) -> Survey:
-    """Look at the usable files of a source through the catalog; nothing is decoded.
+) -> MediaStats:
+    """Compute the figures of a source from the catalog; nothing is decoded.
 
     Args:
-        db: the catalog. number: of the source therein. training: whether a plan draws clips from
-            it.
+        db: the catalog.
+        table: of the source.
+        source: its settings; a plan is made for a training source alone.
+        clip: what makes a clip.
+        class_count: number of classes.
+        seed: of the plan.
     """
-
-    def counted(column: str) -> dict[str, int]:
-        return dict(
-            db.execute(
-                f"SELECT {column}, COUNT(*) FROM media WHERE source = ? AND state = ? GROUP BY 1"
-                " ORDER BY 2 DESC, 1",
-                (number, OK),
-            ).fetchall()
-        )
-
-    def spread(column: str, condition: str = "") -> tuple[float, float, float] | None:
-        return _spread(
-            db.execute(
-                f"SELECT {column}, COUNT(*) FROM media WHERE source = ? AND state = ? {condition}"
-                " GROUP BY 1",
-                (number, OK),
-            ).fetchall()
-        )
-
+    (number,) = db.execute("SELECT id FROM sources WHERE name = ?", (table.name,)).fetchone()
     files, hours, size = db.execute(
         "SELECT COUNT(*), TOTAL(CASE WHEN frame_rate > 0 THEN frames / frame_rate END) / 3600,"
         " SUM(COALESCE(size, bytes)) FROM media WHERE source = ? AND state = ?",
         (number, OK),
     ).fetchone()
-    videos = table.kind in ("video", "untrimmed")
-    return Survey(
-        table.name,
-        table.kind,
-        len(table),
-        files,
-        np.bincount(table.labels, minlength=class_count),
-        counted("codec"),
-        counted("container"),
-        counted("width || 'x' || height"),
-        spread("MIN(width, height)"),
-        spread("ROUND(frame_rate, 2)", "AND frame_rate > 0") if videos else None,
-        _gops(db, number) if videos else None,
-        hours if videos else 0.0,
-        _frames_size(table) if table.kind == "frames" else size or 0,
-        _decoded(table, source, clip, seed) if videos and training else None,
+    short_sides = _spread(_count_values(db, number, "MIN(width, height)"))
+    assert short_sides is not None  # a table has a file at least
+
+    rates = gops = decoded = None
+    is_video = not table.kind.has_images
+    if is_video:
+        rates = _spread(
+            _count_values(db, number, "ROUND(frame_rate, 2)", condition="AND frame_rate > 0")
+        )
+        gops = _gops(db, number)
+        if isinstance(source, SourceConfig):
+            decoded = _decoded_for_each_shown(table, source, clip, seed)
+
+    return MediaStats(
+        name=table.name,
+        kind=table.kind,
+        samples=len(table),
+        files=files,
+        classes=np.bincount(table.labels, minlength=class_count),
+        codecs=count_files(db, number, "codec"),
+        containers=count_files(db, number, "container"),
+        sizes=count_files(db, number, "width || 'x' || height"),
+        short_sides=short_sides,
+        rates=rates,
+        gops=gops,
+        hours=hours if is_video else 0.0,
+        size=_size_of_folders(table) if table.kind.is_folder else size or 0,
+        decoded=decoded,
     )
 
 
-def _spread(rows: Iterable[tuple[float, int]]) -> tuple[float, float, float] | None:
-    """Smallest, middle and largest of values that are given with their counts."""
-    rows = sorted(rows)
-    if not rows:
+def count_files(db: sqlite3.Connection, source: int, column: str) -> dict[str, int]:
+    """Number of usable files by the value of an SQL expression, the most frequent first.
+
+    Args:
+        db: the catalog.
+        source: the source's number in it.
+        column: an expression of columns of the table ``media``; never untrusted text.
+    """
+    counts = _count_values(db, source, column, order="2 DESC, 1")
+    return dict(counts)
+
+
+def _count_values(
+    db: sqlite3.Connection, source: int, column: str, *, condition: str = "", order: str = "1"
+) -> list[tuple]:
+    return db.execute(
+        f"SELECT {column}, COUNT(*) FROM media WHERE source = ? AND state = ? {condition}"
+        f" GROUP BY 1 ORDER BY {order}",
+        (source, OK),
+    ).fetchall()
+
+
+def _spread(counts: Iterable[tuple[float, int]]) -> Spread | None:
+    """Smallest, median and largest of values that are given with their counts."""
+    counts = sorted(counts)
+    if not counts:
         return None
-    values, ends = [value for value, _ in rows], np.cumsum([count for _, count in rows])
-    return values[0], values[int(np.searchsorted(ends, (ends[-1] + 1) // 2))], values[-1]
+    values = [value for value, _ in counts]
+    ends = np.cumsum([count for _, count in counts])
+    median = values[int(np.searchsorted(ends, (ends[-1] + 1) // 2))]
+    return values[0], median, values[-1]
 
 
-def _gops(db: sqlite3.Connection, number: int) -> tuple[float, float, float] | None:
-    """Distances of keyframes, of an even sample of the files."""
-    ids = [
-        record
-        for (record,) in db.execute(
-            "SELECT id FROM media WHERE source = ? AND state = ? ORDER BY id", (number, OK)
-        )
-    ]
-    chosen = [
-        ids[place] for place in np.unique(np.linspace(0, len(ids) - 1, _LOOKED_AT).astype(int))
-    ]
+def _evenly_spread(count: int, most: int) -> np.ndarray:
+    """At most so many of the numbers below ``count``."""
+    return np.unique(np.linspace(0, count - 1, most).astype(int))
+
+
+def _gops(db: sqlite3.Connection, source: int) -> Spread | None:
+    """Distances of keyframes in an even sample of the files."""
+    ids = db.execute(
+        "SELECT id FROM media WHERE source = ? AND state = ? ORDER BY id", (source, OK)
+    ).fetchall()
+    chosen = [ids[place][0] for place in _evenly_spread(len(ids), _MAX_FILES)]
     rows = db.execute(
         "SELECT keyframes, frames FROM media WHERE id IN (SELECT value FROM json_each(?))",
         (json.dumps(chosen),),
     )
-    # some files name no keyframe at all, or not the first
+
+    # Some files name no keyframe at all, or not the first one.
     gaps = [
-        np.diff(np.unique(np.concatenate([[0], unpack_numbers(keys), [frames]])))
-        for keys, frames in rows
+        np.diff(np.unique(np.concatenate([[0], unpack_numbers(keyframes), [frames]])))
+        for keyframes, frames in rows
     ]
     values, counts = np.unique(np.concatenate(gaps), return_counts=True)
-    return _spread(zip(values.tolist(), counts.tolist()))
+    return _spread(zip(values.tolist(), counts.tolist(), strict=True))
 
 
-def _frames_size(table: SourceTable) -> int:
-    """Bytes of folders of frames, as if each of a folder's frames were as large as its first."""
-    records, places = np.unique(table.records, return_index=True)
-    chosen = np.unique(np.linspace(0, len(records) - 1, _LOOKED_AT).astype(int))
+def _size_of_folders(table: SourceTable) -> int:
+    """Bytes of folders of frames, as if all frames of a folder were as large as its first one."""
+    records = np.unique(table.records)
+    chosen = _evenly_spread(len(records), _MAX_FILES)
     total = 0
-    for place in chosen:
-        media = table.media(records[place])
+    for record in records[chosen]:
+        media = table.media(record)
         try:
             total += os.path.getsize(media.frame(0).path) * media.frames
         except OSError:
@@ -163,50 +190,66 @@ def _frames_size(table: SourceTable) -> int:
     return round(total * len(records) / len(chosen))
 
 
-def _decoded(table: SourceTable, source: SourceConfig, clip: ClipConfig, seed: int) -> float:
-    """Frames decoded for each that a clip shows, over the first clips of a plan of this source
-    alone.
-    """
-    plan = TrainPlan(
-        [table], [replace(source, weight=1.0, batch=None, resample=None)], clip, _DRAWN, seed
-    )
-    (samples,) = plan(0)
+def _decoded_for_each_shown(
+    table: SourceTable, source: SourceConfig, clip: ClipConfig, seed: int
+) -> float:
+    """Frames that are decoded for each one shown, over the first clips of a plan of this source."""
+    alone = replace(source, weight=1.0, batch=None, resample=None)
+    (samples,) = TrainPlan([table], [alone], clip, _PLANNED_CLIPS, seed)(0)
+
     decoded = 0
-    for pieces, frames in zip(samples.pieces, samples.frames):
+    for pieces, frames in zip(samples.pieces, samples.frames, strict=True):
         records = np.repeat(table.records[pieces], len(frames) // len(pieces))
         for record in np.unique(records).tolist():
-            keys = unpack_numbers(table.media(record).keyframes)
-            decoded += frames_decoded(frames[records == record], keys)
+            keyframes = unpack_numbers(table.media(record).keyframes)
+            decoded += frames_decoded(frames[records == record], keyframes)
     return decoded / samples.frames.size
 
 
-def too_short(table: SourceTable, clip: ClipConfig, views: ViewsConfig | None = None) -> np.ndarray:
-    """Rows of a table whose clips must repeat frames, because their video or all pieces of it are
-    too short.
+def find_short_rows(
+    table: SourceTable, clip: ClipConfig, views: ViewsConfig | None = None
+) -> np.ndarray:
+    """Find the rows whose clips must repeat frames, as their video or all pieces are too short.
 
     Args:
+        table: of a source.
+        clip: what makes a clip.
         views: of an evaluation; None for the clips of the training.
+
+    Returns:
+        int64 (n,), rows of the table.
     """
-    if table.kind == "image":
+    if table.kind.is_still:
         return np.zeros(0, np.int64)
+
     lengths, places = np.unique(table.frames, return_inverse=True)
-    clips = clip.num_clips if views is None else views.num_clips
-    if views is None:  # as evenly as random offsets may lie
+    is_short = _repeats_frames(lengths, clip, views)[places]
+    if table.starts is None:
+        return np.flatnonzero(is_short)
+
+    # A row is short where none of its pieces that show the class is long enough; without such
+    # pieces, all of its pieces count.
+    assert table.positives is not None
+    long_before = np.concatenate([[0], np.cumsum(~is_short)])
+    starts = table.starts[:-1]
+    ends = np.where(table.positives > 0, starts + table.positives, table.starts[1:])
+    return np.flatnonzero(long_before[ends] == long_before[starts])
+
+
+def _repeats_frames(lengths: np.ndarray, clip: ClipConfig, views: ViewsConfig | None) -> np.ndarray:
+    """bool (n,): whether the clips of videos of so many frames repeat one, or begin alike."""
+    if views is None:
+        clips = clip.num_clips
+        # as evenly spread as random offsets can be
         words = ((np.arange(clips) + 0.5) / clips * _WORDS).astype(np.uint64)
         frames = sample_train(
             lengths, np.tile(words, (len(lengths), 1)), clip.clip_len, clip.frame_interval, clips
         )
     else:
+        clips = views.num_clips
         frames = sample_test(lengths, clip.clip_len, clip.frame_interval, clips)
-    each = np.sort(frames.reshape(len(lengths), clips, clip.clip_len), axis=2)
-    begins = np.sort(frames.reshape(len(lengths), clips, clip.clip_len)[:, :, 0], axis=1)
-    repeats = (np.diff(each, axis=2) == 0).any(axis=(1, 2)) | (np.diff(begins, axis=1) == 0).any(
-        axis=1
-    )
-    short = repeats[places]
-    if table.starts is None:
-        return np.flatnonzero(short)
-    long_enough = np.concatenate([[0], np.cumsum(~short)])  # of the pieces before each
-    shown = table.starts[:-1] + table.positives
-    ends = np.where(table.positives > 0, shown, table.starts[1:])
-    return np.flatnonzero(long_enough[ends] == long_enough[table.starts[:-1]])
+
+    frames = frames.reshape(len(lengths), clips, clip.clip_len)
+    inside = np.diff(np.sort(frames, axis=2), axis=2) == 0
+    begins = np.diff(np.sort(frames[:, :, 0], axis=1), axis=1) == 0
+    return inside.any(axis=(1, 2)) | begins.any(axis=1)
