@@ -1,13 +1,14 @@
-"""How cameras move in the target's videos: the Gaussian that ``inflate: warp`` draws from
-(OmniSource, Sec. 3.3).
+"""How cameras move in the target's videos: the Gaussian that ``inflate: warp`` draws from.
 
-The paper estimates mean and covariance by maximum likelihood from homographies between frames of
-target videos and does not print them. Here: corners tracked forwards and back (Lucas and Kanade), a
-homography by RANSAC, pairs without a common plane left out.
+The paper (OmniSource, Sec. 3.3) estimates mean and covariance by maximum likelihood from
+homographies between frames of target videos, and does not print them. Here corners are tracked
+forwards and back (Lucas and Kanade), and RANSAC finds the homography; pairs of frames without a
+common plane are left out.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,21 +18,24 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from omnidali.catalog.database.store import Media, SourceTable
+from omnidali.catalog.database.media import Media
+from omnidali.catalog.database.source_table import SourceTable
 from omnidali.decoding.frame_folder import decode_frames
 from omnidali.decoding.video import decode_video
 from omnidali.errors import DecodeError, UserError
+from omnidali.media_kind import MediaKind
 from omnidali.planning.camera_motion import PARAMETERS, load_motion
 from omnidali.planning.philox import Stream
-from omnidali.planning.resampling import Rows
-from omnidali.processes import child_pool as children
+from omnidali.planning.resampling import RowOrder
+from omnidali.processes.isolated_process import call_isolated
 from omnidali.utils.atomic_write import write_whole
 from omnidali.utils.untrusted_text import say
 
-_SIDE = 320  # pictures are compared at this size, pixels
+_SIDE = 320  # frames are compared at this size, pixels
 _PAIRS = 4  # of one video
-# corners looked for; inliers needed, as a number and as a share
-_CORNERS, _FEWEST, _SHARE = 400, 30, 0.5
+_CORNERS = 400  # that are looked for
+_FEWEST = 30  # inliers that are needed
+_SHARE = 0.5  # of the tracked corners that must be inliers
 _BACK = 1.0  # pixels: how near a corner must come to itself when tracked back
 # of the short side, or of one: larger numbers are cuts and mistakes, not camera motion
 _FARTHEST = 0.5
@@ -39,41 +43,37 @@ _FEWEST_OF_CLASS = 40  # pairs that a class needs for a distribution of its own
 
 
 def estimate_motion(
-    table: SourceTable, interval: int, videos: int, seed: int, names: Sequence[str], threads: int
+    table: SourceTable,
+    interval: int,
+    videos: int,
+    *,
+    seed: int,
+    names: Sequence[str],
+    threads: int,
 ) -> dict:
     """Mean and covariance of the homography between frames ``interval`` apart.
 
     Args:
-        table: a source of videos or frame folders. videos: how many of them to look at.
+        table: a source of videos or frame folders.
+        interval: frames from one frame of a pair to the other.
+        videos: how many of them to look at.
+        seed: of their choice.
         names: of the classes, for distributions of their own.
+        threads: videos at a time.
 
     Returns:
-        {"all": {"mean" (8,), "covariance" (8, 8), "pairs"}, "classes": {name: the same}, "failed":
-            [(path, reason)],
-        ...}: rows of the homography minus the identity, lengths in short sides of the picture, from its centre.
+        {"all": {"mean" (8,), "covariance" (8, 8), "pairs"}, "classes": {name: the same},
+        "failed": [(path, reason)], ...}: rows of the homography minus the identity, lengths in
+        short sides of the frame, from its centre.
 
     Raises:
-        UserError: if too few pairs show a camera motion that can be told.
+        UserError: if too few pairs show a camera motion.
     """
-    rows = Rows(table.labels, None, Stream(seed, 0))(np.arange(min(videos, len(table))))
-    found: dict[int, list[np.ndarray]] = {}
-    failed: list[tuple[str, str]] = []
-
-    def look(row: int) -> list[np.ndarray]:
-        try:
-            return motions_of_video(table, row, interval)
-        except (DecodeError, OSError) as reason:
-            failed.append((table.media(table.first_record(row)).path, str(reason)))
-            return []
-
-    with ThreadPoolExecutor(threads) as pool:
-        results = pool.map(look, rows.tolist())
-        for row, motions in zip(
-            rows, tqdm(results, total=len(rows), desc="motion", unit="video", disable=None)
-        ):
-            found.setdefault(int(table.labels[row]), []).extend(motions)
-    for path, reason in sorted(failed):
+    rows = RowOrder(table.labels, None, Stream(seed, 0))(np.arange(min(videos, len(table))))
+    found, failed = _motions_by_class(table, rows.tolist(), interval, threads)
+    for path, reason in failed:
         say(f"{table.name}: {path} is left out: {reason}", error=True)
+
     everything = [motion for motions in found.values() for motion in motions]
     if len(everything) < 2 * PARAMETERS:
         raise UserError(
@@ -92,21 +92,42 @@ def estimate_motion(
         "classes": classes,
         "interval": interval,
         "videos": len(rows),
-        "failed": sorted(failed),
+        "failed": failed,
     }
 
 
+def _motions_by_class(
+    table: SourceTable, rows: Sequence[int], interval: int, threads: int
+) -> tuple[dict[int, list[np.ndarray]], list[tuple[str, str]]]:
+    """The motions by label, and (path, reason) of the videos that failed."""
+    found: dict[int, list[np.ndarray]] = {}
+    failed: list[tuple[str, str]] = []
+
+    def look(row: int) -> list[np.ndarray]:
+        try:
+            return motions_of_video(table, row, interval)
+        except (DecodeError, OSError) as reason:
+            failed.append((table.media(table.first_record(row)).path, str(reason)))
+            return []
+
+    with ThreadPoolExecutor(threads) as pool:
+        results = pool.map(look, rows)
+        bar = tqdm(results, total=len(rows), desc="motion", unit="video", disable=None)
+        for row, motions in zip(rows, bar, strict=True):
+            found.setdefault(int(table.labels[row]), []).extend(motions)
+    return found, sorted(failed)
+
+
 def check_motion_file(path: str | Path) -> None:
-    """Refuse to write over what no earlier estimate has written, such as a list or a config.
+    """Refuse to overwrite anything but an earlier estimate, such as a list or a config.
 
     Raises:
         UserError: naming --out.
     """
     path = Path(path)
     try:
-        if not path.exists() or (path.is_file() and not path.stat().st_size):
-            return
-        load_motion(path, per_class=False)
+        if path.exists() and not (path.is_file() and path.stat().st_size == 0):
+            load_motion(path, per_class=False)
     except (UserError, OSError):
         raise UserError(
             "--out",
@@ -117,7 +138,11 @@ def check_motion_file(path: str | Path) -> None:
 
 
 def write_motion(path: str | Path, values: dict) -> None:
-    """Write what :func:`estimate_motion` found."""
+    """Write what :func:`estimate_motion` found.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
     try:
         write_whole(Path(path), json.dumps(values) + "\n")
     except OSError as error:
@@ -130,59 +155,57 @@ def motions_of_video(table: SourceTable, row: int, interval: int) -> list[np.nda
     """The homographies, (8,) each, between frames of a video's middle.
 
     Raises:
-        DecodeError: if none of these frames can be had within the limits of memory and time.
+        DecodeError: if none of these frames can be decoded within the limits of memory and time.
     """
     piece = row if table.starts is None else int(table.starts[row])
-    length, first = (
-        int(table.frames[piece]),
-        0 if table.firsts is None else int(table.firsts[piece]),
-    )
+    length = int(table.frames[piece])
+    first = 0 if table.firsts is None else int(table.firsts[piece])
     count = min(_PAIRS, (length - 1) // interval)
     if count < 1:
         return []
+
     start = first + (length - 1 - count * interval) // 2
     frames = np.arange(start, start + count * interval + 1, interval)
-    return [
-        np.array(motion)
-        for motion in children.call(
-            motions_between, table.media(table.records[piece]), table.kind, frames
-        )
-    ]
+    media = table.media(table.records[piece])
+    motions = call_isolated(motions_between, media, table.kind, frames)
+    return list(np.array(motions, float).reshape(-1, PARAMETERS))
 
 
 def motions_between(media: Media, kind: str, frames: np.ndarray) -> list[np.ndarray]:
-    """The homographies, (8,) each, between frames of a video, or of a folder of ``kind``
-    ``frames``.
+    """The homographies, (8,) each, between frames of a video or folder.
 
     Raises:
-        DecodeError: if none of them can be had.
+        DecodeError: if none of them can be decoded.
     """
     pixels = np.empty((1, len(frames), _SIDE, _SIDE, 3), np.uint8)
     box = np.array([[0, 0, media.height, media.width]])
-    (decode_frames if kind == "frames" else decode_video)(media, frames, box, _SIDE, pixels)
-    grey = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pixels[0]]
-    found = (homography(one, other) for one, other in zip(grey, grey[1:]))
+    decode = decode_frames if MediaKind(kind).is_folder else decode_video
+    decode(media, frames, box, _SIDE, pixels)
+
+    grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in pixels[0]]
     units = _units(media.width, media.height)
-    return [
-        motion
-        for matrix in found
-        if matrix is not None and (motion := _normalised(matrix, units)) is not None
-    ]
+    matrices = [homography(one, other) for one, other in itertools.pairwise(grey)]
+    motions = [_normalised(matrix, units) for matrix in matrices if matrix is not None]
+    return [motion for motion in motions if motion is not None]
 
 
 def homography(one: np.ndarray, other: np.ndarray) -> np.ndarray | None:
-    """The matrix (3, 3) that takes points of ``one`` to points of ``other``, uint8 (H, W); None
-    where none holds.
+    """The matrix (3, 3) that takes points of ``one`` to points of ``other``, uint8 (H, W).
+
+    It is None where none holds.
     """
     corners = cv2.goodFeaturesToTrack(one, _CORNERS, 0.01, 7)
     if corners is None or len(corners) < _FEWEST:
         return None
-    there, seen, _ = cv2.calcOpticalFlowPyrLK(one, other, corners, None)
-    back, again, _ = cv2.calcOpticalFlowPyrLK(other, one, there, None)
+
+    # OpenCV's hints do not know that it makes the third array
+    there, seen, _ = cv2.calcOpticalFlowPyrLK(one, other, corners, None)  # type: ignore[call-overload]
+    back, again, _ = cv2.calcOpticalFlowPyrLK(other, one, there, None)  # type: ignore[call-overload]
     near = np.linalg.norm((back - corners).reshape(-1, 2), axis=1) < _BACK
     kept = (seen.ravel() == 1) & (again.ravel() == 1) & near
     if kept.sum() < _FEWEST:
         return None
+
     matrix, inliers = cv2.findHomography(corners[kept], there[kept], cv2.RANSAC, 2.0)
     if matrix is None or inliers.sum() < max(_FEWEST, _SHARE * kept.sum()):
         return None
@@ -202,6 +225,7 @@ def _units(width: int, height: int) -> np.ndarray:
 
 
 def _normalised(matrix: np.ndarray, units: np.ndarray) -> np.ndarray | None:
+    """The numbers (8,) of a homography in ``units``; None for what no camera does."""
     matrix = units @ matrix @ np.linalg.inv(units)
     if abs(matrix[2, 2]) < 1e-6:
         return None

@@ -1,4 +1,4 @@
-"""What decoding costs on a sample of one's own sources, and which training copy would help most."""
+"""What decoding a config's own sources costs, and which training copy would help most."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from omnidali.catalog.database.store import Media, SourceTable
-from omnidali.catalog.file_span import FileSpan
-from omnidali.catalog.probing.probe import (
-    probe_frames,
-    probe_image,
-    probe_video,
-    unpack_numbers,
-)
-from omnidali.config.schema import ClipConfig, Config, SourceConfig
-from omnidali.curation.copies.copy_gain import compare_rates, plan_of
+from omnidali.catalog.database.media import Media
+from omnidali.catalog.database.source_table import SourceTable
+from omnidali.catalog.probing.file_span import FileSpan
+from omnidali.catalog.probing.folder_probe import probe_frames
+from omnidali.catalog.probing.image_probe import probe_image
+from omnidali.catalog.probing.packed_numbers import unpack_numbers
+from omnidali.catalog.probing.video_probe import probe_video
+from omnidali.config.schema import ClipConfig, Config, SourceConfig, key_of
+from omnidali.curation.copies.copy_gain import compare_rates, plan_of_table
 from omnidali.curation.copies.copy_quality import decoding_cost
-from omnidali.curation.copies.encode import RECIPES, encode_photo, encode_video
+from omnidali.curation.copies.encode import RECIPES
+from omnidali.curation.copies.encoders import ENCODERS
 from omnidali.errors import DecodeError, UserError
 from omnidali.loading.data import open_data
+from omnidali.media_kind import MediaKind
 from omnidali.planning.frame_sampling import frames_decoded
-from omnidali.processes import child_pool as children
+from omnidali.processes.isolated_process import call_isolated
 from omnidali.utils.untrusted_text import for_markdown, say
 
 _LONGEST = 450  # frames of a file that are looked at
@@ -49,8 +50,8 @@ _HEAD = (
 
 
 @dataclass(frozen=True)
-class _Files:
-    """Stands in for the catalog: media of a sample by record."""
+class _SampleReader:
+    """Gives the media of a sample by record, as the catalog's reader does."""
 
     known: dict[int, Media]
 
@@ -59,11 +60,12 @@ class _Files:
 
 
 def advise(config: Config, sample: int = 12, short_side: int = 256) -> list[dict]:
-    """Measure every training source as it is and as each copy; prints a table and one sentence a
-    source.
+    """Measure every training source as it is and as each copy, and print a table with advice.
 
     Args:
+        config: names the sources and their clips.
         sample: files of a source.
+        short_side: of the copies, pixels.
 
     Raises:
         UserError: if no file of a source's sample can be decoded, or the temporary folder cannot be
@@ -71,13 +73,18 @@ def advise(config: Config, sample: int = 12, short_side: int = 256) -> list[dict
     """
     data = open_data(config)
     say(*data.summary)
-    rows, advice = [], []
-    for table, source in zip(data.tables, config.sources.values()):
+    rows: list[dict] = []
+    advice = []
+    for table, source in zip(data.tables, config.sources.values(), strict=True):
         try:
             with tempfile.TemporaryDirectory() as folder:
-                forms = _copies(_sample(table, sample), Path(folder), short_side)
+                forms = _forms(_sample(table, sample), Path(folder), short_side)
                 rates = compare_rates(
-                    [form for form, _ in forms.values()], source, config, _SECONDS
+                    [form for form, _ in forms.values()],
+                    source,
+                    clip=config.clip,
+                    threads=config.loader.threads,
+                    seconds=_SECONDS,
                 )
                 measured = [
                     {
@@ -87,7 +94,7 @@ def advise(config: Config, sample: int = 12, short_side: int = 256) -> list[dict
                         "rate": rate,
                         "bytes": size,
                     }
-                    for (name, (form, size)), rate in zip(forms.items(), rates)
+                    for (name, (form, size)), rate in zip(forms.items(), rates, strict=True)
                 ]
         except OSError as error:
             raise UserError(
@@ -98,6 +105,7 @@ def advise(config: Config, sample: int = 12, short_side: int = 256) -> list[dict
             ) from None
         rows += measured
         advice.append(advise_on(table.name, measured))
+
     say("", f"| {' | '.join(_HEAD)} |", f"|{'---|' * len(_HEAD)}")
     originals = {row["source"]: row for row in rows if row["as"] == "original"}
     for row in rows:
@@ -107,23 +115,26 @@ def advise(config: Config, sample: int = 12, short_side: int = 256) -> list[dict
 
 
 def advise_on(name: str, rows: list[dict]) -> str:
-    """One sentence from the rows of a source, the original's first: the fastest copy, and the
-    smallest that helps.
+    """One sentence on the fastest copy of a source, and on the smallest that helps.
+
+    Args:
+        name: of the source.
+        rows: what was measured; the original's is the first.
     """
     original, *copies = rows
     best = max(row["rate"] for row in copies)
     if best < _WORTH * original["rate"]:
-        return f"`{name}`: no copy would help; the best is {best / original['rate']:.2f} times as fast."
-    fastest = min(
-        (row for row in copies if row["rate"] >= _NEAR * best), key=lambda row: row["bytes"]
-    )
-    smallest = min(
-        (row for row in copies if row["rate"] >= _WORTH * original["rate"]),
-        key=lambda row: row["bytes"],
-    )
+        times = best / original["rate"]
+        return f"`{name}`: no copy would help; the best is {times:.2f} times as fast."
+
+    fast = [row for row in copies if row["rate"] >= _NEAR * best]
+    useful = [row for row in copies if row["rate"] >= _WORTH * original["rate"]]
+    fastest = min(fast, key=lambda row: row["bytes"])
+    smallest = min(useful, key=lambda row: row["bytes"])
 
     def gain(row: dict) -> str:
-        faster, larger = (row[key] / original[key] for key in ("rate", "bytes"))
+        faster = row["rate"] / original["rate"]
+        larger = row["bytes"] / original["bytes"]
         return f"{faster:.1f} times as fast for {larger:.2f} times the bytes"
 
     recipe = "" if fastest["as"] == "copy" else f" --recipe {fastest['as']}"
@@ -132,66 +143,66 @@ def advise_on(name: str, rows: list[dict]) -> str:
 
 
 def _sample(table: SourceTable, count: int) -> SourceTable:
-    """Evenly spread rows as if each were one piece at the beginning of its file, of at most
-    ``_LONGEST`` frames.
-    """
+    """Evenly spread rows, each as one piece of at most ``_LONGEST`` frames at its file's start."""
     rows = np.unique(np.linspace(0, len(table) - 1, count).astype(np.int64))
     pieces = rows if table.starts is None else table.starts[rows]
-    taken = {name: getattr(table, name)[rows] for name in ("labels", "widths", "heights")}
-    taken |= {name: getattr(table, name)[pieces] for name in ("records", "frames", "codecs")}
-    taken["frames"] = np.minimum(taken["frames"], _LONGEST)
-    return replace(table, **taken, firsts=None, starts=None, positives=None)
+    return replace(
+        table,
+        labels=table.labels[rows],
+        widths=table.widths[rows],
+        heights=table.heights[rows],
+        records=table.records[pieces],
+        frames=np.minimum(table.frames[pieces], _LONGEST),
+        codecs=table.codecs[pieces],
+        firsts=None,
+        starts=None,
+        positives=None,
+    )
 
 
-def _copies(
+def _forms(
     sample: SourceTable, folder: Path, short_side: int
 ) -> dict[str, tuple[SourceTable, float]]:
-    """The sample as it is and as every copy that would differ, with its bytes, without the files
-    that fail.
+    """The sample as it is and as every copy that would differ, with its bytes.
+
+    Files that fail are left out of all of them.
     """
     originals = {int(record): sample.media(record) for record in sample.records}
-    recipes = RECIPES if sample.kind in ("video", "untrimmed") else {"copy": None}
-    copies: dict[str, dict[int, Media]] = {name: {} for name in recipes}
-    for record, media in tqdm(
-        originals.items(), desc=f"copies of {sample.name}", unit="file", disable=None
-    ):
+    recipes = {"copy": RECIPES["fast"]} if sample.kind.has_images else RECIPES  # images need none
+    forms: dict[str, dict[int, Media]] = {"original": originals, **{name: {} for name in recipes}}
+    bar = tqdm(originals.items(), desc=f"copies of {sample.name}", unit="file", disable=None)
+    for record, media in bar:
         for name, recipe in recipes.items():
+            path = folder / f"{name}-{record}"
             try:
-                copies[name][record] = _copy(
-                    media, folder / f"{name}-{record}", recipe, short_side, sample.kind
-                )
+                ENCODERS[sample.kind](media, path, recipe, short_side, _LONGEST)
+                forms[name][record] = _probe(sample.kind, path, media)
             except DecodeError as reason:
                 say(f"{media.path} is left out: {reason}", error=True)
                 break
-    good = set.intersection(*map(set, copies.values()))
+
+    good = set.intersection(*map(set, forms.values()))
     if not good:
         raise UserError(
-            f"sources.{sample.name}",
+            key_of(sample.name),
             "a file that can be decoded",
             f"none among {len(originals)}",
             "Look at its files, or take a larger --sample.",
         )
     kept = sample.take(np.flatnonzero(np.isin(sample.records, list(good))), "sample")
     return {
-        name: (_table(kept, files), sum(map(_bytes, (files[record] for record in good))))
-        for name, files in {"original": originals, **copies}.items()
+        name: (_table(kept, files), sum(_bytes(files[record]) for record in good))
+        for name, files in forms.items()
     }
 
 
-def _copy(media: Media, path: Path, recipe, short_side: int, kind: str) -> Media:
-    if kind == "frames":
-        path.mkdir()
-        for number in range(min(media.frames, _LONGEST)):
-            image = media.frame(number)
-            children.call(encode_photo, image, path / os.path.basename(image.path), short_side)
-        probe = probe_frames(FileSpan(str(path)), media.container)
-    elif kind == "image":
-        children.call(encode_photo, media, path, short_side)
-        probe = probe_image(FileSpan(str(path)))
+def _probe(kind: MediaKind, path: Path, original: Media) -> Media:
+    span = FileSpan(str(path))
+    if kind.is_folder:
+        probe = probe_frames(span, original.container)
     else:
-        children.call(encode_video, media, path, recipe, short_side, _LONGEST)
-        probe = probe_video(FileSpan(str(path)))
-    return Media.of(str(path), FileSpan(str(path)), probe)
+        probe = probe_image(span) if kind.is_still else probe_video(span)
+    return Media.of(str(path), span, probe)
 
 
 def _table(sample: SourceTable, files: dict[int, Media]) -> SourceTable:
@@ -204,7 +215,7 @@ def _table(sample: SourceTable, files: dict[int, Media]) -> SourceTable:
         heights=np.array([one.height for one in media], np.uint16),
         codec_names=codecs,
         codecs=np.array([codecs.index(one.codec) for one in media], np.uint8),
-        _reader=_Files(files),
+        _reader=_SampleReader(files),  # type: ignore[arg-type]  # all that is asked of it
     )
 
 
@@ -217,54 +228,53 @@ def _bytes(media: Media) -> float:
 
 
 def _costs(table: SourceTable, source: SourceConfig, clip: ClipConfig) -> dict[str, object]:
-    """What decoding a source costs: medians over its files, and frames decoded for each that the
-    plan uses.
-    """
+    """Medians over a source's files, and how many frames are decoded for each that is used."""
     media = [table.media(record) for record in table.records.tolist()]
     sizes = sorted((one.width, one.height) for one in media)
-    costs = {
+    costs: dict[str, object] = {
         "codec": ", ".join(table.codec_names),
         "pixels": "x".join(map(str, sizes[len(sizes) // 2])),
+        "gop": 1,
+        "amplification": 1.0,
     }
-    if table.kind in ("image", "frames"):
-        times = [
-            _cost(one if table.kind == "image" else one.frame(0), is_photo=True)[1] for one in media
-        ]
-        return {
-            **costs,
-            "gop": 1,
-            "open_ms": 0.0,
-            "frame_ms": float(np.median(times)),
-            "amplification": 1.0,
+    if not table.kind.has_images:
+        keyframes = {
+            record: unpack_numbers(one.keyframes)
+            for record, one in zip(table.records.tolist(), media, strict=True)
         }
-    keys = {
-        record: unpack_numbers(one.keyframes) for record, one in zip(table.records.tolist(), media)
-    }
-    gops = np.concatenate(
-        [np.diff(np.append(keys[record], one.frames)) for record, one in zip(keys, media)]
-    )
-    opening, decoding = np.median([_cost(one, is_photo=False) for one in media], axis=0)
-    plan, decoded, used = (
-        plan_of(table, replace(source, weight=1.0, batch=None, resample=None), clip, 0),
-        0,
-        0,
-    )
+        gops = [
+            np.diff(np.append(keys, one.frames))
+            for keys, one in zip(keyframes.values(), media, strict=True)
+        ]
+        costs["gop"] = float(np.median(np.concatenate(gops)))
+        costs["amplification"] = _amplification(table, source, clip, keyframes)
+
+    is_image = table.kind.has_images
+    times = [
+        call_isolated(
+            decoding_cost,
+            one.frame(0) if table.kind.is_folder else one,
+            is_image,
+            min(one.frames, _LONGEST),
+        )
+        for one in media
+    ]
+    costs["open_ms"], costs["frame_ms"] = np.median(np.array(times, float), axis=0).tolist()
+    return costs
+
+
+def _amplification(
+    table: SourceTable, source: SourceConfig, clip: ClipConfig, keyframes: dict[int, np.ndarray]
+) -> float:
+    """How many frames a training decodes for each that it uses."""
+    plan = plan_of_table(table, source, clip, seed=0)
+    decoded = used = 0
     for step in range(_STEPS):
         (samples,) = plan(step)
-        for piece, frames in zip(samples.pieces[:, 0], samples.frames):
-            decoded += frames_decoded(frames, keys[int(table.records[piece])])
+        for piece, frames in zip(samples.pieces[:, 0], samples.frames, strict=True):
+            decoded += frames_decoded(frames, keyframes[int(table.records[piece])])
             used += len(frames)
-    return {
-        **costs,
-        "gop": float(np.median(gops)),
-        "open_ms": float(opening),
-        "frame_ms": float(decoding),
-        "amplification": decoded / used,
-    }
-
-
-def _cost(media: Media, is_photo: bool) -> list[float]:
-    return children.call(decoding_cost, media, is_photo, min(media.frames, _LONGEST))
+    return decoded / used
 
 
 def _line(row: dict, original: dict) -> str:

@@ -1,4 +1,4 @@
-"""One video or photo of a training copy: small, upright, and cheap to decode from any frame on."""
+"""One video or image of a training copy: small, upright, and cheap to decode at any frame."""
 
 from __future__ import annotations
 
@@ -13,41 +13,38 @@ import cv2
 import numpy as np
 from av.video.reformatter import ColorRange, Interpolation
 
-from omnidali.catalog.database.store import Media
-from omnidali.catalog.file_span import FileSpan
+from omnidali.catalog.database.media import Media
+from omnidali.catalog.probing.file_span import FileSpan
 from omnidali.catalog.probing.frame_planes import is_full_range, show_upright
-from omnidali.catalog.probing.probe import (
-    Probe,
-    open_video,
-    probe_video,
-    unpack_numbers,
-    unpack_times,
-    video_stream,
-)
-from omnidali.catalog.probing.sniff import UnsupportedMediaError, read_image_header
-from omnidali.curation.copies.copy_check import check_frames, copied_matrix
+from omnidali.catalog.probing.image_header import read_image_header
+from omnidali.catalog.probing.limits import UnsupportedMediaError
+from omnidali.catalog.probing.packed_numbers import unpack_numbers, unpack_times
+from omnidali.catalog.probing.video_container import open_video, video_stream
+from omnidali.catalog.probing.video_probe import probe_video
+from omnidali.curation.copies.copy_check import compare_with_original, copied_matrix
 from omnidali.decoding.demuxer import frames_from
 from omnidali.decoding.failure_cause import cause_of
 from omnidali.decoding.image import orientation_flag, upright
 from omnidali.decoding.video import upright_size
 from omnidali.errors import DecodeError
-from omnidali.utils.heartbeat import moves_on
+from omnidali.utils.heartbeat import report_progress
 from omnidali.utils.x264 import repeatable
 
 JPEG_QUALITY = 90
-# frames a second that x264 is told: real timestamps are written by us and do not sway its choices
+# frames a second that x264 gets: we write real timestamps, which do not sway its choices
 _RATE = 30
-_RATE_IF_UNKNOWN = 25  # as where pieces are cut
+_UNKNOWN_RATE = 25  # frames a second of videos without timestamps, as where pieces are cut
 _FINE = Fraction(1, 1_000_000)  # seconds between frames that had the same timestamp, about
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How videos are encoded: H.264, 8-bit 4:2:0, closed GOPs of exactly ``gop`` frames, no
-    B-frames.
+    """How videos are encoded: H.264, 8-bit 4:2:0, closed GOPs, no B-frames.
 
     Attributes:
-        crf: quality, smaller is better. preset: of x264, what encoding may cost.
+        gop: frames of each GOP.
+        crf: quality, smaller is better.
+        preset: of x264, what encoding may cost.
         tune: of x264; ``fastdecode`` leaves out the loop filter, CABAC and weighted prediction.
     """
 
@@ -78,18 +75,18 @@ RECIPES = {
 }
 
 
-class Picture(NamedTuple):
+class ScaledFrame(NamedTuple):
     """A frame of a copy.
 
     Attributes:
         planes: uint8 (3 H / 2, W), Y, U and V after each other.
         matrix: FFmpeg's number of the matrix that made them of RGB.
-        came: False where it stands for another one that did not.
+        decoded: False where it fills the place of a frame that did not decode.
     """
 
     planes: np.ndarray
     matrix: int
-    came: bool
+    decoded: bool
 
 
 def scaled_size(width: int, height: int, short_side: int, even: bool = False) -> tuple[int, int]:
@@ -98,121 +95,20 @@ def scaled_size(width: int, height: int, short_side: int, even: bool = False) ->
     >>> scaled_size(852, 480, 256, even=True), scaled_size(97, 64, 256, even=True)
     ((454, 256), (96, 64))
     """
-    scale, unit = min(1.0, short_side / min(width, height)), 2 if even else 1
+    scale = min(1.0, short_side / min(width, height))
+    unit = 2 if even else 1
     # a whole pixel is cut off rather than made up where an odd side must become even
-    return tuple(
-        max(unit, int(side * scale / unit + (0.5 if scale < 1 else 0)) * unit)
-        for side in (width, height)
+    rounding = 0.5 if scale < 1 else 0
+    return (
+        max(unit, int(width * scale / unit + rounding) * unit),
+        max(unit, int(height * scale / unit + rounding) * unit),
     )
 
 
-def encode_video(
-    media: Media,
-    path: Path,
-    recipe: Recipe,
-    short_side: int,
-    limit: int | None = None,
-    first: int = 0,
-) -> int:
-    """Write every frame of a video, in presentation order and with its distance from the first, as
-    MP4.
+def encode_image(media: Media, path: Path, short_side: int) -> None:
+    """Write an image as JPEG, upright and without metadata.
 
-    A frame that the source does not give is replaced by the next one that it gives.
-
-    Args:
-        limit: how many frames at most. first: the frame to begin with, which counts as the first.
-
-    Returns:
-        How many frames were replaced.
-
-    Raises:
-        DecodeError: if less than half of the frames come out, or the copy is not as it must be.
-        OSError, av.FFmpegError: if the copy cannot be written.
-    """
-    count = min(media.frames - first, limit or media.frames)
-    width, height = scaled_size(media.width, media.height, short_side, even=True)
-    seconds, ticks, tick = _timing(media, count, first)
-    replaced: list[int] = []
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as copy:
-        stream = copy.add_stream("libx264", rate=_RATE, options=recipe.options)
-        stream.width, stream.height, stream.pix_fmt, stream.time_base = (
-            width,
-            height,
-            "yuv420p",
-            tick,
-        )
-        encoder = stream.codec_context
-        encoder.thread_count, encoder.color_range = 1, int(ColorRange.MPEG)
-
-        def write(packets) -> None:
-            for packet in packets:  # without B-frames they come in presentation order
-                packet.pts = packet.dts = int(ticks[packet.pts])
-                packet.time_base = tick
-                copy.mux(packet)
-
-        for number, picture in enumerate(pictures(media, width, height, count, first)):
-            moves_on()  # also where one frame stands for many
-            if number == 0:
-                encoder.colorspace = picture.matrix
-            if not picture.came:
-                replaced.append(number)
-            frame = av.VideoFrame.from_ndarray(picture.planes, format="yuv420p")
-            frame.pts, frame.time_base = number, Fraction(1, _RATE)
-            write(stream.encode(frame))
-        write(stream.encode(None))
-    if 2 * len(replaced) > count:
-        raise DecodeError(f"{len(replaced)} of {count} frames do not come out")
-    _check(path, seconds, (width, height), recipe)
-    check_frames(media, path, first, replaced)
-    return len(replaced)
-
-
-def pictures(
-    media: Media, width: int, height: int, count: int, first: int = 0
-) -> Iterator[Picture]:
-    """``count`` frames from ``first`` on in presentation order, upright and scaled to (width,
-    height), limited range.
-
-    Raises:
-        DecodeError: if the file cannot be read, or gives no frame.
-    """
-    number, last, end = first, None, first + count
-    coded = (height, width) if media.rotation % 180 else (width, height)
-    for index, frame in frames_from(media, first):
-        if index < number or upright_size(frame, media) != media.stored:
-            continue
-        last = Picture(_scaled(frame, media, *coded), copied_matrix(frame), came=True)
-        for _ in range(number, min(index, end)):
-            yield last._replace(came=False)
-        if index < end:
-            yield last
-        number = index + 1
-        if number >= end:
-            return
-    if last is None:
-        raise DecodeError("no frame comes out")
-    for _ in range(number, end):
-        yield last._replace(came=False)
-
-
-def _scaled(frame: av.VideoFrame, media: Media, width: int, height: int) -> np.ndarray:
-    """The planes of :class:`Picture` of a coded frame, upright; the matrix of its colours stays."""
-    is_full = is_full_range(frame)
-    small = frame.reformat(
-        width,
-        height,
-        "yuv420p",
-        interpolation=Interpolation.BICUBIC,
-        threads=1,
-        src_color_range=ColorRange.JPEG if is_full else ColorRange.MPEG,
-        dst_color_range=ColorRange.MPEG,
-    )
-    return _upright(small.to_ndarray(), media.rotation, media.mirrored)
-
-
-def encode_photo(media: Media, path: Path, short_side: int) -> None:
-    """Write a photo as JPEG, upright and without metadata; a JPEG that is small enough is copied as
-    it is.
+    A JPEG that is small enough is copied as it is.
 
     Raises:
         DecodeError: if it cannot be read, or is not of the size that its header says.
@@ -221,7 +117,7 @@ def encode_photo(media: Media, path: Path, short_side: int) -> None:
     try:
         data = media.span.read_bytes()
         header = read_image_header(data)
-        picture = cv2.imdecode(
+        image = cv2.imdecode(
             np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | orientation_flag(header)
         )
     except UnsupportedMediaError as refusal:
@@ -229,87 +125,180 @@ def encode_photo(media: Media, path: Path, short_side: int) -> None:
     except (OSError, cv2.error) as error:
         raise cause_of(error).error() from None
 
-    picture = None if picture is None else upright(picture, header.orientation)
-    if picture is None or picture.shape[:2] != (media.height, media.width):
-        found = "no picture" if picture is None else f"{picture.shape[1]}x{picture.shape[0]} pixels"
+    stored = (media.width, media.height)
+    image = None if image is None else upright(image, header.orientation)
+    if image is None or image.shape[1::-1] != stored:
+        found = "no picture" if image is None else f"{image.shape[1]}x{image.shape[0]} pixels"
         raise DecodeError(f"{found} where the header said {media.width}x{media.height}")
 
-    size = scaled_size(media.width, media.height, short_side)
-    if size != (media.width, media.height):
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    elif header.codec == "jpeg":
-        path.write_bytes(data)
-        return
-    path.write_bytes(
-        cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
-    )
+    size = scaled_size(*stored, short_side)
+    if size != stored:
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    if size != stored or header.codec != "jpeg":
+        jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
+        data = jpeg.tobytes()
+    path.write_bytes(data)
 
 
-def _upright(planes: np.ndarray, rotation: int, mirrored: bool) -> np.ndarray:
-    """Turn a picture of :class:`Picture` as
-    :func:`~omnidali.catalog.probing.frame_planes.frame_orientation` says.
+def encode_video(
+    media: Media, path: Path, recipe: Recipe, short_side: int, limit: int | None = None
+) -> int:
+    """Write the frames of a video as MP4, in presentation order and at their times.
+
+    A frame that does not decode is replaced by the next one that does.
+
+    Args:
+        media: the original.
+        path: of the copy.
+        recipe: how it is encoded.
+        short_side: pixels; a smaller video keeps its size.
+        limit: how many frames are written at most.
+
+    Returns:
+        How many frames were replaced.
+
+    Raises:
+        DecodeError: if less than half of the frames decode, or the copy is not as it must be.
+        OSError, av.FFmpegError: if the copy cannot be written.
     """
-    if not rotation and not mirrored:
+    count = min(media.frames, limit or media.frames)
+    size = scaled_size(media.width, media.height, short_side, even=True)
+    seconds, ticks, tick = _timing(media, count)
+    replaced: list[int] = []
+
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as copy:
+        stream = copy.add_stream("libx264", rate=_RATE, options=recipe.options)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        stream.time_base = tick
+        encoder = stream.codec_context
+        encoder.thread_count = 1
+        encoder.color_range = int(ColorRange.MPEG)
+
+        def write(frame: av.VideoFrame | None) -> None:
+            for packet in stream.encode(frame):
+                assert packet.pts is not None
+                # without B-frames packets come in presentation order
+                packet.pts = packet.dts = int(ticks[packet.pts])
+                packet.time_base = tick
+                copy.mux(packet)
+
+        for number, scaled in enumerate(scaled_frames(media, *size, count)):
+            report_progress()  # also where one frame is repeated many times
+            if number == 0:
+                encoder.colorspace = scaled.matrix
+            if not scaled.decoded:
+                replaced.append(number)
+            frame = av.VideoFrame.from_ndarray(scaled.planes, format="yuv420p")
+            frame.pts = number
+            frame.time_base = Fraction(1, _RATE)
+            write(frame)
+        write(None)
+
+    if 2 * len(replaced) > count:
+        raise DecodeError(f"{len(replaced)} of {count} frames do not come out")
+    _check_headers(path, seconds, size, recipe)
+    compare_with_original(media, path, replaced)
+    return len(replaced)
+
+
+def scaled_frames(media: Media, width: int, height: int, count: int) -> Iterator[ScaledFrame]:
+    """Yield the first ``count`` frames, upright and scaled to (width, height), limited range.
+
+    Raises:
+        DecodeError: if the file cannot be read, or gives no frame.
+    """
+    number = 0
+    last = None
+    coded = (height, width) if media.rotation % 180 else (width, height)
+    for index, frame in frames_from(media):
+        if index < number or upright_size(frame, media) != media.stored:
+            continue
+        last = ScaledFrame(_upright_planes(frame, media, *coded), copied_matrix(frame), True)
+        for _ in range(number, min(index, count)):
+            yield last._replace(decoded=False)
+        if index < count:
+            yield last
+        number = index + 1
+        if number >= count:
+            return
+
+    if last is None:
+        raise DecodeError("no frame comes out")
+    for _ in range(number, count):
+        yield last._replace(decoded=False)
+
+
+def _upright_planes(frame: av.VideoFrame, media: Media, width: int, height: int) -> np.ndarray:
+    """Scale a coded frame, and turn it as its video says: the planes of :class:`ScaledFrame`.
+
+    The matrix of its colours stays.
+    """
+    planes = frame.reformat(
+        width,
+        height,
+        "yuv420p",
+        interpolation=Interpolation.BICUBIC,
+        threads=1,
+        src_color_range=ColorRange.JPEG if is_full_range(frame) else ColorRange.MPEG,
+        dst_color_range=ColorRange.MPEG,
+    ).to_ndarray()
+    if not media.rotation and not media.mirrored:
         return planes
-    height, width = planes.shape[0] * 2 // 3, planes.shape[1]
-    y, u, v = np.split(planes.reshape(-1), [height * width, height * width * 5 // 4])
-    turned = [show_upright(y.reshape(height, width), rotation, mirrored)]
-    turned += [
-        show_upright(colour.reshape(height // 2, width // 2), rotation, mirrored)
-        for colour in (u, v)
+
+    luma, *chroma = np.split(planes.reshape(-1), [height * width, height * width * 5 // 4])
+    halves = [plane.reshape(height // 2, width // 2) for plane in chroma]
+    turned = [
+        show_upright(plane, media.rotation, media.mirrored)
+        for plane in (luma.reshape(height, width), *halves)
     ]
     return np.concatenate([plane.reshape(-1) for plane in turned]).reshape(-1, turned[0].shape[1])
 
 
-def _timing(media: Media, count: int, first: int = 0) -> tuple[np.ndarray, np.ndarray, Fraction]:
-    """Seconds of ``count`` frames from ``first`` on, which is at 0, and the same in rising ticks of
-    the last value.
+def _timing(media: Media, count: int) -> tuple[np.ndarray, np.ndarray, Fraction]:
+    """Times of ``count`` frames from the first one's: in seconds, in ticks, and seconds of a tick.
 
     MP4 needs every timestamp above the one before: equal ones are put about a microsecond apart.
     """
     try:
         with open_video(media.span, media.container) as container:
             stream = video_stream(container)
-            tick, rate = (
-                stream.time_base,
-                stream.average_rate or stream.base_rate or _RATE_IF_UNKNOWN,
-            )
+            assert stream is not None and stream.time_base is not None
+            tick = stream.time_base
+            rate = stream.average_rate or stream.base_rate or _UNKNOWN_RATE
     except (UnsupportedMediaError, av.FFmpegError, OSError, ValueError, IndexError) as error:
         raise cause_of(error).error() from None
+
     times = media.frame_times
     if times is None:
-        times, tick = np.arange(first + count), 1 / Fraction(rate)
-    times = times[first : first + count] - times[first]
+        times = np.arange(count)
+        tick = 1 / Fraction(rate)
+    times = times[:count] - times[0]
     repeats = np.arange(count) - np.searchsorted(times, times)
     factor = max(int(repeats.max()) + 1, round(tick / _FINE)) if repeats.any() else 1
     return times * float(tick), times * factor + repeats, tick / factor
 
 
-def probe_written(path: Path, seconds: np.ndarray) -> Probe:
-    """Probe a file as the catalog will.
+def _check_headers(path: Path, seconds: np.ndarray, size: tuple[int, int], recipe: Recipe) -> None:
+    """Probe a copy as the catalog will.
 
     Raises:
-        DecodeError: if it does not have exactly one frame at each of these seconds after its first
-            one.
+        DecodeError: unless it has one frame at each of these seconds after its first one, and the
+            size, codec and keyframes that it was made with.
     """
     try:
-        written = probe_video(FileSpan(str(path)))
+        copy = probe_video(FileSpan(str(path)))
     except UnsupportedMediaError as refusal:
         raise DecodeError(f"the file is refused: {refusal}") from None
-    if written.frames != len(seconds):
-        raise DecodeError(f"the file has {written.frames} frames, not {len(seconds)}")
-    times = unpack_times(written.timing, written.frames)
-    if times is None or np.abs((times - times[0]) * written.tick - seconds).max() > 1e-5:
+    if copy.frames != len(seconds):
+        raise DecodeError(f"the file has {copy.frames} frames, not {len(seconds)}")
+
+    times = unpack_times(copy.timing, copy.frames)
+    if times is None or np.abs((times - times[0]) * copy.tick - seconds).max() > 1e-5:
         raise DecodeError("the file's timestamps are not the original's")
-    return written
-
-
-def _check(path: Path, seconds: np.ndarray, size: tuple[int, int], recipe: Recipe) -> None:
-    copy = probe_written(path, seconds)
-    if (
-        (copy.width, copy.height) != size
-        or copy.codec != "h264"
-        or not np.array_equal(unpack_numbers(copy.keyframes), np.arange(0, copy.frames, recipe.gop))
+    keyframes = np.arange(0, copy.frames, recipe.gop)
+    if (copy.width, copy.height, copy.codec) != (*size, "h264") or not np.array_equal(
+        unpack_numbers(copy.keyframes), keyframes
     ):
         raise DecodeError(
             f"the copy is {copy.codec} of {copy.width}x{copy.height}, or has other keyframes"

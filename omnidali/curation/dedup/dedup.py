@@ -25,7 +25,6 @@ from omnidali.curation.dedup import perceptual_hash
 from omnidali.curation.dedup.compared_items import ComparedItems, find_compared_items
 from omnidali.curation.dedup.dedup_report import SearchMethod, write_dedup_report
 from omnidali.curation.dedup.duplicates import BYTES, FEATURES, HASH, SourceDuplicates
-from omnidali.curation.dedup.exact_duplicates import DIGEST_BYTES
 from omnidali.curation.dedup.features import (
     FeatureSimilarity,
     ImageNetwork,
@@ -38,6 +37,7 @@ from omnidali.curation.dedup.features import (
 from omnidali.curation.dedup.frame_cache import FrameCache, fill_cache
 from omnidali.curation.dedup.perceptual_hash import HashSimilarity
 from omnidali.curation.dedup.search import Criterion, SearchedSource, digest_files, search_source
+from omnidali.curation.exact_duplicates import DIGEST_BYTES
 from omnidali.curation.list_writer import check_list_paths, write_config, write_list
 from omnidali.curation.source_selection import all_sources, choose_crawled
 from omnidali.curation.windows import check_window, with_all_pieces

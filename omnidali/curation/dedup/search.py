@@ -14,7 +14,6 @@ from tqdm import tqdm
 from omnidali.config.schema import EVALUATION, MediaConfig
 from omnidali.curation.dedup.compared_items import ComparedItems
 from omnidali.curation.dedup.duplicates import HASH, BestPairs, SourceDuplicates, just_below
-from omnidali.curation.dedup.exact_duplicates import DIGEST_BYTES, FileReaders, file_digest
 from omnidali.curation.dedup.frame_cache import DONE, UNREADABLE, FrameCache
 from omnidali.curation.dedup.nearest import (
     Similarity,
@@ -23,6 +22,7 @@ from omnidali.curation.dedup.nearest import (
     best_matches,
 )
 from omnidali.curation.dedup.perceptual_hash import hamming_distances
+from omnidali.curation.exact_duplicates import DIGEST_BYTES, FileReaders, file_digest
 from omnidali.distributed.ranks import Ranks
 from omnidali.utils.untrusted_text import say
 

@@ -1,33 +1,24 @@
-"""A teacher's filter: score crawled sources once, apply rules as often as one likes, write the
-lists that remain.
-"""
+"""A teacher's filter: score crawled sources once, then write the lists that any rules keep."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
-from omnidali.catalog.database.store import SourceTable
 from omnidali.catalog.database.teacher_scores import ScoreStore
-from omnidali.config.schema import EVALUATION, Config, MediaConfig, key_of
-from omnidali.curation.filter.filter_report import Part, write_reports
-from omnidali.curation.filter.rules import Opinion, Rules, judge, opinion_of
-from omnidali.curation.filter.scoring import (
-    Task,
-    Teacher,
-    load_teachers,
-    make_task,
-    score,
-    source_to_score,
-)
-from omnidali.curation.list_writer import check_list, write_config, write_list
+from omnidali.config.schema import EVALUATION, Config, MediaConfig, SourceConfig, key_of
+from omnidali.curation.filter.filter_report import FilteredSource, write_filter_report
+from omnidali.curation.filter.rules import Rules, TeacherScores, apply_rules, scores_of_queries
+from omnidali.curation.filter.scoring import ScoringTask, make_task, score
+from omnidali.curation.filter.teacher import Teacher, load_teachers
+from omnidali.curation.list_writer import check_list_paths, write_config, write_list
 from omnidali.curation.source_selection import all_sources, choose_crawled
-from omnidali.curation.windows import check_window
+from omnidali.curation.windows import FRAME_SECONDS, check_window, with_all_pieces
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.loading.data import open_data
@@ -38,14 +29,15 @@ from omnidali.utils.untrusted_text import say
 
 @dataclass(frozen=True)
 class Filtering:
-    """What is asked for.
+    """What a filter is asked for.
 
     Attributes:
         names: of the sources, ``evaluation`` among them; none: all training sources but the target.
-        rules: what an item has to pass. window: seconds of a piece of long videos that are cut into
-            windows; None: see :func:`~omnidali.curation.filter.scoring.source_to_score`.
-        score_only: whether no list is written. keep_negatives: whether long videos stay without a
-            positive piece.
+        rules: what an item has to pass.
+        window: seconds of a piece of long videos that are cut into windows; None: 1 for a 2D
+            teacher, else as configured.
+        score_only: write no list.
+        keep_negatives: keep long videos without a positive piece.
     """
 
     names: tuple[str, ...] = ()
@@ -59,203 +51,233 @@ def filter_sources(
     config: Config,
     checkpoints: Sequence[str | Path],
     out: str | Path,
-    asked: Filtering,
-    ranks: Ranks = Ranks(),
+    *,
+    filtering: Filtering,
+    ranks: Ranks,
     take: Callable[[], None] = lambda: None,
 ) -> dict[str, dict]:
-    """Score the sources, and write lists, tables, pictures and a config into ``out``.
+    """Score the sources, and write lists, tables, plots and a config into ``out``.
 
     Args:
+        config: names the sources, and the clips and views that the teacher looks at.
         checkpoints: of the teacher; several are asked together.
-        take: called on all ranks before anything but the catalog is written, once everything was
-            checked that can be.
+        out: folder for the results.
+        filtering: what is asked for.
+        ranks: all of them call this.
+        take: called on all ranks once everything was checked that can be, and before anything but
+            the catalog is written.
 
     Returns:
         For each source counts of items, kept, dropped, unreadable and scored now, and items a
-            second.
+        second.
 
     Raises:
         UserError: for a teacher of other classes, a window that no source takes, a source of which
             nothing is kept, and a folder or catalog that cannot be written.
     """
     out = Path(os.path.abspath(out))
-    chosen = choose_crawled(config, asked.names, lists=not asked.score_only)
+    scoring_config, teacher, tasks = _prepare(
+        config, checkpoints, out=out, filtering=filtering, ranks=ranks
+    )
+    take()
+
+    if ranks.is_main:
+        for remark in _remarks(teacher, tasks):
+            say(remark)
+    counts = {name: _score(teacher, task, scoring_config, ranks) for name, task in tasks.items()}
+    if not filtering.score_only:
+        counts = ranks.on_main(
+            lambda: _write_results(
+                out,
+                tasks,
+                counts,
+                config=config,
+                scoring_config=scoring_config,
+                filtering=filtering,
+            )
+        )
+    if ranks.is_main:
+        record = {
+            "filter": counts,
+            "checkpoint": teacher.path,
+            "digest": teacher.digest,
+            "rules": None if filtering.score_only else str(filtering.rules),
+            "ranks": ranks.world,
+        }
+        write_record(out, record)
+    return counts
+
+
+def _prepare(
+    config: Config,
+    checkpoints: Sequence[str | Path],
+    *,
+    out: Path,
+    filtering: Filtering,
+    ranks: Ranks,
+) -> tuple[Config, Teacher, dict[str, ScoringTask]]:
+    """The config to score with, the teacher and its tasks; nothing but the catalog is written."""
+    chosen = choose_crawled(config, filtering.names, lists=not filtering.score_only)
     sources = {name: all_sources(config)[name] for name in chosen}
-    check_window(asked.window, sources, config.data_root)
+    check_window(filtering.window, sources, config.data_root)
     teacher = load_teachers(checkpoints, config.clip.clip_len)
-    scored = {
-        name: source_to_score(teacher, source, config.data_root, asked.window)
-        for name, source in sources.items()
+    window = filtering.window or (None if teacher.is_3d else FRAME_SECONDS)
+    sources = {
+        name: with_all_pieces(source, config.data_root, window) for name, source in sources.items()
     }
+
+    # all items of the sources, and the target, which may give the names of the classes
+    training: dict[str, SourceConfig] = {}
     target = next(iter(config.sources))
-    training = {
-        name: replace(scored.get(name, config.sources[name]), fraction=1.0, hold_out=None)
-        for name in config.sources
-        if name in scored or name == target
-    }
-    # faults are named in `out`: the run folder may be that of a training
-    config_here = replace(
+    for name in config.sources:
+        if name in sources or name == target:
+            source = sources.get(name, config.sources[name])
+            assert isinstance(source, SourceConfig)
+            training[name] = replace(source, fraction=1.0, hold_out=None)
+    config = replace(
         config,
         catalog=config.catalog_path,
-        run_dir=str(out),
+        run_dir=str(out),  # faults are named there: the run folder may be that of a training
         sources=MappingProxyType(training),
-        evaluation=replace(config.evaluation, source=scored.get(EVALUATION)),
+        evaluation=replace(config.evaluation, source=sources.get(EVALUATION)),
     )
-    data = open_data(config_here, ranks)
+
+    data = open_data(config, ranks)
     if ranks.is_main:
         say(*data.summary)
-    names = teacher.agree(data.class_names, data.named)
-    if (
-        ranks.is_main
-        and teacher.is_3d
-        and any(source.kind == "image" for source in scored.values())
-    ):
-        say(
-            "a 3D teacher sees a photo as a clip that stands still; a 2D one is the better judge of photos"
-        )
+    names = teacher.match_classes(data.class_names, data.named)
     tables = {table.name: table for table in (*data.tables, data.evaluation) if table is not None}
     tasks = {
-        name: make_task(teacher, tables[name], source, config_here, names)
-        for name, source in scored.items()
+        name: make_task(teacher, tables[name], source, config, names)
+        for name, source in sources.items()
     }
-    parted = [name for name in tasks if any(name in held for held in teacher.hold_outs)]
-    for name in parted:
-        teacher.juries(tasks[name].table)  # which refuses items that nobody judges
-    take()
-    for name in parted if ranks.is_main else ():
-        say(f"{name}: networks that held out a part of it judge that part alone")
-    for name, task in tasks.items() if ranks.is_main and not teacher.is_3d else ():
-        if scored[name].kind == "untrimmed":
+    for task in tasks.values():
+        teacher.juries(task.table)  # refuses items that no network may score
+    return config, teacher, tasks
+
+
+def _remarks(teacher: Teacher, tasks: Mapping[str, ScoringTask]) -> Iterator[str]:
+    """What a user should know of how the teacher sees the sources."""
+    if teacher.is_3d and any(task.table.kind.is_still for task in tasks.values()):
+        yield (
+            "a 3D teacher sees an image as a clip that stands still; a 2D one is the better judge"
+            " of images"
+        )
+    for name, task in tasks.items():
+        if any(name in held for held in teacher.hold_outs):
+            yield f"{name}: networks that held out a part of it judge that part alone"
+        if task.table.kind.has_pieces and not teacher.is_3d:
             frames = task.views.num_clips * task.clip.clip_len
-            say(
-                f"{name}: a 2D teacher looks at {frames} frame{'s' * (frames > 1)} of every piece; a 3D one is the"
-                " better judge of long videos"
+            yield (
+                f"{name}: a 2D teacher looks at {frames} frame{'s' * (frames > 1)} of every piece;"
+                " a 3D one is the better judge of long videos"
             )
-    rows = {name: _score(teacher, task, config_here, ranks) for name, task in tasks.items()}
-    if not asked.score_only:
-        rows = ranks.on_main(
-            lambda: _write(config, config_here, out, asked, sources, tasks, names, rows)
-        )
+
+
+def _score(teacher: Teacher, task: ScoringTask, config: Config, ranks: Ranks) -> dict:
+    """Score a source; returns the first of its counts."""
+    scored, seconds = score(teacher, task, config, ranks)
+    rate = round(scored / seconds, 1) if scored else None
     if ranks.is_main:
-        write_record(
-            out,
-            {
-                "filter": rows,
-                "checkpoint": teacher.path,
-                "digest": teacher.digest,
-                "rules": None if asked.score_only else str(asked.rules),
-                "ranks": ranks.world,
-            },
-        )
-    return rows
+        speed = f" ({rate:,} a second)" if rate is not None else ""
+        say(f"{task.table.name}: {len(task.table):,} items, {scored:,} scored now{speed}")
+    return {"items": len(task.table), "scored": scored, "items_per_second": rate}
 
 
-def _score(teacher: Teacher, task: Task, config: Config, ranks: Ranks) -> dict:
-    count, seconds = score(teacher, task, config, ranks)
-    row = {
-        "items": len(task.table),
-        "scored": count,
-        "items_per_second": round(count / seconds, 1) if count else None,
-    }
-    if ranks.is_main:
-        speed = f" ({row['items_per_second']:,} a second)" if count else ""
-        say(f"{task.table.name}: {len(task.table):,} items, {count:,} scored now{speed}")
-    return row
-
-
-def _write(
-    config: Config,
-    config_here: Config,
+def _write_results(
     out: Path,
-    asked: Filtering,
-    sources: Mapping[str, MediaConfig],
-    tasks: Mapping[str, Task],
-    names: Collection[str],
-    rows: dict[str, dict],
+    tasks: Mapping[str, ScoringTask],
+    counts: Mapping[str, dict],
+    *,
+    config: Config,
+    scoring_config: Config,
+    filtering: Filtering,
 ) -> dict[str, dict]:
-    """Judge all sources, and write everything that ``out`` gets; returns the rows with what was
-    kept.
-    """
-    parts = {
-        name: _judge(config_here.catalog_path, task, asked.rules, len(names))
-        for name, task in tasks.items()
-    }
-    for part in parts.values():
-        _refuse_nothing(part, asked.rules)
-    for name, part in parts.items():
-        check_list(config_here.catalog_path, name, sources[name], part.verdict.kept)
-    new: dict[str, MediaConfig] = {}
+    """Apply the rules, and write everything that ``out`` gets; adds to the counts what was kept."""
+    catalog, sources = scoring_config.catalog_path, all_sources(config)
+    filtered = {name: _apply_rules(catalog, task, filtering.rules) for name, task in tasks.items()}
+    for name, source in filtered.items():
+        _require_kept(source, filtering.rules)
+        check_list_paths(catalog, name, sources[name], source.outcome.kept)
+
+    lists: dict[str, MediaConfig] = {}
+    all_counts: dict[str, dict] = {}
     with writing_to(out):
-        for name, part in parts.items():
-            source = replace(sources[name], window_seconds=part.task.source.window_seconds)
-            new[name], samples = write_list(
+        for name, source in filtered.items():
+            outcome = source.outcome
+            lists[name], samples = write_list(
                 out,
-                config_here.catalog_path,
+                catalog,
                 name,
-                source,
-                part.verdict.kept,
-                part.verdict.labels,
-                np.ones_like(part.verdict.kept) if asked.keep_negatives else None,
+                replace(sources[name], window_seconds=source.task.source.window_seconds),
+                kept=outcome.kept,
+                labels=outcome.labels,
+                stays=np.ones_like(outcome.kept) if filtering.keep_negatives else None,
             )
-            counts = {
-                "kept": int(part.verdict.kept.sum()),
-                "dropped": int((~part.verdict.kept).sum()),
-                "unreadable": int((~part.opinion.decoded).sum()),
-                "relabelled": int(part.relabelled.sum()),
+            all_counts[name] = {
+                **counts[name],
+                "kept": int(outcome.kept.sum()),
+                "dropped": int((~outcome.kept).sum()),
+                "unreadable": int((~source.scores.decoded).sum()),
+                "relabelled": int(source.relabelled.sum()),
                 "samples": samples,
             }
-            rows[name] = {**rows[name], **counts}
-        write_reports(out, parts, tuple(names), asked.rules, config_here, rows)
-        write_config(out, config, new, names)
-    for name, part in parts.items():
-        _tell(name, part, names, rows[name])
-    return rows
+        write_filter_report(out, filtered, all_counts, rules=filtering.rules, config=scoring_config)
+        write_config(out, config, lists, next(iter(filtered.values())).class_names)
+
+    for name, source in filtered.items():
+        _print_result(name, source, all_counts[name])
+    return all_counts
 
 
-def _judge(catalog: str, task: Task, rules: Rules, classes: int) -> Part:
-    """What the scores of a source come to, a few thousand items at a time."""
-    table: SourceTable = task.table
-    found = []
+def _apply_rules(catalog: str, task: ScoringTask, rules: Rules) -> FilteredSource:
+    """What becomes of a source's items; a few thousand scores are in memory at a time."""
+    table = task.table
     with ScoreStore(catalog, task.scorer) as store:
-        for places, logs in store.read(table):
-            found.append(opinion_of(logs, table.labels[places]))
-    opinion = Opinion(
-        *(
-            np.concatenate([getattr(part, name) for part in found])
-            for name in ("probability", "rank", "other", "other_probability")
-        )
+        chunks = [scores_of_queries(logs, table.labels[rows]) for rows, logs in store.read(table)]
+    scores = TeacherScores(
+        probability=np.concatenate([chunk.probability for chunk in chunks]),
+        rank=np.concatenate([chunk.rank for chunk in chunks]),
+        other=np.concatenate([chunk.other for chunk in chunks]),
+        other_probability=np.concatenate([chunk.other_probability for chunk in chunks]),
     )
     # a piece of a video about one class does not become a video about another
-    if table.kind == "untrimmed":
+    if table.kind.has_pieces:
         rules = replace(rules, relabel=False)
-    return Part(task, opinion, judge(opinion, table.labels, rules, classes))
+    outcome = apply_rules(scores, table.labels, rules, classes=len(task.scorer.classes))
+    return FilteredSource(task, scores, outcome)
 
 
-def _refuse_nothing(part: Part, rules: Rules) -> None:
-    if part.verdict.kept.any():
+def _require_kept(source: FilteredSource, rules: Rules) -> None:
+    if source.outcome.kept.any():
         return
-    best = np.sort(part.opinion.probability[part.opinion.decoded])[::-1][:5]
+    best = np.sort(source.scores.probability[source.scores.decoded])[::-1][:5]
     shown = ", ".join(f"{value:.3f}" for value in best) or "none: nothing decodes"
     raise UserError(
-        key_of(part.task.table.name),
+        key_of(source.task.table.name),
         f"items that pass the rule ({rules})",
-        f"none of {len(part.task.table):,}; the best probabilities are {shown}",
-        "Lower the threshold, use another --rule or teacher, or leave the source out with --sources.",
+        f"none of {len(source.task.table):,}; the best probabilities are {shown}",
+        "Lower the threshold, use another --rule or teacher, or leave the source out with"
+        " --sources.",
     )
 
 
-def _tell(name: str, part: Part, names: Collection[str], row: dict) -> None:
-    text = f"{name}: kept {row['kept']:,} of {row['items']:,} ({100 * row['kept'] / row['items']:.1f} %)"
-    if row["samples"] != row["kept"]:
-        text += f" as pieces of {row['samples']:,} videos"
-    text += f", dropped {row['dropped']:,}"
-    text += f", relabelled {row['relabelled']:,}" if row["relabelled"] else ""
-    say(text + (f"; {row['unreadable']:,} do not decode" if row["unreadable"] else ""))
-    for label, listed, kept in part.classes(len(names)):
-        if listed and not kept:
-            best = part.best(label)
+def _print_result(name: str, source: FilteredSource, counts: dict) -> None:
+    kept, items = counts["kept"], counts["items"]
+    text = f"{name}: kept {kept:,} of {items:,} ({100 * kept / items:.1f} %)"
+    if counts["samples"] != kept:
+        text += f" as pieces of {counts['samples']:,} videos"
+    text += f", dropped {counts['dropped']:,}"
+    if counts["relabelled"]:
+        text += f", relabelled {counts['relabelled']:,}"
+    if counts["unreadable"]:
+        text += f"; {counts['unreadable']:,} do not decode"
+    say(text)
+
+    for label, listed, kept_of_class in source.classes():
+        if listed and not kept_of_class:
             say(
-                f"WARNING: {name}: nothing is kept of class {label} ({list(names)[label]}), {listed:,} items,"
-                f" best probability {best:.3f}",
+                f"WARNING: {name}: nothing is kept of class {label} ({source.class_names[label]}),"
+                f" {listed:,} items, best probability {source.best(label):.3f}",
                 error=True,
             )

@@ -1,0 +1,217 @@
+"""Teachers: recognisers, alone or together, that say what they see in media."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from omnidali.catalog.database.source_table import SourceTable
+from omnidali.config.schema import key_of
+from omnidali.errors import UserError
+from omnidali.models.architecture import infer_architecture
+from omnidali.models.checkpoint_file import BEST, load_checkpoint, load_weights
+from omnidali.models.digest import digest_of
+from omnidali.models.pretrained import first_few
+from omnidali.models.recognizers import TSN, SlowOnly, build_model
+from omnidali.models.weights import best_weights
+from omnidali.planning.resampling import parts_of
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network that scores media, or several that score together by their mean probability.
+
+    Attributes:
+        models: in evaluation mode.
+        is_3d: whether they look at several frames at a time.
+        digests: of their weights, by model.
+        path: of their file, or files.
+        name: for people.
+        classes: names that a checkpoint carries; empty where none does.
+        outputs: how many classes they know.
+        hold_outs: by model, (part, parts) by the name of a source of which its training saw all but
+            that part.
+    """
+
+    models: tuple[TSN | SlowOnly, ...]
+    is_3d: bool
+    digests: tuple[str, ...]
+    path: str
+    name: str
+    classes: tuple[str, ...]
+    outputs: int
+    hold_outs: tuple[Mapping[str, tuple[int, int]], ...]
+
+    @property
+    def digest(self) -> str:
+        """Of all weights, whatever the order of the models."""
+        if len(self.digests) == 1:
+            return self.digests[0]
+        return hashlib.sha256("".join(sorted(self.digests)).encode()).hexdigest()
+
+    @property
+    def clip_len(self) -> int | None:
+        """Frames that the models take at a time; None: any number."""
+        return self.models[0].clip_len
+
+    def juries(self, table: SourceTable) -> list[tuple[tuple[TSN | SlowOnly, ...], np.ndarray]]:
+        """The models that score together, with the rows int64 (n,) of ``table`` that they score.
+
+        A model that held out a part of the source scores that part alone: it agrees with whatever
+        label it was trained on, and is fair to what it has never seen (cross-fitting).
+
+        Raises:
+            UserError: if no model may score some rows.
+        """
+        judges = np.ones((len(table), len(self.models)), bool)
+        for place, held in enumerate(self.hold_outs):
+            if table.name in held:
+                part, parts = held[table.name]
+                judges[:, place] = parts_of(table.owners(), parts) == part
+
+        orphans = int((~judges.any(axis=1)).sum())
+        if orphans:
+            raise UserError(
+                self.path,
+                f"for every item of {key_of(table.name)} a network that was not trained on it",
+                f"none for {orphans:,} of {len(table):,}; their parts are held out by no other"
+                " network",
+                "Name the checkpoints of all parts, or one that has seen nothing of the source.",
+            )
+
+        groups, group_of = np.unique(judges, axis=0, return_inverse=True)
+        group_of = group_of.reshape(-1)  # some releases of NumPy keep the axis
+        return [
+            (tuple(itertools.compress(self.models, group)), np.flatnonzero(group_of == number))
+            for number, group in enumerate(groups)
+        ]
+
+    def match_classes(self, names: Sequence[str], named: bool) -> tuple[str, ...]:
+        """Compare the lists' classes with the teacher's; returns a name for each of its outputs.
+
+        Args:
+            names: of the lists' classes.
+            named: whether they are names, and not their numbers as text.
+
+        Raises:
+            UserError: if these are not the teacher's classes.
+        """
+        if named:
+            same = len(names) == self.outputs and self.classes in ((), tuple(names))
+            found = tuple(names)
+        else:  # a class that no list has is no contradiction then
+            same = len(names) <= self.outputs
+            found = self.classes or tuple(map(str, range(self.outputs)))
+
+        if not same:
+            got = first_few(list(self.classes)) if self.classes else "no names"
+            raise UserError(
+                self.path,
+                f"a teacher for the {len(names)} classes of the lists ({first_few(list(names))})",
+                f"one for {self.outputs} ({got})",
+                "Use a teacher that was trained on these classes, or correct `classes:` of the"
+                " config.",
+            )
+        return found
+
+
+def load_teachers(checkpoints: Sequence[str | Path], clip_len: int) -> Teacher:
+    """Make one teacher of one checkpoint or several; arguments as of :func:`load_teacher`.
+
+    Raises:
+        UserError: if one cannot be read, they do not look at the same clips, or have other classes.
+    """
+    teachers = [load_teacher(checkpoint, clip_len) for checkpoint in checkpoints]
+    for other in teachers[1:]:
+        _require_same_task(teachers[0], other)
+
+    return replace(
+        teachers[0],
+        models=tuple(model for teacher in teachers for model in teacher.models),
+        digests=tuple(digest for teacher in teachers for digest in teacher.digests),
+        path=" + ".join(teacher.path for teacher in teachers),
+        name=" + ".join(teacher.name for teacher in teachers),
+        classes=next((teacher.classes for teacher in teachers if teacher.classes), ()),
+        hold_outs=tuple(held for teacher in teachers for held in teacher.hold_outs),
+    )
+
+
+def load_teacher(checkpoint: str | Path, clip_len: int) -> Teacher:
+    """Read a checkpoint of ours or of the reference; the network is inferred from its tensors.
+
+    Args:
+        checkpoint: a file, or a run folder for its best.pt.
+        clip_len: frames of a clip, for SlowOnly.
+
+    Raises:
+        UserError: if it cannot be read, or is none of our networks.
+    """
+    state = load_checkpoint(checkpoint, preferred=BEST)
+    weights = best_weights(state)
+    architecture = infer_architecture(weights, checkpoint)
+    model = build_model(architecture.config, architecture.classes, clip_len)
+    load_weights(model, {**state, "state_dict": weights}, str(checkpoint))
+
+    # exported checkpoints and those of the reference have their facts in `meta`
+    meta = state.get("meta")
+    if not isinstance(meta, dict):
+        meta = {}
+    classes = state.get("classes") or meta.get("CLASSES") or ()
+    numbers = list(map(str, range(architecture.classes)))
+    are_names = (
+        len(classes) == architecture.classes
+        and all(isinstance(name, str) for name in classes)
+        and list(classes) != numbers  # which are written where nobody named the classes
+    )
+    return Teacher(
+        models=(model.eval(),),
+        is_3d=isinstance(model, SlowOnly),
+        digests=(digest_of(weights),),
+        path=str(checkpoint),
+        name=Path(checkpoint).name,
+        classes=tuple(classes) if are_names else (),
+        outputs=architecture.classes,
+        hold_outs=(_hold_outs(state.get("hold_out") or meta.get("hold_out") or {}, checkpoint),),
+    )
+
+
+def _require_same_task(one: Teacher, other: Teacher) -> None:
+    kinds = {False: "2D", True: "3D"}
+    for what, first, second in (
+        ("kind", kinds[one.is_3d], kinds[other.is_3d]),
+        ("number of classes", one.outputs, other.outputs),
+        ("classes", one.classes, other.classes),
+    ):
+        if first and second and first != second:
+            raise UserError(
+                other.path,
+                f"a teacher of the same {what} as {one.path} ({_text(first)})",
+                _text(second),
+                "Filter with each of them alone.",
+            )
+
+
+def _text(value: object) -> str:
+    return first_few(list(value)) if isinstance(value, tuple) else str(value)
+
+
+def _hold_outs(held: object, checkpoint: str | Path) -> dict[str, tuple[int, int]]:
+    """The parts that a checkpoint was not trained on, (part, parts) by source, checked."""
+    if isinstance(held, Mapping) and all(
+        isinstance(value, (list, tuple))
+        and list(map(type, value)) == [int, int]
+        and 1 <= value[0] <= value[1]
+        for value in held.values()
+    ):
+        return {str(name): (part, parts) for name, (part, parts) in held.items()}
+    raise UserError(
+        str(checkpoint),
+        "hold_out as train.py writes it",
+        str(held),
+        "Restore the file from a copy.",
+    )
