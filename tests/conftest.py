@@ -4,6 +4,7 @@ number.
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -18,12 +19,14 @@ import torch
 from hypothesis import settings
 
 from omnidali.catalog.build import build_catalog
-from omnidali.catalog.database.store import CatalogReader, Media
-from omnidali.catalog.file_span import FileSpan
-from omnidali.catalog.probing.probe import probe_image, probe_video
+from omnidali.catalog.database.media import Media
+from omnidali.catalog.database.reader import CatalogReader
+from omnidali.catalog.probing.file_span import FileSpan
+from omnidali.catalog.probing.image_probe import probe_image
+from omnidali.catalog.probing.video_probe import probe_video
 from omnidali.config.schema import SourceConfig
-from omnidali.loading.thread_pool import Job
-from omnidali.testing.numbered_media import write_photo, write_video
+from omnidali.loading.thread_pool import Task
+from omnidali.testing.numbered_media import write_image, write_video
 
 torch.set_num_threads(1)
 # a shell's background jobs ignore Ctrl-C, and what nohup starts ignores a hang-up; programs that
@@ -67,16 +70,16 @@ def free_port():
 
 
 def hurry(monkeypatch, paths, factor):
-    """Let the time of hanging files pass so much faster: good ones may need long where the machine
-    is starved.
-    """
-    in_flight = Job.in_flight.fget
+    """Let the time of hanging files pass faster; good ones may need long on a busy machine."""
+    in_flight = Task.in_flight.fget
 
-    def hurried(job):
-        flight = in_flight(job)
-        return flight and (*flight[:2], flight[2] * (factor if flight[0].path in paths else 1))
+    def hurried(task):
+        flight = in_flight(task)
+        if flight is None or flight.file.path not in paths:
+            return flight
+        return flight._replace(watched_seconds=factor * flight.watched_seconds)
 
-    monkeypatch.setattr(Job, "in_flight", property(hurried))
+    monkeypatch.setattr(Task, "in_flight", property(hurried))
 
 
 class InProcess:
@@ -104,7 +107,8 @@ def media_of(path: Path, kind: str = "video") -> Media:
 
 def watch_decoder(decoder, noted):
     """Call ``noted`` with each packet that a PacketDecoder decodes, and the frames that come."""
-    context, decode = decoder._context, av.VideoCodecContext.decode
+    context = decoder._context
+    decode = av.VideoCodecContext.decode
 
     class Watched:
         def __getattr__(self, name):
@@ -155,7 +159,7 @@ def media_root(tmp_path_factory) -> Path:
         )
     for n in range(14):
         files["photos"].append(f"{n}.jpg")
-        write_photo(root / "photos" / files["photos"][-1], 100 + n, 110, 90)
+        write_image(root / "photos" / files["photos"][-1], 100 + n, 110, 90)
     for n in range(5):
         files["shorts"].append(f"{n}.webm")
         write_video(
@@ -193,12 +197,41 @@ def options(media_root, tmp_path) -> list[str]:
 
 @pytest.fixture
 def small_network(monkeypatch, tmp_path):
-    """Let train.py use a network of three layers, and a folder for temporary files in the test's
-    own.
-    """
+    """Let the programs use a network of three layers, and the test's folder for temporary files."""
+    import evaluate
     import train
     from helpers.recorder import small_model
 
-    monkeypatch.setattr(train, "build_model", small_model)
+    for program in (train, evaluate):
+        monkeypatch.setattr(program, "build_model", small_model)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """A process that has imported torch, and starts others as its copies."""
+    from helpers.warm_process import WarmProcess
+
+    warm = WarmProcess()
+    yield warm
+    warm.close()
+
+
+@pytest.fixture(scope="session")
+def whole_weights(warm, media_root, tmp_path_factory):
+    """Weights of an undisturbed run by the number of ranks.
+
+    Each has one thread, as the number of threads decides on the last bits.
+    """
+    from helpers.running import options_of, weights
+
+    @functools.cache
+    def train(world):
+        folder = tmp_path_factory.mktemp(f"whole{world}")
+        ranks = warm.start_ranks(folder, "train", *options_of(media_root, folder), world=world)
+        for process in ranks:
+            assert process.wait() == 0, process.output
+        return weights(folder / "run")
+
+    return train

@@ -1,4 +1,4 @@
-"""ClipBatch, the one value at every seam between loading and learning."""
+"""ClipBatch, the value that loading hands to training and evaluation."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 import torch
 
-from omnidali.planning.plan import Samples
+from omnidali.planning.samples import Samples
 
 
 @dataclass(frozen=True, repr=False)
 class ClipBatch:
-    """Clips of one shape with everything that is known of them.
+    """Clips of one shape, with labels and origins.
 
     Attributes:
         clips: (N, 3, T, H, W), float32, float16 or bfloat16, RGB normalised to ImageNet's mean 0
             and standard deviation 1; channels-last in memory (``channels_last_3d``). T = 1 for
-            photos.
+            images.
         labels: (N,) int64, -1 where unknown; after mixup (N, classes) float32, each row summing to
             1.
         source: (N,) int64, place of the source in the config.
@@ -35,7 +35,7 @@ class ClipBatch:
     slot: torch.Tensor
     valid: torch.Tensor
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         shape = tuple(self.clips.shape)
         if len(shape) != 5 or shape[1] != 3:
             raise ValueError(
@@ -47,18 +47,17 @@ class ClipBatch:
             raise ValueError(
                 f"clips must be channels-last in memory, got strides {self.clips.stride()}"
             )
-        soft = (
-            self.labels.ndim == 2
-            and len(self.labels) == shape[0]
-            and self.labels.dtype == torch.float32
-        )
+
         dtypes = {
             "source": torch.int64,
             "record": torch.int64,
             "slot": torch.int64,
             "valid": torch.bool,
         }
-        for name, dtype in (dtypes if soft else {"labels": torch.int64, **dtypes}).items():
+        is_soft = self.labels.ndim == 2 and self.labels.dtype == torch.float32
+        if not is_soft or len(self.labels) != shape[0]:
+            dtypes = {"labels": torch.int64, **dtypes}
+        for name, dtype in dtypes.items():
             value = getattr(self, name)
             if tuple(value.shape) != shape[:1] or value.dtype != dtype:
                 raise ValueError(
@@ -70,20 +69,20 @@ class ClipBatch:
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.clips.shape))
-        return f"ClipBatch({shape} {str(self.clips.dtype).removeprefix('torch.')} on {self.clips.device})"
+        dtype = str(self.clips.dtype).removeprefix("torch.")
+        return f"ClipBatch({shape} {dtype} on {self.clips.device})"
 
 
 @dataclass(frozen=True, repr=False)
 class StepBatch:
-    """What one rank gets in one step: one ClipBatch for each clip shape, so that no photo is
+    """The clips of one rank in one step: a ClipBatch for each clip shape, so that no image is
     repeated.
 
     Attributes:
         step: number of the step, from 0.
         groups: ClipBatches in the order of their first source; none is empty.
-        auxiliary: of every group, whether it holds no clip of the first source, the target.
-        samples: what was decoded, one entry a source: rows, frames, boxes and flips of every slot,
-            with substitutes where a file failed.
+        auxiliary: for every group, whether it holds no clip of the first source, the target.
+        samples: that were decoded, one entry a source; substitutes where a file failed.
     """
 
     step: int
@@ -93,7 +92,7 @@ class StepBatch:
 
     @property
     def clips(self) -> list[torch.Tensor]:
-        """The clips of the groups; our models take such a list and return logits in the same order."""
+        """The clips of the groups, as models take them; logits come in the same order."""
         return [group.clips for group in self.groups]
 
     @property

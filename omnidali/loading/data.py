@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
-from omnidali.catalog.build import build_catalog, would_change
-from omnidali.catalog.database.store import CatalogReader, SourceTable
+from omnidali.catalog.build import build_catalog
+from omnidali.catalog.changes import would_change
+from omnidali.catalog.database.reader import CatalogReader
+from omnidali.catalog.database.source_table import SourceTable
 from omnidali.catalog.database.trial_copy import accept_trial, begin_trial
 from omnidali.catalog.listing.labels import read_class_names
 from omnidali.catalog.listing.scan import source_class_names
-from omnidali.config.schema import EVALUATION, Config, key_of
+from omnidali.config.schema import EVALUATION, Config, MediaConfig, SourceConfig, key_of
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.loading.failures.quarantine import Quarantine
-from omnidali.loading.failures.tracker import Limits
-from omnidali.loading.fusion import FusionIterator
+from omnidali.loading.fusion import FusionIterator, LoaderOptions
 from omnidali.planning.camera_motion import load_motion
-from omnidali.planning.plan import TrainPlan
 from omnidali.planning.resampling import fraction_of, without_part
+from omnidali.planning.train_plan import TrainPlan
 from omnidali.utils.text_files import require_utf8_names
 
 QUARANTINE = "quarantine.jsonl"  # in the run folder
+
+
+ONE_RANK = Ranks()
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,13 @@ class Data:
     """Everything a run reads.
 
     Attributes:
-        tables: one a training source, in the config's order. evaluation: table of the held-out
-            source.
-        class_names: in label order; the numbers as text where nobody gave names. named: whether
-            somebody did.
+        tables: one a training source, in the config's order.
+        evaluation: table of the held-out source.
+        class_names: in label order; the numbers as text where nobody gave names.
+        named: whether somebody gave names.
         summary: lines that say what was found and what was left out, and why.
-        reader: of the catalog. catalog: where it belongs, which is elsewhere if it was built for a
-            trial.
+        reader: of the catalog.
+        catalog: where the catalog belongs; the reader's is elsewhere if it was built for a trial.
     """
 
     tables: tuple[SourceTable, ...]
@@ -48,20 +53,21 @@ class Data:
     reader: CatalogReader | None = None
     catalog: Path | None = None
 
-    def keep_catalog(self, ranks: Ranks = Ranks()) -> None:
-        """Let a catalog that was built for a trial take the place of the old one; every rank calls
-        this.
+    def keep_catalog(self, ranks: Ranks = ONE_RANK) -> None:
+        """Replace the old catalog by one that was built for a trial; every rank calls this.
 
         Where that is not possible, the run reads the one of the trial to its end.
         """
-        if self.reader is not None and self.reader.path != self.catalog:
-            if ranks.on_main(lambda: accept_trial(self.catalog)):
-                self.reader.path = self.catalog
+        catalog = self.catalog
+        if self.reader is None or catalog is None or self.reader.path == catalog:
+            return
+        if ranks.on_main(lambda: accept_trial(catalog)):
+            self.reader.path = catalog
 
 
 def open_data(
     config: Config,
-    ranks: Ranks = Ranks(),
+    ranks: Ranks = ONE_RANK,
     training: bool = True,
     classes: Sequence[str] | None = None,
     as_begun: bool = False,
@@ -69,6 +75,8 @@ def open_data(
     """Probe what is new, on the main rank, and open the tables on every rank.
 
     Args:
+        config: of the run.
+        ranks: all of them call this.
         training: False opens the evaluation source alone.
         classes: names to use where the config names no file of them; none: those of the target.
         as_begun: for a run that goes on; see :func:`~omnidali.catalog.build.build_catalog`. Where
@@ -78,87 +86,118 @@ def open_data(
     Raises:
         UserError: for missing or wrong lists, roots and labels.
     """
-    root = Path(config.data_root)
-    sources = dict(config.sources) if training else {}
+    sources: dict[str, MediaConfig] = dict(config.sources) if training else {}
     if config.evaluation.source is not None:
         sources[EVALUATION] = config.evaluation.source
     elif not training:
         raise UserError(
             "evaluation.source", "labelled data to evaluate on", "nothing", "Add it to the config."
         )
+    path, names, summary = ranks.on_main(lambda: _build(config, sources, classes, as_begun))
 
-    def build():
-        names = list(classes) if classes and not config.classes else find_names(config)
-        path = Path(config.catalog_path)
-        changes = would_change(path, sources, root, names) if as_begun else None
-        if changes:
-            path = begin_trial(path)
-        summaries = build_catalog(
-            path, sources, root, names, as_begun=as_begun, is_current=changes is False
-        )
-        return path, names, [str(summary) for summary in summaries]
-
-    path, names, summary = ranks.on_main(build)
     reader = CatalogReader(path)
-    tables, highest = {}, {}
+    tables = {}
+    highest = {}
     for name, source in sources.items():
-        table = reader.table(name)
-        if (table.labels < 0).any():
-            raise UserError(
-                key_of(name),
-                "a label for every file",
-                "files without label",
-                "Use class folders or a list.",
-            )
+        table = _labelled_table(reader, name)
+        tables[name] = _drawn_part(table, source, config.seed)
         # of what is held out, too: networks of other parts have the same outputs
         highest[name] = int(table.labels.max())
-        part = fraction_of(table, getattr(source, "fraction", 1.0), config.seed)
-        tables[name] = without_part(part, getattr(source, "hold_out", None))
-        if not len(tables[name]):
-            raise UserError(
-                f"{key_of(name)}.hold_out",
-                "samples outside of that part",
-                f"none of {len(part):,}",
-                "Hold out a smaller part.",
-            )
     evaluation = tables.pop(EVALUATION, None)
-    classes = len(names) if names else 1 + max(highest[name] for name in tables or highest)
+
+    count = len(names) if names else 1 + max(highest[name] for name in tables or highest)
     for name, label in highest.items():
-        if label >= classes:
-            expected = f"labels below {classes}, the number of classes of the training sources"
+        if label >= count:
+            expected = f"labels below {count}, the number of classes of the training sources"
             raise UserError(key_of(name), expected, str(label), "Correct the list.")
     return Data(
-        tuple(tables.values()),
-        evaluation,
-        tuple(names or map(str, range(classes))),
-        bool(names),
-        tuple(summary),
-        reader,
-        Path(config.catalog_path),
+        tables=tuple(tables.values()),
+        evaluation=evaluation,
+        class_names=tuple(names or map(str, range(count))),
+        named=bool(names),
+        summary=tuple(summary),
+        reader=reader,
+        catalog=Path(config.catalog_path),
     )
 
 
-def open_loader(config: Config, data: Data, ranks: Ranks = Ranks(), **options) -> FusionIterator:
-    """The training loader of a config, as long as the training; ``options`` go to
-    :class:`FusionIterator`.
+def _build(
+    config: Config,
+    sources: Mapping[str, MediaConfig],
+    classes: Sequence[str] | None,
+    as_begun: bool,
+) -> tuple[Path, list[str] | None, list[str]]:
+    """Build the catalog; returns where it lies, the class names, and a line a source."""
+    names = list(classes) if classes and not config.classes else find_names(config)
+    root = Path(config.data_root)
+    path = Path(config.catalog_path)
+
+    changes = would_change(path, sources, root, names) if as_begun else None
+    if changes:
+        path = begin_trial(path)
+    summaries = build_catalog(
+        path, sources, root, names, as_begun=as_begun, is_current=changes is False
+    )
+    return path, names, [str(summary) for summary in summaries]
+
+
+def _labelled_table(reader: CatalogReader, name: str) -> SourceTable:
+    table = reader.table(name)
+    if (table.labels < 0).any():
+        raise UserError(
+            key_of(name),
+            "a label for every file",
+            "files without label",
+            "Use class folders or a list.",
+        )
+    return table
+
+
+def _drawn_part(table: SourceTable, source: MediaConfig, seed: int) -> SourceTable:
+    """The rows that a training draws from: a fraction, without what is held out."""
+    if not isinstance(source, SourceConfig):
+        return table
+    part = fraction_of(table, source.fraction, seed)
+    rest = without_part(part, source.hold_out)
+    if not len(rest):
+        raise UserError(
+            f"{key_of(table.name)}.hold_out",
+            "samples outside of that part",
+            f"none of {len(part):,}",
+            "Hold out a smaller part.",
+        )
+    return rest
+
+
+def open_loader(
+    config: Config, data: Data, ranks: Ranks = ONE_RANK, **options: Unpack[LoaderOptions]
+) -> FusionIterator:
+    """The training loader of a config, as long as the training.
+
+    Args:
+        config: of the run.
+        data: of the config.
+        ranks: this process and its peers.
+        options: replace those of the config.
 
     Raises:
         UserError: if the batch cannot be shared out over the ranks.
     """
     check_shares(config, ranks.world)
     plan = make_plan(config, data)
-    # what rounding adds is no step
-    end = config.train.steps or math.ceil(config.train.epochs * plan.steps_per_epoch - 1e-9)
-    return FusionIterator(
-        plan,
-        list(config.sources.values()),
-        **{
-            "end": end,
-            "target_apart": config.model.norm == "target_only",
-            **rank_options(config, ranks),
-            **options,
-        },
-    )
+    end = config.train.steps
+    if end is None:
+        assert config.train.epochs is not None
+        # what rounding adds is no step
+        end = math.ceil(config.train.epochs * plan.steps_per_epoch - 1e-9)
+
+    settings: LoaderOptions = {
+        "end": end,
+        "target_apart": config.model.norm == "target_only",
+        **rank_options(config, ranks),
+        **options,
+    }
+    return FusionIterator(plan, list(config.sources.values()), **settings)
 
 
 def check_shares(config: Config, world: int) -> None:
@@ -167,20 +206,20 @@ def check_shares(config: Config, world: int) -> None:
     Raises:
         UserError: naming the batch.
     """
-    train = config.train
-    alternating = train.step_mode == "alternating"
-    if alternating:
+    sizes: dict[str, int | None]
+    if config.train.step_mode == "alternating":
         sizes = {f"sources.{name}.batch": source.batch for name, source in config.sources.items()}
+    elif config.batches is None:
+        sizes = {"train.batch": config.batch}
     else:
-        sizes = {
-            "train.batch"
-            if config.batches is None
-            else "sources, sum of their batches": config.batch
-        }
+        sizes = {"sources, sum of their batches": config.batch}
+
     for place, (where, size) in enumerate(sizes.items()):
-        unit = 1 if train.mixup == "none" or place > 0 else 2  # pairs of mixup stay on one rank
-        if size % (unit * world):
-            step = unit * world
+        assert size is not None
+        # pairs of mixup stay on one rank
+        unit = 1 if config.train.mixup == "none" or place > 0 else 2
+        step = unit * world
+        if size % step:
             raise UserError(
                 where,
                 f"a multiple of {step} for {world} ranks{', in pairs' if unit == 2 else ''}",
@@ -195,8 +234,12 @@ def make_plan(config: Config, data: Data) -> TrainPlan:
     Raises:
         UserError: if a motion file is wrong.
     """
-    sources, train = list(config.sources.values()), config.train
-    ratio = (train.ratio or (1,) * len(sources)) if train.step_mode == "alternating" else None
+    sources = list(config.sources.values())
+    train = config.train
+    ratio = None
+    if train.step_mode == "alternating":
+        ratio = train.ratio or (1,) * len(sources)
+
     motions = {
         number: load_motion(
             Path(config.data_root, source.motion) if source.motion else None,
@@ -206,6 +249,7 @@ def make_plan(config: Config, data: Data) -> TrainPlan:
         for number, source in enumerate(sources)
         if source.inflate == "warp"
     }
+
     return TrainPlan(
         data.tables,
         sources,
@@ -220,30 +264,33 @@ def make_plan(config: Config, data: Data) -> TrainPlan:
     )
 
 
-def rank_options(config: Config, ranks: Ranks) -> dict[str, object]:
+def rank_options(config: Config, ranks: Ranks) -> LoaderOptions:
     """What every :class:`FusionIterator` of this process is opened with."""
     loader = config.loader
     return {
+        "rank": ranks.rank,
+        "world": ranks.world,
+        "device": ranks.device,
         "threads": loader.threads or ranks.threads,
         "prefetch": loader.prefetch,
         "cpu_share": loader.cpu_share,
+        "max_bad_ratio": loader.max_bad_ratio,
+        "max_bad_in_a_row": loader.max_bad_in_a_row,
+        "hang_seconds": loader.hang_seconds,
+        "stall_seconds": loader.stall_seconds,
         "quarantine": Quarantine(Path(config.run_dir) / QUARANTINE),
-        "limits": Limits(
-            loader.max_bad_ratio, loader.max_bad_in_a_row, loader.hang_seconds, loader.stall_seconds
-        ),
-        "device": ranks.device,
-        "rank": ranks.rank,
-        "world": ranks.world,
     }
 
 
 def find_names(config: Config) -> list[str] | None:
-    """Class names of the config's file, or that the target itself gives, as folders or in its list;
-    None where its labels are numbers.
+    """The class names: of the config's file, of the target's folders, or of its list.
+
+    Returns:
+        None where the target's labels are numbers.
 
     Raises:
-        UserError: for a wrong file, and if another source is class folders then, whose numbers
-            nobody can tell.
+        UserError: for a wrong file, and if the target has numbers and another source class folders:
+            nobody knows the numbers of those.
     """
     require_utf8_names()
     root = Path(config.data_root)
@@ -251,7 +298,10 @@ def find_names(config: Config) -> list[str] | None:
         return read_class_names(root / config.classes)
     (target, source), *others = config.sources.items()
     names = source_class_names(target, source, root)
-    for name, other in others if names is None else ():
+    if names is not None:
+        return names
+
+    for name, other in others:
         if not (other.list or other.tars) and source_class_names(name, other, root):
             raise UserError(
                 "classes",
@@ -260,4 +310,4 @@ def find_names(config: Config) -> list[str] | None:
                 "nothing",
                 "Add it: one name a line, in label order.",
             )
-    return names
+    return None

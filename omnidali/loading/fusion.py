@@ -4,31 +4,61 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
+from typing import NotRequired, TypedDict
 
 import torch
 
-from omnidali.config.schema import MediaConfig
+from omnidali.config.schema import LoaderConfig, MediaConfig
 from omnidali.decoding.routes import CPU, choose_routes, describe_routes
 from omnidali.errors import UserError
 from omnidali.loading.batch import StepBatch
 from omnidali.loading.buffer_pool import BufferPool
 from omnidali.loading.failures.quarantine import Quarantine
-from omnidali.loading.failures.tracker import Faults, Limits
+from omnidali.loading.failures.tracker import FailureTracker
 from omnidali.loading.memory_trim import Trimmer
-from omnidali.loading.producer import Producer
+from omnidali.loading.prefetcher import ERROR_SECONDS, Prefetcher
+from omnidali.loading.source_decoder import SourceDecoder
 from omnidali.loading.stats import Meter, SourceStats
-from omnidali.loading.step_buffer import Step
-from omnidali.loading.thread_pool import Workers, cannot_start
+from omnidali.loading.step_buffer import StepBuffer
+from omnidali.loading.thread_pool import AbandonableThreadPool
+from omnidali.planning.evaluation_plan import EvaluationPlan
 from omnidali.planning.fingerprint import find_differences
-from omnidali.planning.plan import EvaluationPlan, TrainPlan
-from omnidali.utils.log import LOG
+from omnidali.planning.train_plan import TrainPlan
 
-_TOLD = 5  # files of a source
-_ERROR_SECONDS = 1.0  # for threads to end behind an error, of which the other ranks must hear
+
+class LoaderState(TypedDict):
+    """The state of a :class:`FusionIterator`.
+
+    Attributes:
+        step: that the next batch belongs to.
+        plan: everything that the order depends on.
+        decoders: by source, who decodes it, on which the pixels depend; older states lack it.
+    """
+
+    step: int
+    plan: Mapping[str, object]
+    decoders: NotRequired[Mapping[str, str]]
+
+
+class LoaderOptions(TypedDict, total=False):
+    """Keyword arguments of :class:`FusionIterator`, where its meaning of each is documented."""
+
+    rank: int
+    world: int
+    device: torch.device | str
+    dtype: torch.dtype
+    threads: int
+    prefetch: int
+    cpu_share: float
+    max_bad_ratio: float
+    max_bad_in_a_row: int
+    hang_seconds: float
+    stall_seconds: float
+    target_apart: bool
+    quarantine: Quarantine | None
+    end: int | None
 
 
 class FusionIterator:
@@ -37,17 +67,21 @@ class FusionIterator:
     Args:
         plan: a :class:`TrainPlan` or :class:`EvaluationPlan`.
         sources: settings of the plan's tables, in their order.
-        rank, world: which share of every step to deliver.
+        rank: of this process.
+        world: number of ranks, each of which gets its share of every step.
         device: where the clips are needed; a CUDA device makes DALI decode there.
         dtype: of the clips; by default float32.
         threads: for decoding on the CPU; 0 means all cores this process may use.
         prefetch: steps made ready ahead.
         cpu_share: of the slots of sources with ``decode: hybrid``.
-        quarantine: names the files that fail; by default in memory.
-        limits: how much may fail, and how long a file or a batch may take.
+        max_bad_ratio: share of a source's files that may fail.
+        max_bad_in_a_row: clips that may fail one after the other.
+        hang_seconds: after which a file that is still being read or decoded counts as failed.
+        stall_seconds: without a batch, after which a warning names what is waited for.
         target_apart: keep the first source's clips in groups of their own, for batch norms that
-            tell it apart.
-        end: step before which to stop; none means never for training and after every item for
+            treat it in another way.
+        quarantine: names the files that fail; by default in memory.
+        end: step before which to stop; None means never for training and after every item for
             evaluation.
 
     Raises:
@@ -76,48 +110,74 @@ class FusionIterator:
         world: int = 1,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        threads: int = 0,
-        prefetch: int = 2,
-        cpu_share: float = 0.25,
+        threads: int = LoaderConfig.threads,
+        prefetch: int = LoaderConfig.prefetch,
+        cpu_share: float = LoaderConfig.cpu_share,
+        max_bad_ratio: float = LoaderConfig.max_bad_ratio,
+        max_bad_in_a_row: int = LoaderConfig.max_bad_in_a_row,
+        hang_seconds: float = LoaderConfig.hang_seconds,
+        stall_seconds: float = LoaderConfig.stall_seconds,
         target_apart: bool = False,
         quarantine: Quarantine | None = None,
-        limits: Limits = Limits(),
         end: int | None = None,
     ):
-        self.plan, self.rank, self.world, self.prefetch = plan, rank, world, prefetch
-        self.device, self.dtype, self.target_apart = torch.device(device), dtype, target_apart
-        self.cpu_share, self.limits = cpu_share, limits
+        self.plan = plan
+        self.rank = rank
+        self.world = world
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.prefetch = prefetch
+        self.target_apart = target_apart
         self.end = plan.steps(world) if end is None and isinstance(plan, EvaluationPlan) else end
-        capability = (
-            torch.cuda.get_device_capability(self.device) if self.device.type == "cuda" else None
+        self._settings = LoaderConfig(
+            threads=threads or len(os.sched_getaffinity(0)),
+            prefetch=prefetch,
+            cpu_share=cpu_share,
+            max_bad_ratio=max_bad_ratio,
+            max_bad_in_a_row=max_bad_in_a_row,
+            hang_seconds=hang_seconds,
+            stall_seconds=stall_seconds,
         )
+
+        on_gpu = self.device.type == "cuda"
+        capability = torch.cuda.get_device_capability(self.device) if on_gpu else None
         self._routes = [
             choose_routes(table, source.decode, capability)
-            for table, source in zip(plan.tables, sources)
+            for table, source in zip(plan.tables, sources, strict=True)
         ]
         _check_python(self.device, self._routes)
-        threads = threads or len(os.sched_getaffinity(0))
-        self._workers, quarantine = Workers(threads, "decode"), quarantine or Quarantine()
-        self._producers = [
-            Producer(
-                plan,
-                number,
-                routes,
-                self._workers,
-                threads,
-                self.device,
-                Faults(table, quarantine, rank, limits),
-                cpu_share,
-            )
-            for number, (table, routes) in enumerate(zip(plan.tables, self._routes))
-        ]
+
+        self._pool = AbandonableThreadPool(self._settings.threads, "decode")
+        self._decoders = self._make_decoders(quarantine or Quarantine())
         shares = plan.mixing.shares if isinstance(plan, TrainPlan) else [1.0]
         self._meters = [
-            Meter(float(share), producer.faults) for share, producer in zip(shares, self._producers)
+            Meter(float(share), decoder.tracker)
+            for share, decoder in zip(shares, self._decoders, strict=True)
         ]
         self._buffers = BufferPool()
-        self._trim = Trimmer(self._buffers, threads)
-        self._next_step, self._started, self._closed, self._run = 0, None, False, None
+        self._trim = Trimmer(self._buffers, self._settings.threads)
+
+        self._next_step = 0
+        self._asked_first: float | None = None  # when the first batch was asked for
+        self._closed = False
+        self._prefetcher: Prefetcher | None = None
+
+    def _make_decoders(self, quarantine: Quarantine) -> list[SourceDecoder]:
+        return [
+            SourceDecoder(
+                self.plan,
+                number,
+                routes,
+                pool=self._pool,
+                threads=self._settings.threads,
+                device=self.device,
+                tracker=FailureTracker(table, quarantine, self.rank, self._settings),
+                cpu_share=self._settings.cpu_share,
+            )
+            for number, (table, routes) in enumerate(
+                zip(self.plan.tables, self._routes, strict=True)
+            )
+        ]
 
     @property
     def next_step(self) -> int:
@@ -129,8 +189,8 @@ class FusionIterator:
         """A line a source: which decoder takes which of its codecs."""
         on_gpu = self.device.type == "cuda"
         return [
-            describe_routes(table, routes, on_gpu, self.cpu_share)
-            for table, routes in zip(self.plan.tables, self._routes)
+            describe_routes(table, routes, on_gpu, self._settings.cpu_share)
+            for table, routes in zip(self.plan.tables, self._routes, strict=True)
         ]
 
     def __iter__(self) -> FusionIterator:
@@ -147,32 +207,57 @@ class FusionIterator:
         self._check_open()
         if self.end is not None and self._next_step >= self.end:
             raise StopIteration
-        if self._run is None:
-            self._run = _Run(self, self._next_step)
+        if self._prefetcher is None:
+            self._prefetcher = Prefetcher(
+                self._make_step,
+                self._decoders,
+                first=self._next_step,
+                end=self.end,
+                ahead=self.prefetch,
+                device=self.device,
+                rank=self.rank,
+                stall_seconds=self._settings.stall_seconds,
+            )
+
         asked = time.perf_counter()
-        self._started = self._started or asked
-        for meter, ready in zip(self._meters, self._run.ready()):
+        self._asked_first = self._asked_first or asked
+        for meter, ready in zip(self._meters, self._prefetcher.ready(), strict=True):
             meter.request(ready, self.prefetch)
         try:
-            step = self._run.take(self._next_step)
+            step = self._prefetcher.take(self._next_step)
         except BaseException:
-            self._close(_ERROR_SECONDS)
+            self._close(ERROR_SECONDS)
             raise
-        for meter, samples, finished in zip(self._meters, step.samples, step.finished):
+
+        for meter, samples, finished_at in zip(
+            self._meters, step.samples, step.finished_at, strict=True
+        ):
             meter.clips += len(samples) * samples.boxes.shape[1]
-            meter.wait_seconds += max(0.0, finished - asked)
+            meter.wait_seconds += max(0.0, finished_at - asked)
         self._next_step += 1
         self._trim()
         return step.batch(self.device)
 
-    def state_dict(self) -> dict[str, object]:
+    def _make_step(self, number: int) -> StepBuffer:
+        return StepBuffer(
+            self.plan,
+            number,
+            rank=self.rank,
+            world=self.world,
+            device=self.device,
+            dtype=self.dtype,
+            target_apart=self.target_apart,
+            pool=self._buffers,
+        )
+
+    def state_dict(self) -> LoaderState:
         """The next step, everything that the order depends on, and who decodes, on which the pixels
         depend.
         """
-        return {"step": self._next_step, "plan": self._fingerprint(), "decoders": self._decoders()}
+        return {"step": self._next_step, "plan": self._fingerprint(), "decoders": self._describe()}
 
-    def load_state_dict(self, state: Mapping[str, object]) -> list[str]:
-        """Go on behind the last step that was consumed when ``state`` was saved.
+    def load_state_dict(self, state: LoaderState) -> list[str]:
+        """Go on after the last step that was consumed when ``state`` was saved.
 
         Returns:
             A line for each source that is decoded in another way now: the order is the same, its
@@ -190,9 +275,11 @@ class FusionIterator:
                 "; ".join(differences),
                 "Restore the old settings and lists, or start anew in another run_dir.",
             )
-        self._stop(self.limits.hang_seconds)
+        self._stop(self._settings.hang_seconds)
         self._next_step = state["step"]
-        before, now = state.get("decoders", {}), self._decoders()
+
+        before = state.get("decoders", {})
+        now = self._describe()
         return [
             f"same order, but slightly other pixels from here on: {before[name]}; now {now[name]}"
             for name in before
@@ -203,36 +290,41 @@ class FusionIterator:
         plan = self.plan.fingerprint()
         return {**plan, "ranks": self.world} if isinstance(self.plan, EvaluationPlan) else plan
 
-    def _decoders(self) -> dict[str, str]:
+    def _describe(self) -> dict[str, str]:
+        """By source, who decodes it and where."""
         place = "" if self.device.type == "cpu" else f", finished on {self.device.type}"
-        return {table.name: line + place for table, line in zip(self.plan.tables, self.routes)}
+        return {
+            table.name: line + place
+            for table, line in zip(self.plan.tables, self.routes, strict=True)
+        }
 
     def stats(self) -> dict[str, SourceStats]:
         """Figures per source since the start, by name."""
         clips = sum(meter.clips for meter in self._meters)
         return {
-            table.name: meter.snapshot(clips, self._started)
-            for table, meter in zip(self.plan.tables, self._meters)
+            table.name: meter.snapshot(clips, self._asked_first)
+            for table, meter in zip(self.plan.tables, self._meters, strict=True)
         }
 
     def close(self) -> None:
         """Stop the background work and free its memory. A second call does nothing."""
-        self._close(self.limits.hang_seconds)
+        self._close(self._settings.hang_seconds)
 
     def _close(self, patience: float) -> None:
         """Leave threads that need more than ``patience`` seconds to themselves."""
-        if not self._closed:
-            self._closed = True
-            self._stop(patience)
-            for producer in self._producers:
-                producer.close()
-            self._workers.close(patience)
-            self._producers.clear()
+        if self._closed:
+            return
+        self._closed = True
+        self._stop(patience)
+        for decoder in self._decoders:
+            decoder.close()
+        self._pool.close(patience)
+        self._decoders.clear()
 
     def __enter__(self) -> FusionIterator:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _check_open(self) -> None:
@@ -240,15 +332,13 @@ class FusionIterator:
             raise RuntimeError(f"this FusionIterator (rank {self.rank}) was closed; make a new one")
 
     def _stop(self, patience: float) -> None:
-        if self._run is not None:
-            self._run.stop(patience)
-            self._run = None
+        if self._prefetcher is not None:
+            self._prefetcher.stop(patience)
+            self._prefetcher = None
 
 
 def _check_python(device: torch.device, routes: Sequence[Mapping[str, str]]) -> None:
-    """Raise UserError where DALI is needed and Python has no docstrings, which it cannot be
-    imported without.
-    """
+    """Raise UserError where DALI is needed and Python has no docstrings, which its import needs."""
     needed = device.type != "cpu" or any(route != CPU for each in routes for route in each.values())
     if needed and sys.flags.optimize > 1:
         raise UserError(
@@ -257,174 +347,3 @@ def _check_python(device: torch.device, routes: Sequence[Mapping[str, str]]) -> 
             str(sys.flags.optimize),
             "Unset it, or use decode: cpu on a machine without a GPU.",
         )
-
-
-class _Run:
-    """The producer threads from one step on, until they are stopped."""
-
-    def __init__(self, owner: FusionIterator, first: int):
-        self._owner = owner
-        self._changed = threading.Condition()
-        self._steps: dict[int, Step] = {}
-        self._taken, self._error, self._stopped = first, None, False
-        self._threads = [
-            threading.Thread(
-                target=self._produce,
-                args=(number, first),
-                daemon=True,
-                name=f"source-{owner.plan.tables[number].name}",
-            )
-            for number in range(len(owner._producers))
-        ]
-        self._start()
-
-    def _start(self) -> None:
-        """Start the threads, or none of them.
-
-        Raises:
-            UserError: if the system does not let one start.
-        """
-        for place, thread in enumerate(self._threads):
-            try:
-                thread.start()
-            except (RuntimeError, MemoryError) as error:
-                wanted, self._threads = len(self._threads), self._threads[:place]
-                self.stop(_ERROR_SECONDS)
-                raise cannot_start(wanted, place, "source", error) from None
-
-    def ready(self) -> list[int]:
-        """How many steps ahead of the consumer each source has finished."""
-        with self._changed:
-            return [
-                sum(1 for step in self._steps.values() if step.finished[i])
-                for i in range(len(self._threads))
-            ]
-
-    def take(self, number: int) -> Step:
-        """Wait for a step and free its place in the queue."""
-        patience = self._owner.limits.stall_seconds
-        tell_at = time.monotonic() + patience
-        with self._changed:
-            while self._error is None and not (
-                number in self._steps and not self._steps[number].missing
-            ):
-                self._changed.wait(1.0)
-                if time.monotonic() >= tell_at:
-                    tell_at += patience
-                    self._tell_stall(number, patience)
-                if (
-                    not any(thread.is_alive() for thread in self._threads)
-                    and self._error is None
-                    and number not in self._steps
-                ):
-                    raise RuntimeError(f"the loader's threads ended before step {number}")
-            if self._error is not None:
-                raise self._error
-            self._taken = number + 1
-            self._changed.notify_all()
-            return self._steps.pop(number)
-
-    def _tell_stall(self, number: int, seconds: float) -> None:
-        """Say whom a batch has been waiting for."""
-        owner, step = self._owner, self._steps.get(number)
-        for source, producer in enumerate(owner._producers):
-            if step is None or not step.finished[source]:
-                flights = sorted(producer.in_flight(), key=lambda flight: -flight[1])[:_TOLD]
-                files = (
-                    ", ".join(f"{path} ({age:.0f} s)" for path, age in flights)
-                    or "no file in flight"
-                )
-                LOG.error(
-                    "rank %d: no batch for %g s; step %d waits for source %s: %s",
-                    owner.rank,
-                    seconds,
-                    number,
-                    owner.plan.tables[source].name,
-                    files,
-                )
-
-    def stop(self, patience: float) -> None:
-        """End the threads; waits ``patience`` seconds for decodes that have begun."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
-        end = time.monotonic() + patience
-        for thread in self._threads:
-            thread.join(max(0.0, end - time.monotonic()))
-        self._steps.clear()
-
-    def _step(self, number: int) -> Step | None:
-        """The step's buffer, made by whichever producer comes first; None once stopped."""
-        owner = self._owner
-        with self._changed:
-            while not self._stopped and number >= self._taken + owner.prefetch:
-                self._changed.wait()
-            if self._stopped:
-                return None
-            if number not in self._steps:
-                self._steps[number] = Step(
-                    owner.plan,
-                    number,
-                    owner.rank,
-                    owner.world,
-                    owner.device,
-                    owner.dtype,
-                    owner.target_apart,
-                    owner._buffers,
-                )
-            return self._steps[number]
-
-    def _produce(self, source: int, number: int) -> None:
-        """Decode ahead: the CPU part of later steps runs while DALI finishes this one."""
-        owner, producer = self._owner, self._owner._producers[source]
-        stream = torch.cuda.Stream(owner.device) if owner.device.type == "cuda" else None
-        begun: deque = deque()
-        try:
-            with torch.cuda.stream(stream):  # does nothing without a stream
-                while True:
-                    with self._changed:
-                        free = number < self._taken + owner.prefetch
-                    in_plan = owner.end is None or number < owner.end
-                    if in_plan and (free or not begun):
-                        step = self._step(number)
-                        if step is None:
-                            break
-                        samples = step.samples[source]
-                        begun.append(
-                            (
-                                step,
-                                producer.start(
-                                    number, samples, step.places[source], lambda: self._stopped
-                                )
-                                if len(samples)
-                                else None,
-                            )
-                        )
-                        number += 1
-                        continue
-                    if not begun or self._stopped:
-                        break
-                    self._finish(source, producer, *begun.popleft(), stream)
-        except BaseException as error:  # the consumer gets the first error, whatever it is
-            with self._changed:
-                self._error = self._error or error
-                self._changed.notify_all()
-        finally:
-            for _, started in begun:
-                if started:
-                    producer.drop(started)
-
-    def _finish(self, source: int, producer: Producer, step: Step, started, stream) -> None:
-        if started:
-            try:
-                producer.finish(started, lambda: self._stopped)
-            except BaseException:
-                producer.drop(started)
-                raise
-        if stream is not None:
-            # DALI may reuse its output once it is let go: the copy must be over
-            stream.synchronize()
-        with self._changed:
-            step.finished[source] = time.perf_counter()
-            step.missing -= 1
-            self._changed.notify_all()

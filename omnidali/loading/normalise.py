@@ -1,6 +1,4 @@
-"""Cut and scaled pixels to normalised clips on the CPU: each clip by the thread that decoded it,
-into the batch.
-"""
+"""Normalising on the CPU: each thread writes the clips that it has decoded into the batch."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ _SCRATCH = threading.local()
 
 
 def scratch(name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """This thread's own memory of that name and shape, with what was left in it."""
+    """Uninitialised memory of this thread's own, the same one for the same name and shape."""
     held = getattr(_SCRATCH, name, None)
     if held is None or held.shape != shape:
         held = np.empty(shape, dtype)
@@ -28,24 +26,26 @@ def scratch(name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
 
 
 def normalise(pixels: np.ndarray, flips: np.ndarray, out: torch.Tensor) -> None:
-    """Write a sample's clips.
+    """Normalise and mirror a sample's clips.
 
     Args:
-        pixels: uint8 (V, F, S, S, 3). flips: bool (V,), which views are mirrored left to right.
-        out: (V, T, S, S, 3), float32, float16 or bfloat16; T is F, or F is 1 and all T frames are
-            the same.
+        pixels: uint8 (V, F, S, S, 3), RGB.
+        flips: bool (V,), which views are mirrored left to right.
+        out: (V, T, S, S, 3), float32, float16 or bfloat16, written; T is F, or F is 1 and all T
+            frames are the same.
     """
     mirrored = scratch("mirrored", pixels.shape[2:], np.uint8)
     floats = scratch("floats", pixels.shape[2:], np.float32)
-    straight = out.numpy() if out.dtype == torch.float32 else None
+    # OpenCV writes no half precision
+    out_array = out.numpy() if out.dtype == torch.float32 else None
+
     for view, frames in enumerate(pixels):
         for number, frame in enumerate(frames):
             np.copyto(floats, cv2.flip(frame, 1, dst=mirrored) if flips[view] else frame)
-            if straight is not None:
-                cv2.transform(floats, _SCALE_AND_SHIFT, dst=straight[view, number])
+            if out_array is not None:
+                cv2.transform(floats, _SCALE_AND_SHIFT, dst=out_array[view, number])
             else:
-                out[view, number].copy_(
-                    torch.from_numpy(cv2.transform(floats, _SCALE_AND_SHIFT, dst=floats))
-                )
+                cv2.transform(floats, _SCALE_AND_SHIFT, dst=floats)
+                out[view, number].copy_(torch.from_numpy(floats))
         if len(frames) < out.shape[1]:
             out[view, 1:] = out[view, :1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from omnidali.loading.failures.tracker import Faults
+from omnidali.loading.failures.tracker import FailureTracker
 
 
 @dataclass(frozen=True)
@@ -15,13 +15,14 @@ class SourceStats:
     Attributes:
         clips: delivered to the consumer.
         clips_per_second: delivered, over the time since the first batch was asked for.
-        wait_seconds: how long the consumer stood still for this source (sources wait side by side,
-            so these do not add up to the loader's wait).
+        wait_seconds: how long the consumer stood still for this source. Sources wait side by side,
+            so these do not add up to the loader's wait.
         occupancy: mean share of the prefetch queue that was ready when a batch was asked for; near
             1 the loader is ahead, near 0 the consumer starves.
-        planned_share, realised_share: of all slots, by the weights and as delivered.
-        substituted: clips whose file failed and another one stands for.
-        replaced_frames: frames that a damaged file did not give and a neighbour stands for.
+        planned_share: of all slots, by the weights.
+        realised_share: of all slots, as delivered.
+        substituted: clips that were replaced by another one, as their file failed.
+        replaced_frames: frames that a damaged file did not give, replaced by a neighbour.
         bad_files: named in the quarantine, by any rank, and not recovered since.
     """
 
@@ -36,13 +37,25 @@ class SourceStats:
     bad_files: int
 
 
+@dataclass
 class Meter:
-    """Counts of one source, written by the consumer; ``faults`` by the producer."""
+    """Counts of one source, written by the consumer; those of ``tracker`` by other threads.
 
-    def __init__(self, planned_share: float, faults: Faults):
-        self.planned_share, self.faults = planned_share, faults
-        self.clips = self.requests = 0
-        self.wait_seconds = self.occupancy = 0.0
+    Attributes:
+        planned_share: of all slots, by the weights.
+        tracker: of the source's failures.
+        clips: delivered to the consumer.
+        requests: batches that were asked for.
+        wait_seconds: how long the consumer stood still for this source.
+        occupancy: sum over the requests of the share of the queue that was ready.
+    """
+
+    planned_share: float
+    tracker: FailureTracker
+    clips: int = 0
+    requests: int = 0
+    wait_seconds: float = 0.0
+    occupancy: float = 0.0
 
     def request(self, ready: int, capacity: int) -> None:
         """A batch was asked for while ``ready`` of ``capacity`` steps stood ready."""
@@ -50,17 +63,21 @@ class Meter:
         self.occupancy += ready / capacity
 
     def snapshot(self, all_clips: int, started: float | None) -> SourceStats:
-        """The figures as they stand now."""
+        """The figures as they stand now.
+
+        Args:
+            all_clips: delivered of all sources.
+            started: when the first batch was asked for, perf_counter seconds; None: not yet.
+        """
         seconds = time.perf_counter() - started if started is not None else 0.0
-        faults = self.faults
         return SourceStats(
-            self.clips,
-            self.clips / seconds if seconds else 0.0,
-            self.wait_seconds,
-            self.occupancy / self.requests if self.requests else 0.0,
-            self.planned_share,
-            self.clips / all_clips if all_clips else 0.0,
-            faults.substituted,
-            faults.replaced_frames,
-            faults.quarantine.count(faults.table.name),
+            clips=self.clips,
+            clips_per_second=self.clips / seconds if seconds else 0.0,
+            wait_seconds=self.wait_seconds,
+            occupancy=self.occupancy / self.requests if self.requests else 0.0,
+            planned_share=self.planned_share,
+            realised_share=self.clips / all_clips if all_clips else 0.0,
+            substituted=self.tracker.substituted,
+            replaced_frames=self.tracker.replaced_frames,
+            bad_files=self.tracker.quarantine.count(self.tracker.table.name),
         )

@@ -1,6 +1,4 @@
-"""One step while it is being made: a buffer for each clip shape, which the producers fill side by
-side.
-"""
+"""One step while it is made: a buffer for each clip shape, which the sources fill side by side."""
 
 from __future__ import annotations
 
@@ -10,88 +8,112 @@ import torch
 from omnidali.loading.batch import ClipBatch, StepBatch
 from omnidali.loading.blend import Blend, blend
 from omnidali.loading.buffer_pool import BufferPool
+from omnidali.planning.evaluation_plan import EvaluationPlan
+from omnidali.planning.samples import Samples
+from omnidali.planning.train_plan import TrainPlan
 
 
-class Step:
-    """The clips of one step while the producers fill them, a slice of a shared buffer each."""
+class StepBuffer:
+    """The clips of one step while the sources fill them, a slice of a shared buffer each.
+
+    Args:
+        plan: of the run.
+        step: number of the step.
+        rank: of this process.
+        world: number of ranks.
+        device: where the clips go.
+        dtype: of the clips.
+        target_apart: whether the first source has buffers of its own.
+        pool: gives the memory.
+
+    Attributes:
+        samples: one entry a source: as planned, and once a source is finished as decoded.
+        places: by source, (n, V, T, size, size, 3), its slice of a buffer; none for no samples.
+        finished_at: when each source was finished, perf_counter seconds; 0 where it is not.
+        unfinished: number of sources that are not finished.
+    """
 
     def __init__(
         self,
-        plan,
+        plan: TrainPlan | EvaluationPlan,
         step: int,
+        *,
         rank: int,
         world: int,
         device: torch.device,
         dtype: torch.dtype,
-        apart: bool,
+        target_apart: bool,
         pool: BufferPool,
     ):
-        self.number, self.samples = step, plan(step, rank, world)
-        self.tables, self.classes = plan.tables, getattr(plan, "classes", None)
-        self.finished = [0.0] * len(self.samples)  # when each source was done, perf_counter seconds
-        self.missing = len(self.samples)
-        shapes = [
-            (samples.clip_frames, samples.size, apart and i > 0)
-            for i, samples in enumerate(self.samples)
-        ]
-        self.members = {
-            shape: [i for i, other in enumerate(shapes) if other == shape and len(self.samples[i])]
-            for shape in dict.fromkeys(shapes)
-        }
-        self.buffers, self.places = {}, {}
-        for shape, members in self.members.items():
-            frames, size, _ = shape
+        self.samples: list[Samples] = list(plan(step, rank, world))
+        self.places: dict[int, torch.Tensor] = {}
+        self.finished_at = [0.0] * len(self.samples)
+        self.unfinished = len(self.samples)
+        self._step = step
+        self._plan = plan
+
+        # the sources that share a shape share a buffer, in the order of their first source
+        groups: dict[tuple[int, int, bool], list[int]] = {}
+        for source, samples in enumerate(self.samples):
+            shape = (samples.clip_frames, samples.size, target_apart and source > 0)
+            members = groups.setdefault(shape, [])
+            if len(samples):
+                members.append(source)
+
+        self._groups: list[tuple[list[int], torch.Tensor]] = []
+        for (frames, size, _), members in groups.items():
             counts = [len(self.samples[i]) * self.samples[i].boxes.shape[1] for i in members]
+            if not members:
+                continue
             buffer = pool.take((sum(counts), frames, size, size, 3), dtype, device)
-            self.buffers[shape] = buffer
-            for i, place in zip(members, buffer.split(counts)):
-                self.places[i] = place.view(len(self.samples[i]), -1, *buffer.shape[1:])
+            self._groups.append((members, buffer))
+            for source, place in zip(members, buffer.split(counts), strict=True):
+                self.places[source] = place.view(len(self.samples[source]), -1, *buffer.shape[1:])
 
     def batch(self, device: torch.device) -> StepBatch:
-        """The finished step; on a GPU its memory now belongs to the consumer's stream."""
-        filled = [(shape, members) for shape, members in self.members.items() if members]
-        buffers, soft = [self.buffers[shape] for shape, _ in filled], None
+        """The finished step; on a GPU its memory belongs to the consumer's stream from now on."""
+        buffers = [buffer for _, buffer in self._groups]
         if device.type == "cuda":
             for buffer in buffers:
                 buffer.record_stream(torch.cuda.current_stream(device))
-        if self.samples[0].partners is not None:
-            blends = [self._blend(members) for _, members in filled]
-            buffers, soft = blend(buffers, blends, self.classes)
-        groups = []
-        for number, (buffer, (_, members)) in enumerate(zip(buffers, filled)):
-            facts = torch.cat([self._facts(i) for i in members], dim=1)
+
+        soft_labels = None
+        if isinstance(self._plan, TrainPlan) and self.samples[0].partners is not None:
+            assert self._plan.classes is not None
+            blends = [self._blend(members) for members, _ in self._groups]
+            buffers, soft_labels = blend(buffers, blends, self._plan.classes)
+
+        batches = []
+        for number, (members, _) in enumerate(self._groups):
+            facts = torch.cat([self._facts(source) for source in members], dim=1)
             if device.type == "cuda":
                 facts = facts.pin_memory().to(device, non_blocking=True)
             labels, source, record, slot, valid = facts.unbind()
-            if soft is not None:
-                labels = soft[number].to(device)
-            groups.append(
-                ClipBatch(buffer.permute(0, 4, 1, 2, 3), labels, source, record, slot, valid.bool())
-            )
-        return StepBatch(
-            self.number,
-            tuple(groups),
-            tuple(0 not in members for _, members in filled),
-            self.samples,
-        )
+            if soft_labels is not None:
+                labels = soft_labels[number].to(device)
+            clips = buffers[number].permute(0, 4, 1, 2, 3)
+            batches.append(ClipBatch(clips, labels, source, record, slot, valid.bool()))
+
+        auxiliary = tuple(0 not in members for members, _ in self._groups)
+        return StepBatch(self._step, tuple(batches), auxiliary, tuple(self.samples))
 
     def _blend(self, members: list[int]) -> Blend:
-        parts = [self.samples[i] for i in members]
-        labels = np.concatenate([self.tables[i].labels[self.samples[i].rows] for i in members])
-        return Blend(
-            *(
-                np.concatenate([getattr(part, name) for part in parts])
-                for name in ("slots", "partners", "own_weights", "partner_frames")
-            ),
-            labels,
-        )
+        """What a group is blended with: the columns of its sources, one after the other."""
+        parts = [self.samples[source] for source in members]
+        labels = [self._plan.tables[part.source].labels[part.rows] for part in parts]
+        columns = {
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in ("slots", "partners", "own_weights", "partner_frames")
+        }
+        return Blend(**columns, labels=np.concatenate(labels))
 
     def _facts(self, source: int) -> torch.Tensor:
         """int64 (5, n * V): label, source, record, slot and valid of every clip."""
-        samples, table = self.samples[source], self.tables[source]
+        samples = self.samples[source]
+        table = self._plan.tables[source]
         rows = [
             table.labels[samples.rows],
-            [source] * len(samples),
+            np.full(len(samples), source),
             table.records[samples.pieces[:, 0]],
             samples.slots,
             samples.valid,

@@ -1,8 +1,8 @@
 """Decoding threads that a hanging disk cannot take along.
 
 The standard library's pool waits for its threads when it is shut down and when the process ends:
-one thread that never comes back from a read would hold a run for ever. These threads can be given
-up and are then replaced.
+one thread that never returns from a read would hold a run forever. These threads can be abandoned
+and are then replaced.
 """
 
 from __future__ import annotations
@@ -13,72 +13,101 @@ import time
 from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures import Future
+from typing import Generic, NamedTuple, TypeVar
 
+from omnidali.catalog.database.media import Media
 from omnidali.errors import UserError
-from omnidali.utils.heartbeat import watched
+from omnidali.utils.heartbeat import on_progress
 from omnidali.utils.log import LOG
 
-_LOOK = 0.5  # seconds between two looks at whether a file hangs
+_CHECK_SECONDS = 0.5  # between two checks for files that hang
+
+Result = TypeVar("Result")
 
 
-class _GivenUp(BaseException):
-    """Ends the work of a thread that nobody waits for; no handler of a file's errors takes it."""
+class _Abandoned(BaseException):
+    """Ends the work of an abandoned thread; no handler of a file's errors catches it."""
 
 
-class Job:
-    """Work on a thread, and which file it is at.
+class Flight(NamedTuple):
+    """A file that a thread is at.
 
     Attributes:
-        source: whose work it is. future: of its result.
-        into: what it fills, read under ``lock``; None once it was given up: nobody waits for it any
-            more, and a thread that hangs must not keep the memory of a batch.
-        hung_at: the file that it was given up at.
+        file: that is being read or decoded.
+        seconds: since the thread began with it.
+        watched_seconds: for how many of them some thread waited for the pool.
     """
 
-    def __init__(self, workers: Workers, source: str, work: Callable[[Job], object], into: object):
-        self.source, self.into, self.future, self.hung_at = source, into, Future(), None
-        self.lock, self.given_up = threading.Lock(), False
-        self._workers, self._work, self._at = workers, work, None
+    file: Media
+    seconds: float
+    watched_seconds: float
 
-    def at(self, file: object | None) -> None:
-        """Tell that ``file`` is begun now, or that the last one is done."""
-        self._at = None if file is None else (file, time.monotonic(), self._workers.clock)
+
+class Task(Generic[Result]):
+    """Work on a thread of the pool, and the file that it is at.
+
+    Attributes:
+        source: name of the source that the work belongs to.
+        future: of its result.
+        target: what it fills, read under ``lock``. An abandoned task has none: a thread that hangs
+            must not keep the memory of a batch.
+        abandoned: whether nobody waits for it any more.
+        abandoned_file: the file that it was at then.
+    """
+
+    def __init__(
+        self,
+        pool: AbandonableThreadPool,
+        source: str,
+        work: Callable[[Task[Result]], Result],
+        target: object,
+    ):
+        self.source = source
+        self.future: Future[Result] = Future()
+        self.lock = threading.Lock()
+        self.target: object = target
+        self.abandoned = False
+        self.abandoned_file: Media | None = None
+        self._pool = pool
+        self._work = work
+        self._mark: tuple[Media, float, float] | None = None
+
+    def mark_file(self, file: Media | None) -> None:
+        """Note that the work begins with ``file`` now, or with None that the last one is done."""
+        self._mark = None if file is None else (file, time.monotonic(), self._pool.clock)
 
     @property
-    def in_flight(self) -> tuple[object, float, float] | None:
-        """The file that is being read or decoded, for how many seconds, and for how many of them
-        somebody looked on; None where there is none.
-        """
-        at = self._at
-        if at is None or self.future.done():
+    def in_flight(self) -> Flight | None:
+        """The file that is being read or decoded; None where there is none."""
+        mark = self._mark
+        if mark is None or self.future.done():
             return None
-        return at[0], time.monotonic() - at[1], self._workers.clock - at[2]
+        file, begun, clock = mark
+        return Flight(file, time.monotonic() - begun, self._pool.clock - clock)
 
     @property
     def is_wanted(self) -> bool:
-        """Whether somebody waits for the work: it was not given up, and the threads were not told
-        to end.
-        """
-        return not self.given_up and not self._workers.is_closed
+        """Whether the result is still needed: the task is not abandoned, and the pool is open."""
+        return not self.abandoned and not self._pool.is_closed
 
     def run(self) -> None:
         """Do the work on this thread."""
         if not self.future.set_running_or_notify_cancel():
             return
         try:
-            with watched(self._end_if_given_up):
+            with on_progress(self._end_if_abandoned):
                 self.future.set_result(self._work(self))
-        except BaseException as error:  # whoever waits gets it
+        except BaseException as error:  # the waiting thread gets it
             self.future.set_exception(error)
 
-    def _end_if_given_up(self) -> None:
+    def _end_if_abandoned(self) -> None:
         """Raise between two packets of a long video: it would keep a core busy for nothing."""
-        if self.given_up:
-            raise _GivenUp
+        if self.abandoned:
+            raise _Abandoned
 
 
 def cannot_start(count: int, started: int, name: str, error: BaseException) -> UserError:
-    """The error of a loader whose threads the system does not let start."""
+    """The error of a loader for which the system does not start enough threads."""
     return UserError(
         "loader.threads",
         f"{count} {name} threads that can be started",
@@ -87,86 +116,112 @@ def cannot_start(count: int, started: int, name: str, error: BaseException) -> U
     )
 
 
-class Workers:
-    """A fixed number of threads that work; they start with the first job.
+class AbandonableThreadPool:
+    """A fixed number of threads, started with the first task. Those that hang are replaced.
 
     Args:
-        count: of threads. name: of them, for debuggers.
+        count: number of threads.
+        name: of the threads, for debuggers.
 
     Attributes:
-        clock: seconds for which somebody has waited here. It stands still where nobody does, and
+        clock: seconds for which some thread has waited here. It stops while no thread waits, and
             while the whole process is paused, so that no file is blamed for that.
+        is_closed: whether :meth:`close` was called.
     """
 
     def __init__(self, count: int, name: str):
-        self._count, self._name = count, name
-        self._queue: queue.SimpleQueue = queue.SimpleQueue()
-        self._threads: set[threading.Thread] = set()
-        self._at_work: dict[Job, threading.Thread] = {}
-        self._lock = threading.Lock()
+        self.clock = 0.0
         self.is_closed = False
+        self._count = count
+        self._name = name
+        self._queue: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._threads: set[threading.Thread] = set()
+        self._at_work: dict[Task, threading.Thread] = {}
+        self._lock = threading.Lock()
+        self._checked_at = time.monotonic()
         # once it was, a thread that cannot be replaced slows the run, and does not end it
         self._was_full = False
-        self.clock, self._looked = 0.0, time.monotonic()
 
-    def submit(self, source: str, work: Callable[[Job], object], into: object = None) -> Job:
-        """Queue ``work``, which is called with its job."""
-        job = Job(self, source, work, into)
-        self._queue.put(job)
+    def submit(
+        self, source: str, work: Callable[[Task[Result]], Result], target: object = None
+    ) -> Task[Result]:
+        """Queue ``work``, which is called with its task.
+
+        Args:
+            source: name of the source that it belongs to.
+            work: is called on a thread of the pool.
+            target: what the work fills; see :class:`Task`.
+        """
+        task = Task(self, source, work, target)
+        self._queue.put(task)
+
         if len(self._threads) < self._count:
             with self._lock:
                 self._fill()
-        return job
+        return task
 
-    def in_flight(self, source: str) -> list[tuple[object, float]]:
+    def in_flight(self, source: str) -> list[tuple[Media, float]]:
         """The files of a source that are being read or decoded, and for how many seconds."""
-        jobs = [job.in_flight for job in list(self._at_work) if job.source == source]
-        return [flight[:2] for flight in jobs if flight is not None]
+        flights = [task.in_flight for task in list(self._at_work) if task.source == source]
+        return [(flight.file, flight.seconds) for flight in flights if flight is not None]
 
-    def wait(self, job: Job, hang_seconds: float) -> bool:
-        """Whether a job is over, or given up, within a moment; else look for those that hang.
+    def wait(self, task: Task, hang_seconds: float) -> bool:
+        """Wait for a moment; abandon the tasks that hang meanwhile.
 
         Args:
-            hang_seconds: after which at one file a job is given up, whosever it is.
+            task: the one to wait for.
+            hang_seconds: a task that is at one file for longer is abandoned; every task counts.
+
+        Returns:
+            Whether the task is over or abandoned.
         """
-        if job.given_up:
+        if task.abandoned:
             return True
         try:
-            job.future.exception(_LOOK)
+            task.future.exception(_CHECK_SECONDS)
             return True
         except futures.CancelledError:
             return True
         except futures.TimeoutError:
             pass
+
         with self._lock:
             now = time.monotonic()
-            self.clock += min(now - self._looked, _LOOK)
-            self._looked = now
-        for other, thread in list(self._at_work.items()):
-            flight = other.in_flight
-            if flight is not None and flight[2] >= hang_seconds:
-                self._give_up(other, thread, hang_seconds)
-        return job.given_up
+            self.clock += min(now - self._checked_at, _CHECK_SECONDS)
+            self._checked_at = now
 
-    def _give_up(self, job: Job, thread: threading.Thread, hang_seconds: float) -> None:
-        """Another thread takes the place of the one that hangs with this job."""
-        with job.lock:
-            flight = job.in_flight
-            # it went on at this moment
-            if job.given_up or flight is None or flight[2] < hang_seconds:
+        for other, thread in list(self._at_work.items()):
+            if _hangs(other, hang_seconds):
+                self._abandon(other, thread, hang_seconds)
+        return task.abandoned
+
+    def _abandon(self, task: Task, thread: threading.Thread, hang_seconds: float) -> None:
+        """Replace the thread that hangs with this task."""
+        with task.lock:
+            flight = task.in_flight
+            # it may have gone on at this moment
+            if flight is None or not _hangs(task, hang_seconds):
                 return
-            job.given_up, job.into, job.hung_at = True, None, flight[0]
+            task.abandoned = True
+            task.abandoned_file = flight.file
+            task.target = None
+
         with self._lock:
             self._threads.discard(thread)
             self._fill()
 
     def close(self, patience: float) -> None:
-        """End the threads behind the jobs they are at; those that take longer than ``patience``
-        seconds are left.
+        """End the threads after the tasks that they are at.
+
+        Args:
+            patience: seconds to wait for them; those that take longer are left to themselves.
         """
         self.is_closed = True
         with self._lock:
-            threads, self._threads, self._count = self._threads, set(), 0
+            threads = self._threads
+            self._threads = set()
+            self._count = 0
+
         for _ in threads:
             self._queue.put(None)
         end = time.monotonic() + patience
@@ -174,14 +229,15 @@ class Workers:
             thread.join(max(0.0, end - time.monotonic()))
 
     def _fill(self) -> None:
-        """Start the threads that are not there yet.
+        """Start the threads that are missing.
 
         Raises:
-            UserError: if the system lets none start that the work needs: at the first time all of
+            UserError: if the system does not start those that the work needs: at first all of
                 them, later one.
         """
         while len(self._threads) < self._count:
             thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+
             try:
                 thread.start()
             except (RuntimeError, MemoryError) as error:
@@ -199,10 +255,15 @@ class Workers:
         self._was_full = True
 
     def _run(self) -> None:
-        while (job := self._queue.get()) is not None:
-            self._at_work[job] = threading.current_thread()
-            job.run()
-            del self._at_work[job]
-            if job.given_up:  # it came back after all, but its place is taken
+        while (task := self._queue.get()) is not None:
+            self._at_work[task] = threading.current_thread()
+            task.run()
+            del self._at_work[task]
+            if task.abandoned:  # it came back after all, but its place is taken
                 return
-            del job  # and with it the memory of its batch
+            del task  # and with it the memory of its batch
+
+
+def _hangs(task: Task, hang_seconds: float) -> bool:
+    flight = task.in_flight
+    return not task.abandoned and flight is not None and flight.watched_seconds >= hang_seconds

@@ -20,6 +20,7 @@ def content(batch):
 
 
 def pictures(clips):
+    """Normalised clips (N, 3, T, H, W) as pixels on the scale 0..255: (N, T, H, W, 3)."""
     return (clips.permute(0, 2, 3, 4, 1) * torch.tensor(STD) + torch.tensor(MEAN)).numpy()
 
 
@@ -27,10 +28,12 @@ def assert_restores_at_every_step(make, steps):
     """The rest of the stream after a restore at any step equals the uninterrupted one.
 
     Args:
-        make: returns a fresh iterator. steps: its length.
+        make: returns a fresh iterator.
+        steps: length of the iterator.
     """
     with make() as batches:
-        states, whole = [batches.state_dict()], []
+        states = [batches.state_dict()]
+        whole = []
         for batch in batches:
             whole.append(content(batch))
             states.append(batches.state_dict())

@@ -6,34 +6,50 @@ import builtins
 import os
 import tarfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from omnidali.catalog.build import build_catalog
-from omnidali.catalog.database.store import CatalogReader, SourceTable
-from omnidali.config.schema import SourceConfig
-from omnidali.pipelines.feeds import Graph, PipelineError
-from omnidali.testing import odd_media as odd
-from omnidali.testing.numbered_media import write_photo
+from omnidali.catalog.database.reader import CatalogReader
+from omnidali.catalog.database.source_table import SourceTable
+from omnidali.config.schema import ClipConfig, SourceConfig
+from omnidali.loading.fusion import FusionIterator
+from omnidali.pipelines import Graph, PipelineError
+from omnidali.planning.train_plan import TrainPlan
+from omnidali.testing.numbered_media import write_image
+from omnidali.testing.odd_media import odd_video
 
 FILES = 8  # of a source, in two classes
-KINDS = ("index", "demuxer", "photo", "frames", "tar of photos", "tar of videos")
+
+ONE_FRAME = ClipConfig(num_clips=1, size=40, crop="center", flip=0.0)
+FOUR_FRAMES = ClipConfig(num_clips=4, size=56, crop="center", flip=0.0)
 
 
 class Outage:
     """Some files cannot be opened or read while it lasts.
 
     Args:
-        number: of the error, as in :mod:`errno`; None: whoever asks waits.
+        monkeypatch: of the test.
+        number: of the error, as in :mod:`errno`; None: every open or read hangs.
         at: ``open``, or ``read`` for files that can be opened.
         after: bytes of each file that can be read all the same.
+
+    Attributes:
+        paths: of the files and folders; the test fills it.
+        opened: paths of these that were opened.
     """
 
     def __init__(self, monkeypatch, number: int | None, at: str = "open", after: int = 0):
-        self.number, self.at, self.after = number, at, after
+        self.number = number
+        self.at = at
+        self.after = after
         self.paths: set[str] = set()
         self.opened: list[str] = []
         self.over = threading.Event()
-        self._open, self._pread, self._preadv = builtins.open, os.pread, os.preadv
+        self._open = builtins.open
+        self._pread = os.pread
+        self._preadv = os.preadv
         monkeypatch.setattr(builtins, "open", self._checked_open)
         monkeypatch.setattr(os, "pread", self._checked_pread)
         monkeypatch.setattr(os, "preadv", self._checked_preadv)
@@ -80,67 +96,95 @@ class Outage:
         return self._preadv(file, [memoryview(buffers[0])[:left]], offset)
 
 
-def make_source(
-    folder: Path, kind: str, count: int = FILES, decode: str = "cpu"
-) -> tuple[SourceTable, dict[str, SourceConfig], list[Path]]:
-    """A source of files in two classes: its table, its settings, and what lies on the disk of each
-    file.
-    """
-    root = folder / "media"
-    root.mkdir(parents=True)
-    names = [f"{number}{_ENDINGS[kind]}" for number in range(count)]
-    for number, name in enumerate(names):
-        _make(root / name, kind, number)
-    (folder / "list.txt").write_text(
-        "".join(
-            f"{name} {frames}{number % 2}\n"
-            for number, name in enumerate(names)
-            for frames in ["3 " if kind == "frames" else ""]
-        )
-    )
-    media = {"photo": "image", "frames": "frames", "tar of photos": "image"}.get(kind, "video")
-    files = {"tars": "*.tar"} if kind.startswith("tar") else {"list": "list.txt"}
-    sources = {"web": SourceConfig(kind=media, root="media", decode=decode, **files)}
-    build_catalog(folder / "catalog.sqlite", sources, folder, progress=False)
-    return (
-        CatalogReader(folder / "catalog.sqlite").table("web"),
-        sources,
-        [root / name for name in names],
-    )
+class FileKind(NamedTuple):
+    """How the items of a source lie on the disk."""
+
+    ending: str
+    media_kind: str
+    make: Callable[[Path, int], object]
 
 
-_ENDINGS = {
-    "index": ".mp4",
-    "demuxer": ".ts",
-    "photo": ".jpg",
-    "frames": "",
-    "tar of photos": ".tar",
-    "tar of videos": ".tar",
-}
-_VIDEOS = {"index": odd.video(), "demuxer": odd.video("mpegts"), "tar of videos": odd.video()}
+def _make_image(path: Path, number: int) -> None:
+    write_image(path, number, 60, 50)
 
 
-def _make(path: Path, kind: str, number: int) -> None:
-    if kind == "photo":
-        write_photo(path, number, 60, 50)
-    elif kind == "frames":
-        for frame in range(3):
-            write_photo(path / f"img_{frame + 1:05}.jpg", number, 60, 50, frame=frame)
-    elif kind.startswith("tar"):
-        member = path.with_suffix(".jpg" if kind == "tar of photos" else ".mp4")
-        write_photo(member, number, 60, 50) if kind == "tar of photos" else _VIDEOS[kind](
-            member, number
-        )
+def _make_folder(path: Path, number: int) -> None:
+    for frame in range(3):
+        write_image(path / f"img_{frame + 1:05}.jpg", number, 60, 50, frame=frame)
+
+
+def _tar_of(make: Callable[[Path, int], object], ending: str) -> Callable[[Path, int], None]:
+    def make_tar(path: Path, number: int) -> None:
+        member = path.with_suffix(ending)
+        make(member, number)
         with tarfile.open(path, "w") as tar:
             tar.add(member, f"{number % 2}/{member.name}")
         member.unlink()
-    else:
-        _VIDEOS[kind](path, number)
+
+    return make_tar
+
+
+KINDS = {
+    "index": FileKind(".mp4", "video", odd_video()),
+    "demuxer": FileKind(".ts", "video", odd_video("mpegts")),
+    "image": FileKind(".jpg", "image", _make_image),
+    "frames": FileKind("", "frames", _make_folder),
+    "tar of images": FileKind(".tar", "image", _tar_of(_make_image, ".jpg")),
+    "tar of videos": FileKind(".tar", "video", _tar_of(odd_video(), ".mp4")),
+}
+
+
+def make_source(
+    folder: Path, kind: str, count: int = FILES, decode: str = "cpu"
+) -> tuple[SourceTable, dict[str, SourceConfig], list[Path]]:
+    """A source of files in two classes: its table, its settings, and the files or folders."""
+    root = folder / "media"
+    root.mkdir(parents=True)
+    ending, media_kind, make = KINDS[kind]
+    paths = [root / f"{number}{ending}" for number in range(count)]
+    lines = []
+    for number, path in enumerate(paths):
+        make(path, number)
+        frames = "3 " if kind == "frames" else ""
+        lines.append(f"{path.name} {frames}{number % 2}\n")
+    (folder / "list.txt").write_text("".join(lines))
+
+    files = {"tars": "*.tar"} if kind.startswith("tar") else {"list": "list.txt"}
+    sources = {"web": SourceConfig(kind=media_kind, root="media", decode=decode, **files)}
+    build_catalog(folder / "catalog.sqlite", sources, folder, progress=False)
+    return CatalogReader(folder / "catalog.sqlite").table("web"), sources, paths
+
+
+def open_source(
+    table: SourceTable,
+    sources: dict[str, SourceConfig],
+    steps: int = 8,
+    clip: ClipConfig = ONE_FRAME,
+    **options,
+) -> FusionIterator:
+    """A loader over one source, four clips a step."""
+    plan = TrainPlan([table], list(sources.values()), clip, 4, seed=5)
+    settings = list(sources.values())
+    return FusionIterator(plan, settings, end=steps, **{"threads": 2, **options})
+
+
+def load(table: SourceTable, sources: dict[str, SourceConfig], **options):
+    """All batches of a loader over one source, and the source's figures."""
+    options = {"max_bad_ratio": 1.0, "max_bad_in_a_row": 1000, **options}
+    with open_source(table, sources, clip=FOUR_FRAMES, **options) as loader:
+        batches = list(loader)
+        return batches, loader.stats()["web"]
+
+
+def attempts(batches) -> int:
+    """How many clips of these batches are substitutes."""
+    return int(sum((batch.samples[0].attempts > 0).sum() for batch in batches))
 
 
 def dali_refuses(monkeypatch, refused) -> None:
     """Let every batch of DALI fail that holds one of these files, given by their bytes."""
-    start, collect = Graph.start, Graph.collect
+    start = Graph.start
+    collect = Graph.collect
 
     def remember(graph, feeds):
         graph.fails = any(data.tobytes() in refused for data in feeds["data"])

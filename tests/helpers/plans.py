@@ -1,8 +1,8 @@
-"""Tables without files, and what tests compare of planned samples."""
+"""Tables without files, and planned samples as plain values that tests compare."""
 
 import numpy as np
 
-from omnidali.catalog.database.store import SourceTable
+from omnidali.catalog.database.source_table import SourceTable
 from omnidali.media_kind import MediaKind
 
 
@@ -23,11 +23,12 @@ def made_up_table(rows, kind="video", name="t", classes=7):
 
 
 def flat(planned):
+    """What is planned, by slot, as plain values."""
     return {
         int(slot): (s.source, int(draw), int(row), frames.tolist(), box.tolist(), flip.tolist())
         for s in planned
         for slot, draw, row, frames, box, flip in zip(
-            s.slots, s.draws, s.rows, s.frames, s.boxes, s.flips
+            s.slots, s.draws, s.rows, s.frames, s.boxes, s.flips, strict=True
         )
     }
 

@@ -1,8 +1,9 @@
-"""train.py and evaluate.py as tests run them."""
+"""Runs of train.py and evaluate.py, in this process or on several ranks."""
 
 import contextlib
 import functools
 import io
+import json
 import subprocess
 import tempfile
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import evaluate
 import train
 from conftest import SMALL
-from helpers.warm_process import Warm
+from helpers.warm_process import WarmProcess
 
 CONFIG = (
     SMALL
@@ -27,14 +28,13 @@ evaluation:
 )
 
 
-warm = functools.cache(Warm)  # ends with this process, as its input does then
+warm = functools.cache(WarmProcess)  # ends with this process, as its input does then
 
 
 STEPS = [2, 4, 6, 8]  # every second step; evaluations and checkpoints fall on the same ones here
 
 
-# what joint training adds, each in a run that is cut and goes on; B.6 of the reference, eq. 1 of
-# the paper
+# the practices of joint training: B.6 of the reference, equation 1 of the paper
 JOINT = {
     "alternating": [
         "train.step_mode=alternating",
@@ -42,7 +42,8 @@ JOINT = {
         "train.batch=null",
         "optimizer.accumulate=1",
         "sources.clips={kind: video, root: clips, list: clips.txt, batch: 4, loss_weight: 2}",
-        "sources.photos={kind: image, root: photos, list: photos.txt, batch: 6, resample: {power: 0.2}}",
+        "sources.photos={kind: image, root: photos, list: photos.txt, batch: 6,"
+        " resample: {power: 0.2}}",
         "model.norm=target_only",
         "train.mixup=intra",
     ],
@@ -65,9 +66,7 @@ JOINT = {
 
 
 def run(program, *arguments, ranks=1, check=True):
-    """One rank runs in this process; several are copies of a warm one, which is faster than
-    torchrun, too.
-    """
+    """Run a program: one rank in this process, several as copies of a warm one."""
     arguments = [str(argument) for argument in arguments]
     if ranks == 1:
         out, err = io.StringIO(), io.StringIO()
@@ -76,11 +75,22 @@ def run(program, *arguments, ranks=1, check=True):
         done = subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
     else:
         with tempfile.TemporaryDirectory() as folder:
-            jobs = warm().ranks(
+            processes = warm().start_ranks(
                 Path(folder), "program", program.removesuffix(".py"), *arguments, world=ranks
             )
-            codes = [process.ended(240) for process in jobs]
-            said = "".join(process.said for process in reversed(jobs))  # the main rank's comes last
-        done = subprocess.CompletedProcess(arguments, max(map(abs, codes)), said, said)
+            codes = [process.wait(240) for process in processes]
+            # the main rank's comes last
+            output = "".join(process.output for process in reversed(processes))
+        done = subprocess.CompletedProcess(arguments, max(map(abs, codes)), output, output)
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
+
+
+def read_rows(path):
+    """The rows of a JSON lines file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def last_row(done):
+    """The JSON object in the last line that a program printed."""
+    return json.loads(done.stdout.splitlines()[-1])

@@ -1,11 +1,12 @@
-"""train.py with a record of what it consumed: a file a rank, a line a step, written before the loop
-gets the batch.
+"""train.py with a record of what it consumed: a file a rank, a line a step.
 
-    python tests/helpers/recorder.py FOLDER --config c.yaml --resume auto      (torchrun starts it, too)
-    python tests/helpers/recorder.py serve      (starts runs as copies of a process that has imported
-    everything)
+    python tests/helpers/recorder.py FOLDER --config c.yaml --resume auto      (torchrun starts it,
+                                                                                too)
+    python tests/helpers/recorder.py serve      (starts runs as copies of a process that has
+                                                 imported everything)
 
-OMNIDALI_SMALL_NETWORK=1 trains a network of three layers: more kills in the same time.
+A line is written before the loop gets its batch. OMNIDALI_SMALL_NETWORK=1 trains a network of three
+layers: more kills in the same time.
 """
 
 import functools
@@ -21,6 +22,7 @@ import numpy as np
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import train
 from omnidali.loading.fusion import FusionIterator
@@ -29,26 +31,21 @@ from omnidali.models.resnet import Block, ConvBN
 
 
 def consumed(samples, tables):
-    """{slot: what stands in it, as plain values} of planned samples, one entry a source."""
+    """Planned samples as plain values, by slot; ``samples`` has one entry a source."""
     found = {}
     for part in samples:
-        table, count = tables[part.source], len(part)
-        attempts = np.broadcast_to(part.attempts, count).tolist()
-        for i in range(count):
+        table = tables[part.source]
+        attempts = np.broadcast_to(part.attempts, len(part)).tolist()
+        for i in range(len(part)):
             paths = [
                 Path(table.media(record).path).name
                 for record in table.records[part.pieces[i]].tolist()
             ]
-            moved = None if part.motions is None else zlib.crc32(part.motions[i].tobytes())
-            blend = (
-                None
-                if part.partners is None
-                else [
-                    int(part.partners[i]),
-                    float(part.own_weights[i]),
-                    float(part.partner_frames[i]),
-                ]
-            )
+            motion = None if part.motions is None else zlib.crc32(part.motions[i].tobytes())
+            blend = None
+            if part.partners is not None:
+                weight = float(part.own_weights[i])
+                blend = [int(part.partners[i]), weight, float(part.partner_frames[i])]
             found[int(part.slots[i])] = [
                 table.name,
                 int(part.draws[i]),
@@ -57,33 +54,34 @@ def consumed(samples, tables):
                 part.boxes[i].tolist(),
                 part.flips[i].tolist(),
                 attempts[i],
-                moved,
+                motion,
                 blend,
             ]
     return found
 
 
-def pixels(batch):
-    """{slot: checksum of its clip and label} of a batch; of all views where there are several."""
+def checksums(batch):
+    """The checksum of a batch's clips and labels by slot; of all views where there are several."""
     found = {}
     for group in batch.groups:
-        for clip, label, slot in zip(group.clips, group.labels, group.slot.tolist()):
-            found[slot] = zlib.crc32(
-                clip.contiguous().numpy().tobytes() + label.numpy().tobytes(), found.get(slot, 0)
-            )
+        slots = group.slot.tolist()
+        for clip, label, slot in zip(group.clips, group.labels, slots, strict=True):
+            data = clip.contiguous().numpy().tobytes() + label.numpy().tobytes()
+            found[slot] = zlib.crc32(data, found.get(slot, 0))
     return found
 
 
-class Recording(FusionIterator):
-    """A loader that writes down every batch which it hands over."""
+class RecordingLoader(FusionIterator):
+    """A loader that writes down every batch which it gives."""
 
     def __next__(self):
         batch = super().__next__()
-        shown, rows = pixels(batch), consumed(batch.samples, self.plan.tables)
-        assert shown.keys() == rows.keys(), "what is said of a batch is not what it holds"
+        sums = checksums(batch)
+        rows = consumed(batch.samples, self.plan.tables)
+        assert sums.keys() == rows.keys(), "a batch's samples are not what it holds"
         line = {
             "step": batch.step,
-            "items": [[slot, *rows[slot], shown[slot]] for slot in sorted(rows)],
+            "items": [[slot, *rows[slot], sums[slot]] for slot in sorted(rows)],
         }
         # one call, and no buffer that a kill could empty
         os.write(self.record, (json.dumps(line) + "\n").encode())
@@ -91,10 +89,9 @@ class Recording(FusionIterator):
 
 
 def small_model(config, classes, clip_len):
-    """The config's recogniser with a small backbone, which still has norms, dropout, and time where
-    there is one.
-    """
-    model, dims = build_model(config, classes, clip_len), 2 if config.name == "tsn" else 3
+    """The config's recognizer with a small backbone, which still has norms, dropout and time."""
+    model = build_model(config, classes, clip_len)
+    dims = 2 if config.name == "tsn" else 3
     pool = nn.MaxPool2d(2) if dims == 2 else nn.MaxPool3d((1, 2, 2))
     model.backbone = nn.Sequential(
         OrderedDict(
@@ -111,7 +108,7 @@ def main(folder, arguments):
     """Train, and record into ``folder``, which no run used before."""
 
     def wrap(loader):
-        loader.__class__ = Recording
+        loader.__class__ = RecordingLoader
         path = Path(folder) / f"rank{loader.rank}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         loader.record = os.open(path, os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_WRONLY)
@@ -124,35 +121,35 @@ def main(folder, arguments):
 
 
 def serve():
-    """Start a run for each line {"folder", "arguments", "environment"}, and wait for one at
-    {"wait": pid}.
+    """Start a run for each line {"folder", "arguments", "environment", "log"} of stdin.
 
-    A copy of this process starts in no time, where importing torch anew takes seconds. A rank has a
-    core of its own, and so one thread, as the sums of several threads may differ in their last
-    bits.
+    A line {"wait": pid} waits for the end of one. A copy of this process starts at once, where
+    importing torch takes seconds. A rank has a core of its own, and so one thread, as the sums of
+    several threads may differ in their last bits.
     """
     import torch._dynamo  # noqa: F401  what the first optimizer imports
 
     gc.freeze()
     cores = sorted(os.sched_getaffinity(0))
     for line in sys.stdin:
-        job = json.loads(line)
-        if "wait" in job:
-            print(os.waitstatus_to_exitcode(os.waitpid(job["wait"], 0)[1]), flush=True)
+        task = json.loads(line)
+        if "wait" in task:
+            print(os.waitstatus_to_exitcode(os.waitpid(task["wait"], 0)[1]), flush=True)
             continue
-        process = os.fork()
-        if process:
-            print(process, flush=True)
+        pid = os.fork()
+        if pid:
+            print(pid, flush=True)
             continue
+
         os.setsid()
-        os.sched_setaffinity(0, {cores[int(job["environment"]["RANK"]) % len(cores)]})
-        os.environ.update(job["environment"])
-        log = os.open(job["log"], os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+        os.sched_setaffinity(0, {cores[int(task["environment"]["RANK"]) % len(cores)]})
+        os.environ.update(task["environment"])
+        log = os.open(task["log"], os.O_CREAT | os.O_APPEND | os.O_WRONLY)
         os.dup2(log, 1)
         os.dup2(log, 2)
         code = 1
         try:
-            code = main(job["folder"], job["arguments"])
+            code = main(task["folder"], task["arguments"])
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Short runs of train.py in this process, and disks that fill, for several test files."""
+"""Short runs of train.py in this process, disks that fill, and damaged checkpoints."""
 
 import contextlib
 import io
@@ -27,6 +27,7 @@ HELD_OUT = (
 
 
 def options_of(media_root, folder):
+    """Write a config into ``folder``; returns the arguments of a run there."""
     (folder / "c.yaml").write_text(CONFIG)
     return [
         "--config",
@@ -37,44 +38,49 @@ def options_of(media_root, folder):
 
 
 def run(*arguments, wrap=lambda loader: loader):
-    """A run in this process: exit code, what it printed, what it complained of."""
-    out, err = io.StringIO(), io.StringIO()
+    """Run a training in this process; returns its exit code, stdout and stderr."""
+    out = io.StringIO()
+    err = io.StringIO()
 
-    def story():
+    def work():
         config = load_config(arguments[1], [text for text in arguments[2:] if "=" in text])
         train.train(config, Ranks(), "auto" if "auto" in arguments else "none", wrap_loader=wrap)
 
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = run_reporting_errors(story)
+        code = run_reporting_errors(work)
     return code, out.getvalue(), err.getvalue()
 
 
 def weights(folder):
+    """The network's state dict in a run folder's last.pt."""
     return load_checkpoint(folder / "checkpoints" / "last.pt")["state_dict"]
 
 
 def step_of(folder, name="last.pt"):
+    """The steps done in a run folder's checkpoint."""
     return load_checkpoint(folder / "checkpoints" / name)["loader"]["step"]
 
 
 def assert_same(one, other):
-    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    """Assert that two state dicts have the same names and bits."""
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 @contextlib.contextmanager
 def small_disk(folder):
-    """Gives a function that makes the disk under ``folder`` full, or free again."""
+    """Yield a function that makes the disk under ``folder`` full, or free again."""
     folder.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", folder], capture_output=True
-    ).returncode:
+    command = ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", folder]
+    if subprocess.run(command, capture_output=True).returncode:
         with no_file_may_grow() as fill:  # as good as full, where nobody may mount
             yield fill
         return
 
     def fill(full):
         if not full:
-            return (folder / "filler").unlink()
+            (folder / "filler").unlink()
+            return
         with contextlib.suppress(OSError), open(folder / "filler", "wb", buffering=0) as file:
             while file.write(bytes(1 << 20)):
                 pass
@@ -87,8 +93,27 @@ def small_disk(folder):
 
 @contextlib.contextmanager
 def no_file_may_grow():
+    """Yield a function that keeps this process from writing files, or lets it again."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         yield lambda full: resource.setrlimit(resource.RLIMIT_FSIZE, (0, old[1]) if full else old)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def failing(error):
+    """A function that raises ``error``."""
+
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+def damage_checkpoint(path, how):
+    """Flip bits of a tensor, which torch.load does not notice; or cut or empty the file."""
+    data = bytearray(path.read_bytes())
+    if how == "flipped":
+        for place in range(len(data) // 2, len(data) // 2 + 400, 40):
+            data[place] ^= 1  # one place alone may be padding
+    path.write_bytes({"flipped": data, "truncated": data[:-100], "empty": b""}[how])

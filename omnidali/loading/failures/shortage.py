@@ -1,4 +1,4 @@
-"""Memory or descriptors that ran out while files were decoded: no file is to blame, so the same one
+"""Shortages of memory or descriptors while files are decoded: no file is to blame, so the same one
 is tried again.
 """
 
@@ -10,20 +10,7 @@ import time
 from omnidali.decoding.failure_cause import Cause
 from omnidali.utils.log import LOG
 
-# seconds between two tries; each pause is twice as long as the one before
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
-_TOLD_AGAIN = 60.0  # seconds
-
-
-class Pauses:
-    """Sleeps between the tries of one clip, for longer each time."""
-
-    def __init__(self):
-        self._next = _FIRST_PAUSE
-
-    def __call__(self) -> None:
-        time.sleep(self._next)
-        self._next = min(2 * self._next, _LONGEST_PAUSE)
+_WARN_AGAIN_SECONDS = 60.0
 
 
 class Shortage:
@@ -42,16 +29,17 @@ class Shortage:
         self._patience = patience
         self._lock = threading.Lock()
         self._since: float | None = None  # nothing has decoded since then
-        self._told_at = -_TOLD_AGAIN
-        self._in_vain: set[str] = set()  # files that were waited for to the end
+        self._warned_at = -_WARN_AGAIN_SECONDS
+        self._hopeless: set[str] = set()  # files that were waited for to the end
 
-    def is_over(self) -> None:
-        """A clip decoded."""
+    def on_decoded(self) -> None:
+        """A clip decoded: the shortage is over."""
         if self._since is None:
             return
         with self._lock:
-            since, self._since = self._since, None
-        if since is not None and self._told_at >= since:
+            since = self._since
+            self._since = None
+        if since is not None and self._warned_at >= since:
             LOG.warning(
                 "%s: the machine is out of trouble after %.1f s",
                 self._name,
@@ -63,6 +51,7 @@ class Shortage:
 
         Args:
             path: of the file that failed.
+            cause: why it failed.
             begun: when its clip was tried first, by the monotonic clock.
         """
         now = time.monotonic()
@@ -70,13 +59,14 @@ class Shortage:
             if self._since is None:
                 self._since = now
             if now - begun >= self._patience:
-                self._in_vain.add(path)
-            if path in self._in_vain or now - self._since >= self._patience:
+                self._hopeless.add(path)
+            if path in self._hopeless or now - self._since >= self._patience:
                 return False
-            is_news = now - self._told_at >= _TOLD_AGAIN
-            if is_news:
-                self._told_at = now
-        if is_news:
+            warns = now - self._warned_at >= _WARN_AGAIN_SECONDS
+            if warns:
+                self._warned_at = now
+
+        if warns:
             LOG.warning(
                 "%s: the machine is in trouble, not a file (%s): clips wait for up to %g s",
                 self._name,

@@ -1,0 +1,209 @@
+"""The CPU's back end: samples are decoded by threads that can be abandoned."""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from omnidali.catalog.database.media import Media
+from omnidali.catalog.database.source_table import SourceTable
+from omnidali.decoding.failure_cause import Cause
+from omnidali.loading.backend import PendingSamples
+from omnidali.loading.failures.tracker import FailureTracker
+from omnidali.loading.graph_pool import GraphPool
+from omnidali.loading.normalise import normalise, scratch
+from omnidali.loading.sample_decoder import DecodedSample, SampleDecoder
+from omnidali.loading.thread_pool import AbandonableThreadPool, Task
+from omnidali.planning.evaluation_plan import EvaluationPlan
+from omnidali.planning.samples import Samples
+from omnidali.planning.train_plan import TrainPlan
+
+_IMAGES_A_TASK = 4
+
+
+@dataclass(eq=False)
+class _Work:
+    """Tasks that decode pending samples.
+
+    Attributes:
+        pending: the samples.
+        normalises: whether the tasks write normalised clips; else they keep ``pixels``.
+        tasks: with the places that each of them is to decode.
+        done: places that are decoded.
+        pixels: by place, uint8 (V, F, size, size, 3); F is T for a moving image.
+    """
+
+    pending: PendingSamples
+    normalises: bool
+    tasks: deque[tuple[Task[None], list[int]]] = field(default_factory=deque)
+    done: set[int] = field(default_factory=set)
+    pixels: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def put(self, place: int, decoded: DecodedSample | None, pixels: np.ndarray) -> None:
+        """Take what was decoded for a place; ``pixels`` may be written again afterwards."""
+        flips = self.pending.samples.flips[place]
+        if decoded is None:
+            pixels[:] = 0
+            self.pending.lost.add(place)
+        elif decoded.substitute is not None:
+            flips = decoded.substitute.flips[0]
+            self.pending.substitutes[place] = decoded.substitute
+
+        if self.normalises:
+            normalise(pixels, flips, self.pending.out[place])
+        else:
+            self.pixels[place] = pixels.copy()
+        self.done.add(place)
+
+
+class CpuBackend:
+    """Decodes samples of one source on the CPU. It is the last back end: what cannot be decoded is
+    replaced by its planned substitute.
+
+    Args:
+        plan: names the substitutes.
+        table: of the source.
+        pool: threads that decode, shared by all sources.
+        graphs: normalise the clips on a GPU; None: the threads do it on the CPU.
+        tracker: learns of every file that fails.
+    """
+
+    def __init__(
+        self,
+        plan: TrainPlan | EvaluationPlan,
+        table: SourceTable,
+        *,
+        pool: AbandonableThreadPool,
+        graphs: GraphPool | None,
+        tracker: FailureTracker,
+    ):
+        self._table = table
+        self._pool = pool
+        self._graphs = graphs
+        self._tracker = tracker
+        self._decoder = SampleDecoder(plan, table, tracker)
+        self._works: dict[PendingSamples, _Work] = {}
+
+    def start(
+        self, pending: PendingSamples, places: Sequence[int], stopped: Callable[[], bool]
+    ) -> list[int]:
+        """Hand the samples to the threads."""
+        # one byte a value crosses the bus; the GPU normalises
+        new = _Work(pending, normalises=self._graphs is None)
+        work = self._works.setdefault(pending, new)
+
+        # an image is done so soon that handing over each one alone would cost a tenth of the time
+        count = _IMAGES_A_TASK if self._table.kind.is_still else 1
+        for first in range(0, len(places), count):
+            self._submit(work, list(places[first : first + count]))
+        return []
+
+    def finish(self, pending: PendingSamples, stopped: Callable[[], bool]) -> list[int]:
+        """Wait for the threads; submit again what an abandoned one has not done."""
+        work = self._works[pending]
+        while work.tasks and not stopped():
+            task, places = work.tasks[0]
+            if not self._pool.wait(task, self._tracker.limits.hang_seconds):
+                continue
+            work.tasks.popleft()
+            if task.abandoned:
+                self._replace(task, work, places)
+            else:
+                task.future.result()
+
+        if work.pixels and not work.tasks:
+            self._write(work)
+        self.drop(pending)
+        return []
+
+    def drop(self, pending: PendingSamples) -> None:
+        """Cancel the tasks that have not begun."""
+        work = self._works.pop(pending, None)
+        if work is not None:
+            for task, _ in work.tasks:
+                task.future.cancel()
+
+    def in_flight(self) -> list[tuple[Media, float]]:
+        return self._pool.in_flight(self._table.name)
+
+    def close(self) -> None:
+        """Do nothing: other sources use the threads, too."""
+
+    def _submit(self, work: _Work, places: list[int]) -> None:
+        pending = work.pending
+        # the arguments must not hold the buffer of the step: a thread that hangs keeps them
+        decode = functools.partial(
+            self._decode,
+            pending.step,
+            pending.samples,
+            places,
+            {place: pending.earlier[place] for place in places if place in pending.earlier},
+        )
+        task = self._pool.submit(self._table.name, decode, target=work)
+        work.tasks.append((task, places))
+
+    def _replace(self, task: Task[None], work: _Work, places: list[int]) -> None:
+        """Submit again what an abandoned task has not done."""
+        left = [place for place in places if place not in work.done]
+        if left:
+            assert task.abandoned_file is not None
+            self._tracker.on_timeout(task.abandoned_file, work.pending.step)
+        for place in left:
+            self._submit(work, [place])
+
+    def _decode(
+        self,
+        step: int,
+        samples: Samples,
+        places: Sequence[int],
+        earlier: dict[int, tuple[Media, Cause]],
+        task: Task[None],
+    ) -> None:
+        """Decode samples on this thread, each with substitutes if need be."""
+        frames = samples.frames if samples.motions is None else samples.motions
+        shape = (samples.boxes.shape[1], frames.shape[1], samples.size, samples.size, 3)
+        pixels = scratch("pixels", shape, np.uint8)
+        for place in places:
+            decoded = self._decoder.decode(
+                task, samples, place, pixels=pixels, step=step, earlier=earlier.get(place)
+            )
+            if not _deliver(task, place, decoded, pixels):
+                return
+            if decoded is not None:
+                # asks the disk for a damaged file's time: it may hang
+                is_substitute = decoded.substitute is not None
+                self._tracker.on_clip_decoded(decoded.replaced, step, is_substitute=is_substitute)
+            task.mark_file(None)
+
+    def _write(self, work: _Work) -> None:
+        """Normalise the pixels on the GPU."""
+        # imports DALI, which takes a second
+        from omnidali.pipelines import DecodedClips, as_scalars
+
+        assert self._graphs is not None
+        places = sorted(work.pixels)
+        samples = work.pending.decoded()
+        pixels = np.concatenate([work.pixels[place] for place in places])  # (n * V, F, S, S, 3)
+
+        graph = self._graphs.take(DecodedClips, samples, len(places))
+        (output,) = graph.run({"pixels": list(pixels), "flip": as_scalars(samples.flips[places])})
+        clips = torch.from_dlpack(output)
+        work.pending.write(places, clips.view(len(places), -1, *clips.shape[1:]))
+
+
+def _deliver(
+    task: Task[None], place: int, decoded: DecodedSample | None, pixels: np.ndarray
+) -> bool:
+    """Hand over what was decoded; False where nobody waits for it any more."""
+    # an abandoned task must not write after the one that replaces it
+    with task.lock:
+        if task.target is None:
+            return False
+        assert isinstance(task.target, _Work)
+        task.target.put(place, decoded, pixels)
+        return True
