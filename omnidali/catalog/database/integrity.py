@@ -1,6 +1,4 @@
-"""A catalog that is not as it was written is seen, moved aside and made anew; two builds of one do
-not meet.
-"""
+"""Damaged catalogs, which are moved aside and built again, and the lock between two builds."""
 
 from __future__ import annotations
 
@@ -21,38 +19,36 @@ from omnidali.utils.untrusted_text import say
 DAMAGED = ".damaged"  # ending of a damaged catalog's new name
 # SQLite's ending for what a killed writer began, which the next one takes back
 _JOURNAL = "-journal"
-_LOOKS, _LOOK_SECONDS = 5, 0.02  # at a catalog that seems damaged
+_LOOKS = 5  # at a catalog that seems damaged
+_LOOK_SECONDS = 0.02
 _MAGIC = b"SQLite format 3\0"
-# errors of SQLite that come from elsewhere than the content of the file
-_OUTSIDE = (
-    "locked",
-    "full",
-    "readonly",
-    "disk I/O",
-    "unable to open",
-    "interrupted",
-    "out of memory",
-)
 _PASSING = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-# what to do about each of them; none of them is a reason to delete the catalog
+# What to do about errors of SQLite that do not come from the content of the file; none of them is
+# a reason to delete the catalog.
 _ADVICE = {
-    "locked": "Let the other process that uses it end, or give this one a `catalog` of its own; then start again.",
+    "locked": "Let the other process that uses it end, or give this one a `catalog` of its own;"
+    " then start again.",
     "full": "Make room on its disk, then start again.",
-    "readonly": "Correct its permissions and those of its folder, or give the run a `catalog` of its own.",
+    "readonly": "Correct its permissions and those of its folder, or give the run a `catalog` of"
+    " its own.",
     "disk I/O": "Check the disk and the mount, then start again; the file need not be damaged.",
     "out of memory": "Make memory free or raise the limit, then start again.",
     "interrupted": "Start again.",
-    "unable to open": "Check its folder, the permissions and the limit of open files (ulimit -n), then start again.",
+    "unable to open": "Check its folder, the permissions and the limit of open files (ulimit -n),"
+    " then start again.",
 }
 
 
 class DamagedCatalogError(Exception):
-    """A catalog that is not as it was written; its text says what was seen."""
+    """A catalog is not as it was written; the text says what was found."""
 
 
 def damage(path: Path, seen: object) -> UserError:
-    """The error of a run that meets a damaged catalog, or one that it cannot read: only the first
-    shall be deleted.
+    """The error of a run whose catalog is damaged, or cannot be read: it says which of the two.
+
+    Args:
+        path: of the catalog.
+        seen: what was found, or the error.
     """
     if isinstance(seen, sqlite3.Error) and not is_damage(seen):
         return trouble(path, seen)
@@ -64,10 +60,25 @@ def damage(path: Path, seen: object) -> UserError:
     )
 
 
+@contextmanager
+def reporting_damage(path: Path) -> Iterator[None]:
+    """Turn what a damaged or unreadable catalog at ``path`` raises into an error for the user."""
+    try:
+        yield
+    except (sqlite3.Error, DamagedCatalogError) as error:
+        raise damage(path, error) from None
+
+
 def trouble(
     path: Path, error: sqlite3.Error | OSError, wanted: str = "a catalog file that can be used"
 ) -> UserError:
-    """The error of a run that cannot use its catalog, though nothing is wrong with what is in it."""
+    """The error of a run that cannot use its catalog, though the content is sound.
+
+    Args:
+        path: of the catalog.
+        error: that came.
+        wanted: what would have been right.
+    """
     seen = str(error)
     if "unable to open" in seen and not os.path.exists(path):
         return UserError(
@@ -77,14 +88,12 @@ def trouble(
             "Where it was deleted while a run used it, start again with"
             " --resume auto: it is rebuilt.",
         )
-    advice = next(
-        (advice for words, advice in _ADVICE.items() if words in seen), _ADVICE["unable to open"]
-    )
-    return UserError(str(path), wanted, seen, advice)
+    found = [advice for words, advice in _ADVICE.items() if words in seen]
+    return UserError(str(path), wanted, seen, found[0] if found else _ADVICE["unable to open"])
 
 
 def crc_of(*values: object) -> int:
-    """A checksum of values: SQLite does not see a bit that flips in them."""
+    """Compute a checksum of values: SQLite does not see a bit that flips in them."""
     crc = 0
     for value in values:
         data = value if isinstance(value, bytes) else repr(value).encode("utf-8", "surrogatepass")
@@ -93,58 +102,66 @@ def crc_of(*values: object) -> int:
 
 
 def check_length(path: Path) -> None:
-    """Raise DamagedCatalogError for a file that was cut off, or filled with zeros by a crash; SQLite sees that
-    late or never.
+    """Refuse a file that was cut off, or filled with zeros by a crash: SQLite sees that late.
 
     Beside a writer its length, its head and its journal are those of different moments: what is
     wrong must stay so.
+
+    Raises:
+        DamagedCatalogError: with what is wrong.
     """
-    for _ in range(_LOOKS - 1):
-        try:
-            return _check_length(path)
-        except DamagedCatalogError:
-            time.sleep(_LOOK_SECONDS)
-    _check_length(path)
+    for _ in range(_LOOKS):
+        wrong = _wrong_length(path)
+        if wrong is None:
+            return
+        time.sleep(_LOOK_SECONDS)
+    raise DamagedCatalogError(wrong)
 
 
-def _check_length(path: Path) -> None:
+def _wrong_length(path: Path) -> str | None:
     size = path.stat().st_size if path.exists() else 0
     if size == 0:
-        return
+        return None
     with open(path, "rb") as file:
         head = file.read(100)
     if not head.strip(b"\0"):
-        raise DamagedCatalogError("zeros")
+        return "zeros"
     # no database, or one to be taken back
     if not head.startswith(_MAGIC) or os.path.exists(f"{path}{_JOURNAL}"):
-        return
+        return None
+
     page = int.from_bytes(head[16:18], "big")
     expected = int.from_bytes(head[28:32], "big") * (65536 if page == 1 else page)
-    if size < 100 or size != expected:
-        raise DamagedCatalogError(f"{size:,} bytes instead of {expected:,}")
+    if size >= 100 and size == expected:
+        return None
+    return f"{size:,} bytes instead of {expected:,}"
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether an error comes from the content of the file, not from locks, permissions and disks."""
-    if "not a database" in str(error):  # somebody else's file
+    """Whether an error comes from the content of the file, not from locks, permissions or disks."""
+    text = str(error)
+    if "not a database" in text:  # somebody else's file
         return False
-    return not (
-        isinstance(error, sqlite3.OperationalError) and any(word in str(error) for word in _OUTSIDE)
-    )
+    is_operational = isinstance(error, sqlite3.OperationalError)
+    return not (is_operational and any(words in text for words in _ADVICE))
 
 
 def may_pass(error: BaseException | None) -> bool:
     """Whether another try may succeed, as the disk or the machine is in trouble at this moment."""
     if isinstance(error, OSError):
         return error.errno in _PASSING
-    return isinstance(error, (sqlite3.OperationalError, MemoryError)) and (
-        isinstance(error, MemoryError)
-        or any(word in str(error) for word in ("disk I/O", "unable to open", "memory"))
-    )
+    if isinstance(error, sqlite3.OperationalError):
+        return any(words in str(error) for words in ("disk I/O", "unable to open", "memory"))
+    return isinstance(error, MemoryError)
 
 
 def move_aside(path: Path, seen: Exception) -> None:
-    """Give a damaged catalog, and the journal that belongs to it, another name, and say so."""
+    """Give a damaged catalog, and its journal, another name, and report that.
+
+    Args:
+        path: of the catalog.
+        seen: what is wrong with it.
+    """
     lost = "; the scores of teachers that it held went with it" if _holds_scores(path) else ""
     # in this order: a new catalog must not find the old one's journal
     for ending in (_JOURNAL, ""):
@@ -154,7 +171,7 @@ def move_aside(path: Path, seen: Exception) -> None:
 
 
 def _holds_scores(path: Path) -> bool:
-    """Whether the table of scores was made, told from the bytes: what is damaged cannot be asked."""
+    """Whether the bytes show a table of scores: a damaged catalog answers no queries."""
     if not path.exists() or path.stat().st_size == 0:
         return False
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -163,8 +180,9 @@ def _holds_scores(path: Path) -> bool:
 
 @contextmanager
 def only_build(path: Path) -> Iterator[None]:
-    """Keep other builds of the catalog at ``path`` waiting; they say so. A killed build keeps
-    nobody waiting.
+    """Make other builds of the catalog at ``path`` wait, which they report.
+
+    A killed build makes nobody wait.
     """
     lock = f"{path}.lock"
     try:
@@ -173,6 +191,7 @@ def only_build(path: Path) -> Iterator[None]:
     except OSError:  # a catalog in a folder that others own: nothing can be written there anyway
         yield
         return
+
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,5 +1,4 @@
-"""What a teacher said of media, kept in the catalog: nothing that was committed is ever scored
-twice.
+"""Scores of media by teachers, kept in the catalog: what was committed is never scored twice.
 
 A score belongs to a path and its frames, not to a row of a list, so lists may change. It counts as
 long as the file has the size and time that it had when it was scored.
@@ -11,41 +10,39 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
-from omnidali.catalog.database.integrity import (
-    DamagedCatalogError,
-    crc_of,
-    damage,
-    is_damage,
-    trouble,
-)
-from omnidali.catalog.database.store import SourceTable, connect, media_files
+from omnidali.catalog.database.connection import connect
+from omnidali.catalog.database.integrity import crc_of, damage, is_damage, reporting_damage, trouble
+from omnidali.catalog.database.reader import media_files
+from omnidali.catalog.database.source_table import SourceTable
 from omnidali.errors import UserError
 
-T = TypeVar("T")
 _COMMIT_SECONDS = 2.0  # what a killed run loses at most
 _CHUNK = 10_000  # rows whose scores are in memory at a time
 _SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS teachers (id INTEGER PRIMARY KEY, digest TEXT NOT NULL, classes TEXT NOT NULL,"
-    " settings TEXT NOT NULL, name TEXT, UNIQUE (digest, classes, settings))",
-    "CREATE TABLE IF NOT EXISTS scores (teacher INTEGER NOT NULL, path TEXT NOT NULL, first INTEGER NOT NULL,"
-    " frames INTEGER NOT NULL, size INTEGER, mtime_ns INTEGER, logs BLOB, crc INTEGER,"
-    " PRIMARY KEY (teacher, path, first, frames)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS teachers (id INTEGER PRIMARY KEY, digest TEXT NOT NULL,"
+    " classes TEXT NOT NULL, settings TEXT NOT NULL, name TEXT,"
+    " UNIQUE (digest, classes, settings))",
+    "CREATE TABLE IF NOT EXISTS scores (teacher INTEGER NOT NULL, path TEXT NOT NULL,"
+    " first INTEGER NOT NULL, frames INTEGER NOT NULL, size INTEGER, mtime_ns INTEGER, logs BLOB,"
+    " crc INTEGER, PRIMARY KEY (teacher, path, first, frames)) WITHOUT ROWID",
 )
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """Who scores, and how; scores of an equal one are used again.
+    """A teacher and its settings; scores of an equal one are used again.
 
     Attributes:
-        digest: of the weights. name: for people. classes: names in the order of the scores.
+        digest: of the weights.
+        name: for people.
+        classes: names in the order of the scores.
         settings: text of the views, clips and precision that the scores depend on.
     """
 
@@ -55,39 +52,35 @@ class Scorer:
     settings: str
 
 
-@dataclass(frozen=True)
-class _Place:
-    """The key of a score, and the file's size and time."""
-
-    key: tuple[str, int, int]
-    stamp: tuple[int | None, int | None]
+# the key of a score (path, first frame, frames), and the file's size and time
+_Place = tuple[tuple[str, int, int], tuple[int | None, int | None]]
 
 
 class ScoreStore:
-    """The scores of one teacher in the catalog at ``path``. A context manager for the one process
-    that writes.
+    """The scores of one teacher. A context manager for the one process that writes.
+
+    Args:
+        path: of the catalog.
+        scorer: the teacher.
 
     Raises:
         UserError: if the catalog is damaged, or cannot be written though it has to be; also from
-            all that is asked of it, and where another run with other lists has taken files out.
+            all methods, and where another run with other lists has taken files out.
     """
 
     def __init__(self, path: str | Path, scorer: Scorer):
-        self.path, self._classes, self._last_commit = (
-            Path(path),
-            len(scorer.classes),
-            time.monotonic(),
-        )
-        try:
+        self.path = Path(path)
+        self._classes = len(scorer.classes)
+        self._last_commit = time.monotonic()
+        with reporting_damage(self.path):
             self._db = connect(self.path)
-        except DamagedCatalogError as seen:
-            raise damage(self.path, seen) from None
-        self._teacher = self._try(lambda: self._find(scorer))
+        with self._reporting():
+            self._teacher = self._find(scorer)
 
     def __enter__(self) -> ScoreStore:
         return self
 
-    def __exit__(self, kind: type | None, *_) -> None:
+    def __exit__(self, kind: type | None, *_: object) -> None:
         """Commit, unless an error came; what was committed before it stays."""
         try:
             if kind is None:
@@ -96,12 +89,16 @@ class ScoreStore:
             self._db.close()
 
     def missing(self, table: SourceTable) -> tuple[np.ndarray, int]:
-        """Rows int64 (n,) of a table with a piece a row that have no score, of equal ones only the
-        first; how many of them did not decode when they were tried, and shall have another chance.
+        """Find the rows of a table with one piece a row that have no score.
+
+        Returns:
+            Rows int64 (n,), of equal pieces only the first; and how many of them did not decode
+                when they were tried, and shall have another chance.
         """
-        pieces = np.stack([table.records, _firsts(table), table.frames.astype(np.int64)], 1)
+        pieces = np.stack([table.records, _firsts(table), table.frames.astype(np.int64)], axis=1)
         _, rows = np.unique(pieces, axis=0, return_index=True)
         rows.sort()
+
         # of the scores, which take 800 bytes a row for 400 classes
         lengths = np.zeros(len(rows), np.int64)
         for start in range(0, len(rows), _CHUNK):
@@ -114,28 +111,35 @@ class ScoreStore:
     def add(
         self, table: SourceTable, rows: np.ndarray, logs: np.ndarray, decoded: np.ndarray
     ) -> None:
-        """Keep log-probabilities (n, classes) of rows; of those that did not decode, that they did
-        not.
+        """Keep the scores of rows.
+
+        Args:
+            table: with one piece a row.
+            rows: int64 (n,).
+            logs: log-probabilities float (n, classes).
+            decoded: bool (n,), whether the row decoded; if not, only that is kept.
         """
-        values = []
-        for place, scores, good in zip(self._places(table, rows), logs, decoded):
-            blob = scores.astype("<f2").tobytes() if good else b""
-            row = (*place.key, *place.stamp, blob)
-            values.append((self._teacher, *row, crc_of(*row)))
-        self._try(
-            lambda: self._db.executemany(
+        with self._reporting():
+            values = []
+            for (key, stamp), scores, good in zip(
+                self._places(table, rows), logs, decoded, strict=True
+            ):
+                blob = scores.astype("<f2").tobytes() if good else b""
+                row = (*key, *stamp, blob)
+                values.append((self._teacher, *row, crc_of(*row)))
+            self._db.executemany(
                 "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values
             )
-        )
         if time.monotonic() - self._last_commit > _COMMIT_SECONDS:
             self.commit()
 
     def read(self, table: SourceTable) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (rows, log-probabilities float32 (n, classes)) of all rows in order; NaN for what
-        does not decode.
+        """Yield (rows, log-probabilities float32 (n, classes)) of all rows in order.
+
+        The log-probabilities of what does not decode are NaN.
 
         Raises:
-            UserError: if one has no score.
+            UserError: if a row has no score.
         """
         for start in range(0, len(table), _CHUNK):
             rows = np.arange(start, min(start + _CHUNK, len(table)))
@@ -154,7 +158,8 @@ class ScoreStore:
 
     def commit(self) -> None:
         """Put on the disk what was added."""
-        self._try(self._db.commit)
+        with self._reporting():
+            self._db.commit()
         self._last_commit = time.monotonic()
 
     def _find(self, scorer: Scorer) -> int:
@@ -173,42 +178,47 @@ class ScoreStore:
         return row[0]
 
     def _look_up(self, table: SourceTable, rows: np.ndarray) -> list[bytes | None]:
-        """The scores' bytes: empty for what does not decode, None where there are none that count."""
-
-        def one(place: _Place) -> bytes | None:
-            row = self._db.execute(
-                "SELECT size, mtime_ns, logs, crc FROM scores WHERE teacher = ? AND path = ?"
-                " AND first = ? AND frames = ?",
-                (self._teacher, *place.key),
-            ).fetchone()
-            if row is None or row[:2] != place.stamp or row[3] != crc_of(*place.key, *row[:3]):
-                return None
-            return row[2] if len(row[2]) in (0, 2 * self._classes) else None
-
-        return self._try(lambda: [one(place) for place in self._places(table, rows)])
+        """The scores' bytes: empty for what does not decode, None where none counts."""
+        found: list[bytes | None] = []
+        with self._reporting():
+            for key, stamp in self._places(table, rows):
+                row = self._db.execute(
+                    "SELECT size, mtime_ns, logs, crc FROM scores WHERE teacher = ? AND path = ?"
+                    " AND first = ? AND frames = ?",
+                    (self._teacher, *key),
+                ).fetchone()
+                counts = (
+                    row is not None
+                    and row[:2] == stamp
+                    and row[3] == crc_of(*key, *row[:3])
+                    and len(row[2]) in (0, 2 * self._classes)
+                )
+                found.append(row[2] if counts else None)
+        return found
 
     def _places(self, table: SourceTable, rows: np.ndarray) -> list[_Place]:
-        records, firsts, frames = (
-            column[rows].tolist() for column in (table.records, _firsts(table), table.frames)
-        )
+        records = table.records[rows].tolist()
+        firsts = _firsts(table)[rows].tolist()
+        frames = table.frames[rows].tolist()
         files = media_files(self._db, self.path, set(records))
         return [
-            _Place((os.path.join(*files[record][:2]), first, count), files[record][2])
-            for record, first, count in zip(records, firsts, frames)
+            ((os.path.join(*files[record][:2]), first, count), files[record][2])
+            for record, first, count in zip(records, firsts, frames, strict=True)
         ]
 
-    def _try(self, work: Callable[[], T]) -> T:
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Turn errors of SQLite into errors for the user."""
         try:
-            return work()
+            yield
         except sqlite3.Error as error:
             if is_damage(error):
                 raise damage(self.path, error) from None
-            raise trouble(self.path, error, "a catalog in which scores can be written") from None
+            wanted = "a catalog in which scores can be written"
+            raise trouble(self.path, error, wanted) from None
 
 
 def _firsts(table: SourceTable) -> np.ndarray:
-    return (
-        np.zeros(len(table.records), np.int64)
-        if table.firsts is None
-        else table.firsts.astype(np.int64)
-    )
+    if table.firsts is None:
+        return np.zeros(len(table.records), np.int64)
+    return table.firsts.astype(np.int64)

@@ -11,14 +11,15 @@ from pathlib import Path
 
 from omnidali.catalog.database.connection import open_to_copy
 from omnidali.catalog.database.integrity import DAMAGED, only_build
-from omnidali.catalog.file_span import stamp_of
+from omnidali.catalog.probing.file_span import stamp_of
 from omnidali.utils.log import LOG
 
-_copied: dict[Path, tuple] = {}  # size and time of each catalog when this process copied it
+# size and time of each catalog when this process copied it
+_copied: dict[Path, tuple[int | None, int | None]] = {}
 
 
 def begin_trial(catalog: Path) -> Path:
-    """Copy the catalog; copies that killed processes have left are removed.
+    """Copy the catalog, and remove the copies that killed processes have left.
 
     Returns:
         The copy; the catalog itself where there is no room for one, as a run must go on also on a
@@ -39,7 +40,7 @@ def begin_trial(catalog: Path) -> Path:
 
 
 def accept_trial(catalog: Path) -> bool:
-    """Put the copy in the catalog's place; who has either of them open keeps it.
+    """Put the copy in the catalog's place; a process that has either of them open keeps it.
 
     Returns:
         False if that is not possible, or would undo what others have written since the catalog was
@@ -87,5 +88,5 @@ def _remove(trial: Path) -> None:
 
 
 def _trial_of(catalog: Path, process: int | str) -> Path:
-    """Named by who makes it: runs may share a catalog, and machines a disk."""
+    """The copy's path, which names its process: runs may share a catalog, and machines a disk."""
     return catalog.with_name(f"{catalog.name}.trial-{socket.gethostname()}-{process}")

@@ -15,7 +15,7 @@ _NUMBER_NAME = re.compile(r"(\d+)\s*[,\s]\s*(.+)")
 
 
 def read_class_names(path: Path) -> list[str]:
-    """Class names, one a line; the line number, counted from 0, is the label.
+    """Read class names, one a line; the line number, counted from 0, is the label.
 
     Raises:
         UserError: if the file is missing, empty or names a class twice.
@@ -27,6 +27,7 @@ def read_class_names(path: Path) -> list[str]:
         raise UserError(
             str(path), "one class name a line", "an empty file", "Write the names in label order."
         )
+
     names: dict[str, int] = {}
     for where, name in lines:
         if not name or name in names:
@@ -36,7 +37,7 @@ def read_class_names(path: Path) -> list[str]:
 
 
 def read_label_map(path: Path) -> dict[str, int]:
-    """What lists call a class (its name, another numbering, a video's id) to its number.
+    """Read which number a list's word for a class means: its name, a video's id, another number.
 
     JSON objects {key: number} and lists of names, and text files with lines of names, ``key
     number`` or ``number,name`` are understood; numbers may be written as text.
@@ -47,23 +48,10 @@ def read_label_map(path: Path) -> dict[str, int]:
     lines = list(read_lines(path, "label map"))
     text = "\n".join(line for _, line in lines)
     if text.lstrip().startswith(("{", "[")):
-        values = parse_json(text, str(path))
-        pairs = (
-            list(values.items())
-            if isinstance(values, dict)
-            else [(name, i) for i, name in enumerate(values)]
-        )
-        pairs = [(str(path), str(key), str(number)) for key, number in pairs]
+        pairs = _json_pairs(path, text)
     else:
-        lines = [(where, line) for where, line in lines if line and not line.startswith("#")]
-        for form in (_key_number, _number_name):
-            found = [form(line) for _, line in lines]
-            # the first line may be a header
-            if sum(map(bool, found)) >= len(lines) - 1 and all(found[1:]):
-                pairs = [(where, *pair) for (where, _), pair in zip(lines, found) if pair]
-                break
-        else:
-            pairs = [(where, name, str(number)) for number, (where, name) in enumerate(lines)]
+        pairs = _line_pairs([row for row in lines if row[1] and not row[1].startswith("#")])
+
     mapping: dict[str, int] = {}
     for where, key, number in pairs:
         if not (is_whole(number) and int(number) <= MAX_LABEL):
@@ -87,6 +75,23 @@ def read_label_map(path: Path) -> dict[str, int]:
     return mapping
 
 
+def _json_pairs(path: Path, text: str) -> list[tuple[str, str, str]]:
+    values = parse_json(text, str(path))
+    if isinstance(values, dict):
+        return [(str(path), str(key), str(number)) for key, number in values.items()]
+    assert isinstance(values, list)
+    return [(str(path), str(name), str(number)) for number, name in enumerate(values)]
+
+
+def _line_pairs(lines: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
+    for parse in (_key_number, _number_name):
+        found = [parse(line) for _, line in lines]
+        # the first line may be a header
+        if sum(map(bool, found)) >= len(lines) - 1 and all(found[1:]):
+            return [(where, *pair) for (where, _), pair in zip(lines, found, strict=True) if pair]
+    return [(where, name, str(number)) for number, (where, name) in enumerate(lines)]
+
+
 def _key_number(line: str) -> tuple[str, str] | None:
     """(key, number) of ``key number`` or ``key,number``."""
     head = line.rstrip("0123456789")
@@ -101,12 +106,12 @@ def _number_name(line: str) -> tuple[str, str] | None:
 
 
 class Labels:
-    """Numbers for what a list says.
+    """Numbers for the words that lists use for classes.
 
     Args:
-        names: class names in label order, which limit the numbers. mapping: of
-            :func:`read_label_map`, which everything a list says then goes through. map_path: its
-            file, for errors.
+        names: class names in label order, which limit the numbers.
+        mapping: of :func:`read_label_map`, which everything that a list says then goes through.
+        map_path: its file, for errors.
     """
 
     def __init__(
@@ -115,49 +120,37 @@ class Labels:
         mapping: Mapping[str, int] | None = None,
         map_path: Path | None = None,
     ):
-        self.names, self._mapping, self._map_path = names, mapping, map_path
+        self.names = names
+        self._mapping = mapping
+        self._map_path = map_path
         self._by_name = {name: number for number, name in enumerate(names or ())}
 
     def number(self, text: str | None, where: str, path: str = "") -> int:
-        """The label that ``text`` stands for; without a text, what the map says of ``path`` or of
-        its stem.
+        """The label of an item.
+
+        Args:
+            text: what the list says of its class; none: the label map knows the path or its stem.
+            where: file and line, for errors.
+            path: of the item.
 
         Raises:
-            UserError: with ``where``, the file and line.
+            UserError: with ``where``.
         """
         if self._mapping is not None:
             keys = [text] if text is not None else [path, Path(path).name, Path(path).stem]
-            label = next((self._mapping[key] for key in keys if key in self._mapping), None)
-            if label is None:
-                raise UserError(
-                    where,
-                    f"a class that the label map {self._map_path} holds",
-                    repr(keys[-1][:200]),
-                    "Add it to the map, or remove the line.",
-                )
+            label = self._mapped(keys, where)
         elif text is None:
             raise UserError(
                 where,
-                "a label behind the path",
+                "a label after the path",
                 repr(path[:200]),
                 "Add the label, or name a label map with `labels:`.",
             )
         elif text.isascii() and text.isdigit():
             label = int(text) if len(text) < 10 else MAX_LABEL + 1
-        elif text in self._by_name:
-            label = self._by_name[text]
         else:
-            known = (
-                f"a class number of 0 or more, or one of {len(self._by_name)} class names"
-                if self._by_name
-                else "a class number of 0 or more"
-            )
-            raise UserError(
-                where,
-                known,
-                repr(text[:200]),
-                "Correct the label, or name the classes with `classes:`.",
-            )
+            label = self._named(text, where)
+
         if label > MAX_LABEL:
             raise UserError(
                 where, f"a label of at most {MAX_LABEL:,}", str(text)[:200], "Correct the line."
@@ -170,3 +163,28 @@ class Labels:
                 "Correct the label or add the class name.",
             )
         return label
+
+    def _mapped(self, keys: Sequence[str], where: str) -> int:
+        assert self._mapping is not None
+        for key in keys:
+            if key in self._mapping:
+                return self._mapping[key]
+        raise UserError(
+            where,
+            f"a class that the label map {self._map_path} holds",
+            repr(keys[-1][:200]),
+            "Add it to the map, or remove the line.",
+        )
+
+    def _named(self, text: str, where: str) -> int:
+        if text in self._by_name:
+            return self._by_name[text]
+        expected = "a class number of 0 or more"
+        if self._by_name:
+            expected += f", or one of {len(self._by_name)} class names"
+        raise UserError(
+            where,
+            expected,
+            repr(text[:200]),
+            "Correct the label, or name the classes with `classes:`.",
+        )

@@ -2,130 +2,207 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from omnidali.catalog.listing.folders import class_folders, scan_folder
 from omnidali.catalog.listing.labels import Labels, read_label_map
-from omnidali.catalog.listing.list_formats import Entry, find_class_names, read_list, whole_file
+from omnidali.catalog.listing.list_formats import Entry, whole_file
+from omnidali.catalog.listing.list_reader import find_class_names, read_list
 from omnidali.catalog.listing.tars import find_tars, read_tar
+from omnidali.catalog.probing.file_span import stamp_of
 from omnidali.config.schema import MediaConfig, key_of
-from omnidali.utils.text_files import NOT_UTF8
+from omnidali.errors import UserError
+from omnidali.utils.text_files import NOT_UTF8, is_text
 from omnidali.utils.untrusted_text import for_terminal
+
+# an entry, and archive, offset and size where it is a member of a tar
+ScanRow = tuple[object, ...]
 
 _WHOLE = (None, None, None)  # archive, offset, size of a file of its own
 _LOOKED_AT = 1000  # entries of a list whose files are looked for
 
 
-def list_source(
-    name: str,
-    source: MediaConfig,
-    root: str,
-    data_root: Path,
-    classes: list[str] | None,
-    left_out: Counter,
-) -> tuple[str, Iterator[tuple], list[str]]:
-    """The format, rows of (*Entry, archive, offset, size), and the files to watch for changes.
+@dataclass(frozen=True)
+class SourceScan:
+    """A source whose files are to be found.
 
-    Args:
-        root: real path of the source's folder. left_out: gets reasons and counts while the rows are
-            read.
-
-    Raises:
-        UserError: for missing files and wrong lines, also while the rows are read.
+    Attributes:
+        name: of the source.
+        config: of the source.
+        root: real path of its folder.
+        data_root: folder that its list and label map are relative to.
+        classes: class names in label order; none: numbers alone.
     """
-    map_path = data_root / source.labels if source.labels else None
-    labels = Labels(classes, read_label_map(map_path) if map_path else None, map_path)
-    watched = [str(map_path)] if map_path else []
-    if source.tars:
-        tars = find_tars(Path(root), source.tars, f"{key_of(name)}.tars")
-        return (
-            "webdataset tars",
-            _from_tars(tars, root, source, labels, left_out),
-            watched + [os.path.join(root, tar) for tar in tars],
-        )
-    odd = _OddNames(left_out)
-    if source.list:
-        path = data_root / source.list
-        form, entries = read_list(path, source, labels, name, root=root, leave_out=odd.add)
-        return form, _chosen(_below_root(entries, root), source), [*watched, str(path)]
-    found, folders = scan_folder(Path(root), source.kind, classes, odd.add)
-    rows = ((*whole_file(path, label, source), *_WHOLE) for path, label in found)
-    return "class folders", rows, watched + folders
 
+    name: str
+    config: MediaConfig
+    root: str
+    data_root: Path
+    classes: list[str] | None
 
-class _OddNames:
-    """Counts what is left out as its name is not UTF-8, under one reason that shows the first."""
+    @classmethod
+    def of(
+        cls, name: str, config: MediaConfig, data_root: str | Path, classes: list[str] | None
+    ) -> SourceScan:
+        """Find the root of a source.
 
-    def __init__(self, left_out: Counter):
-        self._left_out = left_out
-        self._reason = ""
+        Raises:
+            UserError: if it is no folder.
+        """
+        root = os.path.realpath(Path(data_root) / config.root)
+        if not os.path.isdir(root):
+            raise UserError(
+                f"{key_of(name)}.root",
+                "a folder",
+                f"{root}, which does not exist",
+                "Check root and data_root (on the command line: data_root=DIR).",
+            )
+        if not is_text(root):
+            raise UserError(
+                f"{key_of(name)}.root",
+                "a folder with a name in UTF-8",
+                f"{root}, which is not",
+                "Rename it, or move the data.",
+            )
+        return cls(name, config, root, Path(data_root), classes)
 
-    def add(self, path: str, where: str = "") -> None:
-        """Count a path; ``where`` is the line of a list."""
-        if not self._reason:
-            self._reason = f"{NOT_UTF8}, such as {for_terminal(path)}{where and f' ({where})'}"
-        self._left_out[self._reason] += 1
+    def tars(self) -> list[str]:
+        """The names of the source's tars, if it has any.
+
+        Raises:
+            UserError: for a bad pattern, and where a tar is missing.
+        """
+        pattern = self.config.tars
+        return find_tars(Path(self.root), pattern, f"{key_of(self.name)}.tars") if pattern else []
+
+    def signature(self, watched: Sequence[str], tars: Sequence[str]) -> str:
+        """Text that stays the same as long as reading would find the same entries again.
+
+        Args:
+            watched: paths of lists and folders.
+            tars: names of the source's tars.
+        """
+        settings = [
+            getattr(self.config, field.name)
+            for field in dataclasses.fields(MediaConfig)
+            if field.name != "decode"
+        ]
+        stamps = [[path, stamp_of(path)] for path in watched]
+        return json.dumps([settings, self.root, self.classes, tars, stamps])
+
+    def read(self, left_out: Counter[str]) -> tuple[str, Iterator[ScanRow], list[str]]:
+        """The format, the rows, and the files to watch for changes.
+
+        Args:
+            left_out: gets reasons and counts while the rows are read.
+
+        Raises:
+            UserError: for missing files and wrong lines, also while the rows are read.
+        """
+        source = self.config
+        map_path = self.data_root / source.labels if source.labels else None
+        labels = Labels(self.classes, read_label_map(map_path) if map_path else None, map_path)
+        watched = [str(map_path)] if map_path else []
+
+        if source.tars:
+            tars = self.tars()
+            watched += [os.path.join(self.root, tar) for tar in tars]
+            return "webdataset tars", self._from_tars(tars, labels, left_out), watched
+
+        odd = _OddNames(left_out)
+        if source.list:
+            path = self.data_root / source.list
+            form, entries = read_list(
+                path, source, labels, self.name, root=self.root, leave_out=odd.add
+            )
+            return form, self._drawn(_below_root(entries, self.root)), [*watched, str(path)]
+
+        found, folders = scan_folder(Path(self.root), source.media_kind, self.classes, odd.add)
+        rows = ((*whole_file(path, label, source), *_WHOLE) for path, label in found)
+        return "class folders", rows, watched + folders
+
+    def _drawn(self, entries: Iterator[Entry]) -> Iterator[ScanRow]:
+        """Rows of what training will ask for: pieces that never are drawn need not be probed."""
+        takes_all = self.config.pieces != "positive"
+        return ((*entry, *_WHOLE) for entry in entries if takes_all or entry.positive)
+
+    def _from_tars(
+        self, tars: list[str], labels: Labels, left_out: Counter[str]
+    ) -> Iterator[ScanRow]:
+        for name in tars:
+            tar = read_tar(self.root, name, self.config.media_kind)
+            left_out.update(tar.left_out)
+            for member, offset, size, text in tar.members:
+                if text is None and not self.config.labels:
+                    left_out["member without a class"] += 1
+                else:
+                    label = labels.number(text, f"{name}: {member}", member)
+                    yield (*Entry(f"{name}:{member}", label), name, offset, size)
 
 
 def source_class_names(name: str, source: MediaConfig, data_root: Path) -> list[str] | None:
-    """Class names that a source itself gives: its folders' names, or the labels of its list where
-    they are names.
+    """Find the class names that a source itself gives; None where it has none.
+
+    They are its folders' names, or the labels of its list where they are names.
     """
     root = data_root / source.root
-    if source.labels or not os.path.isdir(root):  # what is wrong with it, the build tells
+    if source.labels or not os.path.isdir(root):  # the build reports what is wrong with it
         return None
     if source.tars:
-        members = [
-            member
+        texts = {
+            member[3]
             for tar in find_tars(root, source.tars, f"{key_of(name)}.tars")
-            for member in read_tar(str(root), tar, source.kind).members
-        ]
-        texts = {member[3] for member in members if member[3] is not None}
+            for member in read_tar(str(root), tar, source.media_kind).members
+            if member[3] is not None
+        }
         return None if all(text.isdigit() for text in texts) else sorted(texts)
     if source.list:
         return find_class_names(data_root / source.list, source, name, root)
     return class_folders(root) or None
 
 
-def _chosen(entries: Iterator[Entry], source: MediaConfig) -> Iterator[tuple]:
-    """Rows of what training will ask for: pieces that never are drawn need not be probed."""
-    return ((*entry, *_WHOLE) for entry in entries if source.pieces != "positive" or entry.positive)
+class _OddNames:
+    """Counts what is left out as its name is not UTF-8, under one reason that shows the first."""
+
+    def __init__(self, left_out: Counter[str]):
+        self._left_out = left_out
+        self._reason = ""
+
+    def add(self, path: str, where: str = "") -> None:
+        """Count a path; ``where`` is the line of a list."""
+        if not self._reason:
+            place = f" ({where})" if where else ""
+            self._reason = f"{NOT_UTF8}, such as {for_terminal(path)}{place}"
+        self._left_out[self._reason] += 1
 
 
 def _below_root(entries: Iterator[Entry], root: str) -> Iterator[Entry]:
-    """Lists whose paths begin with the root's own name mean what lies in it."""
+    """Let lists whose paths begin with the root's own name mean what lies in it."""
     prefix = os.path.basename(root) + "/"
     first = list(itertools.islice(entries, _LOOKED_AT))
-    strips = False
-    for entry in first:  # the first file that is there, one way or the other, tells
+    entries = itertools.chain(first, entries)
+    if not _names_root(first, root, prefix):
+        return entries
+    return (
+        entry._replace(path=entry.path.removeprefix(prefix), video=entry.video.removeprefix(prefix))
+        for entry in entries
+    )
+
+
+def _names_root(entries: Sequence[Entry], root: str, prefix: str) -> bool:
+    """Whether paths begin with the root's name; the first file that is there decides."""
+    for entry in entries:
         if os.path.exists(os.path.join(root, entry.path)):
-            break
+            return False
         if entry.path.startswith(prefix) and os.path.exists(
             os.path.join(root, entry.path.removeprefix(prefix))
         ):
-            strips = True
-            break
-    for entry in itertools.chain(first, entries):
-        if strips:
-            entry = entry._replace(
-                path=entry.path.removeprefix(prefix), video=entry.video.removeprefix(prefix)
-            )
-        yield entry
-
-
-def _from_tars(
-    tars: list[str], root: str, source: MediaConfig, labels: Labels, left_out: Counter
-) -> Iterator[tuple]:
-    for name in tars:
-        tar = read_tar(root, name, source.kind)
-        left_out.update(tar.left_out)
-        for member, offset, size, text in tar.members:
-            if text is None and not source.labels:
-                left_out["member without a class"] += 1
-            else:
-                label = labels.number(text, f"{name}: {member}", member)
-                yield (*Entry(f"{name}:{member}", label), name, offset, size)
+            return True
+    return False

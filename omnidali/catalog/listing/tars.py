@@ -14,11 +14,14 @@ import tarfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from omnidali.catalog.listing.folders import IMAGE_ENDINGS, VIDEO_ENDINGS, escape_reason
-from omnidali.catalog.probing.sniff import UNREADABLE, UnsupportedMediaError
+from omnidali.catalog.listing.folders import IMAGE_ENDINGS, VIDEO_ENDINGS, endings_of
+from omnidali.catalog.probing.limits import UnsupportedMediaError
+from omnidali.catalog.probing.probe import UNREADABLE
+from omnidali.catalog.probing.root_guard import escape_reason
 from omnidali.errors import UserError
+from omnidali.media_kind import MediaKind
 from omnidali.utils.text_files import NOT_UTF8, is_line, is_text, parse_json
 
 _SMALL = 1 << 20  # largest member that is read for its label, and longest header, bytes
@@ -32,33 +35,54 @@ _COMPRESSED = {
 }
 
 
+class TarMember(NamedTuple):
+    """A member that is a media file.
+
+    Attributes:
+        name: of the member.
+        offset: of its data in the tar, bytes.
+        size: of its data, bytes.
+        label: its class as text; None without one.
+    """
+
+    name: str
+    offset: int
+    size: int
+    label: str | None
+
+
 @dataclass
 class Tar:
     """What a tar holds.
 
     Attributes:
-        members: (name, offset, size, class as text or None).
+        members: its media files, in order.
         left_out: reasons for which members are not used, with their counts.
     """
 
-    members: list[tuple[str, int, int, str | None]] = field(default_factory=list)
-    left_out: Counter = field(default_factory=Counter)
+    members: list[TarMember] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
 def find_tars(root: Path, pattern: str, where: str) -> list[str]:
-    """Names of tars below ``root`` by a pattern with ``*``, ``?`` and ranges such as
-    ``{000..099}``.
+    """Find tars by a pattern with ``*``, ``?`` and ranges such as ``{000..099}``.
+
+    Args:
+        root: folder that the pattern starts from.
+        pattern: of their names below it.
+        where: key of the config, for errors.
 
     Raises:
         UserError: if a file of a range is missing, or no file fits.
     """
-    found = []
     try:
         names = _expand(pattern)
     except ValueError as error:
         raise UserError(
             where, "a pattern of tars", f"{pattern!r} ({error})", "Correct it."
         ) from None
+
+    found: list[str] = []
     for name in names:
         try:
             matches = sorted(str(path.relative_to(root)) for path in root.glob(name))
@@ -74,73 +98,102 @@ def find_tars(root: Path, pattern: str, where: str) -> list[str]:
     return found
 
 
-def read_tar(root: str, name: str, kind: str) -> Tar:
+def read_tar(root: str, name: str, kind: MediaKind) -> Tar:
     """Walk the headers of one tar.
 
     Args:
-        kind: ``image`` or ``video``: which members are media.
+        root: folder that the name starts from.
+        name: of the tar.
+        kind: which members are media.
     """
-    endings = IMAGE_ENDINGS if kind == "image" else VIDEO_ENDINGS
-    tar, media, classes, names, position = Tar(), [], {}, set(), -1
+    tar = Tar()
+    classes: dict[str, str] = {}
     path = os.path.join(root, name)
     try:
         _check(root, name)
-        with _Headers(path) as headers, _open(headers) as archive, open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            for member in archive:
-                archive.members.clear()  # which it keeps for random access
-                if member.offset <= position or member.size < 0:
-                    # and would again, without end
-                    raise tarfile.ReadError("headers that lead backwards")
-                position = member.offset
-                if member.isdir():
-                    continue
-                folder, slash, base = member.name.rpartition("/")
-                stem, _, ending = base.partition(".")
-                key, ending = f"{folder}{slash}{stem}", f".{ending.lower()}"
-                last = os.path.splitext(ending)[1] or ending
-                reason = _odd(member, size)
-                if reason:
-                    tar.left_out[reason] += 1
-                elif last in endings and member.name in names:
-                    tar.left_out["member with the name of another"] += 1
-                elif last in endings:
-                    names.add(member.name)
-                    media.append((member.name, member.offset_data, member.size, key))
-                elif ending in (".cls", ".json") and member.size <= _SMALL:
-                    file.seek(member.offset_data)
-                    text = _class_text(ending, file.read(member.size))
-                    if text is not None:
-                        classes[key] = text
-                elif last in IMAGE_ENDINGS | VIDEO_ENDINGS:
-                    tar.left_out[f"member that is no {kind}"] += 1
-            if not _ends_at(file, archive.offset):  # tarfile takes a damaged header for the end
-                raise tarfile.ReadError(f"ends at byte {archive.offset:,} of {size:,}")
+        with _Headers(path) as headers, open(path, "rb") as file:
+            _walk(headers, file, kind, tar=tar, classes=classes)
     except UnsupportedMediaError as refusal:
         tar.left_out[str(refusal)] += 1
     except OSError as error:
         tar.left_out[f"{UNREADABLE} tar: {error.strerror or error}"] += 1
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
         tar.left_out[f"tar broken: {error}"] += 1
-    for name, offset, size, key in media:
-        folder = name.lstrip("./").partition("/")
-        tar.members.append((name, offset, size, classes.get(key, folder[0] if folder[1] else None)))
+
+    # the class of a member may stand after it
+    tar.members = [member._replace(label=_label(member.name, classes)) for member in tar.members]
     return tar
 
 
-def _open(headers: _Headers) -> tarfile.TarFile:
-    return tarfile.open(fileobj=headers, mode="r:", encoding="utf-8")  # whatever the locale says
-
-
 class _Headers(io.FileIO):
-    """A tar of which headers are read: the data between them is passed over, whatever a header says
-    of its length.
-    """
+    """A tar of which only headers are read, whatever a header says of its length."""
 
-    def read(self, count: int = -1) -> bytes:
-        if not 0 <= count <= _SMALL:
+    def read(self, count: int | None = -1, /) -> bytes:
+        if count is None or not 0 <= count <= _SMALL:
             raise tarfile.ReadError("a header of endless length")
         return super().read(count)
+
+
+class _TarWalk(tarfile.TarFile):
+    members: list[tarfile.TarInfo]  # which the base class keeps for random access
+
+
+def _walk(
+    headers: _Headers, file: BinaryIO, kind: MediaKind, *, tar: Tar, classes: dict[str, str]
+) -> None:
+    """Fill ``tar``, and ``classes`` with the class of each sample."""
+    size = os.fstat(file.fileno()).st_size
+    endings = endings_of(kind)
+    position = -1
+    names = set()
+    # UTF-8 whatever the locale says
+    with _TarWalk.open(fileobj=headers, mode="r:", encoding="utf-8") as archive:
+        for member in archive:
+            archive.members.clear()
+            if member.offset <= position or member.size < 0:
+                # and would again, without end
+                raise tarfile.ReadError("headers that lead backwards")
+            position = member.offset
+            if member.isdir():
+                continue
+
+            key, ending = _split(member.name)
+            last = os.path.splitext(ending)[1] or ending
+            reason = _odd(member, size)
+            if reason:
+                tar.left_out[reason] += 1
+            elif last in endings and member.name in names:
+                tar.left_out["member with the name of another"] += 1
+            elif last in endings:
+                names.add(member.name)
+                tar.members.append(TarMember(member.name, member.offset_data, member.size, None))
+            elif ending in (".cls", ".json") and member.size <= _SMALL:
+                file.seek(member.offset_data)
+                text = _class_text(ending, file.read(member.size))
+                if text is not None:
+                    classes[key] = text
+            elif last in IMAGE_ENDINGS | VIDEO_ENDINGS:
+                tar.left_out[f"member that is no {kind}"] += 1
+
+        if not _ends_at(file, archive.offset):  # tarfile takes a damaged header for the end
+            raise tarfile.ReadError(f"ends at byte {archive.offset:,} of {size:,}")
+
+
+def _split(name: str) -> tuple[str, str]:
+    """What the members of one sample share, and the ending of this one.
+
+    >>> _split("x/0001.seg.PNG")
+    ('x/0001', '.seg.png')
+    """
+    folder, slash, base = name.rpartition("/")
+    stem, _, ending = base.partition(".")
+    return f"{folder}{slash}{stem}", f".{ending.lower()}"
+
+
+def _label(name: str, classes: dict[str, str]) -> str | None:
+    key, _ = _split(name)
+    folder, slash, _ = name.lstrip("./").partition("/")
+    return classes.get(key, folder if slash else None)
 
 
 def _check(root: str, name: str) -> None:
@@ -151,6 +204,7 @@ def _check(root: str, name: str) -> None:
     reason = escape_reason(os.path.realpath(root), name)
     if reason:
         raise UnsupportedMediaError(f"tar whose {reason}")
+
     if not os.path.isfile(path):
         raise UnsupportedMediaError("tar that is no regular file")
     with open(path, "rb") as file:
@@ -161,10 +215,9 @@ def _check(root: str, name: str) -> None:
 
 
 def _ends_at(file: BinaryIO, position: int) -> bool:
-    """Whether a tar ends here as its writer ended it: a block of zeros, mostly several, and nothing
-    behind them.
+    """Whether a tar ends here as its writer ended it: with zeros, and nothing after them.
 
-    One that was cut off between two members is known by nothing else.
+    Nothing else shows that a tar was cut off between two members.
     """
     file.seek(position)
     zeros = 0
@@ -198,14 +251,15 @@ def _class_text(ending: str, data: bytes) -> str | None:
             text = data.decode("utf-8").strip()
             return text if text and is_line(text) else None
         values = parse_json(data.decode("utf-8"), "")
-        known = [values[key] for key in ("label", "cls", "class") if key in values]
-        return (
-            str(known[0])
-            if known and type(known[0]) in (int, str) and is_line(str(known[0]))
-            else None
-        )
-    except (ValueError, TypeError):
+    except ValueError:
         return None
+    if not isinstance(values, dict):
+        return None
+    for key in ("label", "cls", "class"):
+        if key in values:
+            label = values[key]
+            return str(label) if type(label) in (int, str) and is_line(str(label)) else None
+    return None
 
 
 def _expand(pattern: str) -> list[str]:

@@ -1,7 +1,5 @@
 """Reads the headers of coded video bit by bit."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 

@@ -1,7 +1,5 @@
 """Probes folders of frames: how many there are, and of what size."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from dataclasses import replace

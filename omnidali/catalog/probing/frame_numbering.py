@@ -1,7 +1,5 @@
 """From the packets of a video to its frames: their numbers, times and keyframes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

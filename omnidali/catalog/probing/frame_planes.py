@@ -1,7 +1,5 @@
 """The planes of a decoded frame as arrays, which way up it is shown, and its checksum."""
 
-from __future__ import annotations
-
 import math
 import struct
 import zlib

@@ -3,8 +3,6 @@
 Source: ITU-T H.265 (7.3, 8.3.1).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from omnidali.catalog.probing.bit_reader import BitReader, CodedPicture, UnclearHeadersError

@@ -1,7 +1,5 @@
 """Decodes images whole: their headers do not say whether that succeeds."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import replace
 

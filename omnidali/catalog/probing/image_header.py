@@ -1,7 +1,5 @@
 """The headers of JPEG, PNG and WebP files, read without any library."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import struct

@@ -1,7 +1,5 @@
 """Probes images by their headers; no library is needed for it."""
 
-from __future__ import annotations
-
 import os
 
 from omnidali.catalog.probing.file_span import FileSpan

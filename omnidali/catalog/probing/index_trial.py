@@ -1,7 +1,5 @@
 """Makes the packet index of a video and tries it out."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import av

@@ -1,7 +1,5 @@
 """The limits of what the catalog takes: a small file may claim far more than a machine holds."""
 
-from __future__ import annotations
-
 # Of images.
 MAX_PIXELS = 89_478_485  # about 256 MiB as RGB
 MAX_SIDE = 65_535  # of JPEG's format, and of the catalog's columns

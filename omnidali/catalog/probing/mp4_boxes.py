@@ -5,8 +5,6 @@ samples one size. The check visits only places where FFmpeg looks, and believes 
 ends where the one around it does.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Containers may carry wrong timestamps. A decoder goes by the picture order count
 headers, which can be read without decoding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

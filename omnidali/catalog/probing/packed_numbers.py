@@ -1,7 +1,5 @@
 """Sorted numbers in few bytes, as the catalog keeps timestamps and keyframes."""
 
-from __future__ import annotations
-
 import zlib
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Decodes wanted frames of a video with its packet index, without a demuxer."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Sequence
 

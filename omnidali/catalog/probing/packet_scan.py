@@ -2,8 +2,6 @@
 a decoder gives.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import av

@@ -1,7 +1,5 @@
 """What the catalog keeps of any file; no library is needed for it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 # The state of a file that is used. Any other one but "new" is the reason why it is not used.

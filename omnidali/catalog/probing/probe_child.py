@@ -4,8 +4,6 @@ It reads a line of JSON for a batch of files and answers with a line for each fi
 let a file that took the process over run code in the other one.
 """
 
-from __future__ import annotations
-
 import base64
 import functools
 import json

@@ -4,8 +4,6 @@ Images are probed without any library; the libraries of the others take longer t
 images to probe.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

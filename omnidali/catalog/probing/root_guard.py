@@ -1,7 +1,5 @@
 """The rule that no path of a list or a tar leads out of its source's root."""
 
-from __future__ import annotations
-
 import os
 import re
 

@@ -1,7 +1,5 @@
 """Recognises a file by its first bytes: no name is believed and no decoder is asked."""
 
-from __future__ import annotations
-
 from omnidali.catalog.probing.limits import UnsupportedMediaError
 
 HEAD_BYTES = 4096  # enough for every signature below

@@ -1,7 +1,5 @@
 """Opens videos with FFmpeg so that a file can ask neither for other files nor for much memory."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Probes videos: which frames there are, how they are shown, and where their packets lie."""
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Callable
 

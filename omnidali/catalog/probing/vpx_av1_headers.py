@@ -5,8 +5,6 @@ frames, which others refer to. Sources: the VP9 bitstream specification (6.2, an
 one (5.5, 5.9).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -1,0 +1,62 @@
+"""The tables of the catalog's SQLite file, and the checksum of a file's row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from omnidali.catalog.database.integrity import crc_of
+
+VERSION = 5
+NEW = "new"  # the state of a file before its probe
+
+# media: a row a file, as probed; entries: a row an item of the list, in its order. A file's id is
+# never given to another one: a run that reads an older list shall miss a file rather than show
+# another's pictures.
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS sources (
+    id INTEGER PRIMARY KEY, name TEXT UNIQUE, kind TEXT, root TEXT, pattern TEXT, format TEXT, signature TEXT,
+    watched TEXT, left_out TEXT, unusable TEXT, fingerprint TEXT, entries_crc INTEGER, pixel_aspect TEXT);
+CREATE TABLE IF NOT EXISTS media (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, source INTEGER NOT NULL, path TEXT NOT NULL, archive TEXT, offset INTEGER,
+    size INTEGER, state TEXT NOT NULL DEFAULT 'new', container TEXT, codec TEXT, width INTEGER, height INTEGER,
+    frames INTEGER, frame_rate REAL, tick REAL, rotation INTEGER, timing BLOB, keyframes BLOB, packets BLOB,
+    bytes INTEGER, mtime_ns INTEGER, crc INTEGER, mirrored INTEGER NOT NULL DEFAULT 0,
+    aspect REAL NOT NULL DEFAULT 1.0, note TEXT NOT NULL DEFAULT '', UNIQUE (source, path));
+CREATE INDEX IF NOT EXISTS media_state ON media (source, state);
+CREATE INDEX IF NOT EXISTS media_note ON media (source) WHERE note <> '';
+CREATE TABLE IF NOT EXISTS entries (
+    id INTEGER PRIMARY KEY, source INTEGER NOT NULL, media INTEGER NOT NULL, label INTEGER NOT NULL, unit TEXT,
+    first REAL, last REAL, video TEXT, positive INTEGER);
+CREATE INDEX IF NOT EXISTS entries_source ON entries (source, id);
+CREATE TABLE IF NOT EXISTS packed (
+    source INTEGER, name TEXT, chunk INTEGER, data BLOB, crc INTEGER, PRIMARY KEY (source, name, chunk));
+"""  # noqa: E501 (SQLite keeps the text as it is, and catalogs are compared by it)
+
+# what the checksum of a file's row covers: all that the probe found, and where the file is
+MEDIA_COLUMNS = (
+    "path",
+    "archive",
+    "offset",
+    "size",
+    "container",
+    "codec",
+    "width",
+    "height",
+    "frames",
+    "frame_rate",
+    "tick",
+    "rotation",
+    "timing",
+    "keyframes",
+    "packets",
+    "bytes",
+    "mtime_ns",
+)
+# covered where they are not what they are by default
+RARE_COLUMNS = {"mirrored": 0, "aspect": 1.0, "note": ""}
+
+
+def media_crc(root: str, row: Mapping[str, object]) -> int:
+    """Compute the checksum of a file's row, given by the names of its columns."""
+    rare = [row[name] for name, usual in RARE_COLUMNS.items() if row[name] != usual]
+    return crc_of(root, *(row[name] for name in MEDIA_COLUMNS), *rare)
