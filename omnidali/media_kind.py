@@ -1,7 +1,7 @@
-"""The kinds of media that a source may hold, and the facts that tell them apart.
+"""The kinds of media that a source may hold, and the facts by which they differ.
 
-Every package keeps its functions for the kinds in one table, with the kind as its key. What depends
-on a fact, and not on the kind itself, asks for the fact.
+Every package keeps its functions for the kinds in one table, with the kind as its key. Code that
+depends on a fact, and not on the kind itself, asks for the fact.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import enum
 
 
 class MediaKind(enum.StrEnum):
-    """What the items of a source are; equal to the text that a config and a catalog hold.
+    """The kind of a source's items; equal to the text that a config and a catalog hold.
 
     Attributes:
-        is_still: an item is one picture and has no time.
+        is_still: an item is one image and has no time.
         is_folder: an item is a folder of frames, each an image file of its own.
-        has_images: the files hold pictures, and not coded video.
-        has_pieces: an item is a long video, of which each clip shows a piece.
+        has_images: the files hold images, not coded video.
+        has_pieces: an item is a long video; each clip shows a piece of it.
         fits_tars: files of the kind may lie in WebDataset tars.
 
     >>> MediaKind("untrimmed").has_pieces, MediaKind.FRAMES.has_images, MediaKind.IMAGE == "image"

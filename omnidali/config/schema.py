@@ -1,23 +1,32 @@
-"""The schema of a run: frozen dataclasses with defaults, one line of meaning and unit for each
-field.
+"""The schema of a run: frozen dataclasses with defaults.
 
-YAML gives the values (:mod:`omnidali.config.load`). Counts such as the number of classes come from
-the data and never stand here.
+The type of each field holds the range of its numbers, its metadata the meaning and the unit
+(:mod:`omnidali.config.setting`), so that programs can check and print them. YAML gives the values
+(:mod:`omnidali.config.load`). Counts that come from the data, such as the number of classes, are
+not settings.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
+from omnidali.config.setting import (
+    Count,
+    Natural,
+    NotNegative,
+    Positive,
+    PositiveShare,
+    Share,
+    setting,
+)
 from omnidali.media_kind import MediaKind
 
-Mapped = Mapping[str, "SourceConfig"]
-EVALUATION = "evaluation"  # name of the held-out source in the catalog
-# names that the catalog and written files give to other things
+# The name of the held-out source in the catalog.
+EVALUATION = "evaluation"
+# Names that the catalog and reports give to other things.
 RESERVED = (EVALUATION, "all", "classes")
 
 
@@ -26,28 +35,28 @@ def key_of(name: str) -> str:
     return "evaluation.source" if name == EVALUATION else f"sources.{name}"
 
 
-def is_wide(pattern: str) -> bool:
-    """Whether a pattern of file names asks for thousands of characters, as img_{:09999}.jpg does."""
-    return re.search(r"\{[^}]*[0-9]{4}", pattern) is not None
-
-
 def has_number(pattern: str) -> bool:
     """Whether a pattern of file names, such as img_{:05}.jpg, gives every number another name."""
     try:
-        return not is_wide(pattern) and pattern.format(1) != pattern.format(2)
+        return pattern.format(1) != pattern.format(2)
     except (IndexError, KeyError, ValueError, AttributeError):
         return False
 
 
 @dataclass(frozen=True, kw_only=True)
 class MediaConfig:
-    """Where media lie, how they are listed, and who decodes them."""
+    """Where media lie, how they are listed, and which decoder reads them."""
 
-    # files, long videos in pieces, folders of frames
-    kind: Literal["video", "image", "untrimmed", "frames"]
-    root: str = "."  # folder that the list's paths start from; relative to data_root
-    # list file, relative to data_root; none: class folders under root, or tars
-    list: str | None = None
+    kind: Literal["video", "image", "untrimmed", "frames"] = field(
+        metadata={
+            "meaning": "videos, images, long videos in pieces, or folders of frames",
+            "unit": "",
+        }
+    )
+    root: str = setting(".", "folder in which the paths of the list start; relative to data_root")
+    list: str | None = setting(
+        None, "list file, relative to data_root; none: class folders under root, or tars"
+    )
     format: Literal[
         "auto",
         "path_label",
@@ -56,216 +65,270 @@ class MediaConfig:
         "video_ids",
         "rawframes",
         "rawframes_offset",
-        # of the list; auto: told from its first lines
         "parts",
         "parts_json",
         "pieces",
-    ] = "auto"
-    # WebDataset tars under root instead of a list: "*.tar", "train-{000..099}.tar"
-    tars: str | None = None
-    # file names, by format: "{id}.mp4", frames "img_{:05}.jpg", parts "part_{}.mp4"
-    pattern: str | None = None
-    labels: str | None = None  # label map that the list's labels go through, relative to data_root
-    window_seconds: float = 10.0  # untrimmed: length of the pieces that a whole file is cut into
-    # untrimmed: which ones make a clip
-    pieces: Literal["positive", "one_positive_rest_negative", "all"] = "positive"
-    # auto = DALI where a GPU can; hybrid = both share
-    decode: Literal["auto", "cpu", "dali", "hybrid"] = "auto"
-    # videos whose pixels are not square: as stored, or stretched
-    pixel_aspect: Literal["ignore", "apply"] = "ignore"
+    ] = setting("auto", "of the list; auto: recognised from its first lines")
+    tars: str | None = setting(
+        None, 'WebDataset tars under root instead of a list: "*.tar", "train-{000..099}.tar"'
+    )
+    pattern: str | None = setting(
+        None, 'file names, by format: "{id}.mp4", frames "img_{:05}.jpg", parts "part_{}.mp4"'
+    )
+    labels: str | None = setting(None, "label map for the list's labels, relative to data_root")
+    window_seconds: Positive = setting(
+        10.0, "untrimmed: length of the pieces that a whole file is divided into", unit="seconds"
+    )
+    pieces: Literal["positive", "one_positive_rest_negative", "all"] = setting(
+        "positive", "untrimmed: which pieces make a clip"
+    )
+    decode: Literal["auto", "cpu", "dali", "hybrid"] = setting(
+        "auto", "the decoder; auto: DALI where a GPU can decode the media; hybrid: both share them"
+    )
+    pixel_aspect: Literal["ignore", "apply"] = setting(
+        "ignore",
+        "videos with pixels that are not square: ignore shows them as stored, apply stretches",
+    )
 
     @property
     def media_kind(self) -> MediaKind:
         """``kind`` with its facts."""
         return MediaKind(self.kind)
 
-    @property
-    def media_kind(self) -> MediaKind:
-        """The facts of ``kind``."""
-        return MediaKind(self.kind)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ResampleConfig:
-    """How often the classes of a source are drawn (OmniSource, class imbalance); exactly one of the
-    two.
-    """
+    """How often the classes of a source are drawn (OmniSource, class imbalance); one of the two."""
 
-    power: float | None = None  # a class of n samples gets a share in proportion to n**power
-    # a class gives at most this many samples an epoch, others each epoch
-    clipped: int | None = None
+    power: Share | None = setting(
+        None, "a class of n samples gets a share in proportion to n**power; the paper's best is 0.2"
+    )
+    clipped: Count | None = setting(
+        None, "a class gives at most this many samples an epoch, other ones in each epoch"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig(MediaConfig):
-    """A training source: its media, how much of the batch they fill, and what becomes of them."""
+    """A training source: its media, its share of the batch, and how its samples are used."""
 
-    weight: float = 1.0  # share of the slots, relative to the other sources' weights
-    # slots of one step on all ranks instead of a weight; for all sources or none
-    batch: int | None = None
-    loss_weight: float = 1.0  # factor of its samples' losses
-    group: str | None = None  # sources of one group are switched on together by `omnidali ablate`
-    resample: ResampleConfig | None = None  # class balance; none: every sample equally often
-    fraction: float = 1.0  # share of each class's samples that is used at all, chosen by the seed
-    # [1, 3]: training never sees the first of three parts of the files
-    hold_out: tuple[int, int] | None = None
-    inflate: Literal[
-        "single",
-        "still",
-        "translate_random",
-        "translate_constant",
-        # an image as one frame, repeated, or seen by a moving camera
-        "warp",
-    ] = "single"
-    # warp: file of `omnidali motion estimate`, relative to data_root; none: the shipped one
-    motion: str | None = None
-    motion_per_class: bool = False  # warp: each class its own distribution, where the file has it
+    weight: Positive = setting(1.0, "share of the slots, relative to the other sources' weights")
+    batch: Count | None = setting(
+        None, "slots of one step on all ranks, instead of a weight; for all sources or none"
+    )
+    loss_weight: NotNegative = setting(1.0, "factor of the losses of its samples")
+    group: str | None = setting(
+        None, "sources of one group are switched on together by `omnidali ablate`"
+    )
+    resample: ResampleConfig | None = setting(None, "class balance; none: all samples alike")
+    fraction: PositiveShare = setting(
+        1.0, "share of each class's samples that is used at all, chosen by the seed"
+    )
+    hold_out: tuple[int, int] | None = setting(
+        None, "[1, 3]: training never sees the first of three parts of the files"
+    )
+    inflate: Literal["single", "still", "translate_random", "translate_constant", "warp"] = setting(
+        "single", "an image as one frame, repeated, or seen by a moving camera"
+    )
+    motion: str | None = setting(
+        None,
+        "warp: file of `omnidali motion estimate`, relative to data_root; none: the shipped one",
+    )
+    motion_per_class: bool = setting(
+        False, "warp: each class has its own distribution, where the file has it"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipConfig:
-    """Which frames make a clip and how they are cropped for training (method: TSN segments or dense
-    clips).
+    """Which frames make a clip, and how they are cropped for training.
+
+    TSN's segments are ``num_clips`` clips of one frame; dense clips have more frames.
     """
 
-    clip_len: int = 1  # frames in one clip (1 for TSN)
-    frame_interval: int = 1  # distance of neighbouring frames of a clip, in frames
-    num_clips: int = 8  # clips of a sample in training (TSN: segments)
-    size: int = 224  # side of the training crop after scaling, pixels
-    # kind of the training crop
-    crop: Literal["random_resized", "multi_scale", "center"] = "random_resized"
-    # random_resized: smallest and largest share of the picture's area
-    area: tuple[float, float] = (0.08, 1.0)
-    flip: float = 0.5  # probability of a horizontal flip
+    clip_len: Count = setting(1, "frames in one clip (1 for TSN)")
+    frame_interval: Count = setting(1, "distance of neighbouring frames of a clip", unit="frames")
+    num_clips: Count = setting(8, "clips of a sample in training (TSN: segments)")
+    size: Count = setting(224, "side of the training crop after scaling", unit="pixels")
+    crop: Literal["random_resized", "multi_scale", "center"] = setting(
+        "random_resized", "kind of the training crop"
+    )
+    area: tuple[PositiveShare, PositiveShare] = setting(
+        (0.08, 1.0), "random_resized: smallest and largest share of the image's area"
+    )
+    flip: Share = setting(0.5, "probability of a horizontal flip")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewsConfig:
     """The views of one item in an evaluation."""
 
-    num_clips: int = 8  # clips of a video, evenly spaced
-    crops: Literal["center", "three", "ten"] = "center"  # crops of every clip
-    size: int = 256  # side of the crop, pixels
-    # the picture counts as scaled to this short side before it is cropped, pixels
-    short_side: int = 256
-    # mean over views of logits or of probabilities (TSN: a crop's frames)
-    average: Literal["score", "prob"] = "score"
+    num_clips: Count = setting(8, "clips of a video, evenly spaced")
+    crops: Literal["center", "three", "ten"] = setting("center", "crops of every clip")
+    size: Count = setting(256, "side of the crop", unit="pixels")
+    short_side: Count = setting(
+        256, "short side to which the image counts as scaled before it is cropped", unit="pixels"
+    )
+    average: Literal["score", "prob"] = setting(
+        "score", "mean over views of logits or of probabilities (TSN: a crop's frames)"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """What is evaluated, when, and with which views."""
 
-    source: MediaConfig | None = None  # labelled data that training never sees
-    batch: int = 8  # items of one rank in one forward pass
-    every_epochs: float = 1.0  # distance of evaluations in training, in epochs of the target source
-    every_steps: int | None = None  # the same in steps, instead of every_epochs
-    validation: ViewsConfig = field(default_factory=ViewsConfig)  # the views during training
-    test: ViewsConfig = field(default_factory=ViewsConfig)  # the views of evaluate.py
+    source: MediaConfig | None = setting(None, "labelled data that training never sees")
+    batch: Count = setting(8, "items of one rank in one forward pass")
+    every_epochs: Positive = setting(
+        1.0, "distance of evaluations in training", unit="epochs of the target source"
+    )
+    every_steps: Count | None = setting(
+        None, "distance of evaluations, instead of every_epochs", unit="steps"
+    )
+    validation: ViewsConfig = setting(ViewsConfig(), "the views during training")
+    test: ViewsConfig = setting(ViewsConfig(), "the views of evaluate.py")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The network (TSN: Recognizer2D with average consensus; SlowOnly: 3D ResNet, inflated 3x1x1)."""
+    """The network.
 
-    name: Literal["tsn", "slowonly"] = "tsn"  # kind of network
-    depth: Literal[18, 34, 50, 101] = 50  # layers of the ResNet
-    dropout: float = 0.4  # before the last layer
-    # weights to start from: ours, mmaction2, torchvision, timm; .pth or .safetensors
-    pretrained: str | None = None
-    # fresh: the classifier starts anew, as for other classes
-    pretrained_head: Literal["keep", "fresh"] = "keep"
-    # whose samples move the running statistics of batch norms
-    norm: Literal["shared", "target_only"] = "shared"
-    sync_norm: bool = False  # batch norms share their statistics among all ranks (GPUs only)
-    channels_last: bool = True  # memory format of weights and activations
+    TSN is mmaction2's Recognizer2D with average consensus, SlowOnly a 3D ResNet, inflated 3x1x1.
+    """
+
+    name: Literal["tsn", "slowonly"] = setting("tsn", "kind of network")
+    depth: Literal[18, 34, 50, 101] = setting(50, "layers of the ResNet")
+    dropout: Share = setting(0.4, "dropout before the last layer")
+    pretrained: str | None = setting(
+        None,
+        "weights to start from: ours, mmaction2, torchvision, timm; .pth or .safetensors",
+    )
+    pretrained_head: Literal["keep", "fresh"] = setting(
+        "keep", "fresh: the classifier starts anew, as for other classes"
+    )
+    norm: Literal["shared", "target_only"] = setting(
+        "shared", "the sources with samples that move the running statistics of batch norms"
+    )
+    sync_norm: bool = setting(False, "batch norms share statistics among all ranks (GPUs only)")
+    channels_last: bool = setting(True, "memory format of weights and activations")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """SGD and its schedule."""
 
-    lr: float = 0.01  # learning rate after the warm-up, for the whole global batch
-    momentum: float = 0.9  # of SGD
-    weight_decay: float = 1e-4  # L2, on all weights
-    nesterov: bool = False  # Nesterov momentum
-    clip_grad_norm: float | None = 40.0  # largest gradient norm; none: no clipping
-    schedule: Literal["step", "cosine"] = "step"  # how the learning rate falls
-    milestones: tuple[float, ...] = (40.0, 80.0)  # step: epochs at which it is multiplied by 0.1
-    warmup_epochs: float = 0.0  # linear rise from a tenth of lr, in epochs
-    accumulate: int = 1  # batches whose gradients make one optimizer step
+    lr: Positive = setting(0.01, "learning rate after the warm-up, for the whole global batch")
+    momentum: NotNegative = setting(0.9, "momentum of SGD")
+    weight_decay: NotNegative = setting(1e-4, "L2 penalty on all weights")
+    nesterov: bool = setting(False, "Nesterov momentum")
+    clip_grad_norm: Positive | None = setting(40.0, "largest gradient norm; none: no clipping")
+    schedule: Literal["step", "cosine"] = setting("step", "how the learning rate falls")
+    milestones: tuple[float, ...] = setting(
+        (40.0, 80.0), "step: when the learning rate is multiplied by 0.1", unit="epochs"
+    )
+    warmup_epochs: NotNegative = setting(0.0, "linear rise from a tenth of lr", unit="epochs")
+    accumulate: Count = setting(1, "batches whose gradients make one optimizer step")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The length and the machinery of a run."""
+    """The length of a run, its steps, and what it saves."""
 
-    # slots of one step on all ranks together; none: 96, or the sum of the sources' batches
-    batch: int | None = None
-    # one step on all sources, or one a source's batch
-    step_mode: Literal["summed", "alternating"] = "summed"
-    # alternating: [2, 1, 1]: for two target batches one of each other source
-    ratio: tuple[int, ...] | None = None
-    # partners: none, both of the target, or of any source
-    mixup: Literal["none", "intra", "cross"] = "none"
-    mixup_alpha: float = 0.2  # of mixup's Beta(alpha, alpha)
-    # length in passes over the target source (exactly one of epochs and steps)
-    epochs: float | None = None
-    steps: int | None = None  # length in steps
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast dtype
-    compile: bool = False  # torch.compile the model
-    ema: float | None = None  # decay of an averaged copy of the weights, which is evaluated instead
-    log_every: int = 20  # steps between console lines
-    checkpoint_every: int = 1000  # steps between last.pt; also written before every evaluation
-    checkpoint_minutes: float = 15.0  # time between last.pt, whatever the steps; 0: by steps alone
-    # for which the last save is tried again where it fails, as on a full disk
-    final_save_minutes: float = 10.0
-    keep_every: int | None = None  # steps between checkpoints that are kept as step-N.pt
+    batch: Count | None = setting(
+        None,
+        "slots of one step on all ranks together; none: 96, or the sum of the sources' batches",
+    )
+    step_mode: Literal["summed", "alternating"] = setting(
+        "summed", "one step on all sources, or one on each source's batch"
+    )
+    ratio: tuple[Count, ...] | None = setting(
+        None, "alternating: [2, 1, 1]: for two target batches one of each other source"
+    )
+    mixup: Literal["none", "intra", "cross"] = setting(
+        "none", "partners: none, both of the target, or of any source"
+    )
+    mixup_alpha: Positive = setting(0.2, "alpha of mixup's Beta(alpha, alpha)")
+    epochs: Positive | None = setting(
+        None, "length in passes over the target source (exactly one of epochs and steps)"
+    )
+    steps: Count | None = setting(None, "length in steps")
+    precision: Literal["fp32", "bf16", "fp16"] = setting("fp32", "autocast dtype")
+    compile: bool = setting(False, "torch.compile the model")
+    ema: Share | None = setting(
+        None, "decay of an averaged copy of the weights, which is evaluated instead"
+    )
+    log_every: Count = setting(20, "distance of console lines", unit="steps")
+    checkpoint_every: Count = setting(
+        1000, "distance of saves of last.pt; each evaluation also saves before", unit="steps"
+    )
+    checkpoint_minutes: NotNegative = setting(
+        15.0, "longest time between saves of last.pt; 0: by steps alone", unit="minutes"
+    )
+    final_save_minutes: NotNegative = setting(
+        10.0, "how long the last save is tried again if it fails, as on a full disk", unit="minutes"
+    )
+    keep_every: Count | None = setting(
+        None, "distance of checkpoints that are kept as step-N.pt", unit="steps"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
-    """How clips are made ready ahead of the training step."""
+    """How clips are made ready ahead of the training step, and how many files may fail."""
 
-    # decoding threads of one rank; 0: the cores divided by the ranks of this machine
-    threads: int = 0
-    prefetch: int = 2  # steps made ready ahead
-    # of the slots of sources with decode: hybrid; `python -m benchmarks decode` measures the best
-    cpu_share: float = 0.25
-    # share of a source's files that may fail before the run stops; ten may in any case, or
-    max_bad_ratio: float = 0.01
-    # none where this is 0
-    # clips that may fail in a row, those of one file counted once, before the run stops
-    max_bad_in_a_row: int = 64
-    # after which a file that is still being read or decoded counts as failed
-    hang_seconds: float = 60.0
-    # without a batch after which source, files in flight and rank are told
-    stall_seconds: float = 120.0
+    threads: Natural = setting(
+        0, "decoding threads of one rank; 0: the cores divided by the ranks of this machine"
+    )
+    prefetch: Count = setting(2, "steps made ready ahead")
+    cpu_share: Share = setting(
+        0.25,
+        "decode: hybrid: share of the slots on the CPU; `python -m benchmarks decode` measures it",
+    )
+    max_bad_ratio: Share = setting(
+        0.01,
+        "share of a source's files that may fail before the run stops, ten at least; 0: none may",
+    )
+    max_bad_in_a_row: Count = setting(
+        64, "clips that may fail in a row before the run stops; those of one file count once"
+    )
+    hang_seconds: Positive = setting(
+        60.0,
+        "a file that is still being read or decoded after this time counts as failed",
+        unit="seconds",
+    )
+    stall_seconds: Positive = setting(
+        120.0,
+        "time without a batch after which source, files in flight and rank are reported",
+        unit="seconds",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """A whole run. ``sources`` keeps its order; the first one is the target that counts epochs."""
 
-    data_root: str = "."  # folder that all lists and roots start from
-    run_dir: str = "runs/run"  # folder for everything the run writes
-    catalog: str | None = None  # SQLite file of the probed media; none: catalog.sqlite in run_dir
-    classes: str | None = None  # text file of class names, one a line, relative to data_root
-    seed: int = 0  # of the plan and the weights
-    # training sources by name
-    sources: Mapped = field(default_factory=lambda: MappingProxyType({}))
-    clip: ClipConfig = field(default_factory=ClipConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    data_root: str = setting(".", "folder in which all lists and roots start")
+    run_dir: str = setting("runs/run", "folder for everything that the run writes")
+    catalog: str | None = setting(None, "SQLite file of the media; none: catalog.sqlite in run_dir")
+    classes: str | None = setting(None, "file of class names, one a line; relative to data_root")
+    seed: Natural = setting(0, "seed of the plan and of the initial weights")
+    sources: Mapping[str, SourceConfig] = field(
+        default_factory=lambda: MappingProxyType({}),
+        metadata={"meaning": "training sources by name", "unit": ""},
+    )
+    clip: ClipConfig = setting(ClipConfig(), "frames and crops of a training clip")
+    model: ModelConfig = setting(ModelConfig(), "the network")
+    optimizer: OptimizerConfig = setting(OptimizerConfig(), "SGD and its schedule")
+    train: TrainConfig = setting(TrainConfig(), "length, steps and checkpoints")
+    evaluation: EvaluationConfig = setting(EvaluationConfig(), "what is evaluated, and when")
+    loader: LoaderConfig = setting(LoaderConfig(), "decoding ahead of the step")
 
     @property
     def batches(self) -> tuple[int, ...] | None:
-        """The sources' batches where they are given, else None."""
-        sizes = tuple(source.batch for source in self.sources.values())
-        return None if None in sizes else sizes
+        """The batches of the sources where all have one, else None."""
+        sizes = [source.batch for source in self.sources.values() if source.batch is not None]
+        return tuple(sizes) if len(sizes) == len(self.sources) else None
 
     @property
     def batch(self) -> int:

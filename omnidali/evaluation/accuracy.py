@@ -1,7 +1,5 @@
 """Accuracy from scores, counted as integers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,11 +7,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Accuracy:
-    """What came out of one evaluation.
+    """The counts of one evaluation.
 
     Attributes:
-        items: how many were scored. top1, top5: how many of them had the label first, or among the
-            first five. class_correct, class_items: int64 (classes,), for top-1.
+        items: how many were scored.
+        top1: how many of them had the label first.
+        top5: how many of them had the label among the first five.
+        class_correct: int64 (classes,), items with the label first, by label.
+        class_items: int64 (classes,), items by label.
         confusion: int64 (classes, classes), rows are labels, columns predictions.
         unreadable: items that have no score, as their files do not decode; they count nowhere else.
     """
@@ -34,10 +35,9 @@ class Accuracy:
 
     @property
     def top1_of_all(self) -> float:
-        """Top-1 accuracy in percent where items without a score count as wrong: to compare
-        evaluations by.
+        """Top-1 accuracy in percent with items without a score as wrong, to compare evaluations.
 
-        Else one that could read a single item, and was right, would stay the best for ever.
+        Else an evaluation that reads a single item, and is right, would stay the best for ever.
         """
         return round(100 * self.top1 / (self.items + self.unreadable), 3)
 
@@ -54,30 +54,34 @@ class Accuracy:
         }
 
 
-def measure(scores: np.ndarray, labels: np.ndarray) -> Accuracy:
-    """Accuracy of scores (N, classes) against int labels (N,); a row of NaN is an item without a
-    score.
+def measure_accuracy(scores: np.ndarray, labels: np.ndarray) -> Accuracy:
+    """Count the items whose label scores highest, or among the five highest.
 
     A label's rank is the number of classes that score higher, ties counting against it: a model
     that gives every class the same score is not right about any.
 
-    >>> measure(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([1, 1])).top1
+    Args:
+        scores: float (N, classes); a row of NaN is an item without a score.
+        labels: int (N,).
+
+    >>> measure_accuracy(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([1, 1])).top1
     1
     """
-    classes, everything = scores.shape[1], len(labels)
-    scored = ~np.isnan(scores).all(axis=1)
-    scores, labels = scores[scored], labels[scored]
+    classes = scores.shape[1]
+    is_scored = ~np.isnan(scores).all(axis=1)
+    scores = scores[is_scored]
+    labels = labels[is_scored]
+
     own = scores[np.arange(len(labels)), labels][:, None]
-    rank = (~(scores < own)).sum(axis=1) - 1  # a score that is no number is not below
+    rank = (~(scores < own)).sum(axis=1) - 1  # NaN is not below
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (labels, scores.argmax(axis=1)), 1)
-    correct = np.bincount(labels[rank == 0], minlength=classes)
     return Accuracy(
-        len(labels),
-        int((rank < 1).sum()),
-        int((rank < 5).sum()),
-        correct,
-        np.bincount(labels, minlength=classes),
-        confusion,
-        everything - len(labels),
+        items=len(labels),
+        top1=int((rank < 1).sum()),
+        top5=int((rank < 5).sum()),
+        class_correct=np.bincount(labels[rank == 0], minlength=classes),
+        class_items=np.bincount(labels, minlength=classes),
+        confusion=confusion,
+        unreadable=int((~is_scored).sum()),
     )

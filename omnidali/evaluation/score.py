@@ -1,22 +1,26 @@
-"""Score every item of a source exactly ``views`` times, on any number of ranks."""
+"""Run a network over every item of a source once, with all its views, on any number of ranks, and
+score the items.
+"""
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
-from omnidali.catalog.database.store import SourceTable
+from omnidali.catalog.database.source_table import SourceTable
 from omnidali.config.schema import Config, MediaConfig, ViewsConfig
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
-from omnidali.evaluation.forward import run_over
-from omnidali.loading.data import QUARANTINE
+from omnidali.loading.data import QUARANTINE, rank_options
+from omnidali.loading.fusion import FusionIterator
+from omnidali.models.recognizers import Recognizer
+from omnidali.planning.evaluation_plan import EvaluationPlan
 
 
 def score_items(
-    model: torch.nn.Module,
+    model: Recognizer,
     table: SourceTable,
     source: MediaConfig,
     views: ViewsConfig,
@@ -28,51 +32,71 @@ def score_items(
     """Mean score of every item over its views.
 
     Args:
-        model: ours; it is put into evaluation mode and back.
+        model: is put into evaluation mode and back.
+        table: the items.
+        source: decoders of the items.
         views: clips, crops and whether logits (``score``) or probabilities (``prob``) are averaged.
             TSN averages the features of an item's frames, which for its linear head is the same as
             logits.
+        config: clip length and interval, batch, and options of the loader.
+        ranks: that share the items.
         autocast: context of the forward pass.
-        stop: asked after every batch, on each rank for itself, whether to abandon the evaluation.
+        stop: whether to abandon the evaluation; called after every batch, on each rank for itself.
 
     Returns:
-        float64 array (items, classes), the same on every rank; NaN for items that cannot be
-            decoded. None on all if
-        any rank has abandoned it.
+        float64 (items, classes), the same on every rank; NaN for items that cannot be decoded. None
+        on all ranks if any has abandoned it.
 
     Raises:
         UserError: if a score is not finite, or no item can be decoded.
         RuntimeError: if an item was not scored exactly as often as it has views.
     """
+
+    def probabilities(clips: torch.Tensor) -> torch.Tensor:
+        return model(clips).float().softmax(dim=1)
+
     was_training = model.training
     model.eval()
-    network = (
-        model if views.average == "score" else lambda clips: model(clips).float().softmax(dim=1)
-    )
-    # the last column counts
-    scores = np.zeros((len(table), model.cls_head.fc_cls.out_features + 1))
+    network = model if views.average == "score" else probabilities
+    # The last column counts the ranks that scored the item.
+    table_scores = np.zeros((len(table), model.cls_head.fc_cls.out_features + 1))
     for rows, outputs, decoded in run_over(
-        network, model.clip_len, table, source, views, config, ranks, autocast
+        network,
+        model.clip_len,
+        table=table,
+        source=source,
+        views=views,
+        config=config,
+        ranks=ranks,
+        autocast=autocast,
     ):
         if stop():
-            scores.fill(np.nan)  # so that the sum tells all ranks
+            table_scores.fill(np.nan)  # the sum makes it known to all ranks
             break
-        scores[rows[decoded]] = np.pad(outputs[decoded], ((0, 0), (0, 1)), constant_values=1)
+        table_scores[rows[decoded]] = np.pad(outputs[decoded], ((0, 0), (0, 1)), constant_values=1)
     model.train(was_training)
-    scores = ranks.sum(torch.from_numpy(scores).to(ranks.device)).cpu().numpy()
-    scores, scored = scores[:, :-1], scores[:, -1]
-    if np.isnan(scored).any():
+
+    return _check_scores(ranks.sum(torch.from_numpy(table_scores).to(ranks.device)).cpu().numpy())
+
+
+def _check_scores(table_scores: np.ndarray) -> np.ndarray | None:
+    """The scores (items, classes) without the last column, which counts the ranks that scored."""
+    scores = table_scores[:, :-1]
+    ranks_scored = table_scores[:, -1]
+    if np.isnan(ranks_scored).any():
         return None
-    if not scored.any():
+    if not ranks_scored.any():
         raise UserError(
             "evaluation.source",
             "items that can be decoded",
             "none",
             f"See {QUARANTINE} in the run folder.",
         )
-    if (scored > 1).any():
-        raise RuntimeError(f"items were scored by up to {int(scored.max())} ranks, not by one")
-    bad = int((~np.isfinite(scores[scored > 0])).any(axis=1).sum())
+    if (ranks_scored > 1).any():
+        most = int(ranks_scored.max())
+        raise RuntimeError(f"items were scored by up to {most} ranks, not by one")
+
+    bad = int((~np.isfinite(scores[ranks_scored > 0])).any(axis=1).sum())
     if bad:
         raise UserError(
             "evaluation",
@@ -80,5 +104,99 @@ def score_items(
             f"{bad} of {len(scores)} items without",
             "The weights or statistics are damaged, or train.precision is too short; try fp32.",
         )
-    scores[scored == 0] = np.nan
+    scores[ranks_scored == 0] = np.nan
     return scores
+
+
+@torch.inference_mode()
+def run_over(
+    network: Callable[[torch.Tensor], torch.Tensor],
+    clip_len: int | None,
+    table: SourceTable,
+    source: MediaConfig,
+    views: ViewsConfig,
+    config: Config,
+    ranks: Ranks,
+    autocast: torch.autocast,
+    title: str = "evaluate",
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield a network's outputs for this rank's items, averaged over their views, by batch.
+
+    Every rank yields equally often.
+
+    Args:
+        network: (N, 3, T, H, W) to (N, D).
+        clip_len: frames that it takes at a time, None for any number.
+        table: the items.
+        source: decoders of the items.
+        views: clips and crops of an item.
+        config: clip length and interval, batch, and options of the loader.
+        ranks: that share the items.
+        autocast: context of the forward pass.
+        title: of the progress bar.
+
+    Yields:
+        Rows of the table, int64 (n,); outputs, float64 (n, D); whether the item was decoded, bool
+        (n,): if not, its outputs mean nothing.
+
+    Raises:
+        RuntimeError: if an item was not seen exactly as often as it has views.
+    """
+    plan = EvaluationPlan(table, config.clip, views, config.evaluation.batch)
+    seen = None
+    with (
+        FusionIterator(plan, [source], **rank_options(config, ranks)) as batches,
+        tqdm(
+            total=batches.end,
+            desc=title,
+            unit="batch",
+            disable=None if ranks.is_main else True,
+            leave=False,
+        ) as bar,
+    ):
+        for batch in batches:
+            (group,) = batch.groups
+            clips = _one_clip_a_row(group.clips, clip_len)
+            with autocast:
+                outputs = network(clips).float()
+
+            rows, places = np.unique(group.slot.cpu().numpy(), return_inverse=True)
+            means, counts = _mean_over_views(outputs, places)
+            seen = seen or int(counts[0])
+            if (counts != seen).any():
+                raise RuntimeError(
+                    f"items were seen {counts.min()} to {counts.max()} times, not {seen} times"
+                )
+            decoded = np.ones(len(rows), bool)
+            decoded[places[~group.valid.cpu().numpy()]] = False
+
+            inside = rows < len(table)  # rows past the end only fill up the last step
+            yield rows[inside], means[inside], decoded[inside]
+            bar.update()
+
+
+def _mean_over_views(outputs: torch.Tensor, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means float64 (items, D), and counts, of outputs (n * clips, D) of items int (n,)."""
+    repeats = len(outputs) // len(places)
+    counts = repeats * np.bincount(places)
+    sums = torch.zeros(len(counts), outputs.shape[1], dtype=torch.float64)
+    sums.index_add_(0, torch.from_numpy(places).repeat_interleave(repeats), outputs.double().cpu())
+    return sums.numpy() / counts[:, None], counts
+
+
+def _one_clip_a_row(clips: torch.Tensor, clip_len: int | None) -> torch.Tensor:
+    """Split (N, 3, clips * L, H, W) into (N * clips, 3, L, H, W) for networks of L frames."""
+    count, channels, frames, height, width = clips.shape
+    if clip_len is None or frames <= clip_len:
+        return clips
+    return (
+        clips.permute(0, 2, 3, 4, 1)
+        .reshape(-1, clip_len, height, width, channels)
+        .permute(0, 4, 1, 2, 3)
+    )
+
+
+def allow_again(config: Config, items: int) -> Config:
+    """A config with which ``items``, which have failed before, may fail in a row once more."""
+    loader = replace(config.loader, max_bad_in_a_row=config.loader.max_bad_in_a_row + items)
+    return replace(config, loader=loader)

@@ -1,6 +1,4 @@
-"""Checkpoints: written atomically, checked when read, read without running code, errors a user can
-act on.
-"""
+"""Files of checkpoints: written atomically, read without running code, checked when read."""
 
 from __future__ import annotations
 
@@ -9,16 +7,21 @@ import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from omnidali.errors import UserError
 from omnidali.models.digest import DIGEST, digest_of
-from omnidali.models.weights import UNKNOWN, fit_weights, read_weights, some
+from omnidali.models.pretrained import UNKNOWN, first_few, fit_weights
+from omnidali.models.weights import read_weights
 from omnidali.utils.untrusted_text import say
 
-LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
-_PART = ".part"  # ending of a file that is being written
+LAST = "last.pt"
+PREVIOUS = "previous.pt"
+BEST = "best.pt"
+# The ending of a file that is being written.
+_PART = ".part"
 
 
 class NoSpaceError(UserError):
@@ -26,11 +29,12 @@ class NoSpaceError(UserError):
 
 
 def save_checkpoint(path: Path, state: dict, previous: Path | None = None) -> None:
-    """Write ``state`` so that a crash leaves either the old file or the new one, never half of one.
+    """Write a checkpoint so that a crash leaves the old file or the new one, never half of one.
 
     Args:
-        state: gets an entry with the checksum of the others.
-        previous: where the file that is replaced goes; none: it is dropped.
+        path: of the checkpoint.
+        state: its entries; the file has one more, the checksum of the others.
+        previous: new path of the file that is replaced; None: it is dropped.
 
     Raises:
         UserError: if the file cannot be written; the old one is untouched.
@@ -49,15 +53,16 @@ def save_checkpoint(path: Path, state: dict, previous: Path | None = None) -> No
     except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)  # half a file would only fill the disk
-        # torch hides the reason
-        error = error.__context__ if isinstance(error.__context__, OSError) else error
-        if not isinstance(error, OSError):
+
+        # torch raises a RuntimeError of its own while it handles the disk's.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
             raise
-        kind = NoSpaceError if error.errno in (errno.ENOSPC, errno.EDQUOT) else UserError
+        kind = NoSpaceError if cause.errno in (errno.ENOSPC, errno.EDQUOT) else UserError
         raise kind(
             str(path),
             "a place to write a checkpoint",
-            str(error.strerror or error),
+            cause.strerror or str(cause),
             "Free space or correct the permissions; resume with --resume auto.",
         ) from None
 
@@ -69,7 +74,7 @@ def _keep(path: Path, previous: Path) -> None:
         part.unlink(missing_ok=True)
         os.link(path, part)
         os.replace(part, previous)
-        # a crash between two renames leaves both names on one file: then nothing moves
+        # A crash between the two renames leaves both names on one file; then nothing moves.
         part.unlink(missing_ok=True)
     except OSError:  # a file system without hard links
         os.replace(path, previous)
@@ -85,9 +90,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def copy_state(state: object) -> object:
-    """A state as it is now, in the memory of the CPU: training goes on to change the tensors in
-    place.
-    """
+    """A copy of a state in the memory of the CPU, as training changes its tensors in place."""
     if isinstance(state, torch.Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, Mapping):
@@ -96,8 +99,11 @@ def copy_state(state: object) -> object:
 
 
 def remove_parts(folder: Path, *patterns: str) -> None:
-    """Remove what a crash in mid-write has left of files whose names fit a pattern; other half
-    files are not ours.
+    """Remove the half files that a crash has left.
+
+    Args:
+        folder: of the checkpoints.
+        *patterns: of the checkpoints' names; other half files are not ours.
     """
     for pattern in patterns:
         for part in folder.glob(f"{pattern}{_PART}"):
@@ -106,9 +112,7 @@ def remove_parts(folder: Path, *patterns: str) -> None:
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """The checkpoints that a run can go on from, best first: last, previous, step-N from the
-    newest.
-    """
+    """The checkpoints that a run can resume from, best first: last, previous, newest step-N."""
     kept = sorted(
         (path for path in folder.glob("step-*.pt") if path.stem[5:].isdecimal()),
         key=lambda path: int(path.stem[5:]),
@@ -118,11 +122,11 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return [path for path in files if path.exists()]
 
 
-def load_newest(folder: Path) -> tuple[Path, dict, str | None]:
+def load_newest(folder: Path) -> tuple[Path, dict[str, Any], str | None]:
     """The first good one of :func:`checkpoints_in`.
 
     Returns:
-        The file, its contents, and a line about the ones that were passed over, if there were any.
+        The file, its contents, and a line about damaged or missing ones before it, if any.
 
     Raises:
         UserError: if all are damaged, naming each.
@@ -134,8 +138,9 @@ def load_newest(folder: Path) -> tuple[Path, dict, str | None]:
         except UserError as error:
             damaged.append(f"{path.name} is damaged ({error.got})")
             continue
-        told = f"{'; '.join(damaged)}: going on from {path}, after step {state['loader']['step']}"
-        return path, state, told if damaged else None
+        line = f"{'; '.join(damaged)}: going on from {path}, after step {state['loader']['step']}"
+        return path, state, line if damaged else None
+
     raise UserError(
         str(folder),
         "a checkpoint that can be read",
@@ -144,8 +149,8 @@ def load_newest(folder: Path) -> tuple[Path, dict, str | None]:
     )
 
 
-def load_run(path: str | Path) -> dict:
-    """Read a checkpoint that a run can go on from: a file, or the last one of a run folder.
+def load_run(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint that a run can resume from: a file, or the last one of a run folder.
 
     Raises:
         UserError: as :func:`load_checkpoint`, and for weights alone.
@@ -161,31 +166,42 @@ def load_run(path: str | Path) -> dict:
     return state
 
 
-def load_checkpoint(path: str | Path, inside: str = LAST) -> dict:
+def find_checkpoint(path: str | Path, preferred: str = LAST) -> Path:
+    """The checkpoint file that a path means.
+
+    Args:
+        path: a file, or a run folder.
+        preferred: name of the wanted checkpoint of a run folder, which else is the last one.
+
+    Raises:
+        UserError: if the run folder has neither.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    for name in (preferred, LAST):
+        file = path / "checkpoints" / name
+        if file.exists():
+            return file
+    raise UserError(
+        str(path),
+        f"a run folder with checkpoints/{preferred}",
+        "none in it",
+        "Name another folder, or a checkpoint file.",
+    )
+
+
+def load_checkpoint(path: str | Path, preferred: str = LAST) -> dict[str, Any]:
     """Read a checkpoint; its checksum is compared, and pickled code in it is refused, not run.
 
     Args:
-        path: a file, or a run folder, of which the checkpoint called ``inside`` is meant, or else
-            the last one.
+        path: as in :func:`find_checkpoint`.
+        preferred: as in :func:`find_checkpoint`.
 
     Raises:
         UserError: if it is missing, damaged or no checkpoint.
     """
-    path = Path(path)
-    if path.is_dir():
-        found = [
-            file
-            for file in (path / "checkpoints" / inside, path / "checkpoints" / LAST)
-            if file.exists()
-        ]
-        if not found:
-            raise UserError(
-                str(path),
-                f"a run folder with checkpoints/{inside}",
-                "none in it",
-                "Name another folder, or a checkpoint file.",
-            )
-        path = found[0]
+    path = find_checkpoint(path, preferred)
     state = read_weights(path)
     if "loader" in state and DIGEST not in state and os.environ.get("RANK", "0") == "0":
         say(
@@ -195,26 +211,34 @@ def load_checkpoint(path: str | Path, inside: str = LAST) -> dict:
     return state
 
 
-def load_weights(model: torch.nn.Module, state: dict, where: str) -> None:
-    """Put a checkpoint's weights into ``model``; every name and shape must match, but for a module.
-    in front.
+def load_weights(model: torch.nn.Module, state: Mapping[str, Any], where: str) -> None:
+    """Put a checkpoint's weights into a model.
+
+    Every name and shape must match, but for a ``module.`` before the names.
+
+    Args:
+        model: ours.
+        state: of the checkpoint.
+        where: the file, for errors.
 
     Raises:
         UserError: naming up to five weights that do not match.
     """
-    fitting, report = fit_weights(model, state["state_dict"], head=True)
-    wrong = (
-        [f"{name} is missing" for name in report.missing]
-        + report.wrong
-        + [f"{name} is unknown" for name, reason in report.left_out.items() if reason == UNKNOWN]
-    )
-    wrong += [f"{name} was inflated" for name in report.inflated]
+    fitting, report = fit_weights(model, state["state_dict"], takes_head=True)
+    unknown = [name for name, reason in report.left_out.items() if reason == UNKNOWN]
+    wrong = [
+        *(f"{name} is missing" for name in report.missing),
+        *report.wrong,
+        *(f"{name} is unknown" for name in unknown),
+        *(f"{name} was inflated" for name in report.inflated),
+    ]
+
     if wrong:
         made_for = ", ".join(f"{key} {value}" for key, value in (state.get("model") or {}).items())
         raise UserError(
             where,
             "the weights of this config's model",
-            some(wrong),
+            first_few(wrong),
             f"It was made for: {made_for or 'an unknown model'}. Set model.* and classes to match.",
         )
     model.load_state_dict(fitting, strict=False)

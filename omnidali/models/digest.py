@@ -1,5 +1,6 @@
-"""A checksum over everything that a checkpoint holds; torch's own format does not notice flipped
-bits.
+"""A checksum over everything that a checkpoint holds.
+
+torch's own format does not notice flipped bits.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from collections.abc import Mapping
 
 import torch
 
-DIGEST = "digest"  # the entry of a checkpoint that holds it
+# The entry of a checkpoint that holds the digest of the others.
+DIGEST = "digest"
 
 
 def digest_of(state: Mapping[str, object]) -> str:
@@ -18,26 +20,27 @@ def digest_of(state: Mapping[str, object]) -> str:
     >>> digest_of({"a": torch.zeros(2)}) == digest_of({"a": torch.zeros(2), "digest": "x"})
     True
     """
-    found = hashlib.sha256()
-    _add(found, {name: value for name, value in state.items() if name != DIGEST})
-    return f"sha256:{found.hexdigest()}"
+    digest = hashlib.sha256()
+    _add(digest, {name: value for name, value in state.items() if name != DIGEST})
+    return f"sha256:{digest.hexdigest()}"
 
 
-def _add(found: hashlib._Hash, value: object) -> None:
+def _add(digest: hashlib._Hash, value: object) -> None:
     if isinstance(value, torch.Tensor):
-        found.update(f"{value.dtype}{tuple(value.shape)}".encode())
-        # copied one by one: the weights of a large model need no second place in memory as a whole
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        # Only one tensor at a time has a second place in memory.
+        data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(data.numpy().data)
     elif isinstance(value, Mapping):
-        found.update(b"{")
+        digest.update(b"{")
         for name, inner in value.items():
-            found.update(f"{name!r}:".encode())
-            _add(found, inner)
-        found.update(b"}")
+            digest.update(f"{name!r}:".encode())
+            _add(digest, inner)
+        digest.update(b"}")
     elif isinstance(value, (list, tuple)):
-        found.update(b"[")
+        digest.update(b"[")
         for inner in value:
-            _add(found, inner)
-        found.update(b"]")
+            _add(digest, inner)
+        digest.update(b"]")
     else:
-        found.update(f"{value!r},".encode())
+        digest.update(f"{value!r},".encode())

@@ -1,15 +1,15 @@
-"""TSN and SlowOnly: clips of any source in, one row of logits a clip out."""
+"""TSN and SlowOnly: clips of any source in, one row of logits for each clip out."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from omnidali.config.schema import ModelConfig
-from omnidali.models.resnet import ResNet
+from omnidali.models.resnet import Depth, ResNet
 
 Clips = torch.Tensor | Sequence[torch.Tensor]
 
@@ -29,112 +29,129 @@ class Head(nn.Module):
 
 
 class TSN(nn.Module):
-    """Temporal segment network (Wang et al., ECCV 2016): a 2D ResNet on every frame, features
-    averaged.
+    """Temporal segment network: a 2D ResNet on every frame, features averaged.
 
-    Photos are clips with one frame. Groups of clips with different lengths share one forward pass
-    of the backbone, and so the batch statistics of its norms.
+    Source: Wang et al., ECCV 2016. Images are clips with one frame. Groups of clips with different
+    lengths share one forward pass of the backbone, and so the batch statistics of its norms.
 
     Args:
-        depth: of the ResNet. classes: outputs. dropout: in front of the classifier.
+        depth: of the ResNet.
+        classes: outputs.
+        dropout: before the classifier.
+
+    Attributes:
+        clip_len: frames that make one clip; None for any number.
     """
 
-    clip_len = None  # any number of frames makes one clip
+    clip_len: int | None = None
 
-    def __init__(self, depth: int, classes: int, dropout: float):
+    def __init__(self, depth: Depth, classes: int, dropout: float):
         super().__init__()
         self.backbone = ResNet(depth, dims=2)
         self.cls_head = Head(self.backbone.channels, classes, dropout)
 
     def forward(self, clips: Clips, auxiliary: Sequence[bool] = ()) -> torch.Tensor:
-        """(N, 3, T, H, W), or several of them, to logits (sum of N, classes) in their order.
+        """Logits of clips.
 
         Args:
+            clips: (N, 3, T, H, W), or several groups of them.
             auxiliary: of every group, whether it must not move the running statistics; those groups
                 have a forward pass, and so batch statistics, of their own. Empty: all move them.
+
+        Returns:
+            (sum of N, classes), in the order of the groups.
         """
         groups = [clips] if isinstance(clips, torch.Tensor) else list(clips)
         if any(auxiliary) and not all(auxiliary):
-            target = [group for group, other in zip(groups, auxiliary) if not other]
-            rest = [group for group, other in zip(groups, auxiliary) if other]
-            return _in_order(self(target), self(rest, (True,) * len(rest)), groups, auxiliary)
+            target = [
+                g for g, is_auxiliary in zip(groups, auxiliary, strict=True) if not is_auxiliary
+            ]
+            rest = [g for g, is_auxiliary in zip(groups, auxiliary, strict=True) if is_auxiliary]
+            logits = {False: self(target), True: self(rest, (True,) * len(rest))}
+            return _in_order(logits, groups, auxiliary)
+
         # (N * T, 3, H, W), no copy
         frames = [group.transpose(1, 2).flatten(0, 1) for group in groups]
         with fixed_statistics(self.backbone, any(auxiliary)):
             maps = self.backbone(torch.cat(frames) if len(frames) > 1 else frames[0])
+
         features = maps.mean(dim=(2, 3)).split([len(part) for part in frames])
-        return self.cls_head(
-            torch.cat(
-                [
-                    part.view(len(group), -1, part.shape[1]).mean(dim=1)
-                    for part, group in zip(features, groups)
-                ]
-            )
-        )
+        consensus = [
+            part.view(len(group), -1, part.shape[1]).mean(dim=1)
+            for group, part in zip(groups, features, strict=True)
+        ]
+        return self.cls_head(torch.cat(consensus))
 
 
 class SlowOnly(nn.Module):
-    """The slow pathway of SlowFast alone (Feichtenhofer et al., ICCV 2019), inflated 3x1x1.
+    """The slow pathway of SlowFast alone, inflated 3x1x1.
 
-    Each group of clips has a forward pass, and so batch statistics, of its own.
+    Source: Feichtenhofer et al., ICCV 2019. Each group of clips has a forward pass, and so batch
+    statistics, of its own.
 
-    Args: as :class:`TSN`.
+    Args:
+        depth: of the ResNet.
+        classes: outputs.
+        dropout: before the classifier.
+        clip_len: frames that make one clip in an evaluation.
     """
 
-    def __init__(self, depth: int, classes: int, dropout: float, clip_len: int):
+    def __init__(self, depth: Depth, classes: int, dropout: float, clip_len: int):
         super().__init__()
         self.clip_len = clip_len
         self.backbone = ResNet(depth, dims=3)
         self.cls_head = Head(self.backbone.channels, classes, dropout)
 
     def forward(self, clips: Clips, auxiliary: Sequence[bool] = ()) -> torch.Tensor:
-        """(N, 3, T, H, W), or several of them, to logits (sum of N, classes) in order; see
-        :meth:`TSN.forward`.
-        """
+        """Logits of clips; see :meth:`TSN.forward`."""
         groups = [clips] if isinstance(clips, torch.Tensor) else clips
         logits = []
-        for group, fixed in zip(groups, auxiliary or (False,) * len(groups)):
+        for group, fixed in zip(groups, auxiliary or (False,) * len(groups), strict=True):
             with fixed_statistics(self.backbone, fixed):
                 logits.append(self.cls_head(self.backbone(group).mean(dim=(2, 3, 4))))
         return torch.cat(logits)
 
 
+Recognizer = TSN | SlowOnly
+
+
 @contextlib.contextmanager
 def fixed_statistics(module: nn.Module, fixed: bool = True) -> Iterator[None]:
-    """Batch norms in training use their batch's statistics without moving the running ones
-    (mmaction2 1.x, images).
+    """Let batch norms in training use their batch's statistics without moving the running ones.
+
+    mmaction2 1.x does so for images.
+
+    Args:
+        module: with the norms.
+        fixed: whether to do so; else nothing changes.
     """
     norms = [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
-    fixed = fixed and module.training
-    for norm in norms if fixed else ():
+    changed = norms if fixed and module.training else []
+    for norm in changed:
         norm.track_running_stats = False
     try:
         yield
     finally:
-        for norm in norms if fixed else ():
+        for norm in changed:
             norm.track_running_stats = True
 
 
 def _in_order(
-    target: torch.Tensor,
-    rest: torch.Tensor,
-    groups: Sequence[torch.Tensor],
-    auxiliary: Sequence[bool],
+    logits: Mapping[bool, torch.Tensor], groups: Sequence[torch.Tensor], auxiliary: Sequence[bool]
 ) -> torch.Tensor:
-    """Rows of two outputs in the order of their groups."""
-    rows = {False: target, True: rest}
+    """The rows of two outputs, of target and auxiliary groups, in the order of all groups."""
     parts = {
         kind: iter(
-            rows[kind].split(
-                [len(group) for group, other in zip(groups, auxiliary) if other == kind]
+            rows.split(
+                [len(g) for g, other in zip(groups, auxiliary, strict=True) if other == kind]
             )
         )
-        for kind in rows
+        for kind, rows in logits.items()
     }
-    return torch.cat([next(parts[other]) for other in auxiliary])
+    return torch.cat([next(parts[kind]) for kind in auxiliary])
 
 
-def build_model(config: ModelConfig, classes: int, clip_len: int) -> TSN | SlowOnly:
+def build_model(config: ModelConfig, classes: int, clip_len: int) -> Recognizer:
     """The network that ``config`` describes, freshly initialised."""
     if config.name == "tsn":
         return TSN(config.depth, classes, config.dropout)

@@ -6,11 +6,16 @@ One definition serves both: SlowOnly is the 2D network whose kernels got a time 
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Literal
+
 import torch
 from torch import nn
 
-# blocks of the four stages, and whether a block is a bottleneck
-LAYERS = {
+Depth = Literal[18, 34, 50, 101]
+
+# Blocks of the four stages, and whether a block is a bottleneck.
+LAYERS: dict[Depth, tuple[tuple[int, ...], bool]] = {
     18: ((2, 2, 2, 2), False),
     34: ((3, 4, 6, 3), False),
     50: ((3, 4, 6, 3), True),
@@ -19,8 +24,18 @@ LAYERS = {
 
 
 class ConvBN(nn.Module):
-    """Convolution without bias, batch norm, and ReLU if asked for; parameters ``conv.*`` and
-    ``bn.*``.
+    """Convolution without bias, batch norm, and ReLU if asked for.
+
+    The parameters are ``conv.*`` and ``bn.*``.
+
+    Args:
+        inside: channels of the input.
+        outside: channels of the output.
+        kernel: side of the kernel.
+        stride: over height and width.
+        dims: 2 for images, 3 for clips.
+        time: length of the kernel over time.
+        relu: whether a ReLU follows.
     """
 
     def __init__(
@@ -35,7 +50,11 @@ class ConvBN(nn.Module):
         relu: bool = True,
     ):
         super().__init__()
+        self.relu = nn.ReLU(inplace=True) if relu else nn.Identity()
+
         pad = kernel // 2
+        self.conv: nn.Conv2d | nn.Conv3d
+        self.bn: nn.BatchNorm2d | nn.BatchNorm3d
         if dims == 2:
             self.conv = nn.Conv2d(inside, outside, kernel, stride, pad, bias=False)
             self.bn = nn.BatchNorm2d(outside)
@@ -43,46 +62,55 @@ class ConvBN(nn.Module):
             self.conv = nn.Conv3d(
                 inside,
                 outside,
-                (time, kernel, kernel),
-                (1, stride, stride),
-                (time // 2, pad, pad),
+                kernel_size=(time, kernel, kernel),
+                stride=(1, stride, stride),
+                padding=(time // 2, pad, pad),
                 bias=False,
             )
             self.bn = nn.BatchNorm3d(outside)
-        self.relu = nn.ReLU(inplace=True) if relu else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.relu(self.bn(self.conv(x)))
 
 
 class Block(nn.Module):
-    """A residual block: two 3x3 convolutions, or the 1x1, 3x3, 1x1 bottleneck with its stride in
-    the 3x3.
+    """A residual block: two 3x3 convolutions, or the bottleneck of 1x1, 3x3 and 1x1.
 
-    ``time`` is the temporal kernel of the first convolution (inflate style 3x1x1).
+    The bottleneck has its stride in the 3x3.
+
+    Args:
+        inside: channels of the input.
+        width: channels of the inner convolutions.
+        stride: over height and width.
+        bottleneck: whether it is one, with four times ``width`` channels in its output.
+        dims: 2 for images, 3 for clips.
+        time: length of the first convolution's kernel over time (inflate style 3x1x1).
     """
 
     def __init__(
         self, inside: int, width: int, stride: int, *, bottleneck: bool, dims: int, time: int
     ):
         super().__init__()
-        outside = width * 4 if bottleneck else width
-        if bottleneck:
-            self.conv1 = ConvBN(inside, width, 1, dims=dims, time=time)
-            self.conv2 = ConvBN(width, width, 3, stride, dims=dims)
-            self.conv3 = ConvBN(width, outside, 1, dims=dims, relu=False)
-        else:
-            self.conv1 = ConvBN(inside, width, 3, stride, dims=dims, time=time)
-            self.conv2 = ConvBN(width, outside, 3, dims=dims, relu=False)
-            self.conv3 = None
-        self.downsample = None
-        if stride != 1 or inside != outside:
-            self.downsample = ConvBN(inside, outside, 1, stride, dims=dims, relu=False)
         self.relu = nn.ReLU(inplace=True)
 
+        outside = width * 4 if bottleneck else width
+        self.conv3: ConvBN | None = None
+        self.downsample: ConvBN | None = None
+        if bottleneck:
+            self.conv1 = ConvBN(inside, width, kernel=1, dims=dims, time=time)
+            self.conv2 = ConvBN(width, width, kernel=3, stride=stride, dims=dims)
+            self.conv3 = ConvBN(width, outside, kernel=1, dims=dims, relu=False)
+        else:
+            self.conv1 = ConvBN(inside, width, kernel=3, stride=stride, dims=dims, time=time)
+            self.conv2 = ConvBN(width, outside, kernel=3, dims=dims, relu=False)
+        if stride != 1 or inside != outside:
+            self.downsample = ConvBN(
+                inside, outside, kernel=1, stride=stride, dims=dims, relu=False
+            )
+
     @property
-    def last_norm(self) -> nn.Module:
-        """The batch norm in front of the addition."""
+    def last_norm(self) -> nn.BatchNorm2d | nn.BatchNorm3d:
+        """The batch norm before the addition."""
         return (self.conv3 or self.conv2).bn
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -93,40 +121,37 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Features of pictures (N, 3, H, W) -> (N, C, H/32, W/32), or clips (N, 3, T, H, W) -> (N, C,
-    T, ...).
+    """Features of images or clips.
+
+    Images (N, 3, H, W) become (N, C, H/32, W/32), clips (N, 3, T, H, W) become
+    (N, C, T, H/32, W/32).
 
     Args:
         depth: 18, 34, 50 or 101.
         dims: 2 or 3. In 3D, time is never strided; the first convolution of every block of the last
             two stages looks at three frames, all others at one.
+
+    Attributes:
+        channels: C.
     """
 
-    def __init__(self, depth: int, dims: int):
+    def __init__(self, depth: Depth, dims: int):
         super().__init__()
         blocks, bottleneck = LAYERS[depth]
-        self.channels = 2048 if bottleneck else 512
-        self.conv1 = ConvBN(3, 64, 7, 2, dims=dims)
+        expansion = 4 if bottleneck else 1
+        self.channels = 512 * expansion
+        self.conv1 = ConvBN(3, 64, kernel=7, stride=2, dims=dims)
         self.pool = (
             nn.MaxPool2d(3, 2, 1) if dims == 2 else nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
         )
-        inside = 64
-        for stage, count in enumerate(blocks):
-            width, time = 64 << stage, 3 if dims == 3 and stage >= 2 else 1
-            stack = []
-            for number in range(count):
-                stack.append(
-                    Block(
-                        inside,
-                        width,
-                        2 if stage and not number else 1,
-                        bottleneck=bottleneck,
-                        dims=dims,
-                        time=time,
-                    )
-                )
-                inside = width * 4 if bottleneck else width
-            setattr(self, f"layer{stage + 1}", nn.Sequential(*stack))
+
+        stage = partial(_stage, bottleneck=bottleneck, dims=dims)
+        late = 3 if dims == 3 else 1
+        self.layer1 = stage(64, 64, count=blocks[0], stride=1, time=1)
+        self.layer2 = stage(64 * expansion, 128, count=blocks[1], stride=2, time=1)
+        self.layer3 = stage(128 * expansion, 256, count=blocks[2], stride=2, time=late)
+        self.layer4 = stage(256 * expansion, 512, count=blocks[3], stride=2, time=late)
+
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Conv3d)):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -136,3 +161,23 @@ class ResNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.pool(self.conv1(x))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+
+def _stage(
+    inside: int, width: int, *, count: int, stride: int, bottleneck: bool, dims: int, time: int
+) -> nn.Sequential:
+    """``count`` blocks, of which the first one has the stride."""
+    outside = width * 4 if bottleneck else width
+    return nn.Sequential(
+        *(
+            Block(
+                inside if number == 0 else outside,
+                width,
+                stride=stride if number == 0 else 1,
+                bottleneck=bottleneck,
+                dims=dims,
+                time=time,
+            )
+            for number in range(count)
+        )
+    )

@@ -1,13 +1,15 @@
-"""Whether a plan is the one that a checkpoint was made with, and if not, what differs, in words."""
+"""The differences between a plan and the one that a checkpoint was made with, in words."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from omnidali.catalog.database.store import SourceTable
+from omnidali.catalog.database.source_table import SourceTable
+from omnidali.media_kind import MediaKind
 from omnidali.utils.untrusted_text import for_terminal
 
 _NAMES = {
@@ -20,12 +22,12 @@ _FILES = ("widths", "heights", "frames", "firsts", "starts", "positives")
 
 
 def describe_content(table: SourceTable, pattern: str | None = None) -> dict[str, object]:
-    """The table's fingerprint, and what it holds in a few numbers, which say what it is that
-    differs.
+    """The table's fingerprint, and what it holds in a few numbers, which explain a difference.
 
     The numbers are checksums that take 0.1 s for ten million rows: keep them.
 
     Args:
+        table: of the source.
         pattern: by which the frames of a folder were chosen.
     """
     labels = table.labels[table.labels >= 0]
@@ -34,7 +36,7 @@ def describe_content(table: SourceTable, pattern: str | None = None) -> dict[str
         "content": table.fingerprint,
         "holds": {
             "kind": table.kind.value,
-            "pattern": pattern if table.kind == "frames" else None,
+            "pattern": pattern if table.kind.is_folder else None,
             "samples": len(table),
             "pieces": len(table.records),
             "labels": _checksum(table.labels),
@@ -46,11 +48,12 @@ def describe_content(table: SourceTable, pattern: str | None = None) -> dict[str
 
 
 def find_differences(old: object, new: object, where: str = "") -> list[str]:
-    """Every place in which two fingerprints differ, in words; none where they plan the same.
+    """Every difference of two fingerprints, in words; none where they plan the same.
 
     Args:
-        old: of the checkpoint, which may be from before ``holds`` was written. new: of the present
-            plan.
+        old: of the checkpoint, which may be from before ``holds`` was written.
+        new: of the present plan.
+        where: key of the two in the whole fingerprints.
     """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         found = []
@@ -65,70 +68,81 @@ def find_differences(old: object, new: object, where: str = "") -> list[str]:
             ):
                 found += find_differences(old.get(key), new.get(key), name)
         return found
-    same = (
-        list(old) == list(new)
-        if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple))
-        else old == new
-    )
-    return [] if same else [f"{where}: {_text(old)} became {_text(new)}"]
+
+    if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)):
+        is_same = list(old) == list(new)
+    else:
+        is_same = old == new
+    return [] if is_same else [f"{where}: {_text(old)} became {_text(new)}"]
 
 
-def _content_differences(old: Mapping, new: Mapping, where: str) -> list[str]:
+def _content_differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> list[str]:
     """What became of the samples of one source."""
-    had, has = old.get("holds"), new["holds"]
+    had = old.get("holds")
+    has = new["holds"]
     found = [
         f"{where}.{key}: {_text(had[key])} became {_text(has[key])}"
         for key in ("kind", "pattern")
         if had and had[key] != has[key]
     ]
-    (listed_then, chosen_then), (listed, chosen) = (
-        text["content"].split(" ", 1) if " " in text["content"] else (text["content"], "")
-        for text in (old, new)
-    )
-    if chosen_then != chosen:
-        found.append(f"{where}: {chosen_then or 'all samples'} became {chosen or 'all samples'}")
-    if listed_then == listed:
+
+    # A table's fingerprint is one word for its list, and words on how rows were chosen from it.
+    old_list, _, old_choice = old["content"].partition(" ")
+    new_list, _, new_choice = new["content"].partition(" ")
+    if old_choice != new_choice:
+        found.append(f"{where}: {old_choice or 'all samples'} became {new_choice or 'all samples'}")
+    if old_list == new_list:
         return found
-    if had is None or chosen_then != chosen:
-        return [
-            *found,
-            f"{where}: its list, labels or files changed; it has {has['samples']:,} samples now",
-        ]
+    if had is None or old_choice != new_choice:
+        count = f"{has['samples']:,} samples now"
+        return [*found, f"{where}: its list, labels or files changed; it has {count}"]
+
+    changes = _changes(had, has)
+    alike = "" if had["samples"] != has["samples"] else f" ({has['samples']:,} samples, as before)"
+    return [*found, f"{where} {' and '.join(changes)}{alike}"]
+
+
+def _changes(had: Mapping[str, Any], has: Mapping[str, Any]) -> list[str]:
+    """What differs between two contents of a source, the most telling things alone."""
     renumbered = has["irregular"][1] and had.get("irregular") != has["irregular"]
-    told = [
+    changes = [
         f"had {had[key]:,} {key} and has {has[key]:,}"
         for key in ("samples", "pieces")
         if had[key] != has[key] and not (key == "pieces" and had["samples"] == had["pieces"])
     ]
-    if told:
-        cut = " or window_seconds" if has["kind"] == "untrimmed" else ""
-        told[-1] += f", as its list{cut} changed, or files came, went or cannot be used any more"
+
+    if changes:
+        length = " or window_seconds" if has["kind"] == MediaKind.UNTRIMMED else ""
+        changes[-1] += (
+            f", as its list{length} changed, or files came, went or cannot be used any more"
+        )
     elif had["classes"] != has["classes"]:
-        told = ["has other labels, with other numbers of samples in the classes"]
+        changes = ["has other labels, with other numbers of samples in the classes"]
     elif had["labels"] != has["labels"]:
-        told = ["has its samples in another order, or labels that were exchanged"]
+        changes = ["has its samples in another order, or labels that were exchanged"]
     elif had["files"] != has["files"]:
-        told = ["has files of other sizes or lengths, or in another order"]
+        changes = ["has files of other sizes or lengths, or in another order"]
     elif not renumbered:
-        told = ["has other paths in its list, with the same labels, sizes and lengths"]
+        changes = ["has other paths in its list, with the same labels, sizes and lengths"]
+
     if renumbered:
-        told.append(_renumbered(*has["irregular"]))
-    alike = "" if had["samples"] != has["samples"] else f" ({has['samples']:,} samples, as before)"
-    return [*found, f"{where} {' and '.join(told)}{alike}"]
+        changes.append(_renumbered(*has["irregular"]))
+    return changes
 
 
 def _renumbered(paths: list[str], count: int) -> str:
     """Frames were numbered by timestamps when the run began, which was wrong for some files."""
+    names = for_terminal(", ".join(paths))
     more = f" and {count - len(paths):,} more" if count > len(paths) else ""
-    return f"has files whose frames had wrong numbers when the run began: {for_terminal(', '.join(paths))}{more}"
+    return f"has files whose frames had wrong numbers when the run began: {names}{more}"
 
 
 def _checksum(values: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(values))
+    return zlib.crc32(np.ascontiguousarray(values).data)
 
 
 def _text(value: object) -> str:
-    """A setting as it stands in YAML, about."""
+    """A setting, about as YAML shows it."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_text(item)}" for key, item in value.items() if item is not None)
     if isinstance(value, (list, tuple)):

@@ -1,7 +1,7 @@
-"""Which frames make a clip: mmaction2's SampleFrames, vectorised.
+"""The frames that make a clip: mmaction2's SampleFrames, vectorised.
 
-N frames, clips of L frames at interval I, C clips, span = L * I. Frames past the end wrap around
-(mode 'loop').
+There are C clips of L frames at interval I; the span of a clip is L * I. Frames past the end of a
+video wrap around (mode 'loop').
 """
 
 from __future__ import annotations
@@ -17,17 +17,23 @@ def sample_train(
     """Frames for training: one random offset in each of C equal parts of the video.
 
     Args:
-        lengths: int array (n,), frames of each video.
-        words: uint64 array (n, C) of random 32-bit words.
+        lengths: int (n,), frames of each video.
+        words: uint64 (n, C), random 32-bit words.
+        clip_len: L.
+        interval: I, frames.
+        clips: C.
 
     Returns:
-        int32 array (n, C * L) of frame indices, 0 <= index < length.
+        int32 (n, C * L), frame indices, 0 <= index < length.
     """
     lengths = np.asarray(lengths, np.int64)[:, None]
     span = clip_len * interval
     room = lengths - span + 1
     average = room // clips
     steps = np.arange(clips)
+
+    # Long videos have an offset in each part; shorter ones C sorted offsets, or offsets that spread
+    # evenly, or none.
     offsets = np.where(average > 0, steps * average + below(words, np.maximum(average, 1)), 0)
     crowded = (average <= 0) & (lengths > max(clips, span))
     if crowded.any():
@@ -39,8 +45,7 @@ def sample_train(
 
 
 def sample_test(lengths: np.ndarray, clip_len: int, interval: int, clips: int) -> np.ndarray:
-    """Frames for evaluation: the middle of each of C equal parts; shapes as in
-    :func:`sample_train`.
+    """Frames for evaluation: the middle of each of C equal parts; see :func:`sample_train`.
 
     >>> sample_test(np.array([300]), clip_len=1, interval=1, clips=3)
     array([[ 50, 150, 250]], dtype=int32)
@@ -53,20 +58,24 @@ def sample_test(lengths: np.ndarray, clip_len: int, interval: int, clips: int) -
 
 
 def frames_decoded(wanted: np.ndarray, keyframes: np.ndarray) -> int:
-    """How many frames must be decoded to show ``wanted``, each from the last keyframe on or from
-    where one is.
+    """How many frames a decoder must decode to show ``wanted``.
+
+    It goes on from its position, or from the last keyframe before a frame.
 
     >>> frames_decoded(np.array([3, 5, 17]), np.array([0, 8, 16]))
     8
     """
-    count, position = 0, -1
+    count = 0
+    position = -1
     for frame in np.unique(wanted).tolist():
         before = keyframes[: np.searchsorted(keyframes, frame, side="right")]
         begin = max(int(before[-1]) if len(before) else 0, position + 1)
-        count, position = count + frame - begin + 1, frame
+        count += frame - begin + 1
+        position = frame
     return count
 
 
 def _expand(offsets: np.ndarray, lengths: np.ndarray, clip_len: int, interval: int) -> np.ndarray:
+    """Frames int32 (n, C * L) of clips that begin at offsets (n, C)."""
     frames = offsets[:, :, None] + np.arange(clip_len) * interval
     return (frames.reshape(len(lengths), offsets.shape[1] * clip_len) % lengths).astype(np.int32)

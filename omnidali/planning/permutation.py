@@ -1,8 +1,8 @@
 """A random order of N rows that is computed, not stored.
 
 An alternating Feistel network over the mixed radices a x b, with a * b just above N: each half is
-shifted by a keyed hash of the other, which is a bijection whatever the hash. Results of N and
-more walk on through the network until they fall below N (Black and Rogaway, CT-RSA 2002).
+shifted by a keyed hash of the other, which is a bijection for any hash. Results of N and more go
+through the network again until they fall below N (Black and Rogaway, CT-RSA 2002).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ def permute(
     """The row at each position of each random order.
 
     Args:
-        position: int64 array (n,), 0 <= position < size.
-        order: int64 array (n,), which order, such as the epoch.
-        size: N, the number of rows, or int64 array (n,) with that of each order.
-        stream: whose orders they are.
+        position: int64 (n,), 0 <= position < size.
+        order: int64 (n,), which order, such as the epoch.
+        size: N, the number of rows, or int64 (n,) with that of each order.
+        stream: random numbers of the source.
 
     Returns:
-        int64 array (n,); over all positions of an order every row comes exactly once.
+        int64 (n,); over all positions of an order every row comes exactly once.
 
     >>> sorted(permute(np.arange(5), np.zeros(5, int), 5, Stream(seed=1, source=0)).tolist())
     [0, 1, 2, 3, 4]
@@ -39,6 +39,7 @@ def permute(
     orders, which = np.unique(order, return_inverse=True)
     words = stream.words(Purpose.PERMUTATION, orders, 2 * _ROUNDS)
     keys = (words[:, ::2] << np.uint64(32) | words[:, 1::2])[which]
+
     walking = np.arange(len(rows))
     while len(walking):
         high, low = a[walking], b[walking]
@@ -55,7 +56,7 @@ def permute(
 
 
 def _hash(half: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """32 well-mixed bits of (half, key): the finaliser of splitmix64 (Steele et al., OOPSLA 2014)."""
+    """32 mixed bits of (half, key): the finaliser of splitmix64 (Steele et al., OOPSLA 2014)."""
     x = half.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + key
     x = (x ^ (x >> np.uint64(30))) * _MIX[0]
     x = (x ^ (x >> np.uint64(27))) * _MIX[1]

@@ -37,7 +37,7 @@ def philox(counter: tuple, key: tuple) -> np.ndarray:
         key: two such arrays.
 
     Returns:
-        uint64 array of shape (4, *broadcast), each value below 2**32.
+        uint64 (4, *broadcast), each value below 2**32.
     """
     c0, c1, c2, c3 = (np.asarray(word, np.uint64) & _LOW for word in counter)
     k0, k1 = (np.asarray(word, np.uint64) & _LOW for word in key)
@@ -52,16 +52,28 @@ class Stream:
     """The random words of one source: a function of (purpose, draw, index).
 
     Args:
-        seed: of the run. source: place of the source in the config.
+        seed: of the run.
+        source: place of the source in the config.
     """
 
     def __init__(self, seed: int, source: int):
-        self.seed, self.source = seed, source
+        self.seed = seed
+        self.source = source
 
     def words(
         self, purpose: Purpose, draws: np.ndarray, count: int, attempt: int = 0
     ) -> np.ndarray:
-        """uint64 array (len(draws), count) of values below 2**32."""
+        """Random 32-bit words.
+
+        Args:
+            purpose: of the words.
+            draws: int (n,), of the source.
+            count: words of each draw.
+            attempt: 0, or which substitute needs them, up to 255.
+
+        Returns:
+            uint64 (n, count), below 2**32.
+        """
         draws = np.asarray(draws, np.uint64)[:, None]
         blocks = np.arange((count + 3) // 4, dtype=np.uint64)[None, :]
         tag = np.uint64(self.source << 8 | purpose | attempt << 24)
@@ -71,19 +83,19 @@ class Stream:
     def uniform(
         self, purpose: Purpose, draws: np.ndarray, count: int, attempt: int = 0
     ) -> np.ndarray:
-        """float64 array (len(draws), count) in [0, 1)."""
+        """float64 (n, count) in [0, 1); see :meth:`words`."""
         return self.words(purpose, draws, count, attempt) * 2.0**-32
 
 
 def normals(uniform: np.ndarray) -> np.ndarray:
-    """Standard normal numbers from as many uniform ones in [0, 1), an even number a row (Box and
-    Muller, 1958).
+    """Standard normal numbers from as many uniform ones (Box and Muller, 1958).
+
+    Args:
+        uniform: float64 (n, even number) in [0, 1).
     """
-    first, second = uniform[:, ::2], uniform[:, 1::2]
-    radius = np.sqrt(-2 * np.log1p(-first))
-    return np.concatenate(
-        [radius * np.cos(2 * np.pi * second), radius * np.sin(2 * np.pi * second)], axis=1
-    )
+    radius = np.sqrt(-2 * np.log1p(-uniform[:, ::2]))
+    angle = 2 * np.pi * uniform[:, 1::2]
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
 
 
 def below(words: np.ndarray, limit: np.ndarray) -> np.ndarray:

@@ -1,44 +1,49 @@
-"""Which row a draw of a source means: every row in turn, or class by class (OmniSource, class
-imbalance).
+"""Which row a draw of a source is: every row in turn, or class by class.
 
-Reference: ClassSpecificDistributedSampler draws with replacement, and in distributed runs alone.
-Here the classes' shares of an epoch are exact, and within a class every row comes once before any
-comes again, on any number of ranks.
+The reference's ClassSpecificDistributedSampler (OmniSource, class imbalance) draws with
+replacement, and only in distributed runs. Here the classes' shares of an epoch are exact, and
+within a class every row comes once before any comes again, on any number of ranks.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from functools import cached_property
 
 import numpy as np
 
-from omnidali.catalog.database.store import SourceTable
+from omnidali.catalog.database.source_table import SourceTable
 from omnidali.config.schema import ResampleConfig
 from omnidali.planning.permutation import permute
 from omnidali.planning.philox import Purpose, Stream, below
 
-_BLOCK = 1 << 18  # rows that are looked at at once
-_CLASS_SHIFT = 40  # orders of a class are numbered apart from those of the whole
+# Rows that are looked at at once.
+_BLOCK = 1 << 18
+# Orders of a class are numbered apart from those of the whole.
+_CLASS_SHIFT = 40
 
 
-class Rows:
+class RowOrder:
     """The endless order of a source's rows.
 
     Args:
-        labels: int array (N,). resample: how classes are weighted. stream: random numbers of the
-            source.
+        labels: int array (N,).
+        resample: how classes are weighted; None for every row equally often.
+        stream: random numbers of the source.
+
+    Attributes:
+        epoch: draws in which the order goes over the rows once.
     """
 
     def __init__(self, labels: np.ndarray, resample: ResampleConfig | None, stream: Stream):
-        self._labels, self._stream, self._classes = labels, stream, None
+        self._labels = labels
+        self._stream = stream
         self._quota = None
         self.epoch = len(labels)
         if resample is not None:
-            counts = self._by_class().counts
-            self._quota = quotas(counts, resample)
+            self._quota = quotas(self._classes.counts, resample)
             self.epoch = int(self._quota.sum())
-            self._ends = np.cumsum(self._quota)
 
     def __call__(self, draws: np.ndarray) -> np.ndarray:
         """int64 (n,): the rows of these draws, int64 (n,), numbered from 0 in the endless order."""
@@ -46,56 +51,65 @@ class Rows:
         places = permute(positions, epochs, self.epoch, self._stream)
         if self._quota is None:
             return places
-        group = self._by_class()
-        label = np.searchsorted(self._ends, places, side="right")
-        quota, count = self._quota[label], group.counts[label]
-        turn = epochs * quota + places - (self._ends[label] - quota)
+
+        # A place of the epoch is the n-th slot of a class, and that a place in an endless order of
+        # the class's own rows.
+        ends = np.cumsum(self._quota)
+        label = np.searchsorted(ends, places, side="right")
+        quota = self._quota[label]
+        turn = epochs * quota + places - (ends[label] - quota)
+        count = self._classes.counts[label]
         rounds, position = np.divmod(turn, count)
         inside = permute(position, (label + 1) << _CLASS_SHIFT | rounds, count, self._stream)
-        return group.order[group.starts[label] + inside].astype(np.int64)
+        return self._classes.rows(self._classes.starts[label] + inside)
 
-    def other(self, rows: np.ndarray, words: np.ndarray) -> np.ndarray:
-        """For each row another one of its class, chosen by ``words`` (n,); itself if it is the only
-        one.
+    def other_of_class(self, rows: np.ndarray, words: np.ndarray) -> np.ndarray:
+        """For each row another one of its class; itself if it is the only one.
+
+        Args:
+            rows: int64 (n,).
+            words: uint64 (n,), random words that choose.
         """
-        group = self._by_class()
+        classes = self._classes
         labels = self._labels[rows]
-        start, count = group.starts[labels], group.counts[labels]
+        start, count = classes.starts[labels], classes.counts[labels]
         shift = 1 + below(words, np.maximum(count - 1, 1))
-        return group.order[start + (group.place()[rows] - start + shift) % count].astype(np.int64)
+        return classes.rows(start + (classes.places[rows] - start + shift) % count)
 
-    def _by_class(self) -> _ByClass:
-        if self._classes is None:  # ten million rows take seconds, and most runs never need it
-            self._classes = _ByClass(self._labels)
-        return self._classes
+    @cached_property
+    def _classes(self) -> _RowsByClass:
+        # Ten million rows take seconds, and most runs never need them by class.
+        return _RowsByClass(self._labels)
 
 
-class _ByClass:
-    """Rows sorted by label: those of label i stand in ``order`` from ``starts[i]``, ``counts[i]``
-    of them.
+class _RowsByClass:
+    """Rows sorted by label.
+
+    Those of label i stand in ``order`` from ``starts[i]``, ``counts[i]`` of them.
     """
 
     def __init__(self, labels: np.ndarray):
         self.order = np.argsort(labels, kind="stable").astype(np.int32)
         self.counts = np.bincount(labels).astype(np.int64)
         self.starts = np.cumsum(self.counts) - self.counts
-        self._place = None
 
-    def place(self) -> np.ndarray:
-        """Where in ``order`` each row stands."""
-        if self._place is None:
-            place = np.empty_like(self.order)
-            place[self.order] = np.arange(len(self.order), dtype=np.int32)
-            self._place = place  # not before it is filled: several threads may ask at once
-        return self._place
+    def rows(self, places: np.ndarray) -> np.ndarray:
+        """int64 (n,): the rows at these places of ``order``."""
+        return self.order[places].astype(np.int64)
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """int32 (N,): where in ``order`` each row stands."""
+        places = np.empty_like(self.order)
+        places[self.order] = np.arange(len(self.order), dtype=np.int32)
+        return places
 
 
 def quotas(counts: np.ndarray, resample: ResampleConfig) -> np.ndarray:
     """Slots of each class in one epoch.
 
-    ``clipped`` gives a class at most so many; ``power`` p shares out as many slots as there are
-    rows in proportion to counts ** p, by largest remainders, so that no class with rows goes
-    without.
+    ``clipped`` gives a class at most so many. ``power`` p shares as many slots as there are rows in
+    proportion to counts ** p, by largest remainders, so that no class with rows goes without.
 
     >>> quotas(np.array([1, 100]), ResampleConfig(power=0.5)).tolist()
     [9, 92]
@@ -104,7 +118,8 @@ def quotas(counts: np.ndarray, resample: ResampleConfig) -> np.ndarray:
     """
     if resample.clipped is not None:
         return np.minimum(counts, resample.clipped)
-    shares = np.where(counts > 0, np.maximum(counts, 1) ** float(resample.power), 0.0)
+    assert resample.power is not None
+    shares = np.where(counts > 0, np.maximum(counts, 1) ** resample.power, 0.0)
     exact = shares / shares.sum() * counts.sum()
     quota = np.floor(exact).astype(np.int64)
     left = int(counts.sum() - quota.sum())
@@ -113,29 +128,34 @@ def quotas(counts: np.ndarray, resample: ResampleConfig) -> np.ndarray:
 
 
 def fraction_of(table: SourceTable, fraction: float, seed: int) -> SourceTable:
-    """The same random share of every class's rows, at least one of each (few-label settings,
-    OmniSource, Fig. 7).
+    """The same random share of every class's rows, at least one of each.
+
+    It serves settings with few labels (OmniSource, Fig. 7). A larger fraction holds every smaller
+    one.
     """
     if fraction == 1:
         return table
-    group = _ByClass(table.labels)
-    stream, kept = Stream(seed, 0), []
+    classes = _RowsByClass(table.labels)
+    stream = Stream(seed, 0)
+    kept = []
     for begin in range(0, len(table), _BLOCK):
-        rows = group.order[begin : begin + _BLOCK].astype(np.int64)
+        places = np.arange(begin, min(begin + _BLOCK, len(table)))
+        rows = classes.rows(places)
         labels = table.labels[rows]
-        position = begin + np.arange(len(rows)) - group.starts[labels]
-        # the order is keyed by the class alone, so that a larger fraction holds every smaller one
+
+        # The order depends on the class alone, so that fractions nest.
         keys = stream.words(Purpose.FRACTION, labels.astype(np.int64), 1)[:, 0].astype(np.int64)
-        counts = group.counts[labels]
-        kept.append(rows[permute(position, keys, counts, stream) < np.ceil(fraction * counts)])
+        counts = classes.counts[labels]
+        position = permute(places - classes.starts[labels], keys, counts, stream)
+        kept.append(rows[position < np.ceil(fraction * counts)])
     return table.take(np.sort(np.concatenate(kept)), f"fraction {fraction} of seed {seed}")
 
 
 def parts_of(owners: Iterable[str], parts: int) -> np.ndarray:
     """The part, 1 to ``parts``, that each file or long video belongs to, int64 (n,).
 
-    A hash of the name says which, so that lists and catalogs agree; a CRC would give numbered files
-    in runs.
+    It comes from a hash of the name, so that lists and catalogs agree; a CRC would put neighbouring
+    numbers of files into one part.
 
     >>> parts_of(["a.jpg", "c.jpg", "a.jpg"], 3).tolist()
     [1, 2, 1]
@@ -148,9 +168,7 @@ def parts_of(owners: Iterable[str], parts: int) -> np.ndarray:
 
 
 def without_part(table: SourceTable, hold_out: tuple[int, int] | None) -> SourceTable:
-    """The rows that do not belong to the part ``hold_out[0]`` of ``hold_out[1]``; all of them for
-    None.
-    """
+    """The rows outside part ``hold_out[0]`` of ``hold_out[1]``; all of them for None."""
     if hold_out is None:
         return table
     part, parts = hold_out

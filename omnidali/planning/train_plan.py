@@ -1,0 +1,156 @@
+"""The plan of a training: which sample, frames, crop and flip stand in which slot of which step.
+
+It is a pure function of (config, catalog, seed, step). It draws no number in order and keeps no
+state, so every step can be computed at any time, on any rank, for any number of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+
+from omnidali.catalog.database.source_table import SourceTable
+from omnidali.config.schema import ClipConfig, SourceConfig
+from omnidali.planning.camera_motion import Motion
+from omnidali.planning.fingerprint import describe_content
+from omnidali.planning.mixing import make_mixing
+from omnidali.planning.mixup import Mixup, assign_ranks
+from omnidali.planning.philox import Stream
+from omnidali.planning.samples import Samples
+from omnidali.planning.source_plan import SourcePlan
+
+# Number of the stream that belongs to no source.
+_WHOLE_PLAN = 0xFFFF
+
+
+class TrainPlan:
+    """The endless training plan.
+
+    Args:
+        tables: one catalog table for each source, in the order of ``sources``.
+        sources: settings of the sources (weight or batch, resample, inflate, pieces).
+        clip: sampling and cropping.
+        batch: slots of one step on all ranks together; ignored where the sources have batches.
+        seed: of the run.
+        ratio: of :class:`~omnidali.planning.mixing.AlternatingMixing`; None for steps on all
+            sources at once.
+        mixup: ``none``, ``intra`` (pairs of the first source) or ``cross``.
+        mixup_alpha: of mixup's Beta distribution.
+        motions: of the sources with ``inflate: warp``, by their place.
+        classes: number of classes, for the soft labels that mixup makes.
+
+    Raises:
+        UserError: if a source lacks labels.
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[SourceTable],
+        sources: Sequence[SourceConfig],
+        clip: ClipConfig,
+        batch: int,
+        seed: int,
+        *,
+        ratio: Sequence[int] | None = None,
+        mixup: str = "none",
+        mixup_alpha: float = 0.2,
+        motions: Mapping[int, Motion] | None = None,
+        classes: int | None = None,
+    ):
+        self.tables = tuple(tables)
+        self.clip = clip
+        self.seed = seed
+        self.ratio = ratio
+        self.classes = classes
+        self.mixing = make_mixing(sources, batch, ratio)
+        self._is_cross = mixup == "cross"
+        self._mixup = Mixup(mixup_alpha, Stream(seed, _WHOLE_PLAN)) if mixup != "none" else None
+        self._sources = [
+            SourcePlan(
+                number, table, source, clip=clip, seed=seed, motion=(motions or {}).get(number)
+            )
+            for number, (table, source) in enumerate(zip(tables, sources, strict=True))
+        ]
+
+    @property
+    def batch(self) -> float:
+        """Slots of one step on all ranks; the mean where steps alternate."""
+        return self.mixing.batch
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps in which the first source, the target, is seen once."""
+        return self.mixing.steps_until(self._sources[0].order.epoch)
+
+    def fingerprint(self) -> dict[str, object]:
+        """Everything that the order depends on, for comparison at a resume."""
+        mixup = self._mixup and ["cross" if self._is_cross else "intra", self._mixup.alpha]
+        return {
+            "seed": self.seed,
+            "batch": self.batch,
+            "clip": vars(self.clip).copy(),
+            "ratio": self.ratio,
+            "mixup": mixup,
+            "order of sources": [table.name for table in self.tables],
+            "sources": {
+                source.table.name: {**source.fingerprint(), **content}
+                for source, content in zip(self._sources, self._contents, strict=True)
+            },
+        }
+
+    @cached_property
+    def _contents(self) -> list[dict[str, object]]:
+        return [describe_content(source.table, source.settings.pattern) for source in self._sources]
+
+    def __call__(self, step: int, rank: int = 0, world: int = 1) -> tuple[Samples, ...]:
+        """The samples of ``step`` for one rank, one entry a source (an entry may be empty).
+
+        The slots of a step lie source by source. The ranks get them in turn, beginning with another
+        rank in every step. So all ranks have the same number of slots (if world divides the batch),
+        of each source the same number but for one, and over time the same share; and the step's
+        content does not depend on the number of ranks. With mixup, the ranks get pairs of slots.
+        """
+        before, after = self.mixing.slots_before(step), self.mixing.slots_before(step + 1)
+        start = int(before.sum())
+        count = int(after.sum()) - start
+
+        blends = None
+        pairs = np.empty((0, 2), np.int64)
+        if self._mixup is not None:
+            eligible = count if self._is_cross else int(after[0] - before[0])
+            blends = self._mixup.blends(step, count, eligible)
+            pairs = blends.pairs
+        ranks = assign_ranks(count, pairs, step, world)
+
+        planned = []
+        first = 0  # place of the source's first slot in the step
+        for source, (low, high) in enumerate(zip(before.tolist(), after.tolist(), strict=True)):
+            places = np.arange(first, first + high - low)
+            mine = places[ranks[places] == rank]
+            samples = self._sources[source].samples(draws=low + mine - first, slots=start + mine)
+            if blends is not None:
+                samples = replace(
+                    samples,
+                    partners=start + blends.partners[mine],
+                    own_weights=blends.own_weights[mine],
+                    partner_frames=blends.partner_frames[mine],
+                )
+            planned.append(samples)
+            first += high - low
+        return tuple(planned)
+
+    def substitute(self, samples: Samples, index: int, attempt: int) -> Samples:
+        """The replacement of a planned sample that cannot be decoded.
+
+        It has the same source and slot, and the same class unless several samples of the class have
+        failed, too. Every run agrees on it: it depends on the draw and the attempt alone.
+
+        Args:
+            samples: as planned.
+            index: of the sample among them.
+            attempt: which substitute, 1 to 255.
+        """
+        return self._sources[samples.source].substitute(samples.take(np.array([index])), attempt)
