@@ -1,14 +1,15 @@
-"""Train TSN or SlowOnly jointly on videos and photos.
+"""Train TSN or SlowOnly jointly on videos and images.
 
-    python train.py --config configs/demo.yaml torchrun --nproc-per-node 8 train.py --config
-    configs/tsn_omni.yaml data_root=/data train.epochs=50
+    python train.py --config configs/demo.yaml
+    torchrun --nproc-per-node 8 train.py --config configs/tsn_omni.yaml data_root=/data
 
-The story of a run, top to bottom: data, model, optimizer, resume, then the loop.
+A run from top to bottom: data, model, optimizer, resume, then the loop.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import math
 import os
@@ -18,33 +19,35 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from omnidali.cli.arguments import Parser, use_utf8
 from omnidali.cli.error_report import run_reporting_errors
 from omnidali.config.load import dump_config, load_config
 from omnidali.config.schema import Config
 from omnidali.distributed.failure_monitor import reporting_to_peers
-from omnidali.distributed.ranks import Ranks, end_ranks, start_ranks
+from omnidali.distributed.ranks import Ranks, end_process_group, start_process_group
 from omnidali.errors import UserError
-from omnidali.evaluation.accuracy import Accuracy, measure
+from omnidali.evaluation.accuracy import Accuracy, measure_accuracy
 from omnidali.evaluation.score import score_items
 from omnidali.loading.data import check_shares, open_data, open_loader
 from omnidali.loading.failures.quarantine import Quarantine
-from omnidali.loading.fusion import FusionIterator
+from omnidali.loading.fusion import FusionIterator, LoaderOptions
 from omnidali.models.checkpoint_file import BEST, LAST
 from omnidali.models.precision import DTYPES, make_autocast, make_scaler
-from omnidali.models.recognizers import build_model
-from omnidali.models.weights import load_pretrained
-from omnidali.training.confusion_image import confusion_picture
-from omnidali.training.console import Pace, make_say, step_line
+from omnidali.models.pretrained import load_pretrained
+from omnidali.models.recognizers import Recognizer, build_model
+from omnidali.planning.train_plan import TrainPlan
+from omnidali.training.console import ThroughputMeter, print_on_main, step_line
 from omnidali.training.ema import Ema
-from omnidali.training.gc_control import closing_behind, collecting_when_told
+from omnidali.training.gc_control import closing_loader, collecting_manually
 from omnidali.training.meters import SourceMeter
 from omnidali.training.run_folder import RunFolder
 from omnidali.training.schedule import SaveClock, learning_rate
 from omnidali.training.state import NotFiniteError, TrainingState
 from omnidali.training.stop_signals import StopSignals
 from omnidali.utils import streams
+from omnidali.utils.plots import confusion_image
 from omnidali.utils.untrusted_text import say
 
 
@@ -58,6 +61,8 @@ def train(
     """Run a training; returns the last evaluation's figures.
 
     Args:
+        config: of the run.
+        ranks: this process among its peers.
         resume: ``auto`` goes on where this run folder stopped, ``none`` starts anew, a path names a
             checkpoint or another run's folder.
         dry_run: stop after so many steps and write nothing but the catalog.
@@ -65,22 +70,25 @@ def train(
             `python -m benchmarks train`.
 
     Raises:
-        UserError: for everything that the user can put right.
+        UserError: for everything that the user can correct.
     """
     with RunFolder(config, ranks, resume, writes=not dry_run) as folder, reporting_to_peers():
-        return run_training(config, ranks, folder, resume, dry_run, wrap_loader)
+        return run_training(
+            config, ranks, folder, resume=resume, dry_run=dry_run, wrap_loader=wrap_loader
+        )
 
 
 def run_training(
     config: Config,
     ranks: Ranks,
     folder: RunFolder,
+    *,
     resume: str,
     dry_run: int | None,
     wrap_loader: Callable[[FusionIterator], FusionIterator],
 ) -> dict | None:
-    """The run itself, in a folder that is its own; arguments and result as those of :func:`train`."""
-    say = make_say(ranks)
+    """Run a training in a folder of its own; arguments and result as of :func:`train`."""
+    say = functools.partial(print_on_main, ranks)
     torch.manual_seed(config.seed)
     torch.backends.cudnn.benchmark = True
 
@@ -88,13 +96,15 @@ def run_training(
 
     # Data: the catalog is brought up to date once, the plan is made, decoding starts with the loop.
     data = open_data(config, ranks, as_begun=folder.goes_on(resume))
-    kept = {"quarantine": Quarantine()} if dry_run else {}
-    loader = wrap_loader(
-        open_loader(config, data, ranks, dtype=DTYPES[config.train.precision], **kept)
-    )
+    options: LoaderOptions = {"dtype": DTYPES[config.train.precision]}
+    if dry_run:
+        options["quarantine"] = Quarantine()  # which is not written
+    loader = wrap_loader(open_loader(config, data, ranks, **options))
     say(*data.summary, *loader.routes)
-    per_epoch = loader.plan.steps_per_epoch
+    plan = loader.plan
     steps = loader.end
+    assert isinstance(plan, TrainPlan) and steps is not None
+    per_epoch = plan.steps_per_epoch
     evaluate_every = config.evaluation.every_steps or max(
         1, round(config.evaluation.every_epochs * per_epoch)
     )
@@ -111,12 +121,14 @@ def run_training(
     if config.model.sync_norm:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     layout = torch.channels_last if config.model.name == "tsn" else torch.channels_last_3d
-    model = model.to(
+    model = model.to(  # type: ignore[call-overload]  # torch's hints lack it
         ranks.device,
         memory_format=layout if config.model.channels_last else torch.contiguous_format,
     )
     ema = Ema(model, config.train.ema) if config.train.ema is not None else None
-    network = ranks.wrap(torch.compile(model) if config.train.compile else model)
+    compiled = torch.compile(model) if config.train.compile else model
+    assert isinstance(compiled, torch.nn.Module)
+    network = ranks.wrap(compiled)
 
     # Optimizer
     settings = config.optimizer
@@ -135,13 +147,21 @@ def run_training(
     )
 
     # Resume
-    training = TrainingState(config, model, ema, optimizer, scaler, loader, data.class_names)
+    training = TrainingState(
+        config,
+        model,
+        ema=ema,
+        optimizer=optimizer,
+        scaler=scaler,
+        loader=loader,
+        classes=data.class_names,
+    )
     saved, found = folder.checkpoints.load(resume)
     if saved is not None:
         found += training.load(saved)
     ranks.require_equal(training.step, "resume", "the same checkpoint on every rank")
 
-    # Nothing refuses this start any more: what it changes is changed now
+    # nothing refuses this start any more: from here on it writes
     changes = ranks.on_main(lambda: folder.begin(config, saved))
     data.keep_catalog(ranks)
     say(*found, *changes)
@@ -151,23 +171,30 @@ def run_training(
         if ema:
             ranks.broadcast_buffers(ema.average)
 
+    figures: dict | None = None
+
     def evaluate(step: int) -> Accuracy | None:
+        assert data.evaluation is not None and config.evaluation.source is not None
+        scored = ema.average if ema else model
+        assert isinstance(scored, Recognizer)
         scores = score_items(
-            ema.average if ema else model,
+            scored,
             data.evaluation,
-            config.evaluation.source,
-            config.evaluation.validation,
-            config,
-            ranks,
-            autocast,
-            lambda: stop.heard is not None,
+            source=config.evaluation.source,
+            views=config.evaluation.validation,
+            config=config,
+            ranks=ranks,
+            autocast=autocast,
+            stop=lambda: stop.received is not None,
         )
         if scores is None:
             say(f"evaluation at step {step} abandoned")
             return None
-        accuracy = measure(scores, data.evaluation.labels)
+
+        accuracy = measure_accuracy(scores, data.evaluation.labels)
         folder.log("evaluation", step, accuracy.as_row())
-        folder.show_confusion(confusion_picture(accuracy.confusion), step)
+        image = confusion_image(accuracy.confusion)
+        folder.show_image(image, step, name="confusion", tag="evaluation/confusion")
         say(
             f"evaluation at step {step}: top1 {100 * accuracy.top1 / accuracy.items:.2f}"
             f" ({accuracy.top1}/{accuracy.items}), mean class {100 * accuracy.mean_class:.2f}"
@@ -176,11 +203,11 @@ def run_training(
         return accuracy
 
     def keep(files: list[str], stops: bool, final: bool) -> bool:
-        """Save, then evaluate where that is owed, then write down what came out.
+        """Save, then evaluate where that is owed, then save the result.
 
         Returns whether the run stops, as a signal can end an evaluation. One that was not finished,
-        for whatever reason, stays owed: a resumed run begins with it. LAST is the last of ``files``
-        where it is among them, as it is told of the best that a file holds.
+        for whatever reason, stays owed: a resumed run begins with it. LAST comes last in ``files``,
+        as it records the best that a file holds.
         """
         nonlocal figures
         share_statistics()
@@ -194,45 +221,52 @@ def run_training(
         if found is None:
             folder.checkpoints.save(training.as_dict(), *files, final=folder.checkpoints.owes_save)
             return True
-        figures, training.owes_evaluation = found.as_row(), False
+        figures = found.as_row()
+        training.owes_evaluation = False
         best = [BEST] if found.top1_of_all > training.best else []
         training.best = max(training.best, found.top1_of_all)
         folder.checkpoints.save(training.as_dict(), *best, *files, final=final)
         return False
 
     def say_stopped() -> None:
-        heard = stop.heard or "a signal to another rank"
-        say(f"stopped by {heard} after step {training.step}; go on with --resume auto")
+        received = stop.received or "a signal to another rank"
+        say(f"stopped by {received} after step {training.step}; go on with --resume auto")
 
     # The loop
-    meter, figures, first_step = SourceMeter(names, ranks), None, loader.next_step
+    meter = SourceMeter(names, ranks)
+    first_step = loader.next_step
     loader.end = min(steps, first_step + dry_run) if dry_run else steps
-    pace, saving = Pace(first_step, steps), SaveClock(config.train.checkpoint_minutes)
+    throughput = ThroughputMeter(first_step, steps)
+    save_clock = SaveClock(config.train.checkpoint_minutes)
     model.train()
     with (
-        closing_behind(loader),
+        closing_loader(loader),
         StopSignals(ranks) as stop,
         folder.rescuing(training),
         reporting_to_peers(),
-        collecting_when_told(),
+        collecting_manually(),
     ):
         training.owes_evaluation &= data.evaluation is not None and not dry_run
-        if training.owes_evaluation:
-            if keep([LAST], stops=False, final=first_step == steps):
-                say_stopped()
-                return None
+        if training.owes_evaluation and keep([LAST], stops=False, final=first_step == steps):
+            say_stopped()
+            return None
         asked = time.perf_counter()
         for batch in loader:
-            now, step = time.perf_counter(), batch.step
+            now = time.perf_counter()
+            step = batch.step
             seed_step(config.seed, step, ranks.rank)
-            pace.waited(now - asked)
+            throughput.add_wait(now - asked)
             folder.show_batch(batch, names, data.class_names)
 
-            lr = learning_rate(loader.plan.mixing.scheduled(step), steps, per_epoch, settings)
+            lr = learning_rate(plan.mixing.schedule_step(step), steps, per_epoch, settings)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             updates = (step + 1) % settings.accumulate == 0 or step + 1 == steps
-            with network.no_sync() if ranks.world > 1 and not updates else contextlib.nullcontext():
+            with (
+                network.no_sync()
+                if isinstance(network, DistributedDataParallel) and not updates
+                else contextlib.nullcontext()
+            ):
                 labels = batch.labels
                 with autocast:
                     logits = network(
@@ -246,7 +280,7 @@ def run_training(
             at_end = done == loader.end
 
             # at the first optimizer step from each multiple of `every` on
-            def due(every: int) -> bool:
+            def due(every: int, updates: bool = updates, done: int = done) -> bool:
                 return updates and done % every < settings.accumulate
 
             evaluates = (
@@ -267,7 +301,7 @@ def run_training(
             stops = by_time = False
             if updates and not at_end:
                 stops, by_time = stop.agreed(
-                    wants_save=ranks.is_main and saving.is_due and not dry_run
+                    wants_save=ranks.is_main and save_clock.is_due and not dry_run
                 )
             retries = folder.checkpoints.owes_save and due(config.train.log_every)
             to_save = (
@@ -287,26 +321,26 @@ def run_training(
             if done % config.train.log_every == 0 or to_save:
                 stats = loader.stats()
                 sources = meter.read(stats)
-                speed = pace.read(done, sources["all"]["clips"], stats, ranks.device)
+                speed = throughput.read(done, sources["all"]["clips"], stats, ranks.device)
                 folder.log("train", done, {"lr": lr, "sources": sources, **speed})
-                say(step_line(done, steps, sources, speed, lr))
+                say(step_line(done, steps, sources=sources, throughput=speed, lr=lr))
                 gc.collect(1)
                 if not math.isfinite(sources["all"]["loss"]):
                     raise NotFiniteError(done, f"a loss of {sources['all']['loss']}")
             paused = time.perf_counter()
             if to_save and not dry_run:
                 stops = keep(to_save, stops, final=at_end)
-                saving.restart()
+                save_clock.restart()
             if stops:
                 say_stopped()
                 break
             asked = time.perf_counter()
-            pace.paused(asked - paused)
+            throughput.exclude(asked - paused)
     return figures
 
 
 def check_before_data(config: Config, ranks: Ranks) -> None:
-    """Refuse what needs no look at the data, which may take hours.
+    """Refuse what can be refused without reading the data, which may take hours.
 
     Raises:
         UserError: naming the setting.
@@ -319,19 +353,18 @@ def check_before_data(config: Config, ranks: Ranks) -> None:
             str(config.model.pretrained),
             "a checkpoint",
             "no such file",
-            "Correct the path, which starts from the current folder, or clear it to start from scratch.",
+            "Correct the path, which starts from the current folder, or clear it to start from"
+            " scratch.",
         )
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Make dropout a function of (seed, step, rank), so that a resumed run draws what the whole one
-    draws.
-    """
+    """Make dropout a function of (seed, step, rank), so that a resumed run repeats it."""
     torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + rank) % 2**63)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; exit code 2 for the user's mistakes."""
+    """Run the command line; returns the exit code, 2 for the user's mistakes."""
     if arguments is None:
         use_utf8()
     parser = Parser(description="Train TSN or SlowOnly jointly on videos and photos.")
@@ -340,7 +373,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--resume",
         default="none",
         metavar="auto|none|PATH",
-        help="auto: go on where run_dir stopped, if it holds a run; PATH: a checkpoint or run folder",
+        help="auto: go on where run_dir stopped, if it holds a run;"
+        " PATH: a checkpoint or run folder",
     )
     parser.add_argument(
         "--dry-run", type=int, metavar="N", help="train N steps and write nothing but the catalog"
@@ -353,7 +387,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_intermixed_args(arguments)
 
-    def story() -> None:
+    def run() -> None:
         if options.dry_run is not None and options.dry_run < 1:
             raise UserError(
                 "--dry-run", "1 step or more", str(options.dry_run), "Correct the number."
@@ -361,15 +395,15 @@ def main(arguments: list[str] | None = None) -> int:
         if options.print_config:
             say(*dump_config(load_config(options.config, options.overrides)).splitlines())
             return
-        streams.never_wait()
+        streams.drop_unread_output()
         # first, so that a mistake in one machine's copy of the config ends all ranks
-        ranks = start_ranks()
+        ranks = start_process_group()
         train(
             load_config(options.config, options.overrides), ranks, options.resume, options.dry_run
         )
-        end_ranks()
+        end_process_group()
 
-    return run_reporting_errors(story, rank=int(os.environ.get("RANK", 0)))
+    return run_reporting_errors(run, rank=int(os.environ.get("RANK", 0)))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""Errors that a user can act on: where, what was expected, what came, what to do."""
+"""Errors that a user can act on: where, what was expected, what was found, what to do."""
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Sequence
 
-# Of French, Chinese, Persian and emoji: they only look like spaces.
+# French, Chinese and Persian text and emoji need these; they only look like spaces.
 _SPACES_AND_JOINERS = "\u00a0\u3000\u200c\u200d"
 
 
 def printable(text: str) -> str:
-    r"""``text`` as one line for a terminal: what does not print is escaped.
+    r"""Turn ``text`` into one line for a terminal: characters that do not print are escaped.
 
     >>> printable("\x1b[31mred\n"), printable("na\u00efve \u732b")
     ('\\x1b[31mred\\n', 'naïve 猫')
@@ -28,8 +29,8 @@ def _escape(char: str) -> str:
 class UserError(ValueError):
     """A mistake in the user's files or settings.
 
-    Its text is one line that a terminal may print, as names in it may be those of strangers;
-    ``where`` and ``got`` are as they were given.
+    Its text is one line that a terminal may print, as it may quote untrusted names; ``where`` and
+    ``got`` are kept as they were given.
 
     Args:
         where: the key, the file with its line, or the folder.
@@ -50,29 +51,22 @@ class UserError(ValueError):
 
     def __init__(self, where: str, expected: str, got: str, advice: str):
         super().__init__(printable(f"{where}: expected {expected}, got {got}. {advice}"))
-        self.where, self.got = where, got
+        self.where = where
+        self.got = got
 
-    def __reduce__(self):  # exceptions with several arguments do not survive pickling otherwise
-        return _rebuild, (type(self), self.args[0], self.where, self.got)
-
-
-def _rebuild(kind: type, message: str, where: str, got: str) -> UserError:
-    error = kind.__new__(kind)
-    ValueError.__init__(error, message)
-    error.where, error.got = where, got
-    return error
+    def __reduce__(self) -> tuple[object, ...]:
+        # other exceptions are unpickled by a call of __init__, whose arguments are not kept here
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
 
 class ConfigError(UserError):
-    """Every mistake of a config at once, one line each; ``errors`` holds them."""
+    """All mistakes of a config at once, one line each; ``errors`` holds them."""
 
     def __init__(self, errors: Sequence[UserError]):
         ValueError.__init__(self, "\n".join(str(error) for error in errors))
         self.errors = tuple(errors)
-        self.where, self.got = errors[0].where, errors[0].got
-
-    def __reduce__(self):
-        return ConfigError, (self.errors,)
+        self.where = errors[0].where
+        self.got = errors[0].got
 
 
 class BadSourceError(UserError):
@@ -80,13 +74,13 @@ class BadSourceError(UserError):
 
 
 class NoUsableFilesError(UserError):
-    """A source was read, and the catalog knows of every file what is wrong with it."""
+    """The catalog knows of every file of a source what is wrong with it."""
 
 
-# Who is to blame for a file that does not decode.
-DISK = "disk"  # it does not give the file, or not all of it: this belongs to the moment
-HANG = "hang"  # the same, but whoever asks waits
-MACHINE = "machine"  # out of memory or descriptors: of the moment, too
+# The cause of a file's failure to decode.
+DISK = "disk"  # it does not give the file, or not all of it: a temporary trouble
+HANG = "hang"  # the same, but the reader waits
+MACHINE = "machine"  # out of memory or descriptors: temporary, too
 FILE = "file"  # its content does not decode: that stays so until somebody changes it
 TROUBLES = (DISK, HANG, MACHINE, FILE)
 
@@ -94,11 +88,11 @@ TROUBLES = (DISK, HANG, MACHINE, FILE)
 class DecodeError(Exception):
     """A file that no decoder could turn into the planned frames.
 
-    Its text is the reason, with who is to blame for it before it where that is not the file.
+    Its text is the reason, after the trouble where that is not the file.
 
     Args:
         reason: for people.
-        trouble: who is to blame: one of ``TROUBLES``.
+        trouble: what is to blame: one of ``TROUBLES``.
     """
 
     def __init__(self, reason: str, trouble: str = FILE):

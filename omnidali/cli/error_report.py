@@ -13,35 +13,43 @@ from pathlib import Path
 from types import TracebackType
 
 from omnidali.distributed import failure_monitor
+from omnidali.distributed.failure_monitor import RankFailure, exit_process
 from omnidali.errors import ConfigError, UserError
 from omnidali.utils import streams
 from omnidali.utils.untrusted_text import PrintError, say
 
 
 def run_reporting_errors(run: Callable[[], int | None], rank: int = 0) -> int:
-    """Run ``run``; errors of the user's settings and files become text on stderr and exit code 2,
-    no traceback.
+    """Run a program's work; mistakes of the user become text on stderr, without a traceback.
 
-    Ranks above 0 keep back what rank 0 also says: mistakes of the config, and errors it has shared.
-    An error that another rank's end has caused is told as that end, in one line. An interrupt from
-    the keyboard is 130, in one word; where whoever read stdout has left, it is 141, and quiet.
+    Ranks above 0 do not print what rank 0 prints, too: mistakes of the config, and errors that it
+    has shared. An error that another rank's failure has caused is printed as that failure.
+
+    Returns:
+        The exit code: 2 for a mistake of the user; 130 after an interrupt from the keyboard; 141
+        where the reader of stdout has left; else what ``run`` returned.
     """
-    streams.open_missing()
+    streams.open_missing_streams()
     try:
         code = run() or 0
         _flush()
         return code
     except KeyboardInterrupt as interrupt:
         failure_monitor.report_to_peers(interrupt)
-        return failure_monitor.leave(130, lambda: say("interrupted", error=True))
-    except Exception as raised:
-        error = raised
-    ending = failure_monitor.report_to_peers(error)
-    _record(error, ending)
+        return exit_process(130, "interrupted")
+    except Exception as error:
+        return _end_with(error, rank)
+
+
+def _end_with(error: Exception, rank: int) -> int:
+    """The exit code after an error, which is printed; an error of the program may be raised."""
+    cause = failure_monitor.report_to_peers(error)
+    _write_error_file(error, cause)
+
     if streams.reader_left():
         streams.close_stdout()
         if isinstance(error, BrokenPipeError):
-            return failure_monitor.leave(141, lambda: None)  # as a program that SIGPIPE ends
+            return exit_process(141)  # as a program that SIGPIPE ends
     if isinstance(error, PrintError):
         streams.close_stdout()
         error = UserError(
@@ -50,20 +58,19 @@ def run_reporting_errors(run: Callable[[], int | None], rank: int = 0) -> int:
             str(error.strerror),
             "Free space, or print elsewhere.",
         )
+
     if isinstance(error, UserError):
-        return failure_monitor.leave(2, lambda: _advise(error, rank))
-    if ending is not None:
-        return failure_monitor.leave(ending.code, lambda: say(*str(ending).split("\n"), error=True))
-    if not failure_monitor.is_on():
-        sys.excepthook = _print_traceback
-        raise error
-    return failure_monitor.leave(
-        1, lambda: _print_traceback(type(error), error, error.__traceback__)
-    )
+        return exit_process(2, *_mistake_lines(error, rank))
+    if cause is not None:
+        return exit_process(cause.code, *str(cause).split("\n"))
+    if failure_monitor.is_running():
+        return exit_process(1, *_traceback_lines(error))
+    sys.excepthook = _print_traceback
+    raise error
 
 
 def _flush() -> None:
-    """Print what waits to be printed, while an error can still be told."""
+    """Print what is still buffered, while an error can be reported."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -72,36 +79,32 @@ def _flush() -> None:
         raise PrintError(problem.errno, problem.strerror) from None
 
 
-def _record(error: Exception, ending: failure_monitor.Ending | None) -> None:
-    """Leave the text of an error, or of the end that has caused it, where torchrun looks for it."""
+def _write_error_file(error: Exception, cause: RankFailure | None) -> None:
+    """Leave the text of an error, or of the failure that has caused it, for torchrun."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path:
-        text = (
-            str(error)
-            if isinstance(error, UserError)
-            else "".join(traceback.format_exception_only(error)).strip()
-        )
-        text = text if ending is None else ending.text
+        text = cause.text if cause is not None else failure_monitor.describe(error)
         with contextlib.suppress(OSError):
             Path(path).write_text(json.dumps({"message": text, "timestamp": str(int(time.time()))}))
+
+
+def _traceback_lines(error: BaseException) -> list[str]:
+    return "".join(traceback.format_exception(error)).rstrip("\n").split("\n")
 
 
 def _print_traceback(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """What Python prints of an error that nobody catches, without what a terminal would obey."""
-    say(
-        *"".join(traceback.format_exception(kind, error, trace)).rstrip("\n").split("\n"),
-        error=True,
-    )
+    """Print a traceback as Python does, with control characters escaped."""
+    say(*_traceback_lines(error), error=True)
 
 
-def _advise(error: Exception, rank: int) -> None:
-    if rank == 0 or not (isinstance(error, ConfigError) or getattr(error, "told_by_main", False)):
-        lines = str(error).split("\n")
-        head = "error" if len(lines) == 1 else f"{len(lines)} errors"
-        say(
-            f"{head} on rank {rank}:" if rank else f"{head}:",
-            *(f"  {line}" for line in lines),
-            error=True,
-        )
+def _mistake_lines(error: UserError, rank: int) -> list[str]:
+    """What this rank prints; nothing where rank 0 does."""
+    is_shared = isinstance(error, ConfigError) or failure_monitor.is_reported_by_main(error)
+    if rank != 0 and is_shared:
+        return []
+    lines = str(error).split("\n")
+    head = "error" if len(lines) == 1 else f"{len(lines)} errors"
+    place = f" on rank {rank}" if rank else ""
+    return [f"{head}{place}:", *(f"  {line}" for line in lines)]

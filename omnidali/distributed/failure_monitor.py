@@ -1,15 +1,14 @@
-"""How the ranks of a job hear of each other's end.
+"""How the ranks of a job learn of each other's failure.
 
 Every rank keeps a connection to the main one open. The kernel closes that of a process which dies,
-however it dies, and notices a machine or network that is gone; a rank that is merely busy, or
-suspended, is not taken for dead, as its kernel still answers. The first end is told to all, with
-its error, and is what every rank ends with.
+however it dies, and notices a machine or network that is gone. A rank that is busy or suspended is
+not taken for dead, as its kernel still answers. The first failure is sent to all ranks, and all end
+with it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import secrets
@@ -19,27 +18,33 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 
+from omnidali.distributed.control_connection import (
+    MAX_MESSAGE,
+    MessageConnection,
+    connect,
+    own_addresses,
+)
 from omnidali.errors import UserError
 from omnidali.utils.untrusted_text import say
 
-_GRACE_SECONDS = 15.0  # for the main thread to close its files once a rank has ended
-# for the main thread to say it first: NCCL may end the process before the grace is over
-_TELL_SECONDS = 2.0
-_FINISH_SECONDS = 30.0  # more, where it is saving what was trained
-_NEWS_SECONDS = 5.0  # for the reason of a broken collective to arrive
-_SILENT_SECONDS = 30  # after which a machine that does not answer is gone
-_LONGEST = 100_000  # bytes of a message
+_Address = tuple[list[str], int, str]  # hosts, port and token of the relay
+
+_GRACE_SECONDS = 15.0  # for the main thread to close its files once a rank has failed
+# for the main thread to print it first: NCCL may end the process before the grace is over
+_PRINT_SECONDS = 2.0
+_SAVE_SECONDS = 30.0  # more, where it is saving what was trained
+_NEWS_SECONDS = 5.0  # for the cause of a broken collective to arrive
 _COLLECTIVE = re.compile(
     r"gloo|nccl|c10d|connection (closed|reset)|broken pipe|socket|process group", re.IGNORECASE
 )
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How a rank ended: its exit ``code`` and the error as ``text``."""
+class RankFailure:
+    """How a rank failed: its exit ``code``, and the error as ``text``."""
 
     rank: int
     code: int
@@ -49,327 +54,257 @@ class Ending:
         return f"rank {self.rank} ended: {self.text}"
 
 
-class Watch:
-    """This rank's side: tells its own end, and hears of the others'.
+class FailureMonitor:
+    """Reports this rank's failure to the others, and ends this process after one of theirs.
 
     Args:
-        rank: of this process. hosts, port: of the main rank's :class:`Switchboard`. token: its
-            password.
+        rank: of this process.
+        hosts: addresses of the main rank.
+        port: of its :class:`FailureRelay`.
+        token: its password.
 
     Attributes:
-        ending: the first end of a rank, once heard of; it may be this rank's own.
+        failure: the first one of any rank, which may be this one; None before.
 
     Raises:
         OSError: if none of the hosts can be reached.
     """
 
     def __init__(self, rank: int, hosts: list[str], port: int, token: str):
-        self.rank, self.ending = rank, None
-        self._heard, self._told, self._leaving = threading.Event(), threading.Lock(), False
-        self._line = _Line(_connect(hosts, port))
-        self._line.send({"rank": rank, "token": token})
-        threading.Thread(target=self._listen, daemon=True, name="watch").start()
+        self.failure: RankFailure | None = None
+        self._rank = rank
+        self._is_known = threading.Event()
+        self._is_printed = threading.Lock()
+        self._is_stopping = False
+        self._connection = connect(hosts, port)
+        self._connection.send({"rank": rank, "token": token})
+        threading.Thread(target=self._listen, daemon=True, name="failures").start()
 
     def report(self, code: int, text: str) -> None:
-        """Tell the others that this rank ends, unless another one did before; waits until they
-        know.
-        """
-        if self.ending is None and self._line.send({"code": code, "text": text[: _LONGEST // 10]}):
-            self._heard.wait(_NEWS_SECONDS)
+        """Report that this rank fails, unless another one did before; waits until all know."""
+        message = {"code": code, "text": text[: MAX_MESSAGE // 10]}
+        if self.failure is None and self._connection.send(message):
+            self._is_known.wait(_NEWS_SECONDS)
 
-    def wait(self) -> Ending | None:
-        """The end of another rank, if one is heard of within seconds."""
-        self._heard.wait(_NEWS_SECONDS)
-        return self.ending if self.ending is not None and self.ending.rank != self.rank else None
+    def wait_for_peer(self) -> RankFailure | None:
+        """The failure of another rank, if one arrives within seconds."""
+        self._is_known.wait(_NEWS_SECONDS)
+        return (
+            self.failure if self.failure is not None and self.failure.rank != self._rank else None
+        )
 
-    def tell_once(self) -> bool:
-        """True for the first caller: the main thread and this one must not both print."""
-        return self._told.acquire(blocking=False)
+    def may_print(self) -> bool:
+        """True for the first caller: the main thread and the monitor's must not both print."""
+        return self._is_printed.acquire(blocking=False)
 
     def stop(self) -> None:
         """Leave after a success."""
-        self._leaving = True
-        self._line.send({"bye": True})
+        self._is_stopping = True
+        self._connection.send({"bye": True})
 
     def _listen(self) -> None:
-        messages = []
+        messages: list[dict] = []
         while not messages:
             try:
-                messages = self._line.read()
+                messages = self._connection.receive()
             except OSError as error:
-                messages = [asdict(_gone(0, error))]
-        if "bye" not in messages[0] and not self._leaving:
-            self._end(Ending(**messages[0]))
+                messages = [asdict(_lost_rank(0, error))]
+        if "bye" not in messages[0] and not self._is_stopping:
+            self._exit_with(RankFailure(**messages[0]))
 
-    def _end(self, ending: Ending) -> None:
-        """End this process with the first end, unless its main thread gets to it soon."""
-        self.ending = ending
-        self._heard.set()
-        own = ending.rank == self.rank  # told by the main thread, or behind the grace
-        time.sleep(_GRACE_SECONDS if own else _TELL_SECONDS)
-        if self.tell_once():
+    def _exit_with(self, failure: RankFailure) -> None:
+        """End this process with the first failure, unless its main thread does so soon."""
+        self.failure = failure
+        self._is_known.set()
+
+        # the main thread reports its own failure; if it does not, this one does after the grace
+        is_own = failure.rank == self._rank
+        time.sleep(_GRACE_SECONDS if is_own else _PRINT_SECONDS)
+        if self.may_print():
             with contextlib.suppress(OSError):
-                say(*str(ending).split("\n"), error=True)
+                say(*str(failure).split("\n"), error=True)
+
         # the main thread may be about to print
-        time.sleep(0 if own else _GRACE_SECONDS - _TELL_SECONDS)
-        if _finishing.acquire(timeout=_FINISH_SECONDS) and _last_will is not None:
+        time.sleep(0 if is_own else _GRACE_SECONDS - _PRINT_SECONDS)
+        if _exit_lock.acquire(timeout=_SAVE_SECONDS) and _before_exit is not None:
             with contextlib.suppress(Exception):
-                _last_will()
-        os._exit(ending.code)
+                _before_exit()
+        os._exit(failure.code)
 
 
-class Switchboard:
-    """The main rank's side: a thread that passes the first end on to all.
+class FailureRelay:
+    """The main rank's side: a thread that sends the first failure to all ranks.
 
     Args:
-        alone: whether all ranks are on this machine, so that no other needs to reach it.
+        is_single_host: whether all ranks are on this machine, so that no other needs to reach it.
     """
 
-    def __init__(self, alone: bool):
-        self._server = socket.create_server(("127.0.0.1" if alone else "", 0), backlog=1024)
+    def __init__(self, is_single_host: bool):
+        address = "127.0.0.1" if is_single_host else ""
+        self._server = socket.create_server((address, 0), backlog=1024)
         self._server.setblocking(False)
-        self.port, self.token = self._server.getsockname()[1], secrets.token_hex(16)
-        self._first, self._closing = None, False
-        self._lines: list[_Line] = []
+        self.port: int = self._server.getsockname()[1]
+        self.token = secrets.token_hex(16)
+        self._failure: dict[str, object] = {}  # the first one, as it is sent
+        self._is_closing = False
+        self._peers: list[MessageConnection] = []
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._server, selectors.EVENT_READ)
-        self._thread = threading.Thread(target=self._serve, daemon=True, name="switchboard")
+        self._thread = threading.Thread(target=self._serve, daemon=True, name="failure relay")
         self._thread.start()
 
     def close(self) -> None:
-        """Say goodbye to all and free the port."""
-        self._closing = True
+        """Say goodbye to all ranks and free the port."""
+        self._is_closing = True
         self._thread.join(_NEWS_SECONDS)
 
     def _serve(self) -> None:
-        while not self._closing:
+        while not self._is_closing:
             for key, _ in self._selector.select(0.2):
                 if key.data is None:
                     self._accept()
                 else:
-                    self._hear(key.data)
-        self._pass_on({"bye": True})
-        for connection in (*(line.socket for line in self._lines), self._server):
+                    self._receive_from(key.data)
+        self._send_to_all({"bye": True})
+        for connection in (*(peer.socket for peer in self._peers), self._server):
             connection.close()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
-            line = _Line(self._server.accept()[0])
-            self._lines.append(line)
-            self._selector.register(line.socket, selectors.EVENT_READ, line)
+            peer = MessageConnection(self._server.accept()[0])
+            self._peers.append(peer)
+            self._selector.register(peer.socket, selectors.EVENT_READ, peer)
 
-    def _hear(self, line: _Line) -> None:
-        gone = False
+    def _receive_from(self, peer: MessageConnection) -> None:
+        is_lost = False
         try:
-            messages = line.read()
+            messages = peer.receive()
         except OSError as error:
-            messages, gone = [asdict(_gone(line.rank, error))], True
+            is_lost = True
+            messages = [] if peer.rank is None else [asdict(_lost_rank(peer.rank, error))]
+
         for message in messages:
-            if line.rank is None and message.get("token") == self.token:
-                line.rank = message["rank"]
-                line.send(self._first or {})
-            elif line.rank is None or "bye" in message:
-                return self._drop(line)
-            elif self._first is None:
-                self._first = {"rank": line.rank, "code": message["code"], "text": message["text"]}
-                self._pass_on(self._first)
-        if gone:
-            self._drop(line)
+            if peer.rank is None and message.get("token") == self.token:
+                peer.rank = message["rank"]
+                peer.send(self._failure)
+            elif peer.rank is None or "bye" in message:
+                return self._drop(peer)
+            elif not self._failure:
+                failure = RankFailure(peer.rank, message["code"], message["text"])
+                self._failure = asdict(failure)
+                self._send_to_all(self._failure)
+        if is_lost:
+            self._drop(peer)
 
-    def _pass_on(self, message: dict) -> None:
-        # others have not told the password
-        known = [line for line in self._lines if line.rank is not None]
-        # which may end this process on hearing it
-        for line in sorted(known, key=lambda line: line.rank == 0):
-            line.send(message)
+    def _send_to_all(self, message: Mapping[str, object]) -> None:
+        # the others have not sent the token
+        known = [peer for peer in self._peers if peer.rank is not None]
+        # the main rank last, as the message may end this process
+        for peer in sorted(known, key=lambda peer: peer.rank == 0):
+            peer.send(message)
 
-    def _drop(self, line: _Line) -> None:
-        self._lines.remove(line)
-        self._selector.unregister(line.socket)
-        line.socket.close()
-
-
-class _Line:
-    """JSON objects over a connection, one a line."""
-
-    def __init__(self, connection: socket.socket):
-        connection.settimeout(None)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in (
-            (socket.TCP_KEEPIDLE, _SILENT_SECONDS // 2),
-            (socket.TCP_KEEPCNT, 3),
-            (socket.TCP_KEEPINTVL, max(1, _SILENT_SECONDS // 6)),
-            (socket.TCP_USER_TIMEOUT, 1000 * _SILENT_SECONDS),
-        ):
-            connection.setsockopt(socket.IPPROTO_TCP, option, value)
-        self.socket, self.rank, self._rest = connection, None, b""
-
-    def send(self, message: dict) -> bool:
-        """Whether that went well; if not, the next :meth:`read` says why."""
-        try:
-            self.socket.sendall(json.dumps(message).encode() + b"\n")
-            return True
-        except OSError:
-            return False
-
-    def read(self) -> list[dict]:
-        """What has come, once something has; empty objects are left out. OSError at the end of the
-        connection.
-        """
-        data = self.socket.recv(65_536)
-        *whole, self._rest = (self._rest + data).split(b"\n")
-        if not data or len(self._rest) > _LONGEST:
-            raise ConnectionError("closed")
-        try:
-            return [message for line in whole if (message := dict(json.loads(line)))]
-        except (ValueError, TypeError, RecursionError):
-            raise ConnectionError("not ours") from None
+    def _drop(self, peer: MessageConnection) -> None:
+        self._peers.remove(peer)
+        self._selector.unregister(peer.socket)
+        peer.socket.close()
 
 
-def _gone(rank: int, error: OSError) -> Ending:
+def _lost_rank(rank: int, error: OSError) -> RankFailure:
     if isinstance(error, ConnectionError):
-        return Ending(rank, 1, "it was killed, or left without a word")
-    return Ending(
-        rank, 1, f"its machine, or the network to it, is gone ({error.strerror or error})"
-    )
-
-
-def _hosts(alone: bool) -> list[str]:
-    """Names and addresses by which the other ranks may reach this machine, the likeliest first."""
-    if alone:
-        return ["127.0.0.1"]
-    hosts = [socket.gethostname(), os.environ.get("MASTER_ADDR", "")]
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((os.environ.get("MASTER_ADDR", ""), 9))  # sends nothing, asks for the route
-        hosts.insert(0, probe.getsockname()[0])
-    return [host for host in hosts if host]
-
-
-def _connect(hosts: list[str], port: int) -> socket.socket:
-    error = OSError("no address")
-    for host in hosts:
-        try:
-            return socket.create_connection((host, port), timeout=5)
-        except OSError as raised:
-            error = raised
-    raise error
+        return RankFailure(rank, 1, "it was killed, or left without a word")
+    reason = error.strerror or error
+    return RankFailure(rank, 1, f"its machine, or the network to it, is gone ({reason})")
 
 
 # One job a process, as in torch.distributed.
-_watch: Watch | None = None
-_switchboard: Switchboard | None = None
-_finishing = threading.Lock()
-_last_will: Callable[[], object] | None = None
+_monitor: FailureMonitor | None = None
+_relay: FailureRelay | None = None
+_exit_lock = threading.Lock()
+_before_exit: Callable[[], object] | None = None
 
 
 @contextlib.contextmanager
-def last_will(work: Callable[[], object]) -> Iterator[None]:
-    """Have ``work`` done before another rank's end ends this process, where its main thread does
-    not come to it.
+def before_exit(work: Callable[[], object]) -> Iterator[None]:
+    """Do ``work`` before another rank's failure ends this process, if its main thread does not.
 
-    It waits in a collective, or for its loader. ``work`` is called on another thread.
+    That one may wait in a collective, or for its loader. ``work`` is called on another thread.
     """
-    global _last_will
-    _last_will = work
+    global _before_exit
+    _before_exit = work
     try:
         yield
     finally:
-        _last_will = None
+        _before_exit = None
 
 
-def finishing() -> contextlib.AbstractContextManager[bool]:
-    """Around what the main thread still has to do when a rank has ended, and what is worth half a
-    minute to wait.
-    """
-    return _finishing
+def delaying_exit() -> contextlib.AbstractContextManager[bool]:
+    """Keep another rank's failure from ending this process, for half a minute, during a save."""
+    return _exit_lock
 
 
-def start(rank: int, alone: bool, from_main: Callable[[Callable[[], tuple]], tuple]) -> None:
-    """Join the watch of a job; every rank calls this.
+def start(
+    rank: int,
+    is_single_host: bool,
+    broadcast_from_main: Callable[[Callable[[], _Address]], _Address],
+) -> None:
+    """Join the monitoring of a job; every rank calls this.
 
     Args:
-        alone: whether all ranks are on this machine.
-        from_main: runs something on rank 0 and gives every rank the result.
+        rank: of this process.
+        is_single_host: whether all ranks are on this machine.
+        broadcast_from_main: calls a function on rank 0 and returns its result on every rank.
     """
-    global _watch
+    global _monitor
 
-    def open_switchboard() -> tuple:
-        global _switchboard
-        _switchboard = Switchboard(alone)
-        return _hosts(alone), _switchboard.port, _switchboard.token
+    def open_relay() -> _Address:
+        global _relay
+        _relay = FailureRelay(is_single_host)
+        return own_addresses(is_single_host), _relay.port, _relay.token
 
-    hosts, port, token = from_main(open_switchboard)
+    hosts, port, token = broadcast_from_main(open_relay)
     try:
-        _watch = Watch(rank, hosts, port, token)
+        _monitor = FailureMonitor(rank, hosts, port, token)
     except OSError as error:
         say(
-            f"rank {rank} cannot reach rank 0 at {hosts}, port {port} ({error}): it hears of the end of"
-            " other ranks by timeouts only",
+            f"rank {rank} cannot reach rank 0 at {hosts}, port {port} ({error}): it learns of the"
+            " failure of other ranks by timeouts only",
             error=True,
         )
 
 
 def stop() -> None:
-    """Leave the watch after a success; safe to call when there is none."""
-    global _watch, _switchboard
-    if _watch is not None:
-        _watch.stop()
-    if _switchboard is not None:
-        _switchboard.close()
-    _watch = _switchboard = None
+    """Leave the monitoring after a success; safe to call when there is none."""
+    global _monitor, _relay
+    if _monitor is not None:
+        _monitor.stop()
+    if _relay is not None:
+        _relay.close()
+    _monitor = None
+    _relay = None
 
 
-def is_on() -> bool:
-    """Whether other ranks would hear of this one's end."""
-    return _watch is not None
+def is_running() -> bool:
+    """Whether other ranks would learn of this one's failure."""
+    return _monitor is not None
 
 
-def report(code: int, error: BaseException) -> Ending | None:
-    """Tell the other ranks that this one ends; where another rank's end is behind ``error``, that
-    is returned.
+def exit_process(code: int, *lines: str) -> int:
+    """Print lines to stderr and return ``code``; one of several ranks ends the process at once.
+
+    An orderly exit would wait for collectives that the others never join.
     """
-    if _watch is None:
-        return None
-    # the main rank knows where it comes from, and is to say it first
-    told = getattr(error, "told_by_main", False)
-    if (
-        told
-        or code == 1
-        and (
-            _watch.ending is not None
-            or isinstance(error, RuntimeError)
-            and _COLLECTIVE.search(f"{type(error).__module__} {error}")
-        )
-    ):
-        if (ending := _watch.wait()) is not None:
-            return ending
-    _watch.report(
-        code, str(error) if code == 2 else "".join(traceback.format_exception_only(error)).strip()
-    )
-    return None
-
-
-def leave(code: int, tell: Callable[[], None]) -> int:
-    """Print with ``tell`` and give back ``code``; one of several ranks ends the process at once.
-
-    Leaving in order would wait for collectives that the others will never join.
-    """
-    if _watch is None:
-        with contextlib.suppress(OSError):  # what nobody reads any more
-            tell()
-        return code
-    with contextlib.suppress(OSError):  # what nobody reads any more
-        if _watch.tell_once():
-            tell()
+    with contextlib.suppress(OSError):  # nobody reads any more
+        if lines and (_monitor is None or _monitor.may_print()):
+            say(*lines, error=True)
         sys.stdout.flush()
-    os._exit(code)
+    if _monitor is not None:
+        os._exit(code)
+    return code
 
 
 @contextlib.contextmanager
-def reporting_to_peers():
-    """Tell the other ranks of an error at once, before files and loaders are closed, which may take
-    long.
-    """
+def reporting_to_peers() -> Iterator[None]:
+    """Report an error to the other ranks before files and loaders are closed, which may be slow."""
     try:
         yield
     except BaseException as error:
@@ -377,9 +312,39 @@ def reporting_to_peers():
         raise
 
 
-def report_to_peers(error: BaseException) -> Ending | None:
-    """Tell the other ranks that this one ends; where another rank's end is behind ``error``, that
-    is returned.
+def report_to_peers(error: BaseException) -> RankFailure | None:
+    """Report to the other ranks that this one fails.
+
+    Returns:
+        The failure of another rank, if that has caused ``error``.
     """
-    code = 130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, UserError) else 1
-    return report(code, error)
+    if _monitor is None:
+        return None
+    code = 1
+    if isinstance(error, KeyboardInterrupt):
+        code = 130
+    elif isinstance(error, UserError):
+        code = 2
+
+    may_be_theirs = is_reported_by_main(error)  # which knows the cause, and is to report it first
+    if code == 1:
+        is_broken = isinstance(error, RuntimeError) and _COLLECTIVE.search(
+            f"{type(error).__module__} {error}"
+        )
+        may_be_theirs = may_be_theirs or _monitor.failure is not None or bool(is_broken)
+    if may_be_theirs and (failure := _monitor.wait_for_peer()) is not None:
+        return failure
+    _monitor.report(code, describe(error))
+    return None
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line, or as many as its text has, without a traceback."""
+    if isinstance(error, UserError):
+        return str(error)
+    return "".join(traceback.format_exception_only(error)).strip()
+
+
+def is_reported_by_main(error: BaseException) -> bool:
+    """Whether the main rank has this error, too, and prints it."""
+    return getattr(error, "reported_by_main", False)

@@ -1,4 +1,4 @@
-"""The processes of one job: torchrun starts them, here they find each other."""
+"""The processes of one job: torchrun starts them, and here they join each other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from omnidali.distributed import failure_monitor
 from omnidali.errors import UserError
-from omnidali.processes.child import end_with_parent
+from omnidali.processes.signals import end_with_parent
 
 T = TypeVar("T")
 
@@ -29,7 +29,9 @@ class Ranks:
     """This process among its peers.
 
     Attributes:
-        rank, world: number of this process and of all. local_world: processes on this machine.
+        rank: number of this process.
+        world: number of all processes.
+        local_world: number of the processes on this machine.
         device: the GPU of this process, or the CPU.
     """
 
@@ -49,93 +51,93 @@ class Ranks:
         return max(1, len(os.sched_getaffinity(0)) // self.local_world)
 
     def on_main(self, work: Callable[[], T]) -> T:
-        """Run ``work`` on rank 0 and return its result, or raise its error, on every rank.
+        """Run ``work`` on rank 0, and return its result or raise its error on every rank.
 
-        The others' copy has no traceback; ``told_by_main`` keeps them from telling it before rank 0
-        does.
+        The others' copy of an error has no traceback; ``reported_by_main`` keeps them from printing
+        it before rank 0 does.
         """
-        result, error = None, None
+        box: list = [None, None]
         if self.is_main:
             try:
-                result = work()
-            except Exception as raised:  # every rank must hear of it, or the others wait for ever
-                error = raised
+                box[0] = work()
+            except Exception as raised:  # every rank must get it, or the others wait for ever
+                box[1] = raised
         if self.world > 1:
-            box = [result, error]
             dist.broadcast_object_list(box, src=0, group=_patient_group())
-            result, error = box
+
+        result, error = box
         if error is not None:
-            error.told_by_main = not self.is_main
+            error.reported_by_main = not self.is_main
             raise error
         return result
 
     def wrap(self, model: torch.nn.Module) -> torch.nn.Module:
-        """The model whose gradients are averaged over the ranks; itself on a single one.
+        """Average the model's gradients over the ranks; returns it as it is on a single one.
 
         Each rank keeps its own batch-norm statistics, as the reference does.
         """
         if self.world == 1:
             return model
-        # torch 2.13 renamed the switch and warns about the old name
+        devices = [self.device] if self.device.type == "cuda" else None
         known = inspect.signature(DistributedDataParallel.__init__).parameters
-        keep = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        network = DistributedDataParallel(
-            model, device_ids=[self.device] if self.device.type == "cuda" else None, **{keep: False}
-        )
+        if "forward_sync_buffers" in known:  # since torch 2.13, which warns about the old name
+            network = DistributedDataParallel(model, devices, forward_sync_buffers=False)
+        else:
+            network = DistributedDataParallel(model, devices, broadcast_buffers=False)
         if self.device.type == "cpu":
             network.register_comm_hook(self.world, _average_each_alone)
         return network
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """``values`` summed over all ranks, in place."""
+        """Sum ``values`` over all ranks, in place."""
         if self.world > 1:
             dist.all_reduce(values)
         return values
 
     def gather(self, value: T) -> list[T]:
-        """What every rank gives, in their order, on the main rank; nothing on the others."""
+        """Collect every rank's value, in their order, on the main rank; nothing on the others."""
         if self.world == 1:
             return [value]
-        box = [None] * self.world if self.is_main else None
+        box: list | None = [None] * self.world if self.is_main else None
         dist.gather_object(value, box, dst=0, group=_patient_group())
         return box or []
 
-    def meet(self) -> None:
-        """Wait until every rank is here, so that what each has written is there for all.
+    def barrier(self) -> None:
+        """Wait until every rank is here, so that all see what each has written.
 
-        Neither half does it alone: a broadcast is handed on down a tree, whose root goes on without
-        waiting for those who come late; of a gathering only the main rank waits.
+        Neither half does it alone: a broadcast is passed on down a tree, whose root does not wait
+        for late ranks; in a gathering only the main rank waits.
         """
         self.gather(None)
         self.on_main(lambda: None)
 
-    def any_soon(self, *flags: bool) -> Callable[[], tuple[bool, ...]]:
-        """Start to ask which ``flags`` are set on any of several ranks; what is returned waits for
-        the answers.
+    def any_async(self, *flags: bool) -> Callable[[], tuple[bool, ...]]:
+        """Start to compare ``flags`` over several ranks.
+
+        Returns:
+            A function that waits, and gives for each flag whether it is set on any rank.
         """
         values = torch.tensor(flags, dtype=torch.int32)
         work = dist.all_reduce(values, op=dist.ReduceOp.MAX, group=_patient_group(), async_op=True)
 
-        def answers() -> tuple[bool, ...]:
+        def wait() -> tuple[bool, ...]:
             work.wait()
             return tuple(map(bool, values.tolist()))
 
-        return answers
+        return wait
 
     def require_equal(self, value: int, where: str, expected: str) -> None:
         """Raise UserError on every rank unless all have the same ``value``."""
-        values = torch.zeros(self.world, dtype=torch.int64, device=self.device)
-        values[self.rank] = value
-        values = self.sum(values).tolist()
+        box = torch.zeros(self.world, dtype=torch.int64, device=self.device)
+        box[self.rank] = value
+        values = self.sum(box).tolist()
         if len(set(values)) > 1:
             raise UserError(
                 where, expected, f"{values} by rank", "Use a run_dir that all machines share."
             )
 
     def broadcast_buffers(self, model: torch.nn.Module) -> None:
-        """Give every rank the main rank's batch-norm statistics, which each rank gathers on its
-        own.
-        """
+        """Give every rank the main rank's batch-norm statistics, instead of its own."""
         if self.world > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
@@ -143,18 +145,17 @@ class Ranks:
 
 @functools.lru_cache(maxsize=1)
 def _patient_group() -> dist.ProcessGroup:
-    """A group without the usual limit of minutes: a first probe of millions of files takes hours."""
+    """A group without the usual limit of minutes: a first probe of many files takes hours."""
     return dist.new_group(backend="gloo", timeout=datetime.timedelta(days=7))
 
 
-# DDP refuses annotations that are text, as they are in this file
+# without annotations: here they would be text, which DDP refuses
 def _average_each_alone(world, bucket):
-    """Average every gradient of a bucket by itself, so that its bits do not depend on what else
-    lies in the bucket.
+    """Average every gradient of a bucket by itself, so that its neighbours do not change its bits.
 
     The first step of a process has other buckets than all later ones, and from three ranks on the
-    place in a bucket decides in which order the ranks are summed: a resumed run would leave the
-    whole one's track.
+    place in a bucket decides in which order the ranks are summed: a resumed run would end with
+    other weights than the whole one.
     """
     flat = bucket.buffer()
     parts = flat.split([parameter.numel() for parameter in bucket.parameters()])
@@ -162,69 +163,68 @@ def _average_each_alone(world, bucket):
 
     def average(collected: torch.futures.Future) -> torch.Tensor:
         for each in collected.wait():
-            # raises what went wrong: gradients that were not summed must not move the weights
+            # raises its error: gradients that were not summed must not move the weights
             each.wait()
         return flat.div_(world)
 
     return torch.futures.collect_all(sums).then(average)
 
 
-def start_ranks() -> Ranks:
+def start_process_group() -> Ranks:
     """Join the job that torchrun describes in the environment, or stand alone without one.
 
     Joining waits for the other ranks as long as torch does, 10 minutes with GPUs and 30 without:
-    imports from a cold network disk take minutes. A rank that dies before it has joined is noticed
-    by that limit only (torchrun and srun end the others at once). From then on the end of a rank is
-    told to all.
+    imports from a cold network disk take minutes. Only that limit notices a rank that dies before
+    it has joined (torchrun and srun end the others at once). From then on all ranks learn of the
+    failure of one.
 
-    torchrun hands SIGTERM on and ends with code 1, whatever its ranks end with. Killed outright it
-    would leave them behind: they get a SIGTERM of their own, save and make room for the next start.
+    torchrun forwards SIGTERM and ends with code 1, whatever its ranks end with. If it is killed,
+    the kernel sends them a SIGTERM: they save, and make room for the next start.
     """
-    world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    world = int(os.environ.get("WORLD_SIZE", 1))
     if dist.is_available() and dist.is_torchelastic_launched() and sys.platform == "linux":
         end_with_parent(signal.SIGTERM)
         if _is_orphan():  # torchrun died before, and nobody will end this process
             raise UserError("torchrun", "to be running", "nothing left of it", "Start it again.")
+
     device = torch.device("cpu")
     if torch.cuda.is_available():
-        device = torch.device("cuda", local)
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
     ranks = Ranks(
-        int(os.environ.get("RANK", 0)), world, int(os.environ.get("LOCAL_WORLD_SIZE", 1)), device
+        rank=int(os.environ.get("RANK", 0)),
+        world=world,
+        local_world=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+        device=device,
     )
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        # before a group that is patient for days
-        failure_monitor.start(ranks.rank, ranks.local_world == world, _from_main)
+        # before any collective of the group that is patient for days
+        failure_monitor.start(ranks.rank, ranks.local_world == world, _broadcast_from_main)
     if device.type == "cpu":
         torch.set_num_threads(ranks.threads)
     return ranks
 
 
 def _is_orphan() -> bool:
-    """Whether the parent is who takes in orphans, and not torchrun, which is Python and may be a
-    container's first.
-    """
+    """Whether the parent adopts orphans, and is not torchrun, which may be a container's first."""
     parent = Path(f"/proc/{os.getppid()}")
     try:
         name = (parent / "comm").read_text().strip()
     except OSError:
         return False
-    return (
-        name == "systemd"
-        or parent.name == "1"
-        and not name.startswith(("python", "pypy", "torchrun", "pt_"))
-    )
+    is_python = name.startswith(("python", "pypy", "torchrun", "pt_"))
+    return name == "systemd" or (parent.name == "1" and not is_python)
 
 
-def _from_main(make: Callable[[], T]) -> T:
-    """What rank 0 makes, on every rank, within the usual limit."""
-    box = [make() if dist.get_rank() == 0 else None]
+def _broadcast_from_main(make: Callable[[], T]) -> T:
+    """Call ``make`` on rank 0, and return its result on every rank, within the usual limit."""
+    box: list = [make() if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
-def end_ranks() -> None:
+def end_process_group() -> None:
     """Leave the job after a success; safe to call when there is none.
 
     Not after an error: leaving waits for the others, who may be waiting for this rank.

@@ -1,4 +1,4 @@
-"""Running the project's programs as users start them, for commands that need several runs."""
+"""The project's programs, run as users start them, for commands that need several runs."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import omnidali
 from omnidali.errors import UserError
-from omnidali.processes.torchrun import SIGNALS
+from omnidali.processes.signals import FORWARDED, handling_signals
 from omnidali.utils.untrusted_text import for_shell, say
 
 PROJECT = Path(omnidali.__file__).resolve().parent.parent
@@ -21,7 +21,7 @@ _SAVING_SECONDS = "120"
 
 
 def find_config(name: str) -> Path:
-    """A config that the project ships.
+    """The path of a config that the project ships.
 
     Raises:
         UserError: where the project was installed without its files.
@@ -38,10 +38,11 @@ def find_config(name: str) -> Path:
 
 
 class ProgramFailedError(Exception):
-    """A program ended badly, and not for a mistake of the user's.
+    """A program failed, and not for a mistake of the user.
 
     Args:
-        message: one line. code: what a command that needed the program ends with.
+        message: one line.
+        code: the exit code for a command that needed the program.
     """
 
     def __init__(self, message: str, code: int):
@@ -50,127 +51,93 @@ class ProgramFailedError(Exception):
 
 
 def run_program(program: str, *arguments: str, ranks: int = 2) -> dict | None:
-    """Run train.py, evaluate.py or a command of ``omnidali`` through torchrun and echo what it
-    prints.
+    """Run train.py, evaluate.py or a command of ``omnidali`` with torchrun, and echo its output.
 
-    Signals that end this process are handed on to the program, and its end is waited for.
+    Signals that end this process are forwarded to the program, and its end is waited for.
 
     Returns:
         The JSON object in the last line, if there is one.
 
     Raises:
-        UserError: for what the program says is a mistake of the user's.
+        UserError: if the program reports a mistake of the user.
         ProgramFailedError: if it ended with another error, or by a signal.
-        KeyboardInterrupt: once it has ended after an interrupt from the keyboard.
+        KeyboardInterrupt: after it has ended because of an interrupt from the keyboard.
     """
-    what = [str(PROJECT / program)] if program.endswith(".py") else ["-m", "omnidali", program]
-    shown = [program] if program.endswith(".py") else what
+    is_script = program.endswith(".py")
+    target = [str(PROJECT / program)] if is_script else ["-m", "omnidali", program]
+    shown = [program] if is_script else target
     say("", "$ " + for_shell("torchrun", "--nproc-per-node", ranks, *shown, *arguments))
 
-    threads = max(1, len(os.sched_getaffinity(0)) // ranks)
-    environment = {
-        "OMP_NUM_THREADS": str(threads),
-        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": _SAVING_SECONDS,
-        **os.environ,
-    }
     reader, writer = os.pipe()
-    command = [
-        sys.executable,
-        "-m",
-        "omnidali.processes.torchrun",
-        str(writer),
-        "--standalone",
-        "--nproc-per-node",
-        str(ranks),
-        *what,
-        *arguments,
-    ]
+    command = [sys.executable, "-m", "omnidali.distributed.torchrun", str(writer)]
+    command += ["--standalone", "--nproc-per-node", str(ranks), *target, *arguments]
+    received: list[int] = []
+    process: subprocess.Popen[str] | None = None
+
+    def forward(number: int, _: object) -> None:
+        received.append(number)
+        if process is not None:
+            process.send_signal(number)
+
     last = ""
-    with open(reader, encoding="utf-8") as error, _HandedOn() as signals:
+    with open(reader, encoding="utf-8") as error, handling_signals(FORWARDED, forward):
         try:
-            # in a session of its own: it gets every signal once, from here
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                env=environment,
-                encoding="utf-8",
-                errors="backslashreplace",
-                pass_fds=(writer,),
-                start_new_session=True,
-            )
+            process = _start(command, ranks, writer)
         finally:
             os.close(writer)
         with process:
-            signals.to(process)
+            if received:  # while the program was being started
+                process.send_signal(received[0])
+            assert process.stdout is not None
             for line in process.stdout:
                 say(line.removesuffix("\n"))
                 last = line.strip() or last
         text = error.read()
 
-    _raise_for(program, process.returncode, json.loads(text) if text else "", signals.heard)
+    _raise_for(program, process.returncode, json.loads(text) if text else "", received)
     return json.loads(last) if last.startswith("{") else None
 
 
-def _raise_for(program: str, code: int, text: str, heard: int | None) -> None:
-    """Nothing for a good end; else what :func:`run_program` raises."""
-    if heard == signal.SIGINT:
-        raise KeyboardInterrupt
-    if heard is not None:  # a training that was stopped has saved, and ends with 0
-        name = signal.Signals(heard).name
+def _start(command: Sequence[str], ranks: int, writer: int) -> subprocess.Popen[str]:
+    threads = max(1, len(os.sched_getaffinity(0)) // ranks)
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env={
+            "OMP_NUM_THREADS": str(threads),
+            "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": _SAVING_SECONDS,
+            **os.environ,
+        },
+        encoding="utf-8",
+        errors="backslashreplace",
+        pass_fds=(writer,),
+        # a session of its own: it gets every signal once, from here
+        start_new_session=True,
+    )
+
+
+def _raise_for(program: str, code: int, text: str, received: Sequence[int]) -> None:
+    """Raise what :func:`run_program` promises; nothing after a success."""
+    if received:  # a training that was stopped has saved, and ends with 0
+        number = received[0]
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        name = signal.Signals(number).name
         raise ProgramFailedError(
-            f"{name}: {program} was ended; the same command goes on where it stopped", 128 + heard
+            f"{name}: {program} was ended; the same command goes on where it stopped", 128 + number
         )
 
-    told = (
-        "; ".join(line.strip() for line in text.split("\n") if line.strip())
-        or "see the messages above"
-    )
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    reason = "; ".join(lines) or "see the messages above"
     if code == 2:
         raise UserError(
             program,
             "a good end",
-            f"this error: {told}".removesuffix("."),
+            f"this error: {reason}".removesuffix("."),
             "Correct it and start again: what is finished is kept.",
         )
     if code:
         raise ProgramFailedError(
-            f"{program} failed with exit code {code}: {told}", code if code > 0 else 128 - code
+            f"{program} failed with exit code {code}: {reason}", code if code > 0 else 128 - code
         )
-
-
-class _HandedOn:
-    """While it is entered, signals that end this process are handed on to a program instead.
-
-    What is ignored stays ignored, as SIGHUP under `nohup`.
-
-    Attributes:
-        heard: the first of them, or None.
-    """
-
-    def __init__(self) -> None:
-        self.heard: int | None = None
-        self._process: subprocess.Popen | None = None
-        self._old: dict[int, object] = {}
-
-    def to(self, process: subprocess.Popen) -> None:
-        """Name the program; what was heard while it was being started is handed on now."""
-        self._process = process
-        if self.heard is not None:
-            process.send_signal(self.heard)
-
-    def _hear(self, number: int, _: object) -> None:
-        self.heard = self.heard or number
-        if self._process is not None:
-            self._process.send_signal(number)
-
-    def __enter__(self) -> _HandedOn:
-        if threading.current_thread() is threading.main_thread():  # others may not set handlers
-            for number in SIGNALS:
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._old[number] = signal.signal(number, self._hear)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)

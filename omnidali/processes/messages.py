@@ -1,19 +1,18 @@
-"""Values between processes as JSON; pickles would let a file that took one of them over run code in
-the other.
-"""
+"""Values between processes as JSON: pickles would let a hostile file run code in the parent."""
 
 from __future__ import annotations
 
 import base64
 import dataclasses
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 
-def to_plain(value: object) -> object:
-    """Numbers, text, bytes, paths, arrays, lists, and dataclasses of ours as JSON takes them."""
+def encode_message(value: object) -> object:
+    """Encode numbers, text, bytes, paths, arrays, lists, and dataclasses of ours for JSON."""
     if isinstance(value, bytes):
         return {"bytes": base64.b64encode(value).decode()}
     if isinstance(value, Path):
@@ -27,51 +26,53 @@ def to_plain(value: object) -> object:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, (list, tuple)):
-        return [to_plain(part) for part in value]
+        return [encode_message(part) for part in value]
+
     if dataclasses.is_dataclass(value):
         kind = type(value)
         return {
             "class": f"{kind.__module__}:{kind.__qualname__}",
             "fields": {
-                field.name: to_plain(getattr(value, field.name))
+                field.name: encode_message(getattr(value, field.name))
                 for field in dataclasses.fields(value)
             },
         }
     return value
 
 
-def from_plain(plain: object, trusted: bool) -> object:
-    """The inverse of :func:`to_plain`, with lists for tuples.
+def decode_message(message: object, trusted: bool) -> object:
+    """Decode what :func:`encode_message` gave, with lists for tuples.
 
     Args:
+        message: as JSON gives it.
         trusted: whether it may name dataclasses, whose modules are imported.
 
     Raises:
-        ValueError, TypeError, KeyError: if it is none.
+        ValueError, TypeError, KeyError: if it is no such message.
     """
-    if isinstance(plain, list):
-        return [from_plain(part, trusted) for part in plain]
-    if not isinstance(plain, dict):
-        return plain
-    if "bytes" in plain:
-        return base64.b64decode(plain["bytes"])
-    if "path" in plain:
-        return Path(plain["path"])
-    if "array" in plain:
-        return np.frombuffer(base64.b64decode(plain["array"]), plain["dtype"]).reshape(
-            plain["shape"]
-        )
+    if isinstance(message, list):
+        return [decode_message(part, trusted) for part in message]
+    if not isinstance(message, dict):
+        return message
+    if "bytes" in message:
+        return base64.b64decode(message["bytes"])
+    if "path" in message:
+        return Path(message["path"])
+    if "array" in message:
+        data = base64.b64decode(message["array"])
+        return np.frombuffer(data, message["dtype"]).reshape(message["shape"])
     if not trusted:
         raise ValueError("a value of no known kind")
-    fields = {name: from_plain(part, trusted) for name, part in plain["fields"].items()}
-    # those of lists here are tuples in the dataclasses
-    return named(plain["class"])(
+
+    fields = {name: decode_message(part, trusted) for name, part in message["fields"].items()}
+    # lists in a message are tuples in the dataclasses
+    return resolve_name(message["class"])(
         **{name: tuple(part) if isinstance(part, list) else part for name, part in fields.items()}
     )
 
 
-def named(name: str) -> object:
-    """What ``module:name`` stands for.
+def resolve_name(name: str) -> Callable[..., object]:
+    """Import the function or class ``module:name``.
 
     Raises:
         ValueError: if it is outside of this package.

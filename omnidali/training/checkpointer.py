@@ -1,11 +1,8 @@
-"""The checkpoints of a run: which one it goes on from, what is written when, and what happens when
-that fails.
-"""
+"""The checkpoints of a run: which one it resumes, and what happens when a save fails."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,13 +23,12 @@ from omnidali.models.checkpoint_file import (
     remove_parts,
     save_checkpoint,
 )
-from omnidali.training.console import format_seconds
-from omnidali.training.retry import Attempts, warn
+from omnidali.training.console import format_age
+from omnidali.training.retry import RetriedWrites
 from omnidali.training.run_lock import RunFolderTakenError
 from omnidali.training.state import TrainingState
-from omnidali.utils.untrusted_text import for_shell
-
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds between two tries of the last save
+from omnidali.utils.backoff import Backoff
+from omnidali.utils.untrusted_text import for_shell, warn
 
 
 class Checkpointer:
@@ -40,9 +36,11 @@ class Checkpointer:
 
     Args:
         run: the run folder.
+        ranks: of which the main one reads and writes.
         writes: whether this process writes at all.
+        retried: warns of writes that fail.
         minutes: for which the last save is tried again where it fails.
-        check: raises UserError where another run has taken the folder.
+        check_folder: raises UserError where another run has taken the folder.
 
     Attributes:
         owes_save: whether the last checkpoint could not be written and none has been since; the
@@ -54,20 +52,24 @@ class Checkpointer:
         self,
         run: Path,
         ranks: Ranks,
-        attempt: Attempts,
+        *,
         writes: bool,
-        minutes: float = 0.0,
-        check: Callable[[], None] = lambda: None,
+        retried: RetriedWrites,
+        minutes: float,
+        check_folder: Callable[[], None],
     ):
         self.owes_save = False
         self.saved_step: int | None = None
+
         self._run = run
         self._folder = run / "checkpoints"
+        self._last = self._folder / LAST
         self._ranks = ranks
-        self._attempt = attempt
         self._writes = writes
+        self._retried = retried
         self._minutes = minutes
-        self._check = check
+        self._check_folder = check_folder
+
         self._is_damaged = False  # last.pt, which must not become the previous one
         self._best = -1.0  # of best.pt
         self._step_elsewhere: int | None = None  # of a checkpoint that could only be saved there
@@ -75,186 +77,140 @@ class Checkpointer:
         self._owed: dict[str, tuple[str, dict]] = {}
 
     def found(self) -> list[Path]:
-        """What there is to go on from, best first."""
+        """The checkpoints that a run can resume, best first."""
         return checkpoints_in(self._folder)
 
     def refuse_folders(self) -> None:
-        """Raise UserError where no file can be written, before hours are spent on what it shall
-        hold.
-        """
-        names = [LAST, PREVIOUS, BEST]
-        taken = [self._folder / name for name in (*names, *(f"{name}.part" for name in names))]
-        wrong = [path for path in taken if path.is_dir() and not path.is_symlink()]
+        """Raise UserError where a folder takes the place of a file that will be written."""
         if self._folder.exists() and not self._folder.is_dir():
             raise UserError(str(self._folder), "a folder", "a file", "Move it away.")
-        if wrong:
-            raise UserError(str(wrong[0]), "a file, or nothing yet", "a folder", "Move it away.")
+        for name in (LAST, PREVIOUS, BEST):
+            for path in (self._folder / name, self._folder / f"{name}.part"):
+                if path.is_dir() and not path.is_symlink():
+                    expected = "a file, or nothing yet"
+                    raise UserError(str(path), expected, "a folder", "Move it away.")
 
     def load(self, resume: str) -> tuple[dict | None, list[str]]:
-        """The checkpoint that ``resume`` (auto, none or a path) means, the same on every rank; None
-        to start anew.
+        """Load the checkpoint to resume, the same on every rank.
+
+        Args:
+            resume: ``auto``, ``none`` or a path.
 
         Returns:
-            The checkpoint, and lines that say what was found.
+            The checkpoint, or None to start anew, and lines that describe what was found.
 
         Raises:
             UserError: if the checkpoint is missing or damaged; with ``auto``, if all are.
         """
         if resume == "none":
             return None, []
-        path, told, state = Path(resume), None, None
+        state: dict | None = None
+        path: Path | None = Path(resume)
+        damage: str | None = None
 
         def choose() -> tuple[Path | None, str | None]:
             nonlocal state
             if not self.found():
                 return None, None
-            path, state, told = load_newest(self._folder)
-            return path, told
+            path, state, damage = load_newest(self._folder)
+            return path, damage
 
         # the main rank decides: another one may see a file that is not damaged for it
         if resume == "auto":
-            path, told = self._ranks.on_main(choose)
-            if path is None:
-                return None, [f"no checkpoint in {self._run}: training begins at step 0"]
-
+            path, damage = self._ranks.on_main(choose)
+        if path is None:
+            return None, [f"no checkpoint in {self._run}: training begins at step 0"]
         state = state or load_run(path)
-        # of another run, or it was taken away
+
+        # best.pt is of another run, or was taken away
         if not self._ranks.on_main((self._folder / BEST).exists):
             state = {**state, "best": -1.0}
         self._best = state["best"]
 
         step = state["loader"]["step"]
         path = path / "checkpoints" / LAST if path.is_dir() else path
-        if path.resolve() == (self._folder / LAST).resolve():
+        if path.resolve() == self._last.resolve():
             self.saved_step = step
         else:
             self._is_damaged = resume == "auto"
-        return state, [
-            *([told] if told else ()),
-            f"resumed from {path}, saved after step {step}{_age(path)}",
-        ]
+        resumed = f"resumed from {path}, saved after step {step}{format_age(path)}"
+        return state, [damage, resumed] if damage else [resumed]
 
     def remove_parts(self) -> None:
-        """Remove what a crash in mid-write has left."""
+        """Remove what a crash during a save has left."""
         remove_parts(self._folder, LAST, PREVIOUS, BEST, "step-*.pt")
 
     def save(self, state: dict, *names: str, final: bool = False) -> None:
         """Write a checkpoint under each of ``names``, in this order.
 
-        Other ones than the last that cannot be written are tried again, as they are now, at the
-        next save; of several ``step-N`` the newest.
+        Where files other than the last cannot be written, the next save tries them again, with
+        their present content; of several ``step-N`` the newest.
 
         Args:
-            state: its ``best`` is that of best.pt; in the other files it becomes what best.pt then
-                holds.
+            state: its ``best`` is that of best.pt; the other files get what best.pt then holds.
+            *names: of files.
             final: no later save will make up for this one.
 
         Raises:
-            UserError: if ``final`` and a checkpoint cannot be written; for the last one it says
-                where it is instead.
+            UserError: if ``final`` and a checkpoint cannot be written; for the last one it names
+                the place where it is instead.
         """
 
         def save() -> bool:
-            with failure_monitor.finishing():  # another rank's end must not cut it off
+            with failure_monitor.delaying_exit():
                 return self._save(state, names, final)
 
         self.owes_save = self._ranks.on_main(save)
 
-    def rescue(self, training: TrainingState) -> None:
-        """Save the last optimizer step at an error that ends the run, by the main rank alone; says
-        what it did.
-
-        Nothing is raised, as nothing must hide that error.
-        """
-        if training.step == self._step_elsewhere:  # the error says where
-            return
-        is_there = training.step == self.saved_step and (self._folder / LAST).exists()
-        if not self._writes or is_there or training.step == training.first_step:
-            return self._tell_resume()
-        with training.frozen():
-            self._rescue(training)
-
-    def _rescue(self, training: TrainingState) -> None:
-        try:
-            state = training.as_dict()
-        except Exception as error:
-            warn(f"step {training.step} is not saved: {error}")
-            return self._tell_resume()
-
-        try:
-            self._check()
-            failure = self._write(LAST, state)
-        except Exception as error:  # no memory, another run in this folder, or what ended the run
-            failure = error
-        if failure is None:
-            return self._tell_resume()
-        warn(f"step {training.step} is not saved: {failure}")
-        path = self._save_elsewhere(state)
-        return warn(self._how_to_use(path, failure)) if path is not None else self._tell_resume()
-
-    def _tell_resume(self) -> None:
-        if not self._writes:
-            return
-        if self.saved_step is not None and (self._folder / LAST).exists():
-            warn(f"the run ends at an error; --resume auto goes on after step {self.saved_step}")
-        elif self.found():
-            warn(
-                f"the run ends at an error; --resume auto goes on from the newest good one in {self._folder}"
-            )
-        else:
-            warn(
-                "the run ends at an error before anything was saved; --resume auto begins at step 0"
-            )
-
     def _save(self, state: dict, names: tuple[str, ...], final: bool) -> bool:
         """Whether the last checkpoint is owed."""
         try:
-            self._check()
+            self._check_folder()
         except RunFolderTakenError as taken:
             path = self._save_elsewhere(state)
+            advice = self._how_to_use(path, taken) if path else "What was trained is lost."
             raise UserError(
-                taken.where,
-                "the folder that this run began in",
-                taken.got,
-                self._how_to_use(path, taken) if path else "What was trained is lost.",
+                taken.where, "the folder that this run began in", taken.got, advice
             ) from None
         except UserError:  # trouble of the disk, which the writes below have, too
             pass
 
-        owes_last = self.owes_save
         for kind, (name, owed) in list(self._owed.items()):
             if name in names or self._write(name, owed) is None:
                 del self._owed[kind]
 
+        owes_last = self.owes_save
         failure = None
         for name in names:
             failed = self._write(name, state)
             if name == LAST:
                 if failed is not None and final and self.saved_step != state["loader"]["step"]:
-                    self._insist(state, failed)
+                    self._force_last(state, failed)
                     failed = None
                 owes_last = failed is not None
             elif failed is not None:
-                self._owed[_kind(name)] = name, copy_state(state)
-                failed = failed if name == BEST else None  # a run can be without step-N, after all
+                copied = copy_state(state)
+                assert isinstance(copied, dict)
+                self._owed[_kind(name)] = (name, copied)
+                failed = failed if name == BEST else None  # a run can be without step-N
             failure = failure or failed
         if failure is not None and final:
             raise failure
         return owes_last
 
     def _write(self, name: str, state: dict) -> UserError | None:
-        path, step = self._folder / name, state["loader"]["step"]
-        if name != BEST:  # a run that goes on behind a best one which was lost looks for another
-            state = {
-                **state,
-                "best": self._best,
-                "owes_evaluation": state["owes_evaluation"] or BEST in self._owed,
-            }
+        path = self._folder / name
+        step = state["loader"]["step"]
+        if name != BEST:  # after a best one was lost, a resumed run looks for another
+            owes_evaluation = state["owes_evaluation"] or BEST in self._owed
+            state = {**state, "best": self._best, "owes_evaluation": owes_evaluation}
 
         # the previous one is that of an earlier step, not the same one before its evaluation
-        keeps = name == LAST and self.saved_step != step and not self._is_damaged
-        previous = self._folder / PREVIOUS if keeps else None
-        failure = self._attempt(_kind(name), path, lambda: save_checkpoint(path, state, previous))
+        replaces = name == LAST and self.saved_step != step and not self._is_damaged
+        previous = self._folder / PREVIOUS if replaces else None
+        failure = self._retried.attempt(
+            _kind(name), path, lambda: save_checkpoint(path, state, previous)
+        )
         if failure is None:
             self._best = state["best"]
             if name == LAST:
@@ -262,110 +218,133 @@ class Checkpointer:
                 self._is_damaged = False
         return failure
 
-    def _insist(self, state: dict, failure: UserError) -> None:
-        """The last save failed: make room, save elsewhere, try again for minutes, in this order.
+    def _force_last(self, state: dict, failure: UserError | None) -> None:
+        """Make room, save elsewhere, and try again for minutes, after the last save failed.
 
-        Elsewhere comes before the minutes, as who ended the run may not wait for them.
+        Elsewhere comes before the minutes, as whoever ended the run may not wait for them.
 
         Raises:
             UserError: if all of that fails, or the checkpoint is elsewhere.
         """
-        # which becomes the previous one
-        has_last = self.saved_step is not None and (self._folder / LAST).exists()
-        if (
-            isinstance(failure, NoSpaceError)
-            and has_last
-            and self._give_up(self._folder / PREVIOUS)
-        ):
+        # last.pt becomes the previous one
+        if isinstance(failure, NoSpaceError) and self._has_last() and self._drop(PREVIOUS):
             failure = self._write(LAST, state)
         if failure is None:
             return
 
         elsewhere = self._save_elsewhere(state)
         if elsewhere is not None:
-            warn(
-                f"the last checkpoint is in {elsewhere} until it can be written to {self._folder / LAST}"
-            )
+            warn(f"the last checkpoint is in {elsewhere} until it can be written to {self._last}")
         failure = self._keep_trying(state, failure)
-        if failure is not None and elsewhere is None:
-            for path in reversed([path for path in self.found() if path.name.startswith("step-")]):
-                if isinstance(failure, NoSpaceError) and self._give_up(path):
-                    failure = self._write(LAST, state)
-        if failure is None:
-            if elsewhere is not None:
-                _remove(elsewhere)
-                self._step_elsewhere = None
-            return
-
         if elsewhere is None:
-            raise failure
-        raise UserError(
-            failure.where,
-            "a place to write a checkpoint",
-            failure.got,
-            self._how_to_use(elsewhere, failure),
-        )
+            for path in reversed(self.found()):
+                is_kept = not path.name.startswith("step-")
+                if isinstance(failure, NoSpaceError) and not is_kept and self._drop(path.name):
+                    failure = self._write(LAST, state)
+            if failure is not None:
+                raise failure
+        elif failure is not None:
+            advice = self._how_to_use(elsewhere, failure)
+            raise UserError(failure.where, "a place to write a checkpoint", failure.got, advice)
+        else:
+            _remove(elsewhere)
+            self._step_elsewhere = None
 
-    def _keep_trying(self, state: dict, failure: UserError) -> UserError | None:
-        end, pause = time.monotonic() + 60 * self._minutes, _FIRST_PAUSE
+    def _keep_trying(self, state: dict, failure: UserError | None) -> UserError | None:
+        end = time.monotonic() + 60 * self._minutes
+        backoff = Backoff(first=1.0, longest=30.0)
         while failure is not None and (left := end - time.monotonic()) > 0:
-            time.sleep(min(pause, left))
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            backoff.pause(at_most=left)
             failure = self._write(LAST, state)
         return failure
 
-    def _give_up(self, path: Path) -> bool:
+    def _has_last(self) -> bool:
+        """Whether last.pt is there, and of this run."""
+        return self.saved_step is not None and self._last.exists()
+
+    def _drop(self, name: str) -> bool:
         """Remove a file that is only convenience, for room; whether it was there."""
+        path = self._folder / name
         with contextlib.suppress(OSError):
             path.unlink()
-            warn(f"{path} is given up to make room for {self._folder / LAST}")
+            warn(f"{path} is given up to make room for {self._last}")
             return True
         return False
 
-    def _save_elsewhere(self, state: dict) -> Path | None:
-        """Save into a new folder for temporary files (TMPDIR) that nobody else can read; None where
-        that fails, too.
+    def rescue(self, training: TrainingState) -> None:
+        """Save the last optimizer step after an error that ends the run, and print what is saved.
+
+        The main rank does it alone. Nothing is raised, as nothing must hide that error.
         """
+        # what was saved elsewhere is in the error's text
+        if not self._writes or training.step == self._step_elsewhere:
+            return
+        is_saved = training.step == self.saved_step and self._last.exists()
+        if not is_saved and training.step != training.first_step:
+            with training.frozen():
+                if self._rescue(training):
+                    return
+
+        if self._has_last():
+            warn(f"the run ends at an error; --resume auto goes on after step {self.saved_step}")
+        elif self.found():
+            warn(
+                "the run ends at an error; --resume auto goes on from the newest good one in"
+                f" {self._folder}"
+            )
+        else:
+            warn(
+                "the run ends at an error before anything was saved; --resume auto begins at step 0"
+            )
+
+    def _rescue(self, training: TrainingState) -> bool:
+        """Whether the step could only be saved elsewhere."""
+        state = None
+        failure: Exception | None
+        try:
+            state = training.as_dict()
+            self._check_folder()
+            failure = self._write(LAST, state)
+        except Exception as error:  # no memory, another run in this folder, or what ended the run
+            failure = error
+        if failure is None:
+            return False
+
+        warn(f"step {training.step} is not saved: {failure}")
+        path = self._save_elsewhere(state) if state is not None else None
+        if path is not None:
+            warn(self._how_to_use(path, failure))
+        return path is not None
+
+    def _save_elsewhere(self, state: dict) -> Path | None:
+        """Save into a new private folder for temporary files (TMPDIR); None where that fails."""
         path = None
         try:
             path = Path(tempfile.mkdtemp(prefix="omnidali-")) / f"step-{state['loader']['step']}.pt"
             save_checkpoint(path, state)
             self._step_elsewhere = state["loader"]["step"]
             return path
-        except Exception:  # whatever it is, there are other places
+        except Exception:  # the caller has other ways
             if path is not None:
                 _remove(path)
             return None
 
-    def _how_to_use(self, path: Path, failure: UserError) -> str:
-        """Advice in words and as a command, for a checkpoint that could only be saved at ``path``."""
-        told = f"What was trained is in {path}."
+    def _how_to_use(self, path: Path, failure: Exception) -> str:
+        """Advice in words and as a command, for a checkpoint that could only be saved elsewhere."""
+        found = f"What was trained is in {path}."
         if isinstance(failure, RunFolderTakenError):
-            return f"{told} Go on with {for_shell('--resume', path)} and another run_dir."
-        return (
-            f"{told} Once there is room: {for_shell('mv', path, self._folder / LAST)}, then start with"
-            " --resume auto."
-        )
+            return f"{found} Go on with {for_shell('--resume', path)} and another run_dir."
+        move = for_shell("mv", path, self._last)
+        return f"{found} Once there is room: {move}, then start with --resume auto."
 
 
 def _kind(name: str) -> str:
-    """Of a checkpoint: one of each is held for another try, as it takes the memory of a network."""
+    """The kind of a checkpoint; one of each waits for another try, as it takes much memory."""
     return {LAST: "checkpoints", BEST: BEST}.get(name, "step-N.pt")
 
 
-def _age(path: Path) -> str:
-    """When a file was written, in words; nothing where the clock says that it is yet to come."""
-    try:
-        written = os.stat(path).st_mtime
-    except OSError:
-        return ""
-    seconds = time.time() - written
-    ago = f", {format_seconds(seconds)} ago" if seconds >= 0 else ""
-    return f" ({time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(written))}{ago})"
-
-
 def _remove(path: Path) -> None:
-    """A file that was saved elsewhere, with the folder made for it."""
+    """Remove a file that was saved elsewhere, with the folder made for it."""
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
         path.parent.rmdir()

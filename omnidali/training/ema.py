@@ -8,10 +8,10 @@ import torch
 
 
 class Ema:
-    """Keeps ``average``, a copy of the model that follows it slowly; buffers are copied as they
-    are.
+    """Keeps ``average``, a copy of the model that follows it slowly; buffers are copied.
 
     Args:
+        model: the one to follow.
         decay: 0..1, what remains of the average at every update.
     """
 
@@ -25,5 +25,5 @@ class Ema:
         torch._foreach_lerp_(
             list(self.average.parameters()), list(model.parameters()), 1 - self.decay
         )
-        for mine, theirs in zip(self.average.buffers(), model.buffers()):
-            mine.copy_(theirs)
+        for average, current in zip(self.average.buffers(), model.buffers(), strict=True):
+            average.copy_(current)

@@ -1,17 +1,18 @@
-"""What stands around the loop: closing the loader, and the garbage collector held back."""
+"""Context managers around the loop: closing the loader, and Python's garbage collector."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
+from collections.abc import Iterator
 
 from omnidali.loading.fusion import FusionIterator
-from omnidali.training.retry import warn
+from omnidali.utils.untrusted_text import warn
 
 
 @contextlib.contextmanager
-def closing_behind(loader: FusionIterator):
-    """Close the loader at the end; an error of closing does not hide the one before it."""
+def closing_loader(loader: FusionIterator) -> Iterator[None]:
+    """Close the loader at the end; an error of closing does not hide an earlier one."""
     try:
         yield
     except BaseException:
@@ -24,9 +25,8 @@ def closing_behind(loader: FusionIterator):
 
 
 @contextlib.contextmanager
-def collecting_when_told():
-    """Keep Python's garbage collector from stopping one rank in mid-step, for which all others
-    would wait.
+def collecting_manually() -> Iterator[None]:
+    """Keep Python's garbage collector from stopping one rank in a step, while all others wait.
 
     The loop collects young objects when it logs, and all when it saves.
     """

@@ -1,6 +1,4 @@
-"""Loss and top-1 per source, gathered on the device: reading them costs one synchronisation a log
-line.
-"""
+"""Loss and top-1 per source, gathered on the device: a log line costs one synchronisation."""
 
 from __future__ import annotations
 
@@ -17,20 +15,27 @@ class SourceMeter:
 
     Args:
         names: of the sources, in the config's order.
+        ranks: whose sums are added.
     """
 
     def __init__(self, names: Sequence[str], ranks: Ranks):
-        self.names, self._ranks = tuple(names), ranks
+        self._names = tuple(names)
+        self._ranks = ranks
         self._sums = torch.zeros(len(names), 3, dtype=torch.float64, device=ranks.device)
 
     @torch.no_grad()
     def add(
         self, losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, source: torch.Tensor
     ) -> None:
-        """Count a batch: losses (N,), logits (N, classes), labels (N,) or soft (N, classes), source
-        (N,).
+        """Count a batch.
 
         A clip with a soft label is right by the share that the predicted class has in it.
+
+        Args:
+            losses: (N,).
+            logits: (N, classes).
+            labels: (N,), or soft ones (N, classes).
+            source: number of each clip's source (N,).
         """
         best = logits.argmax(dim=1)
         correct = best == labels if labels.ndim == 1 else labels.gather(1, best[:, None])[:, 0]
@@ -40,20 +45,22 @@ class SourceMeter:
         self._sums.index_add_(0, source, rows)
 
     def read(self, stats: Mapping[str, SourceStats]) -> dict[str, dict[str, float]]:
-        """{source: {loss, top1, clips, substituted, replaced_frames}} over all ranks, and ``all``.
-
-        Loss, top1 and clips start again from zero.
+        """Sums over all ranks; loss, top1 and clips start again from zero.
 
         Args:
             stats: of the loader, by source.
+
+        Returns:
+            {source: {loss, top1, clips, substituted, replaced_frames}}, and the same for ``all``.
         """
         faults = torch.tensor(
-            [[stats[name].substituted, stats[name].replaced_frames] for name in self.names]
+            [[stats[name].substituted, stats[name].replaced_frames] for name in self._names]
         )
         sums = self._ranks.sum(torch.cat([self._sums, faults.to(self._sums)], dim=1)).cpu()
         self._sums.zero_()
+
         table = {"all": sums.sum(dim=0)} | {
-            name: row for name, row in zip(self.names, sums) if row[2] > 0
+            name: row for name, row in zip(self._names, sums, strict=True) if row[2] > 0
         }
         return {
             name: {

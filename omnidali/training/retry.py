@@ -1,29 +1,31 @@
-"""Writes that may fail without ending a run: a full disk can be freed while the training goes on."""
+"""Writes that may fail without ending a run: a full disk can be freed while training goes on."""
 
 from __future__ import annotations
 
-import contextlib
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from omnidali.errors import UserError
-from omnidali.utils.untrusted_text import say
+from omnidali.utils.untrusted_text import warn
 
 _REMIND_SECONDS = 300.0
 
 
-class Attempts:
-    """Tells of a failing kind of write once, again every few minutes, and when it works again."""
+class RetriedWrites:
+    """Warns of a failing kind of file once, again every few minutes, and when it works again."""
 
-    def __init__(self):
-        self._told: dict[str, float] = {}
+    def __init__(self) -> None:
+        self._warned: dict[str, float] = {}  # time of the last warning by kind
 
-    def __call__(self, kind: str, path: Path, write: Callable[[], None]) -> UserError | None:
-        """Run ``write``; returns what went wrong instead of raising it.
+    def attempt(self, kind: str, path: Path, write: Callable[[], None]) -> UserError | None:
+        """Call ``write``; returns its error instead of raising it.
 
         Args:
-            kind: of file, for the messages. path: named in them.
+            kind: of file, for the messages.
+            path: for the messages.
+            write: writes the file.
         """
         try:
             write()
@@ -37,19 +39,12 @@ class Attempts:
                 "Free space or correct the permissions.",
             )
         else:
-            if self._told.pop(kind, None) is not None:
+            if self._warned.pop(kind, None) is not None:
                 warn(f"{kind} can be written again: {path}")
             return None
+
         now = time.monotonic()
-        if kind not in self._told or now - self._told[kind] >= _REMIND_SECONDS:
-            self._told[kind] = now
+        if now - self._warned.get(kind, -math.inf) >= _REMIND_SECONDS:
+            self._warned[kind] = now
             warn(f"warning: {failure} It is tried again.")
         return failure
-
-
-def warn(line: str) -> None:
-    """A line on stderr, if anybody can read it: it may be a file on a full disk, or a terminal that
-    is gone.
-    """
-    with contextlib.suppress(OSError, ValueError):
-        say(line, error=True)

@@ -1,4 +1,4 @@
-"""The folder of a run: config.yaml, environment.json, metrics.jsonl, tb/, pictures/, checkpoints/."""
+"""The folder of a run: config, environment, metrics, TensorBoard, pictures/ and checkpoints/."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
 from omnidali.catalog.database.trial_copy import drop_trial
-from omnidali.config.load import dump_config, find_changes, parse_yaml, to_plain
+from omnidali.config.convert import config_to_dict
+from omnidali.config.load import dump_config, find_changes, parse_yaml
 from omnidali.config.schema import Config
 from omnidali.distributed import failure_monitor
 from omnidali.distributed.ranks import Ranks
@@ -19,18 +23,19 @@ from omnidali.loading.batch import StepBatch
 from omnidali.loading.clip_images import clip_grid, label_text
 from omnidali.models.checkpoint_file import remove_parts
 from omnidali.training.checkpointer import Checkpointer
-from omnidali.training.retry import Attempts
+from omnidali.training.retry import RetriedWrites
 from omnidali.training.run_lock import RunLock
 from omnidali.training.state import NotFiniteError, TrainingState
-from omnidali.training.tensorboard_log import Board
+from omnidali.training.tensorboard_log import TensorBoardLog
 from omnidali.utils.atomic_write import write_whole
-from omnidali.utils.plots import write_picture
+from omnidali.utils.plots import write_png
 from omnidali.utils.run_record import describe_environment
 from omnidali.utils.untrusted_text import for_tensorboard
 
-# a resume's have its step in the middle
-_CONFIG, _ENVIRONMENT = "config{}.yaml", "environment{}.json"
-_ALL = ("", "-[0-9]*")
+# those of a resume have its step in the braces
+_CONFIG = "config{}.yaml"
+_ENVIRONMENT = "environment{}.json"
+_STEPS = ("", "-[0-9]*")
 
 
 class RunFolder:
@@ -40,6 +45,7 @@ class RunFolder:
 
     Args:
         config: gives ``run_dir``.
+        ranks: of which the main one writes.
         resume: ``auto`` or a path inside the folder; anything else refuses a folder with
             checkpoints.
         writes: False for a dry run, of which only the checkpoints are read.
@@ -58,18 +64,20 @@ class RunFolder:
         self._is_main = ranks.is_main
         self._on_cpu = ranks.device.type == "cpu"
         self._writes = writes and ranks.is_main
-        self._attempt = Attempts()
-        self._board = Board(self.path / "tb")
+        self._retried = RetriedWrites()
+        self._tensorboard = TensorBoardLog(self.path / "tb")
         self._lock: RunLock | None = None
-        self._shown: set[str] = set()
+
+        self._shown: set[str] = set()  # sources with images in pictures/
         self._lines: list[str] = []  # of metrics.jsonl, that wait for space
+
         self.checkpoints = Checkpointer(
             self.path,
             ranks,
-            self._attempt,
-            self._writes,
-            config.train.final_save_minutes,
-            check=self._check,
+            writes=self._writes,
+            retried=self._retried,
+            minutes=config.train.final_save_minutes,
+            check_folder=self._check_lock,
         )
         if writes:
             try:
@@ -79,12 +87,6 @@ class RunFolder:
                 raise
 
     def _open(self, resume: str) -> None:
-        resumed = Path(resume).resolve()
-        own = (
-            resume == "auto"
-            or resume != "none"
-            and self.path.resolve() in (resumed, *resumed.parents)
-        )
         if resume not in ("auto", "none") and not os.path.exists(resume):
             raise UserError(
                 "--resume",
@@ -95,8 +97,13 @@ class RunFolder:
         # first, as a run may come and go between a look and the lock
         self._lock = RunLock(self.path)
         self.checkpoints.refuse_folders()
+
+        resumed = Path(resume).resolve()
+        is_own = resume == "auto" or (
+            resume != "none" and self.path.resolve() in (resumed, *resumed.parents)
+        )
         found = self.checkpoints.found()
-        if found and not own:
+        if found and not is_own:
             raise UserError(
                 f"run_dir {self.path}",
                 "a folder without checkpoints",
@@ -104,7 +111,7 @@ class RunFolder:
                 "Go on with --resume auto, or choose another run_dir.",
             )
 
-    def _check(self) -> None:
+    def _check_lock(self) -> None:
         if self._lock is not None:
             self._lock.check()
 
@@ -112,14 +119,14 @@ class RunFolder:
         """Whether a checkpoint will be found, good or damaged."""
         return resume != "none" and (resume != "auto" or bool(self.checkpoints.found()))
 
-    def begin(self, config: Config, saved: Mapping[str, object] | None) -> list[str]:
-        """Write the config and the environment of this start; call it once nothing can refuse it
-        any more.
+    def begin(self, config: Config, saved: dict | None) -> list[str]:
+        """Write the config and the environment of this start, once nothing can refuse it any more.
 
-        The first start's are config.yaml and environment.json, those of a resume have its step in
-        their names.
+        The first start writes config.yaml and environment.json; a resume adds its step to their
+        names.
 
         Args:
+            config: of this start.
             saved: the checkpoint that the run goes on from.
 
         Returns:
@@ -128,17 +135,17 @@ class RunFolder:
         Raises:
             UserError: if the folder cannot be written.
         """
-        before = (saved or {}).get("config")
-        before = before if isinstance(before, Mapping) else self._last_config()
-        changes = find_changes(before, to_plain(config)) if saved else []
+        changes = []
+        step = ""
+        if saved is not None:
+            before = saved.get("config")
+            before = before if isinstance(before, Mapping) else self._last_config()
+            changes = find_changes(before, config_to_dict(config))
+            if (self.path / _CONFIG.format("")).exists():
+                step = f"-{saved['loader']['step']}"
         if not self._writes:
             return changes
 
-        step = (
-            f"-{saved['loader']['step']}"
-            if saved and (self.path / _CONFIG.format("")).exists()
-            else ""
-        )
         environment = json.dumps(describe_environment(), indent=2) + "\n"
         files = {
             self.path / _CONFIG.format(step): dump_config(config),
@@ -149,7 +156,8 @@ class RunFolder:
             for path, text in files.items():
                 write_whole(path, text)
             remove_parts(
-                self.path, *(name.format(part) for name in (_CONFIG, _ENVIRONMENT) for part in _ALL)
+                self.path,
+                *(name.format(part) for name in (_CONFIG, _ENVIRONMENT) for part in _STEPS),
             )
             self.checkpoints.remove_parts()
         except OSError as error:
@@ -164,11 +172,9 @@ class RunFolder:
         return changes
 
     def _last_config(self) -> Mapping[str, object]:
-        """The config of the start before this one, of a checkpoint that does not hold it; empty
-        where it is gone.
-        """
+        """The last start's config, for checkpoints that do not hold it; empty where it is gone."""
         try:
-            paths = [path for part in _ALL for path in self.path.glob(_CONFIG.format(part))]
+            paths = [path for part in _STEPS for path in self.path.glob(_CONFIG.format(part))]
             path = max(paths, key=lambda path: path.stat().st_mtime)
             found = parse_yaml(path.read_text(encoding="utf-8"), str(path))
         except (OSError, ValueError):
@@ -177,77 +183,86 @@ class RunFolder:
 
     @contextlib.contextmanager
     def rescuing(self, training: TrainingState) -> Iterator[None]:
-        """Save the last optimizer step where an error ends what is inside, and say where a resume
-        goes on.
+        """Save the last optimizer step after an error inside, and print where a resume goes on.
 
-        On the CPU that is also done where another rank's end ends this process and its main thread
-        is busy. On a GPU it may be stuck behind a collective, and so would be whoever copies the
-        weights.
+        On the CPU that also happens where another rank's failure ends this process and its main
+        thread is busy. On a GPU the copy of the weights could wait for a collective, as that thread
+        does.
         """
-        will = (lambda: self.checkpoints.rescue(training)) if self._on_cpu else lambda: None
+
+        def rescue() -> None:
+            if self._on_cpu:
+                self.checkpoints.rescue(training)
+
         try:
-            with failure_monitor.last_will(will):
+            with failure_monitor.before_exit(rescue):
                 yield
         except NotFiniteError:
             raise
         except BaseException:
-            with failure_monitor.finishing():
+            with failure_monitor.delaying_exit():
                 self.checkpoints.rescue(training)
             raise
 
     def log(self, kind: str, step: int, values: Mapping[str, object]) -> None:
-        """One line of metrics.jsonl; numbers also go to TensorBoard as ``kind/name``."""
+        """Write a line of metrics.jsonl; numbers also go to TensorBoard as ``kind/name``."""
         if not self._writes:
             return
         row = {"kind": kind, "step": step, "time": round(time.time(), 3)}
         self._lines.append(json.dumps({**row, **values}) + "\n")
-        self._attempt("metrics", self.path / "metrics.jsonl", self._write_lines)
-        self._draw(
-            lambda board: [
+        self._retried.attempt("metrics", self.path / "metrics.jsonl", self._write_lines)
+
+        def draw(board: SummaryWriter) -> None:
+            for name, value in _flatten(values):
                 board.add_scalar(for_tensorboard(f"{kind}/{name}"), value, step)
-                for name, value in _flatten(values)
-            ]
-        )
+
+        self._draw(draw)
 
     def _write_lines(self) -> None:
         _append(self.path / "metrics.jsonl", "".join(self._lines).encode())
         self._lines.clear()
 
-    def _draw(self, draw) -> None:
-        self._attempt("TensorBoard's events", self.path / "tb", lambda: self._board.write(draw))
-
-    def _show(self, name: str, tag: str, picture, step: int) -> None:
-        path = self.path / "pictures" / f"step{step}-{name}.png"
-        self._attempt("pictures", path, lambda: write_picture(path, picture))
-        self._draw(
-            lambda board: board.add_image(for_tensorboard(tag), picture, step, dataformats="HWC")
+    def _draw(self, draw: Callable[[SummaryWriter], None]) -> None:
+        self._retried.attempt(
+            "TensorBoard's events", self.path / "tb", lambda: self._tensorboard.write(draw)
         )
 
     def show_batch(
         self, batch: StepBatch, names: tuple[str, ...], class_names: tuple[str, ...]
     ) -> None:
-        """Write a picture of each source's first clips as the model sees them, also to TensorBoard."""
+        """Write each source's first clips, as the model gets them, as an image.
+
+        Args:
+            batch: of the step.
+            names: of the sources.
+            class_names: in label order.
+        """
         if not self._writes or len(self._shown) == len(names):
             return
         for number, name in enumerate(names):
             if name in self._shown:
                 continue
             for group in batch.groups:
-                mine = (group.source == number).nonzero()[:6, 0]
-                if len(mine):
+                clips = (group.source == number).nonzero()[:6, 0]
+                if len(clips):
                     self._shown.add(name)
-                    labels = [label_text(label, class_names) for label in group.labels[mine]]
-                    grid = clip_grid(group.clips[mine], labels)
-                    self._show(name, f"clips/{name}", grid, batch.step)
+                    labels = [label_text(label, class_names) for label in group.labels[clips]]
+                    grid = clip_grid(group.clips[clips], labels)
+                    self.show_image(grid, batch.step, name=name, tag=f"clips/{name}")
 
-    def show_confusion(self, grid, step: int) -> None:
-        """Write the confusion picture (H, W, 3) uint8 as a file and to TensorBoard."""
-        if self._writes:
-            self._show("confusion", "evaluation/confusion", grid, step)
+    def show_image(self, image: np.ndarray, step: int, *, name: str, tag: str) -> None:
+        """Write an RGB image, uint8 (H, W, 3), as a file and to TensorBoard."""
+        if not self._writes:
+            return
+        path = self.path / "pictures" / f"step{step}-{name}.png"
+        self._retried.attempt("pictures", path, lambda: write_png(path, image))
+        self._draw(
+            lambda board: board.add_image(for_tensorboard(tag), image, step, dataformats="HWC")
+        )
 
     def close(self) -> None:
         """Close the files and let others have the folder. A second call does nothing."""
-        self._board.close()
+        self._tensorboard.close()
         if self._is_main:
             drop_trial(self._catalog)  # of a start that was refused
         if self._lock is not None:
@@ -256,7 +271,7 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -272,7 +287,7 @@ def _append(path: Path, data: bytes) -> None:
             raise
 
 
-def _flatten(values: Mapping[str, object], above: str = ""):
+def _flatten(values: Mapping[str, object], above: str = "") -> Iterator[tuple[str, float]]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{above}{name}/")

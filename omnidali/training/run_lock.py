@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from omnidali.errors import UserError
-from omnidali.training.retry import warn
+from omnidali.utils.untrusted_text import warn
 
 _UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
 _NAME = "run.lock"
@@ -25,9 +25,9 @@ class RunFolderTakenError(UserError):
 class RunLock:
     """Holds a run folder until :meth:`release` or the end of this process.
 
-    Two things are locked. The folder itself, as nobody deletes that to get rid of a lock; network
-    disks refuse it. And a file in it, which says who holds it; it is looked at again before each
-    save, as somebody may have deleted it.
+    Two things are locked: the folder itself, as nobody deletes that to get rid of a lock, though
+    network disks refuse it; and a file in it, which names its holder. Both are checked before each
+    save, as somebody may have deleted them.
 
     Args:
         folder: of the run; it is made where it is missing.
@@ -39,9 +39,9 @@ class RunLock:
     def __init__(self, folder: Path):
         self._folder = folder
         self._handles: dict[Path, int] = {}
-        self._locks = True
-        self._is_told = False
-        self._made = _missing(folder)
+        self._is_supported = True  # by the file system
+        self._has_warned = False
+        self._made = _missing_folders(folder)
         try:
             self._acquire()
         except UserError:
@@ -51,38 +51,30 @@ class RunLock:
         os.register_at_fork(after_in_child=self._forget)
 
     def check(self) -> None:
-        """Make sure that the folder is still this run's: it, or its lock, may have been deleted or
-        replaced.
-
-        What nobody else has taken is locked again.
+        """Lock the folder again where it, or its lock, was deleted or replaced.
 
         Raises:
             RunFolderTakenError: if another run has taken the folder.
             UserError: if it cannot be locked again.
         """
-        if (
-            not self._locks
-            or self._handles
-            and all(_is_at(handle, path) for path, handle in self._handles.items())
-        ):
-            self._is_told = False
+        is_held = self._handles and all(_is_at(*held) for held in self._handles.items())
+        if is_held or not self._is_supported:
+            self._has_warned = False
             return
-        if not self._is_told:
+        if not self._has_warned:
             warn(
                 f"{self._folder}, or {_NAME} in it, was removed or replaced: the run locks it again"
             )
-        self._is_told = True
+        self._has_warned = True
         self._forget()
         self._acquire()
 
     def release(self) -> None:
-        """Let others have the folder, and leave nothing that looks like a lock. A second call does
-        nothing.
-        """
-        # the folder last, or others would meet the file's lock
+        """Let others have the folder, and leave no lock file. A second call does nothing."""
+        # the folder last, or others would find the lock of the file
         for path, handle in reversed(self._handles.items()):
             with contextlib.suppress(OSError):
-                if path.name == _NAME and _is_at(handle, path):
+                if path.name == _NAME and _is_at(path, handle):
                     path.unlink()
                 fcntl.flock(handle, fcntl.LOCK_UN)  # also where a child has not closed its copy yet
         self._forget()
@@ -91,43 +83,36 @@ class RunLock:
                 folder.rmdir()
 
     def _acquire(self) -> None:
+        where = f"run_dir {self._folder}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock(self._folder, os.O_RDONLY)
             file = self._lock(self._folder / _NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
-            self._locks = bool(self._handles)
             if file is not None:
                 os.ftruncate(file, 0)
-                os.pwrite(
-                    file,
-                    json.dumps(
-                        {
-                            "host": socket.gethostname(),
-                            "pid": os.getpid(),
-                            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-                        }
-                    ).encode(),
-                    0,
-                )
+                os.pwrite(file, _describe_holder(), 0)
         except BlockingIOError:
             self._forget()
             raise RunFolderTakenError(
-                f"run_dir {self._folder}",
+                where,
                 "a folder that no other run is writing to",
-                f"one of {_holder(self._folder / _NAME)}",
+                f"one of {_read_holder(self._folder / _NAME)}",
                 "Wait for that run, end it, or choose another run_dir.",
             ) from None
         except OSError as error:
             self._forget()
             raise UserError(
-                f"run_dir {self._folder}",
+                where,
                 "a folder that can be written",
                 str(error.strerror or error),
                 "Choose another run_dir or correct its permissions.",
             ) from None
-        if not self._locks:
+
+        self._is_supported = bool(self._handles)
+        if not self._is_supported:
             warn(
-                f"{self._folder} cannot be locked here: make sure that no other run uses this folder"
+                f"{self._folder} cannot be locked here: make sure that no other run uses this"
+                " folder"
             )
 
     def _lock(self, path: Path, flags: int) -> int | None:
@@ -145,7 +130,7 @@ class RunLock:
                 if error.errno in _UNSUPPORTED:
                     return None
                 raise
-            if _is_at(handle, path):
+            if _is_at(path, handle):
                 self._handles[path] = handle
                 return handle
             os.close(handle)  # a run that ended has just deleted it
@@ -156,7 +141,7 @@ class RunLock:
         self._handles = {}
 
 
-def _is_at(handle: int, path: Path) -> bool:
+def _is_at(path: Path, handle: int) -> bool:
     """Whether ``path`` is still the name of an open file; true where the disk does not say."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
@@ -166,17 +151,21 @@ def _is_at(handle: int, path: Path) -> bool:
         return True
 
 
-def _missing(folder: Path) -> list[Path]:
-    """The folder and those above it that do not exist, the lowest first."""
-    missing = []
-    for path in (folder, *folder.parents):
-        if path.exists():
-            break
-        missing.append(path)
-    return missing
+def _missing_folders(folder: Path) -> list[Path]:
+    """The folder and its parents that do not exist, the lowest first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
-def _holder(path: Path) -> str:
+def _describe_holder() -> bytes:
+    holder = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+    return json.dumps(holder).encode()
+
+
+def _read_holder(path: Path) -> str:
     try:
         holder = json.loads(path.read_bytes()[:1000])
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step, and when it is time to save."""
+"""The learning rate as a function of the step, and the time of the next save."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def learning_rate(
 
 
 class SaveClock:
-    """Tells when the last checkpoint is old enough for another one, by a clock that nobody sets.
+    """Decides by a monotonic clock when the last checkpoint is old enough for another one.
 
     Args:
         minutes: between two checkpoints; 0: never.
@@ -41,10 +41,10 @@ class SaveClock:
         self.restart()
 
     def restart(self) -> None:
-        """A checkpoint was written now."""
+        """Count from now, when a checkpoint was written."""
         self._last = time.monotonic()
 
     @property
     def is_due(self) -> bool:
-        """Whether the last one is old enough."""
+        """Whether the last checkpoint is old enough."""
         return self._seconds > 0 and time.monotonic() - self._last >= self._seconds

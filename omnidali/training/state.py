@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
-from omnidali.config.load import to_plain
+from omnidali.config.convert import config_to_dict
 from omnidali.config.schema import Config
 from omnidali.errors import UserError
 from omnidali.loading.fusion import FusionIterator
 from omnidali.models.checkpoint_file import LAST, load_weights
 from omnidali.training.ema import Ema
 
-_STEP_SECONDS = 10.0  # that an optimizer step may take, until the state counts as half moved
+_STEP_SECONDS = 10.0  # that an optimizer step may take; after that the state counts as incomplete
 
 
 class NotFiniteError(UserError):
@@ -39,7 +39,12 @@ class TrainingState:
     pass, or when another rank dies.
 
     Args:
+        config: of the run.
+        model: the network itself, without wrappers.
         ema: the averaged weights, where there are any.
+        optimizer: of the model.
+        scaler: of its gradients.
+        loader: gives the batches.
         classes: names of the classes, in label order.
 
     Attributes:
@@ -53,13 +58,15 @@ class TrainingState:
         self,
         config: Config,
         model: torch.nn.Module,
+        *,
         ema: Ema | None,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
         loader: FusionIterator,
         classes: Sequence[str],
     ):
-        self.first_step = self.step = loader.next_step
+        self.first_step: int = loader.next_step
+        self.step = self.first_step
         self.best = -1.0
         self.owes_evaluation = False
         self._config = config
@@ -69,37 +76,38 @@ class TrainingState:
         self._scaler = scaler
         self._loader = loader
         self._classes = list(classes)
-        self._is_whole = True  # False while an optimizer step is under way
-        self._moving = threading.Lock()  # held by whoever is in one
+        self._is_complete = True  # False during an optimizer step
+        self._updating = threading.Lock()  # held during an optimizer step
 
-        kept = model.state_dict().keys()
-        self._buffers = {name: buffer for name, buffer in model.named_buffers() if name in kept}
+        saved = model.state_dict().keys()
+        self._buffers = {name: buffer for name, buffer in model.named_buffers() if name in saved}
         self._statistics = {name: buffer.clone() for name, buffer in self._buffers.items()}
 
     @contextlib.contextmanager
     def updating(self, step: int, evaluates: bool) -> Iterator[None]:
-        """Around an optimizer step, ``step`` being the number of steps done after it.
+        """Enclose an optimizer step.
 
         Args:
-            evaluates: whether an evaluation is due then. It is owed until somebody has finished it.
+            step: number of steps done after it.
+            evaluates: whether an evaluation is due then. It is owed until it is finished.
         """
-        with self._moving:
-            self._is_whole = False
+        with self._updating:
+            self._is_complete = False
             yield
             self.step = step
             self.owes_evaluation = evaluates
             self._remember_statistics()
-            self._is_whole = True
+            self._is_complete = True
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         """Keep another thread from an optimizer step, while this one saves the last."""
-        got = self._moving.acquire(timeout=_STEP_SECONDS)
+        is_held = self._updating.acquire(timeout=_STEP_SECONDS)
         try:
             yield
         finally:
-            if got:
-                self._moving.release()
+            if is_held:
+                self._updating.release()
 
     @torch.no_grad()
     def _remember_statistics(self) -> None:
@@ -107,14 +115,13 @@ class TrainingState:
             torch._foreach_copy_(list(self._statistics.values()), list(self._buffers.values()))
 
     def as_dict(self) -> dict[str, object]:
-        """The checkpoint of the last optimizer step. Its tensors are the model's own, which
-        training changes.
+        """The checkpoint of the last optimizer step; its tensors are the model's own.
 
         Raises:
             NotFiniteError: if a weight is not finite.
             RuntimeError: where an error came in the middle of an optimizer step.
         """
-        if not self._is_whole:
+        if not self._is_complete:
             raise RuntimeError("the error came in the middle of an optimizer step")
         weights = {**self._model.state_dict(), **self._statistics}
         if not all(bool(value.isfinite().all()) for value in weights.values()):
@@ -140,10 +147,10 @@ class TrainingState:
                 "depth": config.model.depth,
                 "classes": len(self._classes),
             },
-            "config": to_plain(config),
+            "config": config_to_dict(config),
         }
 
-    def load(self, saved: Mapping[str, object]) -> list[str]:
+    def load(self, saved: dict) -> list[str]:
         """Go on from a checkpoint.
 
         Returns:
@@ -173,6 +180,7 @@ class TrainingState:
 
         self.best = saved["best"]
         self.owes_evaluation = saved.get("owes_evaluation", False)
-        self.first_step = self.step = self._loader.next_step
+        self.first_step = self._loader.next_step
+        self.step = self.first_step
         self._remember_statistics()
         return notes

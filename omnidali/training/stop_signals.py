@@ -1,89 +1,84 @@
-"""Signals end a run after the optimizer step that is under way, on all ranks alike, and with
-everything saved.
-"""
+"""Signals end a run after the present optimizer step, on all ranks alike and with a save."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 import torch.distributed as dist
 
 from omnidali.distributed.ranks import Ranks
-from omnidali.training.retry import warn
+from omnidali.processes.signals import handling_signals
+from omnidali.utils.untrusted_text import warn
 
 # a scheduler's, a person's at the keyboard, and that of a terminal or connection that is closed
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 # torchrun forwards a signal that a scheduler has sent to every process: the two are one
-_SAME_SECONDS = 3.0
+_ECHO_SECONDS = 3.0
 
 
 class StopSignals:
     """Listens while it is entered; a second signal ends the process at once.
 
-    The signals are read by a thread, so that they are heard while the main one waits for a
-    collective. A signal that is ignored when it is entered stays so: `nohup` ignores SIGHUP, and
-    shells ignore SIGINT for background jobs.
+    A thread reads the signals, so that they arrive while the main one waits for a collective. A
+    signal that is ignored when this is entered stays so.
 
     Attributes:
-        heard: the first signal's name on this rank, or None.
+        received: the first signal's name on this rank, or None.
     """
 
     def __init__(self, ranks: Ranks):
-        self.heard: str | None = None
-        self._first: float | None = None
-        self._old: dict[int, object] = {}
+        self.received: str | None = None
+        self._first_time: float | None = None
         self._ranks = ranks
-        self._asked = lambda: (False, False)
+        self._answer: Callable[[], tuple[bool, ...]] = lambda: (False, False)
+        self._cleanup = contextlib.ExitStack()
 
     def __enter__(self) -> StopSignals:
-        # others may not set handlers
-        self._listens = threading.current_thread() is threading.main_thread()
-        if not self._listens:
+        if threading.current_thread() is not threading.main_thread():  # it may not set handlers
             return self
-
-        reader, self._writer = socket.socketpair()
-        self._writer.setblocking(False)
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
         threading.Thread(target=self._listen, args=(reader,), daemon=True, name="signals").start()
-        self._old_writer = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
 
-        heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-        self._old = {number: signal.signal(number, lambda *_: None) for number in heeded}
+        self._cleanup.enter_context(writer)
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        self._cleanup.callback(signal.set_wakeup_fd, before)
+        self._cleanup.enter_context(handling_signals(_SIGNALS, lambda *_: None))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and self._ranks.world > 1:
-            # torchrun ends this rank, as another one has died: it must be able to say so first
-            self.heard = self.heard or "an error"
-        elif self._listens:
-            for number, handler in self._old.items():
-                signal.signal(number, handler)
-            signal.set_wakeup_fd(self._old_writer)
-            self._writer.close()
+            # torchrun ends this rank, as another one has died: it must print that first
+            self.received = self.received or "an error"
+        else:
+            self._cleanup.close()
 
     def _listen(self, reader: socket.socket) -> None:
         with reader:
-            while numbers := reader.recv(1):
-                if numbers[0] not in self._old:
-                    continue
-                name = signal.Signals(numbers[0]).name
-                is_first = self._first is None
-                self._first = time.monotonic() if self._first is None else self._first
-                if self.heard is None:
-                    self.heard = name
-                    self._say(
-                        f"{name}: the run ends after this step and saves; a second one ends it at once"
-                    )
-                elif not is_first and time.monotonic() - self._first > _same_seconds(numbers[0]):
-                    self._say(f"{name} again: ends without saving", by_any=True)
-                    os._exit(128 + numbers[0])
+            while data := reader.recv(1):
+                if data[0] in _SIGNALS:
+                    self._receive(data[0])
 
-    def _say(self, line: str, by_any: bool = False) -> None:
-        if self._ranks.is_main or by_any:
-            warn(line)
+    def _receive(self, number: int) -> None:
+        name = signal.Signals(number).name
+        if self._first_time is None:
+            self._first_time = time.monotonic()
+            if self.received is None:
+                self.received = name
+                if self._ranks.is_main:
+                    warn(
+                        f"{name}: the run ends after this step and saves; a second one ends it at"
+                        " once"
+                    )
+        elif time.monotonic() - self._first_time > _echo_seconds(number):
+            warn(f"{name} again: ends without saving")
+            os._exit(128 + number)
 
     def agreed(self, wants_save: bool = False) -> tuple[bool, bool]:
         """Whether the run stops, and whether it saves; all ranks call this after the same steps.
@@ -92,21 +87,24 @@ class StopSignals:
             wants_save: whether this rank would like a checkpoint now.
 
         Returns:
-            Whether any rank had heard a signal, and whether any wanted a checkpoint, at the
-                previous call: the ranks
-            exchange it while they compute. A single rank is answered at once.
+            Whether any rank had received a signal at the previous call, and whether any wanted a
+            checkpoint then: the ranks exchange it while they compute. A single rank is answered at
+            once.
         """
         if self._ranks.world == 1:
-            return self.heard is not None, wants_save
+            return self.received is not None, wants_save
 
-        stops, saves = self._asked()
+        stops, saves = self._answer()
         if stops:
-            self._asked = lambda: (True, False)
+            self._answer = lambda: (True, False)
         else:  # one that is saved for now need not be asked for again
-            self._asked = self._ranks.any_soon(self.heard is not None, wants_save and not saves)
+            self._answer = self._ranks.any_async(
+                self.received is not None, wants_save and not saves
+            )
         return stops, saves
 
 
-def _same_seconds(number: int) -> float:
-    """For how long a second signal may be the first one's echo. Who presses Ctrl-C twice means it."""
-    return 0.0 if number == signal.SIGINT and not dist.is_torchelastic_launched() else _SAME_SECONDS
+def _echo_seconds(number: int) -> float:
+    """For how long a second signal may be the first one's echo. Ctrl-C twice is meant."""
+    is_keyboard = number == signal.SIGINT and not dist.is_torchelastic_launched()
+    return 0.0 if is_keyboard else _ECHO_SECONDS

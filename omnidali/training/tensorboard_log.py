@@ -10,17 +10,20 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 
-class Board:
-    """A SummaryWriter that is made anew after an error: once its thread has failed, it never writes
-    again.
+class TensorBoardLog:
+    """A SummaryWriter that is replaced after an error: once its thread fails, it writes no more.
+
+    Args:
+        folder: of the files; it is made by the first write.
     """
 
     def __init__(self, folder: Path):
-        self._folder, self._writer = folder, None
-        _keep_writers_quiet()
+        self._folder = folder
+        self._writer: SummaryWriter | None = None
+        _silence_writer_threads()
 
-    def write(self, draw: Callable[[SummaryWriter], None]) -> None:
-        """Call ``draw`` with the writer and put the result on the disk.
+    def write(self, draw: Callable[[SummaryWriter], object]) -> None:
+        """Call ``draw`` with the writer, and flush it to the disk.
 
         Raises:
             OSError: if that fails.
@@ -35,22 +38,21 @@ class Board:
             raise
 
     def close(self) -> None:
-        """Close the file; what cannot be written is lost. A second call does nothing."""
+        """Close the file, and lose what cannot be written. A second call does nothing."""
         if self._writer is not None:
             with contextlib.suppress(OSError):
                 self._writer.close()
             self._writer = None
 
 
-def _keep_writers_quiet() -> None:
-    """An error of the writer's thread is raised by the next flush; a traceback of its own would
-    only frighten.
-    """
-    others = threading.excepthook
-    if getattr(others, "__module__", None) != __name__:
+def _silence_writer_threads() -> None:
+    """Suppress the traceback of a writer's thread; the next flush raises its error."""
+    before = threading.excepthook
+    if before.__module__ == __name__:
+        return
 
-        def hook(failed: threading.ExceptHookArgs) -> None:
-            if not type(failed.thread).__module__.startswith("tensorboard."):
-                others(failed)
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not type(failed.thread).__module__.startswith("tensorboard."):
+            before(failed)
 
-        threading.excepthook = hook
+    threading.excepthook = hook

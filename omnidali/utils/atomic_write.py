@@ -13,9 +13,10 @@ from omnidali.utils.untrusted_text import PrintError, for_csv
 
 
 def write_whole(path: Path, data: str | bytes | Iterable[str]) -> None:
-    """Make or replace a file; at an error the old one stays, and nothing half written is left.
+    """Make or replace a file; after an error the old one stays, and nothing half written.
 
     Args:
+        path: of the file; its folder is made where it is missing.
         data: all of it, or texts that are written as they come.
 
     Raises:
@@ -23,12 +24,12 @@ def write_whole(path: Path, data: str | bytes | Iterable[str]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    pieces = [data] if isinstance(data, (str, bytes)) else data
+    chunks: Iterable[str | bytes] = [data] if isinstance(data, (str, bytes)) else data
     try:
         with open(part, "wb") as file:
             file.writelines(
-                piece.encode("utf-8", "surrogateescape") if isinstance(piece, str) else piece
-                for piece in pieces
+                chunk.encode("utf-8", "surrogateescape") if isinstance(chunk, str) else chunk
+                for chunk in chunks
             )
         os.replace(part, path)
     except BaseException:
@@ -38,15 +39,14 @@ def write_whole(path: Path, data: str | bytes | Iterable[str]) -> None:
 
 
 class _Echo:
-    """A file that gives back what is written into it."""
+    """A file that returns what is written into it."""
 
     def write(self, text: str) -> str:
         return text
 
 
 def table_lines(rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    """Lines of a CSV table for people, one at a time; to a spreadsheet no cell is a formula, and
-    none has two lines.
+    """Yield the lines of a CSV table for people: no cell is a formula, or has two lines.
 
     >>> list(table_lines([["class", "items"], ["=A1", 3]]))
     ['class,items\\n', "'=A1,3\\n"]
@@ -55,7 +55,7 @@ def table_lines(rows: Iterable[Sequence[object]]) -> Iterator[str]:
 
 
 def csv_lines(rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    """Lines of a list that programs read back, one at a time, with every value as it is.
+    """Yield the lines of a list that programs read back: every value stays as it is.
 
     >>> list(csv_lines([["path", "label"], ["a, b.jpg", 3]]))
     ['path,label\\n', '"a, b.jpg",3\\n']
@@ -65,19 +65,21 @@ def csv_lines(rows: Iterable[Sequence[object]]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def writing_to(out: Path, *others: type[Exception]) -> Iterator[None]:
-    """What goes wrong with the disk while results are written is the user's to put right.
+    """Turn errors of the disk while results are written into errors that the user can act on.
 
     Args:
-        others: what libraries raise there instead of an OSError.
+        out: the folder of the results, for errors that name no file.
+        *others: exceptions that libraries raise there instead of an OSError.
 
     Raises:
         UserError: for an OSError or one of the others.
     """
+    disk_errors: tuple[type[Exception], ...] = (OSError, *others)
     try:
         yield
     except (BrokenPipeError, PrintError):  # of what is printed meanwhile
         raise
-    except (OSError, *others) as error:
+    except disk_errors as error:
         raise UserError(
             str(getattr(error, "filename", None) or out),
             "a folder that can be written",

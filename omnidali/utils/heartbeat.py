@@ -1,6 +1,4 @@
-"""How long work says that it goes on: a file is given up where nothing moves, not where there is
-much to do.
-"""
+"""Signs of life from long work: a file is given up where nothing moves, not where much is to do."""
 
 from __future__ import annotations
 
@@ -8,21 +6,25 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-_LOCAL = threading.local()  # each thread has its own watcher
+_LOCAL = threading.local()  # each thread has a listener of its own
 
 
 @contextmanager
-def watched(moved: Callable[[], object]) -> Iterator[None]:
-    """Have ``moved`` called at every :func:`moves_on` of this thread; what it raises ends the work."""
-    before, _LOCAL.moved = getattr(_LOCAL, "moved", None), moved
+def on_progress(listener: Callable[[], object]) -> Iterator[None]:
+    """Call ``listener`` at every :func:`report_progress` of this thread.
+
+    An exception that it raises ends the work.
+    """
+    before = getattr(_LOCAL, "listener", None)
+    _LOCAL.listener = listener
     try:
         yield
     finally:
-        _LOCAL.moved = before
+        _LOCAL.listener = before
 
 
-def moves_on() -> None:
-    """Say that another packet or frame is done; costs next to nothing where nobody watches."""
-    moved = getattr(_LOCAL, "moved", None)
-    if moved is not None:
-        moved()
+def report_progress() -> None:
+    """Report that a packet or frame is done; costs next to nothing where nobody listens."""
+    listener = getattr(_LOCAL, "listener", None)
+    if listener is not None:
+        listener()

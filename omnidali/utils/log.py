@@ -1,6 +1,4 @@
-"""The library's logger. Its messages hold names of strangers, and handlers write them to terminals
-as they are.
-"""
+"""The library's logger: its messages hold untrusted names, which handlers print as they are."""
 
 from __future__ import annotations
 
@@ -12,11 +10,12 @@ LOG = logging.getLogger("omnidali")
 
 
 def _escape(record: logging.LogRecord) -> bool:
-    """Make message and traceback of a record fit for a terminal; no record is left out."""
-    record.msg, record.args = for_terminal(record.getMessage(), None), ()
+    """Escape the message and traceback of a record for a terminal; no record is left out."""
+    record.msg = for_terminal(record.getMessage(), None)
+    record.args = ()
     if record.exc_info:
         lines = logging.Formatter().formatException(record.exc_info).split("\n")
-        # formatters take it as it is
+        # formatters print a text that is there already as it is
         record.exc_text = "\n".join(for_terminal(line, None) for line in lines)
     return True
 

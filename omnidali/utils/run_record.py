@@ -10,16 +10,16 @@ import subprocess
 import time
 from pathlib import Path
 
-import torch
-
 from omnidali.errors import UserError
 
 _PACKAGES = ("omnidali", "torch", "nvidia-dali-cuda120", "av", "opencv-python-headless", "numpy")
 
 
 def write_record(folder: str | Path, row: dict) -> dict:
-    """Append ``row`` with date, versions, hardware and commit to records.jsonl; returns what was
-    written.
+    """Append ``row`` with date, versions, hardware and commit to records.jsonl.
+
+    Returns:
+        The row that was written.
 
     Raises:
         UserError: if the file cannot be written.
@@ -39,34 +39,33 @@ def write_record(folder: str | Path, row: dict) -> dict:
 
 def describe_environment() -> dict[str, object]:
     """Versions, hardware and commit, for records that others can compare with."""
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    try:
-        commit = (
-            subprocess.run(
-                ["git", "describe", "--always", "--dirty"],
-                cwd=Path(__file__).parent,
-                text=True,
-                capture_output=True,
-                timeout=10,
-            ).stdout.strip()
-            or None
-        )
-    except (OSError, subprocess.SubprocessError):
-        commit = None
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "python": platform.python_version(),
-        "versions": versions,
-        "commit": commit,
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "commit": _first_line("git", "describe", "--always", "--dirty"),
         "cores": len(os.sched_getaffinity(0)),
         "cpu": _cpu_name(),
-        "gpu": gpu,
+        # from the driver, as this package must not import torch
+        "gpu": _first_line("nvidia-smi", "--query-gpu=name", "--format=csv,noheader"),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _first_line(*command: str) -> str | None:
+    """The first line that a program prints; None where it is missing or fails."""
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, text=True, capture_output=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.partition("\n")[0] or None if done.returncode == 0 else None
 
 
 def _cpu_name() -> str:

@@ -1,6 +1,4 @@
-"""What a process prints, when nobody can or will read it: a closed stream, a reader that left, a
-pipe that is full.
-"""
+"""Standard streams in odd states: closed, left by their reader, or a pipe that is full."""
 
 from __future__ import annotations
 
@@ -16,11 +14,11 @@ _CHUNK = select.PIPE_BUF  # bytes that a pipe which is ready takes without waiti
 _PATIENCE_MS = 1000  # for a reader that is slow, until its first line is dropped
 
 
-def open_missing() -> None:
+def open_missing_streams() -> None:
     """Put /dev/null where stdin, stdout or stderr is closed.
 
-    The next file to be opened would otherwise get its number, and what a library prints would end
-    up in that file.
+    Otherwise the next file to be opened gets that number, and what a library prints ends up in that
+    file.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
@@ -31,14 +29,14 @@ def open_missing() -> None:
                 os.dup2(opened, number)
                 os.close(opened)
             os.set_inheritable(number, True)  # as the streams of every process
+
         # it was closed when Python began; by now its number may be another file's
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
 
 
-def never_wait() -> None:
-    """Make stdout and stderr drop what nobody reads instead of waiting, and outlive whoever reads
-    them.
+def drop_unread_output() -> None:
+    """Make stdout and stderr drop lines that nobody reads, and survive a reader that leaves.
 
     For processes whose work is worth more than their output. A second call does nothing.
     """
@@ -48,18 +46,18 @@ def never_wait() -> None:
             number = stream.fileno()
         except (OSError, ValueError, AttributeError):  # of a test, or a notebook
             continue
+
         if number in (1, 2) and not isinstance(stream, DroppingStream):
             with contextlib.suppress(OSError):
                 stream.flush()
-            _open_without_waiting(number)
+            _reopen_without_blocking(number)
             setattr(sys, name, DroppingStream(stream))
 
 
-def _open_without_waiting(number: int) -> None:
+def _reopen_without_blocking(number: int) -> None:
     """Open a pipe once more, so that libraries which print do not wait either.
 
-    Other processes have it open, too, and are not to notice; so the flag is not set on what is
-    shared with them.
+    The flag is not set on the open file itself: other processes share it and must not notice.
     """
     with contextlib.suppress(OSError):  # of a reader that left, or of another user's pipe
         if stat.S_ISFIFO(os.fstat(number).st_mode):
@@ -69,7 +67,7 @@ def _open_without_waiting(number: int) -> None:
 
 
 def reader_left() -> bool:
-    """Whether whoever read stdout is gone, as `head` is after its last line."""
+    """Whether the reader of stdout is gone, as `head` is after its last line."""
     try:
         poll = select.poll()
         poll.register(1, 0)
@@ -79,22 +77,20 @@ def reader_left() -> bool:
 
 
 def close_stdout() -> None:
-    """Let what is left for a reader that is gone go nowhere, without a word at the end of the
-    process.
-    """
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)
+    """Discard what is left for a reader that is gone, so that Python's exit reports no error."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
 
 
 class DroppingStream:
     """A text stream that writes whole lines, and drops those that its reader does not take.
 
-    How many were dropped is said once it takes lines again. Errors of the reader, such as a
-    terminal that is gone, are no errors of who prints.
+    The number of dropped lines is printed once the reader takes lines again. Errors of the reader,
+    such as a terminal that is gone, are not raised.
 
     Args:
-        stream: whose file, encoding and the like are used; nothing may be left in its buffer.
+        stream: whose file, encoding and the like are used; its buffer must be empty.
 
     Attributes:
         dropped: lines since the last one that was written.
@@ -118,9 +114,11 @@ class DroppingStream:
     def flush(self) -> None:
         """Write what is there, or drop it."""
         with self._lock:
-            text, self._pending = self._pending, ""
+            text = self._pending
+            self._pending = ""
             if not text:
                 return
+
             lines = max(1, text.count("\n"))
             if self.dropped:
                 text = f"[{self.dropped:,} lines were dropped here, as nobody read them]\n{text}"
@@ -130,32 +128,30 @@ class DroppingStream:
             self.dropped = 0 if self._send(data) else self.dropped + lines
 
     def _send(self, data: bytes) -> bool:
+        """Whether the reader took all of ``data``."""
+        patience = 0 if self.dropped else _PATIENCE_MS  # a slow reader is waited for once
+        length = len(data)
         try:
             number = self._stream.fileno()
             poll = select.poll()
             poll.register(number, select.POLLOUT)
             waits = os.get_blocking(number)  # then only a stream that is ready may be written to
-            length = len(data)
+
             while data:
-                if waits and not poll.poll(self._patience):
+                if waits and not poll.poll(patience):
                     return False
                 try:
                     data = data[os.write(number, data[:_CHUNK]) :]
                     self._is_cut = 0 < len(data) < length
                 except BlockingIOError:
-                    if not poll.poll(self._patience):
+                    if not poll.poll(patience):
                         return False
             return True
         except (OSError, ValueError):
             return False
 
-    @property
-    def _patience(self) -> int:
-        """Milliseconds to wait for the reader: none for one that has been waited for."""
-        return 0 if self.dropped else _PATIENCE_MS
-
     def writable(self) -> bool:
-        """As of every stream that is written to."""
+        """True, as of every stream that is written to."""
         return True
 
     def __getattr__(self, name: str) -> object:

@@ -1,6 +1,4 @@
-"""Text and JSON of strangers: bounded in length, numbers and nesting, and told with their place
-when they are wrong.
-"""
+"""Untrusted text and JSON: bounded in length, digits and nesting; errors name their place."""
 
 from __future__ import annotations
 
@@ -23,11 +21,13 @@ MAX_DIGITS = 15  # of a whole number: what a float64 holds exactly
 def read_lines(
     path: Path, what: str, passes_over: Callable[[str, str], bool] = lambda where, line: False
 ) -> Iterator[tuple[str, str]]:
-    """Yield ("FILE, line N", stripped line) of a text file; ``what`` names it in errors.
+    """Yield ("FILE, line N", stripped line) of a text file.
 
     Args:
-        passes_over: asked of each line that is not UTF-8, with the same two texts, whether to leave
-            it out. Its other bytes are surrogate escapes.
+        path: of the file.
+        what: names the kind of file in errors.
+        passes_over: decides for each line that is not UTF-8, given the same two texts, whether to
+            leave it out. Its other bytes are surrogate escapes.
 
     Raises:
         UserError: if it cannot be read as UTF-8, or has an endless line.
@@ -35,9 +35,8 @@ def read_lines(
     try:
         longest = MAX_JSON if begins_as_json(path) else MAX_LINE
         with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-            number = 0
-            while line := file.readline(longest + 1):
-                number += 1
+            lines = iter(lambda: file.readline(longest + 1), "")
+            for number, line in enumerate(lines, 1):
                 where = f"{path}, line {number}"
                 if len(line) > longest:
                     raise UserError(
@@ -46,6 +45,7 @@ def read_lines(
                         "more",
                         f"Check that the file is a {what} file.",
                     )
+
                 line = line.strip()
                 if line.isascii() or is_text(line):
                     yield where, line
@@ -93,10 +93,9 @@ def is_line(value: str) -> bool:
 
 
 def require_utf8_names() -> None:
-    """Refuse a Python to which file names are in another encoding: it would find few of those that
-    lists hold.
+    """Refuse a Python whose file names have another encoding, which finds few names of a list.
 
-    The programs start themselves anew instead, see :func:`omnidali.cli.arguments.use_utf8`.
+    The programs restart themselves instead, see :func:`omnidali.cli.arguments.use_utf8`.
 
     Raises:
         UserError: naming the encoding.
@@ -121,7 +120,7 @@ def is_whole(text: str) -> bool:
 
 
 def parse_json(text: str, where: str) -> object:
-    """The value of a JSON text. NaN and infinity, which JSON does not have, are mistakes.
+    """Parse a JSON text. NaN and infinity, which JSON does not have, are mistakes.
 
     Raises:
         UserError: with ``where`` and the line.
@@ -140,7 +139,7 @@ def parse_json(text: str, where: str) -> object:
 
 
 def read_json(text: str, start: int, where: str) -> tuple[object, int]:
-    """The JSON value that begins at ``start``, and the position behind it.
+    """Parse the JSON value that begins at ``start``; returns it and the position after it.
 
     Raises:
         UserError: with ``where`` and the line.
@@ -159,19 +158,21 @@ def read_json(text: str, start: int, where: str) -> tuple[object, int]:
         ) from None
 
 
-def _number(text: str) -> int:
+def _parse_int(text: str) -> int:
     if len(text) > MAX_DIGITS + 1:
         raise ValueError(f"a number of {len(text):,} digits")
     return int(text)
 
 
-def _no_number(text: str) -> float:
+def _refuse_constant(text: str) -> float:
     raise ValueError(f"{text}, which is no number")
 
 
-def _finite(text: str) -> float:
+def _parse_float(text: str) -> float:
     value = float(text)
-    return value if math.isfinite(value) else _no_number(text[:20])
+    return value if math.isfinite(value) else _refuse_constant(text[:20])
 
 
-_DECODER = json.JSONDecoder(parse_int=_number, parse_float=_finite, parse_constant=_no_number)
+_DECODER = json.JSONDecoder(
+    parse_int=_parse_int, parse_float=_parse_float, parse_constant=_refuse_constant
+)

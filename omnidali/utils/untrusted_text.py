@@ -1,14 +1,15 @@
-r"""Text of strangers, made fit for each place where people read it: one function a place.
+r"""Untrusted text, escaped for each place where people read it: one function a place.
 
 Names of files, folders, classes and tar members, labels, ids, and messages that quote them may hold
 control characters, marks that change the direction of writing, markup and formulas. Inside the
 program, and in lists that are read back, they stay as they are.
 
-What a function here has escaped it leaves alone the next time, but for :func:`for_markdown`.
+A second call of a function here changes nothing, except of :func:`for_markdown`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import sys
@@ -17,11 +18,10 @@ from omnidali.errors import printable
 
 LONGEST = 300  # characters of a name
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?")
-# what a spreadsheet takes for the begin of a formula, in narrow and in wide letters; many split
-# cells at semicolons
+# a spreadsheet takes these for the beginning of a formula, in narrow and in wide letters; many
+# split cells at semicolons
 _FORMULA = re.compile(r"(^\s*|;\s*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
-# `_` inside a word is no markup; at the begin of a line or an item of a list there is more than
-# elsewhere
+# `_` inside a word is no markup; the beginning of a line or of a list's item has more markup
 _MARKUP = re.compile(
     r"[\\`*\[\]|~#$]|(?<![^\W_])_|_(?![^\W_])|^[-+=](?![0-9.])|:(?=//)|(?<=www)\.", re.IGNORECASE
 )
@@ -30,14 +30,15 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 class PrintError(OSError):
-    """What is printed goes to a file on a full disk, or to a terminal that is gone."""
+    """The output cannot be printed: its file is on a full disk, or its terminal is gone."""
 
 
 def for_terminal(text: object, longest: int | None = LONGEST) -> str:
-    r"""Text for one line of a terminal, a log or a message: what does not print is escaped.
+    r"""Escape what does not print, for one line of a terminal, a log or a message.
 
     Args:
-        longest: characters; what is longer loses its middle. None: any number, for whole messages.
+        text: of any origin.
+        longest: characters; a longer text loses its middle. None: any number, for whole messages.
 
     >>> (
     ...     for_terminal("\x1b[31mred\n"),
@@ -56,23 +57,25 @@ def for_terminal(text: object, longest: int | None = LONGEST) -> str:
 
 
 def for_markdown(text: object, longest: int | None = LONGEST) -> str:
-    r"""Text anywhere in a line of Markdown, in a table, too, which shows it as it is.
+    r"""Escape markup, so that a line or table of Markdown shows the text as it is.
 
     Args:
+        text: of any origin.
         longest: as in :func:`for_terminal`.
 
     >>> print(for_markdown("<b>|[x](javascript:y) snake_case"))
     &lt;b&gt;\|\[x\](javascript:y) snake_case
     """
-    text = _NUMBERED.sub(r"\1\\\2", _MARKUP.sub(r"\\\g<0>", for_terminal(text, longest)))
-    return re.sub("[&<>]", lambda mark: _ENTITIES[mark[0]], text)
+    escaped = _MARKUP.sub(r"\\\g<0>", for_terminal(text, longest))
+    escaped = _NUMBERED.sub(r"\1\\\2", escaped)
+    return re.sub("[&<>]", lambda mark: _ENTITIES[mark[0]], escaped)
 
 
 def for_csv(value: object) -> object:
-    r"""A cell of a table for people, who may open it in a spreadsheet: no text is a formula, and
-    each is one line.
+    r"""Escape a cell of a table that people may open in a spreadsheet.
 
-    Numbers stay as they are. Tables that programs read back need no such cells.
+    No text is a formula, and each is one line. Numbers stay as they are. Tables that programs read
+    back need no such cells.
 
     >>> for_csv("=cmd|' /C calc'!A0"), for_csv("a\nb"), for_csv(-1.5), for_csv("-1.5")
     ("'=cmd|' /C calc'!A0", 'a\\nb', -1.5, '-1.5')
@@ -84,7 +87,7 @@ def for_csv(value: object) -> object:
 
 
 def for_tensorboard(tag: object) -> str:
-    r"""A tag of TensorBoard's, in which slashes group.
+    r"""Turn a text into a tag of TensorBoard, in which slashes group.
 
     >>> for_tensorboard("clips/<b>web\n 猫")
     'clips/_b_web_ 猫'
@@ -92,22 +95,24 @@ def for_tensorboard(tag: object) -> str:
     return re.sub(r"[^\w./ +-]", "_", str(tag))[:LONGEST]
 
 
-def for_picture(text: object, longest: int | None = 100) -> str:
-    r"""One line of text for OpenCV's fonts, which hold ASCII alone; a long one would make a huge
-    picture.
+def for_image(text: object, longest: int | None = 100) -> str:
+    r"""Turn a text into one line for OpenCV's fonts, which hold ASCII alone.
 
-    >>> for_picture("naïve\n")
+    Args:
+        text: of any origin.
+        longest: as in :func:`for_terminal`; a long line would make a huge image.
+
+    >>> for_image("naïve\n")
     'na?ve\\n'
     """
     return for_terminal(text, longest).encode("ascii", "replace").decode("ascii")
 
 
 def for_shell(*words: object) -> str:
-    r"""A command as a shell takes it: a word stays one word, and nothing in it is run when it is
-    pasted.
+    r"""Quote a command so that it can be pasted into a shell: each word stays one, and none is run.
 
-    It goes through :func:`for_terminal` where it is printed; a name that this escapes has to be
-    typed.
+    :func:`for_terminal` still applies where the command is printed; a name that this escapes has to
+    be typed.
 
     >>> print(for_shell("train.py", "--config", "my runs/$(reboot).yaml"))
     train.py --config 'my runs/$(reboot).yaml'
@@ -116,8 +121,7 @@ def for_shell(*words: object) -> str:
 
 
 def say(*lines: object, error: bool = False) -> None:
-    """Print lines to stdout, or to stderr with ``error``. Each stays one line, whatever names it
-    holds.
+    """Print lines to stdout, or to stderr with ``error``; each stays one line whatever it holds.
 
     Raises:
         BrokenPipeError: if the reader has left.
@@ -136,3 +140,9 @@ def say(*lines: object, error: bool = False) -> None:
         raise
     except OSError as problem:
         raise PrintError(problem.errno, problem.strerror) from None
+
+
+def warn(line: str) -> None:
+    """Print a line to stderr if that is possible: it may be on a full disk, or closed."""
+    with contextlib.suppress(OSError, ValueError):
+        say(line, error=True)

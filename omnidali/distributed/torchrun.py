@@ -1,9 +1,9 @@
-"""torchrun for commands that start programs: it ends as its ranks do, and says in a line why.
+"""torchrun for commands that start programs: it exits as its ranks do, with their error.
 
-torchrun itself ends with code 1 whatever its ranks end with, below a traceback of its own. This one
-ends with the code of the rank that failed first, and hands that rank's error to whoever started it.
-It is run by :func:`omnidali.processes.launch.run_program`, as ``python -m omnidali.processes.torchrun DESCRIPTOR``
-and torchrun's arguments.
+torchrun itself exits with code 1 whatever its ranks exit with, below a traceback of its own. This
+one exits with the code of the rank that failed first, and passes that rank's error to the process
+that started it. :func:`omnidali.processes.launch.run_program` runs it, as
+``python -m omnidali.distributed.torchrun DESCRIPTOR`` and torchrun's arguments.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from omnidali.processes.child import end_with_parent
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from omnidali.processes.signals import FORWARDED, end_with_parent
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run torchrun; the first argument is the descriptor of a pipe that gets the error as JSON
-    text.
+    """Run torchrun.
+
+    Args:
+        arguments: the descriptor of a pipe, into which the error is written as JSON text, and those
+            of torchrun.
     """
     descriptor, *rest = arguments
 
-    # who started this hands signals on, but for the one that kills it outright
+    # the parent forwards signals, except the one that kills it
     end_with_parent(signal.SIGTERM)
 
     # until torchrun has handlers of its own there is nothing to end but this process
-    for number in SIGNALS:
+    for number in FORWARDED:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, _: os._exit(128 + number))
 
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _launch(arguments: Sequence[str]) -> tuple[int, str]:
-    """How it ended: the exit code, and the error of the first rank that failed, if that is known."""
+    """Run the ranks; returns the exit code, and the first failed rank's error if it is known."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
@@ -52,8 +53,8 @@ def _launch(arguments: Sequence[str]) -> tuple[int, str]:
         _, first = failed.get_first_failure()
         if first.exitcode < 0:
             return 128 - first.exitcode, f"killed by {first.signal_name()}"
-        told = os.path.isfile(first.error_file) and isinstance(first.message, str)
-        return first.exitcode, first.message if told else ""
+        is_known = os.path.isfile(first.error_file) and isinstance(first.message, str)
+        return first.exitcode, first.message if is_known else ""
     except SignalException as stopped:
         return 128 + stopped.sigval, f"ended by {signal.Signals(stopped.sigval).name}"
     return 0, ""
