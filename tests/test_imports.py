@@ -12,6 +12,41 @@ ROOT = Path(__file__).parent.parent
 # the package omnidali are rows, too.
 ARROWS: dict[str, str] = {
     "errors": "",
+    "media_kind": "",
+    "utils": "errors",
+    "config": "errors media_kind utils",
+    "processes": "errors utils",
+    "distributed": "errors processes utils",
+    "testing": "media_kind utils",
+    "catalog.probing": "config media_kind processes utils",
+    "catalog.listing": "catalog.probing config errors media_kind utils",
+    "catalog.database": "catalog.listing catalog.probing errors media_kind utils",
+    "catalog": "catalog.database catalog.listing catalog.probing config errors utils",
+    "planning": "catalog.database config errors media_kind utils",
+    "decoding": "catalog.database catalog.probing config errors media_kind planning processes"
+    " utils",
+    "models": "config errors utils",
+    "pipelines": "utils",
+    "loading.failures": "catalog.database catalog.probing config decoding errors utils",
+    "loading": "catalog catalog.database catalog.listing catalog.probing config decoding"
+    " distributed errors loading.failures pipelines planning utils",
+    "evaluation": "catalog.database config distributed errors loading models planning",
+    "training": "catalog.database config distributed errors loading models processes utils",
+    "curation": "catalog.database catalog.listing catalog.probing config decoding distributed"
+    " errors loading loading.failures media_kind planning processes training utils",
+    "curation.lint": "catalog catalog.database catalog.listing catalog.probing config curation"
+    " decoding errors loading loading.failures media_kind planning utils",
+    "curation.dedup": "catalog.database config curation decoding distributed errors evaluation"
+    " loading models planning utils",
+    "curation.filter": "catalog.database config curation distributed errors evaluation loading"
+    " models planning utils",
+    "curation.copies": "catalog.database catalog.listing catalog.probing config curation decoding"
+    " errors loading media_kind planning processes utils",
+    "demo": "catalog.listing config errors loading processes utils",
+    "experiments": "config curation demo errors loading models planning processes utils",
+    "cli": "config curation curation.copies curation.dedup curation.filter curation.lint demo"
+    " distributed errors experiments loading models processes utils",
+    "__main__": "cli",
 }
 TORCH_FREE = ("utils", "processes", "catalog", "planning", "decoding", "config")
 

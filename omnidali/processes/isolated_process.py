@@ -16,13 +16,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from omnidali.errors import FILE, TROUBLES, DecodeError, UserError
 from omnidali.processes.isolated_child import TOO_MUCH_MEMORY
-
-if TYPE_CHECKING:
-    from omnidali.catalog.database.media import Media
 
 # bytes of one process: a decoder holds up to 16 of the largest frames, an encoder about as many
 MEMORY = 4 << 30
@@ -182,7 +179,25 @@ def _take_process(new: bool) -> tuple[IsolatedProcess, bool]:
     return _STARTER.submit(_start_process).result(), True
 
 
-def call_isolated(function: Callable, media: Media, *others: object) -> object:
+class _Span(Protocol):
+    @property
+    def size(self) -> int | None: ...
+
+
+class _File(Protocol):
+    """The facts of a file that bound a call: the catalog's Media has them."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def stamp(self) -> tuple[int | None, int | None]: ...
+
+    @property
+    def span(self) -> _Span: ...
+
+
+def call_isolated(function: Callable, media: _File, *others: object) -> object:
     """Call ``function(media, *others)`` in a process with limits of memory and time.
 
     Args:
