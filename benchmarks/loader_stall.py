@@ -1,9 +1,8 @@
-"""The training loop as it is, fed three ways: what the loader costs it, and what it could gain at
-most.
+"""The training loop fed three ways: what the loader costs it, and what it could gain at most.
 
-``synthetic`` hands over the same random clips again and again, which is the ceiling; ``cached`` a
-few real batches; ``real`` what the loader makes. Stall is the share of the ceiling that the real
-run misses.
+``synthetic`` delivers the same random clips again and again, which is the ceiling; ``cached`` a few
+real batches; ``real`` the batches of the loader. The stall is the share of the ceiling that a feed
+misses. Each run is a process of its own, ``python -m benchmarks.loader_stall``.
 """
 
 from __future__ import annotations
@@ -12,39 +11,53 @@ import contextlib
 import dataclasses
 import io
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from benchmarks.child_process import child_environment, module_command
+from omnidali.cli.error_report import run_reporting_errors
+from omnidali.config.load import load_config
+from omnidali.distributed.ranks import start_process_group
 from omnidali.errors import UserError
 from omnidali.loading.batch import StepBatch
 from omnidali.loading.fusion import FusionIterator
-from omnidali.processes.launch import PROJECT
 from omnidali.utils.run_record import write_record
 from omnidali.utils.untrusted_text import say
 
 FEEDS = ("synthetic", "cached", "real")
-_CACHED, _WARM_UP = 4, 3  # batches; steps before the clock starts
+_CACHED = 4  # batches
+_WARM_UP = 3  # steps before the clock starts
 
 
 class Feed:
-    """A loader that repeats itself, and notes when each batch is asked for. Otherwise as the one it
-    stands for.
+    """A loader that repeats itself, and notes when each batch is asked for.
+
+    It is like the loader in everything else.
+
+    Args:
+        loader: that makes the batches.
+        kind: of ``FEEDS``.
     """
 
     def __init__(self, loader: FusionIterator, kind: str):
-        self._loader, self._kind, self._kept = loader, kind, []
-        self.end, self.marks, self.clips = loader.end, [], []
+        self.marks: list[float] = []
+        self.clips: list[int] = []
+        self._loader = loader
+        self._kind = kind
+        self._kept: list[StepBatch] = []
         self._step = loader.next_step
+        assert loader.end is not None  # a training has an end
+        self.end = loader.end
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
     def __iter__(self) -> Feed:
@@ -55,12 +68,12 @@ class Feed:
             self.marks.append(time.perf_counter())
             raise StopIteration
         if self._kind != "real" and not self._kept:
-            self._kept = (
-                [_synthetic(next(self._loader))]
-                if self._kind == "synthetic"
-                else [next(self._loader) for _ in range(_CACHED)]
-            )
+            if self._kind == "synthetic":
+                self._kept = [_synthetic(next(self._loader))]
+            else:
+                self._kept = [next(self._loader) for _ in range(_CACHED)]
             self._loader.close()  # or it would go on decoding beside the steps
+
         self.marks.append(time.perf_counter())
         batch = self._kept[self._step % len(self._kept)] if self._kept else next(self._loader)
         self.clips.append(len(batch))
@@ -70,7 +83,7 @@ class Feed:
     def __enter__(self) -> Feed:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._loader.close()
 
     def rate(self) -> float:
@@ -81,13 +94,21 @@ class Feed:
 def bench_train(
     out: str | Path,
     config: str,
-    overrides: list[str],
-    precisions: list[str],
+    overrides: Sequence[str],
+    *,
+    precisions: Sequence[str],
     repeats: int,
     steps: int,
 ) -> list[dict]:
-    """Run ``steps`` steps of a config with every feed and precision, in turn; writes and prints one
-    record each.
+    """Train with every feed and precision, in turns; writes and prints one record each.
+
+    Args:
+        out: folder for the records.
+        config: path of the config.
+        overrides: settings of it, as ``key.path=value``.
+        precisions: values of ``train.precision``.
+        repeats: runs of each feed and precision; the median counts.
+        steps: of a run.
 
     Raises:
         UserError: for mistakes in the config, and if there are too few steps to measure.
@@ -101,21 +122,14 @@ def bench_train(
         for turn in range(repeats):
             for precision in precisions:
                 for kind in FEEDS[turn % 3 :] + FEEDS[: turn % 3]:
-                    spec = [
-                        config,
-                        kind,
-                        str(steps),
-                        f"run_dir={folder}",
-                        *overrides,
-                        f"train.precision={precision}",
-                    ]
-                    rates.setdefault((precision, kind), []).append(_child(spec))
+                    settings = [f"run_dir={folder}", *overrides, f"train.precision={precision}"]
+                    rate = _run_child(config, kind, steps, settings)
+                    rates.setdefault((precision, kind), []).append(rate)
+
     records = []
     for (precision, kind), values in rates.items():
-        median, ceiling = (
-            statistics.median(values),
-            statistics.median(rates[precision, "synthetic"]),
-        )
+        median = statistics.median(values)
+        ceiling = statistics.median(rates[precision, "synthetic"])
         record = {
             "bench": "train",
             "config": Path(config).name,
@@ -130,49 +144,31 @@ def bench_train(
             "stall": round(1 - median / ceiling, 3),
         }
         records.append(write_record(out, record))
-    say(
-        "| precision | feed | clips/s, median (lowest to highest) | stall |",
-        "|---|---|---|---|",
-        *(
-            f"| {row['precision']} | {row['feed']} | {row['clips_per_second']} ({row['lowest']} to {row['highest']}) |"
-            f" {100 * row['stall']:.1f} % |"
-            for row in records
-        ),
-    )
+    say(*_table(records))
     return records
 
 
-def run_feed(train: Callable, config: str, kind: str, steps: int, overrides: list[str]) -> float:
-    """Clips a second of ``train`` over one feed, in this process."""
-    from omnidali.config.load import load_config
-    from omnidali.distributed.ranks import start_ranks
-
-    feeds = []
-
-    def wrap(loader: FusionIterator) -> Feed:
-        feeds.append(Feed(loader, kind))
-        return feeds[0]
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        train(load_config(config, overrides), start_ranks(), dry_run=steps, wrap_loader=wrap)
-    return feeds[0].rate()
+def _table(records: Sequence[dict]) -> list[str]:
+    return [
+        "| precision | feed | clips/s, median (lowest to highest) | stall |",
+        "|---|---|---|---|",
+        *(
+            f"| {row['precision']} | {row['feed']} | {row['clips_per_second']}"
+            f" ({row['lowest']} to {row['highest']}) | {100 * row['stall']:.1f} % |"
+            for row in records
+        ),
+    ]
 
 
-def _child(spec: list[str]) -> float:
-    program = (
-        "import json, sys; from benchmarks.loader_stall import run_feed; from omnidali.errors import"
-        " run_reporting_errors; from train import train; config, kind, steps, *overrides = sys.argv[1:];"
-        " sys.exit(run_reporting_errors(lambda:"
-        " print(json.dumps(run_feed(train, config, kind, int(steps), overrides)))))"
-    )
-    # train.py lies beside the package
-    paths = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
+def _run_child(config: str, kind: str, steps: int, settings: Sequence[str]) -> float:
+    """Clips a second of a training in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-c", program, *spec],
+        module_command("benchmarks.loader_stall", config, kind, steps, *settings),
         text=True,
         capture_output=True,
-        env={**os.environ, "PYTHONPATH": paths},
+        env=child_environment(),
     )
+
     if done.returncode:
         said = " / ".join(done.stderr.strip().splitlines())[-800:]
         raise UserError(
@@ -184,11 +180,45 @@ def _child(spec: list[str]) -> float:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def run_feed(
+    train: Callable, config: str, kind: str, steps: int, overrides: Sequence[str]
+) -> float:
+    """Clips a second of a training over one feed, in this process.
+
+    Args:
+        train: :func:`train.train`.
+        config: path of the config.
+        kind: of ``FEEDS``.
+        steps: of the run.
+        overrides: settings of the config.
+    """
+    feeds = []
+
+    def wrap(loader: FusionIterator) -> Feed:
+        feeds.append(Feed(loader, kind))
+        return feeds[0]
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        train(
+            load_config(config, overrides), start_process_group(), dry_run=steps, wrap_loader=wrap
+        )
+    return feeds[0].rate()
+
+
 def _synthetic(batch: StepBatch) -> StepBatch:
-    return dataclasses.replace(
-        batch,
-        groups=tuple(
-            dataclasses.replace(group, clips=torch.randn_like(group.clips))
-            for group in batch.groups
-        ),
+    groups = tuple(
+        dataclasses.replace(group, clips=torch.randn_like(group.clips)) for group in batch.groups
     )
+    return dataclasses.replace(batch, groups=groups)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the clips a second of one run; the arguments are those of :func:`run_feed`."""
+    from train import train
+
+    config, kind, steps, *overrides = arguments
+    print(json.dumps(run_feed(train, config, kind, int(steps), overrides)))
+
+
+if __name__ == "__main__":
+    sys.exit(run_reporting_errors(lambda: main(sys.argv[1:])))

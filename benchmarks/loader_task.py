@@ -1,6 +1,4 @@
-"""What a loader is asked for, in terms that no loader's own classes are needed for: paths, frames,
-boxes.
-"""
+"""What a loader is asked for, in plain terms: paths, frames and boxes, no loader's own classes."""
 
 from __future__ import annotations
 
@@ -10,14 +8,15 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Item:
-    """One clip.
+class ClipRequest:
+    """One clip of a batch.
 
     Attributes:
-        frames: presentation indices, in any order, repeats allowed; (0,) for a photo.
-        box: (top, left, bottom, right) in pixels of the upright picture.
-        flip: left and right are swapped after scaling.
-        file: number painted into the file's pictures.
+        path: of the file.
+        frames: presentation indices, in any order, repeats allowed; (0,) for an image.
+        box: (top, left, bottom, right) in pixels of the upright image.
+        flip: whether left and right are swapped after scaling.
+        file: number painted into the file's images.
     """
 
     path: str
@@ -28,19 +27,19 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Job:
+class LoaderTask:
     """Batches to deliver, in this order.
 
     Attributes:
-        kind: "image" or "video".
-        size: side of the delivered pictures, pixels.
-        steps: the items of each batch; all items have equally many frames.
+        kind: ``image`` or ``video``.
+        size: side of the delivered images, pixels.
+        steps: the clips of each batch; all have equally many frames.
         workers: cores that may be used.
     """
 
     kind: str
     size: int
-    steps: tuple[tuple[Item, ...], ...]
+    steps: tuple[tuple[ClipRequest, ...], ...]
     workers: int
 
     def write(self, path: str | Path) -> None:
@@ -48,12 +47,12 @@ class Job:
         Path(path).write_text(json.dumps(asdict(self)))
 
     @classmethod
-    def read(cls, path: str | Path) -> Job:
-        """What :meth:`write` wrote."""
+    def read(cls, path: str | Path) -> LoaderTask:
+        """Read the task that :meth:`write` has written."""
         fields = json.loads(Path(path).read_text())
         steps = tuple(
             tuple(
-                Item(row["path"], tuple(row["frames"]), tuple(row["box"]), row["flip"], row["file"])
+                ClipRequest(**{**row, "frames": tuple(row["frames"]), "box": tuple(row["box"])})
                 for row in step
             )
             for step in fields.pop("steps")

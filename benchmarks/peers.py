@@ -1,21 +1,20 @@
-"""The loaders of other projects, all doing one and the same job, each as somebody who knows it well
-would write it.
+"""The loaders of other projects with the same task, as somebody who knows them would write them.
 
-Every peer decodes the wanted frames alone, cuts the planned box, scales it bilinearly, mirrors
-where it is planned, and delivers normalised float32 batches. One decoder thread a worker, bytes
-rather than floats between processes, normalisation in place: what is common knowledge is done for
-all of them.
+Every peer decodes the wanted frames alone, crops the planned box, scales it bilinearly, flips where
+that is planned, and delivers normalised float32 batches. All of them use what is common knowledge:
+one decoder thread a worker, bytes rather than floats between processes, normalisation in place.
 
-``pip install -c constraints.txt -e '.[bench]'`` installs decord, spdl and torchcodec. The two of
-them that use FFmpeg look for its shared libraries (``apt install ffmpeg``); torchcodec 0.13 goes
-with torch 2.13. mmaction2 asks for opencv-python and opencv-contrib-python, which would overwrite
-our opencv-python-headless, so it comes without them::
+``pip install -c constraints.txt -e '.[bench]'`` installs decord, spdl and torchcodec. The last two
+look for FFmpeg's shared libraries (``apt install ffmpeg``); torchcodec 0.13 goes with torch 2.13.
+mmaction2 asks for opencv-python and opencv-contrib-python, which would overwrite our
+opencv-python-headless, so it is installed without them::
 
-    pip install -c constraints.txt addict einops importlib_metadata matplotlib rich scipy termcolor yapf
+    pip install -c constraints.txt addict einops importlib_metadata matplotlib rich scipy
+    pip install -c constraints.txt termcolor yapf
     pip install -c constraints.txt --no-deps mmaction2 mmcv-lite mmengine
 
-mmaction2 1.2.0 refuses mmcv 2.2, and its wheel lacks ``mmaction.models.localizers.drn``, which is
-replaced here by an empty module before the import.
+mmaction2 1.2.0 refuses mmcv 2.2, and its wheel lacks ``mmaction.models.localizers.drn``: an empty
+module is put in its place before the import.
 
 No torchvision: its wheel on PyPI wants CUDA's torch and does not load beside the CPU one.
 """
@@ -37,12 +36,13 @@ class Peer:
     """A loader to compare with.
 
     Attributes:
-        package: what has to be importable.
-        kinds: of jobs that it can do.
+        name: in tables and records.
+        package: the module that has to be importable.
+        kinds: of tasks that it can do.
         codecs: of videos that it decodes on a CPU, as the catalog calls them; None for whatever
             FFmpeg decodes.
         settings: arguments of ``deliver`` to choose the best of.
-        deliver: (job, **settings) -> float32 (N, 3, T, size, size) of each step, in any memory
+        deliver: (task, **settings) -> float32 (N, 3, T, size, size) of each step, in any memory
             layout; raises ImportError at once where the package is missing.
     """
 

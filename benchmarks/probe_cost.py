@@ -1,4 +1,4 @@
-"""What the probe of a video costs, beside that of another checkout of this project."""
+"""The cost of a video's probe, beside that of another checkout of this project."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from omnidali.errors import UserError
 from omnidali.testing.numbered_media import write_video
@@ -19,8 +20,12 @@ _HERE = Path(__file__).parents[1]
 _CODE = """
 import json, sys, time
 sys.path.insert(0, sys.argv[1])
-from omnidali.catalog.file_span import FileSpan
-from omnidali.catalog.probing.probe import probe_video
+try:
+    from omnidali.catalog.probing.file_span import FileSpan
+    from omnidali.catalog.probing.video_probe import probe_video
+except ImportError:  # a checkout from before December 2026
+    from omnidali.catalog.files import FileSpan
+    from omnidali.catalog.probe import probe_video
 times = {path: [] for path in sys.argv[3:]}
 for _ in range(int(sys.argv[2]) + 1):  # all files in turn: the first round warms up
     for path, found in times.items():
@@ -33,7 +38,7 @@ _VP = {"deadline": "realtime", "cpu-used": "8", "b": "1000000"}
 _X265 = {"codec": "libx265", "options": {"preset": "ultrafast", "x265-params": "log-level=none"}}
 _SVT = {"codec": "libsvtav1", "options": {"preset": "12", "crf": "40"}}
 # ten seconds each; the last three are decoded whole, as their headers do not tell their frames
-_MEDIA = {
+_MEDIA: dict[str, dict[str, Any]] = {
     "h264-gop16.mp4": {"gop": 16},
     "h264-gop250-b.mp4": {"gop": 250, "b_frames": 3},
     "h264-gop250-b.mkv": {"gop": 250, "b_frames": 3},
@@ -60,7 +65,8 @@ def bench_probe(out: str | Path, against: str | Path | None) -> list[dict]:
     """Measure one core's time for a probe of each kind of file; writes and prints one record each.
 
     Args:
-        out: folder for media and records. against: folder of another checkout, to take turns with.
+        out: folder for media and records.
+        against: folder of another checkout, to take turns with.
 
     Raises:
         UserError: if ``against`` is no checkout.
@@ -68,7 +74,7 @@ def bench_probe(out: str | Path, against: str | Path | None) -> list[dict]:
     checkouts = {"ours": _HERE}
     if against is not None:
         checkouts["theirs"] = Path(against).absolute()
-        if not (checkouts["theirs"] / "omnidali/catalog/probing/probe.py").is_file():
+        if not (checkouts["theirs"] / "omnidali/catalog").is_dir():
             raise UserError(
                 "--against",
                 "the folder of a checkout",

@@ -7,20 +7,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks.soak_media import Damage
+from benchmarks.soak_media import AppliedFault
 from omnidali.loading.failures.quarantine import RECOVERED
 from omnidali.testing.damaged_media import EXACT, FAILS, REFUSED
 
-GROWTH = 0.02  # of the memory behind the warm-up
+GROWTH = 0.02  # of the memory after the warm-up
 _AT_ONCE = 2  # descriptors that come and go as files are read; the least of many samples has fewer
-_WINDOW = 0.15  # of the time behind the warm-up, but no less than
+_WINDOW = 0.15  # of the time after the warm-up, but no less than
 # as memory goes up and down by 2 % with what is under way, for ten seconds and more
 _WINDOW_SECONDS = 40.0
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """One thing that was checked."""
+class LimitCheck:
+    """One figure with its limit.
+
+    Attributes:
+        name: of what was measured.
+        figure: that was measured, in words.
+        limit: in words.
+        passed: whether the figure is within the limit.
+    """
 
     name: str
     figure: str
@@ -28,19 +35,21 @@ class Verdict:
     passed: bool
 
     def __str__(self) -> str:
-        return (
-            f"{'ok  ' if self.passed else 'FAIL'} {self.name}: {self.figure} (limit: {self.limit})"
-        )
+        mark = "ok  " if self.passed else "FAIL"
+        return f"{mark} {self.name}: {self.figure} (limit: {self.limit})"
 
 
 @dataclass(frozen=True)
-class Sample:
+class ProcessSample:
     """The process at one moment.
 
     Attributes:
-        seconds: since the first batch. rss, own, pss: resident memory, the part that belongs to no
-            file, and the share of what several processes use; bytes.
-        files, threads: descriptors and threads of the process.
+        seconds: since the first batch.
+        rss: resident memory, bytes.
+        own: the part of it that belongs to no file, bytes.
+        pss: resident memory with the share of what several processes use, bytes.
+        files: open descriptors.
+        threads: of the process.
         clips: delivered so far.
     """
 
@@ -53,109 +62,129 @@ class Sample:
     clips: int
 
 
-def windows(samples: Sequence[Sample], warm_up: float) -> tuple[list[Sample], list[Sample]]:
-    """The first and the last samples of the time behind the warm-up (seconds).
+def first_and_last(
+    samples: Sequence[ProcessSample], warm_up: float
+) -> tuple[list[ProcessSample], list[ProcessSample]]:
+    """The first and the last samples of the time after the warm-up (seconds).
 
     Raises:
-        ValueError: if there are too few to tell anything.
+        ValueError: if there are too few to compare.
     """
     warm = [sample for sample in samples if sample.seconds >= warm_up]
     if len(warm) < 6:
         raise ValueError(
-            f"{len(warm)} samples behind a warm-up of {warm_up:.0f} s: too few to compare"
+            f"{len(warm)} samples after a warm-up of {warm_up:.0f} s: too few to compare"
         )
     share = max(_WINDOW, _WINDOW_SECONDS / (warm[-1].seconds - warm[0].seconds))
     length = min(max(3, int(share * len(warm))), len(warm) // 2)
     return warm[:length], warm[-length:]
 
 
-def memory(samples: Sequence[Sample], warm_up: float) -> Verdict:
-    """Whether memory stays as it is behind the warm-up: the median of the last samples against that
-    of the first.
-    """
-    before, after = (median(sample.rss for sample in part) for part in windows(samples, warm_up))
+def check_memory(samples: Sequence[ProcessSample], warm_up: float) -> LimitCheck:
+    """Check that the median of the last samples is that of the first ones after the warm-up."""
+    before, after = (
+        median(sample.rss for sample in part) for part in first_and_last(samples, warm_up)
+    )
     growth = after / before - 1
-    return Verdict(
+    return LimitCheck(
         "resident memory",
         f"{before / 2**20:.1f} MiB became {after / 2**20:.1f} MiB, {100 * growth:+.2f} %",
         f"below {100 * GROWTH:+.0f} %",
-        growth < GROWTH,
+        passed=growth < GROWTH,
     )
 
 
-def handles(
-    samples: Sequence[Sample], warm_up: float, before: Mapping[str, int], closed: Mapping[str, int]
-) -> list[Verdict]:
-    """Whether descriptors and threads stay as many, and are gone behind ``close``.
+def check_handles(
+    samples: Sequence[ProcessSample],
+    warm_up: float,
+    before: Mapping[str, int],
+    closed: Mapping[str, int],
+) -> list[LimitCheck]:
+    """Check that descriptors and threads stay as many, and are gone after ``close``.
 
     Args:
-        before: how many ``files`` and ``threads`` there were before the loader was opened. closed:
-            and behind its end.
+        samples: of the run.
+        warm_up: seconds.
+        before: how many ``files`` and ``threads`` there were before the loader was opened.
+        closed: how many there are after its end.
     """
-    verdicts, parts = [], windows(samples, warm_up)
+    first, last = first_and_last(samples, warm_up)
+
+    checks = []
     for name, text, under_way in (
         ("files", "open descriptors", _AT_ONCE),
         ("threads", "threads", 0),
     ):
-        early, late = (min(getattr(sample, name) for sample in part) for part in parts)
-        verdicts.append(
-            Verdict(
+        early, late = (min(getattr(sample, name) for sample in part) for part in (first, last))
+        checks += [
+            LimitCheck(
                 f"{text} while it runs",
                 f"{early} became {late}",
                 f"{early + under_way}",
-                late <= early + under_way,
-            )
-        )
-        verdicts.append(
-            Verdict(
+                passed=late <= early + under_way,
+            ),
+            LimitCheck(
                 f"{text} behind close()",
                 f"{closed[name]}",
                 f"{before[name]}, as before",
-                closed[name] <= before[name],
-            )
-        )
-    return verdicts
+                passed=closed[name] <= before[name],
+            ),
+        ]
+    return checks
 
 
-def naming(
-    damages: Iterable[Damage], named: Sequence[Mapping], asked: Mapping[str, float]
-) -> list[Verdict]:
-    """Whether each bad file was named once for each state that it had, and no good one.
+def check_naming(
+    faults: Iterable[AppliedFault], named: Sequence[Mapping], asked: Mapping[str, float]
+) -> list[LimitCheck]:
+    """Check that each bad file was named once for each of its states, and no good one.
 
     Args:
-        damages: all that was done. named: the lines of the quarantine, with ``path``, ``state`` and
-            ``time``.
+        faults: all that were applied.
+        named: the lines of the quarantine, with ``path``, ``state`` and ``time``.
         asked: when a clip of a path was decided on last, seconds since 1970.
     """
-    bad = {damage.path: damage for damage in damages if damage.outcome not in (EXACT, REFUSED)}
+    bad = {fault.path: fault for fault in faults if fault.outcome not in (EXACT, REFUSED)}
     lives: Counter[str] = Counter()  # a file that recovered and fails again is named again
     counts: Counter[tuple[str, str, int]] = Counter()
     for line in named:
-        counts[line["path"], line["state"], lives[line["path"]]] += 1
-        lives[line["path"]] += line["state"] == RECOVERED
-    twice = [path for (path, *_), count in counts.items() if count > 1]
+        path = line["path"]
+        counts[path, line["state"], lives[path]] += 1
+        lives[path] += line["state"] == RECOVERED
+
     paths = {path for path, *_ in counts}
+    twice = [path for (path, *_), count in counts.items() if count > 1]
     wrongly = [
         line["path"]
         for line in named
         if line["path"] not in bad or line["time"] < bad[line["path"]].begun - 1
     ]
-    certain = [damage for damage in bad.values() if damage.outcome == FAILS]
-    due = [damage for damage in certain if asked.get(damage.path, 0) > damage.done]
-    missed = [damage for damage in due if damage.path not in paths]
+    due = [
+        fault
+        for fault in bad.values()
+        if fault.outcome == FAILS and asked.get(fault.path, 0) > fault.done
+    ]
+    missed = [f"{fault.path} ({fault.fault})" for fault in due if fault.path not in paths]
     return [
-        Verdict(
+        LimitCheck(
             "bad files that were asked for and named",
-            f"{len(due) - len(missed)}"
-            + _such(f"{damage.path} ({damage.fault})" for damage in missed),
+            f"{len(due) - len(missed)}{_example(missed)}",
             f"all {len(due)}",
-            bool(due) and not missed,
+            passed=bool(due) and not missed,
         ),
-        Verdict("files named more than once", f"{len(twice)}" + _such(twice), "0", not twice),
-        Verdict("good files that were named", f"{len(wrongly)}" + _such(wrongly), "0", not wrongly),
+        LimitCheck(
+            "files named more than once",
+            f"{len(twice)}{_example(twice)}",
+            "0",
+            passed=not twice,
+        ),
+        LimitCheck(
+            "good files that were named",
+            f"{len(wrongly)}{_example(wrongly)}",
+            "0",
+            passed=not wrongly,
+        ),
     ]
 
 
-def _such(paths: Iterable[str]) -> str:
-    first = next(iter(paths), None)
-    return "" if first is None else f", such as {first}"
+def _example(paths: Sequence[str]) -> str:
+    return f", such as {paths[0]}" if paths else ""

@@ -1,13 +1,13 @@
-"""The first and the warm start of a run over as many photos as a crawl holds: time, memory, size of
-the catalog.
+"""The first and the warm start of a run over as many images as a crawl has: time, memory, catalog.
 
 Each start is a process of its own: ``python -m benchmarks.start_cost CONFIG`` does what train.py
 does up to the first batch, and prints one JSON line. The network is left out, as its first step
-would hide what the photos cost.
+would hide the cost of the images.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -16,22 +16,24 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks.child_process import child_environment, module_command
 from omnidali.config.load import load_config
-from omnidali.distributed.ranks import start_ranks
+from omnidali.distributed.ranks import start_process_group
 from omnidali.errors import UserError
 from omnidali.loading.data import open_data, open_loader
 from omnidali.loading.failures.quarantine import Quarantine
-from omnidali.processes.child_pool import end_idle
-from omnidali.testing.numbered_media import write_photo
+from omnidali.processes.isolated_process import end_idle_processes
+from omnidali.testing.numbered_media import write_image
 from omnidali.utils.run_record import write_record
 from omnidali.utils.untrusted_text import say
 
-FOLDERS, LIST = "class folders", "list"
+FOLDERS = "class folders"
+LIST = "list"
 STARTS = ("first", "warm")
 _ORIGINALS = 256  # generated photos, at the least
 _LINKS = 60_000  # to one of them at the most: ext4 allows 65,000
@@ -49,19 +51,20 @@ train: {{batch: 64, epochs: 1}}
 _PROBED = re.compile(r"([\d,]+) files probed now")  # in the summary that a start prints
 
 
-def bench_start(out: str | Path, tree: int, lines: int, keep: bool = False) -> list[dict]:
+def bench_start(out: str | Path, tree: int, lines: int, *, keep: bool = False) -> list[dict]:
     """Measure both starts over class folders and over a list; writes and prints one record each.
 
     Args:
-        out: folder for media and records. tree: photos in class folders. lines: of the list, each
-            another path; 0 leaves one of them out. keep: whether the media stay when all is
-            measured, for a profile.
+        out: folder for media and records.
+        tree: images in class folders; 0 for none.
+        lines: of the list, each another path; 0 for none.
+        keep: whether the media stay when all is measured, for a profile.
 
     Raises:
         UserError: if a file cannot have many names there, or a start fails.
     """
     media = Path(out).absolute() / "media" / "start"
-    shutil.rmtree(media, ignore_errors=True)  # what a killed bench has left, or one that kept it
+    shutil.rmtree(media, ignore_errors=True)  # left by a killed run, or kept
     records = []
     try:
         originals = _write_originals(media / "originals", tree + lines)
@@ -86,16 +89,16 @@ def bench_start(out: str | Path, tree: int, lines: int, keep: bool = False) -> l
         else:
             shutil.rmtree(media, ignore_errors=True)
 
-    say("", *table(records).split("\n"))
+    say("", *start_table(records).split("\n"))
     return records
 
 
-def table(records: list[dict]) -> str:
+def start_table(records: Sequence[dict]) -> str:
     """The records of starts in Markdown, the last one of each kind."""
     newest = {(row["source"], row["photos"], row["start"]): row for row in records}
     lines = [
-        "| photos | start | whole | catalog and tables | then the first batch | processor time | of it the probe's"
-        " processes | memory | largest process of the probe | catalog |",
+        "| photos | start | whole | catalog and tables | then the first batch | processor time |"
+        " of it the probe's processes | memory | largest process of the probe | catalog |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for source, photos, start in sorted(newest, key=lambda key: (*key[:2], STARTS.index(key[2]))):
@@ -103,8 +106,9 @@ def table(records: list[dict]) -> str:
         place = "a list" if source == LIST else source
         child = f"{row['child_peak_mb']:.0f} MB" if row["child_peak_mb"] else ""
         lines.append(
-            f"| {photos:,} in {place} | {start} | {row['wall_seconds']:.1f} s | {row['data_seconds']:.2f} s |"
-            f" {row['batch_seconds']:.2f} s | {row['cpu_seconds']:.1f} s | {row['child_cpu_seconds']:.1f} s |"
+            f"| {photos:,} in {place} | {start} | {row['wall_seconds']:.1f} s |"
+            f" {row['data_seconds']:.2f} s | {row['batch_seconds']:.2f} s |"
+            f" {row['cpu_seconds']:.1f} s | {row['child_cpu_seconds']:.1f} s |"
             f" {row['peak_mb']:,.0f} MB | {child} | {row['catalog_mb']:,.1f} MB |"
         )
     return "\n".join(lines)
@@ -112,43 +116,35 @@ def table(records: list[dict]) -> str:
 
 def _line(row: dict) -> str:
     return (
-        f"{row['photos']:,} photos in {row['source']}, {row['start']} start: {row['wall_seconds']} s,"
-        f" {row['data_seconds']} s of it for catalog and tables with {row['probed']:,} files probed,"
-        f" {row['cpu_seconds']} s of processor time, {row['peak_mb']:,.0f} MB, catalog {row['catalog_mb']} MB"
+        f"{row['photos']:,} images in {row['source']}, {row['start']} start:"
+        f" {row['wall_seconds']} s, {row['data_seconds']} s of it for catalog and tables with"
+        f" {row['probed']:,} files probed, {row['cpu_seconds']} s of processor time,"
+        f" {row['peak_mb']:,.0f} MB, catalog {row['catalog_mb']} MB"
     )
 
 
 def _write_originals(folder: Path, names: int) -> list[Path]:
-    """As many photos as can have so many names together."""
+    """Write as many images as can have so many names together."""
     count = min(names, max(_ORIGINALS, -(-names // _LINKS)))
     paths = [folder / f"{number}.jpg" for number in range(count)]
-    for number, path in enumerate(tqdm(paths, desc="photos", unit="file", disable=None)):
-        write_photo(path, number)
+    for number, path in enumerate(tqdm(paths, desc="images", unit="file", disable=None)):
+        write_image(path, number)
     return paths
 
 
-def _make_source(folder: Path, source: str, count: int, originals: list[Path]) -> Path:
-    """Give the originals ``count`` names in class folders or in a list; returns the config of a run
-    over them.
-    """
+def _make_source(folder: Path, source: str, count: int, originals: Sequence[Path]) -> Path:
+    """Give the originals names in class folders or in a list; returns the config of a run."""
     classes = min(_CLASSES, count)
     if source == FOLDERS:
-        _link(
-            folder / "photos",
-            lambda number: f"class-{number % classes:03}/{number:07}.jpg",
-            count,
-            originals,
-        )
+        paths = [f"class-{number % classes:03}/{number:07}.jpg" for number in range(count)]
         settings = "{kind: image, root: photos}"
     else:
-
-        def path_of(number: int) -> str:
-            return f"{number // _FOLDER:05}/{number:07}.jpg"
-
-        _link(folder / "photos", path_of, count, originals)
-        with open(folder / "list.txt", "w", encoding="utf-8") as file:
-            file.writelines(f"{path_of(number)} {number % classes}\n" for number in range(count))
+        paths = [f"{number // _FOLDER:05}/{number:07}.jpg" for number in range(count)]
         settings = "{kind: image, root: photos, list: list.txt}"
+    _link(folder / "photos", paths, originals)
+    if source == LIST:
+        with open(folder / "list.txt", "w", encoding="utf-8") as file:
+            file.writelines(f"{path} {number % classes}\n" for number, path in enumerate(paths))
 
     config = folder / "config.yaml"
     config.write_text(
@@ -157,16 +153,16 @@ def _make_source(folder: Path, source: str, count: int, originals: list[Path]) -
     return config
 
 
-def _link(root: Path, path_of: Callable[[int], str], count: int, originals: list[Path]) -> None:
-    """Hard links: millions of files then take no more room than their names.
+def _link(root: Path, paths: Sequence[str], originals: Sequence[Path]) -> None:
+    """Make hard links: millions of files then take no more room than their names.
 
     Raises:
         UserError: where the file system has none.
     """
-    made = set()
+    made: set[Path] = set()
     try:
-        for number in tqdm(range(count), desc="links", unit="file", disable=None):
-            path = root / path_of(number)
+        for number, name in enumerate(tqdm(paths, desc="links", unit="file", disable=None)):
+            path = root / name
             if path.parent not in made:
                 path.parent.mkdir(parents=True)
                 made.add(path.parent)
@@ -181,24 +177,22 @@ def _link(root: Path, path_of: Callable[[int], str], count: int, originals: list
 
 
 def _start(config: Path) -> dict:
-    """What a start in a new process costs."""
+    """The cost of a start in a new process."""
     begun = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.start_cost", str(config)],
+        module_command("benchmarks.start_cost", config),
         text=True,
         stdout=subprocess.PIPE,
+        env=child_environment(),
     )
     largest = 0.0
+    printed = None
     try:
-        while True:
-            # getrusage does not tell this: a child begins with what its parent held when it was
-            # started
+        while printed is None:
+            # getrusage gives another figure: a child begins with the memory of its parent
             largest = max(largest, _largest_child(process.pid))
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 printed, _ = process.communicate(timeout=_SAMPLE_SECONDS)
-                break
-            except subprocess.TimeoutExpired:
-                continue
     finally:
         process.kill()
     wall = time.perf_counter() - begun
@@ -240,11 +234,9 @@ def _peak_mb(status: Path) -> float:
 
 
 def main(config_path: str) -> dict:
-    """Start a run as train.py does, up to its first batch; returns what it cost, and how much was
-    probed.
-    """
+    """Start a run as train.py does, up to its first batch; returns the cost and what was probed."""
     config = load_config(config_path, [])
-    ranks = start_ranks()
+    ranks = start_process_group()
 
     begun = time.perf_counter()
     data = open_data(config, ranks)
@@ -253,11 +245,10 @@ def main(config_path: str) -> dict:
         next(loader)
         first_batch = time.perf_counter()
 
-    end_idle()  # the processor time of children counts when they have ended
+    end_idle_processes()  # the processor time of children counts when they have ended
     found = _PROBED.search(data.summary[0])
-    own, children = (
-        _processor_seconds(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+    own = _processor_seconds(resource.RUSAGE_SELF)
+    children = _processor_seconds(resource.RUSAGE_CHILDREN)
     return {
         "data_seconds": round(opened - begun, 2),
         "batch_seconds": round(first_batch - opened, 2),

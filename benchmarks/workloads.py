@@ -1,27 +1,32 @@
-"""What is measured: media that are generated once, and the samplers that read them."""
+"""The workloads: media that are generated once, and the samplers that read them."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.loader_task import Item, Job
+from benchmarks.loader_task import ClipRequest, LoaderTask
 from omnidali.catalog.build import build_catalog
-from omnidali.catalog.database.store import CatalogReader, SourceTable
+from omnidali.catalog.database.reader import CatalogReader
+from omnidali.catalog.database.source_table import SourceTable
 from omnidali.config.schema import ClipConfig, SourceConfig
 from omnidali.curation.copies.encode import RECIPES
 from omnidali.planning.camera_motion import load_motion
-from omnidali.planning.plan import TrainPlan
-from omnidali.testing.numbered_media import BITS, write_photo, write_video
+from omnidali.planning.train_plan import TrainPlan
+from omnidali.testing.numbered_media import BITS, write_image, write_video
 
-# frames of ten seconds; tens of seconds in a long video
-_PHOTOS, _VIDEOS, _FRAMES, _LONG = 2000, 24, 300, 30
+_IMAGES = 2000
+_VIDEOS = 24
+_FRAMES = 300  # ten seconds
+_LONG = 30  # pieces of ten seconds in a long video
 _PLAIN = {"preset": "medium", "crf": "23"}
-_ENCODERS = {
+_ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "h264": ("mp4", {"options": _PLAIN}),
     "hevc": (
         "mp4",
@@ -40,15 +45,20 @@ _ENCODERS = {
     "mjpeg": ("avi", {"codec": "mjpeg", "pixels": "yuvj420p", "options": {"q": "4"}}),
     "fast": ("mp4", {"options": RECIPES["fast"].options}),  # as `omnidali transcode` encodes
 }
-FAST_COPY, DENSE_COPY = f"fast copy gop {RECIPES['fast'].gop}", "h264 gop 16"
+FAST_COPY = f"fast copy gop {RECIPES['fast'].gop}"
+DENSE_COPY = "h264 gop 16"
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is loaded: sources of generated media with their shares, a sampler, the batch.
+    """What is loaded.
 
     Attributes:
-        compare: whether other loaders do it too; they know no fusion and no moving photos.
+        name: in tables and records.
+        sources: generated media with their shares.
+        clip: the sampler.
+        batch: samples of a step.
+        compare: whether other loaders do it too; they know no fusion and no inflated images.
     """
 
     name: str
@@ -58,11 +68,11 @@ class Workload:
     compare: bool = True
 
 
-def _videos(media: str, **settings) -> SourceConfig:
+def _videos(media: str, **settings: Any) -> SourceConfig:
     return SourceConfig(kind="video", root=media, list=f"{media}.txt", **settings)
 
 
-def _photos(**settings) -> SourceConfig:
+def _images(**settings: Any) -> SourceConfig:
     return SourceConfig(kind="image", root="jpeg", list="jpeg.txt", **settings)
 
 
@@ -75,12 +85,13 @@ def _pieces(gop: int) -> SourceConfig:
     )
 
 
-_TSN, _SLOWONLY = ClipConfig(num_clips=8), ClipConfig(num_clips=1, clip_len=8, frame_interval=8)
+_TSN = ClipConfig(num_clips=8)
+_SLOWONLY = ClipConfig(num_clips=1, clip_len=8, frame_interval=8)
 _SLOWONLY_4 = ClipConfig(num_clips=1, clip_len=4, frame_interval=16)
 _FOUR = ClipConfig(num_clips=4, clip_len=8, frame_interval=8)
 _GOPS = (250, 16, 8)
 WORKLOADS = (
-    Workload("W1 jpeg", (_photos(),), ClipConfig(num_clips=1), 64),
+    Workload("W1 jpeg", (_images(),), ClipConfig(num_clips=1), 64),
     *(
         Workload(f"W2 tsn-8 h264 gop {gop}", (_videos(f"h264-gop{gop}"),), _TSN, 16)
         for gop in _GOPS
@@ -106,7 +117,7 @@ WORKLOADS = (
     ),
     Workload(
         "W5 fused 2:1:1",
-        (_photos(weight=2), _videos("h264-gop16"), _videos("h264-gop8")),
+        (_images(weight=2), _videos("h264-gop16"), _videos("h264-gop8")),
         _TSN,
         32,
         False,
@@ -114,7 +125,7 @@ WORKLOADS = (
     *(
         Workload(
             f"inflate {inflate} {decode}",
-            (_photos(inflate=inflate, decode=decode),),
+            (_images(inflate=inflate, decode=decode),),
             _SLOWONLY,
             16,
             False,
@@ -125,47 +136,55 @@ WORKLOADS = (
 )
 
 
-def plan_of(tables: list[SourceTable], load: Workload, seed: int, check: bool = False) -> TrainPlan:
-    """The plan of a workload; ``check``: pictures as they are, so that the numbers in them can be
-    read.
+def workload_plan(
+    tables: Sequence[SourceTable], load: Workload, seed: int, check: bool = False
+) -> TrainPlan:
+    """The plan of a workload.
+
+    Args:
+        tables: of its sources.
+        load: the workload.
+        seed: of the plan.
+        check: leave the images as they are, so that the numbers in them can be read.
     """
-    clip, sources = load.clip, load.sources
+    clip = load.clip
+    sources = list(load.sources)
     if check:
         clip = replace(clip, crop="center", flip=0.0)
         sources = [
-            replace(source, inflate=source.inflate if source.inflate == "single" else "still")
+            source if source.inflate == "single" else replace(source, inflate="still")
             for source in sources
         ]
-    motion = load_motion(None, False)
-    return TrainPlan(
-        tables, sources, clip, load.batch, seed, motions=dict.fromkeys(range(len(tables)), motion)
-    )
+    motions = dict.fromkeys(range(len(tables)), load_motion(None, False))
+    return TrainPlan(tables, sources, clip, load.batch, seed, motions=motions)
 
 
-def job_of(plan: TrainPlan, steps: int) -> Job:
+def loader_task_of(plan: TrainPlan, steps: int) -> LoaderTask:
     """The first steps of a plan over one source, as other loaders understand it."""
-    table, batches = plan.tables[0], []
+    table = plan.tables[0]
+    batches = []
     for step in range(steps):
         (samples,) = plan(step)
+        media = map(table.media, table.records[samples.pieces[:, 0]].tolist())
+        columns = zip(media, samples.frames, samples.boxes[:, 0], samples.flips[:, 0], strict=True)
         batches.append(
             tuple(
-                Item(
-                    media.span.path,
-                    tuple(frames.tolist()),
-                    tuple(box.tolist()),
-                    bool(flip),
-                    int(Path(media.path).stem),
+                ClipRequest(
+                    path=file.span.path,
+                    frames=tuple(frames.tolist()),
+                    box=tuple(box.tolist()),
+                    flip=bool(flip),
+                    file=int(Path(file.path).stem),
                 )
-                for media, frames, box, flip in zip(
-                    map(table.media, table.records[samples.pieces[:, 0]].tolist()),
-                    samples.frames,
-                    samples.boxes[:, 0],
-                    samples.flips[:, 0],
-                )
+                for file, frames, box, flip in columns
             )
         )
-    kind = "image" if table.kind == "image" else "video"
-    return Job(kind, samples.size, tuple(batches), len(os.sched_getaffinity(0)))
+    return LoaderTask(
+        kind="image" if table.kind.is_still else "video",
+        size=samples.size,
+        steps=tuple(batches),
+        workers=len(os.sched_getaffinity(0)),
+    )
 
 
 def open_tables(media: Path, load: Workload) -> list[SourceTable]:
@@ -174,44 +193,49 @@ def open_tables(media: Path, load: Workload) -> list[SourceTable]:
     return [reader.table(source.root) for source in load.sources]
 
 
-def make_media(folder: Path, loads: list[Workload]) -> None:
-    """Generate what is missing, kept for the next run, and probe it."""
+def make_workload_media(folder: Path, loads: Sequence[Workload]) -> None:
+    """Generate the media that are missing, keep them for the next run, and probe them."""
     roots = {source.root: source for load in loads for source in load.sources}
-    jobs = []
-    for root in sorted(roots):
-        if not (folder / f"{root}.txt").exists():
-            jobs += _jobs(folder, root)
+    missing = [root for root in sorted(roots) if not (folder / f"{root}.txt").exists()]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        pending = [pool.submit(make, *rest, **options) for make, *rest, options in jobs]
+        pending = [
+            pool.submit(write, *arguments, **options)
+            for root in missing
+            for write, arguments, options in _jobs(folder, root)
+        ]
         for future in tqdm(pending, desc="media", unit="file", disable=None):
             future.result()
     build_catalog(folder / "catalog.sqlite", roots, folder, progress=False)
 
 
-def _jobs(folder: Path, root: str) -> list[tuple]:
+def _jobs(folder: Path, root: str) -> list[tuple[Callable, tuple, dict]]:
+    """The (function, arguments, options) that write a source and its list."""
     form, _, gop = root.partition("-gop")
+    jobs: list[tuple[Callable, tuple, dict]]
     if form == "jpeg":
-        names = [f"{number}.jpg" for number in range(_PHOTOS)]
+        lines = [f"{number}.jpg" for number in range(_IMAGES)]
         jobs = [
-            (write_photo, folder / root / name, number % 2**BITS, {})
-            for number, name in enumerate(names)
+            (write_image, (folder / root / name, number % 2**BITS), {})
+            for number, name in enumerate(lines)
         ]
     else:
         codec, _, length = form.partition("-")
-        ending, options = _ENCODERS[codec]
-        # GOP 250 is what x264 does unasked, with B-frames; shorter ones are made for training
+        ending, encoder = _ENCODERS[codec]
         options = {
-            **options,
+            **encoder,
             "gop": int(gop),
+            # GOP 250 is x264's default, with B-frames; shorter ones are made for training
             "b_frames": 3 if gop == "250" else 0,
             "frames": _FRAMES * (_LONG if length else 1),
         }
         names = [f"{number}.{ending}" for number in range(1 if length else _VIDEOS)]
         jobs = [
-            (write_video, folder / root / name, number, options)
+            (write_video, (folder / root / name, number), options)
             for number, name in enumerate(names)
         ]
+        lines = names
         if length:
-            names = [f"0.{ending} {10 * piece} {10 * piece + 10}" for piece in range(_LONG)]
-    text = "".join(f"{name} 0\n" for name in names)
-    return [*jobs, ((folder / f"{root}.txt").write_text, text, {})]
+            lines = [f"0.{ending} {10 * piece} {10 * piece + 10}" for piece in range(_LONG)]
+
+    text = "".join(f"{line} 0\n" for line in lines)
+    return [*jobs, ((folder / f"{root}.txt").write_text, (text,), {})]

@@ -1,10 +1,10 @@
-"""Video recognition from web photos and videos: OmniSource on a DALI data loading service.
+"""Video recognition from web images and videos: OmniSource on a DALI data loading service.
 
-The names below are the public interface; they load on first use, because torch and DALI take
-seconds.
+The names below are the public interface. They load on first use, as torch and DALI take seconds.
 """
 
 import importlib
+from typing import Any
 
 _PUBLIC = {
     "ClipBatch": "omnidali.loading.batch",
@@ -13,8 +13,8 @@ _PUBLIC = {
     "BadSourceError": "omnidali.errors",
     "UserError": "omnidali.errors",
     "FusionIterator": "omnidali.loading.fusion",
-    "TrainPlan": "omnidali.planning.plan",
-    "EvaluationPlan": "omnidali.planning.plan",
+    "TrainPlan": "omnidali.planning.train_plan",
+    "EvaluationPlan": "omnidali.planning.evaluation_plan",
     "read_frames": "omnidali.decoding.read_frames",
     "count_frames": "omnidali.decoding.read_frames",
     "build_model": "omnidali.models.recognizers",
@@ -25,7 +25,7 @@ _PUBLIC = {
 __all__ = list(_PUBLIC)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'omnidali' has no attribute {name!r}")

@@ -2,25 +2,49 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 
-from omnidali.cli import data_commands as curation
-from omnidali.cli import train_commands as training
-from omnidali.cli.arguments import Parser, use_utf8
+from omnidali.cli import (
+    copy_commands,
+    curation_commands,
+    inspect_commands,
+    motion_commands,
+    train_commands,
+)
+from omnidali.cli.arguments import use_utf8
+from omnidali.cli.command import parse_command
 from omnidali.cli.error_report import run_reporting_errors
+from omnidali.processes.launch import ProgramFailedError
+from omnidali.utils.untrusted_text import say
+
+COMMANDS = (
+    *train_commands.COMMANDS,
+    *inspect_commands.COMMANDS,
+    *curation_commands.COMMANDS,
+    *copy_commands.COMMANDS,
+    *motion_commands.COMMANDS,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand; exit code 2 for the user's mistakes."""
     if arguments is None:
         use_utf8()
-    parser = Parser(prog="omnidali", description="Video recognition from web photos and videos.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    for group in (training, curation):
-        group.add_to(commands)
-    options = parser.parse_args(arguments)
-    return run_reporting_errors(lambda: options.story(options), rank=int(os.environ.get("RANK", 0)))
+    options = parse_command(
+        "omnidali", "Video recognition from web images and videos.", COMMANDS, arguments
+    )
+    return run_reporting_errors(lambda: run_command(options), rank=int(os.environ.get("RANK", 0)))
+
+
+def run_command(options: argparse.Namespace) -> int | None:
+    """Run the command of the options; its exit code is that of a program of its that failed."""
+    try:
+        return options.run(options)
+    except ProgramFailedError as failure:
+        say(failure, error=True)
+        return failure.code
 
 
 if __name__ == "__main__":

@@ -1,42 +1,103 @@
-"""Options that mean the same in all commands."""
+"""Options that mean the same in several commands, and what commands do with them first."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from omnidali.cli.command import Option, option
+from omnidali.config.load import load_config
+from omnidali.config.schema import Config
+from omnidali.curation.copies.copy_layout import keep_clear
+from omnidali.curation.output_folder import OWNER, check_free, take_folder
 from omnidali.errors import UserError
+from omnidali.utils.untrusted_text import for_shell
+
+if TYPE_CHECKING:
+    from omnidali.distributed.ranks import Ranks
 
 
-def takes_config(parser: argparse.ArgumentParser, remark: str = "") -> None:
-    """``--config``."""
-    parser.add_argument("--config", required=True, help=f"YAML file{remark and '; '}{remark}")
+CONFIG = option("--config", required=True, help="YAML file")
+SET = option(
+    "--set",
+    dest="overrides",
+    nargs="+",
+    default=[],
+    metavar="key.path=value",
+    help="settings that replace those of the config",
+)
 
 
-def takes_sources(parser: argparse.ArgumentParser, default: str, held_out: bool = True) -> None:
-    """``--sources``; ``held_out``: whether the evaluation's may be among them."""
-    held_out = ", `evaluation` being the held-out one" if held_out else ""
-    parser.add_argument(
+def config_option(remark: str) -> Option:
+    """``--config`` with what the command expects of the file."""
+    return option("--config", required=True, help=f"YAML file; {remark}")
+
+
+def sources_option(default: str, evaluation: bool = True) -> Option:
+    """``--sources``.
+
+    Args:
+        default: the sources that the command takes where none is named, in words.
+        evaluation: whether the evaluation source can be named, too.
+    """
+    remark = "; `evaluation` is the evaluation source" if evaluation else ""
+    return option(
         "--sources",
         nargs="+",
         default=[],
         metavar="NAME",
-        help=f"only these{held_out} (default: {default})",
+        help=f"only these{remark} (default: {default})",
     )
 
 
-def takes_settings(parser: argparse.ArgumentParser) -> None:
-    """``--set``."""
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        nargs="+",
-        default=[],
-        metavar="key.path=value",
-        help="settings of the config",
-    )
+def require(met: bool, option: str, expected: str, got: object) -> None:
+    """Raise UserError for an option whose value does not meet a condition."""
+    if not met:
+        raise UserError(option, expected, str(got), "Correct the value.")
 
 
-def at_least(value: int, least: int, where: str) -> None:
-    """Raise UserError for a number that is too small."""
-    if value < least:
-        raise UserError(where, f"{least} or more", str(value), "Correct the value.")
+def load_config_apart_from_output(options: argparse.Namespace, *checkpoints: str | None) -> Config:
+    """Load ``--config`` with ``--set``, and refuse an ``--out`` that holds what a command reads.
+
+    Args:
+        options: with ``config``, ``overrides`` and ``out``.
+        checkpoints: more files or run folders that the command reads.
+
+    Raises:
+        UserError: for mistakes in the config, or naming --out.
+    """
+    config = load_config(options.config, options.overrides)
+    if options.out:
+        keep_clear(options.out, options.config, config, *checkpoints)
+    return config
+
+
+def reserve_output(
+    command: str, options: argparse.Namespace, ranks: Ranks, earlier: str = OWNER
+) -> Callable[[], None]:
+    """Check that ``--out`` is free for a command, and return the function that takes it.
+
+    All ranks call both. Without ``--out`` nothing is taken.
+
+    Args:
+        command: the name that is left in the folder.
+        options: with ``config`` and ``out``.
+        ranks: the processes of the job.
+        earlier: a file by which folders of older versions are known, see
+            :func:`~omnidali.curation.output_folder.check_free`.
+
+    Raises:
+        UserError: naming --out.
+    """
+    if not options.out:
+        return lambda: None
+
+    ranks.on_main(lambda: check_free(options.out, command, options.config, earlier))
+    return lambda: ranks.on_main(lambda: take_folder(options.out, command, options.config, earlier))
+
+
+def training_command(out: str | Path) -> str:
+    """The command that trains with the config in an output folder, as a shell takes it."""
+    return for_shell("train.py", "--config", Path(out, "config.yaml"))

@@ -1,7 +1,6 @@
-"""Options that `curate` passes on to `filter` and `dedup`: what can be wrong with them is told at
-the start.
+"""Options that ``curate`` passes on to ``filter`` and ``dedup``, checked before anything runs.
 
-They are parsed by the parsers of those commands, which would refuse them hours later themselves.
+The parsers of those commands parse them, which would refuse them hours later otherwise.
 """
 
 from __future__ import annotations
@@ -9,97 +8,105 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NoReturn
 
-from omnidali.cli import data_commands as curation
 from omnidali.cli.arguments import Parser
+from omnidali.cli.command import Option, add_options
+from omnidali.cli.curation_commands import (
+    DEDUP_OPTIONS,
+    FILTER_OPTIONS,
+    dedup_settings_from,
+    rules_from,
+)
 from omnidali.config.schema import Config
+from omnidali.curation.source_selection import check_window, choose_crawled
 from omnidali.errors import UserError
 
-_SET_BY_CURATE = {"config": "", "checkpoint": "", "out": ""}
-_FOR_FILTER = {
-    **_SET_BY_CURATE,
+# reasons against the options that cannot be passed on, after "no --NAME"
+_SET_BY_CURATE = ", which curate sets itself"
+_NOT_FOR_FILTER = {
+    "config": _SET_BY_CURATE,
+    "checkpoint": _SET_BY_CURATE,
+    "out": _SET_BY_CURATE,
     "score_only": ", as the students need the lists",
     "window": ", as dedup cuts the long videos before",
 }
-_FOR_DEDUP = {"config": "", "out": ""}
-_ADVICE = {"window": "Give it to --dedup.", "score_only": "Leave it out."}
+_NOT_FOR_DEDUP = {"config": _SET_BY_CURATE, "out": _SET_BY_CURATE}
 _FREE = "loader."  # settings that change neither a network nor a figure
 
 
-class _Asking(Parser):
-    """A parser that raises its errors, and has no --help, which would end the program."""
-
-    def __init__(self, **settings):
-        super().__init__(**{**settings, "add_help": False})
+class _RaisingParser(Parser):
+    """A parser that raises its errors, instead of ending the program."""
 
     def error(self, message: str) -> NoReturn:
         raise argparse.ArgumentError(None, message)
 
 
 def check_filter(text: str, config: Config) -> list[str]:
-    """The options of --filter as words.
+    """The options of ``--filter`` as words.
 
     Raises:
         UserError: naming --filter.
     """
-    words, options = _parse("--filter", "filter", text, _FOR_FILTER)
-    with _told_of("--filter"):
-        curation.rules_of(options)
-        from omnidali.curation.source_selection import choose_crawled
-
-        # filtering the evaluation would change the figures
+    words, options = _parse("filter", text, FILTER_OPTIONS, _NOT_FOR_FILTER)
+    with _naming("--filter"):
+        rules_from(options)
+        # filtering the evaluation source would change the figures
         choose_crawled(config, options.sources, training=True)
     return words
 
 
-def check_dedup(text: str, config: Config, long_videos: Config) -> tuple[list[str], str | None]:
-    """The options of --dedup as words, and its checkpoint, which is read once to see whether it can
-    be used.
+def check_dedup(text: str, config: Config, windowed: Config) -> tuple[list[str], str | None]:
+    """The options of ``--dedup`` as words, and its checkpoint, which is read once to check it.
 
     Args:
-        long_videos: the config as dedup gets it, with the windows of long videos.
+        text: the options as they were given.
+        config: of ``curate``.
+        windowed: the config as dedup gets it, with the windows of long videos.
 
     Raises:
         UserError: naming --dedup.
     """
-    words, options = _parse("--dedup", "dedup", text, _FOR_DEDUP)
-    with _told_of("--dedup"):
-        settings = curation.settings_of(options)
-        from omnidali.curation.source_selection import choose_crawled
-        from omnidali.curation.windows import check_window
-
+    words, options = _parse("dedup", text, DEDUP_OPTIONS, _NOT_FOR_DEDUP)
+    with _naming("--dedup"):
+        settings = dedup_settings_from(options)
         names = choose_crawled(config, options.sources, training=True)
-        check_window(
-            settings.window, {name: long_videos.sources[name] for name in names}, config.data_root
-        )
+        sources = {name: windowed.sources[name] for name in names}
+        check_window(settings.window, sources, config.data_root)
         if options.checkpoint:
             import torch
 
-            from omnidali.curation.dedup.features import load_network
+            from omnidali.curation.dedup.features import load_image_network
 
-            load_network(options.checkpoint, torch.device("cpu"))
+            load_image_network(options.checkpoint, torch.device("cpu"))
     return words, options.checkpoint
 
 
 def _parse(
-    option: str, command: str, text: str, taken: Mapping[str, str]
+    command: str,
+    text: str,
+    known: Sequence[Option],
+    forbidden: Mapping[str, str],
 ) -> tuple[list[str], argparse.Namespace]:
-    """The words of ``text``, and what the command's parser makes of them.
+    """The words of ``text``, and the options that the command's parser finds in them.
 
     Args:
-        taken: why an option may not be given, after "no --NAME", by its name in the result.
+        command: that they are for.
+        text: the options, quoted as for a shell.
+        known: the options of the command.
+        forbidden: the reasons against options, by their names in the result.
     """
-    parser = _Asking(prog="omnidali").add_subparsers(dest="command", parser_class=_Asking)
-    curation.add_to(parser)
-    asking = parser.choices[command]
-    for action in asking._actions:
-        if action.dest in taken:
-            action.required, action.default = False, None
+    option = f"--{command}"
+    parser = _RaisingParser(prog=f"omnidali {command}", add_help=False)
+    add_options(parser, known)
+    for action in parser._actions:
+        if action.dest in forbidden:
+            action.required = False
+            action.default = None
     try:
         words = shlex.split(text)
-        options = asking.parse_args(words)
+        options = parser.parse_args(words)
     except (ValueError, argparse.ArgumentError) as error:
         raise UserError(
             option,
@@ -108,20 +115,15 @@ def _parse(
             f"Correct them; `omnidali {command} --help` names all.",
         ) from None
 
-    for name, why in taken.items():
+    for name, reason in forbidden.items():
         if getattr(options, name):
-            advice = _ADVICE.get(name, "Leave it out.")
-            raise UserError(
-                option,
-                f"no --{name.replace('_', '-')}{why or ', which curate sets itself'}",
-                text,
-                advice,
-            )
+            advice = "Give it to --dedup." if name == "window" else "Leave it out."
+            raise UserError(option, f"no --{name.replace('_', '-')}{reason}", text, advice)
     for setting in options.overrides:
         if not setting.startswith(_FREE):
             raise UserError(
                 option,
-                f"--set of {_FREE}* alone, as all networks of the road share the other settings",
+                f"--set of {_FREE}* alone, as all networks of the run share the other settings",
                 setting,
                 "Give it to curate's own --set.",
             )
@@ -129,8 +131,8 @@ def _parse(
 
 
 @contextlib.contextmanager
-def _told_of(option: str) -> Iterator[None]:
-    """Name the option that an error's own option was passed on with."""
+def _naming(option: str) -> Iterator[None]:
+    """Put the option of ``curate`` before the option that an error names."""
     try:
         yield
     except UserError as error:

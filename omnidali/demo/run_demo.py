@@ -1,4 +1,4 @@
-"""The demo: make the world, train with two processes, evaluate, show where everything lies."""
+"""The demo: make the world, train with two processes, evaluate, and say where everything is."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ RANKS = 2  # of both programs
 _OPTIONS = {"data_root": "Use --out.", "run_dir": "Use --out.", "seed": "Use --seed."}
 
 
-def run_demo(folder: str | Path, seed: int = 0, overrides: list[str] | None = None) -> dict:
+def run_demo(folder: str | Path, seed: int = 0, overrides: Sequence[str] = ()) -> dict:
     """Make data, train, evaluate; everything lands in ``folder``.
 
     Args:
+        folder: for the world and the run; a second start goes on.
         seed: of the world and of the training.
         overrides: more ``key.path=value`` settings for both programs.
 
@@ -28,27 +29,33 @@ def run_demo(folder: str | Path, seed: int = 0, overrides: list[str] | None = No
         The row of evaluate.py.
 
     Raises:
-        UserError: if the project's files are not there, a setting is wrong, or a program failed.
+        UserError: if the project's files are not there, or a setting is wrong.
+        ProgramFailedError: if a program failed.
     """
-    started, folder = time.monotonic(), Path(folder)
-    config = find_config("demo.yaml")
-    world, run = folder / f"world-{seed}", folder / f"run-{seed}"
-    settings = [f"data_root={world}", f"run_dir={run}", f"seed={seed}", *(overrides or ())]
-    _check(config, settings, overrides or ())
+    started = time.monotonic()
+    world = Path(folder, f"world-{seed}")
+    run = Path(folder, f"run-{seed}")
+    config = str(find_config("demo.yaml"))
+    settings = [f"data_root={world}", f"run_dir={run}", f"seed={seed}", *overrides]
+    _check(config, settings, overrides)
+
     make_world(world, seed)
-    run_program("train.py", "--config", str(config), "--resume", "auto", *settings, ranks=RANKS)
-    row = run_program("evaluate.py", "--config", str(config), *settings, ranks=RANKS)
-    pictures = sorted((run / "pictures").glob("*.png"))
-    say("", f"what the model saw, and where it errs: {', '.join(str(path) for path in pictures)}")
+    run_program("train.py", "--config", config, "--resume", "auto", *settings, ranks=RANKS)
+    row = run_program("evaluate.py", "--config", config, *settings, ranks=RANKS)
+    assert row is not None, "evaluate.py prints its row"
+
+    plots = sorted((run / "pictures").glob("*.png"))
+    classes = len((run / "evaluation-test" / "per_class.csv").read_text().splitlines()) - 1
+    say("", f"what the model saw, and where it errs: {', '.join(str(path) for path in plots)}")
     say("curves: " + for_shell("tensorboard", "--logdir", run / "tb"))
     say(
-        f"top-1 {row['top1']:.1f} % on {row['items']} held-out videos of {_count_classes(run)} classes"
-        f" (chance {100 / _count_classes(run):.1f} %), {time.monotonic() - started:.0f} s"
+        f"top-1 {row['top1']:.1f} % on {row['items']} held-out videos of {classes} classes"
+        f" (chance {100 / classes:.1f} %), {time.monotonic() - started:.0f} s"
     )
     return row
 
 
-def _check(config: Path, settings: Sequence[str], overrides: Sequence[str]) -> None:
+def _check(config: str, settings: Sequence[str], overrides: Sequence[str]) -> None:
     """Refuse settings that a program would refuse once the world is made, or the network trained.
 
     Raises:
@@ -58,13 +65,9 @@ def _check(config: Path, settings: Sequence[str], overrides: Sequence[str]) -> N
         key = override.partition("=")[0]
         if key in _OPTIONS:
             raise UserError(key, "no setting, as the demo sets it itself", override, _OPTIONS[key])
-    found = load_config(str(config), settings)
+    found = load_config(config, settings)
     check_shares(found, RANKS)
     if found.evaluation.source is None:
         raise UserError(
             "evaluation.source", "labelled data to evaluate on", "nothing", "Leave it as it is."
         )
-
-
-def _count_classes(run: Path) -> int:
-    return len((run / "evaluation-test" / "per_class.csv").read_text().splitlines()) - 1

@@ -1,46 +1,48 @@
-"""Which source is worth what: the same training with the target alone, with each group of sources,
-and with all.
+"""The worth of each source: trainings on the target alone, with each group of sources, with all.
 
-OmniSource's tables (Sec. 4, and the reference's mini-Kinetics table) on anyone's data: equal epochs
-of the target, several seeds, mean and spread.
+OmniSource's tables (Sec. 4, and the reference's mini-Kinetics table) on any data: equal epochs of
+the target, several seeds, mean and spread.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 
-import torch
-
-from omnidali.config.load import dump_config, load_config
+from omnidali.config.load import load_config
 from omnidali.config.schema import Config
-from omnidali.config.validate import find_mistakes
 from omnidali.errors import UserError
-from omnidali.loading.data import check_shares, make_plan, open_data
-from omnidali.models.recognizers import build_model
-from omnidali.models.weights import load_pretrained
-from omnidali.processes.launch import run_program
+from omnidali.experiments.results_table import SCORE_COLUMNS, SeedScores, markdown_table
+from omnidali.experiments.training_runs import (
+    check_experiment,
+    check_trainings,
+    make_variant,
+    target_epochs,
+    train_and_score,
+)
+from omnidali.loading.data import open_data
 from omnidali.utils.atomic_write import write_whole, writing_to
-from omnidali.utils.plots import bar_chart, write_picture
+from omnidali.utils.plots import bar_chart, write_png
 from omnidali.utils.run_record import write_record
 from omnidali.utils.untrusted_text import for_markdown, say
 
-BASELINE, ALL = "baseline", "all"
+BASELINE = "baseline"
+ALL = "all"
 
 
 @dataclass(frozen=True)
-class Row:
+class AblationRow(SeedScores):
     """One line of the table.
 
     Attributes:
-        fraction: share of the target's labels. top1, mean_class: percent by seed.
-        gain: of the mean top-1 over the baseline's, points. spread: standard deviation over seeds,
-            points.
+        variant: name of the sources that were trained on.
+        fraction: share of the target's labels.
+        top1: percent, by seed.
+        mean_class: percent, by seed.
+        gain: mean top-1 minus that of the baseline, points.
     """
 
     variant: str
@@ -48,14 +50,6 @@ class Row:
     top1: tuple[float, ...]
     mean_class: tuple[float, ...]
     gain: float
-
-    @property
-    def mean(self) -> float:
-        return statistics.mean(self.top1)
-
-    @property
-    def spread(self) -> float:
-        return statistics.stdev(self.top1) if len(self.top1) > 1 else 0.0
 
 
 def variants_of(config: Config) -> dict[str, tuple[str, ...]]:
@@ -65,74 +59,92 @@ def variants_of(config: Config) -> dict[str, tuple[str, ...]]:
         UserError: if there is no source besides the target.
     """
     target, *others = config.sources
-    groups: dict[str, list[str]] = {}
-    for name in others:
-        groups.setdefault(config.sources[name].group or name, []).append(name)
-    if not groups:
+    if not others:
         raise UserError(
             "sources",
             "the target and at least one other source",
             target,
             "Add a source to compare.",
         )
-    variants = {BASELINE: (target,)} | {
-        f"+ {group}": (target, *names) for group, names in groups.items()
-    }
-    return variants | ({ALL: (target, *others)} if len(groups) > 1 else {})
+    groups: dict[str, list[str]] = {}
+    for name in others:
+        groups.setdefault(config.sources[name].group or name, []).append(name)
 
-
-def make_variant(
-    config: Config, names: Sequence[str], epochs: float, fraction: float, ranks: int
-) -> Config:
-    """The config with these sources alone: as many slots of each in a step as before, equal target
-    epochs.
-
-    Where steps sum the sources, the learning rate follows the slots linearly, as large batches want
-    it (Goyal et al., 2017); where they alternate, a step of a source is what it was.
-    """
-    target = next(iter(config.sources))
-    sources = {name: config.sources[name] for name in names}
-    sources[target] = replace(sources[target], fraction=fraction * sources[target].fraction)
-    train = replace(config.train, epochs=epochs, steps=None)
-    if config.batches is None:
-        share = sum(source.weight for source in sources.values()) / sum(
-            source.weight for source in config.sources.values()
-        )
-        unit = ranks * (1 if train.mixup == "none" else 2)
-        train = replace(train, batch=max(1, round(config.batch * share / unit)) * unit)
-    elif train.ratio is not None:
-        order = list(config.sources)
-        ratio = tuple(train.ratio[order.index(name)] for name in names)
-        train = replace(train, ratio=(1,) if len(ratio) == 1 else ratio)
-    made = replace(config, sources=MappingProxyType(sources), train=train)
-    if train.step_mode == "summed":
-        lr = config.optimizer.lr * made.batch / config.batch
-        made = replace(made, optimizer=replace(config.optimizer, lr=lr))
-    return made
+    variants: dict[str, tuple[str, ...]] = {BASELINE: (target,)}
+    variants |= {f"+ {group}": (target, *names) for group, names in groups.items()}
+    if len(groups) > 1:
+        variants[ALL] = (target, *others)
+    return variants
 
 
 def ablate(
     config_path: str,
     overrides: Sequence[str],
     out: str | Path,
+    *,
     seeds: Sequence[int],
     fractions: Sequence[float],
     ranks: int,
     take: Callable[[], None] = lambda: None,
-) -> list[Row]:
+) -> list[AblationRow]:
     """Train and evaluate every variant with every seed; finished runs in ``out`` are kept.
 
     Writes ``table.md``, ``results.json`` and ``table.png`` into ``out``.
 
     Args:
-        take: called before anything but the catalog is written, once everything was checked that
-            can be.
+        config_path: of the config, whose first source is the target.
+        overrides: settings of it, as ``key.path=value``.
+        out: folder for everything.
+        seeds: of the trainings.
+        fractions: shares of the target's labels to compare at.
+        ranks: processes of a training.
+        take: called after all checks, before anything but the catalog is written.
 
     Raises:
-        UserError: if a run failed, or there is nothing to compare.
+        UserError: if there is nothing to compare, or a program refused its config.
+        ProgramFailedError: if a program failed.
     """
-    out, config = Path(out), load_config(config_path, overrides)
-    check_numbers(ranks, seeds)
+    out = Path(out)
+    config = load_config(config_path, overrides)
+    _check_fractions(fractions)
+    check_experiment(config, ranks, seeds)
+    config = replace(config, catalog=str(out / "catalog.sqlite"))
+    variants = variants_of(config)
+    data = open_data(config)
+    say(*data.summary)
+
+    # with fewer labels a step has as many slots of the target: more epochs of what is left
+    epochs = target_epochs(config, data)
+    trainings = {
+        (fraction, variant): make_variant(config, names, epochs / fraction, fraction, ranks)
+        for fraction in fractions
+        for variant, names in variants.items()
+    }
+    check_trainings(config, trainings.values(), data.class_names, ranks)
+    take()
+
+    results: dict[tuple[float, str], list[dict]] = {}
+    for seed in seeds:
+        for (fraction, variant), training in trainings.items():
+            name = f"{variant.replace('+ ', 'with-').replace(' ', '-')}-{fraction:g}"
+            result, _ = train_and_score(training, out, name, seed, ranks)
+            results.setdefault((fraction, variant), []).append(result)
+            rows = _rows_of(results)
+            _write_results(out, rows)
+    measured = {
+        "ablation": str(config_path),
+        "overrides": list(overrides),
+        "target_epochs": epochs,
+        "seeds": list(seeds),
+        "rows": [vars(row) for row in rows],
+    }
+    write_record(out, measured)
+    table = (out / "table.md").read_text(encoding="utf-8")
+    say("", *table.split("\n"), f"also in {out / 'results.json'} and {out / 'table.png'}")
+    return rows
+
+
+def _check_fractions(fractions: Sequence[float]) -> None:
     if not all(0 < fraction <= 1 for fraction in fractions) or len(set(fractions)) < len(fractions):
         raise UserError(
             "--fractions",
@@ -140,179 +152,48 @@ def ablate(
             str(list(fractions)),
             "Correct them.",
         )
-    if config.evaluation.source is None:
-        raise UserError(
-            "evaluation.source", "labelled data to compare on", "nothing", "Add it to the config."
+
+
+def _rows_of(results: Mapping[tuple[float, str], Sequence[Mapping]]) -> list[AblationRow]:
+    """The rows of what is known so far, with the results of the seeds by fraction and variant."""
+    rows = []
+    for (fraction, variant), found in results.items():
+        top1 = tuple(result["top1"] for result in found)
+        baseline = statistics.mean(result["top1"] for result in results[fraction, BASELINE])
+        rows.append(
+            AblationRow(
+                variant=variant,
+                fraction=fraction,
+                top1=top1,
+                mean_class=tuple(result["mean_class"] for result in found),
+                gain=statistics.mean(top1) - baseline,
+            )
         )
-    config = replace(config, catalog=str(out / "catalog.sqlite"))
-    variants, scores = variants_of(config), {}
-    data = open_data(config)
-    say(*data.summary)
-    epochs = config.train.epochs or config.train.steps / make_plan(config, data).steps_per_epoch
-    # fewer labels: as many slots of the target all the same, so more epochs of what is left
-    made = {
-        (fraction, variant): make_variant(config, names, epochs / fraction, fraction, ranks)
-        for fraction in fractions
-        for variant, names in variants.items()
-    }
-    check_trainings(config, made.values(), data.class_names, ranks)
-    take()
-    for seed in seeds:
-        for fraction in fractions:
-            for variant in variants:
-                name = f"{variant.replace('+ ', 'with-').replace(' ', '-')}-{fraction:g}"
-                scores[fraction, variant, seed], _ = train_and_score(
-                    made[fraction, variant], out, name, seed, ranks
-                )
-                rows = _report(out, scores, variants, seeds, fractions)
-    write_record(
-        out,
-        {
-            "ablation": str(config_path),
-            "overrides": list(overrides),
-            "target_epochs": epochs,
-            "seeds": list(seeds),
-            "rows": [vars(row) for row in rows],
-        },
-    )
-    table = (out / "table.md").read_text(encoding="utf-8")
-    say("", *table.split("\n"), f"also in {out / 'results.json'} and {out / 'table.png'}")
     return rows
 
 
-def check_numbers(ranks: int, seeds: Sequence[int]) -> None:
-    """Refuse numbers of ranks and seeds that no training can have, or that would count a run twice.
-
-    Raises:
-        UserError: naming the option.
-    """
-    if ranks < 1:
-        raise UserError("--ranks", "1 or more", str(ranks), "Correct the number.")
-    if torch.cuda.is_available() and ranks > torch.cuda.device_count():
-        raise UserError(
-            "--ranks",
-            f"at most {torch.cuda.device_count()}, the number of GPUs",
-            str(ranks),
-            "Correct the number.",
-        )
-    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise UserError(
-            "--seeds", "numbers of 0 or more, each once", str(list(seeds)), "Correct them."
-        )
-
-
-def check_trainings(
-    config: Config, variants: Iterable[Config], class_names: Sequence[str], ranks: int
-) -> None:
-    """Refuse what train.py would refuse hours later: settings, shares of a batch, and weights to
-    start from.
-
-    Args:
-        variants: of the config, as they are trained; their networks are those of the config.
-
-    Raises:
-        UserError: for the first of them.
-    """
-    if config.model.sync_norm and not torch.cuda.is_available():
-        raise UserError("model.sync_norm", "GPUs", "the CPU", "Switch it off.")
-    if config.model.pretrained:
-        model = build_model(config.model, len(class_names), config.clip.clip_len)
-        load_pretrained(model, config.model.pretrained, config.model.pretrained_head, class_names)
-    for variant in variants:
-        for mistake in find_mistakes(variant):
-            raise mistake
-        check_shares(variant, ranks)
-
-
-def train_and_score(
-    config: Config, out: Path, name: str, seed: int, ranks: int
-) -> tuple[dict, Path]:
-    """One run below ``out / "runs"``, or its result where it is known: another config, or other
-    lists, have another folder.
-
-    Returns:
-        The row of evaluate.py, and the run folder.
-
-    Raises:
-        UserError: if a program failed.
-    """
-    config = replace(config, seed=seed, run_dir="")
-    data = open_data(config)
-    told = dump_config(config) + "".join(
-        table.fingerprint for table in (*data.tables, data.evaluation)
-    )
-    run = out / "runs" / f"{name}-seed{seed}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
-    path, done = run.parent / f"{run.name}.yaml", run / "result.json"
-    if done.exists():
-        return json.loads(done.read_text(encoding="utf-8")), run
-    with writing_to(out):
-        write_whole(path, dump_config(replace(config, run_dir=str(run))))
-    run_program("train.py", "--config", str(path), "--resume", "auto", ranks=ranks)
-    row = run_program(
-        "evaluate.py",
-        "--config",
-        str(path),
-        "--checkpoint",
-        str(run / "checkpoints" / "last.pt"),
-        ranks=ranks,
-    )
-    with writing_to(out):
-        write_whole(done, json.dumps(row))
-    return row, run
-
-
-def _report(out: Path, scores: dict, variants, seeds, fractions) -> list[Row]:
-    """Write what is known so far."""
-    rows = []
-    for fraction in fractions:
-        baseline = None
-        for variant in variants:
-            known = [
-                scores[fraction, variant, seed]
-                for seed in seeds
-                if (fraction, variant, seed) in scores
-            ]
-            if not known:
-                continue
-            top1 = tuple(row["top1"] for row in known)
-            baseline = statistics.mean(top1) if baseline is None else baseline
-            rows.append(
-                Row(
-                    variant,
-                    fraction,
-                    top1,
-                    tuple(row["mean_class"] for row in known),
-                    statistics.mean(top1) - baseline,
-                )
-            )
-    results = json.dumps(
-        [vars(row) | {"mean": row.mean, "spread": row.spread} for row in rows], indent=1
-    )
+def _write_results(out: Path, rows: Sequence[AblationRow]) -> None:
+    results = [vars(row) | {"mean": row.mean, "spread": row.spread} for row in rows]
     bars = {f"{row.variant}, {100 * row.fraction:g} %": (row.mean, row.top1) for row in rows}
     with writing_to(out):
-        write_whole(out / "results.json", results + "\n")
-        write_whole(out / "table.md", make_table(rows))
-        write_picture(out / "table.png", bar_chart(bars, "top-1, %"))
-    return rows
+        write_whole(out / "results.json", json.dumps(results, indent=1) + "\n")
+        write_whole(out / "table.md", ablation_table(rows))
+        write_png(out / "table.png", bar_chart(bars, "top-1, %"))
 
 
-def make_table(rows: Sequence[Row]) -> str:
+def ablation_table(rows: Sequence[AblationRow]) -> str:
     """The rows as a Markdown table.
 
-    >>> print(make_table([Row("baseline", 1.0, (50.0, 52.0), (49.0, 50.0), 0.0)]))
+    >>> print(ablation_table([AblationRow("baseline", 1.0, (50.0, 52.0), (49.0, 50.0), 0.0)]))
     | sources | labels | top-1, mean | spread | gain | by seed | mean class |
     |---|---|---|---|---|---|---|
     | baseline | 100 % | 51.0 | 1.4 | +0.0 | 50.0, 52.0 | 49.5 |
     <BLANKLINE>
     """
-    lines = [
-        "| sources | labels | top-1, mean | spread | gain | by seed | mean class |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        by_seed = ", ".join(f"{value:.1f}" for value in row.top1)
-        lines.append(
-            f"| {for_markdown(row.variant)} | {100 * row.fraction:g} % | {row.mean:.1f} | {row.spread:.1f} |"
-            f" {row.gain:+.1f} | {by_seed} | {statistics.mean(row.mean_class):.1f} |"
-        )
-    return "\n".join(lines) + "\n"
+    return markdown_table(
+        ("sources", "labels", *SCORE_COLUMNS),
+        [
+            [for_markdown(row.variant), f"{100 * row.fraction:g} %", *row.cells(row.gain)]
+            for row in rows
+        ],
+    )

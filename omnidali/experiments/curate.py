@@ -1,170 +1,98 @@
-"""The whole road from a crawl to a student: teacher, duplicates, filter, student, and what it was
-worth.
+"""From a crawl to a student: teacher, duplicates, filter, student, and a table of their scores.
 
-OmniSource (Sec. 3): a teacher learns from the labelled target alone; its opinion decides which
-crawled items stay; the student learns from the target and from those. It may be the teacher of
+OmniSource (Sec. 3): a teacher learns from the labelled target alone; its scores decide which
+crawled items stay; the student learns from the target and those items. It may be the teacher of
 another round, alone or together with all networks before it, as the paper's best teacher is an
-ensemble (Fig. 6); or students like it, each of which held a part of the crawl out and judges that
-(cross-fitting, as in confident learning, Northcutt et al., 2021). Beside it stand the first
-teacher, which sees as many clips as a student, and a student that was given everything.
+ensemble (Fig. 6). Or students like it, each trained without a part of the crawl, score the part
+that they have not seen (cross-fitting, as in confident learning, Northcutt et al., 2021). The table
+compares with the first teacher, which sees as many clips as a student, and with a student of the
+whole crawl.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import statistics
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 from omnidali.config.load import dump_config, load_config
 from omnidali.config.schema import Config
-from omnidali.curation.windows import FRAME_SECONDS, takes_windows
-from omnidali.demo.truth import judge_lists
-from omnidali.demo.world import TRUTH
+from omnidali.curation.source_selection import FRAME_SECONDS, is_cut_into_windows
 from omnidali.errors import UserError
-from omnidali.experiments.ablate import (
-    check_numbers,
+from omnidali.experiments.curation_table import CurationRow, curation_table, precision_and_recall
+from omnidali.experiments.training_runs import (
+    check_experiment,
     check_trainings,
     make_variant,
+    target_epochs,
     train_and_score,
 )
-from omnidali.loading.data import make_plan, open_data
+from omnidali.loading.data import open_data
 from omnidali.models.checkpoint_file import LAST
 from omnidali.planning.resampling import without_part
 from omnidali.processes.launch import run_program
 from omnidali.utils.atomic_write import write_whole, writing_to
 from omnidali.utils.run_record import write_record
-from omnidali.utils.untrusted_text import for_markdown, say
+from omnidali.utils.untrusted_text import say
 
-TARGET, EVERYTHING = "target alone", "everything that was crawled"
-CURATED = "config.yaml"  # what dedup and filter write into their folders
+TARGET = "target alone"
+EVERYTHING = "everything that was crawled"
+CURATED = "config.yaml"  # written by dedup and filter into their folders
 
 
-@dataclass
-class Row:
-    """One line of the table: a training set, and the students that had it.
+@dataclass(frozen=True, kw_only=True)
+class CurationOptions:
+    """The options of a curation.
 
     Attributes:
-        samples: of the web sources, by seed. top1, mean_class: percent by seed.
-        truth: for a demo world, by seed: {what: (precision, recall)}.
-    """
-
-    name: str
-    samples: list[int] = field(default_factory=list)
-    top1: list[float] = field(default_factory=list)
-    mean_class: list[float] = field(default_factory=list)
-    truth: list[dict[str, tuple[float, float]]] = field(default_factory=list)
-
-
-def curate(
-    config_path: str,
-    overrides: Sequence[str],
-    out: str | Path,
-    seeds: Sequence[int],
-    rounds: int,
-    ranks: int,
-    filtering: Sequence[str] = (),
-    deduplicating: Sequence[str] = (),
-    together: bool = False,
-    folds: int = 1,
-    take: Callable[[], None] = lambda: None,
-) -> list[Row]:
-    """Go the whole road once a seed; what is finished in ``out`` is kept.
-
-    Writes ``table.md`` and ``results.json`` into ``out``.
-
-    Args:
-        rounds: of filter and student, each with the student of the round before as its teacher.
-        filtering, deduplicating: more options of those commands, checked.
+        seeds: of the trainings; everything but dedup is done once with each.
+        rounds: of filter and student; the student of a round is the teacher of the next one.
+        ranks: processes of a program.
         together: whether all networks that were trained before a filter are its teacher, as an
             ensemble.
-        folds: students that judge in the next round instead of the one that held out none, each
-            what it held out of the crawl; 1: that one.
-        take: called before anything but the catalog is written, once everything was checked that
-            can be.
+        folds: students that score in the next round, each the part of the crawl that it was not
+            trained on; 1: the student of the whole crawl scores all.
+        filter_words: more options of ``omnidali filter``, checked.
+        dedup_words: more options of ``omnidali dedup``, checked.
+    """
+
+    seeds: Sequence[int] = (0,)
+    rounds: int = 1
+    ranks: int = 1
+    together: bool = False
+    folds: int = 1
+    filter_words: Sequence[str] = ()
+    dedup_words: Sequence[str] = ()
+
+
+def check_options(config: Config, options: CurationOptions) -> None:
+    """Refuse mistakes that the config and the options alone show.
 
     Raises:
-        UserError: if a program failed, there is nothing to filter or to compare on, or an option
-            would do nothing.
+        UserError: for the first mistake.
     """
-    out, config = Path(os.path.abspath(out)), load_config(config_path, overrides)
-    check_road(config, seeds, rounds, ranks, folds)
-    target = next(iter(config.sources))
-    crawl, unique = out / "crawl.yaml", out / "dedup" / CURATED
-    config = replace(config, run_dir=str(out / "crawl"), catalog=str(out / "catalog.sqlite"))
-    data = open_data(config)
-    say(*data.summary)
-    epochs = config.train.epochs or config.train.steps / make_plan(config, data).steps_per_epoch
-    check_trainings(
-        config,
-        [_alone(config, target, epochs, ranks), _student(config, epochs, ranks)],
-        data.class_names,
-        ranks,
-    )
-    take()
-    with writing_to(out):
-        write_whole(crawl, dump_config(in_windows(config)))
-    run_program(
-        "dedup", "--config", str(crawl), "--out", str(unique.parent), *deduplicating, ranks=ranks
-    )
-    rows = _go(config, unique, out, seeds, rounds, ranks, epochs, filtering, together, folds)
-    removed = _judge(config, load_config(str(unique)), "removed copies")
-    for what, (precision, recall) in removed.items():
-        say(f"{what}: {precision:.3f} right, {recall:.3f} found")
-    write_record(
-        out,
-        {
-            "curation": str(config_path),
-            "overrides": list(overrides),
-            "target_epochs": epochs,
-            "seeds": list(seeds),
-            "filter": list(filtering),
-            "dedup": list(deduplicating),
-            "together": together,
-            "folds": folds,
-            "removed copies": removed,
-            "rows": [vars(row) for row in rows],
-        },
-    )
-    say(
-        "",
-        *(out / "table.md").read_text(encoding="utf-8").split("\n"),
-        f"also in {out / 'results.json'}",
-    )
-    return rows
-
-
-def check_road(config: Config, seeds: Sequence[int], rounds: int, ranks: int, folds: int) -> None:
-    """Refuse what can be told from the config and the numbers alone.
-
-    Raises:
-        UserError: for the first of it.
-    """
-    if rounds < 1:
-        raise UserError("--rounds", "1 or more", str(rounds), "Correct the number.")
-    check_numbers(ranks, seeds)
-    if folds < 1 or folds > 1 == rounds:
+    if options.rounds < 1:
+        raise UserError("--rounds", "1 or more", str(options.rounds), "Correct the number.")
+    check_experiment(config, options.ranks, options.seeds)
+    if options.folds < 1 or options.folds > 1 == options.rounds:
         raise UserError(
             "--folds",
             "1 or more, and --rounds of 2 or more, as the first teacher is the target's network",
-            f"--folds {folds} --rounds {rounds}",
+            f"--folds {options.folds} --rounds {options.rounds}",
             "Correct the numbers.",
         )
-    held = next((name for name, source in config.sources.items() if source.hold_out), None)
-    if held:
-        raise UserError(
-            f"sources.{held}.hold_out",
-            "none, as networks of the road see and judge the whole crawl",
-            str(list(config.sources[held].hold_out)),
-            "Remove it; --folds holds parts out.",
-        )
-    if config.evaluation.source is None:
-        raise UserError(
-            "evaluation.source", "labelled data to compare on", "nothing", "Add it to the config."
-        )
+
+    for name, source in config.sources.items():
+        if source.hold_out:
+            raise UserError(
+                f"sources.{name}.hold_out",
+                "none, as the networks of a curation see and score the whole crawl",
+                str(list(source.hold_out)),
+                "Remove it; --folds holds parts out.",
+            )
     target, *web = config.sources
     if not web:
         raise UserError(
@@ -172,119 +100,223 @@ def check_road(config: Config, seeds: Sequence[int], rounds: int, ranks: int, fo
         )
 
 
-def _go(
-    config: Config,
-    unique: Path,
-    out: Path,
-    seeds: Sequence[int],
-    rounds: int,
-    ranks: int,
-    epochs: float,
-    filtering: Sequence[str],
-    together: bool,
-    folds: int,
-) -> list[Row]:
-    """What comes after dedup, whose config is ``unique``; the other arguments are those of
-    :func:`curate`.
+def curate(
+    config_path: str,
+    overrides: Sequence[str],
+    out: str | Path,
+    options: CurationOptions,
+    take: Callable[[], None] = lambda: None,
+) -> list[CurationRow]:
+    """Drop duplicates, then filter and train with every seed; finished work in ``out`` is kept.
+
+    Writes ``table.md`` and ``results.json`` into ``out``.
+
+    Args:
+        config_path: of the config: the first source is the target, the others are the crawl.
+        overrides: settings of it, as ``key.path=value``.
+        out: folder for everything.
+        options: that :func:`check_options` accepts.
+        take: called after all checks, before anything but the catalog is written.
+
+    Raises:
+        UserError: for mistakes in the config, or if a program refused its own.
+        ProgramFailedError: if a program failed.
     """
-    target = next(iter(config.sources))
-    rows = {
-        name: Row(name)
-        for name in (TARGET, EVERYTHING, *(f"filtered, round {n + 1}" for n in range(rounds)))
+    out = Path(os.path.abspath(out))
+    config = replace(
+        load_config(config_path, overrides),
+        run_dir=str(out / "crawl"),
+        catalog=str(out / "catalog.sqlite"),
+    )
+    data = open_data(config)
+    say(*data.summary)
+    curation = _Curation(config, out, target_epochs(config, data), options)
+    check_trainings(
+        config,
+        [curation.teacher_config(), curation.student_config(config)],
+        data.class_names,
+        options.ranks,
+    )
+    take()
+
+    unique = curation.drop_duplicates()
+    for seed in options.seeds:
+        curation.train_students(unique, seed)
+    removed = precision_and_recall(config, unique, "removed copies")
+    for what, (precision, recall) in removed.items():
+        say(f"{what}: {precision:.3f} right, {recall:.3f} found")
+    rows = list(curation.rows.values())
+    measured = {
+        "curation": str(config_path),
+        "overrides": list(overrides),
+        "target_epochs": curation.epochs,
+        "seeds": list(options.seeds),
+        "filter": list(options.filter_words),
+        "dedup": list(options.dedup_words),
+        "together": options.together,
+        "folds": options.folds,
+        "removed copies": removed,
+        "rows": [vars(row) for row in rows],
     }
-    for seed in seeds:
-        teachers = [
-            _train(_alone(config, target, epochs, ranks), rows[TARGET], out, "target", seed, ranks)
-        ]
-        trained = _train(
-            _student(config, epochs, ranks),
-            rows[EVERYTHING],
-            out,
-            "everything",
-            seed,
-            ranks,
-            config,
-        )
-        if together:
+    write_record(out, measured)
+    table = (out / "table.md").read_text(encoding="utf-8")
+    say("", *table.split("\n"), f"also in {out / 'results.json'}")
+    return rows
+
+
+class _Curation:
+    """The steps from a crawl to students, and the rows of their table.
+
+    Args:
+        config: of the crawl.
+        out: folder for everything.
+        epochs: of the target, in every training.
+        options: of the curation.
+    """
+
+    def __init__(self, config: Config, out: Path, epochs: float, options: CurationOptions):
+        self.config = config
+        self.out = out
+        self.epochs = epochs
+        self.options = options
+        names = [TARGET, EVERYTHING, *map(_round_name, range(1, options.rounds + 1))]
+        self.rows = {name: CurationRow(name) for name in names}
+
+    def drop_duplicates(self) -> Config:
+        """Run dedup over the crawl; returns the config that it has written."""
+        crawl = self.out / "crawl.yaml"
+        with writing_to(self.out):
+            write_whole(crawl, dump_config(in_windows(self.config)))
+        return self._run("dedup", crawl, self.out / "dedup", *self.options.dedup_words)
+
+    def train_students(self, unique: Config, seed: int) -> None:
+        """Train the first teacher, and then filter and train once a round; writes the table.
+
+        Args:
+            unique: the config that dedup has written.
+            seed: of the trainings.
+        """
+        teachers = [self._train(self.teacher_config(), "target", seed, self.rows[TARGET])]
+        everything = self.student_config(self.config)
+        trained = self._train(everything, "everything", seed, self.rows[EVERYTHING])
+        if self.options.together:
             teachers.append(trained)
-        for number in range(rounds):
-            folder = out / f"filter-seed{seed}-round{number + 1}"
-            checkpoints = [str(teacher / "checkpoints" / LAST) for teacher in teachers]
-            run_program(
-                "filter",
-                "--config",
-                str(unique),
-                "--checkpoint",
-                *checkpoints,
-                "--out",
-                str(folder),
-                *filtering,
-                ranks=ranks,
-            )
-            student = _student(load_config(str(folder / CURATED)), epochs, ranks)
-            name = f"filtered-{number + 1}"
-            judges = [
-                _train(
-                    student, rows[f"filtered, round {number + 1}"], out, name, seed, ranks, config
+
+        for number in range(1, self.options.rounds + 1):
+            kept = self._filter(teachers, seed, number)
+            student = self.student_config(kept)
+            name = f"filtered-{number}"
+            students = [self._train(student, name, seed, self.rows[_round_name(number)])]
+            if self.options.folds > 1 and number < self.options.rounds:
+                students = self._cross_fit(student, name, seed)
+            teachers = [*teachers, *students] if self.options.together else students
+        self._write_table()
+
+    def teacher_config(self) -> Config:
+        """The config of the first teacher, with the target alone and as many clips as a student.
+
+        Where steps sum sources, it has as many clips in a step, too.
+        """
+        config = self.config
+        target = next(iter(config.sources))
+        made = make_variant(config, (target,), self.epochs, 1.0, self.options.ranks)
+        train = replace(made.train, epochs=self.epochs * config.batch / made.batch)
+        if config.train.step_mode != "summed":
+            return replace(made, train=train)
+        source = replace(made.sources[target], batch=None)
+        return replace(
+            made,
+            sources=MappingProxyType({target: source}),
+            optimizer=config.optimizer,
+            train=replace(train, batch=config.batch),
+        )
+
+    def student_config(self, config: Config) -> Config:
+        """The config of a student of all sources of a config."""
+        return make_variant(config, tuple(config.sources), self.epochs, 1.0, self.options.ranks)
+
+    def _filter(self, teachers: Sequence[Path], seed: int, number: int) -> Config:
+        """Filter with the networks of some run folders; returns the config of what is kept."""
+        return self._run(
+            "filter",
+            self.out / "dedup" / CURATED,
+            self.out / f"filter-seed{seed}-round{number}",
+            "--checkpoint",
+            *(str(teacher / "checkpoints" / LAST) for teacher in teachers),
+            *self.options.filter_words,
+        )
+
+    def _run(self, command: str, config_file: Path, out: Path, *words: str) -> Config:
+        """Run dedup or filter; returns the config that it has written."""
+        run_program(
+            command,
+            "--config",
+            str(config_file),
+            "--out",
+            str(out),
+            *words,
+            ranks=self.options.ranks,
+        )
+        return load_config(str(out / CURATED))
+
+    def _cross_fit(self, student: Config, name: str, seed: int) -> list[Path]:
+        """Train students without a part of the crawl each; returns their run folders."""
+        folds = self.options.folds
+        return [
+            self._train(hold_out_part(student, part, folds), f"{name}-without-{part}", seed)
+            for part in range(1, folds + 1)
+        ]
+
+    def _train(self, config: Config, name: str, seed: int, row: CurationRow | None = None) -> Path:
+        """Train and evaluate, and add the scores to a row; returns the run folder."""
+        result, run = train_and_score(config, self.out, name, seed, self.options.ranks)
+        if row is not None:
+            _, *web = open_data(config).tables
+            row.samples.append(sum(map(len, web)))
+            row.top1.append(result["top1"])
+            row.mean_class.append(result["mean_class"])
+            if row.name != TARGET:
+                row.truth.append(
+                    precision_and_recall(self.config, config, "labels")
+                    | precision_and_recall(self.config, config, "pieces")
                 )
-            ]
-            if folds > 1 and number + 1 < rounds:
-                judges = [
-                    _train(
-                        _without(student, part, folds),
-                        Row(""),
-                        out,
-                        f"{name}-without-{part}",
-                        seed,
-                        ranks,
-                    )
-                    for part in range(1, folds + 1)
-                ]
-            teachers = [*teachers, *judges] if together else judges
-        _write(out, rows.values())
-    return list(rows.values())
+        return run
+
+    def _write_table(self) -> None:
+        rows = list(self.rows.values())
+        results = json.dumps([vars(row) for row in rows], indent=1)
+        with writing_to(self.out):
+            write_whole(self.out / "results.json", results + "\n")
+            write_whole(self.out / "table.md", curation_table(rows))
+
+
+def _round_name(number: int) -> str:
+    return f"filtered, round {number}"
 
 
 def in_windows(config: Config) -> Config:
-    """The config for dedup, which cuts whole long videos: a 2D teacher looks at a frame a second."""
+    """The config for dedup, which cuts whole long videos: a 2D teacher sees a frame a second."""
     if config.model.name != "tsn":
         return config
     _, *web = config.sources
     short = {
         name: replace(config.sources[name], window_seconds=FRAME_SECONDS)
         for name in web
-        if takes_windows(config.sources[name], config.data_root)
+        if is_cut_into_windows(config.sources[name], config.data_root)
     }
     return replace(config, sources=MappingProxyType({**config.sources, **short}))
 
 
-def _alone(config: Config, target: str, epochs: float, ranks: int) -> Config:
-    """The config of the first teacher, which sees as many clips as a student, where steps sum
-    sources in as many.
-    """
-    made = make_variant(config, (target,), epochs, 1.0, ranks)
-    made = replace(made, train=replace(made.train, epochs=epochs * config.batch / made.batch))
-    if config.train.step_mode == "summed":
-        source = replace(made.sources[target], batch=None)
-        made = replace(
-            made,
-            sources=MappingProxyType({target: source}),
-            optimizer=config.optimizer,
-            train=replace(made.train, batch=config.batch),
-        )
-    return made
-
-
-def _student(config: Config, epochs: float, ranks: int) -> Config:
-    """The config of a student of all of its sources."""
-    return make_variant(config, tuple(config.sources), epochs, 1.0, ranks)
-
-
-def _without(config: Config, part: int, parts: int) -> Config:
+def hold_out_part(config: Config, part: int, parts: int) -> Config:
     """The config with a part of every source but the target held out.
 
-    A source of which nothing is left is not there: a network that has seen nothing of it may judge
+    A source of which nothing is left is removed: a network that has seen nothing of it may score
     all of it.
+
+    Args:
+        config: of a student.
+        part: number of the part, from 1.
+        parts: how many there are.
     """
     target, *web = open_data(config).tables
     held = {
@@ -292,108 +324,5 @@ def _without(config: Config, part: int, parts: int) -> Config:
         for table in web
         if len(without_part(table, (part, parts)))
     }
-    return replace(
-        config, sources=MappingProxyType({target.name: config.sources[target.name], **held})
-    )
-
-
-def _train(
-    config: Config,
-    row: Row,
-    out: Path,
-    name: str,
-    seed: int,
-    ranks: int,
-    crawl: Config | None = None,
-) -> Path:
-    """Train and evaluate, add the figures to the row, and return the run folder.
-
-    Args:
-        crawl: the config that this one was made of, where a demo world knows what became better.
-    """
-    result, run = train_and_score(config, out, name, seed, ranks)
-    target, *web = open_data(config).tables
-    row.samples.append(sum(map(len, web)))
-    row.top1.append(result["top1"])
-    row.mean_class.append(result["mean_class"])
-    if crawl is not None:
-        row.truth.append(_judge(crawl, config, "labels") | _judge(crawl, config, "pieces"))
-    return run
-
-
-def _judge(crawl: Config, kept: Config, what: str) -> dict[str, tuple[float, float]]:
-    """Precision and recall by source, where the data are a demo world and something is known of the
-    source.
-    """
-    if not Path(crawl.data_root, TRUTH).exists():
-        return {}
-    found = judge_lists(crawl.data_root, crawl, kept)
-    return {
-        f"{source}, {what}": (
-            round(found[source][what].precision, 4),
-            round(found[source][what].recall, 4),
-        )
-        for source in list(crawl.sources)[1:]
-        if what in found[source] and found[source][what].wanted
-    }
-
-
-def _write(out: Path, rows: Iterable[Row]) -> None:
-    rows = [row for row in rows if row.top1]
-    with writing_to(out):
-        write_whole(out / "results.json", json.dumps([vars(row) for row in rows], indent=1) + "\n")
-        write_whole(out / "table.md", make_table(rows))
-
-
-def make_table(rows: Sequence[Row]) -> str:
-    """The rows as Markdown: students first, then what a demo world knows of their training sets.
-
-    >>> print(
-    ...     make_table(
-    ...         [
-    ...             Row("target alone", [0], [50.0], [49.0]),
-    ...             Row("everything", [90], [60.0], [59.0], [{"photos, labels": (0.9, 1.0)}]),
-    ...         ]
-    ...     )
-    ... )
-    | training set | web samples | top-1, mean | spread | gain | by seed | mean class |
-    |---|---|---|---|---|---|---|
-    | target alone | 0 | 50.0 | 0.0 | +0.0 | 50.0 | 49.0 |
-    | everything | 90 | 60.0 | 0.0 | +10.0 | 60.0 | 59.0 |
-    <BLANKLINE>
-    | training set | photos, labels |
-    |---|---|
-    | everything | 0.900 right, 1.000 found |
-    <BLANKLINE>
-    """
-    lines = [
-        "| training set | web samples | top-1, mean | spread | gain | by seed | mean class |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    first = statistics.mean(rows[0].top1)
-    for row in rows:
-        spread = statistics.stdev(row.top1) if len(row.top1) > 1 else 0.0
-        mean = statistics.mean(row.top1)
-        by_seed = ", ".join(f"{value:.1f}" for value in row.top1)
-        lines.append(
-            f"| {row.name} | {statistics.mean(row.samples):,.0f} | {mean:.1f} | {spread:.1f} | "
-            f"{mean - first:+.1f} | {by_seed} | {statistics.mean(row.mean_class):.1f} |"
-        )
-    judged = [row for row in rows if any(row.truth)]  # else nothing is known of the data
-    if judged:
-        whats = list(judged[0].truth[0])
-        lines += [
-            "",
-            f"| training set | {' | '.join(map(for_markdown, whats))} |",
-            "|---" * (len(whats) + 1) + "|",
-        ]
-    for row in judged:
-        cells = [
-            " right, ".join(
-                f"{statistics.mean(one[what][place] for one in row.truth):.3f}" for place in (0, 1)
-            )
-            + " found"
-            for what in whats
-        ]
-        lines.append(f"| {row.name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    sources = {target.name: config.sources[target.name], **held}
+    return replace(config, sources=MappingProxyType(sources))

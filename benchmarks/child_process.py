@@ -1,0 +1,22 @@
+"""Python programs that a benchmark runs as processes of their own."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from omnidali.processes.launch import PROJECT
+
+
+def module_command(module: str, *arguments: object) -> list[str]:
+    """The command that runs a module of this checkout."""
+    return [sys.executable, "-m", module, *map(str, arguments)]
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of a child that imports ``benchmarks`` and ``train``, in any folder.
+
+    They lie beside the package, so that an installation does not find them.
+    """
+    paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

@@ -1,0 +1,85 @@
+"""``motion``: the command that estimates the camera motion for ``inflate: warp``."""
+
+from __future__ import annotations
+
+import argparse
+
+from omnidali.cli.command import Command, option
+from omnidali.cli.options import CONFIG, SET, require
+from omnidali.config.load import load_config
+from omnidali.errors import UserError
+from omnidali.utils.untrusted_text import say
+
+
+def _estimate_motion(options: argparse.Namespace) -> None:
+    from omnidali.processes.isolated_process import start_isolated
+
+    # the child starts while this process still imports
+    start_isolated(0, "omnidali.curation.motion_estimate")
+    from omnidali.curation.motion_estimate import check_motion_file, estimate_motion, write_motion
+    from omnidali.distributed.ranks import Ranks
+    from omnidali.loading.data import open_data
+
+    config = load_config(options.config, options.overrides)
+    if options.interval is not None:
+        require(options.interval >= 1, "--interval", "1 or more", options.interval)
+    require(options.videos >= 1, "--videos", "1 or more", options.videos)
+    check_motion_file(options.out)
+
+    data = open_data(config)
+    videos = {table.name: table for table in data.tables if not table.kind.is_still}
+    name = options.source or data.tables[0].name
+    if name not in videos:
+        raise UserError(
+            "--source", f"a source of videos ({', '.join(videos)})", name, "Name another one."
+        )
+
+    values = estimate_motion(
+        videos[name],
+        options.interval or config.clip.frame_interval,
+        options.videos,
+        seed=config.seed,
+        names=data.class_names,
+        threads=Ranks().threads,
+    )
+    write_motion(options.out, values)
+    say(
+        f"{values['all']['pairs']} pairs of frames in {values['videos']} videos,"
+        f" {len(values['classes'])} classes with a distribution of their own: {options.out}"
+    )
+
+
+COMMANDS = (
+    Command(
+        "motion",
+        "camera motion for `inflate: warp`",
+        subcommands=(
+            Command(
+                "estimate",
+                "mean and covariance of the homographies between frames of videos",
+                run=_estimate_motion,
+                options=(
+                    CONFIG,
+                    option(
+                        "--source", help="source to look at (default: the first one, the target)"
+                    ),
+                    option(
+                        "--interval",
+                        type=int,
+                        help="frames between those of a pair (default: clip.frame_interval)",
+                    ),
+                    option(
+                        "--videos",
+                        type=int,
+                        default=1000,
+                        help="videos to look at (default: %(default)s)",
+                    ),
+                    option(
+                        "--out", required=True, help="JSON file to write, for `motion:` of a source"
+                    ),
+                    SET,
+                ),
+            ),
+        ),
+    ),
+)
