@@ -60,7 +60,7 @@ def needs_tool(name: str) -> None:
 
 @contextmanager
 def free_port():
-    """A port that nobody else is given meanwhile: it stays bound, and torch's store binds beside
+    """A port that the system gives to no other process: it stays bound, and torch's store shares
     it.
     """
     with socket.socket() as held:

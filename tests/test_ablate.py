@@ -1,6 +1,4 @@
-"""The comparison of sources: what its variants are, that finished runs are kept, and what it
-writes.
-"""
+"""The comparison of sources: its variants, its table, and finished runs that are kept."""
 
 import json
 from dataclasses import replace
@@ -13,7 +11,8 @@ from omnidali.cli import main as cli
 from omnidali.config.load import load_config
 from omnidali.config.schema import Config, OptimizerConfig, SourceConfig, TrainConfig
 from omnidali.errors import UserError
-from omnidali.experiments import ablate
+from omnidali.experiments import ablate, training_runs
+from omnidali.experiments.training_runs import make_variant
 
 SOURCES = {
     "k": SourceConfig(kind="video", weight=2),
@@ -44,7 +43,7 @@ def test_variants_are_the_target_each_group_and_all():
 
 def test_every_variant_sees_the_target_equally_often():
     for names in ablate.variants_of(CONFIG).values():
-        made = ablate.make_variant(CONFIG, names, 7.0, 0.5, 1)
+        made = make_variant(CONFIG, names, 7.0, 0.5, 1)
         weights = [source.weight for source in made.sources.values()]
         assert made.batch * weights[0] / sum(weights) == pytest.approx(8)  # target slots of a step
         assert (made.train.epochs, made.train.steps, made.sources["k"].fraction) == (7.0, None, 0.5)
@@ -58,9 +57,9 @@ def test_alternating_variants_keep_their_ratio():
         sources=sources,
         train=TrainConfig(epochs=3, step_mode="alternating", ratio=(2, 1, 3, 1)),
     )
-    made = ablate.make_variant(config, ("k", "google", "insta"), 3, 1.0, 1)
+    made = make_variant(config, ("k", "google", "insta"), 3, 1.0, 1)
     assert made.train.ratio == (2, 1, 3) and made.optimizer.lr == 0.8
-    assert ablate.make_variant(config, ("k",), 3, 1.0, 1).train.ratio == (1,)
+    assert make_variant(config, ("k",), 3, 1.0, 1).train.ratio == (1,)
 
 
 @pytest.fixture
@@ -76,11 +75,11 @@ def faked(monkeypatch):
             return None
         return {"top1": 10.0 * len(config.sources) + config.seed, "mean_class": 5.0}
 
-    monkeypatch.setattr(ablate, "run_program", run)
+    monkeypatch.setattr(training_runs, "run_program", run)
     return calls
 
 
-def test_the_table_is_written_and_finished_runs_are_kept(media_root, tmp_path, faked, capsys):
+def test_table_is_written_and_finished_runs_are_kept(media_root, tmp_path, faked, capsys):
     (tmp_path / "c.yaml").write_text("""
 sources:
   clips: {kind: video, root: clips, list: clips.txt, weight: 2}
@@ -138,7 +137,7 @@ evaluation: {source: {kind: video, root: shorts, list: shorts.txt}}
 
 
 @pytest.mark.parametrize(
-    "options, told",
+    "options, message",
     [
         (
             ["--fractions", "0"],
@@ -148,7 +147,7 @@ evaluation: {source: {kind: video, root: shorts, list: shorts.txt}}
         ([], "evaluation.source: expected labelled data to compare on, got nothing."),
     ],
 )
-def test_mistakes_are_told_before_anything_runs(tmp_path, faked, capsys, options, told):
+def test_mistakes_are_reported_before_anything_runs(tmp_path, faked, capsys, options, message):
     (tmp_path / "c.yaml").write_text(
         "sources: {a: {kind: video}, b: {kind: image}}\ntrain: {steps: 2}\n"
     )
@@ -165,4 +164,4 @@ def test_mistakes_are_told_before_anything_runs(tmp_path, faked, capsys, options
         )
         == 2
     )
-    assert told in capsys.readouterr().err and not faked
+    assert message in capsys.readouterr().err and not faked

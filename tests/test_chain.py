@@ -1,6 +1,4 @@
-"""One command behind the other: what dedup took out stays out, and long videos stay in the pieces
-of the first one.
-"""
+"""Commands in sequence: removed pieces stay removed, and long videos keep their pieces."""
 
 import csv
 import json
@@ -17,7 +15,7 @@ from omnidali.cli.main import main
 from omnidali.config.load import load_config
 from omnidali.config.schema import SourceConfig
 from omnidali.curation.dedup.frame_cache import UNREADABLE
-from omnidali.curation.job_log import OWNER, take_folder
+from omnidali.curation.output_folder import OWNER, take_folder
 from omnidali.errors import UserError
 from omnidali.experiments.curate import in_windows
 from omnidali.loading.data import make_plan, open_data
@@ -44,8 +42,9 @@ QUICK = {"width": 64, "height": 48, "rate": 12, "gop": 8, "options": {"preset": 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """A long video in parts, two of which are copies of validation items, one shown and one not,
-    and a whole one.
+    """A long video in parts, and a whole one.
+
+    Two of the parts are copies of validation items; one of them is a positive piece.
     """
     root = tmp_path_factory.mktemp("chain")
     for n in range(2):
@@ -98,7 +97,7 @@ def drawn(config) -> dict[str, set[str]]:
     return found
 
 
-def test_what_dedup_took_out_no_filter_brings_back_and_no_training_draws(world, unique, tmp_path):
+def test_pieces_that_dedup_removed_are_neither_filtered_nor_drawn(world, unique, tmp_path):
     assert json.loads((unique / "lists/parts.json").read_text()) == [
         {
             "video_dir": "a",
@@ -157,8 +156,8 @@ def test_files_of_removed_pieces_may_be_gone(world, unique, tmp_path):
     assert data.summary[1] == "parts: 1 samples, read as parts_json (asked for), 3 files probed now"
 
 
-def test_removed_windows_are_neither_cut_nor_what_lies_between_pieces(world, tmp_path):
-    """Where every window that is left shows the class, negatives come from what no list names."""
+def test_removed_windows_are_no_negatives_between_pieces(world, tmp_path):
+    """Negatives lie where no list names a piece, if all remaining windows show the class."""
     (tmp_path / "whole.json").write_text(
         json.dumps(
             [
@@ -182,21 +181,10 @@ def test_removed_windows_are_neither_cut_nor_what_lies_between_pieces(world, tmp
         world / "config.yaml", [*sets[1:], "sources.whole.pieces=one_positive_rest_negative"]
     )
     table = open_data(config).tables[2]
-    assert list(zip(table.firsts.tolist(), table.frames.tolist())) == [(0, 24), (48, 24), (72, 36)]
-    assert run(world, "cut", world / "config.yaml", tmp_path / "cut", "--pieces", "all", *sets) == 0
-    assert sorted(path.name for path in (tmp_path / "cut/whole/v").iterdir()) == [
-        "part_0.mp4",
-        "part_2.mp4",
-        "part_3.mp4",
-    ]
-    assert json.loads((tmp_path / "cut/whole.json").read_text()) == [
-        {
-            "video_dir": "v",
-            "label": 1,
-            "num_clips": 4,
-            "positive_clip_inds": [0, 2],
-            "removed_clip_inds": [1],
-        }
+    assert list(zip(table.firsts.tolist(), table.frames.tolist(), strict=True)) == [
+        (0, 24),
+        (48, 24),
+        (72, 36),
     ]
     (tmp_path / "whole.json").write_text(
         (tmp_path / "whole.json").read_text().replace(": 4,", ": 3,")
@@ -206,12 +194,17 @@ def test_removed_windows_are_neither_cut_nor_what_lies_between_pieces(world, tmp
         load_config(world / "config.yaml", [*sets[1:], "sources.whole.pieces=all"])
     ).tables[2]
     # the last: between
-    assert list(zip(table.firsts.tolist(), table.frames.tolist())) == [(0, 24), (48, 36), (84, 36)]
+    assert list(zip(table.firsts.tolist(), table.frames.tolist(), strict=True)) == [
+        (0, 24),
+        (48, 36),
+        (84, 36),
+    ]
 
 
-def test_a_damaged_long_video_is_one_file_however_many_windows_it_has(world, tmp_path):
-    """With keyframes far apart nothing of what follows the damage decodes; it came after the probe,
-    and left no trace.
+def test_damaged_long_video_counts_as_one_file_with_any_number_of_windows(world, tmp_path):
+    """The file is damaged after the probe, without a change of its size or time.
+
+    Its keyframes are far apart, so that no frame after the damage decodes.
     """
     for n in range(2):
         write_video(tmp_path / f"long/{n}.mp4", 80 + n, frames=12 * 60, **{**QUICK, "gop": 1000})
@@ -258,7 +251,7 @@ def test_a_damaged_long_video_is_one_file_however_many_windows_it_has(world, tmp
     assert len(unreadable) > 40 and {row["path"] for row in unreadable} == {"1.mp4"}
 
 
-def test_a_length_of_windows_is_said_to_the_first_command(world, tmp_path, capsys):
+def test_window_length_is_an_option_of_the_first_command_alone(world, tmp_path, capsys):
     config, out = world / "config.yaml", tmp_path / "unique"
     sets = ["--set", f"catalog={tmp_path}/c.sqlite"]
     assert run(world, "dedup", config, out, "--window", "1", *sets) == 0
@@ -278,15 +271,15 @@ def test_a_length_of_windows_is_said_to_the_first_command(world, tmp_path, capsy
         == 2
     )
     assert (
-        "--window: expected a source of long videos whose list names them whole, got none in parts, whole. Leave"
-        in capsys.readouterr().err
+        "--window: expected a source of long videos whose list names them whole,"
+        " got none in parts, whole. Leave" in capsys.readouterr().err
     )
     assert run(world, "dedup", config, out, "--sources", "parts", "--window", "2", *sets) == 2
     assert "--window: expected" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("sets, seconds", [((), (10, 1)), (("model.name=slowonly",), (10, 5))])
-def test_the_whole_road_lets_a_2d_teacher_see_a_frame_a_second(world, sets, seconds):
+def test_curate_shows_a_2d_teacher_a_frame_a_second(world, sets, seconds):
     made = in_windows(
         load_config(world / "config.yaml", ["sources.whole.window_seconds=5", *sets])
     ).sources
@@ -301,7 +294,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_a_folder_with_other_files_is_refused_and_stays_as_it_is(world, unique, tmp_path, capsys):
+def test_output_folder_with_other_files_is_refused_and_unchanged(world, unique, tmp_path, capsys):
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign/report.md").write_text("of a year's work")
     command = ["--config", str(world / "config.yaml"), "--out", str(tmp_path / "foreign")]
@@ -314,8 +307,8 @@ def test_a_folder_with_other_files_is_refused_and_stays_as_it_is(world, unique, 
     ):
         assert main([*name, *command]) == 2
         assert (
-            f"an empty folder, or one of an earlier `omnidali {name[0]}` of {world}/config.yaml, got other files in"
-            in capsys.readouterr().err
+            f"an empty folder, or one of an earlier `omnidali {name[0]}` of"
+            f" {world}/config.yaml, got other files in" in capsys.readouterr().err
         )
     assert contents(tmp_path / "foreign") == {"report.md": b"of a year's work"}
     before = contents(unique)
@@ -332,7 +325,7 @@ def test_a_folder_with_other_files_is_refused_and_stays_as_it_is(world, unique, 
     assert "--out: expected a folder outside of sources.parts, " in capsys.readouterr().err
 
 
-def test_the_same_command_takes_its_folder_again_even_after_a_kill(tmp_path):
+def test_command_takes_its_folder_again_after_a_kill(tmp_path):
     out, config = tmp_path / "out", tmp_path / "c.yaml"
     out.mkdir()
     (out / f"{OWNER}.part").write_text('{"comm')  # killed at the first byte
@@ -343,4 +336,4 @@ def test_the_same_command_takes_its_folder_again_even_after_a_kill(tmp_path):
         with pytest.raises(UserError, match="--out: expected an empty folder"):
             take_folder(out, command, path)
     (out / "scores.part").unlink()
-    take_folder(out, "dedup", config)  # nothing in it is anybody's
+    take_folder(out, "dedup", config)  # the folder holds no results of another command

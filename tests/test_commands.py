@@ -1,4 +1,4 @@
-"""The command line, the numbers in generated media, and what README shows."""
+"""The command line, the numbers in generated media, and the examples of the README."""
 
 import itertools
 import re
@@ -14,7 +14,7 @@ from omnidali.catalog.listing.list_formats import FORMATS
 from omnidali.cli import main as cli
 from omnidali.config.load import load_config
 from omnidali.demo.run_demo import run_demo
-from omnidali.testing.numbered_media import BITS, picture, read_numbers, write_video
+from omnidali.testing.numbered_media import BITS, numbered_image, read_numbers, write_video
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -24,9 +24,12 @@ README = (ROOT / "README.md").read_text()
     "file, frame, size", [(0, 0, (340, 256)), (1234, 299, (96, 64)), (2**BITS - 1, 1365, (64, 96))]
 )
 def test_painted_numbers_are_read_back(file, frame, size):
-    shown, short = picture(file, frame, *size), min(size)
-    top, left = (size[1] - short) // 2, (size[0] - short) // 2
-    assert read_numbers(shown[top : top + short, left : left + short]) == (file, frame)
+    image = numbered_image(file, frame, *size)
+    width, height = size
+    short = min(size)
+    top = (height - short) // 2
+    left = (width - short) // 2
+    assert read_numbers(image[top : top + short, left : left + short]) == (file, frame)
 
 
 def test_demo_refuses_foreign_folders(tmp_path, capsys):
@@ -36,15 +39,12 @@ def test_demo_refuses_foreign_folders(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_demo_from_start_to_end(tmp_path, capfd):
-    """All of the demo but its length."""
+def test_short_demo_from_start_to_end(tmp_path, capfd):
     row = run_demo(tmp_path, seed=5, overrides=["train.steps=4", "evaluation.test.num_clips=2"])
     output = capfd.readouterr().out
     assert row["items"] == 96 and row["num_clips"] == 2
-    assert (
-        "tensorboard --logdir" in output
-        and "% on 96 held-out videos of 8 classes (chance 12.5 %)" in output
-    )
+    assert "tensorboard --logdir" in output
+    assert "% on 96 held-out videos of 8 classes (chance 12.5 %)" in output
     assert (tmp_path / "run-5" / "pictures" / "step4-confusion.png").exists()
 
 

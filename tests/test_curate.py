@@ -1,4 +1,4 @@
-"""The road from a crawl to a student: who teaches whom, on which lists, and what the table says."""
+"""Curation from a crawl to a student: teachers, lists, and the table."""
 
 import errno
 import json
@@ -13,7 +13,7 @@ import pytest
 from conftest import SMALL
 from omnidali.cli import main as cli
 from omnidali.config.load import dump_config, load_config
-from omnidali.experiments import ablate, curate
+from omnidali.experiments import curate, training_runs
 from omnidali.utils.atomic_write import write_whole
 
 DROPPED = 1  # lines of a list, by a filter
@@ -59,9 +59,17 @@ def faked(monkeypatch):
         else:
             return {"top1": 10.0 * len(config.sources) + config.seed, "mean_class": 5.0}
 
-    for module in (ablate, curate):
+    for module in (curate, training_runs):
         monkeypatch.setattr(module, "run_program", run)
     return calls
+
+
+def curate_command(media_root, tmp_path, *options):
+    """A curation of the small media, with further options."""
+    config = tmp_path / "c.yaml"
+    config.write_text(SMALL + EVALUATION + "train: {batch: 6, steps: 4}\n")
+    out = ["--out", str(tmp_path / "out"), "--set", f"data_root={media_root}"]
+    return ["curate", "--config", str(config), *options, *out]
 
 
 def names_of(checkpoints):
@@ -70,47 +78,17 @@ def names_of(checkpoints):
     return [Path(path).parent.parent.name.rpartition("-")[0] for path in checkpoints]
 
 
-def test_all_networks_judge_together(media_root, tmp_path, faked):
-    (tmp_path / "c.yaml").write_text(SMALL + EVALUATION + "train: {batch: 6, steps: 4}\n")
-    assert (
-        cli.main(
-            [
-                "curate",
-                "--config",
-                str(tmp_path / "c.yaml"),
-                "--out",
-                str(tmp_path / "out"),
-                "--rounds",
-                "2",
-                "--together",
-                "--set",
-                f"data_root={media_root}",
-            ]
-        )
-        == 0
-    )
+def test_together_filters_with_all_networks_so_far(media_root, tmp_path, faked):
+    assert cli.main(curate_command(media_root, tmp_path, "--rounds", "2", "--together")) == 0
     first, second = (
         names_of(given["--checkpoint"]) for name, given, _ in faked if name == "filter"
     )
     assert first == ["target-seed0", "everything-seed0"] and second == [*first, "filtered-1-seed0"]
 
 
-def test_students_judge_what_they_held_out(media_root, tmp_path, faked):
-    (tmp_path / "c.yaml").write_text(SMALL + EVALUATION + "train: {batch: 6, steps: 4}\n")
-    command = [
-        "curate",
-        "--config",
-        str(tmp_path / "c.yaml"),
-        "--out",
-        str(tmp_path / "out"),
-        "--rounds",
-        "2",
-        "--folds",
-        "3",
-        "--set",
-        f"data_root={media_root}",
-    ]
-    assert cli.main(command) == 0
+def test_folds_score_the_parts_that_they_held_out(media_root, tmp_path, faked):
+    options = ["--rounds", "2", "--folds", "3"]
+    assert cli.main(curate_command(media_root, tmp_path, *options)) == 0
     without = [f"filtered-1-without-{part}-seed0" for part in (1, 2, 3)]
     first, second = (
         names_of(given["--checkpoint"]) for name, given, _ in faked if name == "filter"
@@ -139,18 +117,18 @@ def test_students_judge_what_they_held_out(media_root, tmp_path, faked):
         "filtered, round 2",
     ]
     faked.clear()
-    assert cli.main([*command, "--together"]) == 0
+    assert cli.main(curate_command(media_root, tmp_path, *options, "--together")) == 0
     second = [names_of(given["--checkpoint"]) for name, given, _ in faked if name == "filter"][-1]
     assert second == ["target-seed0", "everything-seed0", *without]
 
 
-def test_what_a_student_cannot_hold_out_in_part_it_does_not_see(media_root, tmp_path):
+def test_hold_out_part_removes_a_source_of_which_nothing_is_left(media_root, tmp_path):
     (tmp_path / "one.txt").write_text("0.jpg 0\n")
     (tmp_path / "c.yaml").write_text(SMALL + "train: {batch: 6, steps: 4}\n")
     config = load_config(
         str(tmp_path / "c.yaml"), [f"data_root={media_root}", f"run_dir={tmp_path / 'run'}"]
     )
-    assert [list(curate._without(config, part, 3).sources) for part in (1, 2, 3)] == 3 * [
+    assert [list(curate.hold_out_part(config, part, 3).sources) for part in (1, 2, 3)] == 3 * [
         ["clips", "photos"]
     ]
     config = load_config(
@@ -161,54 +139,31 @@ def test_what_a_student_cannot_hold_out_in_part_it_does_not_see(media_root, tmp_
             f"sources.photos.list={tmp_path / 'one.txt'}",
         ],
     )
-    assert sorted(len(curate._without(config, part, 3).sources) for part in (1, 2, 3)) == [1, 2, 2]
+    assert sorted(len(curate.hold_out_part(config, part, 3).sources) for part in (1, 2, 3)) == [
+        1,
+        2,
+        2,
+    ]
 
 
-def test_a_road_holds_nothing_out_by_itself(media_root, tmp_path, faked, capsys):
-    (tmp_path / "c.yaml").write_text(SMALL + EVALUATION + "train: {batch: 6, steps: 4}\n")
-    assert (
-        cli.main(
-            [
-                "curate",
-                "--config",
-                str(tmp_path / "c.yaml"),
-                "--out",
-                str(tmp_path / "out"),
-                "--set",
-                f"data_root={media_root}",
-                "sources.photos.hold_out=[1,2]",
-            ]
-        )
-        == 2
-    )
-    assert (
-        "sources.photos.hold_out: expected none, as networks of the road" in capsys.readouterr().err
-    )
+def test_hold_out_in_the_config_is_refused(media_root, tmp_path, faked, capsys):
+    command = [*curate_command(media_root, tmp_path), "sources.photos.hold_out=[1,2]"]
+    assert cli.main(command) == 2
+    message = "sources.photos.hold_out: expected none, as the networks of a curation"
+    assert message in capsys.readouterr().err
     assert not faked
 
 
-def test_a_student_teaches_the_next_round(media_root, tmp_path, faked, capsys, monkeypatch):
-    (tmp_path / "c.yaml").write_text(SMALL + EVALUATION + "train: {batch: 6, steps: 4}\n")
+def test_student_is_the_teacher_of_the_next_round(media_root, tmp_path, faked, capsys, monkeypatch):
     out = tmp_path / "out"
     monkeypatch.chdir(tmp_path)
     command = [
-        "curate",
-        "--config",
-        str(tmp_path / "c.yaml"),
-        "--out",
-        "out",
-        "--seeds",
-        "0",
-        "4",
-        "--rounds",
-        "2",
-        "--filter",
-        "--rule quantile",
-        "--dedup",
-        "--fps 2",
-        "--set",
-        f"data_root={media_root}",
+        *("curate", "--config", str(tmp_path / "c.yaml"), "--out", "out"),
+        *("--seeds", "0", "4", "--rounds", "2"),
+        *("--filter", "--rule quantile", "--dedup", "--fps 2"),
+        *("--set", f"data_root={media_root}"),
     ]
+    curate_command(media_root, tmp_path)  # writes the config
     assert cli.main(command) == 0
     programs = [name for name, _, _ in faked if name != "evaluate.py"]
     assert programs == ["dedup"] + 2 * [
@@ -244,12 +199,12 @@ def test_a_student_teaches_the_next_round(media_root, tmp_path, faked, capsys, m
         20.0,
         24.0,
     ]
-    assert "| filtered, round 2 | 12 | 22.0 | 2.8 | +10.0 | 20.0, 24.0 | 5.0 |" in (
-        told := capsys.readouterr().out
-    )
-    assert " right, " not in told and "| training set |  |" not in told  # no demo world
-    (trained,) = (load_config(path) for path in (out / "runs").glob("target-seed0*.yaml"))
-    (student,) = (load_config(path) for path in (out / "runs").glob("everything-seed0*.yaml"))
+    printed = capsys.readouterr().out
+    assert "| filtered, round 2 | 12 | 22.0 | 2.8 | +10.0 | 20.0, 24.0 | 5.0 |" in printed
+    # the media are no demo world
+    assert " right, " not in printed and "| training set |  |" not in printed
+    (trained,) = map(load_config, (out / "runs").glob("target-seed0*.yaml"))
+    (student,) = map(load_config, (out / "runs").glob("everything-seed0*.yaml"))
     assert set(trained.sources) == {"clips"} and trained.batch == student.batch == 6
     # as many steps, of 6 slots of the target instead of 4
     assert trained.train.epochs / 6 == pytest.approx(student.train.epochs / 4)
@@ -265,17 +220,8 @@ def test_a_student_teaches_the_next_round(media_root, tmp_path, faked, capsys, m
     assert [name for name, _, _ in faked].count("train.py") == 4
 
 
-def test_a_full_disk_leaves_no_half_result(media_root, tmp_path, faked, capsys, monkeypatch):
-    (tmp_path / "c.yaml").write_text(SMALL + EVALUATION + "train: {batch: 6, steps: 4}\n")
-    command = [
-        "curate",
-        "--config",
-        str(tmp_path / "c.yaml"),
-        "--out",
-        str(tmp_path / "out"),
-        "--set",
-        f"data_root={media_root}",
-    ]
+def test_full_disk_leaves_no_half_result(media_root, tmp_path, faked, capsys, monkeypatch):
+    command = curate_command(media_root, tmp_path)
 
     def full(path, data):
         if path.name == "result.json":
@@ -283,14 +229,14 @@ def test_a_full_disk_leaves_no_half_result(media_root, tmp_path, faked, capsys, 
         write_whole(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ablate, "write_whole", full)
+        patch.setattr(training_runs, "write_whole", full)
         assert cli.main(command) == 2
     assert "expected a folder that can be written, got No space left" in capsys.readouterr().err
     assert cli.main(command) == 0
 
 
 @pytest.mark.parametrize(
-    "config, options, told",
+    "config, options, message",
     [
         (SMALL + EVALUATION, ["--rounds", "0"], "--rounds: expected 1 or more, got 0."),
         (
@@ -313,7 +259,9 @@ def test_a_full_disk_leaves_no_half_result(media_root, tmp_path, faked, capsys, 
         ),
     ],
 )
-def test_mistakes_are_told_before_anything_runs(tmp_path, faked, capsys, config, options, told):
+def test_mistakes_are_reported_before_anything_runs(
+    tmp_path, faked, capsys, config, options, message
+):
     (tmp_path / "c.yaml").write_text(config + "train: {steps: 2}\n")
     assert (
         cli.main(
@@ -328,11 +276,11 @@ def test_mistakes_are_told_before_anything_runs(tmp_path, faked, capsys, config,
         )
         == 2
     )
-    assert told in capsys.readouterr().err and not faked
+    assert message in capsys.readouterr().err and not faked
 
 
 @pytest.mark.parametrize(
-    "option, words, told",
+    "option, words, message",
     [
         (
             "--filter",
@@ -343,7 +291,8 @@ def test_mistakes_are_told_before_anything_runs(tmp_path, faked, capsys, config,
         (
             "--dedup",
             '"',
-            '--dedup: expected options of `omnidali dedup`, quoted as for a shell, got " (No closing quotation)',
+            "--dedup: expected options of `omnidali dedup`, quoted as for a shell,"
+            ' got " (No closing quotation)',
         ),
         ("--filter", "\\", "got \\ (No escaped character)"),
         ("--filter", "--nonsense 3", "got --nonsense 3 (unrecognized arguments: --nonsense 3)"),
@@ -409,38 +358,23 @@ def test_mistakes_are_told_before_anything_runs(tmp_path, faked, capsys, config,
         ("--seeds", "-1", "--seeds: expected numbers of 0 or more, each once, got [-1]."),
     ],
 )
-def test_what_is_passed_on_is_refused_before_anything_is_written(
-    media_root, tmp_path, faked, capsys, option, words, told
+def test_passed_options_are_checked_before_anything_is_written(
+    media_root, tmp_path, faked, capsys, option, words, message
 ):
-    (tmp_path / "c.yaml").write_text(SMALL + EVALUATION + "train: {batch: 6, steps: 4}\n")
-    command = ["curate", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "out")]
-    settings = [f"data_root={media_root}", *([words] if option == "--set" else [])]
-    command += [] if option == "--set" else [f"{option}={words}"]
-    assert cli.main([*command, "--set", *settings]) == 2
-    assert told in (error := capsys.readouterr().err), error
-    assert told in error.splitlines()[-1] and not faked
-    assert not [
-        path for path in (tmp_path / "out").glob("*") if not path.name.startswith("catalog.sqlite")
-    ]
-    assert (
-        cli.main(
-            [
-                "curate",
-                "--config",
-                str(tmp_path / "c.yaml"),
-                "--out",
-                str(tmp_path / "out"),
-                "--set",
-                settings[0],
-            ]
-        )
-        == 0
-    )  # the folder is nobody's
+    command = curate_command(media_root, tmp_path)
+    if option == "--set":
+        passed = [*command, words]
+    else:
+        passed = [command[0], f"{option}={words}", *command[1:]]
+    assert cli.main(passed) == 2
+    error = capsys.readouterr().err
+    assert message in error.splitlines()[-1], error
+    assert not faked
+    assert all(path.name.startswith("catalog.sqlite") for path in (tmp_path / "out").glob("*"))
+    assert cli.main(command) == 0  # the folder is free
 
 
-def test_a_batch_that_the_ranks_cannot_share_is_refused_at_the_start(
-    media_root, tmp_path, faked, capsys
-):
+def test_batch_that_ranks_cannot_share_is_refused_at_the_start(media_root, tmp_path, faked, capsys):
     (tmp_path / "c.yaml").write_text(SMALL + EVALUATION + "train: {steps: 4}\n")
     each = [
         f"sources.{name}={{kind: {kind}, root: {name}, list: {name}.txt, batch: {size}}}"

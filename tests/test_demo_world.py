@@ -1,4 +1,4 @@
-"""The demo world: the release's layout and lists, honest splits, the same bits for the same seed."""
+"""The demo world: the release's layout, honest splits, the same bits for the same seed."""
 
 import hashlib
 import json
@@ -13,7 +13,8 @@ from omnidali.config.schema import SourceConfig
 from omnidali.curation.copies.encode import RECIPES
 from omnidali.demo import world
 from omnidali.demo.scene import ACTIONS
-from omnidali.demo.world import DEMO, make_world, plan_items, shown_parts
+from omnidali.demo.world import make_world
+from omnidali.demo.world_plan import DEMO, X264_LONG_GOP, plan_items, shown_parts
 from omnidali.errors import UserError
 from omnidali.testing.numbered_media import write_video
 from omnidali.utils import x264
@@ -42,17 +43,17 @@ def digest(folder):
     }
 
 
-def test_the_same_seed_gives_the_same_bits(small):
+def test_same_seed_gives_the_same_bits(small):
     folder, _ = small
     first = digest(folder / "a")
     assert first == digest(folder / "b") and len(first) > 60
 
 
 @pytest.mark.parametrize("number", [15, 111, 153])
-def test_a_clip_with_b_frames_has_the_same_bytes_every_time(tmp_path, number):
+def test_clip_with_b_frames_has_the_same_bytes_every_time(tmp_path, number):
     """These three had two to four versions in ten runs where x264 used AVX-512."""
     item = plan_items(3)["kinetics_8_train"][number]
-    assert item.codec == world._X264_LONG_GOP
+    assert item.codec == X264_LONG_GOP
     rng = np.random.default_rng(item.seed)
     rate = int(rng.choice(world._RATES))
     scene, seconds = world._clip_scene(ACTIONS[item.shown], rng)
@@ -74,15 +75,16 @@ def test_numbered_videos_with_b_frames_have_the_same_bytes_every_time(tmp_path):
 
 
 def test_x264_is_held_to_avx2_only_where_the_cpu_has_it_and_more(monkeypatch):
-    monkeypatch.setattr(x264, "_cpu_flags", lambda: x264._MEANT | {"sse2"})
+    monkeypatch.setattr(x264, "_cpu_flags", lambda: x264._REQUIRED_FLAGS | {"sse2"})
     assert x264.repeatable({"crf": "23"}) == {"crf": "23", "x264-params": "asm=avx2"}
     assert x264.repeatable({"x264-params": "bframes=0"}) == {"x264-params": "bframes=0:asm=avx2"}
     assert x264.repeatable({"x264-params": "asm=sse2"}) == {"x264-params": "asm=sse2"}
     for recipe in RECIPES.values():
         assert recipe.options["x264-params"].endswith(":bframes=0:asm=avx2")
         assert x264.repeatable(recipe.options) == recipe.options
-    for lacking in x264._MEANT:  # x264 would die of the first such instruction
-        monkeypatch.setattr(x264, "_cpu_flags", lambda lacking=lacking: x264._MEANT - {lacking})
+    for lacking in x264._REQUIRED_FLAGS:  # x264 would die of the first such instruction
+        flags = x264._REQUIRED_FLAGS - {lacking}
+        monkeypatch.setattr(x264, "_cpu_flags", lambda flags=flags: flags)
         assert x264.repeatable({"crf": "23"}) == {"crf": "23"}
 
 
@@ -132,21 +134,13 @@ def test_every_file_is_usable_and_codecs_are_mixed(small):
     summaries = build_catalog(folder / "catalog.sqlite", sources, folder / "a", progress=False)
     assert all(not summary.refused for summary in summaries)
     db = sqlite3.connect(folder / "catalog.sqlite")
-    assert len({row for row in db.execute("SELECT DISTINCT width, height FROM media")}) > 20
-    assert (
-        len(
-            {
-                row
-                for row in db.execute("SELECT DISTINCT frame_rate FROM media WHERE frame_rate > 0")
-            }
-        )
-        > 3
-    )
+    assert len(set(db.execute("SELECT DISTINCT width, height FROM media"))) > 20
+    assert len(set(db.execute("SELECT DISTINCT frame_rate FROM media WHERE frame_rate > 0"))) > 3
     codecs = {codec for (codec,) in db.execute("SELECT DISTINCT codec FROM media")}
     assert codecs == {"h264", "hevc", "vp9", "jpeg"}
 
 
-def test_the_split_is_honest_and_the_noise_is_planted():
+def test_split_is_honest_and_noise_is_planted():
     items = plan_items(0)
     train = {item.seed for name, group in items.items() if "val" not in name for item in group}
     assert not train & {item.seed for item in items["kinetics_8_val"]}

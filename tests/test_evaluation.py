@@ -1,4 +1,4 @@
-"""Scoring: exact on any number of ranks, and equal to plain lines."""
+"""Scores of items: exact on any number of ranks, and equal to plain restatements."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from omnidali.evaluation.score import score_items
 from omnidali.loading.fusion import FusionIterator
 from omnidali.models.precision import make_autocast
 from omnidali.models.recognizers import TSN, SlowOnly
-from omnidali.planning.plan import EvaluationPlan
+from omnidali.planning.evaluation_plan import EvaluationPlan
 
 
 def make_config(views, clip, batch=4):
@@ -32,11 +32,11 @@ def test_scores_are_the_mean_over_views(tables, average):
     scores = score_items(
         model,
         tables[0],
-        SOURCES["clips"],
-        views,
-        config,
-        Ranks(),
-        make_autocast("fp32", torch.device("cpu")),
+        source=SOURCES["clips"],
+        views=views,
+        config=config,
+        ranks=Ranks(),
+        autocast=make_autocast("fp32", torch.device("cpu")),
     )
     assert model.training and scores.shape == (9, 4)
     model.eval()
@@ -60,11 +60,11 @@ def test_tsn_averages_features_of_all_frames_and_crops(tables):
     scores = score_items(
         model,
         tables[0],
-        SOURCES["clips"],
-        views,
-        make_config(views, clip),
-        Ranks(),
-        make_autocast("fp32", torch.device("cpu")),
+        source=SOURCES["clips"],
+        views=views,
+        config=make_config(views, clip),
+        ranks=Ranks(),
+        autocast=make_autocast("fp32", torch.device("cpu")),
     )
     with (
         FusionIterator(EvaluationPlan(tables[0], clip, views, 1), [SOURCES["clips"]]) as batches,

@@ -71,8 +71,8 @@ def parameter_sets():
 
 
 def picture(number, order, is_field, is_bottom, starts, repeats):
-    """A slice of flat blocks whose brightness says the frame's number, or one that repeats the
-    picture before.
+    """A slice of flat blocks, their brightness the frame's number, or one that repeats the picture
+    before.
     """
     out = Writer()
     out.golomb(0, _P_SLICE if repeats else _I_SLICE, 0)
@@ -86,7 +86,7 @@ def picture(number, order, is_field, is_bottom, starts, repeats):
     if repeats:
         out.fixed(2, 0)
     out.fixed(2 if starts else 1, 0)  # no marking of references
-    out.golomb(0)  # quantiser; filters are not said to be controlled
+    out.golomb(0)  # quantiser; no control of filters
     blocks = _BLOCKS * _BLOCKS // (2 if is_field else 1)
     if repeats:
         out.golomb(blocks)
@@ -99,7 +99,7 @@ def picture(number, order, is_field, is_bottom, starts, repeats):
 
 
 def stream(has_fields):
-    """A raw stream; ``has_fields`` says of each frame whether it comes as two fields."""
+    """A raw stream; ``has_fields`` decides for each frame whether it comes as two fields."""
     data = b""
     for number in range(_FRAMES):
         place = number % _GOP
@@ -117,7 +117,7 @@ def stream(has_fields):
     [lambda number: True, lambda number: number % _GOP >= 3, lambda number: number > 14],
     ids=["all", "some", "late"],
 )
-def test_frames_of_two_packets_come_whole(tmp_path, ending, has_fields):
+def test_frames_of_two_packets_are_whole(tmp_path, ending, has_fields):
     needs_tool("ffmpeg")
     (tmp_path / "a.h264").write_bytes(stream(has_fields))
     path = tmp_path / f"a.{ending}"
@@ -160,7 +160,7 @@ def test_a_run_ends_with_the_second_field():
     assert index.runs([0, 2]) == [(0, 1, {0: 0}), (4, 5, {4: 2})]
 
 
-def test_fields_are_not_left_out_as_if_they_were_frames(tmp_path):
+def test_fields_are_never_skipped(tmp_path):
     needs_tool("ffmpeg")
     (tmp_path / "a.h264").write_bytes(stream(lambda number: True))
     subprocess.run(

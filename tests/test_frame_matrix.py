@@ -1,4 +1,4 @@
-"""FFmpeg numbers the frames of every kind of video file alike; tests/helpers/frame_matrix.py makes them.
+"""The frames of every kind of video file have the numbers that FFmpeg gives them.
 
 A tenth of the matrix and one container of every extra kind are checked, and all of them where
 OMNIDALI_MATRIX=whole.
@@ -15,14 +15,17 @@ import pytest
 
 import omnidali
 from conftest import needs_tool
-from helpers import frame_matrix
-from helpers.frame_matrix import CODECS, CONTAINERS, STRUCTURES, TIMINGS
-from omnidali.catalog.probing import probe as probing
+from helpers.frame_matrix import check, encoding, extras, matrix, reference
+from helpers.frame_matrix.case import DECOY
+from helpers.frame_matrix.containers import CONTAINERS
+from helpers.frame_matrix.matrix import CODECS, STRUCTURES, TIMINGS
+from omnidali.catalog.probing import video_probe
+from omnidali.testing.numbered_media import numbered_image
 
-MATRIX = frame_matrix.matrix()
-EXTRAS = frame_matrix.extras()
-TENTH = frame_matrix.representative(MATRIX)
-CHOSEN = [*TENTH, *frame_matrix.one_of_each(EXTRAS)]
+MATRIX = matrix.matrix()
+EXTRAS = extras.extras()
+TENTH = matrix.representative(MATRIX)
+CHOSEN = [*TENTH, *matrix.one_of_each(EXTRAS)]
 if os.environ.get("OMNIDALI_MATRIX") == "whole":
     CHOSEN = [*MATRIX, *EXTRAS]
 CHOSEN.sort(key=lambda case: case.name)  # neighbours share their encoded packets
@@ -30,20 +33,20 @@ INSTALL = Path(__file__).with_name("install_tools")
 
 
 @pytest.mark.parametrize("case", CHOSEN, ids=lambda case: case.name)
-def test_frames_are_those_that_ffmpeg_numbers_so(case, tmp_path):
+def test_frames_have_ffmpegs_numbers(case, tmp_path):
     if case.program or os.environ.get("OMNIDALI_REQUIRE_TOOLS") == "1":
         needs_tool("ffmpeg")
     path = tmp_path / case.name
     try:
-        assert frame_matrix.check(case, path) == []
+        assert check.check(case, path) == []
     finally:
         path.unlink(missing_ok=True)
 
 
-def test_the_matrix_leaves_nothing_out_without_a_reason():
+def test_matrix_omits_nothing_without_a_reason():
     kinds = list(itertools.product(CONTAINERS, CODECS, STRUCTURES, TIMINGS))
     made = [case.kind for case in MATRIX]
-    reasons = {kind: frame_matrix.omission(*kind) for kind in kinds if kind not in set(made)}
+    reasons = {kind: matrix.omission(*kind) for kind in kinds if kind not in set(made)}
     assert sorted([*made, *reasons]) == sorted(kinds)
     assert len(set(made)) == len(made) >= 300
     assert all(reasons.values())
@@ -51,13 +54,13 @@ def test_the_matrix_leaves_nothing_out_without_a_reason():
     assert len(set(names)) == len(names)
 
 
-def test_the_tenth_has_every_container_codec_structure_and_timing():
+def test_tenth_covers_every_container_codec_structure_and_timing():
     assert len(TENTH) == len(MATRIX) // 10
     for axis, values in enumerate((CONTAINERS, CODECS, STRUCTURES, TIMINGS)):
         assert {case.kind[axis] for case in TENTH} == set(values)
 
 
-# what a reader may do wrong, and what is said of it
+# mistakes of a reader, and how the check describes them
 ERRORS = {
     "the next frame": "frame 7: shows 8 instead of 7",
     "a doubled frame": "frame 13: shows 12 instead of 13",
@@ -69,11 +72,11 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_a_reader_that_errs_is_found_out(error, tmp_path, monkeypatch):
+def test_wrong_reader_is_detected(error, tmp_path, monkeypatch):
     case = next(case for case in MATRIX if case.name == "h264-pyramid-constant.mp4")
     read, count = omnidali.read_frames, omnidali.count_frames
     others = {"the next frame": {7: 8}, "a doubled frame": {13: 12}}.get(error, {})
-    decoy = frame_matrix.picture(frame_matrix.DECOY, 0, *frame_matrix.size_of("h264"))
+    decoy = numbered_image(DECOY, 0, *encoding.size_of("h264"))
 
     def read_wrong(path, numbers):
         if error == "a refusal":
@@ -88,7 +91,7 @@ def test_a_reader_that_errs_is_found_out(error, tmp_path, monkeypatch):
 
     monkeypatch.setattr(omnidali, "read_frames", read_wrong, raising=False)
     monkeypatch.setattr(omnidali, "count_frames", count_wrong, raising=False)
-    found = frame_matrix.check(case, tmp_path / case.name)
+    found = check.check(case, tmp_path / case.name)
     assert any(ERRORS[error] in line for line in found)
 
 
@@ -96,8 +99,8 @@ def test_both_references_agree_with_the_painted_numbers(tmp_path):
     needs_tool("ffmpeg")
     case = next(case for case in MATRIX if case.name == "hevc-open-edit.mp4")
     case.make(tmp_path / case.name)
-    for decode in (frame_matrix.decode_by_program, frame_matrix.decode_by_pyav):
-        assert tuple(map(frame_matrix.painted, decode(tmp_path / case.name))) == case.expected
+    for decode in (reference.decode_by_program, reference.decode_by_pyav):
+        assert tuple(map(reference.painted, decode(tmp_path / case.name))) == case.expected
 
 
 def run_install(folder):
@@ -107,14 +110,14 @@ def run_install(folder):
     )
 
 
-def test_the_tools_are_not_installed_twice(tmp_path):
+def test_tools_are_not_installed_twice(tmp_path):
     (tmp_path / "ffmpeg").write_text("#!/bin/sh\n")
     (tmp_path / "ffmpeg").chmod(0o755)
     done = run_install(tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_the_tools_cannot_be_installed_without_apt(tmp_path):
+def test_tools_need_apt(tmp_path):
     done = run_install(tmp_path)
     assert done.returncode == 1
     assert "apt-get" in done.stderr
@@ -122,24 +125,24 @@ def test_the_tools_cannot_be_installed_without_apt(tmp_path):
 
 def believe_timestamps(monkeypatch):
     """Number frames by timestamps, with those that FFmpeg invents where a file has none."""
-    decoded = probing.frames_by_decoding
+    decoded = video_probe.frames_by_decoding
 
     def believed(walk, order_by_times):
         frames = decoded(walk, order_by_times)
         return frames and replace(frames, packets=order_by_times)
 
-    monkeypatch.setattr(probing, "frames_by_decoding", believed)
+    monkeypatch.setattr(video_probe, "frames_by_decoding", believed)
     # not asked for here
-    monkeypatch.setattr(probing, "frames_by_headers", lambda walk, shown: None)
+    monkeypatch.setattr(video_probe, "frames_by_headers", lambda walk, shown: None)
 
 
-def test_the_matrix_finds_out_who_believes_invented_timestamps(monkeypatch, tmp_path):
+def test_matrix_detects_trust_in_invented_timestamps(monkeypatch, tmp_path):
     needs_tool("ffmpeg")
     believe_timestamps(monkeypatch)
     cases = [case for case in MATRIX if case.name.endswith((".avi", "restart.ts"))]
     cases = [
         case for case in cases if re.match("(h264|hevc|mpeg4|xvid)-(b|pyramid|packed)-", case.name)
     ]
-    wrong = {case.name for case in cases if frame_matrix.check(case, tmp_path / case.name)}
+    wrong = {case.name for case in cases if check.check(case, tmp_path / case.name)}
     assert len(wrong) >= len(cases) // 2 >= 5, wrong
     assert {"h264-b-constant.avi", "xvid-packed-constant.avi"} <= wrong

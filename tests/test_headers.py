@@ -1,18 +1,16 @@
-"""Slice and frame headers say in what order a decoder gives the frames, and when only a decoder
-knows.
-"""
+"""Slice and frame headers give the order of the frames; where they do not, a decoder is asked."""
 
 from fractions import Fraction
 
 import av
 import pytest
 
-from omnidali.catalog.file_span import FileSpan
-from omnidali.catalog.probing import probe as probing
-from omnidali.catalog.probing.bit_reader import Bits, UnclearHeadersError
-from omnidali.catalog.probing.nal_headers import H264Reader
-from omnidali.catalog.probing.packet_walk import PacketWalk
-from omnidali.catalog.probing.probe import probe_video
+from omnidali.catalog.probing import video_probe
+from omnidali.catalog.probing.bit_reader import BitReader, UnclearHeadersError
+from omnidali.catalog.probing.file_span import FileSpan
+from omnidali.catalog.probing.h264_headers import H264Reader
+from omnidali.catalog.probing.packet_scan import PacketScan
+from omnidali.catalog.probing.video_probe import probe_video
 from omnidali.testing.numbered_media import video_frame, write_video
 
 X264 = {"options": {"preset": "veryfast"}, "b_frames": 3}
@@ -38,7 +36,7 @@ VP9 = {
     },
 }
 SVT = {"codec": "libsvtav1", "options": {"preset": "12", "crf": "40"}}
-TOLD = {
+CLEAR = {
     "h264.mp4": X264,
     "h264.mkv": X264,
     "h264.flv": X264,
@@ -67,44 +65,43 @@ TOLD = {
     "av1.webm": SVT,
     "av1-10bit.mkv": {**SVT, "pixels": "yuv420p10le"},
 }
-UNTOLD = {
-    "a.avi": (X264, "no presentation times"),
-    "mpeg4.mp4": ({"codec": "mpeg4", "b_frames": 2}, "frames of mpeg4"),
-    "vp8.webm": ({"codec": "libvpx", "options": {"deadline": "realtime"}}, "frames of vp8"),
+UNCLEAR = {
+    "a.avi": X264,  # no presentation times
+    "mpeg4.mp4": {"codec": "mpeg4", "b_frames": 2},
+    "vp8.webm": {"codec": "libvpx", "options": {"deadline": "realtime"}},
 }
 
 
-def walks_of(path, monkeypatch):
+def passes_of(path, monkeypatch):
     """The passes over a file that its probe makes."""
-    walks = []
+    passes = []
 
-    class Noted(PacketWalk):
+    class NotedScan(PacketScan):
         def __init__(self, *arguments):
             super().__init__(*arguments)
-            walks.append(self)
+            passes.append(self)
 
-    monkeypatch.setattr(probing, "PacketWalk", Noted)
+    monkeypatch.setattr(video_probe, "PacketScan", NotedScan)
     assert probe_video(FileSpan(str(path))).frames == 40
-    return walks
+    return passes
 
 
-@pytest.mark.parametrize("name", TOLD)
-def test_headers_spare_the_decoding(tmp_path, monkeypatch, name):
-    write_video(tmp_path / name, 3, frames=40, width=144, height=112, **TOLD[name])
-    (walk,) = walks_of(tmp_path / name, monkeypatch)
-    assert walk.unclear is None and not walk.decodes_all and len(walk.shown) == 1
+@pytest.mark.parametrize("name", CLEAR)
+def test_clear_headers_need_no_full_decoding(tmp_path, monkeypatch, name):
+    write_video(tmp_path / name, 3, frames=40, width=144, height=112, **CLEAR[name])
+    (scan,) = passes_of(tmp_path / name, monkeypatch)
+    assert scan.unclear is None and not scan.decodes_all and len(scan.shown) == 1
 
 
-@pytest.mark.parametrize("name", UNTOLD)
-def test_what_headers_do_not_tell_is_decoded_at_once(tmp_path, monkeypatch, name):
-    options, _ = UNTOLD[name]
-    write_video(tmp_path / name, 3, frames=40, width=144, height=112, **options)
-    (walk,) = walks_of(tmp_path / name, monkeypatch)
-    assert walk.decodes_all and len(walk.shown) == 40
+@pytest.mark.parametrize("name", UNCLEAR)
+def test_codec_without_clear_headers_is_decoded_at_once(tmp_path, monkeypatch, name):
+    write_video(tmp_path / name, 3, frames=40, width=144, height=112, **UNCLEAR[name])
+    (scan,) = passes_of(tmp_path / name, monkeypatch)
+    assert scan.decodes_all and len(scan.shown) == 40
 
 
 def copied(source, target):
-    """Stream copy with timestamps in the order of decoding, as programs make that believe an AVI's."""
+    """Copy a stream with timestamps in decoding order, as programs do that trust an AVI."""
     with av.open(str(source)) as original, av.open(str(target), "w") as copy:
         stream = original.streams.video[0]
         new = copy.add_stream_from_template(stream)
@@ -119,25 +116,23 @@ def copied(source, target):
 
 @pytest.mark.parametrize("codec", [X264, X265], ids=["h264", "hevc"])
 @pytest.mark.parametrize("ending", ["mp4", "mkv"])
-def test_timestamps_that_contradict_the_headers_are_not_believed(
-    tmp_path, monkeypatch, codec, ending
-):
+def test_timestamps_that_contradict_the_headers_are_ignored(tmp_path, monkeypatch, codec, ending):
     write_video(tmp_path / "right.mp4", 3, frames=40, width=144, height=112, **codec)
     copied(tmp_path / "right.mp4", tmp_path / f"wrong.{ending}")
-    walks = walks_of(tmp_path / f"wrong.{ending}", monkeypatch)
-    assert [walk.decodes_all for walk in walks] == [False, True]
-    assert "another order than the frames" in walks[0].unclear
+    passes = passes_of(tmp_path / f"wrong.{ending}", monkeypatch)
+    assert [scan.decodes_all for scan in passes] == [False, True]
+    assert "another order than the frames" in passes[0].unclear
 
 
-def test_a_stream_that_lies_about_its_delay_is_decoded(tmp_path, monkeypatch):
+def test_stream_with_a_false_delay_is_decoded(tmp_path, monkeypatch):
     """More frames are held back than the SPS says: a decoder loses some of them."""
     write_video(tmp_path / "a.mp4", 3, frames=40, width=144, height=112, **X264)
-    monkeypatch.setattr("omnidali.catalog.probing.nal_headers._h264_reorder", lambda bits: 0)
-    walks = walks_of(tmp_path / "a.mp4", monkeypatch)
-    assert "more frames are reordered" in walks[0].unclear and walks[1].decodes_all
+    monkeypatch.setattr("omnidali.catalog.probing.h264_headers._read_max_reorder", lambda bits: 0)
+    passes = passes_of(tmp_path / "a.mp4", monkeypatch)
+    assert "more frames are reordered" in passes[0].unclear and passes[1].decodes_all
 
 
-def test_a_new_size_is_seen_in_the_headers(tmp_path):
+def test_size_change_is_found_in_the_headers(tmp_path):
     """Of every codec whose headers are read."""
     for codec, ending, options in (
         ("libvpx-vp9", "webm", VP9["options"]),
@@ -172,8 +167,8 @@ def test_a_new_size_is_seen_in_the_headers(tmp_path):
         assert probe.frames == 12 and "changes from 144x112 to 160x112 at frame 12" in probe.note
 
 
-def test_bits_end_with_a_reason():
-    bits = Bits(b"\x80")
+def test_bit_reader_raises_at_the_end_of_the_data():
+    bits = BitReader(b"\x80")
     assert bits.take(1) == 1
     for read in (bits.golomb, lambda: bits.take(9)):
         with pytest.raises(UnclearHeadersError, match="cut off"):
@@ -181,7 +176,7 @@ def test_bits_end_with_a_reason():
 
 
 @pytest.mark.parametrize("size", [5_000, 1_000_000])
-def test_endless_parameter_sets_take_no_time(size):
+def test_endless_parameter_sets_cost_little_time(size):
     extradata = (
         b"\1\x64\0\x1f\xff\xe1"
         + min(size, 65_535).to_bytes(2, "big")

@@ -1,4 +1,4 @@
-"""Programs that a command runs: what it says of their end, and that none outlives it."""
+"""Programs that a command runs: it reports their end, and none outlives it."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ import pytest
 
 from omnidali.cli import main as cli
 from omnidali.errors import UserError
-from omnidali.processes import launch as programs
+from omnidali.processes import launch
 from omnidali.processes.launch import ProgramFailedError, run_program
 
 ROOT = Path(__file__).parent.parent
@@ -24,50 +24,51 @@ ENDINGS = {
 }
 PROGRAM = """
 import sys
-from omnidali.errors import UserError, run_reporting_errors
-def story():
+from omnidali.cli.error_report import run_reporting_errors
+from omnidali.errors import UserError
+def run():
     {0}
-sys.exit(run_reporting_errors(story))
+sys.exit(run_reporting_errors(run))
 """
-# a rank that needs a while to save, and says so; its shell's command is `omnidali demo`, with this
-# as its programs
+# a rank that needs a while to save
 SAVING = """
 import os, pathlib, signal, sys, time
-folder, heard = pathlib.Path({0!r}), []
+folder, received = pathlib.Path({0!r}), []
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-    signal.signal(number, lambda number, _: heard.append(number))
+    signal.signal(number, lambda number, _: received.append(number))
 (folder / "begun").write_text(str(os.getpid()))
-while not heard:
+while not received:
     time.sleep(0.05)
 time.sleep(1)
-(folder / "saved").write_text(signal.Signals(heard[0]).name)
+(folder / "saved").write_text(signal.Signals(received[0]).name)
 """
 PARENT = """
 import argparse, sys
 from pathlib import Path
-from omnidali.processes import launch as programs
-from omnidali.cli.train_commands import _running_programs
-from omnidali.errors import run_reporting_errors
-programs.PROJECT = Path({0!r})
-story = _running_programs(lambda _: programs.run_program("train.py", ranks=1))
-sys.exit(run_reporting_errors(lambda: story(None)))
+from omnidali.processes import launch
+from omnidali.cli.main import run_command
+from omnidali.cli.error_report import run_reporting_errors
+launch.PROJECT = Path({0!r})
+options = argparse.Namespace(run=lambda _: launch.run_program("train.py", ranks=1))
+sys.exit(run_reporting_errors(lambda: run_command(options)))
 """
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_the_error_of_a_program_is_that_of_its_command(tmp_path, monkeypatch, capfd, ending):
-    """Its own line is the last one, and a mistake of the user's stays one."""
+def test_command_reports_the_error_of_its_program(tmp_path, monkeypatch, capfd, ending):
+    """A mistake of the user stays one."""
     what, code = ENDINGS[ending]
     (tmp_path / "train.py").write_text(PROGRAM.format(what))
-    monkeypatch.setattr(programs, "PROJECT", tmp_path)
+    monkeypatch.setattr(launch, "PROJECT", tmp_path)
     with pytest.raises(UserError if code == 2 else ProgramFailedError) as raised:
         run_program("train.py", ranks=1)
-    told = {
-        "refused": "train.py: expected a good end, got this error: a.b: expected one, got two. Do it. Correct it",
+    message = {
+        "refused": "train.py: expected a good end, got this error: a.b: expected one, got two. Do"
+        " it. Correct it",
         "wrong": "train.py failed with exit code 1: RuntimeError: no such thing",
         "killed": "train.py failed with exit code 137: killed by SIGKILL",
     }[ending]
-    assert told in str(raised.value)
+    assert message in str(raised.value)
     assert code == 2 or raised.value.code == code
     assert "ChildFailedError" not in capfd.readouterr().err
 
@@ -112,10 +113,8 @@ def wait_for(found, seconds=60):
         ("SIGKILL", False, -9, None),
     ],
 )
-def test_a_signal_ends_the_program_and_then_the_command(tmp_path, name, group, code, line):
-    """Alone or to the whole group, as from a terminal: the program saves, the command waits, and
-    nobody stays.
-    """
+def test_signal_ends_the_program_and_then_the_command(tmp_path, name, group, code, line):
+    """Alone or to the whole group, as from a terminal: the program saves, and the command waits."""
     (tmp_path / "train.py").write_text(SAVING.format(str(tmp_path)))
     with (
         open(tmp_path / "err", "w") as err,
@@ -136,17 +135,17 @@ def test_a_signal_ends_the_program_and_then_the_command(tmp_path, name, group, c
             wait_for(lambda: not is_alive(rank))
         assert not is_alive(rank)
     assert (tmp_path / "saved").read_text() == ("SIGTERM" if name == "SIGKILL" else name)
-    told = (tmp_path / "err").read_text()
-    assert "Traceback" not in told
-    assert line is None or told.splitlines()[-1] == line
+    output = (tmp_path / "err").read_text()
+    assert "Traceback" not in output
+    assert line is None or output.splitlines()[-1] == line
 
 
-def test_shown_commands_can_be_pasted(tmp_path, monkeypatch, capsys):
-    """Spaces split nothing, and nothing is run; what a terminal would obey is escaped."""
+def test_printed_command_can_be_pasted(tmp_path, monkeypatch, capsys):
+    """Spaces split nothing, nothing is run, and control characters are escaped."""
     folder = tmp_path / "my $(touch pwned) `x` 'y\x1b[31m"
     folder.mkdir()
     (folder / "train.py").write_text("")
-    monkeypatch.setattr(programs, "PROJECT", folder)
+    monkeypatch.setattr(launch, "PROJECT", folder)
     run_program("train.py", "--config", str(folder / "c.yaml"), "; reboot", ranks=1)
     line = capsys.readouterr().out.splitlines()[1]
     assert "\x1b" not in line
@@ -162,7 +161,7 @@ def test_shown_commands_can_be_pasted(tmp_path, monkeypatch, capsys):
     ]
 
 
-def test_every_command_that_is_shown_is_quoted(media_root, tmp_path, monkeypatch, capsys):
+def test_commands_print_quoted_commands(media_root, tmp_path, monkeypatch, capsys):
     out = tmp_path / "a copy; $(touch pwned)"
     (tmp_path / "c.yaml").write_text(
         "sources: {photos: {kind: image, root: photos, list: photos.txt}}\n"
@@ -178,18 +177,18 @@ def test_every_command_that_is_shown_is_quoted(media_root, tmp_path, monkeypatch
             cli.main([name, "--config", str(tmp_path / "c.yaml"), "--out", str(out / name), *more])
             == 0
         )
-        (told,) = [
+        (advice,) = [
             line for line in capsys.readouterr().out.splitlines() if "train.py --config" in line
         ]
-        assert shlex.split(told.partition(": ")[2]) == [
+        assert shlex.split(advice.partition(": ")[2]) == [
             "train.py",
             "--config",
             str(out / name / "config.yaml"),
         ]
 
 
-def test_commands_are_shown_by_one_function():
-    """In the program's text, no command is put together with a path but by `for_shell`."""
+def test_one_function_quotes_commands():
+    """In the source, only `for_shell` joins a command and a path."""
     for path in [*ROOT.glob("omnidali/**/*.py"), ROOT / "train.py", ROOT / "evaluate.py"]:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             shown = any(

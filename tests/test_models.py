@@ -1,4 +1,4 @@
-"""The networks of the reference, by parameter counts, names and plain re-statements."""
+"""The networks of the reference, by parameter counts, names and plain restatements."""
 
 import pytest
 import torch
@@ -67,12 +67,12 @@ def test_tsn_consensus_is_the_mean_over_frames():
 def test_groups_give_the_same_logits_as_single_clips(name):
     torch.manual_seed(0)
     model = build_model(ModelConfig(name=name, depth=18, dropout=0.0), 5, 4).eval()
-    videos, photos = torch.randn(2, 3, 4, 32, 40), torch.randn(3, 3, 1, 32, 40)
-    together = model([videos, photos])
+    videos, images = torch.randn(2, 3, 4, 32, 40), torch.randn(3, 3, 1, 32, 40)
+    together = model([videos, images])
     assert together.shape == (5, 5)
-    assert torch.allclose(together, torch.cat([model(videos), model(photos)]), atol=1e-5)
-    assert torch.allclose(together[2:3], model(photos[:1]), atol=1e-5)
-    torch.nn.functional.cross_entropy(model.train()([videos, photos]), torch.arange(5)).backward()
+    assert torch.allclose(together, torch.cat([model(videos), model(images)]), atol=1e-5)
+    assert torch.allclose(together[2:3], model(images[:1]), atol=1e-5)
+    torch.nn.functional.cross_entropy(model.train()([videos, images]), torch.arange(5)).backward()
     assert all(
         weight.grad is not None and weight.grad.isfinite().all() for weight in model.parameters()
     )

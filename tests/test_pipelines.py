@@ -5,10 +5,6 @@ video and 4 for photos at ordinary scales (their filters for colour planes and f
 differ).
 """
 
-import sys
-import threading
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -16,12 +12,10 @@ import torch
 from conftest import media_of
 from omnidali.decoding.image import decode_image
 from omnidali.decoding.video import decode_video
-from omnidali.loading.buffer_pool import BufferPool
-from omnidali.loading.memory_trim import Trimmer
-from omnidali.loading.normalise import normalise
+from omnidali.loading.cpu_backend import normalise
 from omnidali.pipelines import DecodedClips, EncodedImages, EncodedVideos, PipelineError
-from omnidali.pipelines.feeds import first_reason
-from omnidali.testing.numbered_media import read_numbers, write_photo, write_video
+from omnidali.pipelines.graphs import first_reason
+from omnidali.testing.numbered_media import read_numbers, write_image, write_video
 from omnidali.utils.constants import MEAN, STD
 
 BOXES = np.array([[0, 16, 80, 96], [6, 8, 70, 72]], np.int32)
@@ -35,7 +29,7 @@ def as_pixels(tensor):
 
 def box_feeds(count):
     feeds = {}
-    for view, (box, flip) in enumerate(zip(BOXES.astype(np.float32), FLIPS)):
+    for view, (box, flip) in enumerate(zip(BOXES.astype(np.float32), FLIPS, strict=True)):
         feeds |= {
             f"start{view}": [box[:2]] * count,
             f"end{view}": [box[2:]] * count,
@@ -46,14 +40,14 @@ def box_feeds(count):
 
 def decoded(pixels, size, device_id=None):
     """(V, F, S, S, 3) pixels through DecodedClips, with FLIPS."""
-    graph = DecodedClips(size, len(pixels), 1, 1, device_id)
+    graph = DecodedClips(size, len(pixels), batch=1, threads=1, device_id=device_id)
     (output,) = graph.run(
         {"pixels": list(pixels), "flip": [np.array(flip, np.int32) for flip in FLIPS]}
     )
     return as_pixels(output)
 
 
-def test_clips_normalised_on_the_cpu_are_dalis():
+def test_normalise_equals_dali():
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16, 3), np.uint8)
     for dtype, tolerance in ((torch.float32, 2e-6), (torch.bfloat16, 0.01)):
         out = torch.zeros(2, 3, 16, 16, 3, dtype=dtype)
@@ -65,109 +59,44 @@ def test_clips_normalised_on_the_cpu_are_dalis():
     assert torch.equal(still, still[:, :1].expand_as(still)) and still.abs().sum() > 0
 
 
-def test_memory_of_a_batch_comes_back_when_nobody_holds_it():
-    pool, device = BufferPool(), torch.device("cpu")
-    first = pool.take((4, 1000), torch.float32, device)
-    place, view = first.data_ptr(), first.view(-1)[:10]
-    del first
-    second = pool.take((4, 1000), torch.float32, device)
-    assert second.data_ptr() != place  # a view of the first still lives
-    del view
-    assert pool.take((4, 990), torch.float32, device).data_ptr() == place
-    # a source without a slot
-    assert pool.take((0, 1, 32, 32, 3), torch.float32, device).shape == (0, 1, 32, 32, 3)
-
-
-def test_what_nobody_uses_is_freed_now_and_then(monkeypatch):
-    pool = BufferPool()
-    trim, freed = Trimmer(pool, 2), []
-    held = [pool.take((3000,), torch.float32, torch.device("cpu")) for _ in range(4)]
-    held.clear()
-    monkeypatch.setattr(
-        pool, "forget", lambda forget=pool.forget: (freed.append(len(pool._free)), forget())
-    )
-    trim()
-    assert not freed
-    now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now + 61)
-    trim()
-    trim()
-    assert freed == [4] and not pool._free
-
-
-def test_batches_that_come_back_at_any_moment_hurt_nobody():
-    pool, device, failed = BufferPool(), torch.device("cpu"), []
-
-    def work(seed):
-        rng, held = np.random.default_rng(seed), []
-        try:
-            for _ in range(1500):
-                tensor = pool.take((int(rng.integers(1, 5)) * 1000,), torch.float32, device)
-                tensor.fill_(seed)
-                held.append(tensor)
-                if len(held) > 12:
-                    assert all((one == seed).all() for one in held)
-                    held.clear()
-                    pool.forget()
-        except BaseException as error:
-            failed.append(error)
-
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(before)
-    assert not failed
+ENCODINGS = {
+    "a.mp4": {},
+    "hevc.mp4": {"codec": "libx265", "options": {"x265-params": "log-level=none"}},
+    "a.avi": {"codec": "mjpeg", "pixels": "yuvj420p", "options": {"q": "4"}},
+    "a.webm": {
+        "codec": "libvpx-vp9",
+        "options": {"deadline": "realtime", "cpu-used": "8", "crf": "20", "b": "0"},
+    },
+}
 
 
 def check_video(path, device_id, tolerance):
-    write_video(
-        path,
-        21,
-        frames=30,
-        width=112,
-        height=80,
-        **(
-            {
-                "codec": "libvpx-vp9",
-                "options": {"deadline": "realtime", "cpu-used": "8", "crf": "20", "b": "0"},
-            }
-            if path.suffix == ".webm"
-            else {"codec": "mjpeg", "pixels": "yuvj420p", "options": {"q": "4"}}
-            if path.suffix == ".avi"
-            else {"codec": "libx265", "options": {"x265-params": "log-level=none"}}
-            if "hevc" in path.name
-            else {}
-        ),
-    )
+    write_video(path, 21, frames=30, width=112, height=80, **ENCODINGS[path.name])
     frames = np.array([29, 3, 3, 17], np.int32)
     pixels = np.zeros((2, 4, 64, 64, 3), np.uint8)
     decode_video(media_of(path), frames, BOXES, 64, pixels)
     by_cpu = decoded(pixels, 64, device_id)
-    graph = EncodedVideos(64, 2, 3, 1, device_id)
+    graph = EncodedVideos(64, 2, batch=3, threads=1, device_id=device_id)
     outputs = graph.run(
         {"data": [np.fromfile(path, np.uint8)] * 2, "frames": [frames] * 2, **box_feeds(2)}
     )
     assert len(outputs) == 2
+
     for view, output in enumerate(outputs):
         by_dali = as_pixels(output)
         assert by_dali.shape == (2, 4, 64, 64, 3)
         for sample in by_dali:
             assert (sample - by_cpu[view]).abs().mean() < tolerance
+
     assert [read_numbers(shown.numpy())[1] for shown in as_pixels(outputs[0])[0]] == frames.tolist()
 
 
-def check_photo(path, device_id, tolerance):
-    write_photo(path, 22, 112, 80)
+def check_image(path, device_id, tolerance):
+    write_image(path, 22, 112, 80)
     pixels = np.zeros((2, 1, 64, 64, 3), np.uint8)
     decode_image(media_of(path, "image"), BOXES, 64, pixels)
     by_cpu = decoded(pixels, 64, device_id)
-    graph = EncodedImages(64, 2, 1, 1, device_id)
+    graph = EncodedImages(64, 2, batch=1, threads=1, device_id=device_id)
     for view, output in enumerate(
         graph.run({"data": [np.fromfile(path, np.uint8)], **box_feeds(1)})
     ):
@@ -182,8 +111,8 @@ def test_dali_and_cpu_decoders_agree_on_video(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
-def test_dali_and_cpu_decoders_agree_on_photos(tmp_path, name):
-    check_photo(tmp_path / name, None, 4)
+def test_dali_and_cpu_decoders_agree_on_images(tmp_path, name):
+    check_image(tmp_path / name, None, 4)
 
 
 @pytest.mark.needs_gpu
@@ -194,13 +123,13 @@ def test_gpu_and_cpu_agree_on_video(tmp_path, name):
 
 @pytest.mark.needs_gpu
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
-def test_gpu_and_cpu_agree_on_photos(tmp_path, name):
-    check_photo(tmp_path / name, 0, 4)
+def test_gpu_and_cpu_agree_on_images(tmp_path, name):
+    check_image(tmp_path / name, 0, 4)
 
 
 def test_decoded_clips_are_normalised_and_flipped():
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32, 3), np.uint8)
-    graph = DecodedClips(32, 2, 1, 1, None)
+    graph = DecodedClips(32, 2, batch=1, threads=1, device_id=None)
     output = torch.from_dlpack(
         graph.run({"pixels": list(pixels), "flip": [np.array(flip, np.int32) for flip in FLIPS]})[0]
     )
@@ -210,9 +139,10 @@ def test_decoded_clips_are_normalised_and_flipped():
     assert torch.allclose(output[1], wanted[1].flip(2), atol=1e-4)
 
 
-def test_a_bad_sample_fails_its_batch_and_no_other(tmp_path):
-    write_photo(tmp_path / "a.jpg", 1, 112, 80)
-    good, graph = np.fromfile(tmp_path / "a.jpg", np.uint8), EncodedImages(64, 2, 2, 1, None)
+def test_bad_sample_fails_its_batch_and_no_other(tmp_path):
+    write_image(tmp_path / "a.jpg", 1, 112, 80)
+    good = np.fromfile(tmp_path / "a.jpg", np.uint8)
+    graph = EncodedImages(64, 2, batch=2, threads=1, device_id=None)
     before = as_pixels(graph.run({"data": [good, good], **box_feeds(2)})[0]).clone()
     for bad in (good[:300], np.frombuffer(b"no picture at all", np.uint8)):
         with pytest.raises(PipelineError) as caught:
@@ -221,10 +151,12 @@ def test_a_bad_sample_fails_its_batch_and_no_other(tmp_path):
         assert torch.equal(as_pixels(graph.run({"data": [good, good], **box_feeds(2)})[0]), before)
 
 
-def test_the_telling_part_of_dali_errors():
+def test_first_reason_of_dali_errors():
     text = (
-        'Critical error in pipeline:\nError in CPU operator `x`,\nwith the following traceback:\n\n  File "a"\n\n'
-        "encountered:\n\nAssert failed: no decoder\nC++ context: [/x.h:1] \nCurrent pipeline object is no longer"
+        "Critical error in pipeline:\nError in CPU operator `x`,\n"
+        'with the following traceback:\n\n  File "a"\n\n'
+        "encountered:\n\nAssert failed: no decoder\nC++ context: [/x.h:1] \n"
+        "Current pipeline object is no longer"
     )
     assert first_reason(text) == "Assert failed: no decoder"
     assert first_reason("plain") == "plain"

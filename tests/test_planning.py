@@ -1,4 +1,4 @@
-"""The plan: equal to plain re-statements, uniform, in bounds, the same on any number of ranks."""
+"""The plan: equal to plain restatements, uniform, in bounds, the same on any number of ranks."""
 
 import time
 
@@ -8,25 +8,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.plans import flat, made_up_table
-from omnidali.catalog.database.store import SourceTable
+from omnidali.catalog.database.source_table import SourceTable
 from omnidali.config.schema import ClipConfig, SourceConfig, ViewsConfig
 from omnidali.media_kind import MediaKind
 from omnidali.planning import crops
+from omnidali.planning.evaluation_plan import EvaluationPlan
 from omnidali.planning.frame_sampling import sample_test, sample_train
-from omnidali.planning.mixing import Weighted
-from omnidali.planning.permutation import permute
+from omnidali.planning.mixing import WeightedMixing
 from omnidali.planning.philox import Purpose, Stream, below, philox
-from omnidali.planning.plan import EvaluationPlan, TrainPlan
+from omnidali.planning.resampling import permute
+from omnidali.planning.train_plan import TrainPlan
 
 
-def made_up_plan(batch=24, seed=3, clip=ClipConfig()):
+def made_up_plan(batch=24, seed=3, clip=None):
     tables = [made_up_table(50), made_up_table(300, "image", "i"), made_up_table(11, name="s")]
     sources = [
         SourceConfig(kind="video", weight=2),
         SourceConfig(kind="image", weight=1.3),
         SourceConfig(kind="video", weight=0.2),
     ]
-    return TrainPlan(tables, sources, clip, batch, seed)
+    return TrainPlan(tables, sources, clip or ClipConfig(), batch, seed)
 
 
 @pytest.mark.parametrize(
@@ -74,20 +75,20 @@ def test_permutations_are_uniform():
 @given(weights=st.lists(st.floats(0.001, 1000), min_size=1, max_size=6), slots=st.integers(1, 5000))
 @settings(max_examples=80, deadline=None)
 def test_shares_follow_the_weights_at_every_moment(weights, slots):
-    shares = Weighted(weights)
-    before, after = shares.before(slots), shares.before(slots + 1)
+    shares = WeightedMixing(weights)
+    before, after = shares.slots_before(slots), shares.slots_before(slots + 1)
     assert before.sum() == slots and (after - before).sum() == 1 and (after >= before).all()
     wanted = np.array(weights) / sum(weights) * slots
     assert np.abs(before - wanted).max() <= len(weights) + slots / 1000
 
 
 def test_shares_over_a_period_are_exact():
-    assert Weighted([2, 1, 1]).before(400).tolist() == [200, 100, 100]
-    assert Weighted([0.1, 0.2]).before(300).tolist() == [100, 200]
+    assert WeightedMixing([2, 1, 1]).slots_before(400).tolist() == [200, 100, 100]
+    assert WeightedMixing([0.1, 0.2]).slots_before(300).tolist() == [100, 200]
 
 
 def plain_sample(length, words, clip_len, interval, clips, test=False):
-    """mmaction2's SampleFrames for one video, said plainly."""
+    """mmaction2's SampleFrames for one video, in plain Python."""
     span = clip_len * interval
     if test:
         average = (length - span + 1) / clips
@@ -136,7 +137,7 @@ def assert_in_bounds(boxes, widths, heights):
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=150, deadline=None)
-def test_boxes_stay_in_the_picture(sizes, seed):
+def test_boxes_stay_in_image(sizes, seed):
     widths, heights = np.array(sizes, np.uint16).T
     numbers = Stream(seed, 0).uniform(
         Purpose.CROP, np.arange(len(sizes)), crops.RANDOM_RESIZED_NUMBERS
@@ -161,9 +162,7 @@ def test_random_resized_has_the_stated_distribution():
 
 
 def plain_random_resized(width, height, numbers, area):
-    """mmaction2's RandomResizedCrop.get_crop_bbox for one picture, said plainly; then top and left
-    are made even.
-    """
+    """mmaction2's RandomResizedCrop.get_crop_bbox for one image, then top and left made even."""
     low, high = np.log(3 / 4), np.log(4 / 3)
     for share, log_aspect, down, across in numbers.reshape(4, 10).T:
         aspect = np.exp(low + log_aspect * (high - low))
@@ -191,11 +190,11 @@ def test_random_resized_equals_the_plain_statement(sizes, smallest, seed):
         Purpose.CROP, np.arange(len(sizes)), crops.RANDOM_RESIZED_NUMBERS
     )
     boxes = crops.random_resized(widths, heights, numbers, (smallest, 1.0))
-    for (width, height), drawn, box in zip(sizes, numbers, boxes.tolist()):
+    for (width, height), drawn, box in zip(sizes, numbers, boxes.tolist(), strict=True):
         assert box == plain_random_resized(width, height, drawn, (smallest, 1.0))
 
 
-def test_where_no_try_fits_the_central_square_is_seen():
+def test_central_square_replaces_box_where_no_try_fits():
     widths, heights = np.array([1000, 50, 1001, 60]), np.array([50, 1000, 50, 40])
     numbers = Stream(0, 0).uniform(Purpose.CROP, np.arange(4), crops.RANDOM_RESIZED_NUMBERS)
     boxes = crops.random_resized(widths, heights, numbers, (1.0, 1.0))
@@ -251,7 +250,7 @@ def test_seeds_differ_and_repeat():
     assert flat(made_up_plan(seed=1)(5)) != flat(made_up_plan(seed=2)(5))
 
 
-def test_flips_have_the_asked_probability():
+def test_flips_have_configured_probability():
     plan = made_up_plan(clip=ClipConfig(flip=0.25))
     share = np.mean(
         [flip for step in range(400) for samples in plan(step) for flip in samples.flips]
@@ -259,7 +258,7 @@ def test_flips_have_the_asked_probability():
     assert abs(share - 0.25) < 0.02
 
 
-def test_substitute_is_agreed_on_and_of_the_same_class():
+def test_substitute_repeats_and_has_same_class():
     plan = made_up_plan()
     for samples in plan(12):
         table = plan.tables[samples.source]
@@ -309,13 +308,13 @@ def test_planning_stays_cheap_at_ten_million_rows():
         np.zeros(rows, np.uint8),
     )
     plan = TrainPlan([table], [SourceConfig(kind="video")], ClipConfig(), 512, 0)
-    best = min(timed(lambda: plan(step)) for step in range(40))  # the least disturbed one
+    best = min(seconds_of(plan, step) for step in range(40))  # the least disturbed one
     assert best < 0.005
 
 
-def timed(work):
+def seconds_of(plan, step):
     start = time.thread_time()
-    work()
+    plan(step)
     return time.thread_time() - start
 
 
@@ -326,11 +325,9 @@ def test_below_is_uniform():
     assert counts.min() > 900 and counts.max() < 1100
 
 
-def test_the_order_of_sources_is_part_of_the_fingerprint():
+def test_fingerprint_contains_order_of_sources():
     tables = [made_up_table(50), made_up_table(50, name="s")]
     sources = [SourceConfig(kind="video"), SourceConfig(kind="video")]
-    one, other = (
-        TrainPlan(tables, sources, ClipConfig(), 8, 0),
-        TrainPlan(tables[::-1], sources, ClipConfig(), 8, 0),
-    )
+    one = TrainPlan(tables, sources, ClipConfig(), 8, 0)
+    other = TrainPlan(tables[::-1], sources, ClipConfig(), 8, 0)
     assert one.fingerprint() != other.fingerprint()

@@ -1,4 +1,4 @@
-"""omnidali preview: the pictures are the planned clips of the training, by their painted numbers."""
+"""The images of a preview show the planned clips of the training, by their painted numbers."""
 
 import cv2
 import numpy as np
@@ -8,11 +8,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from conftest import SMALL
 from omnidali.cli import main as cli
 from omnidali.config.load import load_config
-from omnidali.curation.preview import Shown, _outlines
+from omnidali.curation.preview import PlannedClip, _outlines
 from omnidali.loading.clip_images import LINE, captioned, clip_pixels, tile
 from omnidali.loading.data import make_plan, open_data, open_loader
 from omnidali.planning.camera_motion import still
-from omnidali.planning.plan import Samples
+from omnidali.planning.samples import Samples
 from omnidali.testing.numbered_media import read_numbers
 
 SIZE = 56
@@ -36,7 +36,7 @@ def config(media_root, tmp_path):
 
 
 def cells(path, columns, length, marks):
-    """The strips of a picture without their captions: (T, S, S, 3) each."""
+    """The strips of an image without their captions: (T, S, S, 3) each."""
     picture = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
     head = HEAD + LINE * marks
     height, width = head + SIZE, picture.shape[1] // columns
@@ -55,7 +55,7 @@ def box_columns(picture):
     return columns.min(), columns.max()
 
 
-def test_the_pictures_are_the_planned_frames(config, tmp_path, capsys):
+def test_images_show_the_planned_frames(config, tmp_path, capsys):
     path, sets = config
     assert (
         cli.main(
@@ -72,7 +72,7 @@ def test_the_pictures_are_the_planned_frames(config, tmp_path, capsys):
     videos = [
         (int(row), frames.tolist())
         for samples in planned[0]
-        for row, frames in zip(samples.rows, samples.frames)
+        for row, frames in zip(samples.rows, samples.frames, strict=True)
     ]
     shown = [
         [read_numbers(frame) for frame in clip]
@@ -86,7 +86,7 @@ def test_the_pictures_are_the_planned_frames(config, tmp_path, capsys):
     assert shown == [100 + row for row in photos[:6]]
 
 
-def test_the_pictures_are_the_clips_of_the_training(config, tmp_path):
+def test_images_show_the_clips_of_the_training(config, tmp_path):
     path, sets = config
     sets = [*sets[:3], "clip.num_clips=4", "train.mixup=cross"]  # random crops and flips, blended
     assert (
@@ -115,7 +115,7 @@ def test_the_pictures_are_the_clips_of_the_training(config, tmp_path):
     assert len(wanted) == 4 and np.array_equal(np.stack(shown), wanted)
 
 
-def test_the_evaluation_is_shown_in_its_views(config, tmp_path):
+def test_evaluation_is_shown_in_its_views(config, tmp_path):
     path, sets = config
     sets = [*sets, "evaluation.validation={num_clips: 2, crops: three, size: 56, short_side: 56}"]
     assert (
@@ -155,7 +155,7 @@ def test_the_evaluation_is_shown_in_its_views(config, tmp_path):
     assert 28 < first[2][0] < 36 and 284 < first[2][1] < 292
 
 
-def test_boxes_are_drawn_on_whole_frames_and_all_goes_to_tensorboard(config, tmp_path):
+def test_boxes_are_drawn_on_whole_frames_and_logged_to_tensorboard(config, tmp_path):
     path, sets = config
     assert (
         cli.main(
@@ -194,7 +194,7 @@ def test_boxes_are_drawn_on_whole_frames_and_all_goes_to_tensorboard(config, tmp
     assert events.Tags()["images"] == ["preview/clips/clips", "preview/clips/frames"]
 
 
-def test_a_step_behind_the_end_is_the_users(config, capsys):
+def test_step_after_the_end_is_refused(config, capsys):
     path, sets = config
     assert cli.main(["preview", "--config", str(path), "--step", "20", "--set", *sets]) == 2
     assert (
@@ -203,7 +203,7 @@ def test_a_step_behind_the_end_is_the_users(config, capsys):
     )
 
 
-def test_a_short_training_may_have_no_clip_of_a_source(config, capsys):
+def test_source_without_a_clip_in_a_short_training_is_reported(config, capsys):
     path, sets = config
     assert (
         cli.main(
@@ -225,7 +225,7 @@ def test_a_short_training_may_have_no_clip_of_a_source(config, capsys):
     assert "photos: no clip in the 2 steps that were looked at" in capsys.readouterr().out
 
 
-def test_outlines_of_a_moving_clip_are_where_its_motions_say():
+def test_outlines_of_a_moving_clip_follow_its_motions():
     boxes = np.array([[[10, 20, 40, 70]]])
     samples = Samples(
         0,
@@ -241,13 +241,13 @@ def test_outlines_of_a_moving_clip_are_where_its_motions_say():
         still(boxes[:, 0], 3, 32),
     )
     samples.motions[0, -1] = np.array([[1, 0, 5], [0, 1, 0], [0, 0, 1]]) @ samples.motions[0, -1]
-    (end, _), (begin, _) = _outlines(Shown(None, "", None, "", 0, samples, 0, 0))
+    (end, _), (begin, _) = _outlines(PlannedClip(None, "", None, "", 0, samples, 0, 0))
     assert np.allclose(begin, [[20, 10], [70, 10], [70, 40], [20, 40]]) and np.allclose(
         end, begin + (5, 0)
     )
 
 
-def test_cells_hold_captions_and_pictures_of_any_size():
+def test_cells_hold_captions_and_images_of_any_size():
     large, small = (
         captioned(np.full((20, 30, 3), 9, np.uint8), "a"),
         captioned(np.full((5, 6, 3), 7, np.uint8), "ü\nb"),

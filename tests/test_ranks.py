@@ -1,4 +1,4 @@
-"""Ranks that meet, as processes."""
+"""Ranks that wait for each other, sum gradients, and outlive torchrun."""
 
 import multiprocessing
 import os
@@ -16,25 +16,25 @@ from omnidali.distributed.ranks import Ranks, _average_each_alone
 WORLD, LATE = 8, 1.0
 
 
-def attend(rank, store, times):
-    """Come, the last rank late, and say when this one came and went."""
+def pass_barrier(rank, store, times):
+    """Pass a barrier, the last rank late; reports when this one came and went."""
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
     ranks = Ranks(rank, WORLD, WORLD)
-    ranks.meet()  # the patient group is made, for which all wait
+    ranks.barrier()  # the first one makes the patient group, for which all wait
     time.sleep(LATE * (rank == WORLD - 1))
     came = time.monotonic()  # one clock for all processes
-    ranks.meet()
+    ranks.barrier()
     times.put((came, time.monotonic()))
-    ranks.meet()
+    ranks.barrier()
     dist.destroy_process_group()
 
 
-def test_nobody_goes_before_all_have_come(tmp_path):
+def test_barrier_waits_for_all_ranks(tmp_path):
     context = multiprocessing.get_context("forkserver")  # torch is imported once
     context.set_forkserver_preload(["omnidali.distributed.ranks"])
     times = context.Queue()
     processes = [
-        context.Process(target=attend, args=(rank, tmp_path / "store", times))
+        context.Process(target=pass_barrier, args=(rank, tmp_path / "store", times))
         for rank in range(WORLD)
     ]
     for process in processes:
@@ -46,17 +46,15 @@ def test_nobody_goes_before_all_have_come(tmp_path):
     assert min(went for _, went in seen) >= max(came for came, _ in seen)
 
 
-def test_a_rank_whose_torchrun_died_before_it_could_notice_ends(tmp_path):
-    """Who takes in orphans is its parent then; the kernel's signal for the end of a parent would
-    never come.
-    """
+def test_rank_without_its_torchrun_ends(tmp_path):
+    """torchrun died before the rank could ask the kernel for a signal, which never comes."""
     code = """
 import os, sys, time
 from omnidali.cli.error_report import run_reporting_errors
-from omnidali.distributed.ranks import start_ranks
+from omnidali.distributed.ranks import start_process_group
 while len(sys.argv) > 1 and os.getppid() == int(sys.argv[1]):
     time.sleep(0.01)
-open("code.part", "w").write(str(run_reporting_errors(lambda: start_ranks() and None)))
+open("code.part", "w").write(str(run_reporting_errors(lambda: start_process_group() and None)))
 os.rename("code.part", "code")
 """
     (tmp_path / "rank.py").write_text(code)
@@ -78,9 +76,10 @@ os.rename("code.part", "code")
         (tmp_path / "code").unlink()
 
 
-def test_gradients_that_could_not_be_summed_raise():
-    """Else the optimizer would take a step with one rank's own."""
-    failed, summed = torch.futures.Future(), torch.futures.Future()
+def test_failed_sum_of_gradients_raises():
+    """Otherwise the optimizer would take a step with one rank's own gradients."""
+    failed = torch.futures.Future()
+    summed = torch.futures.Future()
 
     class Bucket:
         def buffer(self):

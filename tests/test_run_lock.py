@@ -4,12 +4,19 @@ import errno
 import fcntl
 import os
 import shutil
+import signal
+import socket
 import stat
+import time
 
 import pytest
 
 from helpers.crashing import calling
-from helpers.running import run, step_of
+from helpers.running import (
+    run,
+    step_of,
+)
+from helpers.warm_process import Process
 from omnidali.errors import UserError
 from omnidali.models.checkpoint_file import load_checkpoint
 from omnidali.training import run_lock
@@ -42,7 +49,7 @@ def is_held(folder):
         return True
 
 
-def test_nothing_is_left_of_a_lock(tmp_path):
+def test_release_leaves_nothing(tmp_path):
     lock = RunLock(tmp_path / "above" / "run")
     assert is_held(tmp_path / "above" / "run")
     lock.release()
@@ -50,13 +57,13 @@ def test_nothing_is_left_of_a_lock(tmp_path):
     assert not (tmp_path / "above").exists()
 
 
-def test_a_folder_that_was_there_stays(tmp_path):
+def test_release_leaves_a_folder_that_existed(tmp_path):
     (tmp_path / "run").mkdir()
     RunLock(tmp_path / "run").release()
     assert (tmp_path / "run").is_dir() and not list((tmp_path / "run").iterdir())
 
 
-def test_a_removed_lock_lets_nobody_in(tmp_path):
+def test_folder_stays_locked_after_lock_file_is_removed(tmp_path):
     lock = RunLock(tmp_path)
     (tmp_path / "run.lock").unlink()
     assert is_held(tmp_path)
@@ -67,7 +74,7 @@ def test_a_removed_lock_lets_nobody_in(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["gone", "replaced"])
-def test_a_folder_that_nobody_took_is_locked_again(tmp_path, how, capsys):
+def test_removed_folder_is_locked_again(tmp_path, how, capsys):
     folder = tmp_path / "run"
     lock = RunLock(folder)
     folder.rename(tmp_path / "moved")
@@ -83,7 +90,7 @@ def test_a_folder_that_nobody_took_is_locked_again(tmp_path, how, capsys):
     lock.release()
 
 
-def test_a_file_system_without_locks_is_told_once(tmp_path, monkeypatch, capsys):
+def test_file_system_without_locks_causes_one_warning(tmp_path, monkeypatch, capsys):
     def flock(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -95,9 +102,7 @@ def test_a_file_system_without_locks_is_told_once(tmp_path, monkeypatch, capsys)
     lock.release()
 
 
-def test_a_lock_is_taken_over_only_if_it_is_the_file_at_that_place(
-    tmp_path, network_disk, monkeypatch
-):
+def test_lock_file_deleted_while_it_is_opened_is_opened_again(tmp_path, network_disk, monkeypatch):
     """A run that ends deletes the file which another one has just opened."""
     first, real, opened = RunLock(tmp_path), os.open, []
 
@@ -117,7 +122,7 @@ def test_a_lock_is_taken_over_only_if_it_is_the_file_at_that_place(
     second.release()
 
 
-def test_a_lock_that_was_taken_stays_taken(tmp_path, network_disk):
+def test_lock_taken_by_another_run_stays_taken(tmp_path, network_disk):
     lock = RunLock(tmp_path)
     (tmp_path / "run.lock").unlink()
     other = RunLock(tmp_path)
@@ -130,7 +135,7 @@ def test_a_lock_that_was_taken_stays_taken(tmp_path, network_disk):
     lock.release()
 
 
-def test_a_disk_in_trouble_has_taken_nothing(tmp_path, monkeypatch):
+def test_disk_error_does_not_lose_the_lock(tmp_path, monkeypatch):
     lock, real = RunLock(tmp_path), os.stat
 
     def stat_fails(path, *given, **more):
@@ -145,7 +150,7 @@ def test_a_disk_in_trouble_has_taken_nothing(tmp_path, monkeypatch):
     lock.release()
 
 
-def test_a_run_whose_folder_was_taken_saves_elsewhere(options, tmp_path, network_disk):
+def test_run_saves_elsewhere_if_its_folder_was_taken(options, tmp_path, network_disk):
     """The network disk locks no folders, so whoever removes the lock lets another run in."""
     others = []
 
@@ -165,7 +170,7 @@ def test_a_run_whose_folder_was_taken_saves_elsewhere(options, tmp_path, network
     others[0].release()
 
 
-def test_a_run_whose_folder_was_deleted_goes_on(options, tmp_path):
+def test_run_goes_on_if_its_folder_was_deleted(options, tmp_path):
     def before(step):
         if step == 5:
             shutil.rmtree(tmp_path / "run")
@@ -179,3 +184,22 @@ def test_a_run_whose_folder_was_deleted_goes_on(options, tmp_path):
     )
     assert code == 0, err
     assert "was removed or replaced" in err and step_of(tmp_path / "run") == 8
+
+
+def test_second_run_in_a_folder_is_refused(warm, tmp_path):
+    holder = Process(warm, tmp_path, "lock")
+    holder.wait_for_file()
+    with pytest.raises(UserError) as caught:
+        RunLock(tmp_path)
+    assert f"one of process {holder.pid} on {socket.gethostname()} since 20" in str(caught.value)
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    lock = RunLock(tmp_path)  # the kernel has released it
+    child = os.fork()
+    if child == 0:
+        time.sleep(3)
+        os._exit(0)
+    lock.release()
+    RunLock(tmp_path).release()  # a child that lives on does not hold it
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)

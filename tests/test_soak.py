@@ -1,21 +1,18 @@
-"""The soak: its verdicts can fail, and the loader holds what they ask, alone and as eight ranks on
-two cores.
-"""
+"""The soak: its checks can fail, and the loader passes them, alone and as eight ranks."""
 
 from dataclasses import replace
 
 import pytest
 
 from benchmarks import __main__ as cli
-from benchmarks import soak_limits as verdicts
-from benchmarks.soak import judge, soak
-from benchmarks.soak_limits import Sample
-from benchmarks.soak_media import Damage
+from benchmarks.soak import check_limits, soak
+from benchmarks.soak_limits import ProcessSample, check_handles, check_memory, check_naming
+from benchmarks.soak_media import AppliedFault
 from omnidali.testing.damaged_media import EXACT, FAILS, UNSURE
 
 MIB = 1 << 20
 SAMPLES = [
-    Sample(
+    ProcessSample(
         float(second),
         (400 + second % 5) * MIB,
         200 * MIB,
@@ -43,17 +40,17 @@ def growing(**steps):
     ]
 
 
-def test_memory_that_grows_is_told():
-    assert verdicts.memory(SAMPLES, 30).passed  # what goes up and down is no leak
-    assert verdicts.memory(growing(rss=0.02 * MIB), 30).passed  # 0.6 % over the time that counts
-    leak = verdicts.memory(growing(rss=0.1 * MIB), 30)  # 100 KiB a second
+def test_check_memory_fails_where_memory_grows():
+    assert check_memory(SAMPLES, 30).passed  # what goes up and down is no leak
+    assert check_memory(growing(rss=0.02 * MIB), 30).passed  # 0.6 % over the time that counts
+    leak = check_memory(growing(rss=0.1 * MIB), 30)  # 100 KiB a second
     assert (
         not leak.passed
         and "+2.70 %" in leak.figure
         and str(leak).startswith("FAIL resident memory: 406.9")
     )
     # what grows at the start alone is the warm-up
-    assert verdicts.memory(
+    assert check_memory(
         [
             replace(sample, rss=sample.rss + min(30, int(sample.seconds)) * MIB)
             for sample in SAMPLES
@@ -61,28 +58,28 @@ def test_memory_that_grows_is_told():
         30,
     ).passed
     with pytest.raises(ValueError, match="too few to compare"):
-        verdicts.memory(SAMPLES[:34], 30)
+        check_memory(SAMPLES[:34], 30)
 
 
-def test_descriptors_and_threads_that_stay_are_told():
-    assert all(verdict.passed for verdict in verdicts.handles(SAMPLES, 30, COUNTS, COUNTS))
+def test_check_handles_fails_where_descriptors_or_threads_stay():
+    assert all(check.passed for check in check_handles(SAMPLES, 30, COUNTS, COUNTS))
     for name in ("files", "threads"):
-        found = verdicts.handles(growing(**{name: 1 / 40}), 30, COUNTS, COUNTS)
-        assert [verdict.name for verdict in found if not verdict.passed] == [
+        found = check_handles(growing(**{name: 1 / 40}), 30, COUNTS, COUNTS)
+        assert [check.name for check in found if not check.passed] == [
             {"files": "open descriptors while it runs", "threads": "threads while it runs"}[name]
         ]
-        found = verdicts.handles(SAMPLES, 30, COUNTS, {**COUNTS, name: COUNTS[name] + 1})
-        assert [verdict.name for verdict in found if not verdict.passed] == [
+        found = check_handles(SAMPLES, 30, COUNTS, {**COUNTS, name: COUNTS[name] + 1})
+        assert [check.name for check in found if not check.passed] == [
             {"files": "open descriptors behind close()", "threads": "threads behind close()"}[name]
         ]
 
 
-def test_names_that_are_missing_twice_or_wrong_are_told():
-    done = [
-        Damage("s", "bad", "deleted", FAILS, 100, 101),
-        Damage("s", "late", "deleted", FAILS, 900, 901),
-        Damage("s", "odd", "half of it", UNSURE),
-        Damage("s", "fine", "a copy", EXACT, 100, 101),
+def test_check_naming_fails_for_missing_repeated_and_wrong_names():
+    faults = [
+        AppliedFault("s", "bad", "deleted", FAILS, 100, 101),
+        AppliedFault("s", "late", "deleted", FAILS, 900, 901),
+        AppliedFault("s", "odd", "half of it", UNSURE),
+        AppliedFault("s", "fine", "a copy", EXACT, 100, 101),
     ]
     asked = {"bad": 300.0, "late": 800.0, "odd": 300.0, "good": 300.0, "fine": 300.0}
 
@@ -91,8 +88,8 @@ def test_names_that_are_missing_twice_or_wrong_are_told():
             {"path": path, "time": moment, "state": (*state, "failed")[0]}
             for path, moment, *state in named
         ]
-        found = verdicts.naming(done, lines, asked)
-        return [verdict.name for verdict in found if not verdict.passed]
+        found = check_naming(faults, lines, asked)
+        return [check.name for check in found if not check.passed]
 
     assert (
         failing(("bad", 150))
@@ -108,7 +105,7 @@ def test_names_that_are_missing_twice_or_wrong_are_told():
     assert failing(("bad", 90)) == ["good files that were named"]  # before it went bad
 
 
-def test_a_soak_of_seconds_says_nothing_of_leaks(tmp_path):
+def test_soak_of_seconds_does_not_check_leaks(tmp_path):
     (tmp_path / "damaged.json").write_text("[]")
     rows = [[*vars(sample).values()] for sample in SAMPLES]
     seen = [
@@ -127,21 +124,21 @@ def test_a_soak_of_seconds_says_nothing_of_leaks(tmp_path):
         }
         for count in (180, 8)
     ]
-    verdict = {verdict.name: verdict for verdict in judge(tmp_path, seen, 1)}
-    assert not verdict["resident memory"].passed and "too few" in verdict["resident memory"].figure
-    assert verdict["steps"].passed and "threads while it runs" not in verdict
-    verdict = {verdict.name: verdict for verdict in judge(tmp_path, seen[:1], 1)}
-    assert verdict["resident memory"].passed and verdict["threads while it runs"].passed
+    check = {check.name: check for check in check_limits(tmp_path, seen, 1)}
+    assert not check["resident memory"].passed and "too few" in check["resident memory"].figure
+    assert check["steps"].passed and "threads while it runs" not in check
+    check = {check.name: check for check in check_limits(tmp_path, seen[:1], 1)}
+    assert check["resident memory"].passed and check["threads while it runs"].passed
 
 
-def test_foreign_folders_are_left_alone(tmp_path, capsys):
+def test_soak_refuses_foreign_folders(tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("mine")
     assert cli.main(["soak", "--out", str(tmp_path)]) == 2
     assert "expected a new or empty folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_eight_ranks_on_two_cores(tmp_path):
+def test_eight_ranks_pass_on_two_cores(tmp_path):
     """All faults at once: equal steps, the planned clips, one quarantine that names each bad file
     once.
     """
@@ -149,16 +146,16 @@ def test_eight_ranks_on_two_cores(tmp_path):
     assert row["steps"] >= 4 and row["clips"] == 64 * row["steps"]
     # memory is no matter of seconds
     failed = [
-        verdict
-        for verdict in row["verdicts"]
-        if not verdict["passed"] and verdict["name"] != "resident memory"
+        check
+        for check in row["verdicts"]
+        if not check["passed"] and check["name"] != "resident memory"
     ]
     assert not failed
     assert len(list((tmp_path / "soak").glob("**/quarantine.jsonl"))) == 1
 
 
 @pytest.mark.slow
-def test_soak_of_three_minutes(tmp_path, capfd):
+def test_soak_of_three_minutes_passes(tmp_path, capfd):
     code = cli.main(["soak", "--out", str(tmp_path / "soak"), "--minutes", "3", "--clips", "4000"])
     told = capfd.readouterr().out
     assert code == 0, told[-3000:]

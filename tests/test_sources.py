@@ -1,6 +1,4 @@
-"""One contract over every kind of source: the frames that come out are the planned ones, by their
-painted numbers.
-"""
+"""One contract over every kind of source: the planned frames come out, by their painted numbers."""
 
 import json
 import tarfile
@@ -10,12 +8,14 @@ import pytest
 
 from helpers.batches import assert_restores_at_every_step, content, pictures
 from omnidali.catalog.build import build_catalog
-from omnidali.catalog.database.columns import ANOTHER_SIZE, NO_POSITIVE, OUTSIDE
-from omnidali.catalog.database.store import CatalogReader
-from omnidali.config.schema import ClipConfig, SourceConfig
+from omnidali.catalog.database.columns import ANOTHER_SIZE, NO_POSITIVE
+from omnidali.catalog.database.listed_items import OUTSIDE
+from omnidali.catalog.database.reader import CatalogReader
+from omnidali.config.schema import ClipConfig, SourceConfig, ViewsConfig
 from omnidali.loading.fusion import FusionIterator
-from omnidali.planning.plan import TrainPlan
-from omnidali.testing.numbered_media import read_numbers, write_photo, write_video
+from omnidali.planning.evaluation_plan import EvaluationPlan
+from omnidali.planning.train_plan import TrainPlan
+from omnidali.testing.numbered_media import read_numbers, write_image, write_video
 
 CLIP = ClipConfig(num_clips=4, size=56, crop="center", flip=0.0)
 RATE = 10  # frames a second
@@ -23,9 +23,7 @@ RATE = 10  # frames a second
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Every form of the same media: file n shows n; frames of long videos go on through their
-    parts.
-    """
+    """Every form of the same media: file n shows n."""
     root = tmp_path_factory.mktemp("forms")
     fast = {"options": {"preset": "ultrafast"}, "rate": RATE}
     vp9 = {
@@ -47,13 +45,13 @@ def root(tmp_path_factory):
                 gop=(8, 30)[n % 2],
                 **fast,
             )
-            write_photo(root / f"photo/{n}.jpg", n, 110, 90)
+            write_image(root / f"photo/{n}.jpg", n, 110, 90)
             clips.add(root / f"long/{n}.mp4", f"{n}.mp4")
             photos.add(root / f"photo/{n}.jpg", f"{n % 2}/{n}.jpg")
             write(root / f"{n}.cls", str(n % 2))
             clips.add(root / f"{n}.cls", f"{n}.cls")
             for frame in range(20):
-                write_photo(root / f"frames/{n}/img_{frame + 1:05}.jpg", n, 96, 64, frame=frame)
+                write_image(root / f"frames/{n}/img_{frame + 1:05}.jpg", n, 96, 64, frame=frame)
     for n in range(2):
         write_video(root / f"vp9/{n}.webm", n, frames=40, width=80, height=64, **vp9)
         for part in range(3):
@@ -88,85 +86,85 @@ WHOLE = json.dumps(
 # name: settings, list, samples, and the frames that may be drawn from each file
 FORMS = {
     "video in a tar": (
-        dict(kind="video", tars="clips.tar"),
+        {"kind": "video", "tars": "clips.tar"},
         None,
         5,
         {n: range(65) for n in range(5)},
     ),
     "image in a tar": (
-        dict(kind="image", tars="photos.tar"),
+        {"kind": "image", "tars": "photos.tar"},
         None,
         5,
         {n: range(1) for n in range(5)},
     ),
     "frames": (
-        dict(kind="frames", root="frames"),
+        {"kind": "frames", "root": "frames"},
         "0 20 0\n1 9 1\n2 20 1\n",
         3,
         {0: range(20), 1: range(9), 2: range(20)},
     ),
     "frames with offset": (
-        dict(kind="frames", root="frames"),
+        {"kind": "frames", "root": "frames"},
         "0 5 12 0\n1 0 9 1\n",
         2,
         {0: range(5, 17), 1: range(9)},
     ),
     "frames by DALI": (
-        dict(kind="frames", root="frames", decode="dali"),
+        {"kind": "frames", "root": "frames", "decode": "dali"},
         "0 5 12 0\n1 0 9 1\n",
         2,
         {0: range(5, 17), 1: range(9)},
     ),
     "parts": (
-        dict(kind="untrimmed", root="parts"),
+        {"kind": "untrimmed", "root": "parts"},
         JSON,
         2,
         {1: range(20), 0: range(20), 11: range(20), 12: range(20)},
     ),
     "one positive": (
-        dict(kind="untrimmed", root="parts", pieces="one_positive_rest_negative"),
+        {"kind": "untrimmed", "root": "parts", "pieces": "one_positive_rest_negative"},
         JSON,
         2,
         {n: range(20) for n in (0, 1, 2, 10, 11, 12)},
     ),
     "all parts": (
-        dict(kind="untrimmed", root="parts", pieces="all"),
+        {"kind": "untrimmed", "root": "parts", "pieces": "all"},
         JSON,
         2,
         {n: range(20) for n in (0, 1, 2, 10, 11, 12)},
     ),
     "all of videos without a positive": (
-        dict(kind="untrimmed", root="parts", pieces="all"),
+        {"kind": "untrimmed", "root": "parts", "pieces": "all"},
         JSON.replace("[1, 0]", "[]"),
         2,
         {n: range(20) for n in (0, 1, 2, 10, 11, 12)},
     ),
     "pieces in place": (
-        dict(kind="untrimmed", root="long"),
+        {"kind": "untrimmed", "root": "long"},
         "0.mp4 1.0 2.0 0\n0.mp4 4 5.5 0\n3.mp4 0 3 1\n",
         2,
         {0: [*range(10, 20), *range(40, 55)], 3: range(30)},
     ),
     "one positive in place": (
-        dict(kind="untrimmed", root="long", pieces="one_positive_rest_negative"),
+        {"kind": "untrimmed", "root": "long", "pieces": "one_positive_rest_negative"},
         "0.mp4 1.0 2.0 0\n",
         1,
         {0: range(65)},
     ),
     "windows of the release": (
-        dict(kind="untrimmed", root="long", window_seconds=2.0),
+        {"kind": "untrimmed", "root": "long", "window_seconds": 2.0},
         WHOLE,
         5,
         {n: range(20, 40) for n in range(5)},
     ),
     "windows": (
-        dict(kind="untrimmed", root="long", window_seconds=2.0),
+        {"kind": "untrimmed", "root": "long", "window_seconds": 2.0},
         "1.mp4 0\n",
         1,
         {1: range(65)},
     ),
     "pieces by DALI": (
-        dict(kind="untrimmed", root="vp9", decode="dali"),
+        {"kind": "untrimmed", "root": "vp9", "decode": "dali"},
         "0.webm 1 2 0\n1.webm 2 3.5 1\n",
         2,
         {0: range(10, 20), 1: range(20, 35)},
@@ -199,9 +197,9 @@ def test_planned_frames_come_out(root, tmp_path, name, device):
             assert group.labels.tolist() == table.labels[planned.rows].tolist()
             each = planned.frames.shape[1] // planned.pieces.shape[1]
             for clip, pieces, frames in zip(
-                pictures(group.clips.cpu()), planned.pieces, planned.frames.tolist()
+                pictures(group.clips.cpu()), planned.pieces, planned.frames.tolist(), strict=True
             ):
-                for place, (shown, frame) in enumerate(zip(clip, frames)):
+                for place, (shown, frame) in enumerate(zip(clip, frames, strict=True)):
                     file, number = read_numbers(shown)
                     assert number == frame
                     path = table.media(table.records[pieces[place // each]]).path
@@ -238,7 +236,7 @@ def test_one_positive_and_the_rest_negative(root, tmp_path):
     plan = TrainPlan([table], [source], CLIP, 8, 0)
     for step in range(20):
         (samples,) = plan(step)
-        for row, pieces in zip(samples.rows, samples.pieces):
+        for row, pieces in zip(samples.rows, samples.pieces, strict=True):
             inside = pieces - table.starts[row]
             assert inside[0] < table.positives[row] and (inside[1:] >= table.positives[row]).all()
             assert (inside < table.starts[row + 1] - table.starts[row]).all()
@@ -304,7 +302,7 @@ def test_bad_pieces_are_left_out_with_a_reason(root, tmp_path):
     assert summary.usable == 1 and summary.refused == {OUTSIDE: 2, NO_POSITIVE: 1}
 
 
-def test_frame_folders_that_lack_what_the_list_says(root, tmp_path):
+def test_frame_folders_with_too_few_frames_are_left_out(root, tmp_path):
     write(tmp_path / "l.txt", "0 21 0\n1 20 1\nphantom 3 0\n")
     source = SourceConfig(kind="frames", root="frames", list=str(tmp_path / "l.txt"))
     (summary,) = build_catalog(tmp_path / "c.sqlite", {"s": source}, root, progress=False)
@@ -313,9 +311,9 @@ def test_frame_folders_that_lack_what_the_list_says(root, tmp_path):
     assert summary.probed == 0
 
 
-def test_a_lost_frame_is_replaced_by_its_neighbour_and_counted(tmp_path):
+def test_lost_frame_is_replaced_by_its_neighbour(tmp_path):
     for frame in range(6):
-        write_photo(tmp_path / f"v/img_{frame + 1:05}.jpg", 1, 96, 64, frame=frame)
+        write_image(tmp_path / f"v/img_{frame + 1:05}.jpg", 1, 96, 64, frame=frame)
     write(tmp_path / "l.txt", "v 6 0\n")
     source = SourceConfig(kind="frames", root=".", list="l.txt")
     build_catalog(tmp_path / "c.sqlite", {"s": source}, tmp_path, progress=False)
@@ -339,9 +337,6 @@ def test_variable_frame_rates_are_cut_by_time(tmp_path):
 
 
 def test_evaluation_of_frames(root, tmp_path):
-    from omnidali.config.schema import ViewsConfig
-    from omnidali.planning.plan import EvaluationPlan
-
     _, table, source = open_form(root, tmp_path, "frames with offset")
     plan = EvaluationPlan(table, CLIP, ViewsConfig(num_clips=3, size=56, short_side=56), batch=2)
     with FusionIterator(plan, [source]) as batches:

@@ -1,6 +1,4 @@
-"""Odd places to run in: streams that are closed, full or left, no home, a plain locale, few
-descriptors.
-"""
+"""Odd places to run in: closed or full streams, no home, a plain locale, few descriptors."""
 
 import fcntl
 import os
@@ -41,7 +39,7 @@ def shell(template, words, out=subprocess.PIPE, **more):
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_training_runs(media_root, tmp_path, place):
+def test_training_runs_in_odd_places(media_root, tmp_path, place):
     words = shlex.join(
         [
             sys.executable,
@@ -74,15 +72,14 @@ def test_a_training_runs(media_root, tmp_path, place):
 
 
 @pytest.mark.parametrize("place", [place for place in PLACES if place != "all are closed"])
-def test_a_command_runs_or_ends_quietly(media_root, tmp_path, place):
+def test_command_runs_or_ends_quietly_in_odd_places(media_root, tmp_path, place):
     config = options_of(media_root, tmp_path)
     words = shlex.join(
         [sys.executable, "-m", "omnidali", "lint", *config[:2], "--set", *config[2:]]
     )
     process = shell(PLACES[place][0], words, cwd=Path(__file__).parent.parent)
     out, err = process.communicate(timeout=PATIENCE)
-    # lint finds that these sources have no validation data: 1, or 141 as a reader that leaves ends
-    # most programs
+    # 1: lint finds no validation data; 141: a reader that leaves ends most programs so
     assert process.returncode in (0, 1, 141), err
     assert "Traceback" not in err and "Exception ignored" not in err and "Broken pipe" not in err
     assert (tmp_path / "run/catalog.sqlite").exists()
@@ -91,7 +88,7 @@ def test_a_command_runs_or_ends_quietly(media_root, tmp_path, place):
 @pytest.mark.parametrize(
     "words", ["train.py --print-config", "-m omnidali info", "-m omnidali lint"]
 )
-def test_a_full_disk_under_stdout_is_one_line(media_root, tmp_path, words):
+def test_full_disk_under_stdout_is_reported_in_one_line(media_root, tmp_path, words):
     config = options_of(media_root, tmp_path)
     more = config[2:] if "train" in words else ["--set", *config[2:]]
     if "info" in words:
@@ -119,8 +116,8 @@ def test_a_full_disk_under_stdout_is_one_line(media_root, tmp_path, words):
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
 
 
-def test_nobody_reads(media_root, tmp_path):
-    """A full pipe: the training goes on, lines are dropped, and counted once somebody reads again."""
+def test_training_drops_lines_that_nobody_reads(media_root, tmp_path):
+    """A training goes on at a full pipe; dropped lines are counted once somebody reads again."""
     words = shlex.join(
         [
             sys.executable,
@@ -160,7 +157,7 @@ def test_dropped_lines_are_counted(monkeypatch, waits):
     read_end, number = os.pipe()
     fcntl.fcntl(number, fcntl.F_SETPIPE_SZ, 4096)  # one page, which is all that poll() calls ready
     os.set_blocking(number, waits)
-    stream = DroppingStream(open(number, "w", encoding="utf-8", closefd=False))
+    stream = DroppingStream(os.fdopen(number, "w", encoding="utf-8", closefd=False))
     stream.write("not yet")
     stream.write(", now\n" + "x" * 4082 + "\n")
     for dropped in range(7):

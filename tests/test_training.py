@@ -1,4 +1,4 @@
-"""Schedules, averages, meters, checkpoints: against tables and plain lines."""
+"""Schedules, averages and meters, against tables and plain lines."""
 
 import math
 
@@ -10,13 +10,11 @@ from hypothesis import strategies as st
 
 from omnidali.config.schema import OptimizerConfig
 from omnidali.distributed.ranks import Ranks
-from omnidali.errors import UserError
-from omnidali.evaluation.accuracy import measure
+from omnidali.evaluation.accuracy import measure_accuracy
 from omnidali.loading.stats import SourceStats
-from omnidali.models.checkpoint_file import load_checkpoint, load_weights, save_checkpoint
-from omnidali.models.recognizers import TSN
 from omnidali.training.console import step_line
 from omnidali.training.ema import Ema
+from omnidali.training.gc_control import closing_loader
 from omnidali.training.meters import SourceMeter
 from omnidali.training.schedule import learning_rate
 
@@ -41,7 +39,7 @@ def test_cosine_and_warmup_by_hand():
         assert learning_rate(step, 100, 10.0, config) == pytest.approx(rate)
 
 
-def test_ema_follows():
+def test_ema_follows_the_model():
     model = torch.nn.BatchNorm1d(2)
     ema = Ema(model, 0.9)
     with torch.no_grad():
@@ -77,7 +75,7 @@ def test_meter_by_source():
     assert meter.read(stats)["all"]["clips"] == 0
 
 
-def test_step_line_reads_like_the_readme_says():
+def test_step_line_is_that_of_the_readme():
     sources = {
         "all": {"loss": 3.4119, "top1": 31.2, "substituted": 5},
         "k400": {"top1": 35.0},
@@ -86,8 +84,8 @@ def test_step_line_reads_like_the_readme_says():
     line = step_line(
         1200,
         90000,
-        sources,
-        {
+        sources=sources,
+        throughput={
             "bad_files": {"k400": 0, "web": 3},
             "clips_per_second": 1842.3,
             "wait_percent": 2.1,
@@ -96,22 +94,27 @@ def test_step_line_reads_like_the_readme_says():
             "memory_gib": 14.2,
             "eta_seconds": 18720,
         },
-        0.01,
+        lr=0.01,
     )
     assert line == (
-        "step 1200/90000 1.3% | loss 3.412 | top1 31.2 (k400 35.0, web 20.1) | lr 0.01 | 1,842 clips/s | "
-        "wait 2.1% (k400 1.8, web 0.3) | mix 66.7/33.3 | bad files: web 3, 5 clips substituted | 14.2 GiB | eta 5h12m"
+        "step 1200/90000 1.3% | loss 3.412 | top1 31.2 (k400 35.0, web 20.1) | lr 0.01"
+        " | 1,842 clips/s | wait 2.1% (k400 1.8, web 0.3) | mix 66.7/33.3"
+        " | bad files: web 3, 5 clips substituted | 14.2 GiB | eta 5h12m"
     )
 
 
 @given(st.integers(1, 60), st.integers(2, 9), st.integers(0, 10**6))
-def test_accuracy_against_plain_sorting(items, classes, seed):
+def test_accuracy_equals_plain_sorting(items, classes, seed):
     rng = np.random.default_rng(seed)
     scores, labels = rng.normal(size=(items, classes)), rng.integers(0, classes, items)
-    accuracy = measure(scores, labels)
+    accuracy = measure_accuracy(scores, labels)
     first = [sorted(range(classes), key=lambda c: -row[c]) for row in scores]
-    assert accuracy.top1 == sum(order[0] == label for order, label in zip(first, labels))
-    assert accuracy.top5 == sum(label in order[:5] for order, label in zip(first, labels))
+    assert accuracy.top1 == sum(
+        order[0] == label for order, label in zip(first, labels, strict=True)
+    )
+    assert accuracy.top5 == sum(
+        label in order[:5] for order, label in zip(first, labels, strict=True)
+    )
     assert accuracy.confusion.sum() == items and np.trace(accuracy.confusion) == accuracy.top1
     by_class = [
         np.mean([first[i][0] == c for i in range(items) if labels[i] == c])
@@ -121,60 +124,24 @@ def test_accuracy_against_plain_sorting(items, classes, seed):
     assert accuracy.mean_class == pytest.approx(np.mean(by_class))
 
 
-def test_equal_scores_are_not_right():
+def test_equal_scores_count_as_wrong():
     for scores in (np.zeros((4, 3)), np.array([[0, 1, np.nan]] * 4)):
-        assert measure(scores, np.array([0, 2, 2, 0])).top1 == 0
+        assert measure_accuracy(scores, np.array([0, 2, 2, 0])).top1 == 0
 
 
 def test_items_without_a_score_are_counted_apart():
-    accuracy = measure(np.array([[0.0, 1], [np.nan] * 2, [1, 0]]), np.array([1, 1, 1]))
+    accuracy = measure_accuracy(np.array([[0.0, 1], [np.nan] * 2, [1, 0]]), np.array([1, 1, 1]))
     assert (accuracy.items, accuracy.top1, accuracy.unreadable) == (2, 1, 1)
     assert accuracy.class_items.tolist() == [0, 2] and accuracy.confusion.sum() == 2
 
 
-def test_checkpoints_are_replaced_whole(tmp_path, monkeypatch):
-    path = tmp_path / "checkpoints" / "last.pt"
-    save_checkpoint(path, {"state_dict": {}, "n": 1})
+def test_error_of_closing_does_not_hide_an_earlier_one(capsys):
+    class Breaks:
+        def close(self):
+            raise OSError("second")
 
-    def dies(state, file):
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", dies)
-    with pytest.raises(UserError, match="No space left"):
-        save_checkpoint(path, {"state_dict": {}, "n": 2})
-    assert load_checkpoint(path)["n"] == 1
-
-
-class Evil:
-    def __reduce__(self):
-        return exec, ("open('/tmp/omnidali-evil', 'w')",)
-
-
-@pytest.mark.parametrize("content", ["garbage", "evil", "list", "missing", "empty folder"])
-def test_bad_checkpoints_are_told(tmp_path, content):
-    import os
-
-    path = tmp_path / "c.pt"
-    if content == "garbage":
-        path.write_bytes(b"\x80garbage" * 20)
-    elif content == "evil":
-        torch.save({"state_dict": {}, "x": Evil()}, path)
-    elif content == "list":
-        torch.save([1], path)
-    elif content == "empty folder":
-        path.mkdir()
-    with pytest.raises(UserError) as caught:
-        load_checkpoint(path)
-    assert "c.pt: expected a" in str(caught.value) and not os.path.exists("/tmp/omnidali-evil")
-
-
-def test_weights_of_another_model_are_told():
-    model, other = TSN(18, 5, 0.5), TSN(18, 7, 0.5)
-    state = {"state_dict": other.state_dict(), "model": {"name": "tsn", "depth": 18, "classes": 7}}
-    with pytest.raises(UserError) as caught:
-        load_weights(model, state, "resume")
-    assert "cls_head.fc_cls.weight is (7, 512) instead of (5, 512)" in str(caught.value)
-    assert "It was made for: name tsn, depth 18, classes 7." in str(caught.value)
-    with pytest.raises(UserError, match="and 2.. more|and .* more"):
-        load_weights(TSN(50, 5, 0.5), state, "resume")
+    with pytest.raises(KeyError, match="first"), closing_loader(Breaks()):
+        raise KeyError("first")
+    assert "while the loader was closed: second" in capsys.readouterr().err
+    with pytest.raises(OSError, match="second"), closing_loader(Breaks()):
+        pass

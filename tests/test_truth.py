@@ -1,4 +1,4 @@
-"""What curation kept and removed, judged by the truth of the demo world."""
+"""Precision and recall of curation, by the truth of the demo world."""
 
 import json
 import math
@@ -17,7 +17,8 @@ from omnidali.demo.truth import (
     piece_quality,
     read_truth,
 )
-from omnidali.demo.world import make_world, plan_items
+from omnidali.demo.world import make_world
+from omnidali.demo.world_plan import plan_items
 from omnidali.errors import UserError
 from omnidali.processes.launch import find_config
 
@@ -31,7 +32,7 @@ LISTED = [("a/0", 0), ("a/1", 0), ("a/2", 0), ("a/3", 0), ("a/4", 0), ("a/5", 2)
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A world's lists without its media, which nobody needs to judge lists."""
+    """A world's lists without its media, which are not needed to judge lists."""
     folder = tmp_path_factory.mktemp("world")
     worlds._write_lists(folder, plan_items(0))
     return folder
@@ -41,7 +42,7 @@ def plan(world, *more):
     return load_config(find_config("demo_crawl.yaml"), [f"data_root={world}", *more])
 
 
-def test_labels_kept():
+def test_label_quality_counts_kept_items():
     quality = label_quality(
         [("a/0", 0), ("a/1", 4), ("a/2", 0), ("a/3", 0), ("a/5", 2)], TRUTH, LISTED
     )
@@ -53,12 +54,12 @@ def test_labels_kept():
         label_quality([("b/9", 0)], TRUTH, LISTED)
 
 
-def test_a_clean_item_with_a_new_label_is_neither_right_nor_found():
+def test_clean_item_with_a_new_label_is_neither_right_nor_found():
     quality = label_quality([("a/0", 3)], TRUTH, LISTED)
     assert (quality.right, quality.found) == (0, 0)
 
 
-def test_copies_removed():
+def test_duplicate_quality_counts_removed_items():
     removed = ["a/4", "a/0", "b/1"]
     assert (
         duplicate_quality(removed, TRUTH).precision
@@ -73,35 +74,27 @@ def test_copies_removed():
     )
 
 
-def row(video, count, *positive):
-    return {
-        "video_dir": video,
-        "label": 0,
-        "num_clips": count,
-        "positive_clip_inds": list(positive),
-    }
-
-
 @pytest.mark.parametrize(
-    "rows, window, chosen, right",
+    "spans, chosen, right",
     [
-        ([row("x", 6, 0, 3), row("y/whole.mp4", 6, 5)], None, 3, 2),
-        ([row("x", 24, 0, 7, 8)], None, 0.75, 0.5),  # windows of a second
-        ([row("x", 4, 1)], None, 1.5, 0.5),  # half of part 1, and part 2
-        ([row("x", 3, 0), row("y", 3, 2)], 10.0, 2.5 + 1, 2 + 1),  # 0 to 10 s, and 20 to 24 s
-        ([row("x", 6, 0, 0)], None, 1, 1),
+        ([("x", 0, 1), ("x", 3, 4), ("y/whole.mp4", 5, 6)], 3, 2),
+        # windows of a second
+        ([("x", 0, 0.25), ("x", 1.75, 2), ("x", 2, 2.25)], 0.75, 0.5),
+        ([("x", 1.5, 3)], 1.5, 0.5),  # half of part 1, and part 2
+        ([("x", 0, 2.5), ("y", 5, 7.5)], 2.5 + 1, 2 + 1),  # 0 to 10 s, and 20 to 24 s
+        ([("x", 0, 1)], 1, 1),
     ],
 )
-def test_pieces_kept(rows, window, chosen, right):
-    quality = piece_quality(rows, TRUTH, "long", window)
+def test_pieces_count_by_the_parts_that_they_share(spans, chosen, right):
+    quality = piece_quality([(f"long/{video}", *span) for video, *span in spans], TRUTH)
     assert (quality.chosen, quality.right, quality.wanted, quality.found) == pytest.approx(
         (chosen, right, 3, right)
     )
 
 
-def test_foreign_videos_and_foreign_worlds(tmp_path):
+def test_foreign_videos_and_worlds_are_refused(tmp_path):
     with pytest.raises(UserError, match="expected long videos of the demo world, got long/z"):
-        piece_quality([row("z", 6, 1)], TRUTH, "long")
+        piece_quality([("long/z", 1, 2)], TRUTH)
     with pytest.raises(UserError, match="expected a truth file, got no such file"):
         read_truth(tmp_path)
     (tmp_path / "truth.json").write_text("[]")
@@ -109,7 +102,7 @@ def test_foreign_videos_and_foreign_worlds(tmp_path):
         read_truth(tmp_path)
 
 
-def test_the_released_lists_of_the_world(world):
+def test_released_lists_are_nearly_right(world):
     """The lists that the world ships as a teacher's are nearly right, those of the crawl are as
     dirty as planned.
     """
@@ -131,7 +124,8 @@ def test_the_released_lists_of_the_world(world):
     released = plan(
         world,
         f"sources.googleimage.list={notes}/googleimage_8/tsn_8seg_googleimage_8_wodup.txt",
-        f"sources.insimage={{kind: image, root: ., list: {notes}/webimage_8/tsn_8seg_webimage_8_wodup.txt}}",
+        "sources.insimage={kind: image, root: .,"
+        f" list: {notes}/webimage_8/tsn_8seg_webimage_8_wodup.txt}}",
         f"sources.kineticsraw.list={notes}/kinetics_raw_8/slowonly_8x8_kinetics_raw_8.json",
     )
     # the union holds other photos, too
@@ -152,17 +146,18 @@ def test_the_released_lists_of_the_world(world):
     assert pieces.precision == pieces.recall == 1
 
 
-def test_windows_of_whole_videos(world):
+def test_judge_lists_counts_windows_of_whole_videos(world):
     """The rows of a filter that looked at the whole files in windows of two seconds."""
     rows = json.loads(
         (world / "annotations/kinetics_raw_8/slowonly_8x8_kinetics_raw_8.json").read_text()
     )
     found = [
-        row(
-            f"{item['video_dir']}/whole.mp4",
-            12,
-            *(2 * index for index in item["positive_clip_inds"]),
-        )
+        {
+            "video_dir": f"{item['video_dir']}/whole.mp4",
+            "label": 0,
+            "num_clips": 12,
+            "positive_clip_inds": [2 * index for index in item["positive_clip_inds"]],
+        }
         for item in rows
     ]
     (world / "annotations/found.json").write_text(json.dumps(found))
@@ -173,10 +168,9 @@ def test_windows_of_whole_videos(world):
     )
     pieces = judge_lists(world, plan(world), config)["kineticsraw"]["pieces"]
     assert pieces.precision == 1 and pieces.recall == 0.5
-    assert piece_quality(found, read_truth(world), window_seconds=2) == pieces
 
 
-def test_the_crawl_s_lists_name_files_of_the_world(tmp_path, monkeypatch):
+def test_lists_of_the_crawl_name_files_of_the_world(tmp_path, monkeypatch):
     """A few items, made for good: the config of the crawl can be trained on, and what a world lacks
     comes to it.
     """

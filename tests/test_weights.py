@@ -1,6 +1,4 @@
-"""Weights of other projects: every name, every shape, inflation that keeps the response, a report
-of what became of what.
-"""
+"""Weights of other projects: names, shapes, inflation that keeps the response, and a report."""
 
 import os
 
@@ -9,8 +7,9 @@ import torch
 
 from omnidali.errors import UserError
 from omnidali.models.checkpoint_file import load_weights
+from omnidali.models.pretrained import inflate, load_pretrained
 from omnidali.models.recognizers import TSN, SlowOnly, fixed_statistics
-from omnidali.models.weights import export_weights, inflate, load_pretrained, read_weights
+from omnidali.models.weights import export_weights, read_weights
 
 
 def torchvision_names(depth=50):
@@ -74,8 +73,9 @@ def test_torchvision_goes_into_tsn(tmp_path, depth, tensors, ending):
         "cls_head.fc_cls.bias",
     ]
     assert str(report) == (
-        f"weights with torchvision's names: {tensors} tensors as they are, 0 inflated to 3D; left out, classifier of another "
-        "kind: fc.bias; fc.weight; at their initial values: cls_head.fc_cls.weight; cls_head.fc_cls.bias"
+        f"weights with torchvision's names: {tensors} tensors as they are, 0 inflated to 3D;"
+        " left out, classifier of another kind: fc.bias; fc.weight;"
+        " at their initial values: cls_head.fc_cls.weight; cls_head.fc_cls.bias"
     )
     own = model.state_dict()
     assert torch.equal(
@@ -104,26 +104,24 @@ def test_torchvision_is_inflated_into_slowonly(tmp_path):
 
 
 @pytest.mark.parametrize("length", [1, 3, 5])
-def test_an_inflated_kernel_answers_a_still_clip_as_the_2d_one(length):
-    flat, deep = (
-        torch.nn.Conv2d(3, 6, 3, padding=1, bias=False),
-        torch.nn.Conv3d(3, 6, (length, 3, 3), padding=(0, 1, 1), bias=False),
-    )
+def test_inflated_kernel_responds_to_still_clip_as_2d_one(length):
+    flat = torch.nn.Conv2d(3, 6, 3, padding=1, bias=False)
+    deep = torch.nn.Conv3d(3, 6, (length, 3, 3), padding=(0, 1, 1), bias=False)
     deep.weight.data = inflate(flat.weight.data, length)
-    picture = torch.randn(2, 3, 9, 11)
-    still = deep(picture[:, :, None].expand(-1, -1, 7, -1, -1))
-    assert torch.allclose(still, flat(picture)[:, :, None].expand_as(still), atol=1e-6)
+    image = torch.randn(2, 3, 9, 11)
+    still = deep(image[:, :, None].expand(-1, -1, 7, -1, -1))
+    assert torch.allclose(still, flat(image)[:, :, None].expand_as(still), atol=1e-6)
 
 
-def test_an_inflated_network_answers_a_still_clip_as_its_parent(tmp_path):
+def test_inflated_network_responds_to_still_clip_as_2d_one(tmp_path):
     """Away from the temporal padding: the middle frame of a long still clip."""
     parent = TSN(18, 5, 0.0).eval()
     torch.save(parent.state_dict(), tmp_path / "p.pth")
     child = SlowOnly(18, 5, 0.0, 33).eval()
     load_pretrained(child, tmp_path / "p.pth")
-    picture = torch.randn(1, 3, 40, 56)
-    features = child.backbone(picture[:, :, None].expand(-1, -1, 33, -1, -1))
-    assert torch.allclose(features[:, :, 16], parent.backbone(picture), atol=1e-4)
+    image = torch.randn(1, 3, 40, 56)
+    features = child.backbone(image[:, :, None].expand(-1, -1, 33, -1, -1))
+    assert torch.allclose(features[:, :, 16], parent.backbone(image), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +133,7 @@ def test_an_inflated_network_answers_a_still_clip_as_its_parent(tmp_path):
     ],
 )
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
-def test_mmaction2_checkpoints_come_and_go(tmp_path, make, keys, ending):
+def test_mmaction2_checkpoints_load_and_export_bit_for_bit(tmp_path, make, keys, ending):
     """As released: meta and state_dict; loaded strictly, exported with the same names, and loaded
     again bit for bit.
     """
@@ -171,7 +169,7 @@ def test_mmaction2_checkpoints_come_and_go(tmp_path, make, keys, ending):
     assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
 
 
-def test_mmaction2_1x(tmp_path):
+def test_mmaction2_1x_names_are_recognised(tmp_path):
     """The plain recognisers keep 0.x's names beside a preprocessor; the OmniSource one has
     torchvision's and two heads.
     """
@@ -205,7 +203,7 @@ def test_mmaction2_1x(tmp_path):
     assert set(report.left_out) == {"cls_head.fc3d.0.weight", "cls_head.fc2d.2.weight"}
 
 
-def test_another_classifier_is_left_out_only_when_asked(tmp_path):
+def test_other_classifier_is_left_out_only_with_fresh_head(tmp_path):
     other = TSN(18, 9, 0.5)
     torch.save({"state_dict": other.state_dict()}, tmp_path / "o.pth")
     model = TSN(18, 5, 0.5)
@@ -220,7 +218,7 @@ def test_another_classifier_is_left_out_only_when_asked(tmp_path):
     assert torch.equal(model.backbone.conv1.conv.weight, other.backbone.conv1.conv.weight)
 
 
-def test_a_classifier_of_classes_in_another_order_is_told(tmp_path):
+def test_classifier_of_classes_in_another_order_is_refused(tmp_path):
     torch.save(
         {"state_dict": TSN(18, 2, 0.5).state_dict(), "classes": ["a", "b"]}, tmp_path / "o.pth"
     )
@@ -241,7 +239,7 @@ class Evil:
         return exec, ("open('/tmp/omnidali-evil-weights', 'w')",)
 
 
-def test_what_is_no_fitting_file_is_told(tmp_path):
+def test_file_that_does_not_fit_is_refused(tmp_path):
     torch.save(TSN(34, 5, 0.5).state_dict(), tmp_path / "34.pth")
     torch.save({"net": {"a": 1}}, tmp_path / "no.pth")
     torch.save({"state_dict": {"encoder.weight": torch.zeros(3)}}, tmp_path / "vit.pth")
@@ -250,7 +248,7 @@ def test_what_is_no_fitting_file_is_told(tmp_path):
         tmp_path / "evil.pth",
     )
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
-    for name, told in (
+    for name, message in (
         ("none.pth", "expected a checkpoint, got no such file"),
         ("34.pth", "Set model.name and model.depth"),
         ("no.pth", "with weights, bare or under state_dict, got the entries net"),
@@ -258,7 +256,7 @@ def test_what_is_no_fitting_file_is_told(tmp_path):
         ("evil.pth", "a checkpoint that can be read safely"),
         ("cut.safetensors", "that can be read safely"),
     ):
-        with pytest.raises(UserError, match=told) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             load_pretrained(TSN(18, 5, 0.5), tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
     assert not os.path.exists("/tmp/omnidali-evil-weights")
@@ -267,17 +265,15 @@ def test_what_is_no_fitting_file_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("make", [lambda: TSN(18, 5, 0.0), lambda: SlowOnly(18, 5, 0.0, 4)])
-def test_target_only_statistics(make):
+def test_auxiliary_groups_leave_running_statistics_alone(make):
     """Clips of other sources are normalised by their own batch and leave the running statistics
     alone.
     """
     torch.manual_seed(0)
     model, alone = make().train(), make().train()
     alone.load_state_dict(model.state_dict())
-    target, others = (
-        torch.randn(3, 3, 4, 32, 32),
-        [2 + torch.randn(4, 3, 4, 32, 32), torch.randn(2, 3, 1, 32, 32)],
-    )
+    target = torch.randn(3, 3, 4, 32, 32)
+    others = [2 + torch.randn(4, 3, 4, 32, 32), torch.randn(2, 3, 1, 32, 32)]
     logits = model([target, *others], (False, True, True))
     mine = alone([target])
     assert torch.allclose(logits[:3], mine, atol=1e-5)

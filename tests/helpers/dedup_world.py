@@ -1,4 +1,4 @@
-"""Media with planted duplicates, and what a search for them has written."""
+"""Media with planted duplicates, and the results of a search for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A world to filter, teachers for it, and what they say of it."""
+"""A world to filter, teachers for it, and their scores."""
 
 import csv
 import json
@@ -76,7 +76,7 @@ def make_world(root):
 
 
 def sharpen(model, world):
-    """Give a random network opinions: the classifier spreads its own features of the photos."""
+    """Make a random network decisive: its classifier spreads its own features of the images."""
     pictures = [
         cv2.resize(cv2.imread(str(world / f"crawl/some photos/{n}.jpg"))[:, 8:56, ::-1], (32, 32))
         for n in range(BROKEN)
@@ -99,7 +99,7 @@ def sharpen(model, world):
 
 
 def make_network(world):
-    """A 2D network with opinions of the images."""
+    """A 2D network that is decisive about the images."""
     torch.manual_seed(0)
     return sharpen(TSN(18, 4, 0.0), world)
 
@@ -140,8 +140,9 @@ def settings(world, folder, *more):
 
 
 def plain_scores(model, table, source, config):
-    """Probabilities by the program's evaluation; float16 of their logarithms is what the catalog
-    keeps.
+    """Probabilities by the program's evaluation, rounded as in the catalog.
+
+    The catalog keeps float16 logarithms.
     """
     scores = score_items(
         model,

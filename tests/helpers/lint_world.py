@@ -33,7 +33,7 @@ CLEAN = {
 
 
 def make_lint_world(root: Path) -> Path:
-    """Good media, and beside them what lists may name by mistake."""
+    """Good media, and other files that lists may name by mistake."""
     fast = {"width": 96, "height": 64, "gop": 8, "options": {"preset": "ultrafast"}}
     for n, name in enumerate(
         (
@@ -57,7 +57,7 @@ def make_lint_world(root: Path) -> Path:
     shutil.copy(root / "images/0.jpg", root / "images/copy.jpg")
     (root / "images/page.jpg").write_text("<html>not found</html>")
     (root / "c.yaml").write_text(CONFIG)
-    for name in ("train", "val", "images"):  # all is probed once, whatever lists name later
+    for name in ("train", "val", "images"):  # everything is probed once
         (root / f"{name}.txt").write_text(
             "".join(f"{path.name} 0\n" for path in (root / name).iterdir())
         )
@@ -71,7 +71,7 @@ def make_lint_world(root: Path) -> Path:
 def lint_lists(
     world: Path, run_dir: Path, *arguments: str, sets: tuple[str, ...] = (), **lists: str | None
 ) -> tuple[int, list[tuple[str, str, str]]]:
-    """Lint lists, each as in CLEAN unless it is given, None for a missing one; changes no media.
+    """Lint lists, each as in CLEAN unless it is given; None for a missing one.
 
     Returns:
         The exit code, and the source, path and problem of every issue.

@@ -1,5 +1,7 @@
 """Lists that a test writes and reads at once."""
 
+import json
+
 from omnidali.catalog.listing.labels import Labels
 from omnidali.catalog.listing.list_reader import read_list
 from omnidali.config.schema import MediaConfig
@@ -8,13 +10,19 @@ from omnidali.config.schema import MediaConfig
 def read_file(path, names=None, **settings):
     """The entries of a list, by default of a source of videos."""
     source = MediaConfig(**{"kind": "video", **settings})
-    return list(read_list(path, source, Labels(names), "s")[1])
+    return list(read_list(path, source, Labels(names).number, "s")[1])
 
 
 def read_text(folder, text, names=None, mapping=None, **settings):
     """The format and the entries of a list with this text."""
     path = folder / "list.txt"
     path.write_text(text)
-    labels = Labels(names, mapping, folder / "map.json" if mapping else None)
-    form, entries = read_list(path, MediaConfig(**{"kind": "video", **settings}), labels, "s")
+    map_path = None
+    if mapping:
+        map_path = folder / "map.json"
+        map_path.write_text(json.dumps(mapping))
+    labels = Labels(names, map_path)
+    form, entries = read_list(
+        path, MediaConfig(**{"kind": "video", **settings}), labels.number, "s"
+    )
     return form, list(entries)

@@ -1,0 +1,113 @@
+"""Lists of what is kept, read back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from helpers.dedup_world import QUICK
+from omnidali.catalog.database.listed_items import flatten
+from omnidali.config.load import load_config
+from omnidali.curation.list_writer import write_config, write_list
+from omnidali.loading.data import open_data
+from omnidali.testing.numbered_media import write_image, write_video
+
+
+def test_written_list_of_every_format_reads_back(tmp_path):
+    write_video(tmp_path / "root/long.mp4", 1, frames=65, width=96, height=64, rate=10, **QUICK)
+    shutil.copy(tmp_path / "root/long.mp4", tmp_path / "root/odd")
+    for number in range(8):
+        write_image(tmp_path / f"root/frames, of it/img_{number:05}.jpg", 2, 64, 48, frame=number)
+    for name in ("#first.jpg", "with\ttab.jpg", "a b.jpg", "gone.jpg"):
+        write_image(tmp_path / f"root/{name}", 3, 64, 48)
+    (tmp_path / "images.txt").write_text(
+        "./#first.jpg\tfirst\nwith\ttab.jpg\tsecond\na b.jpg\tsecond\ngone.jpg\tfirst\n"
+    )
+    (tmp_path / "windows.txt").write_text("long.mp4 second\n")
+    (tmp_path / "odd.txt").write_text("odd 1\n")
+    (tmp_path / "pieces.txt").write_text("long.mp4 0 1.5 0\nlong.mp4 2 3.25 0\nlong.mp4 3.5 5 1\n")
+    (tmp_path / "whole.json").write_text(
+        json.dumps(
+            [
+                {
+                    "video_dir": "root/long.mp4",
+                    "label": 1,
+                    "num_clips": 3,
+                    "positive_clip_inds": [0, 2],
+                }
+            ]
+        )
+    )
+    (tmp_path / "frames.txt").write_text('"frames, of it",2,4,1\n"frames, of it",0,8,0\n')
+    (tmp_path / "config.yaml").write_text(f"""
+data_root: {tmp_path}
+run_dir: {tmp_path / "run"}
+sources:
+  images: {{kind: image, root: root, list: images.txt}}
+  windows: {{kind: untrimmed, root: root, list: windows.txt, window_seconds: 2}}
+  odd: {{kind: untrimmed, root: root, list: odd.txt, window_seconds: 2}}
+  pieces: {{kind: untrimmed, root: root, list: pieces.txt}}
+  whole: {{kind: untrimmed, root: root, list: whole.json, window_seconds: 2}}
+  frames: {{kind: frames, root: root, list: frames.txt, pattern: "img_{{:05}}.jpg"}}
+train: {{batch: 6, steps: 1}}
+""")
+    config = load_config(tmp_path / "config.yaml", [])
+    everything = [f"sources.{name}.pieces=all" for name in ("windows", "odd", "pieces", "whole")]
+    data = open_data(load_config(tmp_path / "config.yaml", everything))
+    tables = {
+        table.name: table if not table.kind.has_pieces else flatten(config.catalog_path, table)
+        for table in data.tables
+    }
+
+    def pieces(name, tables):
+        table = tables[name]
+        rows = np.arange(len(table))
+        rows = rows if table.starts is None else np.repeat(rows, np.diff(table.starts))
+        firsts = np.zeros(len(rows)) if table.firsts is None else table.firsts
+        return [
+            (Path(table.media(record).path).name, int(table.labels[row]), int(first), int(frames))
+            for record, row, first, frames in zip(
+                table.records, rows, firsts, table.frames, strict=True
+            )
+        ]
+
+    assert pieces("windows", tables) == [
+        ("long.mp4", 1, *piece) for piece in ((0, 20), (20, 20), (40, 25))
+    ]
+    assert pieces("odd", tables) == [("odd", 1, *piece) for piece in ((0, 20), (20, 20), (40, 25))]
+    kept = {
+        "images": [0, 1, 2],
+        "windows": [0, 2],
+        "odd": [1, 2],
+        "pieces": [0, 2],
+        "whole": [2],
+        "frames": [0],
+    }
+    out, new = tmp_path / "out", {}
+    for name, places in kept.items():
+        marks = np.isin(np.arange(len(tables[name])), places)
+        new[name], _ = write_list(
+            out, config.catalog_path, name, config.sources[name], marks, tables[name].labels
+        )
+    write_config(out, config, new, data.class_names)
+    assert new["odd"].format == "pieces" and new["windows"].format == "parts_json"
+    made = open_data(load_config(out / "config.yaml", []))
+    assert made.class_names == data.class_names == ("first", "second")
+    assert not any("probed" in line for line in made.summary)
+    left = {table.name: table for table in made.tables}
+    for name, places in kept.items():
+        # pieces between the kept ones come after them
+        starts, counts = left[name].starts, left[name].positives
+        shown = (
+            pieces(name, left)
+            if starts is None
+            else [
+                piece
+                for first, count in zip(starts[:-1], counts, strict=True)
+                for piece in pieces(name, left)[first : first + count]
+            ]
+        )
+        assert shown == [pieces(name, tables)[place] for place in places]

@@ -1,0 +1,219 @@
+"""A run folder, a catalog and copies of version 0.1 still work, or are refused with a reason."""
+
+import json
+import os
+import sqlite3
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from omnidali.catalog.build import build_catalog
+from omnidali.catalog.database import schema
+from omnidali.catalog.database.connection import connect
+from omnidali.catalog.database.integrity import crc_of
+from omnidali.catalog.database.reader import CatalogReader
+from omnidali.catalog.database.schema import MEDIA_COLUMNS
+from omnidali.cli import main as cli
+from omnidali.config.load import load_config
+from omnidali.config.schema import SourceConfig
+from omnidali.errors import UserError
+from omnidali.loading.data import open_data, open_loader
+from omnidali.models.checkpoint_file import load_checkpoint
+
+ARCHIVE = Path(__file__).parent / "golden" / "run-0.1.tar.xz"
+# where the run of the archive was made; `relocate` writes another folder in its place
+BUILT_IN = "/tmp/fx"
+
+
+@pytest.fixture
+def old(tmp_path, monkeypatch):
+    """The folder of the archive: world/ with two run folders, and a copy of each; the current
+    folder is world/.
+    """
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(tmp_path, filter="data")
+    for catalog in tmp_path.rglob("catalog.sqlite"):
+        relocate(catalog, str(tmp_path))
+    monkeypatch.chdir(tmp_path / "world")
+    return tmp_path
+
+
+def relocate(catalog, root):
+    """Write another folder into a catalog of version 4, as if it had been made there."""
+    db = sqlite3.connect(catalog)
+    for source, *texts in db.execute("SELECT id, root, signature, watched FROM sources").fetchall():
+        texts = [text.replace(BUILT_IN, root) for text in texts]
+        db.execute(
+            "UPDATE sources SET root = ?, signature = ?, watched = ? WHERE id = ?", (*texts, source)
+        )
+    for record, folder, *values in db.execute(
+        f"SELECT m.id, s.root, m.{', m.'.join(MEDIA_COLUMNS)}"
+        " FROM media m JOIN sources s ON s.id = m.source"
+    ):
+        db.execute("UPDATE media SET crc = ? WHERE id = ?", (crc_of(folder, *values), record))
+    db.commit()
+    db.close()
+
+
+def test_run_over_unchanged_files_resumes(old, capfd):
+    config = load_config("run_right/config.yaml", ["train.steps=3"])
+    with open_loader(config, open_data(config)) as loader:
+        assert (
+            loader.load_state_dict(load_checkpoint("run_right/checkpoints/last.pt")["loader"]) == []
+        )
+        assert loader.state_dict()["step"] == 2
+        next(loader)
+    printed = capfd.readouterr().err
+    assert (
+        printed.count(
+            "a catalog of an older version: 4 videos, PNG and WebP files are probed again"
+        )
+        == 1
+    )
+    open_data(config)
+    assert "older version" not in capfd.readouterr().err  # once
+
+
+def assert_renumbered_run_is_refused():
+    config = load_config("run_wrong/config.yaml")
+    with open_loader(config, open_data(config)) as loader, pytest.raises(UserError) as caught:
+        loader.load_state_dict(load_checkpoint("run_wrong/checkpoints/last.pt")["loader"])
+    assert (
+        "sources.clips has files whose frames had wrong numbers when the run began: 0.avi"
+        in str(caught.value)
+    )
+
+
+def assert_unchanged_run_resumes():
+    config = load_config("run_right/config.yaml", ["train.steps=3"])
+    with open_loader(config, open_data(config)) as loader:
+        loader.load_state_dict(load_checkpoint("run_right/checkpoints/last.pt")["loader"])
+
+
+def test_run_over_renumbered_files_is_refused(old):
+    assert_renumbered_run_is_refused()
+
+
+def test_runs_resume_or_are_refused_with_a_new_catalog(old):
+    os.unlink("run_wrong/catalog.sqlite")
+    assert_renumbered_run_is_refused()
+    os.unlink("run_right/catalog.sqlite")
+    assert_unchanged_run_resumes()
+
+
+def test_info_reports_how_to_upgrade_an_old_catalog(old, capsys):
+    assert cli.main(["info", "--catalog", "run_right/catalog.sqlite"]) == 2
+    assert (
+        "expected a catalog of version 5, got version 4. Start the training, or `omnidali lint`"
+        in capsys.readouterr().err
+    )
+
+
+def test_upgrade_drops_only_scores_of_renumbered_videos(old):
+    catalog = old / "world/run_wrong/catalog.sqlite"
+    db = sqlite3.connect(catalog)
+    photo = db.execute("SELECT * FROM media WHERE path = '0.jpg'").fetchone()
+    db.execute("CREATE TABLE teachers (id INTEGER PRIMARY KEY)")
+    db.execute("INSERT INTO teachers VALUES (1)")
+    db.execute("CREATE TABLE scores (teacher INTEGER, path TEXT)")
+    for name in ("wrong/0.avi", "wrong/1.mp4", "photos/0.jpg"):
+        db.execute("INSERT INTO scores VALUES (1, ?)", (str(old / "world" / name),))
+    db.commit()
+    db.close()
+    config = load_config("run_wrong/config.yaml")
+    open_data(config)
+    db = connect(catalog, read_only=True)
+    assert db.execute("SELECT * FROM media WHERE path = '0.jpg'").fetchone()[: len(photo)] == photo
+    assert [
+        os.path.basename(path) for (path,) in db.execute("SELECT path FROM scores ORDER BY path")
+    ] == ["0.jpg", "1.mp4"]
+
+
+@pytest.mark.parametrize("name, made_again", [("right", []), ("wrong", ["0.avi"])])
+def test_copies_with_wrong_frames_are_made_again(old, capfd, name, made_again):
+    copies = {path: path.stat().st_mtime_ns for path in (old / f"copy_{name}" / name).iterdir()}
+    assert (
+        cli.main(
+            [
+                "transcode",
+                "--config",
+                f"{name}.yaml",
+                "--out",
+                f"../copy_{name}",
+                "--sources",
+                "clips",
+            ]
+        )
+        == 0
+    )
+    printed = capfd.readouterr().err
+    assert (
+        sorted(path.name for path, time in copies.items() if path.stat().st_mtime_ns != time)
+        == made_again
+    )
+    for file in made_again:
+        assert f"{file} is made again: frame" in printed
+    rows = [
+        json.loads(line) for line in (old / f"copy_{name}/transcode.jsonl").read_text().splitlines()
+    ]
+    assert all(row["checked"] and row["replaced"] == 0 for row in rows)
+    with open_loader(
+        config := load_config(old / f"copy_{name}/config.yaml"), open_data(config)
+    ) as loader:
+        next(loader)
+
+
+def test_killed_upgrade_starts_again(old, monkeypatch):
+    """The whole upgrade is one transaction."""
+
+    def kill(text):
+        raise KeyboardInterrupt
+
+    source = SourceConfig(kind="video", root="right", list="right.txt")
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "json", SimpleNamespace(loads=kill))
+        with pytest.raises(KeyboardInterrupt):
+            build_catalog("run_right/catalog.sqlite", {"clips": source}, ".", progress=False)
+    build_catalog("run_right/catalog.sqlite", {"clips": source}, ".", progress=False)
+    assert len(CatalogReader("run_right/catalog.sqlite").table("clips")) == 2
+
+
+def test_build_stopped_after_the_upgrade_is_required_again(old):
+    connect("run_right/catalog.sqlite", upgrades=True).close()
+    with pytest.raises(
+        UserError,
+        match="expected the source clips in the catalog, got nothing. Start the run again",
+    ):
+        CatalogReader("run_right/catalog.sqlite").table("clips")
+    assert_unchanged_run_resumes()
+
+
+def test_run_resumes_with_an_old_catalog(old):
+    assert_unchanged_run_resumes()
+
+
+def test_upgraded_catalog_has_the_schema_of_a_new_one(old):
+    config = load_config("run_right/config.yaml")
+    open_data(config)
+    connect("new.sqlite").close()
+    schemas = [
+        [
+            db.execute(
+                f"SELECT name, type, dflt_value FROM pragma_table_info('{table}') ORDER BY name"
+            ).fetchall()
+            for table in ("sources", "media", "entries", "packed")
+        ]
+        for db in (connect(path) for path in ("run_right/catalog.sqlite", "new.sqlite"))
+    ]
+    assert schemas[0] == schemas[1]
+
+
+def test_notes_are_found_by_an_index(tmp_path):
+    db = connect(tmp_path / "c.sqlite")
+    plan = db.execute(
+        "EXPLAIN QUERY PLAN SELECT COUNT(*) FROM media"
+        " WHERE source = 1 AND note <> '' AND +state = 'ok'"
+    )
+    assert "media_note" in plan.fetchone()[-1]
