@@ -1,7 +1,5 @@
 """From the planes of a decoded frame to RGB, by the matrix and the range that the file names."""
 
-from __future__ import annotations
-
 import functools
 
 import av

@@ -5,10 +5,9 @@ wanted, as of a file that changed after the probe. Frames are known by the packe
 from, as in the index.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import av
@@ -45,7 +44,7 @@ def demuxed_frames(
             file that is broken, or not the one that was probed.
     """
     if index is None:
-        yield from counted_frames(media, wanted)
+        yield from counted_frames(media, set(wanted))
         return
     runs = index.runs(wanted)
     if media.codec.partition(":")[0] in KEEPS_STATE and len(runs) > 1:  # a new decoder for each
@@ -57,32 +56,27 @@ def demuxed_frames(
         source = _IndexedSource(container, _open_stream(container), media, index)
         for place, run in enumerate(runs):
             for seeks in (True, False):
-                try:
+                with suppress(_NotFoundError):
                     packets = source.packets(run.first, seeks)
                     run_packets = itertools.islice(packets, run.last + 1 - run.first)
                     yield from decode_run(source.stream.codec_context, run_packets, run.frames)
                     break
-                except _NotFoundError:
-                    continue
             else:
                 left = {number for rest in runs[place:] for number in rest.frames.values()}
-                yield from counted_frames(media, sorted(left))
+                yield from counted_frames(media, left)
                 return
 
 
-def counted_frames(media: Media, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+def counted_frames(media: Media, wanted: set[int]) -> Iterator[tuple[int, av.VideoFrame]]:
     """Yield (number, frame) of the wanted frames, where a frame's number is how many came before.
 
     Errors are those of :func:`demuxed_frames`.
     """
-    left = set(wanted)
     with open_video(media.span, media.container) as container:
-        for number, frame in enumerate(_all_frames(container, _open_stream(container))):
-            if number in left:
-                left.discard(number)
+        frames = enumerate(_all_frames(container, _open_stream(container)))
+        for number, frame in itertools.islice(frames, max(wanted) + 1):
+            if number in wanted:
                 yield number, frame
-            if not left:
-                return
 
 
 def frames_from(media: Media, first: int = 0) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -105,7 +99,7 @@ def frames_from(media: Media, first: int = 0) -> Iterator[tuple[int, av.VideoFra
             begin = index.runs([first])[0].first
             left = first
             for seeks in (True, False):
-                try:
+                with suppress(_NotFoundError):
                     for packet in itertools.chain(source.packets(begin, seeks), [None]):
                         for frame in _decode(stream, packet):
                             number = -1 if frame.pts is None else int(index.numbers[frame.pts])
@@ -113,8 +107,6 @@ def frames_from(media: Media, first: int = 0) -> Iterator[tuple[int, av.VideoFra
                                 left = number + 1
                                 yield number, frame
                     return
-                except _NotFoundError:
-                    continue
     except (UnsupportedMediaError, av.FFmpegError, OSError, ValueError, IndexError) as error:
         raise cause_of(error).error() from None
     raise DecodeError("the file changed after the probe")

@@ -1,6 +1,4 @@
-"""Why a file does not decode, and who is to blame: the disk, the machine, or the file itself."""
-
-from __future__ import annotations
+"""Why a file does not decode, and what is to blame: the disk, the machine, or the file itself."""
 
 import errno
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ class Cause:
 
     Attributes:
         reason: for people.
-        trouble: who is to blame: ``disk``, ``hang``, ``machine`` or ``file``.
+        trouble: what is to blame: ``disk``, ``hang``, ``machine`` or ``file``.
 
     >>> print(Cause("Input/output error", DISK).then(Cause("Invalid data")))
     disk: Input/output error; then: Invalid data
@@ -34,7 +32,7 @@ class Cause:
         """Whether it belongs to the moment, and no new file is needed."""
         return self.trouble != FILE
 
-    def then(self, other: Cause) -> Cause:
+    def then(self, other: "Cause") -> "Cause":
         """This cause, and what another way of decoding made of the same file.
 
         Where any of them met trouble of the disk, the file is not to blame.

@@ -3,8 +3,6 @@
 Both are libjpeg-turbo underneath and give the same pixels.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 
@@ -185,8 +183,8 @@ def _decode_part(data: bytes, media: Media, box: tuple[int, int, int, int]) -> n
         stream = nvimgcodec.CodeStream(data)
         if (stream.width, stream.height) != (media.width, media.height):
             return None
-        region = nvimgcodec.Region(*box)
-        image = _LOCAL.decoder.decode(stream.get_sub_code_stream(region=region))
+        part = stream.get_sub_code_stream(region=nvimgcodec.Region(*box))
+        image = _LOCAL.decoder.decode(part)
     except _CODEC_ERRORS:
         return None
     if image is None:

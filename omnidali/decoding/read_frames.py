@@ -1,7 +1,5 @@
 """Frames of any one video as arrays, decoded in the same way as for a training."""
 
-from __future__ import annotations
-
 import functools
 import operator
 import os
@@ -15,8 +13,7 @@ from omnidali.catalog.database.media import Media
 from omnidali.catalog.probing.file_span import FileSpan, stamp_of
 from omnidali.catalog.probing.limits import UnsupportedMediaError
 from omnidali.catalog.probing.video_probe import probe_video
-from omnidali.decoding.frame_fill import places_of
-from omnidali.decoding.video import write_frames
+from omnidali.decoding.video import places_of, write_frames
 from omnidali.errors import UserError
 
 _KEPT = 16  # probes of files that are read again and again

@@ -1,7 +1,5 @@
 """Whether a file that failed is of any use at all."""
 
-from __future__ import annotations
-
 import errno
 import os
 import time
@@ -90,8 +88,8 @@ def _is_image_decodable(media: Media, deadline: float) -> bool:
     width, height = media.width, media.height
     side = min(width, height)
     whole = (0, 0, height, width)
-    tries = [(whole, max(1, side // factor)) for factor in (8, 4, 2)]
-    tries += [
+    tries = [
+        *((whole, max(1, side // factor)) for factor in (8, 4, 2)),
         (whole, side // 2 + 1),
         ((0, 0, 1, 1), 1),
         ((height - 1, width - 1, height, width), 1),

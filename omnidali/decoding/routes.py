@@ -3,8 +3,6 @@
 There is no silent fallback: a codec goes where the table says, or the run does not start.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from omnidali.catalog.database.source_table import SourceTable

@@ -5,8 +5,6 @@ least twice as large as the output in both directions it is averaged by area ins
 images do not alias.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2

@@ -3,9 +3,6 @@
 Frames come by the packet index, or through the demuxer where there is none.
 """
 
-from __future__ import annotations
-
-import os
 import struct
 import threading
 import zlib
@@ -16,6 +13,7 @@ import cv2
 import numpy as np
 
 from omnidali.catalog.database.media import Media
+from omnidali.catalog.probing.file_span import Region
 from omnidali.catalog.probing.frame_planes import show_upright
 from omnidali.catalog.probing.limits import UnsupportedMediaError
 from omnidali.catalog.probing.packet_decoder import PacketDecoder
@@ -24,7 +22,6 @@ from omnidali.catalog.probing.probe import DAMAGED, IRREGULAR
 from omnidali.decoding.colours import write_rgb
 from omnidali.decoding.demuxer import demuxed_frames
 from omnidali.decoding.failure_cause import Cause, cause_of, graver
-from omnidali.decoding.frame_fill import fill_missing, places_of
 from omnidali.errors import DecodeError
 
 FrameSource = Callable[[Media, PacketIndex | None, list[int]], Iterator[tuple[int, av.VideoFrame]]]
@@ -59,14 +56,40 @@ def decode_video(
     places = places_of(frames)
     found, cause = write_frames(media, places, boxes, out)
     if not found:
-        raise (cause or _nothing_came(places, media)).error()
+        if cause is None:
+            first, last = min(places), max(places)
+            cause = Cause(f"none of the frames {first} to {last} of {media.frames} came out")
+        raise cause.error()
     if cause is not None and causes is not None and len(found) < len(places):
         causes.append(cause)
     return fill_missing(out, places, sorted(found))
 
 
-def _nothing_came(places: dict[int, list[int]], media: Media) -> Cause:
-    return Cause(f"none of the frames {min(places)} to {max(places)} of {media.frames} came out")
+def places_of(frames: np.ndarray) -> dict[int, list[int]]:
+    """Where in the clip each frame is wanted; repeats allowed."""
+    places: dict[int, list[int]] = {}
+    for place, frame in enumerate(frames.tolist()):
+        places.setdefault(frame, []).append(place)
+    return places
+
+
+def fill_missing(out: np.ndarray, places: dict[int, list[int]], found: list[int]) -> int:
+    """Copy the nearest frame that was found to the places of those that were not.
+
+    Args:
+        out: (V, F, ...).
+        places: where in ``out`` each frame is wanted.
+        found: at least one of the wanted frames.
+
+    Returns:
+        How many places were filled.
+    """
+    missing = sorted(set(places) - set(found))
+    for frame in missing:
+        nearest = min(found, key=lambda other: abs(other - frame))
+        for place in places[frame]:
+            out[:, place] = out[:, places[nearest][0]]
+    return sum(len(places[frame]) for frame in missing)
 
 
 def write_frames(
@@ -91,7 +114,6 @@ def write_frames(
         worst = None
         wanted = sorted(places.keys() - found)
         while wanted:
-            failure = None
             try:
                 for number, frame in source(media, index, wanted):
                     first, *others = places[number]
@@ -99,11 +121,9 @@ def write_frames(
                     for other in others:
                         out[:, other] = out[:, first]
                     found.add(number)
-            except _ERRORS as error:
-                failure = cause_of(error)
-            if failure is None:
                 break
-            worst = graver(worst, failure)
+            except _ERRORS as error:
+                worst = graver(worst, cause_of(error))
             # The first that did not come is given up, at least by this source; others may lie after
             # the damage.
             wanted = [number for number in wanted if number not in found][1:]
@@ -130,28 +150,22 @@ def indexed_frames(
     Errors are those of :meth:`~omnidali.catalog.probing.packet_decoder.PacketDecoder.frames`.
     """
     assert index is not None
-    try:
-        with open(media.span.path, "rb", buffering=0) as file:
-            status = os.fstat(file.fileno())
-            if (status.st_size, status.st_mtime_ns) != media.stamp:
-                # The packets of another file lie elsewhere.
-                raise DecodeError("the file changed after the probe")
+    with Region(media.span) as file:
+        if file.stamp != media.stamp:  # the packets of another file lie elsewhere
+            raise DecodeError("the file changed after the probe")
 
-            codec = media.codec.partition(":")[0]
-            decoder: PacketDecoder | None = getattr(_LOCAL, "decoder", None)
-            # Where something must be made up, it must not be made up of another video.
-            is_whole = index.keys[0] and not media.codec.endswith((DAMAGED, IRREGULAR))
-            if decoder is None or not is_whole or not decoder.fits(codec, index):
-                decoder = _LOCAL.decoder = PacketDecoder(codec, index)
-            is_sound = True
-            for number, frame in decoder.frames(index, media.span.reader(file), wanted):
-                is_sound &= not frame.is_corrupt
-                yield number, frame
-            if not (is_sound and is_whole):
-                _LOCAL.decoder = None
-    except BaseException:
-        _LOCAL.decoder = None  # its state after an error is unknown
-        raise
+        codec = media.codec.partition(":")[0]
+        # It is put back at the end only: its state after an error is unknown.
+        decoder: PacketDecoder | None = vars(_LOCAL).pop("decoder", None)
+        # Where something must be made up, it must not be made up of another video.
+        is_reusable = index.keys[0] and not media.codec.endswith((DAMAGED, IRREGULAR))
+        if decoder is None or not is_reusable or not decoder.fits(codec, index):
+            decoder = PacketDecoder(codec, index)
+        for number, frame in decoder.frames(index, file.read_at, wanted):
+            is_reusable &= not frame.is_corrupt
+            yield number, frame
+        if is_reusable:
+            _LOCAL.decoder = decoder
 
 
 def upright_size(frame: av.VideoFrame, media: Media) -> tuple[int, int]:

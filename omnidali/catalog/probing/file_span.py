@@ -1,18 +1,12 @@
 """The bytes of a media file: a file of their own, or a part of a tar that is never unpacked."""
 
-from __future__ import annotations
-
-import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import numpy as np
+from typing import Self
 
 # Takes an offset and a count; returns the bytes there, fewer at the end.
-ReadAt = Callable[[int, int], memoryview]
+ReadAt = Callable[[int, int], bytes]
 
 
 @dataclass(frozen=True)
@@ -23,38 +17,18 @@ class FileSpan:
     offset: int = 0
     size: int | None = None
 
-    def read(self, count: int | None = None) -> np.ndarray:
-        """Read all bytes, or at most the first ``count``, as an array: uint8 (bytes,).
-
-        Raises:
-            OSError: if they cannot be read.
-        """
-        import numpy as np  # the probe of images starts in half the time without it
-
-        return np.frombuffer(self.read_bytes(count), np.uint8)
-
     def read_bytes(self, count: int | None = None) -> bytes:
         """Read all bytes, or at most the first ``count``.
 
         Raises:
             OSError: if they cannot be read.
         """
-        with open(self.path, "rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size if self.size is None else self.size
-            return _read(file.fileno(), size if count is None else min(count, size), self.offset)
-
-    def reader(self, file: io.FileIO) -> ReadAt:
-        """Return a function that reads within the span, out of the opened ``file``."""
-
-        def read(offset: int, count: int) -> memoryview:
-            inside = count if self.size is None else max(0, min(count, self.size - offset))
-            return memoryview(_read(file.fileno(), inside, self.offset + offset))
-
-        return read
+        with Region(self) as region:
+            return region.read_at(0, region.size if count is None else count)
 
 
-class Region(io.RawIOBase):
-    """A read-only, seekable view of a span.
+class Region:
+    """A read-only, seekable view of a span; a context manager.
 
     FFmpeg ignores errors of the disk, or takes them for errors of the content. The region keeps the
     first one, and the file seems to end there.
@@ -66,6 +40,7 @@ class Region(io.RawIOBase):
 
     Attributes:
         size: bytes of the span.
+        stamp: size and time of change, in nanoseconds, of the opened file.
         error: the first error of the disk, or of the check.
 
     Raises:
@@ -78,7 +53,9 @@ class Region(io.RawIOBase):
         self._file = open(span.path, "rb", buffering=0)  # noqa: SIM115  the region closes it
         self._offset = span.offset
         self._position = 0
-        self.size: int = os.fstat(self._file.fileno()).st_size if span.size is None else span.size
+        status = os.fstat(self._file.fileno())
+        self.stamp = (status.st_size, status.st_mtime_ns)
+        self.size = status.st_size if span.size is None else span.size
         self.error: Exception | None = None
 
         self._check = check
@@ -86,20 +63,20 @@ class Region(io.RawIOBase):
         self._checked_end = b""  # the last bytes of the last read
         self._checked_to = 0
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
     def read_at(self, offset: int, count: int) -> bytes:
         """Read without moving, fewer bytes at the end; errors of the disk are raised."""
         inside = max(0, min(count, self.size - offset))
         return _read(self._file.fileno(), inside, self._offset + offset) if inside else b""
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
-        self._position = max(0, start + offset)
+        starts = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}
+        self._position = max(0, starts[whence] + offset)
         return self._position
 
     def tell(self) -> int:
@@ -109,10 +86,9 @@ class Region(io.RawIOBase):
         if self.error is not None:
             return b""
 
-        left = max(0, self.size - self._position)
-        wanted = left if count is None or count < 0 else min(count, left)
+        wanted = self.size if count is None or count < 0 else count
         try:
-            data = _read(self._file.fileno(), wanted, self._offset + self._position)
+            data = self.read_at(self._position, wanted)
             if self._check is not None:
                 self._check_with_overlap(data, self._check)
         except Exception as error:
@@ -127,10 +103,6 @@ class Region(io.RawIOBase):
         check(data)
         self._checked_end = (before + data[-self._overlap :])[-self._overlap :]
         self._checked_to = self._position + len(data)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 def _read(file: int, count: int, offset: int) -> bytes:

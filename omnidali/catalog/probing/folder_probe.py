@@ -1,4 +1,4 @@
-"""Probes folders of frames: how many there are, and of what size."""
+"""Probes folders of frames: how many there are, of what size, and whether all of them decode."""
 
 import itertools
 import os
@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from omnidali.catalog.probing.file_span import FileSpan
-from omnidali.catalog.probing.image_probe import probe_image
+from omnidali.catalog.probing.image_probe import check_image, probe_image
 from omnidali.catalog.probing.limits import UnsupportedMediaError
-from omnidali.catalog.probing.packed_numbers import pack_numbers
+from omnidali.catalog.probing.packed_numbers import pack_numbers, unpack_numbers
 from omnidali.catalog.probing.probe import Probe
 from omnidali.catalog.probing.root_guard import escape_reason
 
@@ -45,10 +45,34 @@ def probe_frames(span: FileSpan, pattern: str, root: str | None = None) -> Probe
     if first is None:
         raise UnsupportedMediaError(f"no frame named {pattern.format(1)}")
     end = next(number for number in itertools.count(first + 1) if not holds(number))
-    image = probe_image(FileSpan(os.path.join(span.path, pattern.format(first))))
     return replace(
-        image,
+        probe_image(FileSpan(os.path.join(span.path, pattern.format(first)))),
         container=pattern,
         frames=end - first,
         timing=pack_numbers(np.array([first])),
+    )
+
+
+def check_folder(span: FileSpan, probe: Probe) -> Probe:
+    """Decode all images of a folder of frames; those that fail are in the note.
+
+    Raises:
+        OSError: if an image cannot be read.
+    """
+    first = int(unpack_numbers(probe.timing)[0])
+    failed = {}
+    for number in range(probe.frames):
+        frame = FileSpan(os.path.join(span.path, probe.container.format(first + number)))
+        try:
+            check_image(frame, probe_image(frame))
+        except UnsupportedMediaError as error:
+            failed[number] = str(error)
+    if not failed:
+        return probe
+
+    number, reason = next(iter(failed.items()))
+    return replace(
+        probe,
+        note=f"{len(failed):,} of {probe.frames:,} frames are damaged, the first is frame"
+        f" {number}: {reason}",
     )

@@ -37,46 +37,41 @@ class H264Reader(NalReader):
     _recovery: int | None = None  # recovery_frame_cnt of the packet that is read
 
     def is_key(self, data: bytes, flagged: bool) -> bool:
-        """Whether decoding may begin with a packet, as far as its headers alone can say."""
         recovery = None
-        for begin, end in self._units(data):
-            kind = data[begin] & 31 if begin < end else 0
+        for unit in self._units(data):
+            kind = _kind(unit)
             if kind == _IDR_SLICE:
                 return True
             if kind == _SEI and flagged:
-                recovery = _recovery_frames(data[begin + 1 : end], recovery)
+                recovery = _recovery_frames(unit[1:], recovery)
             elif kind == _SLICE:
-                bits = BitReader(unescape(data[begin + 1 : begin + SLICE_BYTES]))
-                bits.golomb()  # the first macroblock
-                return flagged and recovery == 0 and bits.golomb() in _INTRA
+                _, slice_type = BitReader(unescape(unit[1:SLICE_BYTES])).golombs(2)
+                return flagged and recovery == 0 and slice_type in _INTRA
         return False
 
-    def _configured_units(self, extradata: bytes) -> Iterator[tuple[int, int]]:
+    def _configured_units(self, extradata: bytes) -> Iterator[bytes]:
         self._length_bytes = 1 + (extradata[4] & 3)
         place = 5
         for count_mask in (31, 255):  # of the SPS, then of the PPS
             count = extradata[place] & count_mask
-            place += 1
-            for begin, end in sized_units(extradata, place, count):
-                yield begin, end
-                place = end
+            place = yield from sized_units(extradata, place + 1, count)
 
     def _pictures(self, data: bytes, flagged: bool) -> Iterator[bytes]:
         self._recovery = None
-        for begin, end in self._units(data):
-            kind = data[begin] & 31 if begin < end else 0
+        for unit in self._units(data):
+            kind = _kind(unit)
             if kind in (_SLICE, _IDR_SLICE):
-                if data[begin + 1] & 0x80:  # it begins with the first macroblock
-                    yield data[begin : begin + SLICE_BYTES]
+                if unit[1:2] >= b"\x80":  # it begins with the first macroblock
+                    yield unit[:SLICE_BYTES]
             elif kind == _SEI and flagged:
-                self._recovery = _recovery_frames(data[begin + 1 : end], self._recovery)
+                self._recovery = _recovery_frames(unit[1:], self._recovery)
             elif kind in (_SPS, _PPS):
-                self._keep_parameter_set(data[begin:end])
+                self._keep_parameter_set(unit)
             elif kind in _PARTITIONS:
                 raise UnclearHeadersError("data partitions")
 
     def _keep_parameter_set(self, unit: bytes) -> None:
-        kind = unit[0] & 31 if unit else 0
+        kind = _kind(unit)
         if kind not in (_SPS, _PPS) or not self._is_new_set(unit):
             return
         bits = BitReader(unescape(unit[1:]))
@@ -116,6 +111,10 @@ class H264Reader(NalReader):
             order -= not is_reference
         is_key = starts or (flagged and self._recovery == 0 and slice_type in _INTRA)
         return CodedPicture(self._sequence, order, is_key)
+
+
+def _kind(unit: bytes) -> int:
+    return unit[0] & 31 if unit else 0
 
 
 def _recovery_frames(data: bytes, known: int | None) -> int | None:

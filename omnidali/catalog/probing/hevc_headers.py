@@ -26,8 +26,6 @@ _SPS = 33
 _PPS = 34
 _ENDS = (36, 37)  # of a sequence, of the stream
 
-_SHORTEST_UNIT = 3  # bytes: two of header, and one of payload
-
 
 class HevcReader(NalReader):
     """Reads packets of HEVC; see :class:`~omnidali.catalog.probing.nal_reader.NalReader`."""
@@ -35,38 +33,30 @@ class HevcReader(NalReader):
     _drops_rasl = True  # whether a decoder leaves out the RASL pictures of the keyframe before
 
     def is_key(self, data: bytes, flagged: bool) -> bool:
-        """Whether decoding may begin with a packet."""
-        return any(
-            _kind(data, begin) in _KEYS
-            for begin, end in self._units(data)
-            if end - begin >= _SHORTEST_UNIT
-        )
+        return any(_kind(unit) in _KEYS for unit in self._units(data))
 
-    def _configured_units(self, extradata: bytes) -> Iterator[tuple[int, int]]:
+    def _configured_units(self, extradata: bytes) -> Iterator[bytes]:
         self._length_bytes = 1 + (extradata[21] & 3)
         place = 23
         for _ in range(extradata[22]):  # arrays of one kind of parameter set each
             count = int.from_bytes(extradata[place + 1 : place + 3], "big")
-            place += 3
-            for begin, end in sized_units(extradata, place, count):
-                yield begin, end
-                place = end
+            place = yield from sized_units(extradata, place + 3, count)
 
     def _pictures(self, data: bytes, flagged: bool) -> Iterator[bytes]:
-        for begin, end in self._units(data):
-            if end - begin < _SHORTEST_UNIT or _is_of_other_layer(data, begin):
+        for unit in self._units(data):
+            kind = _kind(unit)
+            if kind is None or unit[0] & 1 or unit[1] & 0xF8:  # of another layer: a second view
                 continue
-            kind = _kind(data, begin)
             if kind in _SLICES:
-                if data[begin + 2] & 0x80:  # the first slice of its picture
-                    yield data[begin : begin + SLICE_BYTES]
+                if unit[2] & 0x80:  # the first slice of its picture
+                    yield unit[:SLICE_BYTES]
             elif kind in (_SPS, _PPS):
-                self._keep_parameter_set(data[begin:end])
+                self._keep_parameter_set(unit)
             elif kind in _ENDS:
                 raise UnclearHeadersError("an end of the sequence inside the stream")
 
     def _keep_parameter_set(self, unit: bytes) -> None:
-        kind = _kind(unit, 0) if len(unit) >= _SHORTEST_UNIT else 0
+        kind = _kind(unit)
         if kind not in (_SPS, _PPS) or unit[1] & 0xF8 or not self._is_new_set(unit):
             return
         bits = BitReader(unescape(unit[2:]))
@@ -79,7 +69,7 @@ class HevcReader(NalReader):
             self._pps[number] = Pps(sps_number, bool(bits.take(1)), bits.take(3))
 
     def _read_slice(self, data: bytes, flagged: bool) -> CodedPicture:
-        kind = _kind(data, 0)
+        kind = data[0] >> 1 & 63
         is_key = kind in _KEYS
         bits = BitReader(unescape(data[2:]))
         bits.take(1)  # first slice of the picture
@@ -106,20 +96,15 @@ class HevcReader(NalReader):
             bits.take(2)
         low = 0 if kind in _IDR else bits.take(sps.order_bits)
         # 8.3.1: of the lowest temporal layer, neither leading nor without a reference to it.
-        is_lowest_layer = data[1] & 7 == 1
-        is_unreferenced = kind < 16 and kind % 2 == 0
-        is_reference = is_lowest_layer and kind not in _LEADING and not is_unreferenced
+        is_unreferenced = kind in _LEADING or (kind < 16 and kind % 2 == 0)
+        is_reference = data[1] & 7 == 1 and not is_unreferenced
         order = self._full_order(low, sps.order_bits, starts, is_reference)
         return CodedPicture(self._sequence, order, is_key)
 
 
-def _kind(data: bytes, begin: int) -> int:
-    return data[begin] >> 1 & 63
-
-
-def _is_of_other_layer(data: bytes, begin: int) -> bool:
-    """Whether a unit belongs to another layer, such as a second view."""
-    return bool(data[begin] & 1 or data[begin + 1] & 0xF8)
+def _kind(unit: bytes) -> int | None:
+    """The kind of a unit; None where it has no payload after its two bytes of header."""
+    return unit[0] >> 1 & 63 if len(unit) > 2 else None
 
 
 def _read_sps(bits: BitReader) -> tuple[int, Sps]:
@@ -142,8 +127,7 @@ def _read_sps(bits: BitReader) -> tuple[int, Sps]:
     depths = bits.golombs(2)
     order_bits = bits.golomb() + 4
 
-    has_all_layers = bits.take(1)
-    for _ in range(layers + 1 if has_all_layers else 1):
+    for _ in range(layers + 1 if bits.take(1) else 1):
         _, max_reorder, _ = bits.golombs(3)
     return number, Sps(
         picture_format=(*size, chroma, *depths),

@@ -3,7 +3,7 @@
 import itertools
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from omnidali.catalog.probing.limits import (
@@ -89,7 +89,7 @@ def _read_png(data: bytes, whole: bool) -> ImageHeader:
     if data[12:16] != b"IHDR"[: len(data[12:16])]:
         raise UnsupportedMediaError("PNG without a header")
     width, height = struct.unpack_from(">II", data, 16)
-    exif = _find_chunk(data, 8, b"eXIf", _png_chunk, whole=whole)
+    exif = _find_chunk(data, 8, b"eXIf", is_png=True, whole=whole)
     return _turned("png", width, height, _exif_orientation(exif))
 
 
@@ -105,7 +105,7 @@ def _read_webp(data: bytes, whole: bool) -> ImageHeader:
         if flags & _WEBP_EXIF:
             size = 8 + int.from_bytes(data[4:8], "little")
             whole = whole or len(data) >= size
-            exif = _find_chunk(data[:size], 12, b"EXIF", _riff_chunk, whole=whole)
+            exif = _find_chunk(data[:size], 12, b"EXIF", is_png=False, whole=whole)
     elif chunk == b"VP8L":
         (bits,) = struct.unpack_from("<I", data, 21)
         width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
@@ -124,22 +124,14 @@ def _turned(codec: str, width: int, height: int, orientation: int) -> ImageHeade
     return ImageHeader(name, width, height, orientation)
 
 
-def _find_chunk(
-    data: bytes,
-    position: int,
-    wanted: bytes,
-    chunk_at: Callable[[bytes, int], tuple[bytes, int, int]],
-    *,
-    whole: bool,
-) -> bytes:
+def _find_chunk(data: bytes, position: int, wanted: bytes, *, is_png: bool, whole: bool) -> bytes:
     """Find the content of the first chunk of a name; empty where there is none.
 
     Args:
         data: the file from its start.
         position: of the first chunk.
         wanted: its name.
-        chunk_at: gives the name of the chunk at a position, the bytes that it holds, and those that
-            end it.
+        is_png: whether the chunks are those of PNG, else those of RIFF.
         whole: whether there is no more to be had.
 
     Raises:
@@ -148,7 +140,12 @@ def _find_chunk(
     for _ in range(MAX_SEGMENTS):
         if position + 8 > len(data):
             break
-        name, length, tail = chunk_at(data, position)
+        if is_png:
+            length, name = struct.unpack_from(">I4s", data, position)
+            tail = 4  # a checksum
+        else:
+            name, length = struct.unpack_from("<4sI", data, position)
+            tail = length % 2
         end = position + 8 + length
         if name == b"IEND":
             return b""
@@ -159,16 +156,6 @@ def _find_chunk(
     if position + 8 > len(data) and not whole:
         raise UnsupportedMediaError("header cut off")
     return b""
-
-
-def _png_chunk(data: bytes, position: int) -> tuple[bytes, int, int]:
-    length, name = struct.unpack_from(">I4s", data, position)
-    return name, length, 4  # a checksum
-
-
-def _riff_chunk(data: bytes, position: int) -> tuple[bytes, int, int]:
-    name, length = struct.unpack_from("<4sI", data, position)
-    return name, length, length % 2
 
 
 def _read_jpeg(data: bytes) -> ImageHeader:

@@ -1,4 +1,4 @@
-"""Probes images by their headers; no library is needed for it."""
+"""Probes images by their headers, for which no library is needed, or decodes them whole."""
 
 import os
 
@@ -36,6 +36,32 @@ def probe_image(span: FileSpan) -> Probe:
     if header.has_scans and len(data) < size:
         read_image_header(span.read_bytes(MAX_IMAGE_BYTES))  # refuses too many scans
     return Probe(header.codec.partition(":")[0], header.codec, header.width, header.height)
+
+
+def check_image(span: FileSpan, probe: Probe) -> Probe:
+    """Decode an image.
+
+    Raises:
+        UnsupportedMediaError: where no picture comes out, or another one than the header says.
+        OSError: if the file cannot be read.
+    """
+    import cv2
+    import numpy as np
+
+    data = np.frombuffer(span.read_bytes(), np.uint8)
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        raise UnsupportedMediaError(str(error.err)) from None
+    if image is None:
+        raise UnsupportedMediaError("no picture comes out")
+
+    height, width = image.shape[:2]
+    if sorted((height, width)) != sorted((probe.width, probe.height)):
+        raise UnsupportedMediaError(
+            f"{width}x{height} pixels where the header says {probe.width}x{probe.height}"
+        )
+    return probe
 
 
 def read_start(span: FileSpan, count: int) -> bytes:

@@ -6,13 +6,12 @@ ends where the one around it does.
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from omnidali.catalog.probing.file_span import ReadAt
 from omnidali.catalog.probing.limits import MAX_VIDEO_FRAMES, UnsupportedMediaError
-
-Read = Callable[[int, int], bytes]  # offset, count: the bytes there, fewer at the end
 
 MAX_BOXES = 1 << 16  # before the header, and in it; films have a few hundred
 MAX_FRAGMENTS = 1 << 18  # boxes after the header that are checked; a live recording may have more
@@ -44,11 +43,6 @@ class _Track:
     sample_size: int = 0
     durations: tuple[int, int] = (0, 0)
 
-    @property
-    def is_in_chunks(self) -> bool:
-        """Whether FFmpeg takes a chunk for a packet, as with PCM: its samples cost nothing."""
-        return self.is_audio and self.durations == (1, 1)
-
 
 def check_compression(data: bytes) -> None:
     """Raise UnsupportedMediaError for bytes on which FFmpeg inflates a header, in any box."""
@@ -61,7 +55,7 @@ def check_compression(data: bytes) -> None:
         place = data.find(_METHOD, place + 1)
 
 
-def check_boxes(read: Read, size: int, with_fragments: bool = False) -> None:
+def check_boxes(read: ReadAt, size: int, with_fragments: bool = False) -> None:
     """Check the tables of an MP4 or QuickTime file.
 
     Args:
@@ -88,14 +82,18 @@ def check_boxes(read: Read, size: int, with_fragments: bool = False) -> None:
             if not with_fragments:
                 return
         elif box.name == b"moof" and with_fragments:
-            in_fragments += _fragment_samples(read, box)
+            in_fragments += sum(
+                _two_numbers(read, start, end)[1]
+                for name, start, end in _descend(read, box)
+                if name == b"trun"
+            )
             if in_fragments > size:
                 raise UnsupportedMediaError(
                     f"its fragments claim more samples than its {size:,} bytes"
                 )
 
 
-def _check_header(read: Read, header: _Box, size: int) -> None:
+def _check_header(read: ReadAt, header: _Box, size: int) -> None:
     track = _Track()
     for name, start, end in _descend(read, header):
         if name == b"trak":
@@ -113,7 +111,8 @@ def _check_header(read: Read, header: _Box, size: int) -> None:
 
 
 def _check_track(track: _Track, size: int) -> None:
-    if track.is_in_chunks:
+    # Of audio such as PCM, FFmpeg takes a chunk for a packet: its samples cost nothing.
+    if track.is_audio and track.durations == (1, 1):
         return
     if not track.is_audio and track.samples > MAX_VIDEO_FRAMES:
         raise UnsupportedMediaError(f"more than {MAX_VIDEO_FRAMES:,} frames")
@@ -123,15 +122,7 @@ def _check_track(track: _Track, size: int) -> None:
         )
 
 
-def _fragment_samples(read: Read, fragment: _Box) -> int:
-    return sum(
-        _two_numbers(read, box.start, box.end)[1]
-        for box in _descend(read, fragment)
-        if box.name == b"trun"
-    )
-
-
-def _two_numbers(read: Read, start: int, end: int) -> tuple[int, int]:
+def _two_numbers(read: ReadAt, start: int, end: int) -> tuple[int, int]:
     """Two numbers of a table; zeros where it ends before them."""
     data = read(start, min(8, max(0, end - start)))
     if len(data) < 8:
@@ -140,7 +131,7 @@ def _two_numbers(read: Read, start: int, end: int) -> tuple[int, int]:
     return first, second
 
 
-def _descend(read: Read, box: _Box) -> Iterator[_Box]:
+def _descend(read: ReadAt, box: _Box) -> Iterator[_Box]:
     """Yield all boxes inside of a box, those of containers after their container."""
     levels = [_boxes(read, box.start, box.end)]
     seen = 0
@@ -158,7 +149,7 @@ def _descend(read: Read, box: _Box) -> Iterator[_Box]:
             levels.append(_boxes(read, inner.start, inner.end))
 
 
-def _boxes(read: Read, start: int, end: int) -> Iterator[_Box]:
+def _boxes(read: ReadAt, start: int, end: int) -> Iterator[_Box]:
     """Yield the boxes in a stretch of the file."""
     while start + 8 <= end:
         head = bytes(read(start, 16))

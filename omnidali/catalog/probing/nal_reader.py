@@ -4,7 +4,7 @@ Containers may carry wrong timestamps. A decoder goes by the picture order count
 headers, which can be read without decoding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from omnidali.catalog.probing.bit_reader import CodedPicture, UnclearHeadersError
@@ -65,14 +65,11 @@ class NalReader:
             not.
     """
 
-    is_in_order = False  # pictures may be shown in another order than they are decoded in
-
     def __init__(self, extradata: bytes) -> None:
         self.max_reorder: int | None = 0
         self._sps: dict[int, Sps] = {}
         self._pps: dict[int, Pps] = {}
         self._known_sets: set[bytes] = set()
-        self._picture_format: tuple[int, ...] | None = None
         self._used_sps: Sps | None = None
         self._sequence = -1
         self._previous_order = 0
@@ -80,8 +77,8 @@ class NalReader:
 
         has_lengths = extradata.startswith(b"\1")
         units = self._configured_units(extradata) if has_lengths else self._units(extradata)
-        for begin, end in units:
-            self._keep_parameter_set(extradata[begin:end])
+        for unit in units:
+            self._keep_parameter_set(unit)
 
     def read(self, data: bytes, flagged: bool) -> CodedPicture:
         """Read the headers of a packet.
@@ -108,8 +105,8 @@ class NalReader:
         """Whether decoding may begin with a packet, as far as its headers alone can say."""
         raise NotImplementedError
 
-    def _configured_units(self, extradata: bytes) -> Iterator[tuple[int, int]]:
-        """Yield where the units of avcC or hvcC are; learn how packets separate theirs."""
+    def _configured_units(self, extradata: bytes) -> Iterator[bytes]:
+        """Yield the units of avcC or hvcC; note how packets separate theirs."""
         raise NotImplementedError
 
     def _keep_parameter_set(self, unit: bytes) -> None:
@@ -122,8 +119,8 @@ class NalReader:
     def _read_slice(self, data: bytes, flagged: bool) -> CodedPicture:
         raise NotImplementedError
 
-    def _units(self, data: bytes) -> Iterator[tuple[int, int]]:
-        """Yield where the NAL units of a packet begin and end.
+    def _units(self, data: bytes) -> Iterator[bytes]:
+        """Yield the NAL units of a packet.
 
         Raises:
             UnsupportedMediaError: for more units than a packet has.
@@ -133,21 +130,18 @@ class NalReader:
                 raise UnsupportedMediaError(f"more than {MAX_UNITS:,} units in a packet")
             yield unit
 
-    def _all_units(self, data: bytes) -> Iterator[tuple[int, int]]:
-        if self._length_bytes:
-            end = 0
-            while end + self._length_bytes < len(data):
-                begin, end = _sized_unit(data, end, self._length_bytes)
-                if end > len(data):
-                    raise UnclearHeadersError("a NAL unit is cut off")
-                yield begin, end
+    def _all_units(self, data: bytes) -> Iterator[bytes]:
+        if not self._length_bytes:
+            yield from data.split(_START_CODE, MAX_UNITS + 1)[1:]
             return
 
-        place = data.find(_START_CODE)
-        while place >= 0:
-            following = data.find(_START_CODE, place + 3)
-            yield place + 3, len(data) if following < 0 else following
-            place = following
+        end = 0
+        while end + self._length_bytes < len(data):
+            begin = end + self._length_bytes
+            end = begin + int.from_bytes(data[end:begin], "big")
+            if end > len(data):
+                raise UnclearHeadersError("a NAL unit is cut off")
+            yield data[begin:end]
 
     def _is_new_set(self, unit: bytes) -> bool:
         """Whether a parameter set is new; most streams repeat the same ones all the time."""
@@ -174,11 +168,10 @@ class NalReader:
         """
         if sps is self._used_sps:  # as nearly always
             return
-        self._used_sps = sps
-        self._picture_format = self._picture_format or sps.picture_format
-        if sps.picture_format != self._picture_format:
+        if self._used_sps is not None and sps.picture_format != self._used_sps.picture_format:
             raise UnclearHeadersError("the picture size changes")
 
+        self._used_sps = sps
         if sps.max_reorder is None or self.max_reorder is None:
             self.max_reorder = None
         else:
@@ -202,18 +195,22 @@ class NalReader:
         return order
 
 
-def _sized_unit(data: bytes, place: int, length_bytes: int) -> tuple[int, int]:
-    """Where the unit begins and ends whose length is at ``place``."""
-    begin = place + length_bytes
-    return begin, begin + int.from_bytes(data[place:begin], "big")
+def sized_units(data: bytes, end: int, count: int) -> Generator[bytes, None, int]:
+    """Yield ``count`` units, each with its length in two bytes before it.
 
+    Args:
+        data: holds the units.
+        end: of what comes before them.
+        count: how many there are.
 
-def sized_units(data: bytes, place: int, count: int) -> Iterator[tuple[int, int]]:
-    """Yield where ``count`` units begin and end, each with its length in two bytes before it."""
-    end = place
+    Returns:
+        Where the last one ends.
+    """
     for _ in range(count):
-        begin, end = _sized_unit(data, end, 2)
-        yield begin, end
+        begin = end + 2
+        end = begin + int.from_bytes(data[end:begin], "big")
+        yield data[begin:end]
+    return end
 
 
 def unescape(data: bytes) -> bytes:

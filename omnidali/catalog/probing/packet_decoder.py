@@ -1,10 +1,10 @@
 """Decodes wanted frames of a video with its packet index, without a demuxer."""
 
 import itertools
+import operator
 from collections.abc import Iterator, Sequence
 
 import av
-import numpy as np
 
 from omnidali.catalog.probing.file_span import ReadAt
 from omnidali.catalog.probing.limits import MAX_VIDEO_PIXELS
@@ -122,47 +122,34 @@ class PacketDecoder:
                 come.
         """
         for run in index.runs(wanted):
-            context = self._begin(index)
-            packets = self._packets(context, index, read, run)
-            yield from decode_run(context, packets, run.frames)
+            # Each run needs a decoder as if it were new.
+            if self._context.is_open and self._codec in KEEPS_STATE:
+                self._context = make_context(self._codec, index)
+            if self._context.is_open:
+                self._context.flush_buffers()
+            else:
+                self._context.open()
+            self._context.reorder_depth = index.reorder
+            yield from decode_run(self._context, self._packets(index, read, run), run.frames)
 
-    def _begin(self, index: PacketIndex) -> av.VideoCodecContext:
-        """The decoder as if it were new."""
-        if self._context.is_open and self._codec in KEEPS_STATE:
-            self._context = make_context(self._codec, index)
-        if self._context.is_open:
-            self._context.flush_buffers()
-        else:
-            self._context.open()
-        self._context.reorder_depth = index.reorder
-        return self._context
-
-    def _packets(
-        self, context: av.VideoCodecContext, index: PacketIndex, read: ReadAt, run: Run
-    ) -> Iterator[av.Packet]:
-        """Yield the packets of a run; the decoder is told what it may leave out."""
-        can_skip = self._codec in _SKIPPING
-        if can_skip:
-            context.skip_frame = "DEFAULT"
-        for number, packet in enumerate(_read_packets(index, read, run), start=run.first):
+    def _packets(self, index: PacketIndex, read: ReadAt, run: Run) -> Iterator[av.Packet]:
+        """Yield the packets of a run, read in blocks; set what the decoder may leave out."""
+        packets = slice(run.first, run.last + 1)
+        offsets = index.offsets[packets].tolist()
+        sizes = index.sizes[packets].tolist()
+        end = max(map(operator.add, offsets, sizes))
+        block = b""
+        begin = 0
+        for number, offset, size in zip(itertools.count(run.first), offsets, sizes, strict=False):
+            if not begin <= offset <= offset + size <= begin + len(block):
+                begin = offset
+                block = read(offset, max(size, min(_BLOCK, end - offset)))
+            packet = av.Packet(size)
+            packet.update(block[offset - begin : offset - begin + size])
             packet.pts = number
+
             # A frame that no other refers to is decoded only if it is wanted itself.
-            if can_skip and index.is_skippable:
-                context.skip_frame = "DEFAULT" if number in run.frames else "NONREF"
+            if self._codec in _SKIPPING:
+                is_needed = number in run.frames or not index.is_skippable
+                self._context.skip_frame = "DEFAULT" if is_needed else "NONREF"
             yield packet
-
-
-def _read_packets(index: PacketIndex, read: ReadAt, run: Run) -> Iterator[av.Packet]:
-    """Yield the packets of a run, read in blocks."""
-    offsets = index.offsets[run.first : run.last + 1]
-    sizes = index.sizes[run.first : run.last + 1]
-    end = int(np.max(offsets + sizes))
-    block = memoryview(b"")
-    begin = 0
-    for offset, size in zip(offsets.tolist(), sizes.tolist(), strict=True):
-        if not begin <= offset <= offset + size <= begin + len(block):
-            begin = offset
-            block = read(offset, max(size, min(_BLOCK, end - offset)))
-        packet = av.Packet(size)
-        packet.update(block[offset - begin : offset - begin + size])  # type: ignore[arg-type]
-        yield packet

@@ -6,14 +6,12 @@ Frames are told apart by the packet that they come from, never by a timestamp: e
 to the decoder with its own number as its time.
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -97,7 +95,7 @@ class PacketIndex:
         return head + self.extradata + zlib.compress(data, 1)
 
     @classmethod
-    def unpack(cls, data: bytes) -> PacketIndex:
+    def unpack(cls, data: bytes) -> Self:
         """The inverse of :meth:`pack`."""
         count, extra, colorspace, color_range, reorder, flags, width, height = _HEAD.unpack_from(
             data

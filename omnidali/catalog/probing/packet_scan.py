@@ -102,19 +102,17 @@ class PacketScan:
         self._read = read
         self._block = b""
         self._block_begin = 0
-        self._reader = self._make_reader()
-        self.decodes_all = decodes_all or self.unclear is not None or demuxer in _TIMELESS
 
-    def _make_reader(self) -> HeaderReader | None:
+        self._reader: HeaderReader | None = None
         codec = self.context.codec.canonical_name
-        if codec not in _READERS:
+        if codec in _READERS:
+            try:
+                self._reader = _READERS[codec](self.context.extradata or b"")
+            except (UnclearHeadersError, IndexError) as error:
+                self.unclear = str(error)
+        else:
             self.unclear = f"frames of {codec} that only a decoder can count"
-            return None
-        try:
-            return _READERS[codec](self.context.extradata or b"")
-        except (UnclearHeadersError, IndexError) as error:
-            self.unclear = str(error)
-            return None
+        self.decodes_all = decodes_all or self.unclear is not None or demuxer in _TIMELESS
 
     def run(self, container: av.container.InputContainer) -> None:
         """Take all packets.
@@ -165,10 +163,7 @@ class PacketScan:
         wanted = len(data) + FRAMING
         begin = position - self._block_begin
         if not 0 <= begin <= len(self._block) - wanted:
-            # `obj` is the bytes that were read, without another copy.
-            block = self._read(position, max(wanted, _BLOCK)).obj
-            assert isinstance(block, bytes)
-            self._block = block
+            self._block = self._read(position, max(wanted, _BLOCK))
             self._block_begin = position
             begin = 0
         found = self._block.find(data, begin, begin + wanted)
@@ -182,12 +177,10 @@ class PacketScan:
             self.unclear = "the decoder's settings change"
         if self.unclear is None:
             try:
-                picture = self._reader.read(data, flagged)
+                self.pictures.append(self._reader.read(data, flagged))
+                return self.pictures[-1].is_key
             except (UnclearHeadersError, IndexError) as error:
                 self.unclear = str(error)
-            else:
-                self.pictures.append(picture)
-                return picture.is_key
         try:
             return self._reader.is_key(data, flagged)
         except (UnclearHeadersError, IndexError):
@@ -232,25 +225,16 @@ class PacketScan:
             return None
         assert self._reader is not None
 
-        order = self._picture_order(self._reader.is_in_order)
-        places = np.empty(len(order), np.int64)
-        places[order] = np.arange(len(order))
-        self.delay = int((np.arange(len(places)) - places).max())
-        declared = self._reader.max_reorder
+        sequences, orders, _ = np.array(self.pictures, np.int64).T
+        order = np.lexsort((orders, sequences))
+        self.delay = int((np.arange(len(order)) - np.argsort(order)).max())
         is_hidden = np.array([packet.is_hidden for packet in self.packets])
         shown = order[~is_hidden[order]]
         times = [self.packets[number].time for number in shown.tolist()]
-        if self.delay and (declared is None or self.delay > declared):
+        if self.delay > (self._reader.max_reorder or 0):
             self.unclear = "more frames are reordered than the stream says"
         elif None in times or (np.diff(np.array(times, np.int64)) < 0).any():
             self.unclear = "timestamps that are missing, or in another order than the frames"
         elif self.shown[:1] != shown[:1].tolist():
             self.unclear = "a first frame that is another one than the headers say"
         return shown if self.unclear is None else None
-
-    def _picture_order(self, is_in_order: bool) -> np.ndarray:
-        """Packets in the order in which their pictures come out: int64 (P,)."""
-        if is_in_order:
-            return np.arange(len(self.pictures))
-        sequences, orders, _ = np.array(self.pictures, np.int64).T
-        return np.lexsort((orders, sequences))

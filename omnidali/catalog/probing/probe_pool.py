@@ -1,7 +1,5 @@
 """Probes files in processes: bounded in number, memory and time, started for the first new file."""
 
-from __future__ import annotations
-
 import json
 import os
 import queue
@@ -10,26 +8,28 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict
 from itertools import islice
+from typing import Self
 
 from omnidali.catalog.probing.file_span import stamp_of
 from omnidali.catalog.probing.probe import HUNGRY
-from omnidali.catalog.probing.probe_child import ProbeRequest, ProbeResult, probe_from_json
-from omnidali.catalog.probing.probes import ProbeTask
+from omnidali.catalog.probing.probe_child import (
+    ProbeRequest,
+    ProbeResult,
+    ProbeTask,
+    patience,
+    probe_from_json,
+)
 from omnidali.config.schema import MediaConfig
 from omnidali.media_kind import MediaKind
 from omnidali.processes.isolated_process import IsolatedProcess, ProcessDiedError
 
 # Bytes of one process: the packets of the longest video that is let in take 1 GiB.
 MEMORY = 4 << 30
-SECONDS = 60.0  # for one file, and as long again as reading takes from a working disk
-BYTES_PER_SECOND = 4 << 20  # of such a disk
-DECODED_BYTES_PER_SECOND = 1 << 20  # where all of a video is decoded
 # For the size and time of a file that killed its process, maybe because its mount hangs.
 STAMP_SECONDS = 5.0
 # Files that a process is sent at once; of other kinds one, which takes longer than sending it.
 BATCH = {MediaKind.IMAGE: 64}
 FRAME_PATTERN = "img_{:05}.jpg"  # of the reference's folders of frames
-CRASHED = "crashes the probe"
 _MAIN = "from omnidali.catalog.probing.probe_child import main; main({memory})"
 _QUEUED = 1000  # results that wait for the catalog; more make the processes wait
 
@@ -47,16 +47,13 @@ class ProbePool:
         # They live as long as the pool: the kernel ends a process together with the thread that
         # started it.
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="probe")
-        self._idle: list[_ProbeProcess] = []
-        self._all: list[_ProbeProcess] = []
+        self._idle: list[IsolatedProcess] = []
+        self._all: list[IsolatedProcess] = []
 
-    def __enter__(self) -> ProbePool:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
         """End all processes, also those that hang."""
         with self._lock:
             self._is_closed = True
@@ -90,9 +87,6 @@ class ProbePool:
             pattern=source.pattern or FRAME_PATTERN,
             root=root,
             decodes_all=decodes_all,
-            seconds=SECONDS,
-            bytes_per_second=BYTES_PER_SECOND,
-            decoded_bytes_per_second=DECODED_BYTES_PER_SECOND,
         )
         batch_size = BATCH.get(source.media_kind, 1)
         waiting = iter(requests)
@@ -139,7 +133,7 @@ class ProbePool:
         while batch:
             process = self._take_process()
             try:
-                for result in process.probe(task, batch):
+                for result in _ask(process, task, batch):
                     batch = batch[1:]
                     yield result
                 self._idle.append(process)
@@ -154,7 +148,7 @@ class ProbePool:
         if not death.too_slow:
             process = self._take_process(new=True)
             try:
-                (result,) = process.probe(task, [request])
+                (result,) = _ask(process, task, [request])
                 self._idle.append(process)
                 return result
             except ProcessDiedError as again:
@@ -162,18 +156,18 @@ class ProbePool:
 
         stamp = _stamp_in_time(os.path.join(task.root, request.file))
         if death.too_slow:
-            state = f"takes more than {task.patience(request.size or stamp[0]):.0f} s to probe"
+            state = f"takes more than {patience(request.size or stamp[0]):.0f} s to probe"
         else:
-            state = HUNGRY if death.too_large else CRASHED
+            state = HUNGRY if death.too_large else "crashes the probe"
         return ProbeResult(request.record, state, None, stamp)
 
-    def _take_process(self, new: bool = False) -> _ProbeProcess:
+    def _take_process(self, new: bool = False) -> IsolatedProcess:
         with self._lock:
             if self._is_closed:
                 raise ProcessDiedError(None)
             if self._idle and not new:
                 return self._idle.pop()
-            process = _ProbeProcess()
+            process = IsolatedProcess(_MAIN.format(memory=MEMORY))
             self._all = [other for other in self._all if other.is_alive] + [process]
             return process
 
@@ -191,27 +185,24 @@ def _stamp_in_time(path: str) -> tuple[int | None, int | None]:
         return None, None
 
 
-class _ProbeProcess(IsolatedProcess):
-    def __init__(self) -> None:
-        super().__init__(_MAIN.format(memory=MEMORY))
+def _ask(
+    process: IsolatedProcess, task: ProbeTask, batch: list[ProbeRequest]
+) -> Iterator[ProbeResult]:
+    """Yield the result of each file, in order.
 
-    def probe(self, task: ProbeTask, batch: list[ProbeRequest]) -> Iterator[ProbeResult]:
-        """Yield the result of each file, in order.
-
-        Raises:
-            ProcessDiedError: if the process ends before the last answer, or answers nonsense.
-            UserError: if it never began.
-        """
-        question = json.dumps({"task": asdict(task), "requests": batch})
-        answers = self.ask(question, len(batch))
-        for request, line in zip(batch, answers, strict=False):  # the answers may end early
-            try:
-                record, state, probe, (size, mtime_ns) = json.loads(line)
-                if record != request.record:
-                    raise ValueError("an answer for another file")
-                result = ProbeResult(
-                    record, str(state), probe_from_json(probe), stamp=(size, mtime_ns)
-                )
-            except (ValueError, TypeError, KeyError):
-                raise self.died() from None
-            yield result
+    Raises:
+        ProcessDiedError: if the process ends before the last answer, or answers nonsense.
+        UserError: if it never began.
+    """
+    question = {"task": asdict(task), "requests": batch}
+    answers = process.ask(json.dumps(question), len(batch))
+    for request, line in zip(batch, answers, strict=False):  # the answers may end early
+        try:
+            record, state, fields, (size, mtime_ns) = json.loads(line)
+            if record != request.record:
+                raise ValueError("an answer for another file")
+            probe = None if fields is None else probe_from_json(fields)
+            result = ProbeResult(record, str(state), probe, stamp=(size, mtime_ns))
+        except (ValueError, TypeError, KeyError):
+            raise process.died() from None
+        yield result

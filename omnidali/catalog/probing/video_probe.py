@@ -1,21 +1,22 @@
 """Probes videos: which frames there are, how they are shown, and where their packets lie."""
 
 import errno
+import functools
 from collections.abc import Callable
 
 import av
 import numpy as np
 
-from omnidali.catalog.probing.file_span import FileSpan, ReadAt
+from omnidali.catalog.probing.file_span import FileSpan, ReadAt, Region
 from omnidali.catalog.probing.frame_numbering import (
     Frames,
     frames_by_decoding,
     frames_by_headers,
+    make_index,
     usable_frames,
 )
 from omnidali.catalog.probing.frame_planes import frame_orientation
 from omnidali.catalog.probing.image_probe import read_start
-from omnidali.catalog.probing.index_trial import make_index
 from omnidali.catalog.probing.limits import (
     MAX_SIDE,
     MAX_VIDEO_PIXELS,
@@ -53,13 +54,9 @@ def probe_video(
     """
     demuxer = sniff_video(read_start(span, HEAD_BYTES))
     try:
-        with open(span.path, "rb", buffering=0) as file:
-            read = span.reader(file)
-            probe = None
-            if not decodes_all:
-                probe = _examine(span, demuxer, read, before_decoding, decodes_all=False)
-            if probe is None:
-                probe = _examine(span, demuxer, read, before_decoding, decodes_all=True)
+        with Region(span) as file:
+            examine = functools.partial(_examine, span, demuxer, file.read_at, before_decoding)
+            probe = examine(decodes_all=decodes_all) or examine(decodes_all=True)
     except av.error.MemoryError:
         raise UnsupportedMediaError(HUNGRY) from None
     except (av.FFmpegError, ValueError, OverflowError) as error:

@@ -43,8 +43,7 @@ class _ShownReader:
         extradata: headers as the container gives them.
     """
 
-    max_reorder: int | None = 0
-    is_in_order = True  # pictures are shown as they are decoded
+    max_reorder = 0  # pictures are shown as they are decoded
 
     def __init__(self, extradata: bytes) -> None:
         self._count = 0
@@ -71,7 +70,7 @@ class _ShownReader:
         return CodedPicture(0, self._count, is_key)
 
     def is_key(self, data: bytes, flagged: bool) -> bool:
-        """Whether decoding may begin with a packet."""
+        """Whether decoding may begin with a packet, as far as its headers alone can say."""
         frames = self._frames(data)
         return bool(frames) and frames[0].is_shown_key
 
@@ -254,8 +253,6 @@ def _leb128(data: bytes, place: int) -> tuple[int, int]:
     """A number in AV1's variable length (4.10.5), and where it ends."""
     value = 0
     for shift in range(0, 56, 7):
-        if place >= len(data):
-            raise UnclearHeadersError("a unit is cut off")
         value |= (data[place] & 127) << shift
         place += 1
         if not data[place - 1] & 128:
