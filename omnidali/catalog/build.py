@@ -1,18 +1,16 @@
 """Fill the catalog: read the lists, probe what is new or changed, count what is left out."""
 
-from __future__ import annotations
-
 import json
 import os
 import sqlite3
+import zlib
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from omnidali.catalog.changes import KnownSource, mark_changed
 from omnidali.catalog.database.columns import read_columns, write_columns
 from omnidali.catalog.database.connection import writing
-from omnidali.catalog.database.entries import entries_crc, write_entries
 from omnidali.catalog.database.integrity import (
     DamagedCatalogError,
     move_aside,
@@ -72,75 +70,163 @@ def build_catalog(
         only_build(path),
         ProbePool(threads or len(os.sched_getaffinity(0))) as pool,
     ):
-        build = _Build(path, scans, pool, progress, as_begun, is_current)
+
+        def build() -> list[Summary]:
+            with writing(path) as db:
+                return [
+                    _update_source(
+                        db,
+                        scan,
+                        pool,
+                        progress=progress,
+                        as_begun=as_begun,
+                        is_current=is_current,
+                    )
+                    for scan in scans
+                ]
+
         try:
-            return build.run()
+            return build()
         except DamagedCatalogError as seen:
             try:
                 move_aside(path, seen)
             except OSError:  # others own it
                 raise seen from None
-            return build.run()
+            return build()
 
 
-@dataclass(frozen=True)
-class _Build:
-    """One pass over all sources; see :func:`build_catalog` for the fields."""
-
-    path: Path
-    scans: list[SourceScan]
-    pool: ProbePool
-    progress: bool
-    as_begun: bool
-    is_current: bool
-
-    def run(self) -> list[Summary]:
-        with writing(self.path) as db:
-            return [self._bring_up_to_date(db, scan) for scan in self.scans]
-
-    def _bring_up_to_date(self, db: sqlite3.Connection, scan: SourceScan) -> Summary:
+def _update_source(
+    db: sqlite3.Connection,
+    scan: SourceScan,
+    pool: ProbePool,
+    *,
+    progress: bool,
+    as_begun: bool,
+    is_current: bool,
+) -> Summary:
+    known = KnownSource.find(db, scan.name)
+    if known is None:  # a catalog that cannot be written is good enough where nothing is new
+        db.execute("INSERT INTO sources (name) VALUES (?)", (scan.name,))
         known = KnownSource.find(db, scan.name)
-        if known is None:  # a catalog that cannot be written is good enough where nothing is new
-            db.execute("INSERT INTO sources (name) VALUES (?)", (scan.name,))
-            known = KnownSource.find(db, scan.name)
-            assert known is not None
-        source = known.id
+        assert known is not None
+    source = known.id
 
-        repeated = 0
-        reads_list = known.needs_reading(scan, self.as_begun)
-        if reads_list:
-            watched, repeated = write_entries(db, source, scan)
-            db.execute(
-                "UPDATE sources SET signature = ?, watched = ?, fingerprint = NULL,"
-                " entries_crc = ? WHERE id = ?",
-                (
-                    scan.signature(watched, scan.tars()),
-                    json.dumps(watched),
-                    entries_crc(db, source),
-                    source,
-                ),
-            )
-            db.commit()
-
-        if not self.is_current:
-            mark_changed(db, source, scan.root, as_begun=self.as_begun)
-        probed, lost = probe_new(
-            db, source, scan, self.pool, progress=self.progress, as_begun=self.as_begun
-        )
-
-        fingerprint, crc = db.execute(
-            "SELECT fingerprint, entries_crc FROM sources WHERE id = ?", (source,)
-        ).fetchone()
-        if not probed and fingerprint is not None:
-            read_columns(db, source, fingerprint)  # SQLite does not see bits that flip
-        else:
-            if not reads_list and crc != entries_crc(db, source):
-                raise DamagedCatalogError("the entries of the list changed")
-            write_columns(
-                db,
-                source,
-                by_video=scan.config.media_kind.has_pieces,
-                keep_all=scan.config.pieces == "all",
-            )
+    repeated = 0
+    reads_list = known.needs_reading(scan, as_begun)
+    if reads_list:
+        repeated = _write_entries(db, known, scan)
         db.commit()
-        return summarise(db, source, scan, probed=probed, repeated=repeated, lost=lost)
+
+    if not is_current:
+        mark_changed(db, source, scan.root, as_begun=as_begun)
+    probed, lost = probe_new(db, source, scan, pool, progress=progress, as_begun=as_begun)
+
+    fingerprint, crc = db.execute(
+        "SELECT fingerprint, entries_crc FROM sources WHERE id = ?", (source,)
+    ).fetchone()
+    if not probed and fingerprint is not None:
+        read_columns(db, source, fingerprint)  # SQLite does not see bits that flip
+    else:
+        if not reads_list and crc != _entries_crc(db, source):
+            raise DamagedCatalogError("the entries of the list changed")
+        write_columns(
+            db,
+            source,
+            by_video=scan.config.media_kind.has_pieces,
+            keep_all=scan.config.pieces == "all",
+        )
+    db.commit()
+    return summarise(db, source, scan, probed=probed, repeated=repeated, lost=lost)
+
+
+def _write_entries(db: sqlite3.Connection, known: KnownSource, scan: SourceScan) -> int:
+    """Make media and entries match the list.
+
+    Returns:
+        How many lines repeat another.
+
+    Raises:
+        UserError: for missing files and wrong lines.
+    """
+    source = known.id
+    config = scan.config
+    db.execute(
+        "CREATE TEMP TABLE IF NOT EXISTS listed (path TEXT, label INTEGER, unit TEXT, first REAL,"
+        " last REAL, video TEXT, positive INTEGER, archive TEXT, offset INTEGER, size INTEGER)"
+    )
+    db.execute("DELETE FROM listed")
+    left_out: Counter[str] = Counter()
+    form, rows, watched = scan.read(left_out)
+    total = db.executemany(
+        "INSERT INTO listed VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
+    ).rowcount
+    db.execute("CREATE INDEX IF NOT EXISTS temp.listed_path ON listed (path)")
+
+    if (known.root, known.kind, known.pattern) != (scan.root, config.kind, config.pattern):
+        db.execute("DELETE FROM media WHERE source = ?", (source,))
+    _match_media(db, source)
+    kept = _replace_entries(db, source, by_video=config.media_kind.has_pieces)
+
+    found = {
+        "kind": config.kind,
+        "root": scan.root,
+        "pattern": config.pattern,
+        "format": form,
+        "left_out": json.dumps(left_out),
+        "pixel_aspect": config.pixel_aspect,
+        "signature": scan.signature(watched, scan.tars()),
+        "watched": json.dumps(watched),
+        "fingerprint": None,
+        "entries_crc": _entries_crc(db, source),
+    }
+    db.execute(
+        f"UPDATE sources SET {', '.join(f'{name} = :{name}' for name in found)} WHERE id = :id",
+        {**found, "id": source},
+    )
+    return total - kept
+
+
+def _match_media(db: sqlite3.Connection, source: int) -> None:
+    # members of a tar have no time of their own: they are probed again where they moved
+    db.execute(
+        "DELETE FROM media WHERE source = ? AND NOT EXISTS (SELECT 1 FROM listed l"
+        " WHERE l.path = media.path AND l.archive IS media.archive AND l.offset IS media.offset"
+        " AND l.size IS media.size AND l.positive IS NOT NULL)",
+        (source,),
+    )
+    db.execute(
+        "INSERT OR IGNORE INTO media (source, path, archive, offset, size)"
+        " SELECT ?, path, archive, offset, size"
+        " FROM listed WHERE positive IS NOT NULL ORDER BY rowid",
+        (source,),
+    )
+
+
+def _replace_entries(db: sqlite3.Connection, source: int, by_video: bool) -> int:
+    """Make the entries anew in the list's order, without repetitions; return how many."""
+    order = "l.rowid"
+    if by_video:
+        order = "MIN(l.rowid) OVER (PARTITION BY l.video, l.label), l.rowid"
+    db.execute("DELETE FROM entries WHERE source = ?", (source,))
+    # a removed piece whose file nobody needs is an entry all the same: the numbers of the others
+    # count it
+    return db.execute(
+        "INSERT INTO entries (source, media, label, unit, first, last, video, positive)"
+        " SELECT ?, COALESCE(m.id, 0), l.label, l.unit, l.first, l.last, l.video, l.positive"
+        " FROM listed l LEFT JOIN media m ON m.source = ? AND m.path = l.path WHERE l.rowid IN"
+        " (SELECT MIN(rowid) FROM listed GROUP BY path, label, unit, first, last)"
+        f" ORDER BY {order}",
+        (source, source),
+    ).rowcount
+
+
+def _entries_crc(db: sqlite3.Connection, source: int) -> int:
+    """Compute the checksum of a source's entries."""
+    crc = 0
+    for row in db.execute(
+        "SELECT media, label, unit, first, last, video, positive FROM entries WHERE source = ?"
+        " ORDER BY id",
+        (source,),
+    ):
+        crc = zlib.crc32(repr(row).encode("utf-8", "surrogatepass"), crc)
+    return crc

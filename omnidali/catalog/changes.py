@@ -1,7 +1,5 @@
 """What has changed since the catalog was built: lists, and the files that they name."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json
@@ -15,8 +13,8 @@ import numpy as np
 
 from omnidali.catalog.database.connection import connect
 from omnidali.catalog.database.integrity import DamagedCatalogError
-from omnidali.catalog.database.schema import NEW
 from omnidali.catalog.database.source_table import COLUMNS
+from omnidali.catalog.database.sql_schema import NEW
 from omnidali.catalog.listing.scan import SourceScan
 from omnidali.catalog.probing.file_span import stamp_of
 from omnidali.catalog.probing.probe import OK, UNREADABLE
@@ -51,7 +49,7 @@ class KnownSource(NamedTuple):
     pattern: str | None
 
     @classmethod
-    def find(cls, db: sqlite3.Connection, name: str) -> KnownSource | None:
+    def find(cls, db: sqlite3.Connection, name: str) -> "KnownSource | None":
         """Read the row of the source ``name``; None where there is none."""
         row = db.execute(
             f"SELECT {', '.join(cls._fields)} FROM sources WHERE name = ?", (name,)

@@ -1,7 +1,5 @@
 """Probe the files that are new or changed, and write what is found to the catalog."""
 
-from __future__ import annotations
-
 import json
 import os
 import sqlite3
@@ -12,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from tqdm import tqdm
 
-from omnidali.catalog.database.schema import NEW, media_crc
+from omnidali.catalog.database.sql_schema import NEW, media_crc
 from omnidali.catalog.listing.scan import SourceScan
 from omnidali.catalog.probing.probe import IRREGULAR, OK, UNREADABLE, Probe
 from omnidali.catalog.probing.probe_child import ProbeRequest, ProbeResult
@@ -70,13 +68,15 @@ def probe_new(
             probed += 1
 
             record = result.record
-            if record in planned and planned[record] != _plan_values(result.probe):
+            probe = result.probe
+            values = [getattr(probe, name, None) for name in _PLANNED]
+            if planned.get(record, values) != values:
                 # the rest stays as it was
                 db.execute("UPDATE media SET state = ? WHERE id = ?", (OK, record))
                 lost += 1
             else:
                 write_probe(db, scan.root, dict(file), result)
-                if file["is_upgraded"] and _is_irregular(result.probe):
+                if file["is_upgraded"] and probe and probe.codec.endswith(IRREGULAR):
                     _forget_scores(db, os.path.join(scan.root, file["path"]))
 
             if time.monotonic() - last_commit > _COMMIT_SECONDS:
@@ -160,14 +160,6 @@ def _planned_values(db: sqlite3.Connection, source: int) -> dict[int, list[objec
         (source, NEW),
     )
     return {record: values for record, *values in rows}
-
-
-def _plan_values(probe: Probe | None) -> list[object] | None:
-    return None if probe is None else [getattr(probe, name) for name in _PLANNED]
-
-
-def _is_irregular(probe: Probe | None) -> bool:
-    return probe is not None and probe.codec.endswith(IRREGULAR)
 
 
 def _forget_scores(db: sqlite3.Connection, path: str) -> None:

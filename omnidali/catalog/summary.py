@@ -1,7 +1,5 @@
 """What a source holds, in one line for people."""
 
-from __future__ import annotations
-
 import dataclasses
 import sqlite3
 from collections import Counter
@@ -60,7 +58,7 @@ class Summary:
         if self.lost:
             text += (
                 f", {self.lost:,} gone, changed or broken since the run began:"
-                " substitutes stand for them"
+                " substitutes replace them"
             )
 
         return text

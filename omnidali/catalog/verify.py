@@ -1,7 +1,5 @@
 """Decode files whole and compare them with the catalog, which learns what differs."""
 
-from __future__ import annotations
-
 import json
 import os
 import sqlite3

@@ -1,7 +1,5 @@
 """The packed columns of a source, which a plan loads as arrays."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sqlite3
@@ -14,9 +12,9 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from omnidali.catalog.database.integrity import DamagedCatalogError, crc_of
-from omnidali.catalog.database.listed_files import (
-    ListedFile,
-    read_listed_files,
+from omnidali.catalog.database.listed_items import (
+    ListedItem,
+    read_entries,
     spans,
     stretched_codec,
     stretches_pixels,
@@ -30,7 +28,7 @@ _SAMPLE_COLUMNS = ("labels", "widths", "heights", "positives", "starts")
 _CHUNK = 1 << 20  # rows in one row of the table of packed columns
 _FETCHED = 10_000  # rows that are in memory at once, apart from the columns
 # some samples: their columns by name, and the paths of their files
-_Chunk: TypeAlias = "tuple[Mapping[str, array[int]], list[str]]"
+_Chunk: TypeAlias = tuple[Mapping[str, "array[int]"], list[str]]
 _SHOWN = 3  # irregular files that are named
 
 
@@ -62,7 +60,7 @@ def write_columns(
     db.execute("DELETE FROM packed WHERE source = ?", (source,))
 
     unusable: Counter[str] = Counter()
-    files = read_listed_files(db, source)
+    files = read_entries(db, source)
     if by_video:
         chunks = _pack_videos(files, codec_places, keep_all, unusable)
     else:
@@ -144,13 +142,13 @@ def _irregular_paths(db: sqlite3.Connection, source: int) -> list[str]:
     return [path for (path,) in rows]
 
 
-def _empty_columns(*names: str) -> dict[str, array[int]]:
+def _empty_columns(*names: str) -> dict[str, "array[int]"]:
     """Arrays for the values of columns, which refuse those that do not fit."""
     return {name: array(np.dtype(COLUMNS[name]).char) for name in names}
 
 
 def _extend(
-    columns: Mapping[str, array[int]], names: Sequence[str], rows: Iterable[tuple[int, ...]]
+    columns: Mapping[str, "array[int]"], names: Sequence[str], rows: Iterable[tuple[int, ...]]
 ) -> None:
     """Append rows, whose values belong to the columns of these names."""
     for name, values in zip(names, zip(*rows, strict=True), strict=False):
@@ -158,7 +156,7 @@ def _extend(
 
 
 def _pack_pieces(
-    files: Iterator[ListedFile], codec_places: Mapping[str, int], unusable: Counter[str]
+    files: Iterator[ListedItem], codec_places: Mapping[str, int], unusable: Counter[str]
 ) -> Iterator[_Chunk]:
     """Yield chunks in which every entry is a sample of one piece."""
     for file in files:
@@ -184,7 +182,7 @@ def _pack_pieces(
 
 
 def _pack_videos(
-    files: Iterator[ListedFile],
+    files: Iterator[ListedItem],
     codec_places: Mapping[str, int],
     keep_all: bool,
     unusable: Counter[str],

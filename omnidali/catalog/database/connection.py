@@ -3,8 +3,6 @@
 A plain SQLite connection fails where another process has the file locked.
 """
 
-from __future__ import annotations
-
 import contextlib
 import sqlite3
 import threading
@@ -19,8 +17,7 @@ from omnidali.catalog.database.integrity import (
     is_damage,
     trouble,
 )
-from omnidali.catalog.database.migration import UPGRADED, upgrade
-from omnidali.catalog.database.schema import SCHEMA, VERSION
+from omnidali.catalog.database.sql_schema import SCHEMA, UPGRADED, VERSION, upgrade
 from omnidali.errors import UserError
 from omnidali.utils.log import LOG
 

@@ -1,7 +1,5 @@
 """Damaged catalogs, which are moved aside and built again, and the lock between two builds."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import mmap
@@ -22,6 +20,7 @@ _JOURNAL = "-journal"
 _LOOKS = 5  # at a catalog that seems damaged
 _LOOK_SECONDS = 0.02
 _MAGIC = b"SQLite format 3\0"
+_USABLE = "a catalog file that can be used"
 _PASSING = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 # What to do about errors of SQLite that do not come from the content of the file; none of them is
 # a reason to delete the catalog.
@@ -43,15 +42,16 @@ class DamagedCatalogError(Exception):
     """A catalog is not as it was written; the text says what was found."""
 
 
-def damage(path: Path, seen: object) -> UserError:
-    """The error of a run whose catalog is damaged, or cannot be read: it says which of the two.
+def damage(path: Path, seen: object, wanted: str = _USABLE) -> UserError:
+    """The error of a run whose catalog is damaged, or cannot be used: it says which of the two.
 
     Args:
         path: of the catalog.
         seen: what was found, or the error.
+        wanted: what would have been right, of a catalog that is not damaged.
     """
     if isinstance(seen, sqlite3.Error) and not is_damage(seen):
-        return trouble(path, seen)
+        return trouble(path, seen, wanted)
     return UserError(
         str(path),
         "a catalog as it was written",
@@ -61,17 +61,20 @@ def damage(path: Path, seen: object) -> UserError:
 
 
 @contextmanager
-def reporting_damage(path: Path) -> Iterator[None]:
-    """Turn what a damaged or unreadable catalog at ``path`` raises into an error for the user."""
+def reporting_damage(path: Path, wanted: str = _USABLE) -> Iterator[None]:
+    """Turn what a damaged or unusable catalog raises into an error for the user.
+
+    Args:
+        path: of the catalog.
+        wanted: as in :func:`damage`.
+    """
     try:
         yield
     except (sqlite3.Error, DamagedCatalogError) as error:
-        raise damage(path, error) from None
+        raise damage(path, error, wanted) from None
 
 
-def trouble(
-    path: Path, error: sqlite3.Error | OSError, wanted: str = "a catalog file that can be used"
-) -> UserError:
+def trouble(path: Path, error: sqlite3.Error | OSError, wanted: str = _USABLE) -> UserError:
     """The error of a run that cannot use its catalog, though the content is sound.
 
     Args:

@@ -1,15 +1,11 @@
-"""The items that a list named, in the order of the catalog's rows.
-
-Commands that write lists again read them.
-"""
-
-from __future__ import annotations
+"""The items of a source's list with their probed files, and the frames that each one names."""
 
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,45 +13,141 @@ import numpy as np
 
 from omnidali.catalog.database.connection import connect
 from omnidali.catalog.database.integrity import reporting_damage
-from omnidali.catalog.database.listed_files import read_listed_files, spans
 from omnidali.catalog.database.source_table import COLUMNS, SourceTable
-from omnidali.catalog.probing.probe import OK
+from omnidali.catalog.listing.list_formats import MAX_PIECES
+from omnidali.catalog.probing.packed_numbers import unpack_times
+from omnidali.catalog.probing.probe import OK, stretched
+
+RATE_IF_UNKNOWN = 25.0  # frames a second of a file that has neither timestamps nor a rate
+OUTSIDE = "piece outside of its file"
+TOO_MANY = f"video of more than {MAX_PIECES:,} windows: raise window_seconds or --window"
+_ENTRIES = (
+    "SELECT e.label, m.width, m.height, m.id, m.frames, m.codec, m.path, e.unit, e.first, e.last,"
+    " e.video, e.positive, m.frame_rate, m.tick,"
+    " CASE WHEN e.unit IN ('seconds', 'windows') THEN m.timing END, m.aspect"
+    " FROM entries e JOIN media m ON m.id = e.media"
+    " WHERE e.source = ? AND m.state = ? ORDER BY e.id"
+)
 
 
 class ListedItem(NamedTuple):
-    """A usable file or piece.
+    """An entry of a list with its usable file, or one piece of it; fields as in the query above.
 
     Attributes:
-        path: relative to the source's root.
         label: of the list.
-        unit: as in :class:`~omnidali.catalog.listing.list_formats.Entry`.
-        first: as in the entry, but windows in seconds.
-        last: as in the entry, but windows in seconds, the last with the remainder.
-        video: that it is a piece of, or empty.
-        number: of the piece in its video, also counting files that are missing.
-        positive: whether it shows its class.
-        record: catalog id of the file to decode.
-        begin: frame of the file that it begins with.
-        frames: how many there are to decode.
-        codec: of the file.
         width: upright pixels.
         height: upright pixels.
+        record: catalog id of the file to decode.
+        frames: of the file, or of the piece.
+        codec: of the file.
+        path: relative to the source's root.
+        unit: as in :class:`~omnidali.catalog.listing.list_formats.Entry`.
+        first: as in the entry; of a piece that is a window: in seconds.
+        last: as in the entry; of a piece that is a window: in seconds, the last one's with the
+            remainder.
+        video: that it is a piece of, or empty.
+        positive: whether it shows its class; None: removed.
+        rate: frames a second; 0: unknown.
+        tick: unit of the timestamps, seconds.
+        timing: packed timestamps, where pieces need them.
+        aspect: width of a stored pixel by its height.
+        begin: frame of the file that the piece begins with.
+        number: of the piece in its video, also counting files that are missing.
     """
 
-    path: str
     label: int
+    width: int
+    height: int
+    record: int
+    frames: int
+    codec: str
+    path: str
     unit: str
     first: float
     last: float
     video: str
-    number: int
-    positive: bool
-    record: int
-    begin: int
-    frames: int
-    codec: str
-    width: int
-    height: int
+    positive: int | None
+    rate: float = 0
+    tick: float = 0
+    timing: bytes | None = None
+    aspect: float = 1
+    begin: int = 0
+    number: int = 0
+
+
+def stretches_pixels(db: sqlite3.Connection, source: int) -> bool:
+    """Whether the source with this id stretches pixels that are not square."""
+    row = db.execute("SELECT pixel_aspect FROM sources WHERE id = ?", (source,)).fetchone()
+    return row == ("apply",)
+
+
+def read_entries(db: sqlite3.Connection, source: int) -> Iterator[ListedItem]:
+    """Yield the entries of the source with this id whose files are usable, in the list's order.
+
+    Sizes and codecs are those that plans see: after stretching.
+    """
+    stretches = stretches_pixels(db, source)
+    for values in db.execute(_ENTRIES, (source, OK)):
+        item = ListedItem(*values)
+        if stretches and item.aspect != 1:
+            width, height = stretched(item.width, item.height, item.aspect)
+            item = item._replace(width=width, height=height, codec=stretched_codec(item.codec))
+        yield item
+
+
+def stretched_codec(name: str) -> str:
+    """The variant of a codec whose pixels are stretched, which only the CPU decodes."""
+    return f"{name.partition(':')[0]}:anamorphic"
+
+
+def spans(item: ListedItem, unusable: Counter[str]) -> Iterator[tuple[int, int, int]]:
+    """Yield (number of the window, first frame, frames) of what an entry names.
+
+    Windows without a frame are left out. A written list has windows by their numbers: the frames
+    depend on these and the seconds alone, so that it reads back to the same ones, and there are
+    never more of them than a list may have.
+
+    Args:
+        item: the entry.
+        unusable: counts the reasons why nothing comes of an entry.
+    """
+    # a whole file, by far the most common
+    if not item.unit:
+        yield 0, 0, item.frames
+        return
+
+    if item.unit == "frames":
+        cuts = [(int(item.first), int(item.last))] if item.last <= item.frames else []
+    else:
+        seconds = _frame_seconds(item)
+        edges = [item.first, item.last]
+        if item.unit == "windows":
+            # a remainder of less than half a window belongs to the one before
+            length = seconds[-1] + (seconds[-1] - seconds[0]) / max(item.frames - 1, 1)
+            count = max(1, int(min(length / item.last + 0.5, MAX_PIECES + 1)))
+            # left out, not refused: an untrusted video of a day shall not stop a run
+            if count > MAX_PIECES:
+                unusable[TOO_MANY] += 1
+                return
+            edges = [number * item.last for number in range(count)] + [length + 1]
+
+        # half a millisecond: timestamps are rounded, and a frame belongs to the piece it begins
+        places = np.searchsorted(seconds, np.asarray(edges) - 0.0005).tolist()
+        cuts = list(pairwise(places))
+
+    if not any(end > begin for begin, end in cuts):
+        unusable[OUTSIDE] += 1
+    for number, (begin, end) in enumerate(cuts):
+        if end > begin:
+            yield number, begin, end - begin
+
+
+def _frame_seconds(item: ListedItem) -> np.ndarray:
+    """When each frame is shown, in seconds after the first: float64 (frames,)."""
+    times = unpack_times(item.timing or b"", item.frames)
+    if times is None:
+        return np.arange(item.frames) / (item.rate or RATE_IF_UNKNOWN)
+    return (times - times[0]) * item.tick
 
 
 def read_items(catalog: str | Path, name: str) -> Iterator[ListedItem]:
@@ -69,11 +161,11 @@ def read_items(catalog: str | Path, name: str) -> Iterator[ListedItem]:
         UserError: if the catalog is damaged.
     """
     with _opened(catalog, name) as (db, source):
-        usable = read_listed_files(db, source)
+        usable = read_entries(db, source)
         video = None
         number = 0
-        for label, unit, of, state in db.execute(
-            "SELECT e.label, e.unit, e.video, m.state FROM entries e"
+        for label, of, state in db.execute(
+            "SELECT e.label, e.video, m.state FROM entries e"
             " LEFT JOIN media m ON m.id = e.media WHERE e.source = ? ORDER BY e.id",
             (source,),
         ):
@@ -81,58 +173,31 @@ def read_items(catalog: str | Path, name: str) -> Iterator[ListedItem]:
             video = (of, label)
             if state != OK:
                 continue
-            file = next(usable)
-            if file.positive is None:  # removed
+            entry = next(usable)
+            if entry.positive is None:  # removed
                 continue
 
-            for window, begin, frames in spans(file, Counter()):
-                item = ListedItem(
-                    path=file.path,
-                    label=label,
-                    unit=unit,
-                    first=file.first,
-                    last=file.last,
-                    video=of,
-                    number=number,
-                    positive=bool(file.positive),
-                    record=file.record,
-                    begin=begin,
-                    frames=frames,
-                    codec=file.codec,
-                    width=file.width,
-                    height=file.height,
-                )
-                if unit == "windows":
+            for window, begin, frames in spans(entry, Counter()):
+                item = entry._replace(timing=None, begin=begin, frames=frames, number=number)
+                if entry.unit == "windows":
                     # as much as spans adds to the last
-                    end = window + (1 if begin + frames < file.frames else 1.5)
+                    end = window + (1 if begin + frames < entry.frames else 1.5)
                     item = item._replace(
-                        first=window * file.last, last=end * file.last, number=window
+                        first=window * entry.last, last=end * entry.last, number=window
                     )
                 yield item
 
 
-def count_pieces(catalog: str | Path, name: str) -> dict[tuple[str, int], int]:
-    """Count the pieces of each (video, label) in a list, missing and removed ones among them."""
+def listed_pieces(catalog: str | Path, name: str) -> dict[tuple[str, int], list[bool]]:
+    """Whether each piece of each (video, label) was removed; missing pieces are among them."""
+    pieces: dict[tuple[str, int], list[bool]] = {}
     with _opened(catalog, name) as (db, source):
-        rows = db.execute(
-            "SELECT video, label, COUNT(*) FROM entries WHERE source = ? GROUP BY video, label",
-            (source,),
-        )
-        return {(video, label): count for video, label, count in rows}
-
-
-def removed_pieces(catalog: str | Path, name: str) -> dict[tuple[str, int], list[int]]:
-    """The numbers of the pieces that were removed, of each (video, label) that has some."""
-    removed: dict[tuple[str, int], list[int]] = {}
-    with _opened(catalog, name) as (db, source):
-        for video, label, number in db.execute(
-            "SELECT video, label, number FROM (SELECT id, video, label, positive, ROW_NUMBER() OVER"
-            " (PARTITION BY video, label ORDER BY id) - 1 AS number FROM entries WHERE source = ?)"
-            " WHERE positive IS NULL ORDER BY id",
+        for video, label, is_removed in db.execute(
+            "SELECT video, label, positive IS NULL FROM entries WHERE source = ? ORDER BY id",
             (source,),
         ):
-            removed.setdefault((video, label), []).append(number)
-    return removed
+            pieces.setdefault((video, label), []).append(bool(is_removed))
+    return pieces
 
 
 def list_format(catalog: str | Path, name: str) -> str:

@@ -1,7 +1,5 @@
 """What a decoder needs of one file."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, replace
 
@@ -33,7 +31,7 @@ class Media(Probe):
     stored: tuple[int, int]
 
     @classmethod
-    def of(cls, path: str, span: FileSpan, probe: Probe) -> Media:
+    def of(cls, path: str, span: FileSpan, probe: Probe) -> "Media":
         """Make the value of a file that was just probed, without a catalog."""
         status = os.stat(span.path)
         return cls(
@@ -49,7 +47,7 @@ class Media(Probe):
         """Timestamps int64 (frames,) in presentation order, in stream ticks; None without any."""
         return unpack_times(self.timing, self.frames)
 
-    def frame(self, number: int) -> Media:
+    def frame(self, number: int) -> "Media":
         """The image of one frame of a folder of frames, 0 being the first that the folder holds."""
         first = int(unpack_numbers(self.timing)[0])
         path = os.path.join(self.path, self.container.format(first + number))

@@ -1,7 +1,5 @@
 """Read-only access to the catalog for the many threads of a run."""
 
-from __future__ import annotations
-
 import json
 import os
 import sqlite3
@@ -17,8 +15,8 @@ from omnidali.catalog.database.columns import read_columns
 from omnidali.catalog.database.connection import connect, warn_waiting
 from omnidali.catalog.database.integrity import damage, may_pass, reporting_damage
 from omnidali.catalog.database.media import Media
-from omnidali.catalog.database.schema import MEDIA_COLUMNS, RARE_COLUMNS, media_crc
 from omnidali.catalog.database.source_table import COLUMNS, SourceTable
+from omnidali.catalog.database.sql_schema import MEDIA_COLUMNS, RARE_COLUMNS, media_crc
 from omnidali.catalog.probing.file_span import FileSpan
 from omnidali.catalog.probing.probe import Probe, stretched
 from omnidali.errors import UserError
@@ -205,12 +203,10 @@ class CatalogReader:
     def _is_there(self) -> bool:
         """Whether the file is the one that was opened first: in others, ids mean other files."""
         with self._opening:
-            now = _identity(self.path)
             if self._spare is None:
                 db = connect(self.path, read_only=True, is_shared=True)
                 self._spare = _Spare(db, _identity(self.path))
-                return True
-            return now == self._spare.identity
+            return _identity(self.path) == self._spare.identity
 
     def _row(self, statement: str, parameters: tuple) -> tuple | None:
         """The first row of an answer. A disk or a machine in trouble is asked again for a while."""

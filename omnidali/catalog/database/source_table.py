@@ -1,7 +1,5 @@
 """The table of one source that plans draw from."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -125,7 +123,7 @@ class SourceTable:
         records = self.records if self.starts is None else self.records[self.starts[:-1]]
         return self.reader.owners(self.name, records)
 
-    def take(self, rows: np.ndarray, note: str) -> SourceTable:
+    def take(self, rows: np.ndarray, note: str) -> "SourceTable":
         """The table of these rows alone; ``note`` says in the fingerprint how they were chosen."""
         pieces = rows
         starts = None

@@ -4,26 +4,23 @@ A score belongs to a path and its frames, not to a row of a list, so lists may c
 long as the file has the size and time that it had when it was scored.
 """
 
-from __future__ import annotations
-
 import json
 import os
-import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from omnidali.catalog.database.connection import connect
-from omnidali.catalog.database.integrity import crc_of, damage, is_damage, reporting_damage, trouble
+from omnidali.catalog.database.integrity import crc_of, reporting_damage
 from omnidali.catalog.database.reader import media_files
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.errors import UserError
 
 _COMMIT_SECONDS = 2.0  # what a killed run loses at most
+_WRITABLE = "a catalog in which scores can be written"
 _CHUNK = 10_000  # rows whose scores are in memory at a time
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS teachers (id INTEGER PRIMARY KEY, digest TEXT NOT NULL,"
@@ -74,10 +71,10 @@ class ScoreStore:
         self._last_commit = time.monotonic()
         with reporting_damage(self.path):
             self._db = connect(self.path)
-        with self._reporting():
+        with reporting_damage(self.path, _WRITABLE):
             self._teacher = self._find(scorer)
 
-    def __enter__(self) -> ScoreStore:
+    def __enter__(self) -> "ScoreStore":
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
@@ -100,12 +97,14 @@ class ScoreStore:
         rows.sort()
 
         # of the scores, which take 800 bytes a row for 400 classes
-        lengths = np.zeros(len(rows), np.int64)
-        for start in range(0, len(rows), _CHUNK):
-            lengths[start : start + _CHUNK] = [
+        lengths = np.array(
+            [
                 -1 if logs is None else len(logs)
+                for start in range(0, len(rows), _CHUNK)
                 for logs in self._look_up(table, rows[start : start + _CHUNK])
-            ]
+            ],
+            np.int64,
+        )
         return rows[lengths <= 0], int((lengths == 0).sum())
 
     def add(
@@ -119,7 +118,7 @@ class ScoreStore:
             logs: log-probabilities float (n, classes).
             decoded: bool (n,), whether the row decoded; if not, only that is kept.
         """
-        with self._reporting():
+        with reporting_damage(self.path, _WRITABLE):
             values = []
             for (key, stamp), scores, good in zip(
                 self._places(table, rows), logs, decoded, strict=True
@@ -158,7 +157,7 @@ class ScoreStore:
 
     def commit(self) -> None:
         """Put on the disk what was added."""
-        with self._reporting():
+        with reporting_damage(self.path, _WRITABLE):
             self._db.commit()
         self._last_commit = time.monotonic()
 
@@ -180,7 +179,7 @@ class ScoreStore:
     def _look_up(self, table: SourceTable, rows: np.ndarray) -> list[bytes | None]:
         """The scores' bytes: empty for what does not decode, None where none counts."""
         found: list[bytes | None] = []
-        with self._reporting():
+        with reporting_damage(self.path, _WRITABLE):
             for key, stamp in self._places(table, rows):
                 row = self._db.execute(
                     "SELECT size, mtime_ns, logs, crc FROM scores WHERE teacher = ? AND path = ?"
@@ -205,17 +204,6 @@ class ScoreStore:
             ((os.path.join(*files[record][:2]), first, count), files[record][2])
             for record, first, count in zip(records, firsts, frames, strict=True)
         ]
-
-    @contextmanager
-    def _reporting(self) -> Iterator[None]:
-        """Turn errors of SQLite into errors for the user."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            if is_damage(error):
-                raise damage(self.path, error) from None
-            wanted = "a catalog in which scores can be written"
-            raise trouble(self.path, error, wanted) from None
 
 
 def _firsts(table: SourceTable) -> np.ndarray:

@@ -1,7 +1,5 @@
 """A copy of the catalog for a start that may be refused, so that a refusal changes nothing."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -1,7 +1,5 @@
 """Media found in folders."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,17 +89,17 @@ def scan_folder(
 
 
 def _folder_labels(root: Path, folders: list[str], names: list[str] | None) -> dict[str, int]:
-    if names is None:
-        return {folder: label for label, folder in enumerate(folders)}
+    names = folders if names is None else names
+    labels = {name: label for label, name in enumerate(names)}
     for folder in folders:
-        if folder not in names:
+        if folder not in labels:
             raise UserError(
                 str(root / folder),
                 f"a folder named like a class ({names[0]}, ...)",
                 repr(folder),
                 "Rename or move it, or use a list.",
             )
-    return {folder: names.index(folder) for folder in folders}
+    return {folder: labels[folder] for folder in folders}
 
 
 def walk(root: str | Path, folders: list[str]) -> Iterator[tuple[str, list[str]]]:

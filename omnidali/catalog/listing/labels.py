@@ -1,16 +1,17 @@
 """From what a list says of a class to the class's number."""
 
-from __future__ import annotations
-
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from omnidali.errors import UserError
 from omnidali.utils.text_files import is_whole, parse_json, read_lines
 
 UNLABELLED = -1
 MAX_LABEL = 1_000_000  # a slip in a list must not make a classifier that no memory holds
+# the label of an item, by the arguments of :meth:`Labels.number`
+NumberLabel: TypeAlias = Callable[[str | None, str, str], int]
 _NUMBER_NAME = re.compile(r"(\d+)\s*[,\s]\s*(.+)")
 
 
@@ -110,22 +111,20 @@ class Labels:
 
     Args:
         names: class names in label order, which limit the numbers.
-        mapping: of :func:`read_label_map`, which everything that a list says then goes through.
-        map_path: its file, for errors.
+        map_path: a file for :func:`read_label_map`, through which everything that a list says then
+            goes.
+
+    Raises:
+        UserError: for a label map that cannot be read.
     """
 
-    def __init__(
-        self,
-        names: Sequence[str] | None = None,
-        mapping: Mapping[str, int] | None = None,
-        map_path: Path | None = None,
-    ):
+    def __init__(self, names: Sequence[str] | None = None, map_path: Path | None = None):
         self.names = names
-        self._mapping = mapping
         self._map_path = map_path
+        self._mapping = read_label_map(map_path) if map_path else {}
         self._by_name = {name: number for number, name in enumerate(names or ())}
 
-    def number(self, text: str | None, where: str, path: str = "") -> int:
+    def number(self, text: str | None, where: str, path: str) -> int:
         """The label of an item.
 
         Args:
@@ -136,7 +135,7 @@ class Labels:
         Raises:
             UserError: with ``where``.
         """
-        if self._mapping is not None:
+        if self._mapping:
             keys = [text] if text is not None else [path, Path(path).name, Path(path).stem]
             label = self._mapped(keys, where)
         elif text is None:
@@ -165,7 +164,6 @@ class Labels:
         return label
 
     def _mapped(self, keys: Sequence[str], where: str) -> int:
-        assert self._mapping is not None
         for key in keys:
             if key in self._mapping:
                 return self._mapping[key]

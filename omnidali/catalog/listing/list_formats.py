@@ -1,17 +1,16 @@
 """The list formats of other projects, in one table with their readers."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import NamedTuple, TypeGuard
 
 from omnidali.catalog.listing.folders import is_video_name
-from omnidali.catalog.listing.labels import Labels
+from omnidali.catalog.listing.labels import NumberLabel
 from omnidali.config.schema import MediaConfig, has_number, key_of
 from omnidali.errors import UserError
 from omnidali.media_kind import MediaKind
@@ -56,16 +55,15 @@ class ListFile(NamedTuple):
         path: of the list.
         name: of the source.
         source: gives kind, pattern and window length.
-        labels: number the classes.
+        number: gives the label of an item.
         expected: what a line looks like.
-        passes_over: asked of lines that are not UTF-8, as in
-            :func:`~omnidali.utils.text_files.read_lines`.
+        passes_over: see :func:`~omnidali.utils.text_files.read_lines`.
     """
 
     path: Path
     name: str
     source: MediaConfig
-    labels: Labels
+    number: NumberLabel
     expected: str
     passes_over: Callable[[str, str], bool]
 
@@ -97,11 +95,12 @@ class ListFile(NamedTuple):
             ) from None
 
 
-def whole_file(path: str, label: int, source: MediaConfig) -> Entry:
-    """A file that is used whole, or cut into windows where it is a long video."""
-    if source.media_kind.has_pieces:
-        return Entry(path, label, "windows", 0, source.window_seconds, video=path)
-    return Entry(path, label)
+def whole_files(items: Iterable[tuple[str, int]], source: MediaConfig) -> Iterator[Entry]:
+    """The entries of (path, label) of whole files; long videos are cut into windows."""
+    if not source.media_kind.has_pieces:
+        return starmap(Entry, items)
+    seconds = source.window_seconds
+    return (Entry(path, label, "windows", 0, seconds, video=path) for path, label in items)
 
 
 def fields_of(line: str) -> list[str]:
@@ -115,15 +114,18 @@ def fields_of(line: str) -> list[str]:
 
 
 def _path_label(file: ListFile) -> Iterator[Entry]:
+    return whole_files(_labelled_paths(file), file.source)
+
+
+def _labelled_paths(file: ListFile) -> Iterator[tuple[str, int]]:
     for where, line in file.lines():
-        cut = line.rfind("\t") if "\t" in line else max(line.rfind(mark) for mark in " ,")
+        cut = line.rfind("\t") if "\t" in line else max(line.rfind(" "), line.rfind(","))
         path = line[:cut].rstrip(" \t,")
-        text = line[cut + 1 :]
+        text: str | None = line[cut + 1 :]
         if cut < 0 or not path or not text or "." in text or "/" in text:  # a path alone
-            label = file.labels.number(None, where, line)
-            yield whole_file(line, label, file.source)
-        else:
-            yield whole_file(path, file.labels.number(text, where, path), file.source)
+            path = line
+            text = None
+        yield path, file.number(text, where, path)
 
 
 def _slowfast_csv(file: ListFile) -> Iterator[Entry]:
@@ -131,7 +133,7 @@ def _slowfast_csv(file: ListFile) -> Iterator[Entry]:
         row = fields_of(line)
         if len(row) != 2 or not row[0]:
             raise file.wrong(where, line)
-        yield Entry(row[0], file.labels.number(row[1], where, row[0]))
+        yield Entry(row[0], file.number(row[1], where, row[0]))
 
 
 def _kinetics_csv(file: ListFile) -> Iterator[Entry]:
@@ -155,7 +157,7 @@ def _kinetics_csv(file: ListFile) -> Iterator[Entry]:
 
         split = row.get("split", "")
         path = file.fill_pattern(default, label=label, id=name, start=start, end=end, split=split)
-        entry = Entry(path, file.labels.number(label, where, name))
+        entry = Entry(path, file.number(label, where, name))
         if whole:
             entry = entry._replace(unit="seconds", first=start, last=end, video=path)
         yield entry
@@ -167,7 +169,7 @@ def _video_ids(file: ListFile) -> Iterator[Entry]:
         if len(row) != 3:
             raise file.wrong(where, line)
         path = file.fill_pattern("{id}.mp4", id=row[0], label=row[2])
-        yield Entry(path, file.labels.number(row[2], where, row[0]))
+        yield Entry(path, file.number(row[2], where, row[0]))
 
 
 def _rawframes(file: ListFile, has_offset: bool = False) -> Iterator[Entry]:
@@ -178,7 +180,7 @@ def _rawframes(file: ListFile, has_offset: bool = False) -> Iterator[Entry]:
         if len(row) != count or not all(map(is_whole, numbers)) or int(numbers[-1]) < 1:
             raise file.wrong(where, line)
         first = int(numbers[0]) if has_offset else 0
-        label = file.labels.number(row[-1], where, row[0])
+        label = file.number(row[-1], where, row[0])
         yield Entry(row[0], label, "frames", first, first + int(numbers[-1]))
 
 
@@ -192,7 +194,7 @@ def _pieces(file: ListFile) -> Iterator[Entry]:
             raise UserError(
                 where, "start before end, in seconds", f"{first} to {last}", "Correct the line."
             )
-        number = file.labels.number(label, where, path)
+        number = file.number(label, where, path)
         yield Entry(path, number, "seconds", float(first), float(last), video=path)
 
 
@@ -201,7 +203,7 @@ def _parts(file: ListFile) -> Iterator[Entry]:
         row = line.split()
         if len(row) < 3 or not all(map(is_whole, row[2:])):
             raise file.wrong(where, line)
-        label = file.labels.number(row[1], where, row[0])
+        label = file.number(row[1], where, row[0])
         count, *positives = map(int, row[2:])
         yield from _parts_of(file, where, row[0], label, count, positives=positives)
 
@@ -226,7 +228,7 @@ def _parts_json(file: ListFile) -> Iterator[Entry]:
         ):
             raise UserError(where, file.expected, json.dumps(item)[:200], "Correct the object.")
 
-        number = file.labels.number(str(label), where, video)
+        number = file.number(str(label), where, video)
         yield from _parts_of(
             file, where, video, number, count, positives=positives, removed=removed
         )
@@ -279,10 +281,7 @@ def _parts_of(
         wrong = [index for index in indices if not 0 <= index < count]
         if wrong:
             raise UserError(
-                where,
-                f"{what} pieces from 0 to {count - 1}",
-                str(wrong[0]),
-                "Correct the indices.",
+                where, f"{what} pieces from 0 to {count - 1}", str(wrong[0]), "Correct the indices."
             )
 
     whole = is_video_name(video)
@@ -295,16 +294,17 @@ def _parts_of(
             "The release uses part_{}.mp4.",
         )
 
-    shown = set(positives)
-    gone = set(removed)
     length = file.source.window_seconds
-    for index in range(count):
-        positive = index in shown if index not in gone else None
+    shows_class: dict[int, bool | None] = {
+        **dict.fromkeys(range(count), False),
+        **dict.fromkeys(positives, True),
+        **dict.fromkeys(removed, None),
+    }
+    for index, positive in shows_class.items():
         if not whole:
             yield Entry(f"{video}/{pattern.format(index)}", label, video=video, positive=positive)
             continue
-        # as where windows have no numbers, a remainder of less than half a window belongs to the
-        # last one
+        # a remainder of less than half a window belongs to the last one, as without numbers
         end = index + (1 if index < count - 1 else 1.5)
         yield Entry(video, label, "seconds", index * length, end * length, video, positive)
 

@@ -1,7 +1,5 @@
 """The entries of a list, in any format, and the names of its classes."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import re
@@ -10,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from omnidali.catalog.listing.folders import is_video_name
-from omnidali.catalog.listing.labels import Labels
+from omnidali.catalog.listing.labels import NumberLabel
 from omnidali.catalog.listing.list_formats import FORMATS, NUMBER, Entry, ListFile, fields_of
 from omnidali.catalog.probing.root_guard import MAX_PATH, escape_reason
 from omnidali.config.schema import MediaConfig, key_of
@@ -27,7 +25,7 @@ _ENDS = 64  # of paths in a line that is not UTF-8: a path may hold spaces and c
 def read_list(
     path: Path,
     source: MediaConfig,
-    labels: Labels,
+    number: NumberLabel,
     name: str,
     *,
     root: str | Path | None = None,
@@ -41,7 +39,7 @@ def read_list(
     Args:
         path: of the list.
         source: gives kind, format, pattern and window length.
-        labels: number the classes.
+        number: gives the label of an item.
         name: of the source, for errors.
         root: of the source; none: not known.
         leave_out: is called with path and line of each file with an odd name.
@@ -61,7 +59,7 @@ def read_list(
         )
 
     passes_over = partial(_passes_over, root, leave_out)
-    file = ListFile(path, name, source, labels, expected=expected, passes_over=passes_over)
+    file = ListFile(path, name, source, number, expected=expected, passes_over=passes_over)
     return form, _not_empty(path, form, read(file))
 
 
@@ -118,24 +116,17 @@ def find_class_names(
         name: of the source, for errors.
         root: of the source; none: not known.
     """
-    labels = _CollectedLabels()
-    _, entries = read_list(path, source, labels, name, root=root)
-    for _ in entries:
-        if _NUMBERED in labels.found:
-            return None
-    return sorted(labels.found)
+    found: set[str] = set()
 
-
-class _CollectedLabels(Labels):
-    """Collects what a list says of classes in ``found``, instead of numbering it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: set[str] = set()
-
-    def number(self, text: str | None, where: str, path: str = "") -> int:
-        self.found.add(_NUMBERED if text is None or text.isdigit() else text)
+    def collect(text: str | None, where: str, path: str) -> int:
+        found.add(_NUMBERED if text is None or text.isdigit() else text)
         return 0
+
+    _, entries = read_list(path, source, collect, name, root=root)
+    for _ in entries:
+        if _NUMBERED in found:
+            return None
+    return sorted(found)
 
 
 def _not_empty(path: Path, form: str, entries: Iterator[Entry]) -> Iterator[Entry]:

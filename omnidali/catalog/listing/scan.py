@@ -1,7 +1,5 @@
 """What a source holds before anything is probed: from its list, its class folders or its tars."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import json
@@ -9,11 +7,12 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from omnidali.catalog.listing.folders import class_folders, scan_folder
-from omnidali.catalog.listing.labels import Labels, read_label_map
-from omnidali.catalog.listing.list_formats import Entry, whole_file
+from omnidali.catalog.listing.labels import Labels
+from omnidali.catalog.listing.list_formats import Entry, whole_files
 from omnidali.catalog.listing.list_reader import find_class_names, read_list
 from omnidali.catalog.listing.tars import find_tars, read_tar
 from omnidali.catalog.probing.file_span import stamp_of
@@ -50,7 +49,7 @@ class SourceScan:
     @classmethod
     def of(
         cls, name: str, config: MediaConfig, data_root: str | Path, classes: list[str] | None
-    ) -> SourceScan:
+    ) -> "SourceScan":
         """Find the root of a source.
 
         Raises:
@@ -108,7 +107,7 @@ class SourceScan:
         """
         source = self.config
         map_path = self.data_root / source.labels if source.labels else None
-        labels = Labels(self.classes, read_label_map(map_path) if map_path else None, map_path)
+        labels = Labels(self.classes, map_path)
         watched = [str(map_path)] if map_path else []
 
         if source.tars:
@@ -116,30 +115,32 @@ class SourceScan:
             watched += [os.path.join(self.root, tar) for tar in tars]
             return "webdataset tars", self._from_tars(tars, labels, left_out), watched
 
-        odd = _OddNames(left_out)
+        leave_out = partial(_count_odd_name, left_out)
         if source.list:
             path = self.data_root / source.list
             form, entries = read_list(
-                path, source, labels, self.name, root=self.root, leave_out=odd.add
+                path, source, labels.number, self.name, root=self.root, leave_out=leave_out
             )
-            return form, self._drawn(_below_root(entries, self.root)), [*watched, str(path)]
-
-        found, folders = scan_folder(Path(self.root), source.media_kind, self.classes, odd.add)
-        rows = ((*whole_file(path, label, source), *_WHOLE) for path, label in found)
-        return "class folders", rows, watched + folders
-
-    def _drawn(self, entries: Iterator[Entry]) -> Iterator[ScanRow]:
-        """Rows of what training will ask for: pieces that never are drawn need not be probed."""
-        takes_all = self.config.pieces != "positive"
-        return ((*entry, *_WHOLE) for entry in entries if takes_all or entry.positive)
+            entries = _below_root(entries, self.root)
+            if source.pieces == "positive":  # the other ones are never drawn, nor probed
+                entries = (entry for entry in entries if entry.positive)
+            watched.append(str(path))
+        else:
+            form = "class folders"
+            found, folders = scan_folder(
+                Path(self.root), source.media_kind, self.classes, leave_out
+            )
+            entries = whole_files(found, source)
+            watched += folders
+        return form, ((*entry, *_WHOLE) for entry in entries), watched
 
     def _from_tars(
         self, tars: list[str], labels: Labels, left_out: Counter[str]
     ) -> Iterator[ScanRow]:
         for name in tars:
-            tar = read_tar(self.root, name, self.config.media_kind)
-            left_out.update(tar.left_out)
-            for member, offset, size, text in tar.members:
+            members, unused = read_tar(self.root, name, self.config.media_kind)
+            left_out.update(unused)
+            for member, offset, size, text in members:
                 if text is None and not self.config.labels:
                     left_out["member without a class"] += 1
                 else:
@@ -159,7 +160,7 @@ def source_class_names(name: str, source: MediaConfig, data_root: Path) -> list[
         texts = {
             member[3]
             for tar in find_tars(root, source.tars, f"{key_of(name)}.tars")
-            for member in read_tar(str(root), tar, source.media_kind).members
+            for member in read_tar(str(root), tar, source.media_kind)[0]
             if member[3] is not None
         }
         return None if all(text.isdigit() for text in texts) else sorted(texts)
@@ -168,19 +169,18 @@ def source_class_names(name: str, source: MediaConfig, data_root: Path) -> list[
     return class_folders(root) or None
 
 
-class _OddNames:
-    """Counts what is left out as its name is not UTF-8, under one reason that shows the first."""
+def _count_odd_name(left_out: Counter[str], path: str, where: str = "") -> None:
+    """Count a file whose name is not UTF-8, under one reason that shows the first.
 
-    def __init__(self, left_out: Counter[str]):
-        self._left_out = left_out
-        self._reason = ""
-
-    def add(self, path: str, where: str = "") -> None:
-        """Count a path; ``where`` is the line of a list."""
-        if not self._reason:
-            place = f" ({where})" if where else ""
-            self._reason = f"{NOT_UTF8}, such as {for_terminal(path)}{place}"
-        self._left_out[self._reason] += 1
+    Args:
+        left_out: reasons and counts.
+        path: of the file.
+        where: line of a list that names it.
+    """
+    begin = f"{NOT_UTF8}, such as "
+    place = f" ({where})" if where else ""
+    new = f"{begin}{for_terminal(path)}{place}"
+    left_out[next((reason for reason in left_out if reason.startswith(begin)), new)] += 1
 
 
 def _below_root(entries: Iterator[Entry], root: str) -> Iterator[Entry]:

@@ -5,14 +5,11 @@ Members of one sample share everything up to the first dot of their file name: `
 either, the first folder in the member's name is its class.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import re
 import tarfile
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -51,19 +48,6 @@ class TarMember(NamedTuple):
     label: str | None
 
 
-@dataclass
-class Tar:
-    """What a tar holds.
-
-    Attributes:
-        members: its media files, in order.
-        left_out: reasons for which members are not used, with their counts.
-    """
-
-    members: list[TarMember] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
-
-
 def find_tars(root: Path, pattern: str, where: str) -> list[str]:
     """Find tars by a pattern with ``*``, ``?`` and ranges such as ``{000..099}``.
 
@@ -98,31 +82,35 @@ def find_tars(root: Path, pattern: str, where: str) -> list[str]:
     return found
 
 
-def read_tar(root: str, name: str, kind: MediaKind) -> Tar:
+def read_tar(root: str, name: str, kind: MediaKind) -> tuple[list[TarMember], Counter[str]]:
     """Walk the headers of one tar.
 
     Args:
         root: folder that the name starts from.
         name: of the tar.
         kind: which members are media.
+
+    Returns:
+        The media files, in order; and the reasons for which members are not used, with their
+            counts.
     """
-    tar = Tar()
+    members: list[TarMember] = []
+    left_out: Counter[str] = Counter()
     classes: dict[str, str] = {}
     path = os.path.join(root, name)
     try:
         _check(root, name)
         with _Headers(path) as headers, open(path, "rb") as file:
-            _walk(headers, file, kind, tar=tar, classes=classes)
+            _walk(headers, file, kind, members=members, left_out=left_out, classes=classes)
     except UnsupportedMediaError as refusal:
-        tar.left_out[str(refusal)] += 1
+        left_out[str(refusal)] += 1
     except OSError as error:
-        tar.left_out[f"{UNREADABLE} tar: {error.strerror or error}"] += 1
+        left_out[f"{UNREADABLE} tar: {error.strerror or error}"] += 1
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
-        tar.left_out[f"tar broken: {error}"] += 1
+        left_out[f"tar broken: {error}"] += 1
 
     # the class of a member may stand after it
-    tar.members = [member._replace(label=_label(member.name, classes)) for member in tar.members]
-    return tar
+    return [member._replace(label=_label(member.name, classes)) for member in members], left_out
 
 
 class _Headers(io.FileIO):
@@ -139,9 +127,15 @@ class _TarWalk(tarfile.TarFile):
 
 
 def _walk(
-    headers: _Headers, file: BinaryIO, kind: MediaKind, *, tar: Tar, classes: dict[str, str]
+    headers: _Headers,
+    file: BinaryIO,
+    kind: MediaKind,
+    *,
+    members: list[TarMember],
+    left_out: Counter[str],
+    classes: dict[str, str],
 ) -> None:
-    """Fill ``tar``, and ``classes`` with the class of each sample."""
+    """Fill ``members`` and ``left_out``, and ``classes`` with the class of each sample."""
     size = os.fstat(file.fileno()).st_size
     endings = endings_of(kind)
     position = -1
@@ -161,19 +155,19 @@ def _walk(
             last = os.path.splitext(ending)[1] or ending
             reason = _odd(member, size)
             if reason:
-                tar.left_out[reason] += 1
+                left_out[reason] += 1
             elif last in endings and member.name in names:
-                tar.left_out["member with the name of another"] += 1
+                left_out["member with the name of another"] += 1
             elif last in endings:
                 names.add(member.name)
-                tar.members.append(TarMember(member.name, member.offset_data, member.size, None))
+                members.append(TarMember(member.name, member.offset_data, member.size, None))
             elif ending in (".cls", ".json") and member.size <= _SMALL:
                 file.seek(member.offset_data)
                 text = _class_text(ending, file.read(member.size))
                 if text is not None:
                     classes[key] = text
             elif last in IMAGE_ENDINGS | VIDEO_ENDINGS:
-                tar.left_out[f"member that is no {kind}"] += 1
+                left_out[f"member that is no {kind}"] += 1
 
         if not _ends_at(file, archive.offset):  # tarfile takes a damaged header for the end
             raise tarfile.ReadError(f"ends at byte {archive.offset:,} of {size:,}")
@@ -247,19 +241,14 @@ def _odd(member: tarfile.TarInfo, size: int) -> str | None:
 
 def _class_text(ending: str, data: bytes) -> str | None:
     try:
-        if ending == ".cls":
-            text = data.decode("utf-8").strip()
-            return text if text and is_line(text) else None
-        values = parse_json(data.decode("utf-8"), "")
+        text = data.decode("utf-8")
+        values = {"cls": text.strip() or None} if ending == ".cls" else parse_json(text, "")
     except ValueError:
         return None
     if not isinstance(values, dict):
         return None
-    for key in ("label", "cls", "class"):
-        if key in values:
-            label = values[key]
-            return str(label) if type(label) in (int, str) and is_line(str(label)) else None
-    return None
+    label = next((values[key] for key in ("label", "cls", "class") if key in values), None)
+    return str(label) if type(label) in (int, str) and is_line(str(label)) else None
 
 
 def _expand(pattern: str) -> list[str]:

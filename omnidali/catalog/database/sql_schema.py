@@ -1,12 +1,15 @@
-"""The tables of the catalog's SQLite file, and the checksum of a file's row."""
+"""The tables of the catalog's SQLite file, and how those of the version before become them."""
 
-from __future__ import annotations
-
+import json
+import sqlite3
 from collections.abc import Mapping
+from pathlib import Path
 
 from omnidali.catalog.database.integrity import crc_of
+from omnidali.utils.untrusted_text import say
 
 VERSION = 5
+UPGRADED = 4  # the version that can be brought up to the present one
 NEW = "new"  # the state of a file before its probe
 
 # media: a row a file, as probed; entries: a row an item of the list, in its order. A file's id is
@@ -55,8 +58,65 @@ MEDIA_COLUMNS = (
 # covered where they are not what they are by default
 RARE_COLUMNS = {"mirrored": 0, "aspect": 1.0, "note": ""}
 
+_COLUMNS = (
+    "ALTER TABLE sources ADD COLUMN pixel_aspect TEXT",
+    "ALTER TABLE media ADD COLUMN mirrored INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE media ADD COLUMN aspect REAL NOT NULL DEFAULT 1.0",
+    "ALTER TABLE media ADD COLUMN note TEXT NOT NULL DEFAULT ''",
+    "CREATE INDEX media_note ON media (source) WHERE note <> ''",
+)
+# Rows without an index of packets are those that are probed again; a run that still reads them does
+# without.
+_AGAIN = (
+    "UPDATE media SET state = 'new', packets = NULL, crc = NULL WHERE source IN"
+    " (SELECT id FROM sources WHERE kind IN ('video', 'untrimmed')) OR codec IN ('png', 'webp')"
+)
+_INCOMPLETE = (
+    "UPDATE sources SET fingerprint = NULL"
+    " WHERE id IN (SELECT source FROM media WHERE packets IS NULL)"
+)
+
 
 def media_crc(root: str, row: Mapping[str, object]) -> int:
     """Compute the checksum of a file's row, given by the names of its columns."""
     rare = [row[name] for name, usual in RARE_COLUMNS.items() if row[name] != usual]
     return crc_of(root, *(row[name] for name in MEDIA_COLUMNS), *rare)
+
+
+def upgrade(db: sqlite3.Connection, path: Path) -> None:
+    """Bring a catalog of version 4 up to version 5, which numbers frames as a decoder gives them.
+
+    The build that follows probes videos, PNG and WebP files again; teachers' scores, ids and JPEGs
+    stay.
+    """
+    with db:  # which rolls back where an error comes
+        db.execute("BEGIN IMMEDIATE")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version != UPGRADED:  # another process was quicker
+            return
+
+        for statement in _COLUMNS:
+            db.execute(statement)
+        again = db.execute(_AGAIN).rowcount
+        db.execute(_INCOMPLETE)
+        for source, signature in db.execute(
+            "SELECT id, signature FROM sources WHERE signature IS NOT NULL"
+        ).fetchall():
+            try:
+                settings, *others = json.loads(signature)
+                signature = json.dumps([[*settings, "ignore"], *others])
+            except (ValueError, TypeError):  # damaged: the build reads the list again
+                signature = None
+            db.execute(
+                "UPDATE sources SET pixel_aspect = 'ignore', signature = ? WHERE id = ?",
+                (signature, source),
+            )
+
+        db.execute(f"PRAGMA user_version = {VERSION}")
+        db.commit()
+    say(
+        f"{path}: a catalog of an older version: {again:,} videos, PNG and WebP files are probed"
+        " again, as frames are numbered as they are decoded now, and EXIF turns pictures of all"
+        " formats",
+        error=True,
+    )
