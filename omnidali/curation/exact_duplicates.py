@@ -1,12 +1,11 @@
 """Files with equal bytes, within and between sources."""
 
-from __future__ import annotations
-
 import hashlib
+import itertools
 import os
 import sqlite3
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 
@@ -25,7 +24,7 @@ from omnidali.utils.heartbeat import on_progress, report_progress
 DIGEST_BYTES = 16
 _THREADS = 8
 _CLOSE_SECONDS = 0.5  # that threads have to end, where none hangs
-_FILES_AHEAD = 4096  # that are looked up in the catalog at a time
+_FILES_AHEAD = 4096  # that wait for a thread
 _BLOCK = 1 << 20  # bytes of one read
 _SAMPLE = 4096  # bytes from the middle of a file
 
@@ -54,7 +53,9 @@ def find_exact_duplicates(
     keys = _keys_of_shared_sizes(db, kinds)
     for title, whole in (("glance", False), ("compare", True)):
         digest = partial(file_digest, whole=whole)
-        keys = _keep_shared(_add_digests(reader, keys, digest, title, hang_seconds, unread))
+        keys = _add_digests(reader, keys, digest, title, hang_seconds, unread)
+        counts = Counter(keys.values())
+        keys = {record: key for record, key in keys.items() if counts[key] > 1}
 
     groups: dict[Key, list[int]] = defaultdict(list)
     for record, key in keys.items():
@@ -82,12 +83,6 @@ def _keys_of_shared_sizes(db: sqlite3.Connection, kinds: Mapping[int, MediaKind]
     }
 
 
-def _keep_shared(keys: dict[int, Key]) -> dict[int, Key]:
-    """The files that share their key with another file."""
-    counts = Counter(keys.values())
-    return {record: key for record, key in keys.items() if counts[key] > 1}
-
-
 def _add_digests(
     reader: CatalogReader,
     keys: Mapping[int, Key],
@@ -100,59 +95,57 @@ def _add_digests(
     longer: dict[int, Key] = {}
     records = sorted(keys)
 
-    with (
-        closing(FileReaders(_THREADS, hang_seconds)) as readers,
-        tqdm(total=len(records), desc=title, unit="file", disable=None) as bar,
-    ):
-        for first in range(0, len(records), _FILES_AHEAD):
-            batch = records[first : first + _FILES_AHEAD]
-            digests = readers.map(digest, map(reader.media, batch))
-            for record, (value, reason) in zip(batch, digests, strict=True):
-                if value is None:
-                    unread(record, reason)
-                else:
-                    longer[record] = (*keys[record], value)
-                bar.update()
+    with closing(read_files(digest, map(reader.media, records), _THREADS, hang_seconds)) as digests:
+        bar = tqdm(digests, total=len(records), desc=title, unit="file", disable=None)
+        for record, (value, reason) in zip(records, bar, strict=True):
+            if value is None:
+                unread(record, reason)
+            else:
+                longer[record] = (*keys[record], value)
     return longer
 
 
-class FileReaders:
-    """Threads that read files; a thread that hangs at its disk is abandoned.
+def read_files(
+    read: Callable[[Media], bytes | None],
+    files: Iterable[Media],
+    threads: int,
+    hang_seconds: float,
+) -> Generator[tuple[bytes | None, str], None, None]:
+    """Yield the result of ``read`` for each of the files, in their order.
+
+    Threads read them; one that hangs at its disk is abandoned. Close the generator where an error
+    may come before its end.
 
     Args:
+        read: reads a file.
+        files: taken as they are needed.
         threads: number of threads.
         hang_seconds: without a byte, after which a file is abandoned.
+
+    Yields:
+        A result, or None with the reason why the file cannot be read.
     """
+    pool = AbandonableThreadPool(threads, "read")
 
-    def __init__(self, threads: int, hang_seconds: float):
-        self._pool = AbandonableThreadPool(threads, "read")
-        self._hang_seconds = hang_seconds
+    def work(media: Media, task: Task[bytes | None]) -> bytes | None:
+        task.mark_file(media)
+        with on_progress(partial(task.mark_file, media)):
+            return read(media)
 
-    def map(
-        self, read: Callable[[Media], bytes | None], files: Iterable[Media]
-    ) -> Iterator[tuple[bytes | None, str]]:
-        """Yield the result of ``read`` for each of the files, in their order.
-
-        A result of None comes with the reason why the file cannot be read.
-        """
-
-        def work(media: Media, task: Task[bytes | None]) -> bytes | None:
-            task.mark_file(media)
-            with on_progress(partial(task.mark_file, media)):
-                return read(media)
-
-        tasks = [self._pool.submit("", partial(work, media)) for media in files]
-        for task in tasks:
-            while not self._pool.wait(task, self._hang_seconds):
+    tasks = (pool.submit("", partial(work, media)) for media in files)
+    try:
+        waiting = deque(itertools.islice(tasks, _FILES_AHEAD))
+        while waiting:
+            task = waiting.popleft()
+            waiting.extend(itertools.islice(tasks, 1))
+            while not pool.wait(task, hang_seconds):
                 pass
             if task.abandoned:
-                yield None, f"not read within {self._hang_seconds:g} s"
+                yield None, f"not read within {hang_seconds:g} s"
             else:
                 yield task.future.result(), "unreadable"
-
-    def close(self) -> None:
-        """End the threads that do not hang."""
-        self._pool.close(_CLOSE_SECONDS)
+    finally:
+        pool.close(_CLOSE_SECONDS)
 
 
 def file_digest(media: Media, whole: bool = True) -> bytes | None:
@@ -182,11 +175,8 @@ def file_digest(media: Media, whole: bool = True) -> bytes | None:
 def _blocks(span: FileSpan, whole: bool) -> Iterator[bytes]:
     with open(span.path, "rb", buffering=0) as file:
         size = span.size if span.size is not None else os.fstat(file.fileno()).st_size
-        begin = 0
-        end = size
-        if not whole:
-            begin = max(0, size - _SAMPLE) // 2
-            end = min(size, (size + _SAMPLE) // 2)
-        for place in range(begin, end, _BLOCK):
-            yield os.pread(file.fileno(), min(_BLOCK, end - place), span.offset + place)
+        margin = 0 if whole else max(0, size - _SAMPLE) // 2  # that is left out at either end
+        for place in range(margin, size - margin, _BLOCK):
+            count = min(_BLOCK, size - margin - place)
+            yield os.pread(file.fileno(), count, span.offset + place)
             report_progress()

@@ -1,7 +1,5 @@
 """A log of finished jobs, from which a second start of a command goes on."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

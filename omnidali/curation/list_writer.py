@@ -1,7 +1,5 @@
 """Lists of the items that a command keeps, and the config that names them."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json
@@ -11,17 +9,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from omnidali.catalog.database.connection import open_to_copy
 from omnidali.catalog.database.listed_items import (
     ListedItem,
-    count_pieces,
     list_format,
+    listed_pieces,
     read_items,
-    removed_pieces,
 )
 from omnidali.catalog.listing.folders import is_video_name
 from omnidali.catalog.listing.list_formats import REMOVED
@@ -77,8 +74,10 @@ def write_list(
         path = folder / f"{name}.json"
         stays = kept if stays is None else stays
         removed = np.zeros_like(kept) if removed is None else removed
-        pieces = map(_Piece, items, kept.tolist(), stays.tolist(), removed.tolist())
-        videos = _video_rows(pieces, count_pieces(catalog, name), removed_pieces(catalog, name))
+        videos = _video_rows(
+            zip(items, kept.tolist(), stays.tolist(), removed.tolist(), strict=True),
+            listed_pieces(catalog, name),
+        )
         rows = [json.dumps(video, ensure_ascii=False) for video in videos]
         write_whole(path, ["[\n", ",\n".join(rows), "\n]\n"])
         count = len(rows)
@@ -114,55 +113,40 @@ def _list_format(catalog: str, name: str, source: MediaConfig) -> WrittenFormat:
     """The format that holds the items of a source."""
     kind = source.media_kind
     if kind.has_pieces:
-        return _piece_format(catalog, name)
+        # The release's format where pieces have numbers; else pieces by their seconds.
+        has_numbers = list_format(catalog, name) in ("parts", "parts_json") or all(
+            item.unit == "windows" and is_video_name(item.video)
+            for item in read_items(catalog, name)
+        )
+        return "parts_json" if has_numbers else "pieces"
     if kind.is_folder and next(read_items(catalog, name)).unit:
         return "rawframes_offset"
     return "path_label"
 
 
-def _piece_format(catalog: str, name: str) -> WrittenFormat:
-    """The release's format where pieces have numbers; else pieces by their seconds."""
-    has_numbers = list_format(catalog, name) in ("parts", "parts_json") or all(
-        item.unit == "windows" and is_video_name(item.video) for item in read_items(catalog, name)
-    )
-    return "parts_json" if has_numbers else "pieces"
-
-
-class _Piece(NamedTuple):
-    """A piece of a long video, and what becomes of it; see :func:`write_list`."""
-
-    item: ListedItem
-    is_kept: bool
-    stays: bool
-    is_removed: bool
-
-
 def _video_rows(
-    pieces: Iterable[_Piece],
-    counts: Mapping[tuple[str, int], int],
-    removed: Mapping[tuple[str, int], list[int]],
+    pieces: Iterable[tuple[ListedItem, bool, bool, bool]],
+    listed: Mapping[tuple[str, int], list[bool]],
 ) -> Iterator[dict[str, object]]:
     """Yield the rows of the release's list: the long videos, or folders of parts, that stay.
 
     Args:
-        pieces: of all videos, one video after the other.
-        counts: number of pieces by (video, label).
-        removed: pieces that the old list calls removed, by (video, label).
+        pieces: of all videos, one video after the other: each item, and whether it is kept, stays
+            and is removed; see :func:`write_list`.
+        listed: of each (video, label): whether the old list calls each of its pieces removed.
     """
-
-    def video_and_label(piece: _Piece) -> tuple[str, int]:
-        return piece.item.video, piece.item.label
-
-    for (path, label), grouped in itertools.groupby(pieces, key=video_and_label):
+    for (path, label), grouped in itertools.groupby(
+        pieces, key=lambda piece: (piece[0].video, piece[0].label)
+    ):
         group = list(grouped)
-        positives = sorted(piece.item.number for piece in group if piece.is_kept)
-        if not positives and not any(piece.stays for piece in group):
+        positives = sorted(item.number for item, is_kept, _, _ in group if is_kept)
+        if not positives and not any(stays for _, _, stays, _ in group):
             continue
 
-        last = group[-1].item
-        count = 1 + last.number if last.unit == "windows" else counts[path, label]
-        gone = {piece.item.number for piece in group if piece.is_removed}
-        gone.update(removed.get((path, label), ()))
+        last = group[-1][0]
+        count = 1 + last.number if last.unit == "windows" else len(listed[path, label])
+        gone = {item.number for item, _, _, is_removed in group if is_removed}
+        gone.update(np.flatnonzero(listed[path, label]).tolist())
         row: dict[str, object] = {
             "video_dir": path,
             "label": label,

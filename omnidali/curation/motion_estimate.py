@@ -6,8 +6,6 @@ forwards and back (Lucas and Kanade), and RANSAC finds the homography; pairs of 
 common plane are left out.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Sequence
@@ -20,7 +18,7 @@ from tqdm import tqdm
 
 from omnidali.catalog.database.media import Media
 from omnidali.catalog.database.source_table import SourceTable
-from omnidali.decoding.frame_folder import decode_frames
+from omnidali.decoding.decoders import decode_frames
 from omnidali.decoding.video import decode_video
 from omnidali.errors import DecodeError, UserError
 from omnidali.media_kind import MediaKind
@@ -111,8 +109,7 @@ def _motions_by_class(
             return []
 
     with ThreadPoolExecutor(threads) as pool:
-        results = pool.map(look, rows)
-        bar = tqdm(results, total=len(rows), desc="motion", unit="video", disable=None)
+        bar = tqdm(pool.map(look, rows), total=len(rows), desc="motion", unit="video", disable=None)
         for row, motions in zip(rows, bar, strict=True):
             found.setdefault(int(table.labels[row]), []).extend(motions)
     return found, sorted(failed)
@@ -166,9 +163,12 @@ def motions_of_video(table: SourceTable, row: int, interval: int) -> list[np.nda
 
     start = first + (length - 1 - count * interval) // 2
     frames = np.arange(start, start + count * interval + 1, interval)
-    media = table.media(table.records[piece])
-    motions = call_isolated(motions_between, media, table.kind, frames)
-    return list(np.array(motions, float).reshape(-1, PARAMETERS))
+    return list(
+        np.array(
+            call_isolated(motions_between, table.media(table.records[piece]), table.kind, frames),
+            float,
+        ).reshape(-1, PARAMETERS)
+    )
 
 
 def motions_between(media: Media, kind: str, frames: np.ndarray) -> list[np.ndarray]:

@@ -1,7 +1,5 @@
 """The folder for a command's results: which command it belongs to, and who may write into it."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json
@@ -98,7 +96,9 @@ def check_free(
     out = Path(out)
     mine = _owner_mark(command, config_file)
     with writing_to(out):
-        theirs = _read_mark(out)
+        theirs: object = None  # also where the mark cannot be read
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            theirs = json.loads((out / OWNER).read_text(encoding="utf-8"))
         if theirs == mine:
             return True
         if theirs is None and earlier != OWNER and (out / earlier).exists():
@@ -121,10 +121,3 @@ def check_free(
 
 def _owner_mark(command: str, config_file: str | Path) -> dict[str, str]:
     return {"command": command, "config": os.path.realpath(config_file)}
-
-
-def _read_mark(out: Path) -> object:
-    """The content of a folder's owner file; None where there is none that can be read."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        return json.loads((out / OWNER).read_text(encoding="utf-8"))
-    return None

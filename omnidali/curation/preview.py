@@ -1,7 +1,5 @@
 """What the model will see: the planned clips of a step as images, and where their crops lie."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os
@@ -19,7 +17,7 @@ from omnidali.catalog.database.media import Media
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.config.schema import EVALUATION, Config
 from omnidali.curation.source_selection import all_sources, choose_sources
-from omnidali.decoding.thumbnail import decode_thumbnail
+from omnidali.decoding.decoders import decode_thumbnail
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.loading.batch import StepBatch
@@ -170,8 +168,12 @@ def _collect(
     for batch in itertools.islice(loader, _MOST_STEPS):
         taken += 1
         for number, table in tables.items():
-            found = _clips_of(batch, number, table, roots[table.name], class_names)
-            more = list(itertools.islice(found, count - len(clips[table.name])))
+            more = list(
+                itertools.islice(
+                    _clips_of(batch, number, table, roots[table.name], class_names),
+                    count - len(clips[table.name]),
+                )
+            )
             clips[table.name] += more
             bar.update(len(more))
         if all(len(clips[table.name]) == count for table in tables.values()):
@@ -226,8 +228,7 @@ def _write_images(
                 written.append(out / f"{name}{ending}.png")
                 write_png(written[-1], image)
                 tag = for_tensorboard(f"preview/{name}/{tag}")
-                step = shown[0].step
-                log.write(methodcaller("add_image", tag, image, step, dataformats="HWC"))
+                log.write(methodcaller("add_image", tag, image, shown[0].step, dataformats="HWC"))
             say(f"{name}: {len(shown)} clips of the steps {shown[0].step} to {shown[-1].step}")
     say(f"pictures: {out}, and in TensorBoard: {tensorboard}")
     return written

@@ -1,7 +1,5 @@
 """What decoding a config's own sources costs, and which training copy would help most."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from dataclasses import dataclass, replace
@@ -18,20 +16,17 @@ from omnidali.catalog.probing.image_probe import probe_image
 from omnidali.catalog.probing.packed_numbers import unpack_numbers
 from omnidali.catalog.probing.video_probe import probe_video
 from omnidali.config.schema import ClipConfig, Config, SourceConfig, key_of
-from omnidali.curation.copies.copy_gain import compare_rates, plan_of_table
-from omnidali.curation.copies.copy_quality import decoding_cost
-from omnidali.curation.copies.encode import RECIPES
-from omnidali.curation.copies.encoders import ENCODERS
+from omnidali.curation.copies.copy_gain import compare_rates, decoding_cost
+from omnidali.curation.copies.encode import ENCODERS, RECIPES
+from omnidali.curation.table_sample import decoded_per_used, evenly_spread
 from omnidali.errors import DecodeError, UserError
 from omnidali.loading.data import open_data
 from omnidali.media_kind import MediaKind
-from omnidali.planning.frame_sampling import frames_decoded
 from omnidali.processes.isolated_process import call_isolated
 from omnidali.utils.untrusted_text import for_markdown, say
 
 _LONGEST = 450  # frames of a file that are looked at
 _SECONDS = 10.0  # of the loader for one source
-_STEPS = 8  # of the plan whose decoding is counted
 _WORTH = 1.15  # times as fast: less is within what measuring twice gives
 _NEAR = 0.9  # of the fastest copy's speed: those above it compete by bytes
 _HEAD = (
@@ -144,7 +139,7 @@ def advise_on(name: str, rows: list[dict]) -> str:
 
 def _sample(table: SourceTable, count: int) -> SourceTable:
     """Evenly spread rows, each as one piece of at most ``_LONGEST`` frames at its file's start."""
-    rows = np.unique(np.linspace(0, len(table) - 1, count).astype(np.int64))
+    rows = evenly_spread(len(table), count)
     pieces = rows if table.starts is None else table.starts[rows]
     return replace(
         table,
@@ -170,8 +165,9 @@ def _forms(
     originals = {int(record): sample.media(record) for record in sample.records}
     recipes = {"copy": RECIPES["fast"]} if sample.kind.has_images else RECIPES  # images need none
     forms: dict[str, dict[int, Media]] = {"original": originals, **{name: {} for name in recipes}}
-    bar = tqdm(originals.items(), desc=f"copies of {sample.name}", unit="file", disable=None)
-    for record, media in bar:
+    for record, media in tqdm(
+        originals.items(), desc=f"copies of {sample.name}", unit="file", disable=None
+    ):
         for name, recipe in recipes.items():
             path = folder / f"{name}-{record}"
             try:
@@ -238,43 +234,21 @@ def _costs(table: SourceTable, source: SourceConfig, clip: ClipConfig) -> dict[s
         "amplification": 1.0,
     }
     if not table.kind.has_images:
-        keyframes = {
-            record: unpack_numbers(one.keyframes)
-            for record, one in zip(table.records.tolist(), media, strict=True)
-        }
-        gops = [
-            np.diff(np.append(keys, one.frames))
-            for keys, one in zip(keyframes.values(), media, strict=True)
-        ]
+        gops = [np.diff(np.append(unpack_numbers(one.keyframes), one.frames)) for one in media]
         costs["gop"] = float(np.median(np.concatenate(gops)))
-        costs["amplification"] = _amplification(table, source, clip, keyframes)
+        costs["amplification"] = decoded_per_used(table, source, clip, seed=0)
 
-    is_image = table.kind.has_images
     times = [
         call_isolated(
             decoding_cost,
             one.frame(0) if table.kind.is_folder else one,
-            is_image,
+            table.kind.has_images,
             min(one.frames, _LONGEST),
         )
         for one in media
     ]
     costs["open_ms"], costs["frame_ms"] = np.median(np.array(times, float), axis=0).tolist()
     return costs
-
-
-def _amplification(
-    table: SourceTable, source: SourceConfig, clip: ClipConfig, keyframes: dict[int, np.ndarray]
-) -> float:
-    """How many frames a training decodes for each that it uses."""
-    plan = plan_of_table(table, source, clip, seed=0)
-    decoded = used = 0
-    for step in range(_STEPS):
-        (samples,) = plan(step)
-        for piece, frames in zip(samples.pieces[:, 0], samples.frames, strict=True):
-            decoded += frames_decoded(frames, keyframes[int(table.records[piece])])
-            used += len(frames)
-    return decoded / used
 
 
 def _line(row: dict, original: dict) -> str:

@@ -1,7 +1,5 @@
 """Whether the frames of a copy are those of its original, one by one."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -11,11 +9,11 @@ import numpy as np
 from omnidali.catalog.database.media import Media
 from omnidali.catalog.probing.file_span import FileSpan
 from omnidali.catalog.probing.limits import UnsupportedMediaError
+from omnidali.catalog.probing.packed_numbers import unpack_numbers, unpack_times
 from omnidali.catalog.probing.packet_index import PacketIndex
 from omnidali.catalog.probing.video_probe import probe_video
 from omnidali.decoding.demuxer import demuxed_frames
-from omnidali.decoding.frame_fill import places_of
-from omnidali.decoding.video import write_frames
+from omnidali.decoding.video import places_of, write_frames
 from omnidali.errors import DecodeError
 
 _TRIED = 16  # frames of a file, evenly spread
@@ -88,6 +86,38 @@ def compare_with_original(media: Media, path: Path, replaced: Collection[int] = 
         raise DecodeError(
             f"frame {max(wrong)[1]} of the copy is nearer to another frame of the original than to"
             f" its own ({len(wrong)} of {judged} that were compared)"
+        )
+
+
+def check_headers(path: Path, seconds: np.ndarray, size: tuple[int, int], gop: int) -> None:
+    """Probe a copy as the catalog will.
+
+    Args:
+        path: of the copy.
+        seconds: of each frame after the first one.
+        size: width and height, pixels.
+        gop: frames from one keyframe to the next.
+
+    Raises:
+        DecodeError: unless it has one frame at each of these times, and the size, codec and
+            keyframes that it was made with.
+    """
+    try:
+        copy = probe_video(FileSpan(str(path)))
+    except UnsupportedMediaError as refusal:
+        raise DecodeError(f"the file is refused: {refusal}") from None
+    if copy.frames != len(seconds):
+        raise DecodeError(f"the file has {copy.frames} frames, not {len(seconds)}")
+
+    times = unpack_times(copy.timing, copy.frames)
+    if times is None or np.abs((times - times[0]) * copy.tick - seconds).max() > 1e-5:
+        raise DecodeError("the file's timestamps are not the original's")
+    keyframes = np.arange(0, copy.frames, gop)
+    if (copy.width, copy.height, copy.codec) != (*size, "h264") or not np.array_equal(
+        unpack_numbers(copy.keyframes), keyframes
+    ):
+        raise DecodeError(
+            f"the copy is {copy.codec} of {copy.width}x{copy.height}, or has other keyframes"
         )
 
 

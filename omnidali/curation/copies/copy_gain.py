@@ -1,24 +1,27 @@
 """What a training copy costs in quality and bytes, and how much sooner its clips come."""
 
-from __future__ import annotations
-
+import itertools
 import json
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+import cv2
 import numpy as np
 
+from omnidali.catalog.database.media import Media
 from omnidali.catalog.database.source_table import SourceTable
+from omnidali.catalog.probing.video_container import open_video, video_stream
 from omnidali.config.schema import ClipConfig, Config, SourceConfig
-from omnidali.curation.copies.copy_quality import compare_brightness
+from omnidali.curation.copies.encode import scaled_frames
 from omnidali.curation.copies.transcode import CopyResult
+from omnidali.curation.table_sample import evenly_spread, plan_of_table
 from omnidali.errors import BadSourceError, DecodeError, UserError
 from omnidali.loading.fusion import FusionIterator
-from omnidali.planning.camera_motion import load_motion
 from omnidali.planning.train_plan import TrainPlan
 from omnidali.processes.isolated_process import call_isolated
+from omnidali.utils.heartbeat import report_progress
 from omnidali.utils.untrusted_text import say
 
 _SAMPLE = 8  # rows of a source that are compared
@@ -26,6 +29,7 @@ _SECONDS = 24.0  # what measuring the loader may take in all
 # measurements of each table, alternating; the better one counts, as other work only slows down
 _TURNS = 2
 _BATCH = 8
+_FRAMES = 60  # of a video whose frames are compared
 _COUNTS = ("files", "frames", "replaced", "bytes_in", "bytes_out")  # of the rows of a job log
 
 
@@ -53,23 +57,13 @@ def compare_rates(
     best = [0.0] * len(tables)
     for turn in range(_TURNS):
         for number, table in enumerate(tables):
-            plan = plan_of_table(table, source, clip, seed=turn)
+            plan = plan_of_table(table, source, clip, _BATCH, seed=turn)
             best[number] = max(best[number], _rate(plan, source, threads, share))
     return best
 
 
-def plan_of_table(
-    table: SourceTable, source: SourceConfig, clip: ClipConfig, seed: int
-) -> TrainPlan:
-    """A plan over one table alone, every row of it as likely."""
-    plain = replace(source, weight=1.0, batch=None, resample=None)
-    motions = {0: load_motion(None, per_class=False)}
-    return TrainPlan([table], [plain], clip, batch=_BATCH, seed=seed, motions=motions)
-
-
 def _rate(plan: TrainPlan, source: SourceConfig, threads: int, seconds: float) -> float:
-    media = replace(source, decode="cpu")
-    with FusionIterator(plan, [media], threads=threads) as batches:
+    with FusionIterator(plan, [replace(source, decode="cpu")], threads=threads) as batches:
         # the first, and what was made ready while it was waited for
         for _ in range(1 + batches.prefetch):
             next(batches)
@@ -78,6 +72,66 @@ def _rate(plan: TrainPlan, source: SourceConfig, threads: int, seconds: float) -
         while time.perf_counter() - start < seconds:
             clips += len(next(batches))
         return clips / (time.perf_counter() - start)
+
+
+def compare_brightness(original: Media, copy: Media) -> tuple[float, float]:
+    """Mean PSNR (dB) and SSIM of a copy's brightness against the original, scaled alike.
+
+    Raises:
+        DecodeError: if one of them gives no frame.
+    """
+    count = min(copy.frames, _FRAMES)
+    frames = zip(
+        scaled_frames(original, copy.width, copy.height, count),
+        scaled_frames(copy, copy.width, copy.height, count),
+        strict=True,
+    )
+    pairs = [(one.planes[: copy.height], other.planes[: copy.height]) for one, other in frames]
+    psnr = np.mean([cv2.PSNR(*pair) for pair in pairs])
+    return float(psnr), float(np.mean([ssim(*pair) for pair in pairs]))
+
+
+def ssim(one: np.ndarray, other: np.ndarray) -> float:
+    """Mean structural similarity of two images, uint8 (H, W).
+
+    As Wang et al. 2004 define it, with a Gaussian window of 11 pixels.
+    """
+
+    def blur(image: np.ndarray) -> np.ndarray:
+        return cv2.GaussianBlur(image, (11, 11), 1.5)
+
+    x, y = one.astype(np.float32), other.astype(np.float32)
+    mean_x, mean_y = blur(x), blur(y)
+    var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
+    covariance = blur(x * y) - mean_x * mean_y
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    return float((similarity / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean())
+
+
+def decoding_cost(media: Media, is_image: bool, limit: int) -> tuple[float, float]:
+    """Milliseconds to open a file, and for each of its first frames on one thread.
+
+    Args:
+        media: the file.
+        is_image: whether it is an image, which is not opened apart.
+        limit: frames of a video that are decoded at most.
+    """
+    start = time.perf_counter()
+    if is_image:
+        cv2.imdecode(np.frombuffer(media.span.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+        return 0.0, 1000 * (time.perf_counter() - start)
+
+    count = 0
+    with open_video(media.span, media.container) as container:
+        stream = video_stream(container)
+        assert stream is not None
+        stream.codec_context.thread_count = 1
+        opened = time.perf_counter()
+        for _ in itertools.islice(container.decode(stream), limit):
+            report_progress()
+            count += 1
+        return 1000 * (opened - start), 1000 * (time.perf_counter() - opened) / max(count, 1)
 
 
 def write_summary(config: Config, result: CopyResult) -> dict[str, dict]:
@@ -120,7 +174,7 @@ def _measure(name: str, result: CopyResult, config: Config, seconds: float) -> d
     if not same or not len(kept):
         return measured
 
-    chosen = np.unique(np.linspace(0, len(kept) - 1, _SAMPLE).astype(np.int64))
+    chosen = evenly_spread(len(kept), _SAMPLE)
     sample = [table.take(kept[chosen], "sample"), copy.take(chosen, "sample")]
     try:
         if not table.kind.has_images:

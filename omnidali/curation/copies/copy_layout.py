@@ -3,8 +3,6 @@
 A command's results never lie where the files lie that they are made of.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -35,11 +33,6 @@ class CopyLayout:
     config: Config
     roots: dict[str, tuple[str, Path]] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
-
-    def place(self, source: str, file: str) -> Path:
-        """Where the copy of a media file lies, given its absolute path."""
-        root, copy = self.roots[source]
-        return copy / os.path.relpath(file, root)
 
 
 def lay_out(config: Config, names: Collection[str], out: str | Path) -> CopyLayout:

@@ -1,7 +1,6 @@
 """A tar of a training copy: the same members in the same order, with media encoded anew."""
 
-from __future__ import annotations
-
+import io
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -92,7 +91,7 @@ def _encode_member(
     return True
 
 
-class _TarFile(Region):
+class _TarFile(Region, io.RawIOBase):
     """A tar without headers of endless length."""
 
     def read(self, count: int | None = -1) -> bytes:

@@ -1,8 +1,8 @@
 """One video or image of a training copy: small, upright, and cheap to decode at any frame."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+import contextlib
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,19 +14,18 @@ import numpy as np
 from av.video.reformatter import ColorRange, Interpolation
 
 from omnidali.catalog.database.media import Media
-from omnidali.catalog.probing.file_span import FileSpan
 from omnidali.catalog.probing.frame_planes import is_full_range, show_upright
 from omnidali.catalog.probing.image_header import read_image_header
 from omnidali.catalog.probing.limits import UnsupportedMediaError
-from omnidali.catalog.probing.packed_numbers import unpack_numbers, unpack_times
 from omnidali.catalog.probing.video_container import open_video, video_stream
-from omnidali.catalog.probing.video_probe import probe_video
-from omnidali.curation.copies.copy_check import compare_with_original, copied_matrix
+from omnidali.curation.copies.copy_check import check_headers, compare_with_original, copied_matrix
 from omnidali.decoding.demuxer import frames_from
 from omnidali.decoding.failure_cause import cause_of
 from omnidali.decoding.image import orientation_flag, upright
 from omnidali.decoding.video import upright_size
 from omnidali.errors import DecodeError
+from omnidali.media_kind import MediaKind
+from omnidali.processes.isolated_process import call_isolated
 from omnidali.utils.heartbeat import report_progress
 from omnidali.utils.x264 import repeatable
 
@@ -135,8 +134,7 @@ def encode_image(media: Media, path: Path, short_side: int) -> None:
     if size != stored:
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     if size != stored or header.codec != "jpeg":
-        jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-        data = jpeg.tobytes()
+        data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
     path.write_bytes(data)
 
 
@@ -197,7 +195,7 @@ def encode_video(
 
     if 2 * len(replaced) > count:
         raise DecodeError(f"{len(replaced)} of {count} frames do not come out")
-    _check_headers(path, seconds, size, recipe)
+    check_headers(path, seconds, size, recipe.gop)
     compare_with_original(media, path, replaced)
     return len(replaced)
 
@@ -279,27 +277,47 @@ def _timing(media: Media, count: int) -> tuple[np.ndarray, np.ndarray, Fraction]
     return times * float(tick), times * factor + repeats, tick / factor
 
 
-def _check_headers(path: Path, seconds: np.ndarray, size: tuple[int, int], recipe: Recipe) -> None:
-    """Probe a copy as the catalog will.
+# Takes the original, the copy's path, a recipe, the short side and the most frames that are copied.
+# Returns how many frames did not decode and were replaced.
+#
+# Raises DecodeError if the original cannot be copied; OSError or av.FFmpegError if the copy cannot
+# be written.
+Encoder = Callable[[Media, Path, Recipe, int, int | None], int]
 
-    Raises:
-        DecodeError: unless it has one frame at each of these seconds after its first one, and the
-            size, codec and keyframes that it was made with.
-    """
-    try:
-        copy = probe_video(FileSpan(str(path)))
-    except UnsupportedMediaError as refusal:
-        raise DecodeError(f"the file is refused: {refusal}") from None
-    if copy.frames != len(seconds):
-        raise DecodeError(f"the file has {copy.frames} frames, not {len(seconds)}")
 
-    times = unpack_times(copy.timing, copy.frames)
-    if times is None or np.abs((times - times[0]) * copy.tick - seconds).max() > 1e-5:
-        raise DecodeError("the file's timestamps are not the original's")
-    keyframes = np.arange(0, copy.frames, recipe.gop)
-    if (copy.width, copy.height, copy.codec) != (*size, "h264") or not np.array_equal(
-        unpack_numbers(copy.keyframes), keyframes
-    ):
-        raise DecodeError(
-            f"the copy is {copy.codec} of {copy.width}x{copy.height}, or has other keyframes"
-        )
+def _encode_image(
+    media: Media, path: Path, recipe: Recipe, short_side: int, limit: int | None
+) -> int:
+    call_isolated(encode_image, media, path, short_side)
+    return 0
+
+
+def _encode_video(
+    media: Media, path: Path, recipe: Recipe, short_side: int, limit: int | None
+) -> int:
+    replaced = call_isolated(encode_video, media, path, recipe, short_side, limit)
+    assert isinstance(replaced, int)
+    return replaced
+
+
+def _encode_folder(
+    media: Media, path: Path, recipe: Recipe, short_side: int, limit: int | None
+) -> int:
+    """Copy the images of a folder of frames; none stays where one fails."""
+    path.mkdir(exist_ok=True)
+    images = [media.frame(number) for number in range(min(media.frames, limit or media.frames))]
+    copies = [path / os.path.basename(image.path) for image in images]
+    with contextlib.ExitStack() as undo:
+        for image, copy in zip(images, copies, strict=True):
+            undo.callback(copy.unlink, missing_ok=True)
+            ENCODERS[MediaKind.IMAGE](image, copy, recipe, short_side, None)
+        undo.pop_all()
+    return 0
+
+
+ENCODERS: dict[MediaKind, Encoder] = {
+    MediaKind.IMAGE: _encode_image,
+    MediaKind.VIDEO: _encode_video,
+    MediaKind.UNTRIMMED: _encode_video,
+    MediaKind.FRAMES: _encode_folder,
+}

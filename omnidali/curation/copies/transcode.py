@@ -3,8 +3,6 @@
 A second start goes on where the first one was killed.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Collection, Mapping
@@ -23,8 +21,7 @@ from omnidali.config.schema import Config
 from omnidali.curation.copies.copy_check import compare_with_original
 from omnidali.curation.copies.copy_layout import CopyLayout, lay_out
 from omnidali.curation.copies.copy_tar import copy_tar
-from omnidali.curation.copies.encode import JPEG_QUALITY, RECIPES, Recipe
-from omnidali.curation.copies.encoders import ENCODERS
+from omnidali.curation.copies.encode import ENCODERS, JPEG_QUALITY, RECIPES, Recipe
 from omnidali.curation.job_log import LogRow, file_stamp, read_job_log, run_logged_jobs
 from omnidali.curation.output_folder import check_resumable_folder, is_disk_error
 from omnidali.curation.source_selection import all_sources
@@ -60,8 +57,8 @@ class CopyUnit:
     frames: int = 0
 
     @property
-    def is_tar(self) -> bool:
-        return self.table.media(self.records[0]).span.size is not None
+    def media(self) -> list[Media]:
+        return [self.table.media(record) for record in self.records]
 
 
 @dataclass(frozen=True)
@@ -148,12 +145,13 @@ def find_units(layout: CopyLayout, tables: Mapping[str, SourceTable]) -> list[Co
     """
     units: dict[Path, CopyUnit] = {}
     for name, table in tables.items():
+        root, copy = layout.roots[name]
         for record in np.unique(table.records).tolist():
             media = table.media(record)
             file = media.span.path
-            place = layout.place(name, file)
-            path = os.path.relpath(place, layout.out)
+            place = copy / os.path.relpath(file, root)
 
+            path = os.path.relpath(place, layout.out)
             unit = units.setdefault(place, CopyUnit(file, place, path, table))
             if unit.original != file:
                 raise UserError(
@@ -238,10 +236,10 @@ def _is_finished(unit: CopyUnit, row: LogRow, made: str) -> bool:
 
 def _is_right(unit: CopyUnit) -> bool:
     """Whether a copy that was never compared with its original, as before version 0.2, may stay."""
-    media = [unit.table.media(record) for record in unit.records]
+    media = unit.media
     if unit.table.kind.has_images:
         return not any(one.codec.endswith(":rotated") for one in media)  # EXIF turned JPEGs alone
-    if unit.is_tar:
+    if media[0].span.size is not None:  # a tar
         return False
     try:
         call_isolated(compare_with_original, media[0], unit.copy)
@@ -271,7 +269,7 @@ def _made(unit: CopyUnit, recipe: Recipe, short_side: int) -> str:
 def _copy(unit: CopyUnit, out: Path, recipe: Recipe, short_side: int) -> LogRow:
     """Write one unit and rename it into its place; returns the row of the log."""
     part = out / _UNFINISHED / f"{unit.table.name}-{unit.records[0]}"
-    media = [unit.table.media(record) for record in unit.records]
+    media = unit.media
 
     def encode(one: Media, path: Path) -> int:
         return ENCODERS[unit.table.kind](one, path, recipe, short_side, None)
@@ -294,7 +292,7 @@ def _copy(unit: CopyUnit, out: Path, recipe: Recipe, short_side: int) -> LogRow:
             encode(media[0], unit.copy)
             row["bytes_in"], row["bytes_out"] = _folder_bytes(media[0], unit.copy)
             return row
-        if unit.is_tar:
+        if media[0].span.size is not None:
             copy_tar(unit.original, media, encode, part, row)
         else:
             row["replaced"] = encode(media[0], part)

@@ -10,8 +10,7 @@ from hashlib import blake2b
 import numpy as np
 
 from omnidali.catalog.database.connection import connect
-from omnidali.catalog.database.listed_files import RATE_IF_UNKNOWN
-from omnidali.catalog.database.listed_items import read_items
+from omnidali.catalog.database.listed_items import RATE_IF_UNKNOWN, read_items
 from omnidali.catalog.database.media import Media
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.planning.frame_sampling import sample_test

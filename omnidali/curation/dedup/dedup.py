@@ -7,11 +7,9 @@ features (:mod:`omnidali.curation.dedup.features`). The similarity of an item is
 its frames with any frame of the validation items.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -23,11 +21,19 @@ from omnidali.catalog.database.reader import CatalogReader
 from omnidali.config.schema import EVALUATION, Config, SourceConfig, key_of
 from omnidali.curation.dedup import perceptual_hash
 from omnidali.curation.dedup.compared_items import ComparedItems, find_compared_items
-from omnidali.curation.dedup.dedup_report import SearchMethod, write_dedup_report
-from omnidali.curation.dedup.duplicates import BYTES, FEATURES, HASH, SourceDuplicates
+from omnidali.curation.dedup.dedup_report import write_dedup_report
+from omnidali.curation.dedup.duplicates import (
+    BYTES,
+    DEFAULT_SETTINGS,
+    FEATURES,
+    HASH,
+    DedupSettings,
+    SourceDuplicates,
+)
 from omnidali.curation.dedup.features import (
     FeatureSimilarity,
     ImageNetwork,
+    Whitening,
     fit_whitening,
     load_image_network,
     measure_threshold,
@@ -39,8 +45,12 @@ from omnidali.curation.dedup.perceptual_hash import HashSimilarity
 from omnidali.curation.dedup.search import Criterion, SearchedSource, digest_files, search_source
 from omnidali.curation.exact_duplicates import DIGEST_BYTES
 from omnidali.curation.list_writer import check_list_paths, write_config, write_list
-from omnidali.curation.source_selection import all_sources, choose_crawled
-from omnidali.curation.windows import check_window, with_all_pieces
+from omnidali.curation.source_selection import (
+    all_sources,
+    check_window,
+    choose_crawled,
+    with_all_pieces,
+)
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.loading.data import Data, open_data
@@ -51,33 +61,13 @@ _REFUSED = "refused"  # folder for the report of a start that leaves nothing of 
 _CACHES = "kept"  # folder of the frame caches
 
 
-@dataclass(frozen=True)
-class DedupSettings:
-    """What counts as a duplicate.
-
-    Attributes:
-        threshold: least cosine of whitened features; None: measured.
-        distance: bits in which the hashes of duplicates may differ.
-        rate: frames of a video to look at, a second.
-        within: whether to compare the items of a source with each other, too.
-        window: seconds of the pieces that whole long videos are cut into; None: as their sources
-            say.
-    """
-
-    threshold: float | None = None
-    distance: int = perceptual_hash.MAX_DISTANCE
-    rate: float = 8.0
-    within: bool = False
-    window: float | None = None
-
-
 def dedup(
     config: Config,
     out: str | Path,
     ranks: Ranks,
     checkpoint: str | None = None,
     names: Collection[str] = (),
-    settings: DedupSettings = DedupSettings(),
+    settings: DedupSettings = DEFAULT_SETTINGS,
     take: Callable[[], None] = lambda: None,
 ) -> list[SourceDuplicates] | None:
     """Find duplicates; write lists of what is left, OUT/config.yaml, and a report.
@@ -122,10 +112,21 @@ def dedup(
     items = _find_items(search_config, names, settings.rate)
     take()
 
-    found, method = _search(search_config, items, network, out / _CACHES, ranks, settings)
+    found, thresholds, whitening = _search(
+        search_config, items, network, out / _CACHES, ranks, settings
+    )
     for name, source in searched.items():
         listed[name] = replace(listed[name], window_seconds=source.window_seconds)
-    ranks.on_main(lambda: _write_results(config, out, found, listed, data, method))
+    report = partial(
+        write_dedup_report,
+        catalog=config.catalog_path,
+        sources=found,
+        settings=settings,
+        thresholds=thresholds,
+        whitening=whitening,
+        class_names=data.class_names,
+    )
+    ranks.on_main(lambda: _write_results(config, out, found, listed, data, report))
     return found if ranks.is_main else None
 
 
@@ -174,7 +175,7 @@ def _search(
     folder: Path,
     ranks: Ranks,
     settings: DedupSettings,
-) -> tuple[list[SourceDuplicates], SearchMethod]:
+) -> tuple[list[SourceDuplicates], dict[str, float], Whitening | None]:
     """Compute what is compared, and compare it.
 
     Args:
@@ -184,6 +185,10 @@ def _search(
         folder: of the caches.
         ranks: all of them call this.
         settings: what counts as a duplicate.
+
+    Returns:
+        What was found of each source, the least similarity of duplicates by kind, and the
+        whitening of features, None without a network.
     """
     configs = all_sources(config)
     sources = {}
@@ -196,8 +201,7 @@ def _search(
     for source in sources.values():
         _compute_hashes(source, config, folder, ranks)
 
-    similarity = HashSimilarity(settings.distance)
-    criteria = {HASH: Criterion(similarity, perceptual_hash.MIN_SIMILARITY)}
+    criteria = {HASH: Criterion(HashSimilarity(settings.distance), perceptual_hash.MIN_SIMILARITY)}
     whitening = None
     if network is not None:
         for source in sources.values():
@@ -218,28 +222,17 @@ def _search(
         search_source(source, held_out, criteria, settings.within, ranks)
         for source in sources.values()
     ]
-    method = SearchMethod(
-        rate=settings.rate,
-        max_distance=settings.distance,
-        thresholds={kind: criterion.threshold for kind, criterion in criteria.items()},
-        is_measured=settings.threshold is None,
-        whitening=whitening,
-    )
-    return found, method
+    thresholds = {kind: criterion.threshold for kind, criterion in criteria.items()}
+    return found, thresholds, whitening
 
 
 def _compute_hashes(source: SearchedSource, config: Config, folder: Path, ranks: Ranks) -> None:
-    source.caches[HASH] = FrameCache(
+    source.caches[HASH] = fill_cache(
         folder / source.name / f"{HASH}-{perceptual_hash.SKETCH_VERSION}",
         source.items,
-        perceptual_hash.SKETCH_BYTES,
-        np.uint8,
-        ranks=ranks,
-    )
-
-    fill_cache(
-        source.caches[HASH],
         source.config,
+        width=perceptual_hash.SKETCH_BYTES,
+        dtype=np.uint8,
         network=perceptual_hash.sketch_frames,
         pack=perceptual_hash.pack_sketches,
         size=perceptual_hash.FRAME_SIDE,
@@ -254,17 +247,12 @@ def _compute_features(
     source: SearchedSource, network: ImageNetwork, config: Config, folder: Path, ranks: Ranks
 ) -> None:
     size = config.evaluation.test.size
-    source.caches[FEATURES] = FrameCache(
+    source.caches[FEATURES] = fill_cache(
         folder / source.name / f"{FEATURES}-{network.digest}-{size}",
         source.items,
-        network.width,
-        np.float16,
-        ranks=ranks,
-    )
-
-    fill_cache(
-        source.caches[FEATURES],
         source.config,
+        width=network.width,
+        dtype=np.float16,
         network=network.features,
         pack=partial(pack_features, width=network.width),
         size=size,
@@ -281,7 +269,7 @@ def _write_results(
     found: Sequence[SourceDuplicates],
     listed: Mapping[str, SourceConfig],
     data: Data,
-    method: SearchMethod,
+    write_report: Callable[[Path], None],
 ) -> None:
     """Write the report, the lists and the config; print what was kept and dropped.
 
@@ -295,15 +283,22 @@ def _write_results(
             if not duplicates.left.any():
                 # In a folder of its own: the files of an earlier start belong together and stay.
                 refused = out / _REFUSED
-                write_dedup_report(refused, catalog, found, method, data.class_names)
-                raise _all_are_duplicates(duplicates, refused / "report.md")
+                write_report(refused)
+                raise UserError(
+                    key_of(duplicates.name),
+                    "items that are not in the validation set",
+                    f"{int(duplicates.items.shown.sum()):,} of which all are duplicates",
+                    "Check that evaluation.source is another set, choose a higher --threshold"
+                    f" (both: see {refused / 'report.md'}), or leave the source out with"
+                    " --sources.",
+                )
         for duplicates in found:
             name = duplicates.name
             check_list_paths(catalog, name, listed[name], duplicates.left)
 
         # The config of an earlier start would name lists that this report does not describe.
         (out / "config.yaml").unlink(missing_ok=True)
-        write_dedup_report(out, catalog, found, method, data.class_names)
+        write_report(out)
         written = {}
         for duplicates in found:
             name = duplicates.name
@@ -324,13 +319,3 @@ def _write_results(
     say(*found)
     training = for_shell("train.py", "--config", out / "config.yaml")
     say(f"report: {out / 'report.md'}", f"train on what is left: {training}")
-
-
-def _all_are_duplicates(duplicates: SourceDuplicates, report: Path) -> UserError:
-    return UserError(
-        key_of(duplicates.name),
-        "items that are not in the validation set",
-        f"{int(duplicates.items.shown.sum()):,} of which all are duplicates",
-        "Check that evaluation.source is another set, choose a higher --threshold (both: see"
-        f" {report}), or leave the source out with --sources.",
-    )

@@ -1,9 +1,6 @@
 """The report of a search for duplicates: a CSV of each source, report.md, and images of pairs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +14,13 @@ from omnidali.curation.dedup.duplicates import (
     HASH,
     KINDS,
     MAX_PAIRS,
+    DedupSettings,
     SourceDuplicates,
 )
 from omnidali.curation.dedup.features import CROP_AREA, Whitening
 from omnidali.curation.dedup.perceptual_hash import MAX_DISTANCE
-from omnidali.decoding.thumbnail import decode_thumbnail
+from omnidali.curation.table_sample import evenly_spread
+from omnidali.decoding.decoders import decode_thumbnail
 from omnidali.loading.clip_images import captioned, tile
 from omnidali.planning.crops import centered
 from omnidali.utils.atomic_write import table_lines, write_whole
@@ -34,30 +33,14 @@ _CAPTION_LENGTH = 32  # characters of a path in an image
 _MAX_NEAR = 8  # similarities of items that stay in the report
 
 
-@dataclass(frozen=True)
-class SearchMethod:
-    """How duplicates were found.
-
-    Attributes:
-        rate: frames of a video that were looked at, a second.
-        max_distance: bits in which the hashes of duplicates may differ.
-        thresholds: least similarity of duplicates, by kind.
-        is_measured: whether the threshold of features was measured, and not given.
-        whitening: of the features; None where there was no network.
-    """
-
-    rate: float
-    max_distance: int
-    thresholds: Mapping[str, float]
-    is_measured: bool
-    whitening: Whitening | None
-
-
 def write_dedup_report(
     out: Path,
+    *,
     catalog: str,
     sources: Sequence[SourceDuplicates],
-    method: SearchMethod,
+    settings: DedupSettings,
+    thresholds: Mapping[str, float],
+    whitening: Whitening | None,
     class_names: Sequence[str],
 ) -> None:
     """Write ``<source>_duplicates.csv``, report.md and pictures/.
@@ -66,7 +49,9 @@ def write_dedup_report(
         out: folder that gets them.
         catalog: its file.
         sources: what was found of each.
-        method: how it was found.
+        settings: of the search.
+        thresholds: least similarity of duplicates, by kind.
+        whitening: of the features; None where there was no network.
         class_names: in label order.
 
     Raises:
@@ -76,7 +61,8 @@ def write_dedup_report(
         rows = _csv_rows(catalog, found, class_names)
         write_whole(out / f"{found.name}_duplicates.csv", table_lines(rows))
         _write_pair_images(out / "pictures", found)
-    write_whole(out / "report.md", "\n".join(_report(sources, method)) + "\n")
+    lines = _report(sources, settings, thresholds, whitening)
+    write_whole(out / "report.md", (f"{line}\n" for line in lines))
 
 
 def _csv_rows(
@@ -115,23 +101,28 @@ def _paths_by_record(catalog: str, table: SourceTable) -> dict[int, str]:
     return {item.record: item.path for item in read_items(catalog, table.name)}
 
 
-def _report(sources: Sequence[SourceDuplicates], method: SearchMethod) -> list[str]:
+def _report(
+    sources: Sequence[SourceDuplicates],
+    settings: DedupSettings,
+    thresholds: Mapping[str, float],
+    whitening: Whitening | None,
+) -> list[str]:
     lines = [
         "# Duplicates",
         "",
-        *_count_table(sources, list(method.thresholds)),
+        *_count_table(sources, list(thresholds)),
         "",
         "An item is an image, a video, or a piece of a long video. It counts under the first kind"
         " that found it: bytes, then hash, then features. Unreadable items were compared with"
         " nothing and stay in the lists.",
         "",
-        *_method_section(method),
+        *_method_section(settings, thresholds, whitening),
         "",
         *_near_section(sources),
     ]
 
-    if method.whitening is not None:
-        lines += ["", *_threshold_section(sources, method.thresholds[FEATURES])]
+    if whitening is not None:
+        lines += ["", *_threshold_section(sources, thresholds[FEATURES])]
     if any(found.items.table.kind.has_pieces for found in sources):
         lines += [
             "",
@@ -165,23 +156,26 @@ def _count_table(sources: Sequence[SourceDuplicates], compared: Sequence[str]) -
     return lines
 
 
-def _method_section(method: SearchMethod) -> list[str]:
+def _method_section(
+    settings: DedupSettings,
+    thresholds: Mapping[str, float],
+    whitening: Whitening | None,
+) -> list[str]:
     lines = [
         "## How duplicates are found",
         "",
-        f"- Frames: about {method.rate:g} a second of every video, at most 96 of an item; the"
+        f"- Frames: about {settings.rate:g} a second of every video, at most 96 of an item; the"
         " middle square.",
         "- bytes: the whole files are equal.",
-        f"- hash: the 64-bit hashes differ in at most {method.max_distance} bits (default"
+        f"- hash: the 64-bit hashes differ in at most {settings.distance} bits (default"
         f" {MAX_DISTANCE}), and the thumbnails of 8 x 8 pixels in colour differ by at most half of"
-        f" their contrast (similarity {method.thresholds[HASH]:g} or more; 1 is equal).",
+        f" their contrast (similarity {thresholds[HASH]:g} or more; 1 is equal).",
     ]
-    whitening = method.whitening
     if whitening is None:
         return lines
 
     threshold = "as given by --threshold"
-    if method.is_measured:
+    if settings.threshold is None:
         least, most = CROP_AREA
         threshold = (
             f"the mean cosine of two random crops ({least:.0%} to {most:.0%} of the area) of one"
@@ -190,7 +184,7 @@ def _method_section(method: SearchMethod) -> list[str]:
     return [
         *lines,
         f"- features: the cosine of whitened features is at least"
-        f" {method.thresholds[FEATURES]:.4f}, {threshold}.",
+        f" {thresholds[FEATURES]:.4f}, {threshold}.",
         f"- Whitening: fitted on {whitening.frames:,} frames of all sources, evenly spread, to"
         f" {whitening.matrix.shape[1]} directions; its covariance was shrunk by"
         f" {whitening.shrinkage:.4f} towards equal variances (Ledoit and Wolf).",
@@ -251,8 +245,7 @@ def _write_pair_images(folder: Path, found: SourceDuplicates) -> None:
                 continue
             # Evenly over the whole range, with the least similar ones, which show mistakes.
             items = items[np.argsort(-found.similarity[items], kind="stable")]
-            shown = np.linspace(0, len(items) - 1, min(MAX_PAIRS, len(items))).astype(int)
-            items = items[np.unique(shown)]
+            items = items[evenly_spread(len(items), MAX_PAIRS)]
             _write_pairs(
                 folder / f"{found.name}_{kind}_{which}.png",
                 (found.items, found.mine[items]),

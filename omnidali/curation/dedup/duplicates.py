@@ -1,17 +1,40 @@
 """The duplicates of one source: which items go, for which others, and why."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from omnidali.curation.dedup.compared_items import ComparedItems
 from omnidali.curation.dedup.nearest import SimilarPairs
+from omnidali.curation.dedup.perceptual_hash import MAX_DISTANCE
 
 BYTES, HASH, FEATURES = KINDS = ("bytes", "hash", "features")
 MAX_PAIRS = 24  # that a report shows of one kind
+
+
+@dataclass(frozen=True)
+class DedupSettings:
+    """What counts as a duplicate.
+
+    Attributes:
+        threshold: least cosine of whitened features; None: measured.
+        distance: bits in which the hashes of duplicates may differ.
+        rate: frames of a video to look at, a second.
+        within: whether to compare the items of a source with each other, too.
+        window: seconds of the pieces that whole long videos are cut into; None: as their sources
+            say.
+    """
+
+    threshold: float | None = None
+    distance: int = MAX_DISTANCE
+    rate: float = 8.0
+    within: bool = False
+    window: float | None = None
+
+
+DEFAULT_SETTINGS = DedupSettings()
 
 
 class BestPairs(NamedTuple):
@@ -107,8 +130,9 @@ class SourceDuplicates:
             bits=bits[found],
         )
 
-        below = (pairs.similarity < threshold) & (pairs.similarity >= just_below(threshold))
-        near = np.flatnonzero(below)
+        near = np.flatnonzero(
+            (pairs.similarity < threshold) & (pairs.similarity >= just_below(threshold))
+        )
         near = near[np.argsort(-pairs.similarity[near], kind="stable")][:MAX_PAIRS]
         self.near[kind] = BestPairs(*(column[near] for column in pairs))
 

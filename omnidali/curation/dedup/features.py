@@ -4,8 +4,6 @@ OmniSource, Sec. 3.2: features of an ImageNet network are whitened and compared 
 duplicates are pairs that are more similar than two crops of one frame are on average.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -21,6 +19,7 @@ from omnidali.config.schema import Config
 from omnidali.curation.dedup.frame_cache import DONE, FrameCache, fill_cache
 from omnidali.curation.dedup.perceptual_hash import MIN_CONTRAST, pixels_of
 from omnidali.curation.dedup.search import SearchedSource
+from omnidali.curation.table_sample import evenly_spread
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.models.checkpoint_file import BEST, find_checkpoint
@@ -116,8 +115,7 @@ def load_image_network(path: str | Path, device: torch.device) -> ImageNetwork:
         UserError: if it cannot be read, or holds no weights of a ResNet for images.
     """
     path = find_checkpoint(path, preferred=BEST)
-    depth = _depth_of(best_weights(read_weights(path)))
-    model = TSN(depth, classes=1, dropout=0.0)
+    model = TSN(_depth_of(best_weights(read_weights(path))), classes=1, dropout=0.0)
     load_pretrained(model, path, head="fresh")
     model.eval()
 
@@ -232,7 +230,7 @@ def sample_features(caches: Sequence[FrameCache]) -> np.ndarray:
     share = _MAX_WHITENED // len(caches)
     return np.concatenate(
         [
-            np.asarray(cache.values[_evenly_spread(len(cache.values), share)], np.float32)
+            np.asarray(cache.values[evenly_spread(len(cache.values), share)], np.float32)
             for cache in caches
         ]
     )
@@ -259,16 +257,16 @@ def measure_threshold(
     Raises:
         UserError: if no frame can be used.
     """
-    rows = _evenly_spread(len(source.items), _MAX_CALIBRATED)
+    rows = evenly_spread(len(source.items), _MAX_CALIBRATED)
     items = source.items.take(rows, "calibration").with_one_frame()
     size = config.evaluation.test.size
     width = network.width
-    cache = FrameCache(
-        out / f"crops-{network.digest}-{size}", items, 2 * width, np.float16, ranks=ranks
-    )
-    fill_cache(
-        cache,
+    cache = fill_cache(
+        out / f"crops-{network.digest}-{size}",
+        items,
         source.config,
+        width=2 * width,
+        dtype=np.float16,
         network=network.features_of_crops,
         pack=partial(pack_features, width=2 * width),
         size=size,
@@ -293,8 +291,3 @@ def measure_threshold(
         return float(cosines.mean())
 
     return ranks.on_main(mean_cosine)
-
-
-def _evenly_spread(count: int, most: int) -> np.ndarray:
-    """At most so many of the numbers below ``count``."""
-    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(np.int64))

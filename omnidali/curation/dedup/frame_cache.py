@@ -1,7 +1,5 @@
 """Values of every frame of a source, kept on disk: a killed run does not compute them again."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil
@@ -17,7 +15,7 @@ from omnidali.config.schema import Config, MediaConfig, ViewsConfig
 from omnidali.curation.dedup.compared_items import ComparedItems
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
-from omnidali.evaluation.forward import allow_again, run_over
+from omnidali.evaluation.score import allow_again, run_over
 from omnidali.models.precision import make_autocast
 
 TODO, DONE, UNREADABLE = 0, 1, 2  # marks of items
@@ -79,9 +77,12 @@ class FrameCache:
 
 
 def fill_cache(
-    cache: FrameCache,
+    folder: Path,
+    items: ComparedItems,
     source: MediaConfig,
     *,
+    width: int,
+    dtype: type[np.generic],
     network: Callable[[torch.Tensor], torch.Tensor],
     pack: Callable[[np.ndarray], np.ndarray],
     size: int,
@@ -89,12 +90,17 @@ def fill_cache(
     title: str,
     config: Config,
     ranks: Ranks,
-) -> None:
-    """Compute what a cache lacks, each rank its share; items that were unreadable are tried again.
+) -> FrameCache:
+    """Make a cache, or compute what it lacks, each rank its share.
+
+    Items that were unreadable are tried again.
 
     Args:
-        cache: gets the values.
+        folder: of the cache.
+        items: that the frames belong to.
         source: settings of the items' source.
+        width: numbers of a frame.
+        dtype: of the numbers.
         network: computes them: (N, 3, T, size, size) to (N, T * D).
         pack: turns its outputs, float64 (n, T * D), into rows of the cache, (n * T, width).
         size: side of the square that the middle of a frame is scaled to, pixels.
@@ -104,9 +110,9 @@ def fill_cache(
         ranks: all of them call this.
 
     Raises:
-        UserError: if more files fail than the config's limits allow.
+        UserError: if more files fail than the config's limits allow, or the disk has no room.
     """
-    items = cache.items
+    cache = FrameCache(folder, items, width, dtype, ranks)
     todo, tried = ranks.on_main(
         lambda: (np.flatnonzero(cache.done != DONE), int((cache.done == UNREADABLE).sum()))
     )
@@ -118,13 +124,12 @@ def fill_cache(
         for count in np.unique(items.counts[todo]).tolist():
             rows = todo[items.counts[todo] == count]
             batch = max(1, 8 * config.evaluation.batch // count)
-            views = ViewsConfig(num_clips=count, crops="center", size=size, short_side=size)
             for places, outputs, decoded in run_over(
                 network,
                 clip_len=None,
                 table=items.table.take(rows, "chosen"),
                 source=source,
-                views=views,
+                views=ViewsConfig(num_clips=count, crops="center", size=size, short_side=size),
                 config=replace(config, evaluation=replace(config.evaluation, batch=batch)),
                 ranks=ranks,
                 autocast=make_autocast(precision, ranks.device),
@@ -134,6 +139,7 @@ def fill_cache(
     finally:
         cache.flush()
     ranks.barrier()  # until all have written
+    return cache
 
 
 def _make_files(folder: Path, items: ComparedItems, width: int, dtype: np.dtype) -> None:

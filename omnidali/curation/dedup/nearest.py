@@ -13,8 +13,6 @@ cores, measured at 0.055 Tflop/s, 6.2 h and 47 min. Hashes: 3e11 comparisons of 
 both.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Protocol, TypeVar
 
@@ -237,10 +235,13 @@ class SimilarPairs:
                 is_pair = (groups[others] != groups[item]) & ~dropped[others]
                 if is_pair.any():
                     columns = columns[is_pair]
-                    similarities = block[row, columns].cpu().numpy()
                     self.add(
                         _ordered_pairs(
-                            item, others[is_pair], query + row, key + columns, similarities
+                            item,
+                            others[is_pair],
+                            query + row,
+                            key + columns,
+                            block[row, columns].cpu().numpy(),
                         )
                     )
 

@@ -7,8 +7,6 @@ therefore compared by their thumbnails in colour: by how much these differ, as a
 contrast. A frame without contrast is similar to nothing.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """The search for duplicates of one source, shared among ranks."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -22,11 +20,9 @@ from omnidali.curation.dedup.nearest import (
     best_matches,
 )
 from omnidali.curation.dedup.perceptual_hash import hamming_distances
-from omnidali.curation.exact_duplicates import DIGEST_BYTES, FileReaders, file_digest
+from omnidali.curation.exact_duplicates import DIGEST_BYTES, file_digest, read_files
 from omnidali.distributed.ranks import Ranks
 from omnidali.utils.untrusted_text import say
-
-_FILES_AT_ONCE = 256  # of one rank; their digests are written together
 
 
 @dataclass
@@ -51,12 +47,6 @@ class SearchedSource:
         """Yield each item with the digest of its file, where that is known."""
         for item in np.flatnonzero(self.digests.done == DONE).tolist():
             yield item, self.digests.values[item].tobytes()
-
-    @property
-    def unreadable(self) -> int:
-        """Number of items that cannot be compared."""
-        has_no_frames = self.caches[HASH].done != DONE
-        return int((has_no_frames | (self.digests.done == UNREADABLE)).sum())
 
 
 class Criterion(NamedTuple):
@@ -85,74 +75,57 @@ def digest_files(
             continue
 
         sizes = source.items.sizes
-        # The pieces of one video share a file, which is read once.
-        records = source.items.table.records
         others = training if name == EVALUATION else held_out
         wanted = np.isin(sizes, np.concatenate([np.zeros(0, np.int64), *others]))
         if within and name != EVALUATION:
-            _, firsts = np.unique(records, return_index=True)
+            _, firsts = np.unique(source.items.table.records, return_index=True)
             values, counts = np.unique(sizes[firsts], return_counts=True)
             wanted |= np.isin(sizes, values[counts > 1])
 
-        todo = _on_main_undone(source.digests, wanted, ranks)
-        todo = todo[np.argsort(records[todo], kind="stable")]
-        _digest_share(source, todo, ranks, hang_seconds)
-
-
-def _on_main_undone(digests: FrameCache, wanted: np.ndarray, ranks: Ranks) -> np.ndarray:
-    """The wanted items that have no digest yet, as the main rank sees them."""
-    return ranks.on_main(lambda: np.flatnonzero(wanted & (digests.done != DONE)))
+        _digest_share(source, wanted, ranks, hang_seconds)
 
 
 def _digest_share(
-    source: SearchedSource, todo: np.ndarray, ranks: Ranks, hang_seconds: float
+    source: SearchedSource, wanted: np.ndarray, ranks: Ranks, hang_seconds: float
 ) -> None:
     """Digest this rank's share of the files of items; returns once all ranks are done.
 
     Args:
         source: of the items.
-        todo: int64 (n,), the items, in the order of their files.
+        wanted: bool (n,), the items; those with a digest are left out.
         ranks: all of them call this.
         hang_seconds: without a byte, after which a file is given up.
     """
-    _, starts = np.unique(source.items.table.records[todo], return_index=True)
-    starts = np.append(starts, len(todo))
-    files = np.arange(len(starts) - 1)[ranks.rank :: ranks.world]
-    with (
-        closing(FileReaders(ranks.threads, hang_seconds)) as readers,
-        tqdm(
-            total=len(files),
+    items = source.items
+    todo = ranks.on_main(lambda: np.flatnonzero(wanted & (source.digests.done != DONE)))
+    # The pieces of one video share a file, which is read once.
+    todo = todo[np.argsort(items.table.records[todo], kind="stable")]
+    _, starts = np.unique(items.table.records[todo], return_index=True)
+    share = np.split(todo, starts)[1 + ranks.rank :: ranks.world]
+    media = (items.media(int(pieces[0])) for pieces in share)
+
+    with closing(read_files(file_digest, media, ranks.threads, hang_seconds)) as digests:
+        bar = tqdm(
+            digests,
+            total=len(share),
             desc=f"bytes {source.name}",
             unit="file",
             file=sys.stderr,
             leave=False,
             disable=None if ranks.is_main else True,
-        ) as bar,
-    ):
-        for first in range(0, len(files), _FILES_AT_ONCE):
-            batch = [
-                todo[starts[file] : starts[file + 1]]
-                for file in files[first : first + _FILES_AT_ONCE]
-            ]
-            media = [source.items.media(int(items[0])) for items in batch]
-            digests = []
-            for file, (digest, reason) in zip(media, readers.map(file_digest, media), strict=True):
-                digests.append(digest)
-                if digest is None:
-                    say(
-                        f"{source.name}: {file.path} is not compared by its bytes: {reason}",
-                        error=True,
-                    )
-
-            counts = [len(items) for items in batch]
-            known = b"".join(digest or bytes(DIGEST_BYTES) for digest in digests)
-            values = np.frombuffer(known, np.uint8).reshape(-1, DIGEST_BYTES)
+        )
+        for pieces, (digest, reason) in zip(share, bar, strict=True):
+            if digest is None:
+                file = items.media(int(pieces[0]))
+                say(
+                    f"{source.name}: {file.path} is not compared by its bytes: {reason}", error=True
+                )
+            value = np.frombuffer(digest or bytes(DIGEST_BYTES), np.uint8)
             source.digests.put(
-                np.concatenate(batch),
-                np.repeat([digest is not None for digest in digests], counts),
-                np.repeat(values, counts, axis=0),
+                pieces,
+                np.full(len(pieces), digest is not None),
+                np.tile(value, (len(pieces), 1)),
             )
-            bar.update(len(batch))
     source.digests.flush()
     ranks.barrier()
 
@@ -183,7 +156,8 @@ def search_source(
         ranks.on_main(lambda: found.add_equal(*_equal_items(source, held_out)))
         for kind, criterion in criteria.items():
             _compare_frames(found, source, held_out, kind, criterion, ranks)
-    found.unreadable = source.unreadable
+    has_no_frames = source.caches[HASH].done != DONE
+    found.unreadable = int((has_no_frames | (source.digests.done == UNREADABLE)).sum())
     if within:
         _compare_within(found, source, criteria, ranks)
     return found

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,8 +17,13 @@ from omnidali.curation.filter.rules import Rules, TeacherScores, apply_rules, sc
 from omnidali.curation.filter.scoring import ScoringTask, make_task, score
 from omnidali.curation.filter.teacher import Teacher, load_teachers
 from omnidali.curation.list_writer import check_list_paths, write_config, write_list
-from omnidali.curation.source_selection import all_sources, choose_crawled
-from omnidali.curation.windows import FRAME_SECONDS, check_window, with_all_pieces
+from omnidali.curation.source_selection import (
+    FRAME_SECONDS,
+    all_sources,
+    check_window,
+    choose_crawled,
+    with_all_pieces,
+)
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.loading.data import open_data
@@ -27,34 +32,18 @@ from omnidali.utils.run_record import write_record
 from omnidali.utils.untrusted_text import say
 
 
-@dataclass(frozen=True)
-class Filtering:
-    """What a filter is asked for.
-
-    Attributes:
-        names: of the sources, ``evaluation`` among them; none: all training sources but the target.
-        rules: what an item has to pass.
-        window: seconds of a piece of long videos that are cut into windows; None: 1 for a 2D
-            teacher, else as configured.
-        score_only: write no list.
-        keep_negatives: keep long videos without a positive piece.
-    """
-
-    names: tuple[str, ...] = ()
-    rules: Rules = Rules()
-    window: float | None = None
-    score_only: bool = False
-    keep_negatives: bool = False
-
-
 def filter_sources(
     config: Config,
     checkpoints: Sequence[str | Path],
     out: str | Path,
     *,
-    filtering: Filtering,
+    names: Collection[str],
+    rules: Rules,
+    window: float | None,
+    score_only: bool,
+    keep_negatives: bool,
     ranks: Ranks,
-    take: Callable[[], None] = lambda: None,
+    take: Callable[[], None],
 ) -> dict[str, dict]:
     """Score the sources, and write lists, tables, plots and a config into ``out``.
 
@@ -62,7 +51,12 @@ def filter_sources(
         config: names the sources, and the clips and views that the teacher looks at.
         checkpoints: of the teacher; several are asked together.
         out: folder for the results.
-        filtering: what is asked for.
+        names: of the sources, ``evaluation`` among them; none: all training sources but the target.
+        rules: what an item has to pass.
+        window: seconds of a piece of long videos that are cut into windows; None: 1 for a 2D
+            teacher, else as configured.
+        score_only: write no list.
+        keep_negatives: keep long videos without a positive piece.
         ranks: all of them call this.
         take: called on all ranks once everything was checked that can be, and before anything but
             the catalog is written.
@@ -77,7 +71,13 @@ def filter_sources(
     """
     out = Path(os.path.abspath(out))
     scoring_config, teacher, tasks = _prepare(
-        config, checkpoints, out=out, filtering=filtering, ranks=ranks
+        config,
+        checkpoints,
+        out=out,
+        names=names,
+        window=window,
+        score_only=score_only,
+        ranks=ranks,
     )
     take()
 
@@ -85,7 +85,7 @@ def filter_sources(
         for remark in _remarks(teacher, tasks):
             say(remark)
     counts = {name: _score(teacher, task, scoring_config, ranks) for name, task in tasks.items()}
-    if not filtering.score_only:
+    if not score_only:
         counts = ranks.on_main(
             lambda: _write_results(
                 out,
@@ -93,7 +93,8 @@ def filter_sources(
                 counts,
                 config=config,
                 scoring_config=scoring_config,
-                filtering=filtering,
+                rules=rules,
+                keep_negatives=keep_negatives,
             )
         )
     if ranks.is_main:
@@ -101,7 +102,7 @@ def filter_sources(
             "filter": counts,
             "checkpoint": teacher.path,
             "digest": teacher.digest,
-            "rules": None if filtering.score_only else str(filtering.rules),
+            "rules": None if score_only else str(rules),
             "ranks": ranks.world,
         }
         write_record(out, record)
@@ -113,15 +114,17 @@ def _prepare(
     checkpoints: Sequence[str | Path],
     *,
     out: Path,
-    filtering: Filtering,
+    names: Collection[str],
+    window: float | None,
+    score_only: bool,
     ranks: Ranks,
 ) -> tuple[Config, Teacher, dict[str, ScoringTask]]:
     """The config to score with, the teacher and its tasks; nothing but the catalog is written."""
-    chosen = choose_crawled(config, filtering.names, lists=not filtering.score_only)
+    chosen = choose_crawled(config, names, lists=not score_only)
     sources = {name: all_sources(config)[name] for name in chosen}
-    check_window(filtering.window, sources, config.data_root)
+    check_window(window, sources, config.data_root)
     teacher = load_teachers(checkpoints, config.clip.clip_len)
-    window = filtering.window or (None if teacher.is_3d else FRAME_SECONDS)
+    window = window or (None if teacher.is_3d else FRAME_SECONDS)
     sources = {
         name: with_all_pieces(source, config.data_root, window) for name, source in sources.items()
     }
@@ -145,10 +148,10 @@ def _prepare(
     data = open_data(config, ranks)
     if ranks.is_main:
         say(*data.summary)
-    names = teacher.match_classes(data.class_names, data.named)
+    class_names = teacher.match_classes(data.class_names, data.named)
     tables = {table.name: table for table in (*data.tables, data.evaluation) if table is not None}
     tasks = {
-        name: make_task(teacher, tables[name], source, config, names)
+        name: make_task(teacher, tables[name], source, config, class_names)
         for name, source in sources.items()
     }
     for task in tasks.values():
@@ -191,13 +194,14 @@ def _write_results(
     *,
     config: Config,
     scoring_config: Config,
-    filtering: Filtering,
+    rules: Rules,
+    keep_negatives: bool,
 ) -> dict[str, dict]:
     """Apply the rules, and write everything that ``out`` gets; adds to the counts what was kept."""
     catalog, sources = scoring_config.catalog_path, all_sources(config)
-    filtered = {name: _apply_rules(catalog, task, filtering.rules) for name, task in tasks.items()}
+    filtered = {name: _apply_rules(catalog, task, rules) for name, task in tasks.items()}
     for name, source in filtered.items():
-        _require_kept(source, filtering.rules)
+        _require_kept(source, rules)
         check_list_paths(catalog, name, sources[name], source.outcome.kept)
 
     lists: dict[str, MediaConfig] = {}
@@ -212,7 +216,7 @@ def _write_results(
                 replace(sources[name], window_seconds=source.task.source.window_seconds),
                 kept=outcome.kept,
                 labels=outcome.labels,
-                stays=np.ones_like(outcome.kept) if filtering.keep_negatives else None,
+                stays=np.ones_like(outcome.kept) if keep_negatives else None,
             )
             all_counts[name] = {
                 **counts[name],
@@ -222,7 +226,7 @@ def _write_results(
                 "relabelled": int(source.relabelled.sum()),
                 "samples": samples,
             }
-        write_filter_report(out, filtered, all_counts, rules=filtering.rules, config=scoring_config)
+        write_filter_report(out, filtered, all_counts, rules=rules, config=scoring_config)
         write_config(out, config, lists, next(iter(filtered.values())).class_names)
 
     for name, source in filtered.items():
@@ -244,8 +248,9 @@ def _apply_rules(catalog: str, task: ScoringTask, rules: Rules) -> FilteredSourc
     # a piece of a video about one class does not become a video about another
     if table.kind.has_pieces:
         rules = replace(rules, relabel=False)
-    outcome = apply_rules(scores, table.labels, rules, classes=len(task.scorer.classes))
-    return FilteredSource(task, scores, outcome)
+    return FilteredSource(
+        task, scores, apply_rules(scores, table.labels, rules, classes=len(task.scorer.classes))
+    )
 
 
 def _require_kept(source: FilteredSource, rules: Rules) -> None:

@@ -1,7 +1,5 @@
 """What a filter kept and dropped, for people: a report, a line an item, histograms and images."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +12,7 @@ from omnidali.catalog.database.listed_items import ListedItem, read_items
 from omnidali.config.schema import ClipConfig, Config, ViewsConfig
 from omnidali.curation.filter.rules import RuleOutcome, Rules, TeacherScores
 from omnidali.curation.filter.scoring import ScoringTask
+from omnidali.curation.table_sample import evenly_spread
 from omnidali.distributed.ranks import Ranks
 from omnidali.loading.clip_images import clip_grid, tile
 from omnidali.loading.data import rank_options
@@ -117,10 +116,8 @@ def write_filter_report(
     for name, source in sources.items():
         items = list(read_items(config.catalog_path, name))
         for kept, which in ((True, "kept"), (False, "dropped")):
-            rows = _rows(items, source, kept, rules)
-            write_whole(out / f"{name}_{which}.csv", table_lines(rows))
-        plots = _draw(out / "pictures", name, source, config)
-        lines += _section(name, items, source, plots)
+            write_whole(out / f"{name}_{which}.csv", table_lines(_rows(items, source, kept, rules)))
+        lines += _section(name, items, source, _draw(out / "pictures", name, source, config))
     write_whole(out / "report.md", (f"{line}\n" for line in lines))
 
 
@@ -194,7 +191,7 @@ def _draw(folder: Path, name: str, source: FilteredSource, config: Config) -> li
         rows = np.flatnonzero((source.outcome.kept == kept) & source.scores.decoded)
         if len(rows):
             rows = rows[np.argsort(-probability[rows], kind="stable")]
-            rows = rows[np.unique(np.linspace(0, len(rows) - 1, _SHOWN).astype(np.int64))]
+            rows = rows[evenly_spread(len(rows), _SHOWN)]
             written.append(folder / f"{name}_{which}.png")
             write_png(written[-1], _grid(source, rows, config))
     return written
@@ -202,8 +199,12 @@ def _draw(folder: Path, name: str, source: FilteredSource, config: Config) -> li
 
 def _grid(source: FilteredSource, rows: np.ndarray, config: Config) -> np.ndarray:
     """The middle frames of items under their label and its probability: uint8 (H, W, 3), RGB."""
-    views = ViewsConfig(num_clips=1, size=_SIDE, short_side=_SIDE)
-    plan = EvaluationPlan(source.task.table.take(rows, "shown"), ClipConfig(), views, _ACROSS)
+    plan = EvaluationPlan(
+        source.task.table.take(rows, "shown"),
+        ClipConfig(),
+        ViewsConfig(num_clips=1, size=_SIDE, short_side=_SIDE),
+        _ACROSS,
+    )
     media = replace(source.task.source, decode="cpu")
     tiles = []
     with FusionIterator(plan, [media], **rank_options(config, Ranks())) as batches:

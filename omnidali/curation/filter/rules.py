@@ -4,8 +4,6 @@ A rule asks about the class that an item was found with, its query. With relabel
 fails comes in with the best other class, if that class passes the same rules.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

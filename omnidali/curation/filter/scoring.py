@@ -1,7 +1,5 @@
 """Score sources with a teacher: every item once, on any number of ranks."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json
@@ -18,10 +16,10 @@ from omnidali.catalog.database.source_table import SourceTable
 from omnidali.catalog.database.teacher_scores import Scorer, ScoreStore
 from omnidali.config.schema import ClipConfig, Config, MediaConfig, ViewsConfig, key_of
 from omnidali.curation.filter.teacher import Teacher
-from omnidali.curation.windows import FRAME_SECONDS, WHOLE_FILES
+from omnidali.curation.source_selection import FRAME_SECONDS, WHOLE_FILES
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
-from omnidali.evaluation.forward import allow_again, run_over
+from omnidali.evaluation.score import allow_again, run_over
 from omnidali.models.precision import make_autocast
 from omnidali.models.recognizers import TSN, SlowOnly
 
@@ -75,8 +73,13 @@ def make_task(
     )
     if held_out:
         settings["held_out"] = held_out
-    scorer = Scorer(teacher.digest, teacher.name, tuple(names), json.dumps(settings))
-    return ScoringTask(table=table, source=source, clip=clip, views=views, scorer=scorer)
+    return ScoringTask(
+        table=table,
+        source=source,
+        clip=clip,
+        views=views,
+        scorer=Scorer(teacher.digest, teacher.name, tuple(names), json.dumps(settings)),
+    )
 
 
 def score(teacher: Teacher, task: ScoringTask, config: Config, ranks: Ranks) -> tuple[int, float]:
@@ -92,11 +95,8 @@ def score(teacher: Teacher, task: ScoringTask, config: Config, ranks: Ranks) -> 
     """
     started = time.monotonic()
 
-    def open_store() -> ScoreStore:
-        return ScoreStore(config.catalog_path, task.scorer)
-
     def find_missing() -> tuple[np.ndarray, int]:
-        with open_store() as store:
+        with ScoreStore(config.catalog_path, task.scorer) as store:
             return store.missing(task.table)
 
     rows, tried = ranks.on_main(find_missing)
@@ -105,7 +105,11 @@ def score(teacher: Teacher, task: ScoringTask, config: Config, ranks: Ranks) -> 
 
     missing = task.table.take(rows, "without a score")
     scored = 0
-    with open_store() if ranks.is_main else contextlib.nullcontext() as store:
+    with (
+        ScoreStore(config.catalog_path, task.scorer)
+        if ranks.is_main
+        else contextlib.nullcontext() as store
+    ):
         for part, outcome in _outcomes(teacher, task, missing, allow_again(config, tried), ranks):
             for places, outputs, decoded in ranks.gather(outcome):  # none but on the main rank
                 if not np.isfinite(outputs[decoded]).all():
@@ -134,7 +138,7 @@ def _outcomes(
         part = missing.take(rows, "of a jury")
         for outcome in run_over(
             _network(models, task.views.average),
-            teacher.clip_len,
+            teacher.models[0].clip_len,
             part,
             source=task.source,
             views=task.views,

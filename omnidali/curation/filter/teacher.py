@@ -1,7 +1,5 @@
 """Teachers: recognisers, alone or together, that say what they see in media."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
@@ -13,12 +11,10 @@ import numpy as np
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.config.schema import key_of
 from omnidali.errors import UserError
-from omnidali.models.architecture import infer_architecture
 from omnidali.models.checkpoint_file import BEST, load_checkpoint, load_weights
-from omnidali.models.digest import digest_of
-from omnidali.models.pretrained import first_few
+from omnidali.models.pretrained import first_few, infer_architecture
 from omnidali.models.recognizers import TSN, SlowOnly, build_model
-from omnidali.models.weights import best_weights
+from omnidali.models.weights import best_weights, digest_of
 from omnidali.planning.resampling import parts_of
 
 
@@ -53,11 +49,6 @@ class Teacher:
         if len(self.digests) == 1:
             return self.digests[0]
         return hashlib.sha256("".join(sorted(self.digests)).encode()).hexdigest()
-
-    @property
-    def clip_len(self) -> int | None:
-        """Frames that the models take at a time; None: any number."""
-        return self.models[0].clip_len
 
     def juries(self, table: SourceTable) -> list[tuple[tuple[TSN | SlowOnly, ...], np.ndarray]]:
         """The models that score together, with the rows int64 (n,) of ``table`` that they score.
@@ -153,8 +144,8 @@ def load_teacher(checkpoint: str | Path, clip_len: int) -> Teacher:
     """
     state = load_checkpoint(checkpoint, preferred=BEST)
     weights = best_weights(state)
-    architecture = infer_architecture(weights, checkpoint)
-    model = build_model(architecture.config, architecture.classes, clip_len)
+    network, outputs = infer_architecture(weights, checkpoint)
+    model = build_model(network, outputs, clip_len)
     load_weights(model, {**state, "state_dict": weights}, str(checkpoint))
 
     # exported checkpoints and those of the reference have their facts in `meta`
@@ -162,9 +153,9 @@ def load_teacher(checkpoint: str | Path, clip_len: int) -> Teacher:
     if not isinstance(meta, dict):
         meta = {}
     classes = state.get("classes") or meta.get("CLASSES") or ()
-    numbers = list(map(str, range(architecture.classes)))
+    numbers = list(map(str, range(outputs)))
     are_names = (
-        len(classes) == architecture.classes
+        len(classes) == outputs
         and all(isinstance(name, str) for name in classes)
         and list(classes) != numbers  # which are written where nobody named the classes
     )
@@ -175,7 +166,7 @@ def load_teacher(checkpoint: str | Path, clip_len: int) -> Teacher:
         path=str(checkpoint),
         name=Path(checkpoint).name,
         classes=tuple(classes) if are_names else (),
-        outputs=architecture.classes,
+        outputs=outputs,
         hold_outs=(_hold_outs(state.get("hold_out") or meta.get("hold_out") or {}, checkpoint),),
     )
 

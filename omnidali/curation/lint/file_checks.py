@@ -1,10 +1,8 @@
-"""Checks of files and labels by what the catalog holds of them."""
-
-from __future__ import annotations
+"""Checks of files, labels and figures of a source by what the catalog holds of them."""
 
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +10,15 @@ import numpy as np
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.catalog.probing.probe import OK
 from omnidali.catalog.summary import Summary
-from omnidali.config.schema import EVALUATION, ClipConfig, MediaConfig, ViewsConfig
-from omnidali.curation.lint.findings import Issues
-from omnidali.curation.lint.source_stats import find_short_rows
+from omnidali.config.schema import EVALUATION, ClipConfig, MediaConfig, SourceConfig, ViewsConfig
+from omnidali.curation.lint.findings import Finding, Issues, Level
+from omnidali.curation.lint.source_stats import MediaStats, find_short_rows
 from omnidali.utils.text_files import NOT_UTF8
 
 _MISSING = "missing file"  # the state of a file that is not there
+_UNEVEN = 10  # times as many samples in the largest class as in the median one
+_SLOW = 8  # frames decoded for each that is used
+_MAX_SHOWN = 5  # names of classes
 
 
 def check_left_out(summary: Summary, source: MediaConfig, issues: Issues) -> None:
@@ -134,8 +135,62 @@ def check_lengths(
 
     for row in find_short_rows(table, clip, views).tolist():
         piece = row if table.starts is None else int(table.starts[row])
-        detail = f"{table.frames[piece]} frames"
-        issues.add(table.name, _listed_path(table, row, root), "too short", detail)
+        issues.add(
+            table.name, _listed_path(table, row, root), "too short", f"{table.frames[piece]} frames"
+        )
+
+
+def check_balance(
+    stats: MediaStats, source: MediaConfig, class_names: Sequence[str]
+) -> Iterator[Finding]:
+    """Look for classes without samples, and for a training source with one much larger class."""
+    counts = stats.classes
+    empty = [class_names[number] for number in np.flatnonzero(counts == 0).tolist()]
+    if empty:
+        shown = ", ".join([*empty[:_MAX_SHOWN], *(["..."] if len(empty) > _MAX_SHOWN else [])])
+        yield Finding(
+            Level.WARN,
+            stats.name,
+            f"{len(empty)} of {len(counts)} classes have no sample ({shown})",
+            "Add some, or leave it to other sources.",
+        )
+
+    median = float(np.median(counts[counts > 0]))
+    largest = int(counts.max())
+    is_drawn_evenly = isinstance(source, SourceConfig) and source.resample is None
+    if is_drawn_evenly and largest > _UNEVEN * median:
+        yield Finding(
+            Level.WARN,
+            stats.name,
+            f"the largest class has {largest:,} samples, the median one {median:g}",
+            "Set resample, such as {power: 0.2}.",
+        )
+
+
+def check_cost(stats: MediaStats, crop_size: int) -> Iterator[Finding]:
+    """Look for clips that cost many decoded frames, and for files smaller than the crop.
+
+    Args:
+        stats: figures of a source.
+        crop_size: side of the training crop, pixels.
+    """
+    if stats.decoded and stats.gops and stats.decoded >= _SLOW:
+        yield Finding(
+            Level.WARN,
+            stats.name,
+            f"{stats.decoded:.1f} frames are decoded for each that is used,"
+            f" as keyframes are up to {stats.gops[2]:g} frames apart",
+            "Measure with `omnidali advise` whether a training copy helps.",
+        )
+
+    if stats.short_sides[1] < crop_size:
+        yield Finding(
+            Level.WARN,
+            stats.name,
+            f"half of the files have a short side of {stats.short_sides[1]:g}"
+            f" or less, which is scaled up to {crop_size} pixels",
+            "Lower clip.size if that is not wanted.",
+        )
 
 
 def _listed_path(table: SourceTable, row: int, root: Path) -> str:

@@ -1,15 +1,13 @@
 """Findings of a check: issues of single files, and findings about sources that say what to do."""
 
-from __future__ import annotations
-
+import contextlib
 import enum
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from omnidali.utils.atomic_write import table_lines
 from omnidali.utils.untrusted_text import for_terminal
@@ -146,25 +144,19 @@ class Finding:
         return f"{self.level:5} {self.source}: {self.text}. {self.advice}".rstrip()
 
 
-def sort_findings(findings: Sequence[Finding]) -> list[Finding]:
-    """The findings, the worst first; those of one level keep their order."""
-    levels = list(Level)
-    return sorted(findings, key=lambda finding: levels.index(finding.level))
-
-
 class Issues:
     """The lines of ``issues.csv``, which are written as they are found.
 
-    A context manager, which keeps the file only if its block ends without an error.
+    Args:
+        file: gets the lines.
 
     Attributes:
         counts: number of issues by (source, problem).
         examples: path and detail of the first issue, by (source, problem).
     """
 
-    def __init__(self, path: Path):
-        self._path = path
-        self._part = path.with_name(path.name + ".part")
+    def __init__(self, file: TextIO):
+        self._file = file
         self.counts: Counter[tuple[str, str]] = Counter()
         self.examples: dict[tuple[str, str], tuple[str, str]] = {}
 
@@ -196,18 +188,20 @@ class Issues:
         text = f"{self.counts[source, name]:,} {problem.description}, such as {example}"
         return Finding(problem.level, source, text, problem.advice)
 
-    def __enter__(self) -> Issues:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self._part, "w", encoding="utf-8", newline="")
-        self._file.writelines(table_lines([["source", "path", "problem", "detail"]]))
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None
-    ) -> None:
-        try:
-            self._file.close()
-            if kind is None:
-                os.replace(self._part, self._path)
-        finally:
-            self._part.unlink(missing_ok=True)
+@contextlib.contextmanager
+def writing_issues(path: Path) -> Iterator[Issues]:
+    """Write issues to a file, which is kept only if the block ends without an error.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        with open(part, "w", encoding="utf-8", newline="") as file:
+            file.writelines(table_lines([["source", "path", "problem", "detail"]]))
+            yield Issues(file)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,7 +1,5 @@
 """What a catalog holds, shown as it is: nothing is probed or built."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import sqlite3
@@ -10,7 +8,7 @@ from pathlib import Path
 
 from omnidali.catalog.database.connection import connect
 from omnidali.catalog.database.integrity import DamagedCatalogError, damage
-from omnidali.catalog.database.schema import NEW, VERSION
+from omnidali.catalog.database.sql_schema import NEW, VERSION
 from omnidali.catalog.probing.probe import OK
 from omnidali.config.schema import Config
 from omnidali.curation.lint.source_stats import count_files
@@ -170,8 +168,12 @@ def format_catalog(found: dict) -> str:
     faults = found["quarantine"]
     lines.append(f"quarantine: {len(faults):,} lines" if faults else "quarantine: nothing")
     for fault in faults[:_MAX_FAULTS]:
-        cause = str(Cause(fault["reason"], fault["trouble"]))
-        fields = (fault["source"], fault["path"], fault["state"], cause)
+        fields = (
+            fault["source"],
+            fault["path"],
+            fault["state"],
+            str(Cause(fault["reason"], fault["trouble"])),
+        )
         lines.append("  " + ": ".join(for_terminal(text) for text in fields))
     if len(faults) > _MAX_FAULTS:
         lines.append(f"  and {len(faults) - _MAX_FAULTS:,} others")

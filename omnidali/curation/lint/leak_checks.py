@@ -1,7 +1,5 @@
 """Checks for leaks of the evaluation into the training, and for copies with other labels."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,32 +1,29 @@
 """Look for what is wrong with a config's lists and media, before a training finds it."""
 
-from __future__ import annotations
-
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.connection import connect
 from omnidali.catalog.database.reader import CatalogReader
 from omnidali.catalog.database.source_table import SourceTable
-from omnidali.catalog.summary import Summary
 from omnidali.catalog.verify import recheck
 from omnidali.config.schema import EVALUATION, Config, MediaConfig
 from omnidali.curation.lint.file_checks import (
+    check_balance,
+    check_cost,
     check_files,
     check_labels,
     check_left_out,
     check_lengths,
 )
-from omnidali.curation.lint.findings import Finding, Issues, Level, sort_findings
+from omnidali.curation.lint.findings import Finding, Issues, Level, writing_issues
 from omnidali.curation.lint.leak_checks import check_equal_files, check_video_ids
 from omnidali.curation.lint.lint_report import write_tables
 from omnidali.curation.lint.list_checks import check_file_names, check_list_lines
 from omnidali.curation.lint.source_stats import MediaStats, compute_media_stats
-from omnidali.curation.lint.stats_checks import check_balance, check_cost
 from omnidali.curation.source_selection import all_sources, choose_sources
 from omnidali.errors import ConfigError, NoUsableFilesError, UserError
 from omnidali.loading.data import find_names
@@ -67,7 +64,7 @@ def lint(
     out = Path(out or Path(config.run_dir, "lint"))
     take()
 
-    with writing_to(out), Issues(out / "issues.csv") as issues:
+    with writing_to(out), writing_issues(out / "issues.csv") as issues:
         class_names, tables, findings = _read_sources(config, sources, issues, decodes, sample)
         tables, stats, labels = _check_tables(config, sources, tables, class_names, issues)
         for name in sources:
@@ -75,7 +72,8 @@ def lint(
         for figures in stats:
             findings += check_balance(figures, sources[figures.name], labels)
             findings += check_cost(figures, config.clip.size)
-        findings = sort_findings(findings + _good_news(tables, findings, issues))
+        findings += _good_news(tables, findings, issues)
+        findings.sort(key=lambda finding: list(Level).index(finding.level))  # the worst first
         write_tables(out, stats, findings, labels)
 
     counts = Counter(finding.level for finding in findings)
@@ -104,16 +102,27 @@ def _read_sources(
     except UserError as error:
         naming_errors = _errors_as_findings("classes", error)
 
-    reading = _Reading(
-        catalog=Path(config.catalog_path),
-        data_root=Path(config.data_root),
-        names=class_names,
-        words_are_fine=bool(naming_errors),
-        decodes=decodes,
-        sample=sample,
-        issues=issues,
-    )
-    tables, findings = reading.read_sources(sources)
+    tables: dict[str, SourceTable] = {}
+    findings = []
+    reader = CatalogReader(config.catalog_path)
+    for name, source in sources.items():
+        try:
+            if _read_source(
+                config,
+                name,
+                source,
+                names=class_names,
+                words_are_fine=bool(naming_errors),
+                decodes=decodes,
+                sample=sample,
+                issues=issues,
+            ):
+                tables[name] = reader.table(name)
+        except UserError as error:
+            findings += _errors_as_findings(name, error)
+            if isinstance(error, NoUsableFilesError):
+                with contextlib.closing(connect(config.catalog_path, read_only=True)) as db:
+                    check_files(db, name, source, issues)
 
     # The names may come from the target's list, whose error is known then.
     known = {finding.text for finding in findings}
@@ -121,87 +130,63 @@ def _read_sources(
     return class_names, tables, findings
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Reading:
-    """Reads lists and media into the catalog, and looks for what is wrong with them.
+def _read_source(
+    config: Config,
+    name: str,
+    source: MediaConfig,
+    *,
+    names: list[str] | None,
+    words_are_fine: bool,
+    decodes: bool,
+    sample: int | None,
+    issues: Issues,
+) -> bool:
+    """Read a list and its media into the catalog, and look for what is wrong with them.
 
-    Attributes:
-        catalog: its file.
-        data_root: folder that lists and roots start from.
+    Args:
+        config: names the catalog, and the folder that list and root start from.
+        name: of the source.
+        source: its settings.
         names: of the classes; None where labels are numbers, or the names cannot be read.
         words_are_fine: whether labels may be any word, as the names cannot be read.
         decodes: whether to decode whole files.
-        sample: how many files of each source at most; None: all.
+        sample: how many files at most; None: all.
         issues: gets what is found.
+
+    Returns:
+        Whether the catalog holds the source now.
+
+    Raises:
+        UserError: for what would stop a training.
     """
+    catalog = Path(config.catalog_path)
+    data_root = Path(config.data_root)
+    check_file_names(name, source, data_root, issues)
+    if not check_list_lines(name, source, data_root, names, issues, words_are_fine=words_are_fine):
+        return False
 
-    catalog: Path
-    data_root: Path
-    names: list[str] | None
-    words_are_fine: bool
-    decodes: bool
-    sample: int | None
-    issues: Issues
+    (summary,) = build_catalog(catalog, {name: source}, data_root, names)
+    say(summary)
+    if decodes and _decode_files(catalog, name, source, sample, issues):
+        (summary,) = build_catalog(catalog, {name: source}, data_root, names)
+    check_left_out(summary, source, issues)
+    return True
 
-    def read_sources(
-        self, sources: Mapping[str, MediaConfig]
-    ) -> tuple[dict[str, SourceTable], list[Finding]]:
-        """The tables of the sources that can be used, and the errors of the others."""
-        tables: dict[str, SourceTable] = {}
-        findings = []
-        reader = CatalogReader(self.catalog)
-        for name, source in sources.items():
-            try:
-                if self._read_source(name, source):
-                    tables[name] = reader.table(name)
-            except UserError as error:
-                findings += _errors_as_findings(name, error)
-                if isinstance(error, NoUsableFilesError):
-                    with contextlib.closing(connect(self.catalog, read_only=True)) as db:
-                        check_files(db, name, source, self.issues)
-        return tables, findings
 
-    def _read_source(self, name: str, source: MediaConfig) -> bool:
-        """Whether the catalog holds the source now.
-
-        Raises:
-            UserError: for what would stop a training.
-        """
-        check_file_names(name, source, self.data_root, self.issues)
-        if not check_list_lines(
-            name,
-            source,
-            self.data_root,
-            self.names,
-            self.issues,
-            words_are_fine=self.words_are_fine,
-        ):
-            return False
-
-        summary = self._build(name, source)
-        say(summary)
-        if self.decodes and self._decode(name, source):
-            summary = self._build(name, source)
-        check_left_out(summary, source, self.issues)
-        return True
-
-    def _build(self, name: str, source: MediaConfig) -> Summary:
-        (summary,) = build_catalog(self.catalog, {name: source}, self.data_root, self.names)
-        return summary
-
-    def _decode(self, name: str, source: MediaConfig) -> bool:
-        """Decode whole files; returns whether any of them is not what the catalog said."""
-        count, differences = recheck(self.catalog, name, source, self.sample)
-        for difference in differences:
-            if difference.changes_frames:
-                self.issues.add(name, difference.path, "other frames", difference.detail)
-            elif not difference.is_known:
-                self.issues.add(name, difference.path, "not decoded", difference.detail)
-        say(
-            f"{name}: {count:,} files decoded whole, {len(differences):,} are not what the catalog"
-            " said"
-        )
-        return bool(differences)
+def _decode_files(
+    catalog: Path, name: str, source: MediaConfig, sample: int | None, issues: Issues
+) -> bool:
+    """Decode whole files; returns whether any of them is not what the catalog said."""
+    count, differences = recheck(catalog, name, source, sample)
+    for difference in differences:
+        if difference.changes_frames:
+            issues.add(name, difference.path, "other frames", difference.detail)
+        elif not difference.is_known:
+            issues.add(name, difference.path, "not decoded", difference.detail)
+    say(
+        f"{name}: {count:,} files decoded whole, {len(differences):,} are not what the catalog said"
+    )
+    return bool(differences)
 
 
 def _check_tables(
@@ -221,7 +206,6 @@ def _check_tables(
 
     roots = {name: Path(config.data_root, source.root) for name, source in sources.items()}
     stats = []
-    reader = CatalogReader(config.catalog_path)
     with contextlib.closing(connect(config.catalog_path, read_only=True)) as db:
         for name in tables:
             check_files(db, name, sources[name], issues)
@@ -242,7 +226,9 @@ def _check_tables(
             )
 
         compared = {name: sources[name] for name in tables}
-        check_equal_files(db, reader, compared, issues, config.loader.hang_seconds)
+        check_equal_files(
+            db, CatalogReader(config.catalog_path), compared, issues, config.loader.hang_seconds
+        )
         check_video_ids(db, compared, issues)
     return tables, stats, class_names
 

@@ -1,7 +1,5 @@
 """The files of a check: ``report.md``, ``classes.csv`` and ``sources.csv``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -78,17 +76,17 @@ def _three_columns(name: str, values: Sequence[float] | None) -> dict[str, float
 def _report(sources: Sequence[MediaStats], findings: Sequence[Finding]) -> str:
     lines = ["# Lists and media", "", "`issues.csv` names each of the files and lines.", ""]
     for level in Level:
-        points = [_point(finding) for finding in findings if finding.level == level]
+        points = [
+            f"- {for_markdown(finding.source)}: {for_markdown(finding.text, None)}."
+            f" {finding.advice}".rstrip()
+            for finding in findings
+            if finding.level == level
+        ]
         if points:
             lines += [f"## {level}", "", *points, ""]
     if sources:
         lines += _source_table(sources)
     return "\n".join(lines)
-
-
-def _point(finding: Finding) -> str:
-    text = f"{for_markdown(finding.source)}: {for_markdown(finding.text, None)}."
-    return f"- {text} {finding.advice}".rstrip()
 
 
 def _source_table(sources: Sequence[MediaStats]) -> list[str]:

@@ -1,13 +1,11 @@
 """Checks of lists: every wrong or repeated line, where the catalog stops at the first one."""
 
-from __future__ import annotations
-
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from omnidali.catalog.listing.folders import IMAGE_ENDINGS, VIDEO_ENDINGS, class_folders, walk
-from omnidali.catalog.listing.labels import UNLABELLED, Labels, read_label_map
+from omnidali.catalog.listing.labels import UNLABELLED, Labels
 from omnidali.catalog.listing.list_reader import read_list
 from omnidali.config.schema import MediaConfig
 from omnidali.curation.lint.findings import Issues
@@ -23,8 +21,7 @@ class _CollectingLabels(Labels):
         issues: gets the wrong labels.
         words_are_fine: whether a word that is no class name is left to another check.
         names: of the classes, in label order; None where labels are numbers.
-        mapping: the label map, where the source has one.
-        map_path: its file.
+        map_path: the label map's file, where the source has one.
 
     Attributes:
         wrong: whether any label was wrong.
@@ -37,16 +34,15 @@ class _CollectingLabels(Labels):
         *,
         words_are_fine: bool,
         names: Sequence[str] | None,
-        mapping: Mapping[str, int] | None,
         map_path: Path | None,
     ):
-        super().__init__(names, mapping, map_path)
+        super().__init__(names, map_path)
         self._source = source
         self._issues = issues
         self._words_are_fine = words_are_fine
         self.wrong = False
 
-    def number(self, text: str | None, where: str, path: str = "") -> int:
+    def number(self, text: str | None, where: str, path: str) -> int:
         try:
             return super().number(text, where, path)
         except UserError as error:
@@ -121,13 +117,12 @@ def check_list_lines(
         issues,
         words_are_fine=words_are_fine,
         names=names,
-        mapping=read_label_map(map_path) if map_path else None,
         map_path=map_path,
     )
     _, entries = read_list(
         data_root / source.list,
         source,
-        labels,
+        labels.number,
         name,
         root=data_root / source.root,
         leave_out=lambda path, where: issues.add(name, path, "not UTF-8", where),

@@ -1,12 +1,10 @@
 """What a source holds: classes, codecs, sizes, rates, keyframes, hours, bytes, decoding cost."""
 
-from __future__ import annotations
-
 import json
 import os
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,11 +12,10 @@ from omnidali.catalog.database.source_table import SourceTable
 from omnidali.catalog.probing.packed_numbers import unpack_numbers
 from omnidali.catalog.probing.probe import OK
 from omnidali.config.schema import ClipConfig, MediaConfig, SourceConfig, ViewsConfig
-from omnidali.planning.frame_sampling import frames_decoded, sample_test, sample_train
-from omnidali.planning.train_plan import TrainPlan
+from omnidali.curation.table_sample import decoded_per_used, evenly_spread
+from omnidali.planning.frame_sampling import sample_test, sample_train
 
 _MAX_FILES = 2000  # evenly spread, that keyframes are counted of
-_PLANNED_CLIPS = 64  # that decoded frames are counted of
 _WORDS = 1 << 32  # a random word of the plan is below it
 
 Spread = tuple[float, float, float]  # smallest, median and largest value
@@ -98,7 +95,7 @@ def compute_media_stats(
         )
         gops = _gops(db, number)
         if isinstance(source, SourceConfig):
-            decoded = _decoded_for_each_shown(table, source, clip, seed)
+            decoded = decoded_per_used(table, source, clip, seed)
 
     return MediaStats(
         name=table.name,
@@ -126,8 +123,7 @@ def count_files(db: sqlite3.Connection, source: int, column: str) -> dict[str, i
         source: the source's number in it.
         column: an expression of columns of the table ``media``; never untrusted text.
     """
-    counts = _count_values(db, source, column, order="2 DESC, 1")
-    return dict(counts)
+    return dict(_count_values(db, source, column, order="2 DESC, 1"))
 
 
 def _count_values(
@@ -151,17 +147,12 @@ def _spread(counts: Iterable[tuple[float, int]]) -> Spread | None:
     return values[0], median, values[-1]
 
 
-def _evenly_spread(count: int, most: int) -> np.ndarray:
-    """At most so many of the numbers below ``count``."""
-    return np.unique(np.linspace(0, count - 1, most).astype(int))
-
-
 def _gops(db: sqlite3.Connection, source: int) -> Spread | None:
     """Distances of keyframes in an even sample of the files."""
     ids = db.execute(
         "SELECT id FROM media WHERE source = ? AND state = ? ORDER BY id", (source, OK)
     ).fetchall()
-    chosen = [ids[place][0] for place in _evenly_spread(len(ids), _MAX_FILES)]
+    chosen = [ids[place][0] for place in evenly_spread(len(ids), _MAX_FILES)]
     rows = db.execute(
         "SELECT keyframes, frames FROM media WHERE id IN (SELECT value FROM json_each(?))",
         (json.dumps(chosen),),
@@ -179,7 +170,7 @@ def _gops(db: sqlite3.Connection, source: int) -> Spread | None:
 def _size_of_folders(table: SourceTable) -> int:
     """Bytes of folders of frames, as if all frames of a folder were as large as its first one."""
     records = np.unique(table.records)
-    chosen = _evenly_spread(len(records), _MAX_FILES)
+    chosen = evenly_spread(len(records), _MAX_FILES)
     total = 0
     for record in records[chosen]:
         media = table.media(record)
@@ -188,22 +179,6 @@ def _size_of_folders(table: SourceTable) -> int:
         except OSError:
             continue
     return round(total * len(records) / len(chosen))
-
-
-def _decoded_for_each_shown(
-    table: SourceTable, source: SourceConfig, clip: ClipConfig, seed: int
-) -> float:
-    """Frames that are decoded for each one shown, over the first clips of a plan of this source."""
-    alone = replace(source, weight=1.0, batch=None, resample=None)
-    (samples,) = TrainPlan([table], [alone], clip, _PLANNED_CLIPS, seed)(0)
-
-    decoded = 0
-    for pieces, frames in zip(samples.pieces, samples.frames, strict=True):
-        records = np.repeat(table.records[pieces], len(frames) // len(pieces))
-        for record in np.unique(records).tolist():
-            keyframes = unpack_numbers(table.media(record).keyframes)
-            decoded += frames_decoded(frames[records == record], keyframes)
-    return decoded / samples.frames.size
 
 
 def find_short_rows(
