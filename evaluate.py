@@ -4,8 +4,6 @@ python evaluate.py --config configs/demo.yaml
 torchrun --nproc-per-node 8 evaluate.py --config configs/tsn_omni.yaml --checkpoint runs/tsn_omni
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys
@@ -15,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from omnidali.catalog.database.source_table import SourceTable
-from omnidali.cli.arguments import Parser, use_utf8
+from omnidali.cli.command import Parser, use_utf8
 from omnidali.cli.error_report import run_reporting_errors
 from omnidali.config.load import load_config
 from omnidali.config.schema import Config
@@ -90,8 +88,10 @@ def evaluate(
         **accuracy.as_row(),
     }
     if ranks.is_main:
-        record = {"evaluation": result, "seed": config.seed, "sources": list(config.sources)}
-        write_record(config.run_dir, record)
+        write_record(
+            config.run_dir,
+            {"evaluation": result, "seed": config.seed, "sources": list(config.sources)},
+        )
         _write_reports(_folder(config, protocol), accuracy, scores, data.evaluation, names)
     return result
 

@@ -3,8 +3,6 @@
 A value that does not fit its type becomes a mistake in a list; the rest is converted all the same.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import types
@@ -51,7 +49,14 @@ def build_config(
     for key, value in values.items():
         path = f"{where}.{_short(key)}" if where else _short(key)
         if key not in fields:
-            errors.append(_unknown_key(path, _short(key), list(fields)))
+            errors.append(
+                UserError(
+                    path,
+                    f"one of {', '.join(fields)}",
+                    f"the unknown key '{_short(key)}'",
+                    _did_you_mean(key, list(fields), otherwise="Remove it."),
+                )
+            )
             continue
         before = len(errors)
         converted = _convert(value, hints[key], path, errors)
@@ -72,7 +77,7 @@ def build_config(
     return kind(**arguments) if arguments.keys() >= set(required) else None
 
 
-def config_to_dict(config: DataclassInstance) -> dict[str, object]:
+def config_to_dict(config: "DataclassInstance") -> dict[str, object]:
     """A config as dicts, lists and numbers, which YAML and JSON can hold."""
     return {
         field.name: _to_plain(getattr(config, field.name)) for field in dataclasses.fields(config)
@@ -85,12 +90,6 @@ def _to_plain(value: object) -> object:
     if isinstance(value, Mapping):
         return {key: _to_plain(item) for key, item in value.items()}
     return [_to_plain(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _unknown_key(path: str, key: str, known: list[str]) -> UserError:
-    close = difflib.get_close_matches(key, known, n=1)
-    advice = f"Did you mean '{close[0]}'?" if close else "Remove it."
-    return UserError(path, f"one of {', '.join(known)}", f"the unknown key '{key}'", advice)
 
 
 def _convert(value: object, hint: typing.Any, where: str, errors: list[UserError]) -> object:
@@ -200,5 +199,9 @@ def _advise(value: object, hint: object, choices: Sequence[object]) -> str:
         return "YAML reads this as text; write numbers as 0.001 or 1.0e-3."
     if isinstance(value, bool) and choices:
         return "YAML reads on, off, yes and no as truth values; put the word in quotes."
-    close = difflib.get_close_matches(_short(value), [str(item) for item in choices], n=1)
-    return f"Did you mean '{close[0]}'?" if close else "Correct the value."
+    return _did_you_mean(value, choices, "Correct the value.")
+
+
+def _did_you_mean(value: object, choices: Sequence[object], otherwise: str) -> str:
+    close = difflib.get_close_matches(_short(value), map(str, choices), n=1)
+    return f"Did you mean '{close[0]}'?" if close else otherwise

@@ -4,8 +4,6 @@ Precedence: defaults < ``base`` files < the file < ``key.path=value``. All mista
 once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -92,7 +90,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: with every mistake of the file and the overrides.
         UserError: if a file cannot be read or is no YAML.
     """
-    values = _read_with_base(Path(path), ())
+    _, values = _read_with_base(Path(path), ())
     errors: list[UserError] = []
     for text in overrides:
         try:
@@ -116,11 +114,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def config_files(path: str | Path) -> list[Path]:
     """The files that :func:`load_config` reads for ``path``, a good config, itself first."""
-    values = _read(Path(path))
-    return [
-        Path(path),
-        *(file for name in _bases(values) for file in config_files(Path(path).parent / name)),
-    ]
+    files, _ = _read_with_base(Path(path), ())
+    return files
 
 
 def dump_config(config: Config) -> str:
@@ -141,10 +136,9 @@ def find_changes(
     ['model.dropout: 0.4 became 0.5']
     """
     lines = []
-    for key in (key for key in new if key in old):
+    for key, after in new.items():
         name = f"{where}.{key}" if where else key
-        before = old[key]
-        after = new[key]
+        before = old.get(key, after)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             lines += find_changes(before, after, name)
         elif before != after:
@@ -178,42 +172,37 @@ def _read(path: Path) -> dict:
     return values
 
 
-def _bases(values: Mapping[str, object]) -> list:
-    base = values.get("base")
-    if base is None:
-        return []
-    return base if isinstance(base, list) else [base]
-
-
-def _read_with_base(path: Path, above: tuple[Path, ...]) -> dict:
-    """The values of a file, merged with those of its bases.
+def _read_with_base(path: Path, above: tuple[Path, ...]) -> tuple[list[Path], dict]:
+    """The file and those that it builds on, and their merged values.
 
     Args:
         path: of the file.
         above: the files that build on it.
     """
     values = _read(path)
-    bases = _bases(values)
+    base = values.pop("base", None)
+    if base is None:
+        base = []
+    bases = base if isinstance(base, list) else [base]
     if path.resolve() in above or not all(isinstance(name, str) for name in bases):
-        raise UserError(
-            f"{path}: base", "other config files", str(values["base"]), "Remove the circle."
-        )
+        raise UserError(f"{path}: base", "other config files", str(base), "Remove the circle.")
 
-    values.pop("base", None)
+    files = [path]
     merged: dict = {}
     for name in bases:
-        merged = _merge(merged, _read_with_base(path.parent / name, (*above, path.resolve())))
-    return _merge(merged, values)
+        more, below = _read_with_base(path.parent / name, (*above, path.resolve()))
+        files += more
+        merged = _merge(merged, below)
+    return files, _merge(merged, values)
 
 
 def _merge(below: dict, above: dict) -> dict:
-    merged = dict(below)
-    for key, value in above.items():
-        under = below.get(key)
-        if isinstance(under, dict) and isinstance(value, dict):
-            value = _merge(under, value)
-        merged[key] = value
-    return merged
+    in_both = {
+        key: _merge(below[key], value)
+        for key, value in above.items()
+        if isinstance(value, dict) and isinstance(below.get(key), dict)
+    }
+    return {**below, **above, **in_both}
 
 
 def _override(values: dict, text: str) -> None:

@@ -1,7 +1,5 @@
 """Mistakes that the types of a config do not show: ranges, and settings that exclude each other."""
 
-from __future__ import annotations
-
 import dataclasses
 import typing
 from collections.abc import Iterator, Mapping
@@ -226,7 +224,6 @@ def _training_mistakes(config: Config) -> Iterator[UserError]:
         for name, source in config.sources.items()
         if source.media_kind.is_still and source.inflate == "single"
     ]
-    apart = single if model.name == "slowonly" else []
     apart = single if model.name == "slowonly" else []
     if model.sync_norm and (model.norm != "shared" or apart):
         got = f", {', '.join(single)} as single frames" if single else ""

@@ -1,7 +1,5 @@
 """Files of checkpoints: written atomically, read without running code, checked when read."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os
@@ -12,9 +10,8 @@ from typing import Any
 import torch
 
 from omnidali.errors import UserError
-from omnidali.models.digest import DIGEST, digest_of
 from omnidali.models.pretrained import UNKNOWN, first_few, fit_weights
-from omnidali.models.weights import read_weights
+from omnidali.models.weights import DIGEST, digest_of, read_weights
 from omnidali.utils.untrusted_text import say
 
 LAST = "last.pt"
@@ -225,11 +222,10 @@ def load_weights(model: torch.nn.Module, state: Mapping[str, Any], where: str) -
         UserError: naming up to five weights that do not match.
     """
     fitting, report = fit_weights(model, state["state_dict"], takes_head=True)
-    unknown = [name for name, reason in report.left_out.items() if reason == UNKNOWN]
     wrong = [
         *(f"{name} is missing" for name in report.missing),
         *report.wrong,
-        *(f"{name} is unknown" for name in unknown),
+        *(f"{name} is unknown" for name, why in report.left_out.items() if why == UNKNOWN),
         *(f"{name} was inflated" for name in report.inflated),
     ]
 

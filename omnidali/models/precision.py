@@ -1,7 +1,5 @@
 """Mixed precision: which dtype the forward pass and the clips have."""
 
-from __future__ import annotations
-
 import torch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -12,8 +12,6 @@ A 2D kernel becomes a 3D one by repeating it over time and dividing by the lengt
 clip gives the 2D response (I3D, Carreira and Zisserman, CVPR 2017).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +19,9 @@ from pathlib import Path
 
 import torch
 
+from omnidali.config.schema import ModelConfig
 from omnidali.errors import UserError
+from omnidali.models.resnet import LAYERS
 from omnidali.models.weights import best_weights, read_weights
 
 # The names of the classifier begin so.
@@ -85,16 +85,15 @@ def rename_weights(
         the reason.
     """
     weights = {name.removeprefix("module."): value for name, value in weights.items()}
-    known = {}
-    left_out = {}
     if "backbone.conv1.conv.weight" in weights:
-        for name, value in weights.items():
-            if name.startswith("data_preprocessor."):
-                left_out[name] = _OTHER_NORMALISATION
-            else:
-                known[name] = value
+        left_out = {
+            name: _OTHER_NORMALISATION for name in weights if name.startswith("data_preprocessor.")
+        }
+        known = {name: value for name, value in weights.items() if name not in left_out}
         return "mmaction2", known, left_out
 
+    known = {}
+    left_out = {}
     prefix = "backbone." if "backbone.conv1.weight" in weights else ""
     for name, value in weights.items():
         ours = _from_torchvision(name.removeprefix(prefix)) if name.startswith(prefix) else None
@@ -127,6 +126,50 @@ def _from_torchvision(name: str) -> str | None:
         kind = "conv" if number == "0" else "bn"
         ours = f"backbone.{block}downsample.{kind}.{part}"
     return ours if part in (("weight",) if kind == "conv" else _NORM) else None
+
+
+def infer_architecture(
+    weights: Mapping[str, torch.Tensor], where: str | Path
+) -> tuple[ModelConfig, int]:
+    """The network that weights belong to: kernels over time make SlowOnly, blocks the depth.
+
+    Args:
+        weights: with names of any family.
+        where: the file, for errors.
+
+    Returns:
+        The network, and the outputs of its classifier.
+
+    Raises:
+        UserError: if it is none of ours, or has no classifier.
+    """
+    _, known, _ = rename_weights(weights)
+    blocks = tuple(
+        len({name.split(".")[2] for name in known if name.startswith(f"backbone.layer{stage}.")})
+        for stage in (1, 2, 3, 4)
+    )
+    is_bottleneck = any(".conv3." in name for name in known)
+    depths = {layers: depth for depth, layers in LAYERS.items()}
+    depth = depths.get((blocks, is_bottleneck))
+
+    first = known.get("backbone.conv1.conv.weight")
+    if first is None or first.ndim not in (4, 5) or depth is None:
+        kinds = ", ".join(f"-{depth}" for depth in LAYERS)
+        raise UserError(
+            str(where),
+            f"a TSN or SlowOnly on a ResNet{kinds}",
+            f"stages of {', '.join(map(str, blocks))} blocks",
+            "Use another checkpoint.",
+        )
+    last = known.get(f"{HEAD}weight")
+    if last is None or last.ndim != 2:
+        raise UserError(
+            str(where),
+            f"a classifier ({HEAD}weight)",
+            "none",
+            "Use the checkpoint of a network that was trained on the classes.",
+        )
+    return ModelConfig(name="tsn" if first.ndim == 4 else "slowonly", depth=depth), len(last)
 
 
 def inflate(weight: torch.Tensor, length: int) -> torch.Tensor:

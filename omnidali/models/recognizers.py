@@ -1,7 +1,5 @@
 """TSN and SlowOnly: clips of any source in, one row of logits for each clip out."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -125,8 +123,11 @@ def fixed_statistics(module: nn.Module, fixed: bool = True) -> Iterator[None]:
         module: with the norms.
         fixed: whether to do so; else nothing changes.
     """
-    norms = [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
-    changed = norms if fixed and module.training else []
+    changed = [
+        norm
+        for norm in module.modules()
+        if fixed and module.training and isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    ]
     for norm in changed:
         norm.track_running_stats = False
     try:

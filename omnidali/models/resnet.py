@@ -4,8 +4,6 @@ One definition serves both: SlowOnly is the 2D network whose kernels got a time 
 (He et al., CVPR 2016; Feichtenhofer et al., ICCV 2019; mmaction2 0.x resnet.py and resnet3d.py).
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Literal
 

@@ -1,7 +1,6 @@
-"""Files of weights: read without trust, and written for other projects."""
+"""Files of weights: read without trust, checked by a checksum, and written for other projects."""
 
-from __future__ import annotations
-
+import hashlib
 import io
 import itertools
 import os
@@ -14,11 +13,12 @@ import safetensors.torch
 import torch
 
 from omnidali.errors import UserError
-from omnidali.models.digest import DIGEST, digest_of
 from omnidali.utils.atomic_write import write_whole
 
 # Entries under which other projects keep the weights.
 _WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model")
+# The entry of a checkpoint that holds the digest of the others.
+DIGEST = "digest"
 
 
 def read_weights(path: str | Path) -> dict[str, Any]:
@@ -152,6 +152,40 @@ def _check_tensors(path: str | Path, weights: object) -> None:
             raise UserError(str(path), "weights by name", got, "Use another file.")
 
 
+def digest_of(state: Mapping[str, object]) -> str:
+    """SHA-256 over all entries but the digest itself, in their order.
+
+    torch's own format does not notice flipped bits.
+
+    >>> digest_of({"a": torch.zeros(2)}) == digest_of({"a": torch.zeros(2), "digest": "x"})
+    True
+    """
+    digest = hashlib.sha256()
+    _add(digest, {name: value for name, value in state.items() if name != DIGEST})
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _add(digest: "hashlib._Hash", value: object) -> None:
+    if isinstance(value, torch.Tensor):
+        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        # Only one tensor at a time has a second place in memory.
+        data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(data.numpy().data)
+    elif isinstance(value, Mapping):
+        digest.update(b"{")
+        for name, inner in value.items():
+            digest.update(f"{name!r}:".encode())
+            _add(digest, inner)
+        digest.update(b"}")
+    elif isinstance(value, (list, tuple)):
+        digest.update(b"[")
+        for inner in value:
+            _add(digest, inner)
+        digest.update(b"]")
+    else:
+        digest.update(f"{value!r},".encode())
+
+
 def export_weights(
     weights: Mapping[str, torch.Tensor], path: str | Path, meta: Mapping[str, object]
 ) -> None:
@@ -169,8 +203,9 @@ def export_weights(
     check_export(path)
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
     if path.suffix == ".safetensors":
-        texts = {key: str(value) for key, value in meta.items()}
-        data = safetensors.torch.save(weights, metadata=texts)
+        data = safetensors.torch.save(
+            weights, metadata={key: str(value) for key, value in meta.items()}
+        )
     else:
         buffer = io.BytesIO()
         torch.save({"meta": dict(meta), "state_dict": weights}, buffer)

@@ -6,8 +6,6 @@ J_i = H_i(J_{i-1}); ``translate_*`` moves the crop window. The paper gives no nu
 comes from ``omnidali motion estimate``.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence
@@ -21,7 +19,7 @@ from omnidali.errors import UserError
 from omnidali.planning.philox import normals
 from omnidali.utils.text_files import parse_json
 
-SHIPPED = Path(__file__).parent / "motion.json"
+_SHIPPED = Path(__file__).parent / "motion.json"
 # Numbers of a homography minus the identity, row by row; the last one, which is 0, is left out.
 PARAMETERS = 8
 # How far a translated window gets, in sides of the box.
@@ -67,7 +65,7 @@ def load_motion(path: Path | None, per_class: bool, classes: Sequence[str] | Non
     Raises:
         UserError: if the file is missing, is none of that command, or lacks single classes.
     """
-    path = path or SHIPPED
+    path = path or _SHIPPED
     try:
         values: Any = parse_json(path.read_text(encoding="utf-8"), str(path))
         rows = [values["all"]]
@@ -76,9 +74,9 @@ def load_motion(path: Path | None, per_class: bool, classes: Sequence[str] | Non
             rows = [by_class.get(name, values["all"]) for name in classes or ()] + rows
 
         mean = np.array([row["mean"] for row in rows], float).reshape(-1, PARAMETERS)
-        covariance = np.array([row["covariance"] for row in rows], float)
-        factors = map(_factor, covariance.reshape(-1, PARAMETERS, PARAMETERS))
-        factor = np.stack(list(factors))
+        covariances = np.array([row["covariance"] for row in rows], float)
+        square = covariances.reshape(-1, PARAMETERS, PARAMETERS)
+        factor = np.stack([_factor(covariance) for covariance in square])
     except UserError:
         raise
     except FileNotFoundError:
@@ -170,9 +168,8 @@ def translated(
         shifts = shifts[:, :1] * np.linspace(-1, 1, frames)[None, :, None]
 
     for axis, (low, high, room) in enumerate(((1, 3, widths), (0, 2, heights))):
-        start = boxes[:, low].astype(float)
         side = (boxes[:, high] - boxes[:, low]).astype(float)
-        moved = start[:, None] + shifts[:, :, axis] * side[:, None]
+        moved = boxes[:, low, None] + shifts[:, :, axis] * side[:, None]
         matrices[:, :, axis, 2] = np.clip(moved, 0, (np.asarray(room, float) - side)[:, None])
     return matrices
 

@@ -5,8 +5,6 @@ decoder can cut the half-resolution colour planes of 4:2:0 video without resampl
 All frames of a sample share its box.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

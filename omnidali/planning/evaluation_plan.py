@@ -1,7 +1,5 @@
 """The plan of an evaluation: every item once, with all its views."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from omnidali.catalog.database.source_table import SourceTable

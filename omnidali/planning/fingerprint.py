@@ -1,7 +1,5 @@
 """The differences between a plan and the one that a checkpoint was made with, in words."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -69,11 +67,9 @@ def find_differences(old: object, new: object, where: str = "") -> list[str]:
                 found += find_differences(old.get(key), new.get(key), name)
         return found
 
-    if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)):
-        is_same = list(old) == list(new)
-    else:
-        is_same = old == new
-    return [] if is_same else [f"{where}: {_text(old)} became {_text(new)}"]
+    # A checkpoint has lists where a plan has tuples.
+    old, new = (list(value) if isinstance(value, tuple) else value for value in (old, new))
+    return [] if old == new else [f"{where}: {_text(old)} became {_text(new)}"]
 
 
 def _content_differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> list[str]:
@@ -94,8 +90,10 @@ def _content_differences(old: Mapping[str, Any], new: Mapping[str, Any], where: 
     if old_list == new_list:
         return found
     if had is None or old_choice != new_choice:
-        count = f"{has['samples']:,} samples now"
-        return [*found, f"{where}: its list, labels or files changed; it has {count}"]
+        found.append(
+            f"{where}: its list, labels or files changed; it has {has['samples']:,} samples now"
+        )
+        return found
 
     changes = _changes(had, has)
     alike = "" if had["samples"] != has["samples"] else f" ({has['samples']:,} samples, as before)"
@@ -125,16 +123,15 @@ def _changes(had: Mapping[str, Any], has: Mapping[str, Any]) -> list[str]:
     elif not renumbered:
         changes = ["has other paths in its list, with the same labels, sizes and lengths"]
 
+    # Frames were numbered by timestamps when the run began, which was wrong for some files.
     if renumbered:
-        changes.append(_renumbered(*has["irregular"]))
+        paths, count = has["irregular"]
+        names = for_terminal(", ".join(paths))
+        more = f" and {count - len(paths):,} more" if count > len(paths) else ""
+        changes.append(
+            f"has files whose frames had wrong numbers when the run began: {names}{more}"
+        )
     return changes
-
-
-def _renumbered(paths: list[str], count: int) -> str:
-    """Frames were numbered by timestamps when the run began, which was wrong for some files."""
-    names = for_terminal(", ".join(paths))
-    more = f" and {count - len(paths):,} more" if count > len(paths) else ""
-    return f"has files whose frames had wrong numbers when the run began: {names}{more}"
 
 
 def _checksum(values: np.ndarray) -> int:

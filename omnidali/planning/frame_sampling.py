@@ -4,8 +4,6 @@ There are C clips of L frames at interval I; the span of a clip is L * I. Frames
 video wrap around (mode 'loop').
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from omnidali.planning.philox import below
@@ -36,11 +34,9 @@ def sample_train(
     # evenly, or none.
     offsets = np.where(average > 0, steps * average + below(words, np.maximum(average, 1)), 0)
     crowded = (average <= 0) & (lengths > max(clips, span))
-    if crowded.any():
-        offsets = np.where(crowded, np.sort(below(words, np.maximum(room, 1)), axis=1), offsets)
+    offsets = np.where(crowded, np.sort(below(words, np.maximum(room, 1)), axis=1), offsets)
     short = (average == 0) & ~crowded
-    if short.any():
-        offsets = np.where(short, np.round(steps * (room / clips)).astype(np.int64), offsets)
+    offsets = np.where(short, np.round(steps * (room / clips)).astype(np.int64), offsets)
     return _expand(offsets, lengths, clip_len, interval)
 
 

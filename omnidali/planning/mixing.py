@@ -1,7 +1,5 @@
 """The sources that fill a step, and their slots: weights, fixed batches, or batches in turn."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from fractions import Fraction

@@ -5,8 +5,6 @@ both slots of a pair go to the same rank, so that blending needs no communicatio
 not depend on the number of ranks.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -3,8 +3,6 @@
 A number is a function of (key, counter); nothing is drawn in order and nothing needs saving.
 """
 
-from __future__ import annotations
-
 from enum import IntEnum
 
 import numpy as np

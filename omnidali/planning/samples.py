@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -62,8 +62,9 @@ class Samples:
 
     def take(self, index: np.ndarray) -> Samples:
         """The samples at ``index`` (an array of places or of truth values)."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
         taken = {
-            name: value[index] for name, value in values.items() if isinstance(value, np.ndarray)
+            name: value[index]
+            for name, value in vars(self).items()
+            if isinstance(value, np.ndarray)
         }
         return replace(self, **taken)

@@ -1,8 +1,7 @@
 """The plan of one training source: what each of its draws shows."""
 
-from __future__ import annotations
-
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from omnidali.config.schema import ClipConfig, SourceConfig
 from omnidali.errors import UserError
 from omnidali.planning import camera_motion, crops
 from omnidali.planning.camera_motion import Motion
+from omnidali.planning.fingerprint import describe_content
 from omnidali.planning.frame_sampling import sample_train
 from omnidali.planning.philox import Purpose, Stream, below
 from omnidali.planning.resampling import RowOrder
@@ -61,8 +61,9 @@ class SourcePlan:
         self._stream = Stream(seed, number)
         self.order = RowOrder(table.labels, settings.resample, self._stream)
 
+    @cached_property
     def fingerprint(self) -> dict[str, object]:
-        """The settings that the order depends on."""
+        """The settings and the contents that the order depends on."""
         settings = self.settings
         return {
             "weight": settings.weight,
@@ -71,11 +72,8 @@ class SourcePlan:
             "resample": settings.resample and vars(settings.resample).copy(),
             "pieces": settings.pieces,
             "motion": self.motion and self.motion.fingerprint,
+            **describe_content(self.table, settings.pattern),
         }
-
-    def samples(self, draws: np.ndarray, slots: np.ndarray) -> Samples:
-        """The samples of these draws, int64 (n,), which fill these slots, int64 (n,)."""
-        return self._samples(draws, slots, self.order(draws), attempt=0)
 
     def substitute(self, one: Samples, attempt: int) -> Samples:
         """See :meth:`omnidali.planning.train_plan.TrainPlan.substitute`; of the only sample."""
@@ -84,7 +82,7 @@ class SourcePlan:
             rows = self.order.other_of_class(one.rows, words[:, 0])
         else:
             rows = below(words[:, 0], np.array([len(self.table)]))
-        other = self._samples(one.draws, one.slots, rows, attempt)
+        other = self.samples(one.draws, one.slots, rows, attempt)
         return replace(
             other,
             partners=one.partners,
@@ -92,13 +90,22 @@ class SourcePlan:
             partner_frames=one.partner_frames,
         )
 
-    def _samples(
-        self, draws: np.ndarray, slots: np.ndarray, rows: np.ndarray, attempt: int
+    def samples(
+        self, draws: np.ndarray, slots: np.ndarray, rows: np.ndarray, attempt: int = 0
     ) -> Samples:
+        """The samples of ``rows``.
+
+        Args:
+            draws: int64 (n,), which seed them.
+            slots: int64 (n,), which they fill.
+            rows: int64 (n,), of the table.
+            attempt: 0, or which substitutes they are.
+        """
         pieces, frames = self._frames(draws, rows, attempt)
         boxes = self._boxes(draws, rows, attempt)
-        is_single = self.settings.inflate == "single"
-        repeat = 1 if is_single else self.clip.num_clips * self.clip.clip_len
+        repeat = 1
+        if self.settings.inflate != "single":
+            repeat = self.clip.num_clips * self.clip.clip_len
 
         return Samples(
             source=self.number,
@@ -169,11 +176,9 @@ class SourcePlan:
         if self.clip.crop == "center":
             return crops.centered(widths, heights, size=1, short_side=1)
         if self.clip.crop == "multi_scale":
-            count = crops.MULTI_SCALE_NUMBERS
-            numbers = self._stream.uniform(Purpose.CROP, draws, count, attempt)
+            numbers = self._stream.uniform(Purpose.CROP, draws, crops.MULTI_SCALE_NUMBERS, attempt)
             return crops.multi_scale(widths, heights, numbers)[:, None]
-        count = crops.RANDOM_RESIZED_NUMBERS
-        numbers = self._stream.uniform(Purpose.CROP, draws, count, attempt)
+        numbers = self._stream.uniform(Purpose.CROP, draws, crops.RANDOM_RESIZED_NUMBERS, attempt)
         return crops.random_resized(widths, heights, numbers, self.clip.area)[:, None]
 
     def _motions(
@@ -188,16 +193,16 @@ class SourcePlan:
         size = self.clip.size
         if inflate == "warp":
             assert self.motion is not None
-            count = camera_motion.PARAMETERS * (frames - 1)
-            uniform = self._stream.uniform(Purpose.MOTION, draws, count, attempt)
+            uniform = self._stream.uniform(
+                Purpose.MOTION, draws, camera_motion.PARAMETERS * (frames - 1), attempt
+            )
             mean, factor = self.motion.of_labels(self.table.labels[rows])
             motions = camera_motion.warped(
                 boxes, widths, heights, frames, size, uniform, mean, factor
             )
         else:
             uniform = self._stream.uniform(Purpose.MOTION, draws, 2 * frames, attempt)
-            is_constant = inflate == "translate_constant"
             motions = camera_motion.translated(
-                boxes, widths, heights, frames, size, uniform, is_constant
+                boxes, widths, heights, frames, size, uniform, inflate == "translate_constant"
             )
         return motions.astype(np.float32)

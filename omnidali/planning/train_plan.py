@@ -4,18 +4,14 @@ It is a pure function of (config, catalog, seed, step). It draws no number in or
 state, so every step can be computed at any time, on any rank, for any number of ranks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 
 import numpy as np
 
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.config.schema import ClipConfig, SourceConfig
 from omnidali.planning.camera_motion import Motion
-from omnidali.planning.fingerprint import describe_content
 from omnidali.planning.mixing import make_mixing
 from omnidali.planning.mixup import Mixup, assign_ranks
 from omnidali.planning.philox import Stream
@@ -42,6 +38,10 @@ class TrainPlan:
         motions: of the sources with ``inflate: warp``, by their place.
         classes: number of classes, for the soft labels that mixup makes.
 
+    Attributes:
+        batch: slots of one step on all ranks; the mean where steps alternate.
+        steps_per_epoch: steps in which the first source, the target, is seen once.
+
     Raises:
         UserError: if a source lacks labels.
     """
@@ -66,6 +66,7 @@ class TrainPlan:
         self.ratio = ratio
         self.classes = classes
         self.mixing = make_mixing(sources, batch, ratio)
+        self.batch = self.mixing.batch
         self._is_cross = mixup == "cross"
         self._mixup = Mixup(mixup_alpha, Stream(seed, _WHOLE_PLAN)) if mixup != "none" else None
         self._sources = [
@@ -74,16 +75,7 @@ class TrainPlan:
             )
             for number, (table, source) in enumerate(zip(tables, sources, strict=True))
         ]
-
-    @property
-    def batch(self) -> float:
-        """Slots of one step on all ranks; the mean where steps alternate."""
-        return self.mixing.batch
-
-    @property
-    def steps_per_epoch(self) -> float:
-        """Steps in which the first source, the target, is seen once."""
-        return self.mixing.steps_until(self._sources[0].order.epoch)
+        self.steps_per_epoch = self.mixing.steps_until(self._sources[0].order.epoch)
 
     def fingerprint(self) -> dict[str, object]:
         """Everything that the order depends on, for comparison at a resume."""
@@ -95,15 +87,8 @@ class TrainPlan:
             "ratio": self.ratio,
             "mixup": mixup,
             "order of sources": [table.name for table in self.tables],
-            "sources": {
-                source.table.name: {**source.fingerprint(), **content}
-                for source, content in zip(self._sources, self._contents, strict=True)
-            },
+            "sources": {source.table.name: source.fingerprint for source in self._sources},
         }
-
-    @cached_property
-    def _contents(self) -> list[dict[str, object]]:
-        return [describe_content(source.table, source.settings.pattern) for source in self._sources]
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> tuple[Samples, ...]:
         """The samples of ``step`` for one rank, one entry a source (an entry may be empty).
@@ -127,10 +112,12 @@ class TrainPlan:
 
         planned = []
         first = 0  # place of the source's first slot in the step
-        for source, (low, high) in enumerate(zip(before.tolist(), after.tolist(), strict=True)):
-            places = np.arange(first, first + high - low)
-            mine = places[ranks[places] == rank]
-            samples = self._sources[source].samples(draws=low + mine - first, slots=start + mine)
+        for source, low, slots in zip(
+            self._sources, before.tolist(), (after - before).tolist(), strict=True
+        ):
+            mine = first + np.flatnonzero(ranks[first : first + slots] == rank)
+            draws = low - first + mine
+            samples = source.samples(draws, start + mine, rows=source.order(draws))
             if blends is not None:
                 samples = replace(
                     samples,
@@ -139,7 +126,7 @@ class TrainPlan:
                     partner_frames=blends.partner_frames[mine],
                 )
             planned.append(samples)
-            first += high - low
+            first += slots
         return tuple(planned)
 
     def substitute(self, samples: Samples, index: int, attempt: int) -> Samples:
