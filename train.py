@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from omnidali.cli.arguments import Parser, use_utf8
+from omnidali.cli.command import Parser, use_utf8
 from omnidali.cli.error_report import run_reporting_errors
 from omnidali.config.load import dump_config, load_config
 from omnidali.config.schema import Config

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from omnidali.cli.arguments import use_utf8
-from omnidali.cli.command import Command, Option, option, parse_command
+from omnidali.cli.command import Command, Option, option, parse_command, use_utf8
 from omnidali.cli.error_report import run_reporting_errors
 from omnidali.cli.options import CONFIG, SET, require
 from omnidali.utils.untrusted_text import say

@@ -22,7 +22,7 @@ from benchmarks.peer_tools import (
     crop_into,
     normalised_batch,
     use_few_threads,
-    use_one_thread,
+    limit_torch_threads,
 )
 from omnidali.utils.constants import MEAN, STD
 
@@ -165,7 +165,7 @@ def mmaction2(task: LoaderTask, layout: str) -> Iterator[torch.Tensor]:
             batch_sampler=clip_numbers(task),
             num_workers=task.workers,
             collate_fn=pseudo_collate,
-            worker_init_fn=use_one_thread,
+            worker_init_fn=limit_torch_threads,
         )
         use_few_threads(task)
         for data in loader:

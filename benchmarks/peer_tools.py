@@ -39,7 +39,7 @@ def clip_numbers(task: LoaderTask) -> list[list[int]]:
     return [list(range(*edges)) for edges in pairwise(accumulate(map(len, task.steps), initial=0))]
 
 
-def use_one_thread(_worker: int = 0) -> None:
+def limit_torch_threads(_worker: int = 0) -> None:
     """Let OpenCV and torch of this process or thread use one thread."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
@@ -59,7 +59,7 @@ def _by_processes(task: LoaderTask, decode: ClipDecoder) -> Iterator[torch.Tenso
         _Clips(task, decode),
         batch_sampler=clip_numbers(task),
         num_workers=task.workers,
-        worker_init_fn=use_one_thread,
+        worker_init_fn=limit_torch_threads,
     )
     free: list[np.ndarray] = []
     use_few_threads(task)
@@ -79,7 +79,7 @@ def _by_threads(task: LoaderTask, decode: ClipDecoder) -> Iterator[torch.Tensor]
         normalise_clip(torch.from_numpy(decode(clip, task.size)), out)
 
     free: list[np.ndarray] = []
-    with ThreadPoolExecutor(task.workers, initializer=use_one_thread) as pool:
+    with ThreadPoolExecutor(task.workers, initializer=limit_torch_threads) as pool:
         try:
             steps = iter(task.steps)
             waiting: deque[tuple[torch.Tensor, list[Future]]] = deque()

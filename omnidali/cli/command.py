@@ -1,30 +1,21 @@
-"""Subcommands as values, and the parser of a program that has some."""
-
-from __future__ import annotations
+"""Command lines: subcommands as values, and a parser that accepts any file name in UTF-8."""
 
 import argparse
+import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NoReturn
 
-from omnidali.cli.arguments import Parser
+from omnidali.utils.text_files import is_text
+from omnidali.utils.untrusted_text import for_terminal
 
-
-class Option(NamedTuple):
-    """An option of a command; made by :func:`option`.
-
-    Attributes:
-        name: such as ``--out``, or that of a positional argument.
-        settings: keyword arguments of argparse's ``add_argument``.
-    """
-
-    name: str
-    settings: dict[str, Any]
+Option = tuple[str, dict[str, Any]]  # name and keyword arguments of argparse's add_argument
 
 
 def option(name: str, **settings: Any) -> Option:
-    """An option with the settings of argparse's ``add_argument``."""
-    return Option(name, settings)
+    """An option: ``--name``, or a positional argument, with settings of ``add_argument``."""
+    return name, settings
 
 
 @dataclass(frozen=True)
@@ -48,7 +39,44 @@ class Command:
     options: Sequence[Option] = ()
     run: Callable[[argparse.Namespace], int | None] | None = None
     one_of: Sequence[Option] = ()
-    subcommands: Sequence[Command] = ()
+    subcommands: Sequence["Command"] = ()
+
+
+def use_utf8() -> None:
+    """Restart this program in Python's UTF-8 mode where file names are not UTF-8 to it.
+
+    In other encodings, such as that of LC_ALL=C with PYTHONUTF8=0, the file names in lists would
+    not be found.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})
+
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses arguments that are not UTF-8: configs and catalogs cannot hold them.
+
+    Its errors quote the arguments with control characters escaped: a shell may have made them of
+    file names.
+    """
+
+    def parse_known_args(
+        self, args: Iterable[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        args = sys.argv[1:] if args is None else list(args)
+        for text in args:
+            if not is_text(text):
+                self.error(
+                    f"{for_terminal(text)}: this name is not UTF-8. Rename the file or folder, or"
+                    " make a link to it that has another name"
+                )
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        super().error(for_terminal(message, None))
 
 
 def parse_command(

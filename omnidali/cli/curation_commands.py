@@ -1,7 +1,5 @@
 """``filter`` and ``dedup``: commands that write lists of the items that are worth training on."""
 
-from __future__ import annotations
-
 import argparse
 import math
 from typing import TYPE_CHECKING
@@ -115,7 +113,7 @@ def _filter(options: argparse.Namespace) -> None:
         say(f"report in {options.out}/report.md", f"train on it: {training_command(options.out)}")
 
 
-def rules_from(options: argparse.Namespace) -> Rules:
+def rules_from(options: argparse.Namespace) -> "Rules":
     """The rules that the options of ``filter`` ask for.
 
     Raises:
@@ -211,7 +209,7 @@ def _dedup(options: argparse.Namespace) -> None:
     end_process_group()
 
 
-def dedup_settings_from(options: argparse.Namespace) -> DedupSettings:
+def dedup_settings_from(options: argparse.Namespace) -> "DedupSettings":
     """What the options of ``dedup`` count as a duplicate.
 
     Raises:

@@ -1,7 +1,5 @@
 """How a program ends: errors become text and exit codes."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

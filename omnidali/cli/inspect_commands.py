@@ -1,7 +1,5 @@
 """``lint``, ``info`` and ``preview``: commands that show what data are like and change nothing."""
 
-from __future__ import annotations
-
 import argparse
 import json
 

@@ -1,20 +1,16 @@
 """The command ``omnidali``."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys
 
 from omnidali.cli import (
-    copy_commands,
     curation_commands,
     inspect_commands,
-    motion_commands,
+    media_commands,
     train_commands,
 )
-from omnidali.cli.arguments import use_utf8
-from omnidali.cli.command import parse_command
+from omnidali.cli.command import parse_command, use_utf8
 from omnidali.cli.error_report import run_reporting_errors
 from omnidali.processes.launch import ProgramFailedError
 from omnidali.utils.untrusted_text import say
@@ -23,8 +19,7 @@ COMMANDS = (
     *train_commands.COMMANDS,
     *inspect_commands.COMMANDS,
     *curation_commands.COMMANDS,
-    *copy_commands.COMMANDS,
-    *motion_commands.COMMANDS,
+    *media_commands.COMMANDS,
 )
 
 

@@ -1,7 +1,5 @@
 """Options that mean the same in several commands, and what commands do with them first."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from pathlib import Path
@@ -75,7 +73,7 @@ def load_config_apart_from_output(options: argparse.Namespace, *checkpoints: str
 
 
 def reserve_output(
-    command: str, options: argparse.Namespace, ranks: Ranks, earlier: str = OWNER
+    command: str, options: argparse.Namespace, ranks: "Ranks", earlier: str = OWNER
 ) -> Callable[[], None]:
     """Check that ``--out`` is free for a command, and return the function that takes it.
 

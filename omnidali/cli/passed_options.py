@@ -3,16 +3,13 @@
 The parsers of those commands parse them, which would refuse them hours later otherwise.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NoReturn
 
-from omnidali.cli.arguments import Parser
-from omnidali.cli.command import Option, add_options
+from omnidali.cli.command import Option, Parser, add_options
 from omnidali.cli.curation_commands import (
     DEDUP_OPTIONS,
     FILTER_OPTIONS,

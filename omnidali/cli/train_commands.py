@@ -1,7 +1,5 @@
 """Commands that train: ``demo``, ``ablate`` and ``curate``; and ``export``, for trained weights."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import replace
 
@@ -10,6 +8,7 @@ from omnidali.cli.options import (
     SET,
     config_option,
     load_config_apart_from_output,
+    require,
     reserve_output,
 )
 from omnidali.utils.untrusted_text import say
@@ -30,12 +29,15 @@ def _ablate(options: argparse.Namespace) -> None:
     from omnidali.experiments.ablate import ablate
 
     load_config_apart_from_output(options)
+    shares = options.fractions
+    are_shares = all(0 < share <= 1 for share in shares) and len(set(shares)) == len(shares)
+    require(are_shares, "--fractions", "shares above 0 and at most 1, each once", shares)
     ablate(
         options.config,
         options.overrides,
         options.out,
         seeds=options.seeds,
-        fractions=options.fractions,
+        fractions=shares,
         ranks=options.ranks,
         take=reserve_output("ablate", options, Ranks(), earlier="runs"),
     )

@@ -1,7 +1,5 @@
 """The demo: make the world, train with two processes, evaluate, and say where everything is."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ videos of a class show the same world in different ways. As in a camera, a frame
 of its duration, so that motion also shows in a single image.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,12 +47,6 @@ def _ring(
     return np.column_stack([across * np.cos(angles), down * np.sin(angles)]).tolist()
 
 
-def _blade(number: int) -> Sequence[Sequence[float]]:
-    """One of the three blades of the fan."""
-    middle = number * 2 * math.pi / 3
-    return [(0.0, 0.0), *_ring(np.linspace(middle - 0.45, middle + 0.45, 8), 1.4, 1.4)]
-
-
 # (colour, corners) of polygons, in the order of drawing: of two colours; in sizes of the actor
 _STAR_RADII = np.where(np.arange(10) % 2, 0.5, 1.25)
 _POLYGONS: dict[str, list[tuple[int, Sequence[Sequence[float]]]]] = {
@@ -68,7 +60,10 @@ _POLYGONS: dict[str, list[tuple[int, Sequence[Sequence[float]]]]] = {
         (1, [(-0.05, 1.4), (0.3, 1.8), (-0.2, 2.2), (0.05, 1.4)]),
     ],
     "star": [(0, _ring(np.arange(10) * math.pi / 5 - math.pi / 2, _STAR_RADII, _STAR_RADII))],
-    "fan": [(0, _blade(number)) for number in range(3)],
+    "fan": [  # three blades
+        (0, [(0.0, 0.0), *_ring(np.linspace(middle - 0.45, middle + 0.45, 8), 1.4, 1.4)])
+        for middle in (0.0, 2 * math.pi / 3, 4 * math.pi / 3)
+    ],
     "hammer": [
         (1, [(-0.12, -1.4), (0.12, -1.4), (0.12, 1.0), (-0.12, 1.0)]),
         (0, [(-0.75, 0.6), (0.75, 0.6), (0.75, 1.3), (-0.75, 1.3)]),

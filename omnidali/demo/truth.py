@@ -1,7 +1,5 @@
 """Precision and recall of curation on the demo world, whose truth is known."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

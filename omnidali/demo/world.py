@@ -5,8 +5,6 @@ planted (wrong labels, copies of validation frames, the parts of long videos tha
 written to ``truth.json``.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

@@ -3,8 +3,6 @@
 ``DEMO`` is the whole definition; nothing here touches a file.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """JSON messages between the ranks of a job, over TCP connections that notice a dead peer."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -60,7 +58,7 @@ class MessageConnection:
             raise ConnectionError("not ours") from None
 
 
-def connect(hosts: Sequence[str], port: int) -> MessageConnection:
+def connect_to_main(hosts: Sequence[str], port: int) -> MessageConnection:
     """Connect to the first of ``hosts`` that answers.
 
     Raises:

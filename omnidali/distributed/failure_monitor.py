@@ -6,8 +6,6 @@ not taken for dead, as its kernel still answers. The first failure is sent to al
 with it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re
@@ -24,7 +22,7 @@ from dataclasses import asdict, dataclass
 from omnidali.distributed.control_connection import (
     MAX_MESSAGE,
     MessageConnection,
-    connect,
+    connect_to_main,
     own_addresses,
 )
 from omnidali.errors import UserError
@@ -76,7 +74,7 @@ class FailureMonitor:
         self._is_known = threading.Event()
         self._is_printed = threading.Lock()
         self._is_stopping = False
-        self._connection = connect(hosts, port)
+        self._connection = connect_to_main(hosts, port)
         self._connection.send({"rank": rank, "token": token})
         threading.Thread(target=self._listen, daemon=True, name="failures").start()
 

@@ -1,7 +1,5 @@
 """The processes of one job: torchrun starts them, and here they join each other."""
 
-from __future__ import annotations
-
 import datetime
 import functools
 import inspect
@@ -149,8 +147,7 @@ def _patient_group() -> dist.ProcessGroup:
     return dist.new_group(backend="gloo", timeout=datetime.timedelta(days=7))
 
 
-# without annotations: here they would be text, which DDP refuses
-def _average_each_alone(world, bucket):
+def _average_each_alone(world: int, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
     """Average every gradient of a bucket by itself, so that its neighbours do not change its bits.
 
     The first step of a process has other buckets than all later ones, and from three ranks on the

@@ -6,8 +6,6 @@ that started it. :func:`omnidali.processes.launch.run_program` runs it, as
 ``python -m omnidali.distributed.torchrun DESCRIPTOR`` and torchrun's arguments.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -4,8 +4,6 @@ OmniSource's tables (Sec. 4, and the reference's mini-Kinetics table) on any dat
 the target, several seeds, mean and spread.
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -89,12 +87,10 @@ def ablate(
 ) -> list[AblationRow]:
     """Train and evaluate every variant with every seed; finished runs in ``out`` are kept.
 
-    Writes ``table.md``, ``results.json`` and ``table.png`` into ``out``.
-
     Args:
         config_path: of the config, whose first source is the target.
         overrides: settings of it, as ``key.path=value``.
-        out: folder for everything.
+        out: folder for everything: the runs, ``table.md``, ``results.json`` and ``table.png``.
         seeds: of the trainings.
         fractions: shares of the target's labels to compare at.
         ranks: processes of a training.
@@ -105,10 +101,8 @@ def ablate(
         ProgramFailedError: if a program failed.
     """
     out = Path(out)
-    config = load_config(config_path, overrides)
-    _check_fractions(fractions)
+    config = replace(load_config(config_path, overrides), catalog=str(out / "catalog.sqlite"))
     check_experiment(config, ranks, seeds)
-    config = replace(config, catalog=str(out / "catalog.sqlite"))
     variants = variants_of(config)
     data = open_data(config)
     say(*data.summary)
@@ -129,33 +123,30 @@ def ablate(
             name = f"{variant.replace('+ ', 'with-').replace(' ', '-')}-{fraction:g}"
             result, _ = train_and_score(training, out, name, seed, ranks)
             results.setdefault((fraction, variant), []).append(result)
-            rows = _rows_of(results)
-            _write_results(out, rows)
-    measured = {
+            rows = _write_results(out, results)
+
+    record = {
         "ablation": str(config_path),
         "overrides": list(overrides),
         "target_epochs": epochs,
         "seeds": list(seeds),
         "rows": [vars(row) for row in rows],
     }
-    write_record(out, measured)
-    table = (out / "table.md").read_text(encoding="utf-8")
-    say("", *table.split("\n"), f"also in {out / 'results.json'} and {out / 'table.png'}")
+    write_record(out, record)
+    table = ablation_table(rows).split("\n")
+    say("", *table, f"also in {out / 'results.json'} and {out / 'table.png'}")
     return rows
 
 
-def _check_fractions(fractions: Sequence[float]) -> None:
-    if not all(0 < fraction <= 1 for fraction in fractions) or len(set(fractions)) < len(fractions):
-        raise UserError(
-            "--fractions",
-            "shares above 0 and at most 1, each once",
-            str(list(fractions)),
-            "Correct them.",
-        )
+def _write_results(
+    out: Path, results: Mapping[tuple[float, str], Sequence[Mapping]]
+) -> list[AblationRow]:
+    """Write the files of what is known so far; returns the rows of the table.
 
-
-def _rows_of(results: Mapping[tuple[float, str], Sequence[Mapping]]) -> list[AblationRow]:
-    """The rows of what is known so far, with the results of the seeds by fraction and variant."""
+    Args:
+        out: folder for the files.
+        results: of the seeds so far, by fraction and variant.
+    """
     rows = []
     for (fraction, variant), found in results.items():
         top1 = tuple(result["top1"] for result in found)
@@ -169,16 +160,14 @@ def _rows_of(results: Mapping[tuple[float, str], Sequence[Mapping]]) -> list[Abl
                 gain=statistics.mean(top1) - baseline,
             )
         )
-    return rows
 
-
-def _write_results(out: Path, rows: Sequence[AblationRow]) -> None:
-    results = [vars(row) | {"mean": row.mean, "spread": row.spread} for row in rows]
+    values = [vars(row) | {"mean": row.mean, "spread": row.spread} for row in rows]
     bars = {f"{row.variant}, {100 * row.fraction:g} %": (row.mean, row.top1) for row in rows}
     with writing_to(out):
-        write_whole(out / "results.json", json.dumps(results, indent=1) + "\n")
+        write_whole(out / "results.json", json.dumps(values, indent=1) + "\n")
         write_whole(out / "table.md", ablation_table(rows))
         write_png(out / "table.png", bar_chart(bars, "top-1, %"))
+    return rows
 
 
 def ablation_table(rows: Sequence[AblationRow]) -> str:

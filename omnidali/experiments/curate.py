@@ -9,8 +9,6 @@ compares with the first teacher, which sees as many clips as a student, and with
 whole crawl.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -22,7 +20,7 @@ from omnidali.config.load import dump_config, load_config
 from omnidali.config.schema import Config
 from omnidali.curation.source_selection import FRAME_SECONDS, is_cut_into_windows
 from omnidali.errors import UserError
-from omnidali.experiments.curation_table import CurationRow, curation_table, precision_and_recall
+from omnidali.experiments.results_table import CurationRow, curation_table, precision_and_recall
 from omnidali.experiments.training_runs import (
     check_experiment,
     check_trainings,
@@ -123,30 +121,24 @@ def curate(
         ProgramFailedError: if a program failed.
     """
     out = Path(os.path.abspath(out))
-    config = replace(
-        load_config(config_path, overrides),
-        run_dir=str(out / "crawl"),
-        catalog=str(out / "catalog.sqlite"),
-    )
+    config = load_config(config_path, overrides)
+    config = replace(config, run_dir=str(out / "crawl"), catalog=str(out / "catalog.sqlite"))
     data = open_data(config)
     say(*data.summary)
     curation = _Curation(config, out, target_epochs(config, data), options)
-    check_trainings(
-        config,
-        [curation.teacher_config(), curation.student_config(config)],
-        data.class_names,
-        options.ranks,
-    )
+    variants = [curation.teacher_config(), curation.student_config(config)]
+    check_trainings(config, variants, data.class_names, options.ranks)
     take()
 
     unique = curation.drop_duplicates()
     for seed in options.seeds:
         curation.train_students(unique, seed)
+
     removed = precision_and_recall(config, unique, "removed copies")
     for what, (precision, recall) in removed.items():
         say(f"{what}: {precision:.3f} right, {recall:.3f} found")
     rows = list(curation.rows.values())
-    measured = {
+    record = {
         "curation": str(config_path),
         "overrides": list(overrides),
         "target_epochs": curation.epochs,
@@ -158,9 +150,8 @@ def curate(
         "removed copies": removed,
         "rows": [vars(row) for row in rows],
     }
-    write_record(out, measured)
-    table = (out / "table.md").read_text(encoding="utf-8")
-    say("", *table.split("\n"), f"also in {out / 'results.json'}")
+    write_record(out, record)
+    say("", *curation_table(rows).split("\n"), f"also in {out / 'results.json'}")
     return rows
 
 
@@ -207,8 +198,12 @@ class _Curation:
             student = self.student_config(kept)
             name = f"filtered-{number}"
             students = [self._train(student, name, seed, self.rows[_round_name(number)])]
-            if self.options.folds > 1 and number < self.options.rounds:
-                students = self._cross_fit(student, name, seed)
+            folds = self.options.folds
+            if folds > 1 and number < self.options.rounds:
+                students = [
+                    self._train(hold_out_part(student, part, folds), f"{name}-without-{part}", seed)
+                    for part in range(1, folds + 1)
+                ]
             teachers = [*teachers, *students] if self.options.together else students
         self._write_table()
 
@@ -258,14 +253,6 @@ class _Curation:
             ranks=self.options.ranks,
         )
         return load_config(str(out / CURATED))
-
-    def _cross_fit(self, student: Config, name: str, seed: int) -> list[Path]:
-        """Train students without a part of the crawl each; returns their run folders."""
-        folds = self.options.folds
-        return [
-            self._train(hold_out_part(student, part, folds), f"{name}-without-{part}", seed)
-            for part in range(1, folds + 1)
-        ]
 
     def _train(self, config: Config, name: str, seed: int, row: CurationRow | None = None) -> Path:
         """Train and evaluate, and add the scores to a row; returns the run folder."""

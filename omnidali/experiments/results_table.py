@@ -1,9 +1,14 @@
-"""Tables of what trainings scored: Markdown, with one line for each training set."""
-
-from __future__ import annotations
+"""Tables of what trainings scored, and of the quality of their training sets, as Markdown."""
 
 import statistics
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omnidali.config.schema import Config
+from omnidali.demo.truth import judge_lists
+from omnidali.demo.world_plan import TRUTH
+from omnidali.utils.untrusted_text import for_markdown
 
 SCORE_COLUMNS = ("top-1, mean", "spread", "gain", "by seed", "mean class")
 
@@ -51,3 +56,80 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str
     lines = [f"| {' | '.join(cells)} |\n" for cells in (columns, *rows)]
     lines.insert(1, "|---" * len(columns) + "|\n")
     return "".join(lines)
+
+
+@dataclass
+class CurationRow(SeedScores):
+    """One line of the table: a training set, and what its students scored.
+
+    Attributes:
+        name: of the training set.
+        samples: of the web sources, by seed.
+        top1: percent, by seed.
+        mean_class: percent, by seed.
+        truth: for a demo world, by seed: {what: (precision, recall)}.
+    """
+
+    name: str
+    samples: list[int] = field(default_factory=list)
+    top1: list[float] = field(default_factory=list)
+    mean_class: list[float] = field(default_factory=list)
+    truth: list[dict[str, tuple[float, float]]] = field(default_factory=list)
+
+
+def precision_and_recall(crawl: Config, kept: Config, what: str) -> dict[str, tuple[float, float]]:
+    """Precision and recall by source; empty where the data are no demo world."""
+    if not Path(crawl.data_root, TRUTH).exists():
+        return {}
+    _, *web = crawl.sources
+    found = judge_lists(crawl.data_root, crawl, kept)
+    return {
+        f"{source}, {what}": (round(quality.precision, 4), round(quality.recall, 4))
+        for source in web
+        if (quality := found[source].get(what)) and quality.wanted
+    }
+
+
+def curation_table(rows: Sequence[CurationRow]) -> str:
+    """The rows as Markdown: the scores, then what a demo world knows of the training sets.
+
+    >>> target = CurationRow("target alone", [0], [50.0], [49.0])
+    >>> everything = CurationRow("everything", [90], [60.0], [59.0], [{"images, labels": (0.9, 1)}])
+    >>> print(curation_table([target, everything]))
+    | training set | web samples | top-1, mean | spread | gain | by seed | mean class |
+    |---|---|---|---|---|---|---|
+    | target alone | 0 | 50.0 | 0.0 | +0.0 | 50.0 | 49.0 |
+    | everything | 90 | 60.0 | 0.0 | +10.0 | 60.0 | 59.0 |
+    <BLANKLINE>
+    | training set | images, labels |
+    |---|---|
+    | everything | 0.900 right, 1.000 found |
+    <BLANKLINE>
+    """
+    table = markdown_table(
+        ("training set", "web samples", *SCORE_COLUMNS),
+        [
+            [
+                row.name,
+                f"{statistics.mean(row.samples):,.0f}",
+                *row.cells(row.mean - rows[0].mean),
+            ]
+            for row in rows
+        ],
+    )
+
+    judged = [row for row in rows if any(row.truth)]
+    if not judged:
+        return table
+    whats = list(judged[0].truth[0])
+    truth = markdown_table(
+        ("training set", *map(for_markdown, whats)),
+        [[row.name, *(_truth_cell(row, what) for what in whats)] for row in judged],
+    )
+    return f"{table}\n{truth}"
+
+
+def _truth_cell(row: CurationRow, what: str) -> str:
+    precision = statistics.mean(truth[what][0] for truth in row.truth)
+    recall = statistics.mean(truth[what][1] for truth in row.truth)
+    return f"{precision:.3f} right, {recall:.3f} found"

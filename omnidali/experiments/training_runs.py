@@ -1,7 +1,5 @@
 """The trainings of an experiment: variants of a config, each trained and evaluated by programs."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Sequence

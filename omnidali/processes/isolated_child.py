@@ -1,7 +1,5 @@
 """A process that opens untrusted files for another one: its limits, and the calls it answers."""
 
-from __future__ import annotations
-
 import functools
 import importlib
 import json

@@ -4,8 +4,6 @@ A crash costs such a process alone. A thread that is stuck in a library cannot b
 on for hours; a process can be killed. They keep the user's rights: this is no security sandbox.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -79,8 +77,8 @@ class IsolatedProcess:
             UserError: if it never began.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
+        self._begin()
         try:
-            self._begin()
             self._process.stdin.write(question.encode() + b"\n")
             self._process.stdin.flush()
             for _ in range(count):
@@ -88,8 +86,6 @@ class IsolatedProcess:
                 if not line.endswith(b"\n"):
                     raise ValueError("no answer")
                 yield line
-        except UserError:
-            raise
         except (OSError, ValueError):
             raise self.died() from None
 
@@ -244,8 +240,8 @@ def _ask(process: IsolatedProcess, call: str) -> object:
     """The function's result; its error is raised."""
     from omnidali.processes.messages import decode_message
 
+    (line,) = process.ask(call)
     try:
-        (line,) = process.ask(call)
         answer = json.loads(line)
         (kind,) = answer
         result: object
@@ -257,8 +253,6 @@ def _ask(process: IsolatedProcess, call: str) -> object:
         else:
             reason, trouble = answer["decode_error"]
             result = DecodeError(str(reason), trouble if trouble in TROUBLES else FILE)
-    except UserError:
-        raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise process.died() from None
 

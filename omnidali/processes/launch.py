@@ -1,7 +1,5 @@
 """The project's programs, run as users start them, for commands that need several runs."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

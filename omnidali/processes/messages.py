@@ -1,7 +1,5 @@
 """Values between processes as JSON: pickles would let a hostile file run code in the parent."""
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 import importlib

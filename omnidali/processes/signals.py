@@ -1,7 +1,5 @@
 """Signals: handlers for a while, and the one that the kernel sends at the end of a parent."""
 
-from __future__ import annotations
-
 import ctypes
 import signal
 import sys

@@ -1,7 +1,5 @@
 """The checkpoints of a run: which one it resumes, and what happens when a save fails."""
 
-from __future__ import annotations
-
 import contextlib
 import tempfile
 import time

@@ -1,7 +1,5 @@
 """The line that a run prints every few steps, and its figures."""
 
-from __future__ import annotations
-
 import contextlib
 import resource
 import time

@@ -1,7 +1,5 @@
 """An exponentially averaged copy of the weights."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

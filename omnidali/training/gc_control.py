@@ -1,7 +1,5 @@
 """Context managers around the loop: closing the loader, and Python's garbage collector."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Loss and top-1 per source, gathered on the device: a log line costs one synchronisation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Writes that may fail without ending a run: a full disk can be freed while training goes on."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

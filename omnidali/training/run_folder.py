@@ -1,13 +1,12 @@
 """The folder of a run: config, environment, metrics, TensorBoard, pictures/ and checkpoints/."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
@@ -268,7 +267,7 @@ class RunFolder:
         if self._lock is not None:
             self._lock.release()
 
-    def __enter__(self) -> RunFolder:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

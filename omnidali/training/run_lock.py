@@ -1,7 +1,5 @@
 """One run a folder: locks that the kernel releases when their process ends, however it ends."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl
@@ -41,7 +39,8 @@ class RunLock:
         self._handles: dict[Path, int] = {}
         self._is_supported = True  # by the file system
         self._has_warned = False
-        self._made = _missing_folders(folder)
+        # the lowest first
+        self._made = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             self._acquire()
         except UserError:
@@ -89,8 +88,13 @@ class RunLock:
             self._lock(self._folder, os.O_RDONLY)
             file = self._lock(self._folder / _NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
             if file is not None:
+                holder = {
+                    "host": socket.gethostname(),
+                    "pid": os.getpid(),
+                    "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+                }
                 os.ftruncate(file, 0)
-                os.pwrite(file, _describe_holder(), 0)
+                os.pwrite(file, json.dumps(holder).encode(), 0)
         except BlockingIOError:
             self._forget()
             raise RunFolderTakenError(
@@ -149,20 +153,6 @@ def _is_at(path: Path, handle: int) -> bool:
         return False
     except OSError:
         return True
-
-
-def _missing_folders(folder: Path) -> list[Path]:
-    """The folder and its parents that do not exist, the lowest first."""
-    return [path for path in (folder, *folder.parents) if not path.exists()]
-
-
-def _describe_holder() -> bytes:
-    holder = {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-    }
-    return json.dumps(holder).encode()
 
 
 def _read_holder(path: Path) -> str:

@@ -1,7 +1,5 @@
 """The learning rate as a function of the step, and the time of the next save."""
 
-from __future__ import annotations
-
 import math
 import time
 

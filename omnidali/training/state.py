@@ -1,7 +1,5 @@
 """Everything that a run needs to go on, as it was after the last optimizer step."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence

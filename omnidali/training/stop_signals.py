@@ -1,7 +1,5 @@
 """Signals end a run after the present optimizer step, on all ranks alike and with a save."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
@@ -9,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from typing import Self
 
 import torch.distributed as dist
 
@@ -39,7 +38,7 @@ class StopSignals:
         self._answer: Callable[[], tuple[bool, ...]] = lambda: (False, False)
         self._cleanup = contextlib.ExitStack()
 
-    def __enter__(self) -> StopSignals:
+    def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():  # it may not set handlers
             return self
         reader, writer = socket.socketpair()

@@ -1,7 +1,5 @@
 """TensorBoard's files, written by a run that must outlive a full disk."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Callable

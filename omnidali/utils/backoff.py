@@ -1,7 +1,5 @@
 """Pauses between several tries of the same thing."""
 
-from __future__ import annotations
-
 import math
 import time
 

@@ -1,7 +1,5 @@
 """Signs of life from long work: a file is given up where nothing moves, not where much is to do."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

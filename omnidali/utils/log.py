@@ -1,7 +1,5 @@
 """The library's logger: its messages hold untrusted names, which handlers print as they are."""
 
-from __future__ import annotations
-
 import logging
 
 from omnidali.utils.untrusted_text import for_terminal

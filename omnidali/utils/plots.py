@@ -1,7 +1,5 @@
 """Plots for people: bar charts, confusion matrices, and their PNG files."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Records of measurements, with the versions, hardware and commit that make them comparable."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import os

@@ -1,7 +1,5 @@
 """Standard streams in odd states: closed, left by their reader, or a pipe that is full."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import select
@@ -149,10 +147,6 @@ class DroppingStream:
             return True
         except (OSError, ValueError):
             return False
-
-    def writable(self) -> bool:
-        """True, as of every stream that is written to."""
-        return True
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._stream, name)

@@ -1,7 +1,5 @@
 """Untrusted text and JSON: bounded in length, digits and nesting; errors name their place."""
 
-from __future__ import annotations
-
 import json
 import math
 import sys
@@ -95,7 +93,7 @@ def is_line(value: str) -> bool:
 def require_utf8_names() -> None:
     """Refuse a Python whose file names have another encoding, which finds few names of a list.
 
-    The programs restart themselves instead, see :func:`omnidali.cli.arguments.use_utf8`.
+    The programs restart themselves instead, see :func:`omnidali.cli.command.use_utf8`.
 
     Raises:
         UserError: naming the encoding.

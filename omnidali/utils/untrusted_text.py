@@ -7,8 +7,6 @@ program, and in lists that are read back, they stay as they are.
 A second call of a function here changes nothing, except of :func:`for_markdown`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 import shlex

@@ -1,7 +1,5 @@
 """Options that make libx264 turn equal frames into equal packets."""
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Mapping
