@@ -69,7 +69,7 @@ def test_translated_windows_stay_in_the_image_and_keep_their_size(constant):
 
 
 def test_warped_composes_homographies_over_time():
-    """J_1 = I, J_i = H_i(J_{i-1}), said plainly with points."""
+    """J_1 = I, J_i = H_i(J_{i-1}), restated plainly for points."""
     motion, frames, uniform = load_motion(None, False), 5, numbers(3, 8 * 4, 7)
     mean, factor = motion.of_labels(np.zeros(3, int))
     matrices = warped(BOXES, WIDTHS, HEIGHTS, frames, 64, uniform, mean, factor)
@@ -80,7 +80,7 @@ def test_warped_composes_homographies_over_time():
         point = np.array([13.0, 40.0])  # of the output
         for time in range(1, frames):
             seen = matrices[n, time] @ [*point, 1]
-            # in the picture; moved forwards it must reach the output point
+            # in the image; moved forwards it must reach the output point
             place = (seen[:2] / seen[2] - middle) / short
             for step in range(time):
                 steps = np.append(mean[n] + factor[n] @ drawn[n, step], 0).reshape(3, 3) + np.eye(3)
@@ -253,12 +253,12 @@ def test_motion_files_are_read_by_class_and_mistakes_refused(tmp_path):
     )
     factor = load_motion(tmp_path / "t.json", False).factor[0]
     assert np.allclose(factor @ factor.T, tripod, atol=1e-11)
-    for path, per_class, told in (
+    for path, per_class, message in (
         ("none.json", False, "got no such file"),
         ("n.json", True, "distributions of single classes, got none"),
         ("l.txt", False, "got no entry 'all'"),
         ("l.txt", False, "mean and covariance"),
     ):
         (tmp_path / "l.txt").write_text("{}")
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             load_motion(tmp_path / path, per_class, ["a"])

@@ -53,10 +53,10 @@ def test_save_without_hard_links_moves_the_old_file(tmp_path, monkeypatch):
         state["loader"]["step"] = step
         save_checkpoint(tmp_path / "last.pt", state, tmp_path / "previous.pt")
     (tmp_path / "last.pt").unlink()  # a crash between the two renames
-    path, state, told = load_newest(tmp_path)
+    path, state, line = load_newest(tmp_path)
     assert (
         state["loader"]["step"] == 1
-        and told == f"last.pt is missing: going on from {path}, after step 1"
+        and line == f"last.pt is missing: going on from {path}, after step 1"
     )
 
 
@@ -69,9 +69,9 @@ def test_damaged_checkpoints_are_passed_over(tmp_path, how):
         )
     for name, step in (("last.pt", 20), ("previous.pt", 10), ("step-10.pt", 9)):
         damage_checkpoint(tmp_path / "checkpoints" / name, how)
-        path, state, told = load_newest(tmp_path / "checkpoints")
+        path, state, line = load_newest(tmp_path / "checkpoints")
         assert state["loader"]["step"] == step
-        assert f"{name} is damaged (" in told and told.endswith(
+        assert f"{name} is damaged (" in line and line.endswith(
             f"going on from {path}, after step {step}"
         )
         with pytest.raises(UserError, match="damaged"):

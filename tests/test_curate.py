@@ -3,86 +3,32 @@
 import errno
 import json
 import os
-import sys
-from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 
 import pytest
 
 from conftest import SMALL
+from helpers import curation
+from helpers.curation import curate_command, fake_programs, names_of
 from omnidali.cli import main as cli
-from omnidali.config.load import dump_config, load_config
+from omnidali.config.load import load_config
 from omnidali.experiments import curate, training_runs
 from omnidali.utils.atomic_write import write_whole
-
-DROPPED = 1  # lines of a list, by a filter
-EVALUATION = "evaluation: {source: {kind: video, root: shorts, list: shorts.txt}}\n"
 
 
 @pytest.fixture
 def faked(monkeypatch):
-    """Programs that take no time: dedup drops the last photo, a filter the first; top-1 is made of
-    seed and photos.
-    """
-    calls = []
-
-    def run(program, *arguments, ranks):
-        given, key = {}, None
-        for text in arguments:
-            if text.startswith("--"):
-                key, given[text] = text, []
-            else:
-                given[key].append(text)
-        given = {
-            key: values if key == "--checkpoint" else values[0] for key, values in given.items()
-        }
-        config = load_config(given["--config"])
-        calls.append((program, given, ranks))
-        if program in ("dedup", "filter"):
-            out = Path(given["--out"])
-            out.mkdir(parents=True, exist_ok=True)
-            lines = (
-                Path(config.data_root, config.sources["photos"].list)
-                .read_text()
-                .splitlines(keepends=True)
-            )
-            (out / "photos.txt").write_text(
-                "".join(lines[:-1] if program == "dedup" else lines[DROPPED:])
-            )
-            photos = replace(config.sources["photos"], list=str(out / "photos.txt"))
-            sources = MappingProxyType({**config.sources, "photos": photos})
-            made = replace(config, sources=sources, catalog=str(out / "catalog.sqlite"))
-            (out / "config.yaml").write_text(dump_config(made))
-        elif program == "train.py":
-            Path(config.run_dir, "checkpoints").mkdir(parents=True, exist_ok=True)
-        else:
-            return {"top1": 10.0 * len(config.sources) + config.seed, "mean_class": 5.0}
-
-    for module in (curate, training_runs):
-        monkeypatch.setattr(module, "run_program", run)
-    return calls
+    return fake_programs(monkeypatch)
 
 
-def curate_command(media_root, tmp_path, *options):
-    """A curation of the small media, with further options."""
-    config = tmp_path / "c.yaml"
-    config.write_text(SMALL + EVALUATION + "train: {batch: 6, steps: 4}\n")
-    out = ["--out", str(tmp_path / "out"), "--set", f"data_root={media_root}"]
-    return ["curate", "--config", str(config), *options, *out]
-
-
-def names_of(checkpoints):
-    """Of the runs, by file name: target-seed0-..., filtered-1-seed0-..."""
-    assert all(path.endswith("/checkpoints/last.pt") for path in checkpoints)
-    return [Path(path).parent.parent.name.rpartition("-")[0] for path in checkpoints]
+def teachers_of(calls):
+    """The names of the runs that each filter has as its teachers."""
+    return [names_of(given["--checkpoint"]) for name, given, _ in calls if name == "filter"]
 
 
 def test_together_filters_with_all_networks_so_far(media_root, tmp_path, faked):
     assert cli.main(curate_command(media_root, tmp_path, "--rounds", "2", "--together")) == 0
-    first, second = (
-        names_of(given["--checkpoint"]) for name, given, _ in faked if name == "filter"
-    )
+    first, second = teachers_of(faked)
     assert first == ["target-seed0", "everything-seed0"] and second == [*first, "filtered-1-seed0"]
 
 
@@ -90,9 +36,7 @@ def test_folds_score_the_parts_that_they_held_out(media_root, tmp_path, faked):
     options = ["--rounds", "2", "--folds", "3"]
     assert cli.main(curate_command(media_root, tmp_path, *options)) == 0
     without = [f"filtered-1-without-{part}-seed0" for part in (1, 2, 3)]
-    first, second = (
-        names_of(given["--checkpoint"]) for name, given, _ in faked if name == "filter"
-    )
+    first, second = teachers_of(faked)
     assert first == ["target-seed0"] and second == without
     trained = [load_config(given["--config"]) for name, given, _ in faked if name == "train.py"]
     held = {
@@ -118,7 +62,7 @@ def test_folds_score_the_parts_that_they_held_out(media_root, tmp_path, faked):
     ]
     faked.clear()
     assert cli.main(curate_command(media_root, tmp_path, *options, "--together")) == 0
-    second = [names_of(given["--checkpoint"]) for name, given, _ in faked if name == "filter"][-1]
+    second = teachers_of(faked)[-1]
     assert second == ["target-seed0", "everything-seed0", *without]
 
 
@@ -211,11 +155,11 @@ def test_student_is_the_teacher_of_the_next_round(media_root, tmp_path, faked, c
 
     done = len(faked)
     assert cli.main(command) == 0
-    # which go on by themselves
+    # dedup and filter go on by themselves
     assert [name for name, _, _ in faked[done:]] == ["dedup"] + 4 * ["filter"]
     faked.clear()
     # other options: other lists at the same place
-    monkeypatch.setattr(sys.modules[__name__], "DROPPED", 2)
+    monkeypatch.setattr(curation, "DROPPED", 2)
     assert cli.main(command) == 0
     assert [name for name, _, _ in faked].count("train.py") == 4
 
@@ -233,170 +177,3 @@ def test_full_disk_leaves_no_half_result(media_root, tmp_path, faked, capsys, mo
         assert cli.main(command) == 2
     assert "expected a folder that can be written, got No space left" in capsys.readouterr().err
     assert cli.main(command) == 0
-
-
-@pytest.mark.parametrize(
-    "config, options, message",
-    [
-        (SMALL + EVALUATION, ["--rounds", "0"], "--rounds: expected 1 or more, got 0."),
-        (
-            SMALL + EVALUATION,
-            ["--rounds", "2", "--folds", "0"],
-            "--folds: expected 1 or more, and --rounds of 2 or more",
-        ),
-        (SMALL + EVALUATION, ["--folds", "3"], "got --folds 3 --rounds 1."),
-        (SMALL + EVALUATION, ["--ranks", "0"], "--ranks: expected 1 or more, got 0."),
-        (
-            SMALL + EVALUATION,
-            ["--filter", "--window 2"],
-            "--filter: expected no --window, as dedup cuts the long videos",
-        ),
-        (SMALL, [], "evaluation.source: expected labelled data to compare on, got nothing."),
-        (
-            "sources: {a: {kind: video}}\n" + EVALUATION,
-            [],
-            "sources: expected the target and at least one crawled source",
-        ),
-    ],
-)
-def test_mistakes_are_reported_before_anything_runs(
-    tmp_path, faked, capsys, config, options, message
-):
-    (tmp_path / "c.yaml").write_text(config + "train: {steps: 2}\n")
-    assert (
-        cli.main(
-            [
-                "curate",
-                "--config",
-                str(tmp_path / "c.yaml"),
-                "--out",
-                str(tmp_path / "out"),
-                *options,
-            ]
-        )
-        == 2
-    )
-    assert message in capsys.readouterr().err and not faked
-
-
-@pytest.mark.parametrize(
-    "option, words, message",
-    [
-        (
-            "--filter",
-            "--rule 'quantile",
-            "--filter: expected options of `omnidali filter`, quoted as for a shell, got --rule"
-            " 'quantile (No closing quotation). Correct them; `omnidali filter --help`",
-        ),
-        (
-            "--dedup",
-            '"',
-            "--dedup: expected options of `omnidali dedup`, quoted as for a shell,"
-            ' got " (No closing quotation)',
-        ),
-        ("--filter", "\\", "got \\ (No escaped character)"),
-        ("--filter", "--nonsense 3", "got --nonsense 3 (unrecognized arguments: --nonsense 3)"),
-        ("--filter", "stray", "got stray (unrecognized arguments: stray)"),
-        ("--filter", "--help", "got --help (unrecognized arguments: --help)"),
-        ("--filter", "--rule best", "got --rule best (argument --rule: invalid choice: 'best'"),
-        (
-            "--filter",
-            "--out else",
-            "--filter: expected no --out, which curate sets itself, got --out else. Leave it out.",
-        ),
-        ("--filter", "--ou=else", "--filter: expected no --out, which curate sets itself"),
-        ("--filter", "--config c.yaml", "--filter: expected no --config, which curate sets itself"),
-        (
-            "--filter",
-            "--checkpoint a b",
-            "--filter: expected no --checkpoint, which curate sets itself",
-        ),
-        (
-            "--filter",
-            "--score-only",
-            "--filter: expected no --score-only, as the students need the lists",
-        ),
-        (
-            "--filter",
-            "--wi 2",
-            "--filter: expected no --window, as dedup cuts the long videos before",
-        ),
-        ("--filter", "--set loader.threads=1 seed=3", "--filter: expected --set of loader.* alone"),
-        (
-            "--filter",
-            "--keep 0.5",
-            "--filter, --keep: expected --rule quantile with it, got --rule threshold.",
-        ),
-        ("--filter", "--rule topk --top 0", "--filter, --top: expected 1 or more, got 0."),
-        (
-            "--filter",
-            "--threshold nan",
-            "--filter, --threshold: expected a number above 0 and at most 1, got nan.",
-        ),
-        (
-            "--filter",
-            "--sources nobody",
-            "--filter, --sources: expected some of the training sources",
-        ),
-        (
-            "--filter",
-            "--sources evaluation",
-            "--filter, --sources: expected some of the training sources",
-        ),
-        ("--dedup", "--out else", "--dedup: expected no --out, which curate sets itself"),
-        ("--dedup", "--threshold 0.9", "--dedup, --threshold: expected --checkpoint with it"),
-        ("--dedup", "--fps 0", "--dedup, --fps: expected more than 0, and up to 1000, got 0.0."),
-        ("--dedup", "--window 2", "--dedup, --window: expected a source of long videos"),
-        ("--dedup", "--checkpoint no.pt", "--dedup, no.pt: expected"),
-        (
-            "--dedup",
-            "--sources nobody",
-            "--dedup, --sources: expected some of the training sources",
-        ),
-        ("--set", "model.pretrained=no.pt", "no.pt: expected"),
-        ("--set", "sources.photos.list=no.txt", "no.txt: expected a list file"),
-        ("--seeds", "-1", "--seeds: expected numbers of 0 or more, each once, got [-1]."),
-    ],
-)
-def test_passed_options_are_checked_before_anything_is_written(
-    media_root, tmp_path, faked, capsys, option, words, message
-):
-    command = curate_command(media_root, tmp_path)
-    if option == "--set":
-        passed = [*command, words]
-    else:
-        passed = [command[0], f"{option}={words}", *command[1:]]
-    assert cli.main(passed) == 2
-    error = capsys.readouterr().err
-    assert message in error.splitlines()[-1], error
-    assert not faked
-    assert all(path.name.startswith("catalog.sqlite") for path in (tmp_path / "out").glob("*"))
-    assert cli.main(command) == 0  # the folder is free
-
-
-def test_batch_that_ranks_cannot_share_is_refused_at_the_start(media_root, tmp_path, faked, capsys):
-    (tmp_path / "c.yaml").write_text(SMALL + EVALUATION + "train: {steps: 4}\n")
-    each = [
-        f"sources.{name}={{kind: {kind}, root: {name}, list: {name}.txt, batch: {size}}}"
-        for name, kind, size in (("clips", "video", 4), ("photos", "image", 3))
-    ]
-    for command in ("curate", "ablate"):
-        assert (
-            cli.main(
-                [
-                    command,
-                    "--config",
-                    str(tmp_path / "c.yaml"),
-                    "--out",
-                    str(tmp_path / command),
-                    "--ranks",
-                    "2",
-                    "--set",
-                    f"data_root={media_root}",
-                    *each,
-                ]
-            )
-            == 2
-        )
-        assert "expected a multiple of 2 for 2 ranks, got 7." in capsys.readouterr().err
-        assert not (tmp_path / command / ".omnidali.json").exists() and not faked

@@ -27,7 +27,7 @@ from omnidali.testing.numbered_media import write_video
 
 
 def fields_of(schema=Config, above=""):
-    """The paths of all settings; a * stands for the name of a source."""
+    """The paths of all settings; the name of a source is *."""
     hints = typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
         path, kind = f"{above}{field.name}", hints[field.name]

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 
 from omnidali.catalog.build import build_catalog
-from omnidali.catalog.database import schema
+from omnidali.catalog.database import sql_schema
 from omnidali.catalog.database.connection import connect
 from omnidali.catalog.database.integrity import crc_of
 from omnidali.catalog.database.reader import CatalogReader
-from omnidali.catalog.database.schema import MEDIA_COLUMNS
+from omnidali.catalog.database.sql_schema import MEDIA_COLUMNS
 from omnidali.cli import main as cli
 from omnidali.config.load import load_config
 from omnidali.config.schema import SourceConfig
@@ -173,7 +173,7 @@ def test_killed_upgrade_starts_again(old, monkeypatch):
 
     source = SourceConfig(kind="video", root="right", list="right.txt")
     with monkeypatch.context() as patch:
-        patch.setattr(schema, "json", SimpleNamespace(loads=kill))
+        patch.setattr(sql_schema, "json", SimpleNamespace(loads=kill))
         with pytest.raises(KeyboardInterrupt):
             build_catalog("run_right/catalog.sqlite", {"clips": source}, ".", progress=False)
     build_catalog("run_right/catalog.sqlite", {"clips": source}, ".", progress=False)
@@ -198,16 +198,17 @@ def test_upgraded_catalog_has_the_schema_of_a_new_one(old):
     config = load_config("run_right/config.yaml")
     open_data(config)
     connect("new.sqlite").close()
-    schemas = [
-        [
+
+    def columns_of(path):
+        db = connect(path)
+        return [
             db.execute(
                 f"SELECT name, type, dflt_value FROM pragma_table_info('{table}') ORDER BY name"
             ).fetchall()
             for table in ("sources", "media", "entries", "packed")
         ]
-        for db in (connect(path) for path in ("run_right/catalog.sqlite", "new.sqlite"))
-    ]
-    assert schemas[0] == schemas[1]
+
+    assert columns_of("run_right/catalog.sqlite") == columns_of("new.sqlite")
 
 
 def test_notes_are_found_by_an_index(tmp_path):

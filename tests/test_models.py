@@ -17,14 +17,14 @@ from omnidali.models.recognizers import TSN, SlowOnly, build_model
         (lambda: SlowOnly(101, 400, 0.5, 8), 60_359_120, 626),
     ],
 )
-def test_parameters_of_the_reference(model, parameters, keys):
+def test_networks_have_as_many_parameters_as_reference(model, parameters, keys):
     with torch.device("meta"):
         network = model()
     assert sum(weight.numel() for weight in network.parameters()) == parameters
     assert len(network.state_dict()) == keys
 
 
-def test_state_dict_names_of_the_reference():
+def test_state_dict_has_names_of_reference():
     names = set(TSN(50, 200, 0.4).state_dict())
     wanted = {"backbone.conv1.conv.weight", "cls_head.fc_cls.weight", "cls_head.fc_cls.bias"}
     norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -37,7 +37,7 @@ def test_state_dict_names_of_the_reference():
     assert names == wanted
 
 
-def test_slowonly_kernels():
+def test_slowonly_kernels_span_time_in_late_stages_only():
     shapes = {
         name: tuple(weight.shape[2:])
         for name, weight in SlowOnly(50, 5, 0.5, 8).state_dict().items()

@@ -43,7 +43,7 @@ def made_up_plan(batch=24, seed=3, clip=None):
         ),
     ],
 )
-def test_philox_known_answers(counter, key, words):
+def test_philox_gives_known_answers(counter, key, words):
     assert tuple(philox(counter, key).tolist()) == words
 
 
@@ -237,7 +237,7 @@ def test_no_rank_gets_more_of_a_source_over_time():
     assert (np.ptp(totals, axis=0) < 0.02 * totals.sum(axis=0) / 4 + 8).all()
 
 
-def test_every_row_once_an_epoch():
+def test_every_row_comes_once_an_epoch():
     plan = made_up_plan()
     rows = np.concatenate([plan(step)[0].rows for step in range(60)])
     for epoch in range(len(rows) // 50):

@@ -1,4 +1,4 @@
-"""The shipped configs: each loads, says its purpose, and has the settings of the reference."""
+"""The shipped configs: each loads, states its purpose, and has the settings of the reference."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,13 +20,12 @@ def name_of(path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_shipped_configs(path):
-    """Each loads and says its purpose."""
+def test_shipped_config_loads_and_states_its_purpose(path):
     config = load_config(path)
     assert isinstance(config, Config)
     head = path.read_text().partition("\n\n")[0]
     for word in ("Purpose:", "Expected:", "Hardware:", "Command:"):
-        assert word in head, f"{path.name} does not say its {word}"
+        assert word in head, f"{path.name} lacks its {word}"
 
 
 def changes(value):

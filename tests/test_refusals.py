@@ -70,10 +70,9 @@ REFUSALS = [
             ["--out", "{root}/media"],
             ["--out", "{root}/media/photos/new"],
         )
-        if not (
-            name == "lint" and "sources.clips" in str(more)
-        )  # which tells of them in its report
-        # a file, that no list names
+        # lint reports such mistakes instead
+        if not (name == "lint" and "sources.clips" in str(more))
+        # the output is a file here, which no list names
         and not (name == "motion estimate" and more[1].endswith("new"))
     ),
     *(

@@ -291,12 +291,12 @@ def test_all_mistakes_come_at_once(tmp_path):
     ]
 
 
-def test_missing_config(tmp_path):
+def test_missing_config_is_refused(tmp_path):
     with pytest.raises(UserError, match="expected a readable config file, got No such file"):
         load_config(tmp_path / "none.yaml")
 
 
-def test_precedence_and_overrides(tmp_path):
+def test_overrides_win_over_file_and_bases(tmp_path):
     (tmp_path / "base.yaml").write_text(SMALL + "seed: 1\nclip: {size: 96, flip: 0.1}\n")
     config = load(
         tmp_path,

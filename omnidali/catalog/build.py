@@ -5,7 +5,8 @@ import os
 import sqlite3
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from omnidali.catalog.changes import KnownSource, mark_changed
@@ -70,21 +71,9 @@ def build_catalog(
         only_build(path),
         ProbePool(threads or len(os.sched_getaffinity(0))) as pool,
     ):
-
-        def build() -> list[Summary]:
-            with writing(path) as db:
-                return [
-                    _update_source(
-                        db,
-                        scan,
-                        pool,
-                        progress=progress,
-                        as_begun=as_begun,
-                        is_current=is_current,
-                    )
-                    for scan in scans
-                ]
-
+        build = partial(
+            _update, path, scans, pool, progress=progress, as_begun=as_begun, is_current=is_current
+        )
         try:
             return build()
         except DamagedCatalogError as seen:
@@ -93,6 +82,14 @@ def build_catalog(
             except OSError:  # others own it
                 raise seen from None
             return build()
+
+
+def _update(
+    path: Path, scans: Sequence[SourceScan], pool: ProbePool, **options: bool
+) -> list[Summary]:
+    """Update all sources; ``options`` are those of :func:`_update_source`."""
+    with writing(path) as db:
+        return [_update_source(db, scan, pool, **options) for scan in scans]
 
 
 def _update_source(

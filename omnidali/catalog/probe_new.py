@@ -67,23 +67,32 @@ def probe_new(
                 db.execute("UPDATE sources SET fingerprint = NULL WHERE id = ?", (source,))
             probed += 1
 
-            record = result.record
-            probe = result.probe
-            values = [getattr(probe, name, None) for name in _PLANNED]
-            if planned.get(record, values) != values:
-                # the rest stays as it was
-                db.execute("UPDATE media SET state = ? WHERE id = ?", (OK, record))
-                lost += 1
-            else:
-                write_probe(db, scan.root, dict(file), result)
-                if file["is_upgraded"] and probe and probe.codec.endswith(IRREGULAR):
-                    _forget_scores(db, os.path.join(scan.root, file["path"]))
-
+            lost += not _keep_result(db, scan.root, file, result, planned)
             if time.monotonic() - last_commit > _COMMIT_SECONDS:
                 db.commit()
                 last_commit = time.monotonic()
     db.commit()
     return probed, lost
+
+
+def _keep_result(
+    db: sqlite3.Connection,
+    root: str,
+    file: sqlite3.Row,
+    result: ProbeResult,
+    planned: Mapping[int, list],
+) -> bool:
+    """Write what a probe found; False if the file cannot be used as planned and stays as it was."""
+    probe = result.probe
+    values = [getattr(probe, name, None) for name in _PLANNED]
+    if planned.get(result.record, values) != values:
+        db.execute("UPDATE media SET state = ? WHERE id = ?", (OK, result.record))
+        return False
+
+    write_probe(db, root, dict(file), result)
+    if file["is_upgraded"] and probe and probe.codec.endswith(IRREGULAR):
+        _forget_scores(db, os.path.join(root, file["path"]))
+    return True
 
 
 def write_probe(

@@ -133,8 +133,11 @@ def ablate(
         "rows": [vars(row) for row in rows],
     }
     write_record(out, record)
-    table = ablation_table(rows).split("\n")
-    say("", *table, f"also in {out / 'results.json'} and {out / 'table.png'}")
+    say(
+        "",
+        *ablation_table(rows).split("\n"),
+        f"also in {out / 'results.json'} and {out / 'table.png'}",
+    )
     return rows
 
 

@@ -100,13 +100,7 @@ def dedup(
         name: with_all_pieces(source, config.data_root, settings.window)
         for name, source in listed.items()
     }
-    # The quarantine belongs in `out`: the run folder may be that of a training.
-    search_config = replace(
-        config,
-        catalog=config.catalog_path,
-        run_dir=str(out),
-        sources=MappingProxyType({**config.sources, **searched}),
-    )
+    search_config = _search_config(config, out, searched)
     data = open_data(search_config, ranks)
     network = load_image_network(checkpoint, ranks.device) if checkpoint else None
     items = _find_items(search_config, names, settings.rate)
@@ -128,6 +122,16 @@ def dedup(
     )
     ranks.on_main(lambda: _write_results(config, out, found, listed, data, report))
     return found if ranks.is_main else None
+
+
+def _search_config(config: Config, out: Path, searched: Mapping[str, SourceConfig]) -> Config:
+    """The config to search with; its quarantine is in ``out``, not in a training's run folder."""
+    return replace(
+        config,
+        catalog=config.catalog_path,
+        run_dir=str(out),
+        sources=MappingProxyType({**config.sources, **searched}),
+    )
 
 
 def _check_comparison(config: Config, settings: DedupSettings) -> None:

@@ -66,6 +66,10 @@ class FrameCache:
         if time.monotonic() - self._flushed_at > _FLUSH_SECONDS:
             self.flush()
 
+    def find_missing(self) -> tuple[np.ndarray, int]:
+        """Places of the items that are not done, and how many of them were unreadable."""
+        return np.flatnonzero(self.done != DONE), int((self.done == UNREADABLE).sum())
+
     def flush(self) -> None:
         """Write everything to the disk; values before the marks that say they are there."""
         self.values.flush()
@@ -110,15 +114,12 @@ def fill_cache(
         ranks: all of them call this.
 
     Raises:
-        UserError: if more files fail than the config's limits allow, or the disk has no room.
+        UserError: if more files fail than the limits allow, or the disk has no room.
     """
     cache = FrameCache(folder, items, width, dtype, ranks)
-    todo, tried = ranks.on_main(
-        lambda: (np.flatnonzero(cache.done != DONE), int((cache.done == UNREADABLE).sum()))
-    )
-    config = replace(
-        allow_again(config, tried), clip=replace(config.clip, clip_len=1, frame_interval=1)
-    )
+    todo, tried = ranks.on_main(cache.find_missing)
+    config = allow_again(config, tried)
+    config = replace(config, clip=replace(config.clip, clip_len=1, frame_interval=1))
 
     try:
         for count in np.unique(items.counts[todo]).tolist():

@@ -71,13 +71,7 @@ def filter_sources(
     """
     out = Path(os.path.abspath(out))
     scoring_config, teacher, tasks = _prepare(
-        config,
-        checkpoints,
-        out=out,
-        names=names,
-        window=window,
-        score_only=score_only,
-        ranks=ranks,
+        config, checkpoints, out=out, names=names, window=window, lists=not score_only, ranks=ranks
     )
     take()
 
@@ -98,14 +92,9 @@ def filter_sources(
             )
         )
     if ranks.is_main:
-        record = {
-            "filter": counts,
-            "checkpoint": teacher.path,
-            "digest": teacher.digest,
-            "rules": None if score_only else str(rules),
-            "ranks": ranks.world,
-        }
-        write_record(out, record)
+        used = None if score_only else str(rules)
+        of_teacher = {"checkpoint": teacher.path, "digest": teacher.digest}
+        write_record(out, {"filter": counts, **of_teacher, "rules": used, "ranks": ranks.world})
     return counts
 
 
@@ -116,11 +105,11 @@ def _prepare(
     out: Path,
     names: Collection[str],
     window: float | None,
-    score_only: bool,
+    lists: bool,
     ranks: Ranks,
 ) -> tuple[Config, Teacher, dict[str, ScoringTask]]:
     """The config to score with, the teacher and its tasks; nothing but the catalog is written."""
-    chosen = choose_crawled(config, names, lists=not score_only)
+    chosen = choose_crawled(config, names, lists=lists)
     sources = {name: all_sources(config)[name] for name in chosen}
     check_window(window, sources, config.data_root)
     teacher = load_teachers(checkpoints, config.clip.clip_len)
