@@ -88,10 +88,8 @@ def evaluate(
         **accuracy.as_row(),
     }
     if ranks.is_main:
-        write_record(
-            config.run_dir,
-            {"evaluation": result, "seed": config.seed, "sources": list(config.sources)},
-        )
+        record = {"evaluation": result, "seed": config.seed, "sources": list(config.sources)}
+        write_record(config.run_dir, record)
         _write_reports(_folder(config, protocol), accuracy, scores, data.evaluation, names)
     return result
 

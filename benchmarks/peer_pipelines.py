@@ -20,9 +20,9 @@ from benchmarks.peer_tools import (
     clip_numbers,
     crop_all,
     crop_into,
+    limit_torch_threads,
     normalised_batch,
     use_few_threads,
-    limit_torch_threads,
 )
 from omnidali.utils.constants import MEAN, STD
 

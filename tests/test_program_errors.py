@@ -53,7 +53,7 @@ MISTAKES = {
         "line 1: expected a class that the label map",
     ),
     "norms on the CPU": (["model.sync_norm=true"], "model.sync_norm: expected GPUs, got the CPU."),
-    "number as text": (["optimizer.lr=1e-3"], "reads this as text; write numbers as 0.001 or 1.0e-3."),
+    "number as text": (["optimizer.lr=1e-3"], "YAML reads this as text; write numbers as 0.001"),
 }
 
 

@@ -173,8 +173,6 @@ def test_resumed_run_keeps_lost_tars_and_takes_no_new_ones(tmp_path):
         assert (summary.usable, summary.lost) == (4, 4) and CatalogReader(path).table(
             "w"
         ).fingerprint == before
-    assert "4 gone, changed or broken since the run began: substitutes replace them" in str(
-        summary
-    )
+    assert "4 gone, changed or broken since the run began: substitutes replace them" in str(summary)
     with pytest.raises(UserError, match="tars that exist, got no 0.tar"):
         build_catalog(path, sources, tmp_path, ["0"], progress=False)

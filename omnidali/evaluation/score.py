@@ -93,8 +93,7 @@ def _check_scores(table_scores: np.ndarray) -> np.ndarray | None:
             f"See {QUARANTINE} in the run folder.",
         )
     if (ranks_scored > 1).any():
-        most = int(ranks_scored.max())
-        raise RuntimeError(f"items were scored by up to {most} ranks, not by one")
+        raise RuntimeError(f"items were scored by up to {ranks_scored.max():.0f} ranks, not by one")
 
     bad = int((~np.isfinite(scores[ranks_scored > 0])).any(axis=1).sum())
     if bad:
@@ -144,21 +143,15 @@ def run_over(
     """
     plan = EvaluationPlan(table, config.clip, views, config.evaluation.batch)
     seen = None
+    hidden = None if ranks.is_main else True  # None: on a terminal only
     with (
         FusionIterator(plan, [source], **rank_options(config, ranks)) as batches,
-        tqdm(
-            total=batches.end,
-            desc=title,
-            unit="batch",
-            disable=None if ranks.is_main else True,
-            leave=False,
-        ) as bar,
+        tqdm(total=batches.end, desc=title, unit="batch", disable=hidden, leave=False) as bar,
     ):
         for batch in batches:
             (group,) = batch.groups
-            clips = _one_clip_a_row(group.clips, clip_len)
             with autocast:
-                outputs = network(clips).float()
+                outputs = network(_one_clip_a_row(group.clips, clip_len)).float()
 
             rows, places = np.unique(group.slot.cpu().numpy(), return_inverse=True)
             means, counts = _mean_over_views(outputs, places)

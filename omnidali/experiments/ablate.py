@@ -4,6 +4,7 @@ OmniSource's tables (Sec. 4, and the reference's mini-Kinetics table) on any dat
 the target, several seeds, mean and spread.
 """
 
+import itertools
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -103,7 +104,6 @@ def ablate(
     out = Path(out)
     config = replace(load_config(config_path, overrides), catalog=str(out / "catalog.sqlite"))
     check_experiment(config, ranks, seeds)
-    variants = variants_of(config)
     data = open_data(config)
     say(*data.summary)
 
@@ -111,8 +111,7 @@ def ablate(
     epochs = target_epochs(config, data)
     trainings = {
         (fraction, variant): make_variant(config, names, epochs / fraction, fraction, ranks)
-        for fraction in fractions
-        for variant, names in variants.items()
+        for fraction, (variant, names) in itertools.product(fractions, variants_of(config).items())
     }
     check_trainings(config, trainings.values(), data.class_names, ranks)
     take()
@@ -125,6 +124,20 @@ def ablate(
             results.setdefault((fraction, variant), []).append(result)
             rows = _write_results(out, results)
 
+    _report(out, config_path, overrides, epochs=epochs, seeds=seeds, rows=rows)
+    return rows
+
+
+def _report(
+    out: Path,
+    config_path: str,
+    overrides: Sequence[str],
+    *,
+    epochs: float,
+    seeds: Sequence[int],
+    rows: list[AblationRow],
+) -> None:
+    """Write the record, and print the table."""
     record = {
         "ablation": str(config_path),
         "overrides": list(overrides),
@@ -133,12 +146,8 @@ def ablate(
         "rows": [vars(row) for row in rows],
     }
     write_record(out, record)
-    say(
-        "",
-        *ablation_table(rows).split("\n"),
-        f"also in {out / 'results.json'} and {out / 'table.png'}",
-    )
-    return rows
+    table = ablation_table(rows).split("\n")
+    say("", *table, f"also in {out / 'results.json'} and {out / 'table.png'}")
 
 
 def _write_results(

@@ -1,7 +1,5 @@
 """ClipBatch, the value that loading hands to training and evaluation."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,13 +1,20 @@
-"""Memory of batches, used again: on the CPU, fresh pages cost as much as filling them."""
+"""Memory of batches, used again, and free memory returned to the system now and then.
 
-from __future__ import annotations
+On the CPU, fresh pages cost as much as filling them; and decoders leave holes in the heaps of their
+threads.
+"""
 
+import ctypes
 import math
+import time
 import weakref
 
 import torch
 
 _KEPT = 8  # unused buffers
+_TRIM_SECONDS = 10.0  # between two trims; one takes milliseconds
+_M_ARENA_MAX = -8  # of malloc.h
+_THREADS_A_HEAP = 8  # small pieces never meet a heap's lock: each thread keeps a few of them
 
 
 class BufferPool:
@@ -24,15 +31,14 @@ class BufferPool:
             return torch.empty(shape, dtype=dtype, device=device)
 
         count = math.prod(shape) * dtype.itemsize
-        memory = None
         for key, free in list(self._free.items()):
             if count <= free.nbytes <= 2 * count + (1 << 20):
                 # another one that comes back at this moment may have pushed it out
                 memory = self._free.pop(key, None)
                 if memory is not None:
                     break
-        # a source's share differs by a slot between steps: room for it saves another buffer
-        if memory is None:
+        else:
+            # a source's share differs by a slot between steps: room for it saves another buffer
             memory = torch.empty(count + count // 8, dtype=torch.uint8)
 
         lease = memory.numpy()
@@ -41,11 +47,43 @@ class BufferPool:
 
     def forget(self) -> None:
         """Free the buffers that nobody uses: a rare pile-up of steps leaves many."""
-        for key in list(self._free):
-            self._free.pop(key, None)
+        self._free.clear()
 
     def _give_back(self, memory: torch.Tensor) -> None:
         self._free[id(memory)] = memory
         # this may run in any thread at any moment: no lock, one step at a time
         for key in list(self._free)[:-_KEPT]:
             self._free.pop(key, None)
+
+
+class Trimmer:
+    """Frees unused buffers every ten seconds and calls glibc's ``malloc_trim``.
+
+    It also makes the threads of the process share few heaps. With another C library, it frees the
+    buffers alone.
+
+    Without it, resident memory of a loader over damaged files grew by 10 % in half a million clips,
+    all of it free: what is in use stays the same, but decoders take and leave pieces of all sizes,
+    and each heap keeps its own holes.
+
+    Args:
+        buffers: of the batches.
+        threads: number of threads that decode.
+    """
+
+    def __init__(self, buffers: BufferPool, threads: int):
+        library = ctypes.CDLL(None)
+        self._buffers = buffers
+        self._trim = getattr(library, "malloc_trim", None)
+        if hasattr(library, "mallopt"):
+            library.mallopt(_M_ARENA_MAX, 1 + threads // _THREADS_A_HEAP)
+        self._last = time.monotonic()
+
+    def __call__(self) -> None:
+        """Trim, unless that was done a moment ago: call it as often as you like."""
+        if time.monotonic() - self._last <= _TRIM_SECONDS:
+            return
+        self._last = time.monotonic()
+        self._buffers.forget()
+        if self._trim is not None:
+            self._trim(0)

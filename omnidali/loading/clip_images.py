@@ -1,7 +1,5 @@
 """Clips as plots for people: what the model sees."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2

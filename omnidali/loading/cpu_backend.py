@@ -1,29 +1,32 @@
 """The CPU's back end: samples are decoded by threads that can be abandoned."""
 
-from __future__ import annotations
-
 import functools
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 import torch
 
 from omnidali.catalog.database.media import Media
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.decoding.failure_cause import Cause
-from omnidali.loading.backend import PendingSamples
+from omnidali.loading.backend import GraphPool, PendingSamples
 from omnidali.loading.failures.tracker import FailureTracker
-from omnidali.loading.graph_pool import GraphPool
-from omnidali.loading.normalise import normalise, scratch
 from omnidali.loading.sample_decoder import DecodedSample, SampleDecoder
 from omnidali.loading.thread_pool import AbandonableThreadPool, Task
 from omnidali.planning.evaluation_plan import EvaluationPlan
 from omnidali.planning.samples import Samples
 from omnidali.planning.train_plan import TrainPlan
+from omnidali.utils.constants import MEAN, STD
 
 _IMAGES_A_TASK = 4
+_SCALE_AND_SHIFT = np.column_stack([np.diag(1 / np.array(STD)), -np.array(MEAN) / STD]).astype(
+    np.float32
+)
+_SCRATCH = threading.local()
 
 
 @dataclass(eq=False)
@@ -94,8 +97,7 @@ class CpuBackend:
     ) -> list[int]:
         """Hand the samples to the threads."""
         # one byte a value crosses the bus; the GPU normalises
-        new = _Work(pending, normalises=self._graphs is None)
-        work = self._works.setdefault(pending, new)
+        work = self._works.setdefault(pending, _Work(pending, normalises=self._graphs is None))
 
         # an image is done so soon that handing over each one alone would cost a tenth of the time
         count = _IMAGES_A_TASK if self._table.kind.is_still else 1
@@ -111,10 +113,15 @@ class CpuBackend:
             if not self._pool.wait(task, self._tracker.limits.hang_seconds):
                 continue
             work.tasks.popleft()
-            if task.abandoned:
-                self._replace(task, work, places)
-            else:
+            if task.abandoned_file is None:
                 task.future.result()
+                continue
+
+            left = [place for place in places if place not in work.done]
+            if left:
+                self._tracker.on_timeout(task.abandoned_file, pending.step)
+            for place in left:
+                self._submit(work, [place])
 
         if work.pixels and not work.tasks:
             self._write(work)
@@ -147,15 +154,6 @@ class CpuBackend:
         task = self._pool.submit(self._table.name, decode, target=work)
         work.tasks.append((task, places))
 
-    def _replace(self, task: Task[None], work: _Work, places: list[int]) -> None:
-        """Submit again what an abandoned task has not done."""
-        left = [place for place in places if place not in work.done]
-        if left:
-            assert task.abandoned_file is not None
-            self._tracker.on_timeout(task.abandoned_file, work.pending.step)
-        for place in left:
-            self._submit(work, [place])
-
     def _decode(
         self,
         step: int,
@@ -167,7 +165,7 @@ class CpuBackend:
         """Decode samples on this thread, each with substitutes if need be."""
         frames = samples.frames if samples.motions is None else samples.motions
         shape = (samples.boxes.shape[1], frames.shape[1], samples.size, samples.size, 3)
-        pixels = scratch("pixels", shape, np.uint8)
+        pixels = _scratch("pixels", shape, np.uint8)
         for place in places:
             decoded = self._decoder.decode(
                 task, samples, place, pixels=pixels, step=step, earlier=earlier.get(place)
@@ -176,8 +174,9 @@ class CpuBackend:
                 return
             if decoded is not None:
                 # asks the disk for a damaged file's time: it may hang
-                is_substitute = decoded.substitute is not None
-                self._tracker.on_clip_decoded(decoded.replaced, step, is_substitute=is_substitute)
+                self._tracker.on_clip_decoded(
+                    decoded.replaced, step, is_substitute=decoded.substitute is not None
+                )
             task.mark_file(None)
 
     def _write(self, work: _Work) -> None:
@@ -207,3 +206,38 @@ def _deliver(
         assert isinstance(task.target, _Work)
         task.target.put(place, decoded, pixels)
         return True
+
+
+def _scratch(name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """Uninitialised memory of this thread's own, the same one for the same name and shape."""
+    held = getattr(_SCRATCH, name, None)
+    if held is None or held.shape != shape:
+        held = np.empty(shape, dtype)
+        setattr(_SCRATCH, name, held)
+    return held
+
+
+def normalise(pixels: np.ndarray, flips: np.ndarray, out: torch.Tensor) -> None:
+    """Normalise and mirror a sample's clips.
+
+    Args:
+        pixels: uint8 (V, F, S, S, 3), RGB.
+        flips: bool (V,), which views are mirrored left to right.
+        out: (V, T, S, S, 3), float32, float16 or bfloat16, written; T is F, or F is 1 and all T
+            frames are the same.
+    """
+    mirrored = _scratch("mirrored", pixels.shape[2:], np.uint8)
+    floats = _scratch("floats", pixels.shape[2:], np.float32)
+    # OpenCV writes no half precision
+    out_array = out.numpy() if out.dtype == torch.float32 else None
+
+    for view, frames in enumerate(pixels):
+        for number, frame in enumerate(frames):
+            np.copyto(floats, cv2.flip(frame, 1, dst=mirrored) if flips[view] else frame)
+            if out_array is not None:
+                cv2.transform(floats, _SCALE_AND_SHIFT, dst=out_array[view, number])
+            else:
+                cv2.transform(floats, _SCALE_AND_SHIFT, dst=floats)
+                out[view, number].copy_(torch.from_numpy(floats))
+        if len(frames) < out.shape[1]:
+            out[view, 1:] = out[view, :1]

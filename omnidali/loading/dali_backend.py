@@ -1,7 +1,5 @@
 """DALI's back end: files are read by threads of its own and decoded by a graph."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import time
@@ -18,9 +16,8 @@ from omnidali.catalog.probing.image_header import read_image_header
 from omnidali.catalog.probing.limits import MAX_IMAGE_BYTES
 from omnidali.decoding.failure_cause import Cause, cause_of
 from omnidali.decoding.image import has_readable_header
-from omnidali.loading.backend import PendingSamples
+from omnidali.loading.backend import GraphPool, PendingSamples
 from omnidali.loading.failures.tracker import FailureTracker, timeout_cause
-from omnidali.loading.graph_pool import GraphPool
 from omnidali.loading.thread_pool import AbandonableThreadPool, Task
 from omnidali.pipelines import (
     EncodedImages,
@@ -157,66 +154,52 @@ class DaliBackend:
         self, pending: PendingSamples, places: Sequence[int], stopped: Callable[[], bool]
     ) -> _Inputs:
         """Read the files of the samples; those of which one cannot be had are left out."""
-        samples = pending.samples
-        items = [self._items(samples, place) for place in places]
-        wanted = [
-            self._files(samples, place, media) for place, media in zip(places, items, strict=True)
-        ]
-        tasks = [
-            [self._readers.submit(self._table.name, self._read_file(media)) for media, _ in files]
-            for files in wanted
-        ]
+        reads = []
+        for place in places:
+            records = self._table.records[pending.samples.pieces[place]]
+            media = [self._table.media(record) for record in records]
+            if any(map(self._tracker.blocks, media)):
+                continue
+            files = self._files(media, pending.samples.frames[place])
+            tasks = [
+                self._readers.submit(self._table.name, functools.partial(self._read_file, file))
+                for file, _ in files
+            ]
+            reads.append((place, media, files, tasks))
 
         inputs = _Inputs([], [], [], [], [])
-        for place, media, files, reads in zip(places, items, wanted, tasks, strict=True):
-            contents = []
-            for (file, _), read in zip(files, reads, strict=True):
-                content = self._result(read, stopped)
+        for place, media, files, tasks in reads:
+            contents = [self._result(task, stopped) for task in tasks]
+            for (file, _), content in zip(files, contents, strict=True):
                 if isinstance(content, Cause):
                     pending.earlier[place] = (file, content)
-                elif content is not None:
-                    contents.append(content)
-            if contents and len(contents) == len(files):
+            data = [content for content in contents if isinstance(content, np.ndarray)]
+            if len(data) == len(files):
                 inputs.places.append(place)
                 inputs.files.extend(file for file, _ in files)
                 inputs.frames.extend(frames for _, frames in files)
-                inputs.data.extend(contents)
+                inputs.data.extend(data)
                 inputs.failed_before.extend(filter(self._tracker.failure_of, media))
         return inputs
 
-    def _items(self, samples: Samples, place: int) -> list[Media]:
-        """The files or folders of one sample, one a piece; none if one is known to be useless."""
-        media = [self._table.media(self._table.records[piece]) for piece in samples.pieces[place]]
-        return [] if any(map(self._tracker.blocks, media)) else media
-
-    def _files(
-        self, samples: Samples, place: int, media: Sequence[Media]
-    ) -> list[tuple[Media, np.ndarray]]:
+    def _files(self, media: Sequence[Media], frames: np.ndarray) -> list[tuple[Media, np.ndarray]]:
         """What to decode for a sample: (file, frames), one a piece, or one a frame of a folder."""
-        if not media:
-            return []
-        frames = samples.frames[place]
         if self._table.kind.is_folder:
             return [(media[0].frame(frame), frames[:0]) for frame in frames.tolist()]
         return list(zip(media, frames.reshape(len(media), -1), strict=True))
 
-    def _read_file(self, media: Media) -> Callable[[Task], np.ndarray | Cause | None]:
-        """The work of reading a file: its bytes, None where it is not what the probe saw, or why
-        it fails.
-        """
-
-        def read(task: Task) -> np.ndarray | Cause | None:
-            task.mark_file(media)
-            try:
-                if self._table.kind.has_images:
-                    content = media.span.read_bytes(MAX_IMAGE_BYTES)
-                    is_same = _is_probed_image(content, media)
-                    return np.frombuffer(content, np.uint8) if is_same else None
-                return media.span.read() if stamp_of(media.span.path) == media.stamp else None
-            except Exception as error:  # the CPU tries as well, and may say something else
-                return cause_of(error)
-
-        return read
+    def _read_file(self, media: Media, task: Task) -> np.ndarray | Cause | None:
+        """Read a file: its bytes, None where it is not what the probe saw, or why it fails."""
+        task.mark_file(media)
+        try:
+            if self._table.kind.has_images:
+                content = media.span.read_bytes(MAX_IMAGE_BYTES)
+                is_same = _is_probed_image(content, media)
+                return np.frombuffer(content, np.uint8) if is_same else None
+            is_same = stamp_of(media.span.path) == media.stamp
+            return np.frombuffer(media.span.read_bytes(), np.uint8) if is_same else None
+        except Exception as error:  # the CPU tries as well, and may say something else
+            return cause_of(error)
 
     def _result(
         self, task: Task[np.ndarray | Cause | None], stopped: Callable[[], bool]
@@ -292,9 +275,8 @@ class DaliBackend:
         self, pending: PendingSamples, run: _GraphRun, number: int, *, reason: str
     ) -> None:
         """Keep the cause for the next back end; ``number`` is that of one of the run's samples."""
-        place = run.inputs.places[number]
         media = run.inputs.files[number * run.inputs.files_a_sample]
-        pending.earlier[place] = (media, Cause(f"DALI: {reason}"))
+        pending.earlier[run.inputs.places[number]] = (media, Cause(f"DALI: {reason}"))
         if not self._has_warned:
             self._has_warned = True
             LOG.warning(

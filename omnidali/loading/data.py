@@ -1,7 +1,5 @@
 """From a config to tables: the catalog brought up to date once, then opened by every rank."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -99,7 +97,7 @@ def open_data(
     tables = {}
     highest = {}
     for name, source in sources.items():
-        table = _labelled_table(reader, name)
+        table = reader.table(name)
         tables[name] = _drawn_part(table, source, config.seed)
         # of what is held out, too: networks of other parts have the same outputs
         highest[name] = int(table.labels.max())
@@ -108,8 +106,12 @@ def open_data(
     count = len(names) if names else 1 + max(highest[name] for name in tables or highest)
     for name, label in highest.items():
         if label >= count:
-            expected = f"labels below {count}, the number of classes of the training sources"
-            raise UserError(key_of(name), expected, str(label), "Correct the list.")
+            raise UserError(
+                key_of(name),
+                f"labels below {count}, the number of classes of the training sources",
+                str(label),
+                "Correct the list.",
+            )
     return Data(
         tables=tuple(tables.values()),
         evaluation=evaluation,
@@ -141,20 +143,19 @@ def _build(
     return path, names, [str(summary) for summary in summaries]
 
 
-def _labelled_table(reader: CatalogReader, name: str) -> SourceTable:
-    table = reader.table(name)
+def _drawn_part(table: SourceTable, source: MediaConfig, seed: int) -> SourceTable:
+    """The rows that a training draws from: a fraction, without what is held out.
+
+    Raises:
+        UserError: if a row has no label, or no row is left.
+    """
     if (table.labels < 0).any():
         raise UserError(
-            key_of(name),
+            key_of(table.name),
             "a label for every file",
             "files without label",
             "Use class folders or a list.",
         )
-    return table
-
-
-def _drawn_part(table: SourceTable, source: MediaConfig, seed: int) -> SourceTable:
-    """The rows that a training draws from: a fraction, without what is held out."""
     if not isinstance(source, SourceConfig):
         return table
     part = fraction_of(table, source.fraction, seed)
@@ -236,10 +237,7 @@ def make_plan(config: Config, data: Data) -> TrainPlan:
     """
     sources = list(config.sources.values())
     train = config.train
-    ratio = None
-    if train.step_mode == "alternating":
-        ratio = train.ratio or (1,) * len(sources)
-
+    ratio = train.ratio or (1,) * len(sources)
     motions = {
         number: load_motion(
             Path(config.data_root, source.motion) if source.motion else None,
@@ -256,7 +254,7 @@ def make_plan(config: Config, data: Data) -> TrainPlan:
         config.clip,
         config.batch,
         config.seed,
-        ratio=ratio,
+        ratio=ratio if train.step_mode == "alternating" else None,
         mixup=train.mixup,
         mixup_alpha=train.mixup_alpha,
         motions=motions,

@@ -1,12 +1,10 @@
 """FusionIterator: the sources' clips, mixed as planned, one StepBatch a step."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import NotRequired, TypedDict
+from typing import NotRequired, Self, TypedDict
 
 import torch
 
@@ -14,10 +12,9 @@ from omnidali.config.schema import LoaderConfig, MediaConfig
 from omnidali.decoding.routes import CPU, choose_routes, describe_routes
 from omnidali.errors import UserError
 from omnidali.loading.batch import StepBatch
-from omnidali.loading.buffer_pool import BufferPool
+from omnidali.loading.buffer_pool import BufferPool, Trimmer
 from omnidali.loading.failures.quarantine import Quarantine
 from omnidali.loading.failures.tracker import FailureTracker
-from omnidali.loading.memory_trim import Trimmer
 from omnidali.loading.prefetcher import ERROR_SECONDS, Prefetcher
 from omnidali.loading.source_decoder import SourceDecoder
 from omnidali.loading.stats import Meter, SourceStats
@@ -34,7 +31,7 @@ class LoaderState(TypedDict):
     Attributes:
         step: that the next batch belongs to.
         plan: everything that the order depends on.
-        decoders: by source, who decodes it, on which the pixels depend; older states lack it.
+        decoders: by source, what decodes it, on which the pixels depend; older states lack it.
     """
 
     step: int
@@ -83,6 +80,10 @@ class FusionIterator:
         quarantine: names the files that fail; by default in memory.
         end: step before which to stop; None means never for training and after every item for
             evaluation.
+
+    Attributes:
+        next_step: the step that the next batch belongs to.
+        routes: a line a source: which decoder takes which of its codecs.
 
     Raises:
         UserError: if a source asks for a decoder that cannot take its codecs.
@@ -139,16 +140,14 @@ class FusionIterator:
             stall_seconds=stall_seconds,
         )
 
-        on_gpu = self.device.type == "cuda"
-        capability = torch.cuda.get_device_capability(self.device) if on_gpu else None
-        self._routes = [
-            choose_routes(table, source.decode, capability)
-            for table, source in zip(plan.tables, sources, strict=True)
+        routes = _choose_routes(plan, sources, self.device)
+        self.routes = [
+            describe_routes(table, codecs, self.device.type == "cuda", cpu_share)
+            for table, codecs in zip(plan.tables, routes, strict=True)
         ]
-        _check_python(self.device, self._routes)
 
         self._pool = AbandonableThreadPool(self._settings.threads, "decode")
-        self._decoders = self._make_decoders(quarantine or Quarantine())
+        self._decoders = self._make_decoders(routes, quarantine or Quarantine())
         shares = plan.mixing.shares if isinstance(plan, TrainPlan) else [1.0]
         self._meters = [
             Meter(float(share), decoder.tracker)
@@ -157,43 +156,29 @@ class FusionIterator:
         self._buffers = BufferPool()
         self._trim = Trimmer(self._buffers, self._settings.threads)
 
-        self._next_step = 0
+        self.next_step = 0
         self._asked_first: float | None = None  # when the first batch was asked for
         self._closed = False
         self._prefetcher: Prefetcher | None = None
 
-    def _make_decoders(self, quarantine: Quarantine) -> list[SourceDecoder]:
+    def _make_decoders(
+        self, routes: Sequence[Mapping[str, str]], quarantine: Quarantine
+    ) -> list[SourceDecoder]:
         return [
             SourceDecoder(
                 self.plan,
                 number,
-                routes,
+                codecs,
                 pool=self._pool,
                 threads=self._settings.threads,
                 device=self.device,
                 tracker=FailureTracker(table, quarantine, self.rank, self._settings),
                 cpu_share=self._settings.cpu_share,
             )
-            for number, (table, routes) in enumerate(
-                zip(self.plan.tables, self._routes, strict=True)
-            )
+            for number, (table, codecs) in enumerate(zip(self.plan.tables, routes, strict=True))
         ]
 
-    @property
-    def next_step(self) -> int:
-        """The step that the next batch belongs to."""
-        return self._next_step
-
-    @property
-    def routes(self) -> list[str]:
-        """A line a source: which decoder takes which of its codecs."""
-        on_gpu = self.device.type == "cuda"
-        return [
-            describe_routes(table, routes, on_gpu, self._settings.cpu_share)
-            for table, routes in zip(self.plan.tables, self._routes, strict=True)
-        ]
-
-    def __iter__(self) -> FusionIterator:
+    def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> StepBatch:
@@ -205,13 +190,13 @@ class FusionIterator:
             RuntimeError: after :meth:`close`.
         """
         self._check_open()
-        if self.end is not None and self._next_step >= self.end:
+        if self.end is not None and self.next_step >= self.end:
             raise StopIteration
         if self._prefetcher is None:
             self._prefetcher = Prefetcher(
                 self._make_step,
                 self._decoders,
-                first=self._next_step,
+                first=self.next_step,
                 end=self.end,
                 ahead=self.prefetch,
                 device=self.device,
@@ -222,9 +207,10 @@ class FusionIterator:
         asked = time.perf_counter()
         self._asked_first = self._asked_first or asked
         for meter, ready in zip(self._meters, self._prefetcher.ready(), strict=True):
-            meter.request(ready, self.prefetch)
+            meter.requests += 1
+            meter.occupancy += ready / self.prefetch
         try:
-            step = self._prefetcher.take(self._next_step)
+            step = self._prefetcher.take(self.next_step)
         except BaseException:
             self._close(ERROR_SECONDS)
             raise
@@ -234,7 +220,7 @@ class FusionIterator:
         ):
             meter.clips += len(samples) * samples.boxes.shape[1]
             meter.wait_seconds += max(0.0, finished_at - asked)
-        self._next_step += 1
+        self.next_step += 1
         self._trim()
         return step.batch(self.device)
 
@@ -251,10 +237,10 @@ class FusionIterator:
         )
 
     def state_dict(self) -> LoaderState:
-        """The next step, everything that the order depends on, and who decodes, on which the pixels
-        depend.
+        """The next step, everything that the order depends on, and the decoders, on which the
+        pixels depend.
         """
-        return {"step": self._next_step, "plan": self._fingerprint(), "decoders": self._describe()}
+        return {"step": self.next_step, "plan": self._fingerprint(), "decoders": self._describe()}
 
     def load_state_dict(self, state: LoaderState) -> list[str]:
         """Go on after the last step that was consumed when ``state`` was saved.
@@ -276,7 +262,7 @@ class FusionIterator:
                 "Restore the old settings and lists, or start anew in another run_dir.",
             )
         self._stop(self._settings.hang_seconds)
-        self._next_step = state["step"]
+        self.next_step = state["step"]
 
         before = state.get("decoders", {})
         now = self._describe()
@@ -291,7 +277,7 @@ class FusionIterator:
         return {**plan, "ranks": self.world} if isinstance(self.plan, EvaluationPlan) else plan
 
     def _describe(self) -> dict[str, str]:
-        """By source, who decodes it and where."""
+        """By source, what decodes it and where."""
         place = "" if self.device.type == "cpu" else f", finished on {self.device.type}"
         return {
             table.name: line + place
@@ -321,7 +307,7 @@ class FusionIterator:
         self._pool.close(patience)
         self._decoders.clear()
 
-    def __enter__(self) -> FusionIterator:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -337,13 +323,27 @@ class FusionIterator:
             self._prefetcher = None
 
 
-def _check_python(device: torch.device, routes: Sequence[Mapping[str, str]]) -> None:
-    """Raise UserError where DALI is needed and Python has no docstrings, which its import needs."""
-    needed = device.type != "cpu" or any(route != CPU for each in routes for route in each.values())
-    if needed and sys.flags.optimize > 1:
+def _choose_routes(
+    plan: TrainPlan | EvaluationPlan, sources: Sequence[MediaConfig], device: torch.device
+) -> list[dict[str, str]]:
+    """By source, the decoder of each codec.
+
+    Raises:
+        UserError: if a source asks for a decoder that cannot take its codecs, or DALI is needed and
+            Python has no docstrings, which its import needs.
+    """
+    on_gpu = device.type == "cuda"
+    capability = torch.cuda.get_device_capability(device) if on_gpu else None
+    routes = [
+        choose_routes(table, source.decode, capability)
+        for table, source in zip(plan.tables, sources, strict=True)
+    ]
+    needs_dali = device.type != "cpu" or any(set(codecs.values()) - {CPU} for codecs in routes)
+    if needs_dali and sys.flags.optimize > 1:
         raise UserError(
             "PYTHONOPTIMIZE",
             "0 or 1, as DALI needs Python's docstrings",
             str(sys.flags.optimize),
             "Unset it, or use decode: cpu on a machine without a GPU.",
         )
+    return routes

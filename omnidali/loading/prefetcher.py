@@ -1,7 +1,5 @@
 """The threads that make steps ready ahead of the consumer, one a source."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import deque
@@ -66,9 +64,11 @@ class Prefetcher:
     def _start(self, first: int) -> None:
         """Start the threads, or none of them."""
         for source, decoder in enumerate(self._decoders):
-            name = f"source-{decoder.table.name}"
             thread = threading.Thread(
-                target=self._work, args=(source, first), daemon=True, name=name
+                target=self._work,
+                args=(source, first),
+                daemon=True,
+                name=f"source-{decoder.table.name}",
             )
             try:
                 thread.start()
@@ -136,6 +136,7 @@ class Prefetcher:
 
     def _work(self, source: int, number: int) -> None:
         """Decode ahead: the CPU's part of later steps is decoded while DALI finishes this one."""
+        decoder = self._decoders[source]
         on_gpu = self._device.type == "cuda"
         stream = torch.cuda.Stream(self._device) if on_gpu else None
         begun: deque[tuple[StepBuffer, PendingSamples | None]] = deque()
@@ -143,11 +144,15 @@ class Prefetcher:
         try:
             with torch.cuda.stream(stream):  # does nothing without a stream
                 while True:
-                    if self._begins(number, bool(begun)):
-                        step = self._wait_for_step(number)
-                        if step is None:
-                            break
-                        begun.append((step, self._begin(source, number, step)))
+                    step = self._step_to_begin(number, waits=not begun)
+                    if step is not None:
+                        samples = step.samples[source]
+                        pending = None
+                        if len(samples):
+                            pending = decoder.start(
+                                number, samples, step.places[source], self._stopped.is_set
+                            )
+                        begun.append((step, pending))
                         number += 1
                     elif begun and not self._stopped.is_set():
                         self._finish(source, *begun.popleft(), stream)
@@ -158,34 +163,30 @@ class Prefetcher:
                 self._error = self._error or error
                 self._changed.notify_all()
         finally:
-            for _, pending in begun:
-                if pending is not None:
-                    self._decoders[source].drop(pending)
+            for _, unfinished in begun:
+                if unfinished is not None:
+                    decoder.drop(unfinished)
 
-    def _begins(self, number: int, has_begun: bool) -> bool:
-        """Whether to begin with a step now, and not to finish an earlier one."""
+    def _step_to_begin(self, number: int, *, waits: bool) -> StepBuffer | None:
+        """The buffer of a step, made by the first source that comes.
+
+        Args:
+            number: of the step.
+            waits: whether to wait until the step may begin.
+
+        Returns:
+            None for a step that may not begin yet, and once there is nothing more to begin.
+        """
         if self._end is not None and number >= self._end:
-            return False
+            return None
         with self._changed:
-            return not has_begun or number < self._next + self._ahead
-
-    def _wait_for_step(self, number: int) -> StepBuffer | None:
-        """The buffer of a step, made by the first source that comes; None once stopped."""
-        with self._changed:
-            while not self._stopped.is_set() and number >= self._next + self._ahead:
+            while waits and not self._stopped.is_set() and number >= self._next + self._ahead:
                 self._changed.wait()
-            if self._stopped.is_set():
+            if self._stopped.is_set() or number >= self._next + self._ahead:
                 return None
             if number not in self._steps:
                 self._steps[number] = self._make_step(number)
             return self._steps[number]
-
-    def _begin(self, source: int, number: int, step: StepBuffer) -> PendingSamples | None:
-        samples = step.samples[source]
-        if not len(samples):
-            return None
-        decoder = self._decoders[source]
-        return decoder.start(number, samples, step.places[source], self._stopped.is_set)
 
     def _finish(
         self,

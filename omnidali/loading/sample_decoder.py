@@ -1,7 +1,6 @@
 """Decoding one planned sample on the CPU, and its substitutes while that fails."""
 
-from __future__ import annotations
-
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from omnidali.decoding.failure_cause import Cause, cause_of
 from omnidali.decoding.image import decode_image
 from omnidali.decoding.recheck import RECHECK_SECONDS, is_decodable
 from omnidali.errors import MACHINE, DecodeError
-from omnidali.loading.failures.shortage import Shortage
 from omnidali.loading.failures.tracker import FailureTracker, ReplacedFrames
 from omnidali.loading.thread_pool import Task
 from omnidali.planning.evaluation_plan import EvaluationPlan
@@ -26,6 +24,10 @@ from omnidali.utils.backoff import Backoff
 from omnidali.utils.log import LOG
 
 _SUBSTITUTES = 255  # of one clip; far more than the limits let through
+_WARN_AGAIN_SECONDS = 60.0
+
+# a file that does not decode, and why; None where it was not tried, as it is quarantined
+_Failure = tuple[Media, Cause | None]
 
 
 @dataclass(frozen=True)
@@ -39,20 +41,6 @@ class DecodedSample:
 
     replaced: list[ReplacedFrames]
     substitute: Samples | None
-
-
-class _SampleError(Exception):
-    """A file of a sample does not decode.
-
-    Args:
-        media: the file.
-        cause: why; None where it was not tried, as it is quarantined.
-    """
-
-    def __init__(self, media: Media, cause: Cause | None):
-        super().__init__(str(cause))
-        self.media = media
-        self.cause = cause
 
 
 class SampleDecoder:
@@ -102,18 +90,19 @@ class SampleDecoder:
         sample: Samples | None = samples.take(np.array([place]))
         attempt = 0
         while sample is not None and samples.valid[place] and not task.abandoned:
-            try:
-                replaced = self._decode_patiently(task, sample, pixels, step)
+            replaced, failure = self._decode_patiently(task, sample, pixels, step)
+            if failure is None:
                 return DecodedSample(replaced, substitute=sample if attempt else None)
-            except _SampleError as error:
-                if task.abandoned:
-                    break
-                self._report(error, task, step, attempt=attempt, earlier=earlier)
+            if task.abandoned:
+                break
+            self._report(*failure, task=task, step=step, attempt=attempt, earlier=earlier)
 
             attempt += 1
             earlier = None
             if attempt > _SUBSTITUTES:
-                raise self._tracker.no_substitute_error(_SUBSTITUTES)
+                raise self._tracker.limit_error(
+                    f"one of {_SUBSTITUTES} substitutes of a clip to decode", "none"
+                )
             sample = self._plan.substitute(samples, place, attempt)
             if sample is None:
                 self._tracker.on_item_lost()
@@ -121,17 +110,16 @@ class SampleDecoder:
 
     def _report(
         self,
-        error: _SampleError,
+        media: Media,
+        cause: Cause | None,
+        *,
         task: Task,
         step: int,
-        *,
         attempt: int,
         earlier: tuple[Media, Cause] | None,
     ) -> None:
         """Report a failure; the trouble of an earlier back end may be its cause."""
         tracker = self._tracker
-        media = error.media
-        cause = error.cause
         if cause is None or (tracker.blocks(media) and not tracker.is_new_trouble(media, cause)):
             tracker.on_quarantined()
             if attempt > CLASS_SUBSTITUTES:  # a class may be of one file, which is quarantined
@@ -153,22 +141,15 @@ class SampleDecoder:
 
     def _decode_patiently(
         self, task: Task, sample: Samples, pixels: np.ndarray, step: int
-    ) -> list[ReplacedFrames]:
+    ) -> tuple[list[ReplacedFrames], _Failure | None]:
         """As :meth:`_decode_once`. Where the machine is to blame, try again until its trouble is
         over, or has lasted too long: no file is replaced for it.
         """
         begun = time.monotonic()
         backoff = Backoff(first=0.05, longest=1.0)
         while True:
-            error: _SampleError | None = None
-            replaced: list[ReplacedFrames] = []
-            try:
-                replaced = self._decode_once(task, sample, pixels, step)
-                causes = [(part.media, part.cause) for part in replaced]
-            except _SampleError as caught:
-                error = caught
-                causes = [(caught.media, caught.cause)]
-
+            replaced, failure = self._decode_once(task, sample, pixels, step)
+            causes = [failure] if failure else [(part.media, part.cause) for part in replaced]
             blamed = [
                 (media.path, cause)
                 for media, cause in causes
@@ -179,42 +160,38 @@ class SampleDecoder:
                 backoff.pause()
                 continue
 
-            if error is not None:
-                raise error
-            if not blamed:
+            if not failure and not blamed:
                 self._shortage.on_decoded()
-            return replaced
+            return replaced, failure
 
     def _decode_once(
         self, task: Task, sample: Samples, pixels: np.ndarray, step: int
-    ) -> list[ReplacedFrames]:
-        """Decode one sample into ``pixels``; returns the frames that were replaced.
-
-        Raises:
-            _SampleError: naming the file.
+    ) -> tuple[list[ReplacedFrames], _Failure | None]:
+        """Decode one sample into ``pixels``; returns the frames that were replaced, and the first
+        failure.
         """
-        replaced = []
+        replaced: list[ReplacedFrames] = []
         for record, places in self._files(sample):
             task.mark_file(None)
             media = self._table.media(record)
             task.mark_file(media)
             if self._tracker.blocks(media) and not self._tracker.is_due(media):
-                raise _SampleError(media, None)
+                return replaced, (media, None)
 
             causes: list[Cause] = []
             try:
                 count = self._decode_file(media, sample, places, pixels, causes)
             except (DecodeError, OSError, MemoryError) as error:
-                raise _SampleError(media, cause_of(error)) from None
+                return replaced, (media, cause_of(error))
             except Exception as error:  # no file may end a run, whatever it does to a decoder
                 LOG.debug("%s: %s", self._table.name, media.path, exc_info=True)
-                raise _SampleError(media, Cause(f"{type(error).__name__}: {error}")) from None
+                return replaced, (media, Cause(f"{type(error).__name__}: {error}"))
 
             if count:
                 replaced.append(ReplacedFrames(media, count, causes[0] if causes else None))
             if not task.abandoned:
                 self._tracker.on_file_decoded(media, step, is_whole=not count)
-        return replaced
+        return replaced, None
 
     def _decode_file(
         self,
@@ -249,3 +226,63 @@ class SampleDecoder:
         for record in dict.fromkeys(records.tolist()):
             pieces = np.flatnonzero(records == record)
             yield record, (pieces[:, None] * count + np.arange(count)).reshape(-1)
+
+
+class Shortage:
+    """Holds up the clips of one source while the machine lacks memory or descriptors.
+
+    No file is to blame, so the same one is tried again.
+
+    A shortage that lasts holds up everything once. A file that asks for more memory than there ever
+    is holds up its own clip once, for as long as one that hangs: others decode meanwhile.
+
+    Args:
+        name: of the source.
+        patience: seconds for which a clip, and the whole source, are held up at most.
+    """
+
+    def __init__(self, name: str, patience: float):
+        self._name = name
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._since: float | None = None  # nothing has decoded since then
+        self._warned_at = -_WARN_AGAIN_SECONDS
+        self._hopeless: set[str] = set()  # files that were waited for to the end
+
+    def on_decoded(self) -> None:
+        """A clip decoded: the shortage is over."""
+        with self._lock:
+            since = self._since
+            self._since = None
+        if since is not None and self._warned_at >= since:
+            LOG.warning(
+                "%s: the machine is out of trouble after %.1f s",
+                self._name,
+                time.monotonic() - since,
+            )
+
+    def holds(self, path: str, cause: Cause, begun: float) -> bool:
+        """Whether a clip is to be tried again, as the machine is to blame.
+
+        Args:
+            path: of the file that failed.
+            cause: why it failed.
+            begun: when its clip was tried first, by the monotonic clock.
+        """
+        now = time.monotonic()
+        with self._lock:
+            if self._since is None:
+                self._since = now
+            if now - begun >= self._patience:
+                self._hopeless.add(path)
+            if path in self._hopeless or now - self._since >= self._patience:
+                return False
+            if now - self._warned_at >= _WARN_AGAIN_SECONDS:
+                self._warned_at = now
+                LOG.warning(
+                    "%s: the machine is in trouble, not a file (%s): clips wait for up to %g s",
+                    self._name,
+                    cause.reason,
+                    self._patience,
+                )
+        return True

@@ -1,17 +1,14 @@
 """One source of a running loader: its samples are routed to the back ends."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 
 from omnidali.decoding.routes import CPU, HYBRID, on_cpu
-from omnidali.loading.backend import Backend, PendingSamples
+from omnidali.loading.backend import Backend, GraphPool, PendingSamples
 from omnidali.loading.cpu_backend import CpuBackend
 from omnidali.loading.failures.tracker import FailureTracker
-from omnidali.loading.graph_pool import GraphPool
 from omnidali.loading.thread_pool import AbandonableThreadPool
 from omnidali.planning.evaluation_plan import EvaluationPlan
 from omnidali.planning.samples import Samples
@@ -65,8 +62,9 @@ class SourceDecoder:
             # imports DALI, which takes a second
             from omnidali.loading.dali_backend import DaliBackend
 
-            dali = DaliBackend(self.table, graphs=GraphPool(threads, device), tracker=tracker)
-            self._backends.insert(0, dali)
+            self._backends.insert(
+                0, DaliBackend(self.table, graphs=GraphPool(threads, device), tracker=tracker)
+            )
 
     def start(
         self, step: int, samples: Samples, out: torch.Tensor, stopped: Callable[[], bool]
@@ -122,6 +120,5 @@ class SourceDecoder:
         """Which samples the CPU decodes: bool (n,)."""
         codecs = self.table.codecs[samples.pieces]
         by_cpu = self._cpu_codecs[codecs].any(axis=1)
-        is_shared = self._shared_codecs[codecs].any(axis=1)
-        by_cpu |= is_shared & on_cpu(samples.slots, self._cpu_share)
+        by_cpu |= self._shared_codecs[codecs].any(axis=1) & on_cpu(samples.slots, self._cpu_share)
         return by_cpu | ~samples.valid

@@ -1,7 +1,5 @@
 """Figures of a running loader, per source, and how to read them."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 
@@ -56,11 +54,6 @@ class Meter:
     requests: int = 0
     wait_seconds: float = 0.0
     occupancy: float = 0.0
-
-    def request(self, ready: int, capacity: int) -> None:
-        """A batch was asked for while ``ready`` of ``capacity`` steps stood ready."""
-        self.requests += 1
-        self.occupancy += ready / capacity
 
     def snapshot(self, all_clips: int, started: float | None) -> SourceStats:
         """The figures as they stand now.

@@ -1,16 +1,35 @@
 """One step while it is made: a buffer for each clip shape, which the sources fill side by side."""
 
-from __future__ import annotations
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from omnidali.loading.batch import ClipBatch, StepBatch
-from omnidali.loading.blend import Blend, blend
 from omnidali.loading.buffer_pool import BufferPool
 from omnidali.planning.evaluation_plan import EvaluationPlan
 from omnidali.planning.samples import Samples
 from omnidali.planning.train_plan import TrainPlan
+
+
+@dataclass(frozen=True)
+class _Blend:
+    """Partners and weights of one group of N clips.
+
+    Attributes:
+        slots: as in :class:`~omnidali.planning.samples.Samples`, like the next three.
+        partners: slot that each clip is blended with.
+        own_weights: of each clip in its blend.
+        partner_frames: which frame of a longer partner an image takes.
+        labels: int (N,), of the clips.
+    """
+
+    slots: np.ndarray
+    partners: np.ndarray
+    own_weights: np.ndarray
+    partner_frames: np.ndarray
+    labels: np.ndarray
 
 
 class StepBuffer:
@@ -80,8 +99,8 @@ class StepBuffer:
         soft_labels = None
         if isinstance(self._plan, TrainPlan) and self.samples[0].partners is not None:
             assert self._plan.classes is not None
-            blends = [self._blend(members) for members, _ in self._groups]
-            buffers, soft_labels = blend(buffers, blends, self._plan.classes)
+            blends = [self._columns(members) for members, _ in self._groups]
+            buffers, soft_labels = _blend(buffers, blends, self._plan.classes)
 
         batches = []
         for number, (members, _) in enumerate(self._groups):
@@ -94,10 +113,14 @@ class StepBuffer:
             clips = buffers[number].permute(0, 4, 1, 2, 3)
             batches.append(ClipBatch(clips, labels, source, record, slot, valid.bool()))
 
-        auxiliary = tuple(0 not in members for members, _ in self._groups)
-        return StepBatch(self._step, tuple(batches), auxiliary, tuple(self.samples))
+        return StepBatch(
+            self._step,
+            tuple(batches),
+            auxiliary=tuple(0 not in members for members, _ in self._groups),
+            samples=tuple(self.samples),
+        )
 
-    def _blend(self, members: list[int]) -> Blend:
+    def _columns(self, members: list[int]) -> _Blend:
         """What a group is blended with: the columns of its sources, one after the other."""
         parts = [self.samples[source] for source in members]
         labels = [self._plan.tables[part.source].labels[part.rows] for part in parts]
@@ -105,7 +128,7 @@ class StepBuffer:
             name: np.concatenate([getattr(part, name) for part in parts])
             for name in ("slots", "partners", "own_weights", "partner_frames")
         }
-        return Blend(**columns, labels=np.concatenate(labels))
+        return _Blend(**columns, labels=np.concatenate(labels))
 
     def _facts(self, source: int) -> torch.Tensor:
         """int64 (5, n * V): label, source, record, slot and valid of every clip."""
@@ -120,3 +143,75 @@ class StepBuffer:
         ]
         facts = torch.stack([torch.as_tensor(row, dtype=torch.int64) for row in rows])
         return facts.repeat_interleave(samples.boxes.shape[1], dim=1)
+
+
+def _blend(
+    buffers: Sequence[torch.Tensor], blends: Sequence[_Blend], classes: int
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Blend the groups of a step.
+
+    Args:
+        buffers: (N, T, S, S, 3) each, T being 1 or the clip's length.
+        blends: of the groups.
+        classes: of the soft labels.
+
+    Returns:
+        w * clip + (1 - w) * partner for every clip of every group; and of every group the labels,
+            float32 (N, classes), each row summing to 1.
+    """
+    place_of = {
+        slot: (number, place)
+        for number, group in enumerate(blends)
+        for place, slot in enumerate(group.slots.tolist())
+    }
+    clips = []
+    labels = []
+    for buffer, group in zip(buffers, blends, strict=True):
+        partners = np.array([place_of[slot] for slot in group.partners.tolist()])
+        clips.append(_blend_clips(buffer, group, buffers, partners))
+        labels.append(_blend_labels(group, blends, partners, classes))
+    return clips, labels
+
+
+def _blend_clips(
+    buffer: torch.Tensor, group: _Blend, buffers: Sequence[torch.Tensor], partners: np.ndarray
+) -> torch.Tensor:
+    """Blend one group's clips.
+
+    An image is spread over all frames of its partner's clip. Where the image is the slot's own, it
+    is blended with the planned frame of the partner alone, so that it stays one image.
+
+    Args:
+        buffer: the group's clips.
+        group: what they are blended with.
+        buffers: as of :func:`_blend`.
+        partners: int (N, 2), group of each partner and its place there.
+    """
+    weights = torch.as_tensor(group.own_weights, dtype=buffer.dtype, device=buffer.device)
+    weights = weights.view(-1, 1, 1, 1, 1)
+    out = buffer * weights
+
+    for theirs, other in enumerate(buffers):
+        mine = np.flatnonzero((partners[:, 0] == theirs) & (group.partners != group.slots))
+        if not len(mine):
+            continue
+        places = torch.as_tensor(partners[mine, 1], device=buffer.device)
+        if buffer.shape[1] == 1 < other.shape[1]:
+            frames = (group.partner_frames[mine] * other.shape[1]).astype(np.int64)
+            clips = other[places, torch.as_tensor(frames, device=buffer.device)][:, None]
+        else:
+            clips = other[places]
+        rows = torch.as_tensor(mine, device=buffer.device)
+        out[rows] += clips * (1 - weights[rows])
+    return out
+
+
+def _blend_labels(
+    group: _Blend, blends: Sequence[_Blend], partners: np.ndarray, classes: int
+) -> torch.Tensor:
+    theirs = np.array([blends[other].labels[place] for other, place in partners.tolist()])
+    soft = np.zeros((len(theirs), classes), np.float32)
+    rows = np.arange(len(theirs))
+    np.add.at(soft, (rows, group.labels), group.own_weights)
+    np.add.at(soft, (rows, theirs), 1 - group.own_weights)
+    return torch.from_numpy(soft)

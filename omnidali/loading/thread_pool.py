@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent import futures
-from concurrent.futures import Future
 from typing import Generic, NamedTuple, TypeVar
 
 from omnidali.catalog.database.media import Media
@@ -63,7 +62,7 @@ class Task(Generic[Result]):
         target: object,
     ):
         self.source = source
-        self.future: Future[Result] = Future()
+        self.future: futures.Future[Result] = futures.Future()
         self.lock = threading.Lock()
         self.target: object = target
         self.abandoned = False
@@ -175,15 +174,10 @@ class AbandonableThreadPool:
         Returns:
             Whether the task is over or abandoned.
         """
-        if task.abandoned:
+        if not task.abandoned and not task.future.done():
+            futures.wait([task.future], _CHECK_SECONDS)
+        if task.abandoned or task.future.done():
             return True
-        try:
-            task.future.exception(_CHECK_SECONDS)
-            return True
-        except futures.CancelledError:
-            return True
-        except futures.TimeoutError:
-            pass
 
         with self._lock:
             now = time.monotonic()

@@ -79,8 +79,7 @@ def dedup(
         checkpoint: an image network for features; None: bytes and hashes alone.
         names: of the training sources; none: all but the first, the target.
         settings: what counts as a duplicate.
-        take: called on all ranks before anything but the catalog is written, once everything was
-            checked that can be.
+        take: called on all ranks after all checks, before anything but the catalog is written.
 
     Returns:
         What was found of every source, on the main rank.
@@ -100,14 +99,14 @@ def dedup(
         name: with_all_pieces(source, config.data_root, settings.window)
         for name, source in listed.items()
     }
-    search_config = _search_config(config, out, searched)
-    data = open_data(search_config, ranks)
+    searching = _search_config(config, out, searched)
+    data = open_data(searching, ranks)
     network = load_image_network(checkpoint, ranks.device) if checkpoint else None
-    items = _find_items(search_config, names, settings.rate)
+    items = _find_items(searching, names, settings.rate)
     take()
 
     found, thresholds, whitening = _search(
-        search_config, items, network, out / _CACHES, ranks, settings
+        searching, items, network, out / _CACHES, ranks, settings
     )
     for name, source in searched.items():
         listed[name] = replace(listed[name], window_seconds=source.window_seconds)

@@ -95,9 +95,7 @@ def fill_cache(
     config: Config,
     ranks: Ranks,
 ) -> FrameCache:
-    """Make a cache, or compute what it lacks, each rank its share.
-
-    Items that were unreadable are tried again.
+    """Make a cache, or compute what it lacks and what was unreadable, each rank its share.
 
     Args:
         folder: of the cache.

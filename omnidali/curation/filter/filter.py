@@ -53,21 +53,17 @@ def filter_sources(
         out: folder for the results.
         names: of the sources, ``evaluation`` among them; none: all training sources but the target.
         rules: what an item has to pass.
-        window: seconds of a piece of long videos that are cut into windows; None: 1 for a 2D
-            teacher, else as configured.
+        window: seconds of the windows of long videos; None: 1 for a 2D teacher, else as configured.
         score_only: write no list.
         keep_negatives: keep long videos without a positive piece.
         ranks: all of them call this.
-        take: called on all ranks once everything was checked that can be, and before anything but
-            the catalog is written.
+        take: called on all ranks after all checks, before anything but the catalog is written.
 
     Returns:
-        For each source counts of items, kept, dropped, unreadable and scored now, and items a
-        second.
+        For each source: items, kept, dropped, unreadable and scored now, and items a second.
 
     Raises:
-        UserError: for a teacher of other classes, a window that no source takes, a source of which
-            nothing is kept, and a folder or catalog that cannot be written.
+        UserError: for other classes, unused windows, nothing to keep, files that are not writable.
     """
     out = Path(os.path.abspath(out))
     scoring_config, teacher, tasks = _prepare(
@@ -93,8 +89,8 @@ def filter_sources(
         )
     if ranks.is_main:
         used = None if score_only else str(rules)
-        of_teacher = {"checkpoint": teacher.path, "digest": teacher.digest}
-        write_record(out, {"filter": counts, **of_teacher, "rules": used, "ranks": ranks.world})
+        judge = {"checkpoint": teacher.path, "digest": teacher.digest}
+        write_record(out, {"filter": counts, **judge, "rules": used, "ranks": ranks.world})
     return counts
 
 

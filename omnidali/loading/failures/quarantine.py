@@ -2,18 +2,16 @@
 all starts.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json
 import threading
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 from omnidali.catalog.probing.file_span import stamp_of
 from omnidali.decoding.failure_cause import Cause
@@ -48,8 +46,8 @@ class FailureRecord:
         size: of the file then, bytes; None where there was none.
         mtime_ns: of the file then; None where there was none.
         time: seconds since 1970.
-        trouble: who is to blame, as in :class:`~omnidali.decoding.failure_cause.Cause`; older lines
-            do not say it.
+        trouble: what is to blame, as in :class:`~omnidali.decoding.failure_cause.Cause`; older
+            lines do not say it.
     """
 
     source: str
@@ -76,7 +74,7 @@ class FailureRecord:
 
     @property
     def cause(self) -> Cause:
-        """The reason, and who is to blame."""
+        """The reason, and what is to blame."""
         return Cause(self.reason, self.trouble)
 
     @property
@@ -89,7 +87,7 @@ class FailureRecord:
         """Whether the trouble is of the moment, and another try is cheap."""
         return self.cause.passes and self.trouble != HANG
 
-    def is_news(self, known: FailureRecord | None) -> bool:
+    def is_news(self, known: Self | None) -> bool:
         """Whether it says more than what was known of the file."""
         if self.state == RECOVERED:
             return known is not None
@@ -117,15 +115,18 @@ class Quarantine:
         self._lock = threading.Lock()
         self._records: _Records = {}
         self._unwritten: list[FailureRecord] = []
-        self._recoveries: dict[tuple[str, str], deque[float]] = {}  # when files recovered
+        # when files recovered
+        self._recoveries: defaultdict[tuple[str, str], deque[float]] = defaultdict(
+            lambda: deque(maxlen=_RECOVERIES)
+        )
         self._read_to = 0
         self._has_warned = False
 
         if self.path is not None:
             with contextlib.suppress(OSError), open(self.path, "rb") as file:
-                for record in _open_records(self._lines(file)):
-                    if stamp_of(record.file) == record.stamp:
-                        self._learn(record)
+                for record in self._lines(file):
+                    if record.state == RECOVERED or stamp_of(record.file) == record.stamp:
+                        _update(self._records, record)
         self._in_file: _Records = dict(self._records)
 
     def get(self, source: str, path: str) -> FailureRecord | None:
@@ -158,70 +159,48 @@ class Quarantine:
         with self._lock:
             self._look()
             is_known = record.key in self._records
-            is_news = self._add(record)
-        if is_news and (not is_known or record.state == QUARANTINED):
+            is_news = self._learn(record)
+            if is_news and self.path is not None:
+                self._unwritten.append(record)
+            self._write()
+        has_recovered = record.state == RECOVERED
+        if is_news and (not is_known or has_recovered or record.state == QUARANTINED):
             LOG.warning(
-                "%s: %s: %s: %s (step %d, rank %d)",
+                "%s: %s: %s%s: %s (step %d, rank %d)",
                 record.source,
                 record.state,
                 record.path,
+                ", which failed before" if has_recovered else "",
                 record.cause,
                 record.step,
                 record.rank,
             )
 
-    def recover(self, known: FailureRecord, step: int, rank: int) -> bool:
-        """Name a file that decodes again: it does not count any more.
+    def recover(self, known: FailureRecord, step: int, rank: int) -> None:
+        """Name a file that decodes again: it does not count any more, unless it has come and gone
+        too often.
 
         Args:
             known: what was wrong with it.
             step: where it decoded.
             rank: that decoded it.
-
-        Returns:
-            False for a file that has come and gone too often.
         """
         with self._lock:
             self._look()
-            times = self._recoveries.get(known.key, deque())
+            times = self._recoveries[known.key]
             if len(times) == _RECOVERIES and time.monotonic() - times[0] < _RECOVERIES_SECONDS:
-                return False
-
-            is_news = self._add(
-                replace(known, state=RECOVERED, step=step, rank=rank, time=round(time.time(), 3))
-            )
-        if is_news:
-            LOG.warning(
-                "%s: %s: %s, which failed before: %s (step %d, rank %d)",
-                known.source,
-                RECOVERED,
-                known.path,
-                known.cause,
-                step,
-                rank,
-            )
-        return True
-
-    def _add(self, record: FailureRecord) -> bool:
-        """Learn and write a record; returns whether it was news."""
-        is_news = self._learn(record)
-        if is_news:
-            self._unwritten.append(record)
-        self._write()
-        return is_news
+                return
+        self.add(replace(known, state=RECOVERED, step=step, rank=rank, time=round(time.time(), 3)))
 
     def _learn(self, record: FailureRecord) -> bool:
         """Note a record; returns whether it was news."""
         is_news = _update(self._records, record)
         if is_news and record.state == RECOVERED:
-            times = self._recoveries.setdefault(record.key, deque(maxlen=_RECOVERIES))
-            times.append(time.monotonic())
+            self._recoveries[record.key].append(time.monotonic())
         return is_news
 
     def _write(self) -> None:
         """Append what is not written yet and no other rank has named meanwhile."""
-        if self.path is None:
-            self._unwritten.clear()
         if self.path is None or not self._unwritten:
             return
         try:
@@ -275,17 +254,6 @@ class Quarantine:
                 is_ours = isinstance(record.source, str) and isinstance(record.path, str)
                 if is_ours and record.state in _GRADES:
                     yield record
-
-
-def _open_records(records: Iterable[FailureRecord]) -> list[FailureRecord]:
-    """The records of files that have not recovered since."""
-    found: dict[tuple[str, str], list[FailureRecord]] = {}
-    for record in records:
-        if record.state == RECOVERED:
-            found.pop(record.key, None)
-        else:
-            found.setdefault(record.key, []).append(record)
-    return [record for records_of_file in found.values() for record in records_of_file]
 
 
 def _update(records: _Records, record: FailureRecord) -> bool:

@@ -1,11 +1,8 @@
 """Files that failed, checked again: whether their trouble is over."""
 
-from __future__ import annotations
-
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.catalog.probing.file_span import stamp_of
@@ -72,13 +69,18 @@ class Recovery:
             now = time.monotonic()
             end = now + seconds
             with self._lock:
-                due = [record for record in records if self._is_due_at(now, record.path)]
+                due = [
+                    record
+                    for record in records
+                    if record.path not in self._in_flight
+                    and now - self._checked_at.get(record.path, -_AGAIN_SECONDS) >= _AGAIN_SECONDS
+                ]
             # one that hangs takes its thread along: the others come first
-            todo = deque(sorted(due, key=lambda record: record.trouble == HANG))
+            todo = iter(sorted(due, key=lambda record: record.trouble == HANG))
 
             threads = [
                 threading.Thread(target=self._work, args=(todo, end), daemon=True, name="recovery")
-                for _ in range(min(_THREADS, len(todo)))
+                for _ in range(min(_THREADS, len(due)))
             ]
             for thread in [thread for thread in threads if _starts(thread)]:
                 thread.join(max(0.0, end - time.monotonic()))
@@ -93,15 +95,10 @@ class Recovery:
                 threading.Thread(target=self.recheck, args=(records,), daemon=True, name="recovery")
             )
 
-    def _is_due_at(self, now: float, path: str) -> bool:
-        last = self._checked_at.get(path, -_AGAIN_SECONDS)
-        return path not in self._in_flight and now - last >= _AGAIN_SECONDS
-
-    def _work(self, todo: deque[FailureRecord], end: float) -> None:
-        while time.monotonic() < end:
-            try:
-                record = todo.popleft()
-            except IndexError:
+    def _work(self, todo: Iterator[FailureRecord], end: float) -> None:
+        """Check files until ``end``; several threads take them from the same iterator."""
+        for record in todo:
+            if time.monotonic() >= end:
                 return
             with self._lock:
                 self._in_flight.add(record.path)

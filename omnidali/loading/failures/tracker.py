@@ -2,8 +2,6 @@
 past a limit.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import Counter
@@ -159,7 +157,7 @@ class FailureTracker:
             in_a_row = self._in_a_row
         most = self.limits.max_bad_in_a_row
         if in_a_row > most:
-            raise self._error(
+            raise self.limit_error(
                 f"at most {most} clips to fail one after the other (loader.max_bad_in_a_row)",
                 f"{in_a_row}",
             )
@@ -220,9 +218,19 @@ class FailureTracker:
         with self._lock:
             self.substituted += 1
 
-    def no_substitute_error(self, tried: int) -> BadSourceError:
-        """The error for a clip of which so many substitutes do not decode."""
-        return self._error(f"one of {tried} substitutes of a clip to decode", "none")
+    def limit_error(self, expected: str, got: str) -> BadSourceError:
+        """The error that ends a run, with the causes of the source's failures."""
+        records = self.quarantine.failing(self.table.name)
+        examples = {str(record.cause): record.path for record in reversed(records)}
+        causes = Counter(str(record.cause) for record in records).most_common(_EXAMPLES)
+        counts = [f"{count:,} {cause}, such as {examples[cause]}" for cause, count in causes]
+        where = f" ({self.quarantine.path})" if self.quarantine.path else ""
+        return BadSourceError(
+            key_of(self.table.name),
+            expected,
+            f"{got}{where}: {'; '.join(counts)}",
+            f"{_advice(records)} (train.py: with --resume auto).",
+        )
 
     def _on_recovered(self, record: FailureRecord) -> None:
         self.quarantine.recover(record, self._failed_step, self.rank)
@@ -264,24 +272,11 @@ class FailureTracker:
         self.quarantine.count(name)  # reads what other ranks found
         failing = len(self.quarantine.failing(name))
         if failing > self.allowed:
-            raise self._error(
+            raise self.limit_error(
                 f"at most {self.allowed:,} of {self.table.source_rows:,} files to fail"
                 " (loader.max_bad_ratio)",
                 f"{failing:,}",
             )
-
-    def _error(self, expected: str, got: str) -> BadSourceError:
-        records = self.quarantine.failing(self.table.name)
-        examples = {str(record.cause): record.path for record in reversed(records)}
-        causes = Counter(str(record.cause) for record in records).most_common(_EXAMPLES)
-        counts = [f"{count:,} {cause}, such as {examples[cause]}" for cause, count in causes]
-        where = f" ({self.quarantine.path})" if self.quarantine.path else ""
-        return BadSourceError(
-            key_of(self.table.name),
-            expected,
-            f"{got}{where}: {'; '.join(counts)}",
-            f"{_advice(records)} (train.py: with --resume auto).",
-        )
 
 
 def timeout_cause(seconds: float) -> Cause:
