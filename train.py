@@ -6,8 +6,6 @@
 A run from top to bottom: data, model, optimizer, resume, then the loop.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import gc

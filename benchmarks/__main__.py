@@ -1,7 +1,5 @@
 """``python -m benchmarks``: the project's measurements, also of other loaders and old checkouts."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 

@@ -1,7 +1,5 @@
 """Python programs that a benchmark runs as processes of their own."""
 
-from __future__ import annotations
-
 import os
 import sys
 

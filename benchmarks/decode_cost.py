@@ -4,8 +4,6 @@ A loader cannot be faster than its codec. With a GPU, DALI decodes the same samp
 depths, and the best ``loader.cpu_share`` for ``decode: hybrid`` follows.
 """
 
-from __future__ import annotations
-
 import os
 import statistics
 import time

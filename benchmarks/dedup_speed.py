@@ -1,7 +1,5 @@
 """Speed of comparing frames in chunks, beside one plain matrix product of the same size."""
 
-from __future__ import annotations
-
 import gc
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The table of the loaders on one workload."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from benchmarks.measure_loader import OURS

@@ -4,8 +4,6 @@
 prints one JSON line.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import json

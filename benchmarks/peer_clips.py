@@ -1,7 +1,5 @@
 """Peers that decode clip by clip, for a DataLoader or a thread pool."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Peers that bring a pipeline of their own: DALI, mmaction2, SPDL."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial

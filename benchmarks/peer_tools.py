@@ -1,7 +1,5 @@
 """What peers share: a plain DataLoader, a plain thread pool, cropping and normalising."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -19,8 +19,6 @@ module is put in its place before the import.
 No torchvision: its wheel on PyPI wants CUDA's torch and does not load beside the CPU one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any

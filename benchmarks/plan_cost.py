@@ -1,7 +1,5 @@
 """Cost of planning a step and of starting on a warm catalog, by the number of rows."""
 
-from __future__ import annotations
-
 import resource
 import tempfile
 import time

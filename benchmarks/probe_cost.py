@@ -1,7 +1,5 @@
 """The cost of a video's probe, beside that of another checkout of this project."""
 
-from __future__ import annotations
-
 import json
 import statistics
 import subprocess

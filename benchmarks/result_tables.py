@@ -1,7 +1,5 @@
 """RESULTS.md's tables of throughput and of starts, and a chart, made from the records alone."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

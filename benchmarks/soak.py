@@ -1,7 +1,5 @@
 """A long run of the loader over media that go bad: its cost, and whether it holds its promises."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Sequence

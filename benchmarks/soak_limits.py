@@ -1,7 +1,5 @@
 """What a soak must show, each with the figure and the limit: pure functions of what was seen."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

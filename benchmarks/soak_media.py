@@ -1,7 +1,5 @@
 """The media of a soak: four small sources, partly bad from the start; more of them go bad later."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -5,8 +5,6 @@ does up to the first batch, and prints one JSON line. The network is left out, a
 would hide the cost of the images.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

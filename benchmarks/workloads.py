@@ -1,7 +1,5 @@
 """The workloads: media that are generated once, and the samplers that read them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Errors that a user can act on: where, what was expected, what was found, what to do."""
 
-from __future__ import annotations
-
 import copyreg
 from collections.abc import Sequence
 

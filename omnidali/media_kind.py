@@ -4,8 +4,6 @@ Every package keeps its functions for the kinds in one table, with the kind as i
 depends on a fact, and not on the kind itself, asks for the fact.
 """
 
-from __future__ import annotations
-
 import enum
 
 

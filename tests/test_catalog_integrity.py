@@ -47,7 +47,8 @@ def content(path):
                 media.span,
             )
         )
-        PacketIndex.unpack(media.packets) if media.packets else None
+        if media.packets:
+            PacketIndex.unpack(media.packets)
     return arrays, files, table.fingerprint, table.codec_names
 
 

@@ -58,9 +58,10 @@ def test_broken_files_on_a_gpu_give_the_clips_of_the_cpu(tmp_path, kind):
     ending = {"image": "jpg", "video": "mp4"}[kind]
     for n in range(12):
         path = tmp_path / "files" / f"{n}.{ending}"
-        write_image(path, n, 320, 240) if kind == "image" else write_video(
-            path, n, frames=24, width=320, height=240
-        )
+        if kind == "image":
+            write_image(path, n, 320, 240)
+        else:
+            write_video(path, n, frames=24, width=320, height=240)
 
     (tmp_path / "l.txt").write_text("".join(f"{n}.{ending} {n % 2}\n" for n in range(12)))
     source = {"web": SourceConfig(kind=kind, root="files", list="l.txt")}

@@ -184,7 +184,7 @@ def test_lasting_outage_ends_the_run_soon(tmp_path, monkeypatch, few_allowed, er
     outage = Outage(monkeypatch, error)
     outage.paths |= set(bad)
     hurry(monkeypatch, bad, 60)
-    monkeypatch.setattr(tracker, "RECHECK_SECONDS", 1.0)
+    monkeypatch.setattr(tracker, "RECHECK_ALL_SECONDS", 1.0)
     limits = {**few_allowed, "hang_seconds": 30.0}
     began = time.monotonic()
 

@@ -6,8 +6,6 @@ The type of each field holds the range of its numbers, its metadata the meaning 
 not settings.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType

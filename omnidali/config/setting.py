@@ -3,8 +3,6 @@
 ``flip: Share = setting(0.5, "probability of a horizontal flip")``
 """
 
-from __future__ import annotations
-
 import math
 import typing
 from dataclasses import dataclass, field

@@ -125,7 +125,9 @@ def _from_torchvision(name: str) -> str | None:
         block, number, part = match.groups()
         kind = "conv" if number == "0" else "bn"
         ours = f"backbone.{block}downsample.{kind}.{part}"
-    return ours if part in (("weight",) if kind == "conv" else _NORM) else None
+
+    parts = ("weight",) if kind == "conv" else _NORM
+    return ours if part in parts else None
 
 
 def infer_architecture(

@@ -17,8 +17,6 @@ running loader meets it). ``FAULTS`` holds them by name, each with its outcome f
 True
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -10,8 +10,6 @@
 [(7, 0), (7, 29)]
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path

@@ -13,8 +13,6 @@ not matter. Files that no encoder writes are made byte by byte.
 5
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence

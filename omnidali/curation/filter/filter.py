@@ -1,7 +1,5 @@
 """A teacher's filter: score crawled sources once, then write the lists that any rules keep."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace

@@ -12,7 +12,7 @@ from omnidali.loading.failures.quarantine import QUARANTINED, FailureRecord
 from omnidali.utils.log import LOG
 
 RETRY_SECONDS = 300.0  # after which a file that was gone or forbidden is opened again
-RECHECK_SECONDS = 10.0  # for all files together, before a limit ends a run
+RECHECK_ALL_SECONDS = 10.0  # for all files together, before a limit ends a run
 _AGAIN_SECONDS = 60.0  # in which a file is checked once
 _THREADS = 4
 
@@ -50,7 +50,9 @@ class Recovery:
             self._retried_at[record.path] = now
         return True
 
-    def recheck(self, records: Sequence[FailureRecord], seconds: float = RECHECK_SECONDS) -> bool:
+    def recheck(
+        self, records: Sequence[FailureRecord], seconds: float = RECHECK_ALL_SECONDS
+    ) -> bool:
         """Check all files whose trouble may be over: the disk's, and those that have changed.
 
         A disk that hangs does not hold up the caller, and what was checked in vain is left alone

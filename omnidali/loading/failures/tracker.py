@@ -22,7 +22,7 @@ from omnidali.loading.failures.quarantine import (
     FailureRecord,
     Quarantine,
 )
-from omnidali.loading.failures.recovery import RECHECK_SECONDS, Recovery
+from omnidali.loading.failures.recovery import RECHECK_ALL_SECONDS, Recovery
 
 ALLOWED = 10  # files that may fail in any source: of a handful, a ratio says nothing
 _EXAMPLES = 5  # causes that an error names
@@ -266,7 +266,7 @@ class FailureTracker:
         name = self.table.name
         if len(self.quarantine.failing(name)) <= self.allowed:
             return
-        patience = min(RECHECK_SECONDS, self.limits.hang_seconds / 4)
+        patience = min(RECHECK_ALL_SECONDS, self.limits.hang_seconds / 4)
         if not self._recovery.recheck(self.quarantine.failing(name), patience):
             return
         self.quarantine.count(name)  # reads what other ranks found
