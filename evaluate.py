@@ -41,7 +41,7 @@ def evaluate(
         config: of the run.
         ranks: that share the items.
         checkpoint: file, or run folder for its best.pt; none takes that of the config's run folder.
-            Averaged weights are used where the checkpoint has them.
+            Averaged weights are used if the checkpoint has them.
         protocol: ``test`` or ``validation``, the views of the config to use.
 
     Returns:

@@ -61,7 +61,7 @@ def train(
     Args:
         config: of the run.
         ranks: this process among its peers.
-        resume: ``auto`` goes on where this run folder stopped, ``none`` starts anew, a path names a
+        resume: ``auto`` resumes this run folder, ``none`` starts anew, a path names a
             checkpoint or another run's folder.
         dry_run: stop after so many steps and write nothing but the catalog.
         wrap_loader: puts something between the loader and the loop, such as the clock of
@@ -201,7 +201,7 @@ def run_training(
         return accuracy
 
     def keep(files: list[str], stops: bool, final: bool) -> bool:
-        """Save, then evaluate where that is owed, then save the result.
+        """Save, then evaluate if that is owed, then save the result.
 
         Returns whether the run stops, as a signal can end an evaluation. One that was not finished,
         for whatever reason, stays owed: a resumed run begins with it. LAST comes last in ``files``,

@@ -1,4 +1,4 @@
-"""Python programs that a benchmark runs as processes of their own."""
+"""Python programs that a benchmark runs as separate processes."""
 
 import os
 import sys

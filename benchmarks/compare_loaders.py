@@ -1,8 +1,8 @@
-"""Loaders side by side: the same files, frames and boxes for all, each in a process of its own.
+"""Loaders side by side: the same files, frames and boxes for all, each in a separate process.
 
 The loaders take turns, in a new order each time. Before a loader's first measurement of a workload,
 painted numbers prove that it returns the frames it is asked for (images that are inflated to clips
-stand still meanwhile). A loader that fails gets a row with the reason; the others go on.
+stand still meanwhile). A loader that fails gets a row with the reason; the others continue.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class _Workbench:
             loader_task_of(plan, 2).write(folder / "check.json")
 
     def prepare(self) -> None:
-        """Find how many steps our loader does in the time that was asked for."""
+        """Find how many steps our loader does in the time that was requested."""
         result = self.run_child(_Contender(self.load, OURS), 0, False, 8)
         rate = result.get("clips_per_second", 0)
         self.steps = int(np.clip(rate * self.seconds / self.load.batch, *_STEPS)) + WARM_UP
@@ -200,7 +200,7 @@ class _Workbench:
         contender.results.append(result)
 
     def run_child(self, contender: _Contender, seed: int, check: bool, steps: int) -> dict:
-        """The result of one measurement in a process of its own, or ``error``."""
+        """The result of one measurement in a separate process, or ``error``."""
         job = self.folder / f"job-{seed}-{steps}.json"
         if self.load.compare and not job.exists():
             loader_task_of(workload_plan(self.tables, self.load, seed), steps).write(job)

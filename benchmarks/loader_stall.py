@@ -2,7 +2,7 @@
 
 ``synthetic`` delivers the same random clips again and again, which is the ceiling; ``cached`` a few
 real batches; ``real`` the batches of the loader. The stall is the share of the ceiling that a feed
-misses. Each run is a process of its own, ``python -m benchmarks.loader_stall``.
+misses. Each run is a separate process, ``python -m benchmarks.loader_stall``.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _WARM_UP = 3  # steps before the clock starts
 
 
 class Feed:
-    """A loader that repeats itself, and notes when each batch is asked for.
+    """A loader that may repeat its first batches, and records when each one is requested.
 
-    It is like the loader in everything else.
+    All other attributes are those of the loader.
 
     Args:
-        loader: that makes the batches.
-        kind: of ``FEEDS``.
+        loader: makes the batches.
+        kind: one of ``FEEDS``; ``real`` repeats none.
     """
 
     def __init__(self, loader: FusionIterator, kind: str):
@@ -72,7 +72,7 @@ class Feed:
                 self._kept = [_synthetic(next(self._loader))]
             else:
                 self._kept = [next(self._loader) for _ in range(_CACHED)]
-            self._loader.close()  # or it would go on decoding beside the steps
+            self._loader.close()  # or it would continue decoding beside the steps
 
         self.marks.append(time.perf_counter())
         batch = self._kept[self._step % len(self._kept)] if self._kept else next(self._loader)
@@ -161,7 +161,7 @@ def _table(records: Sequence[dict]) -> list[str]:
 
 
 def _run_child(config: str, kind: str, steps: int, settings: Sequence[str]) -> float:
-    """Clips a second of a training in a process of its own."""
+    """Clips a second of a training in a separate process."""
     done = subprocess.run(
         module_command("benchmarks.loader_stall", config, kind, steps, *settings),
         text=True,

@@ -1,4 +1,4 @@
-"""What a loader is asked for, in plain terms: paths, frames and boxes, no loader's own classes."""
+"""The task of a loader in plain terms: paths, frames and boxes, no loader's own classes."""
 
 from __future__ import annotations
 

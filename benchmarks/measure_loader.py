@@ -1,4 +1,4 @@
-"""One loader on one workload, in a process of its own: its frames, its speed, its cost.
+"""One loader on one workload, in a separate process: its frames, its speed, its cost.
 
 :mod:`benchmarks.compare_loaders` starts ``python -m benchmarks.measure_loader SPEC.json``, which
 prints one JSON line.
@@ -41,7 +41,7 @@ Clips = list[tuple[int, tuple[int, ...]]]  # (file, frames) of each clip
 def check_numbers(
     batches: Iterable[torch.Tensor | StepBatch], wanted: Sequence[Sequence[Clips]]
 ) -> None:
-    """Compare the numbers painted into every returned frame with those that were asked for.
+    """Compare the numbers painted into every returned frame with those that were requested.
 
     Args:
         batches: of each step a tensor (N, 3, T, S, S), or a StepBatch.
@@ -92,7 +92,7 @@ def measure_batches(batches: Iterator, asked: float, steps: int) -> dict[str, fl
 
     Args:
         batches: of the loader.
-        asked: when the first one was asked for, on the clock of ``time.perf_counter``.
+        asked: when the first one was requested, on the clock of ``time.perf_counter``.
         steps: how many there are.
     """
     marks: list[float] = []

@@ -110,12 +110,12 @@ def normalise_clip(clip: torch.Tensor, out: torch.Tensor) -> None:
 
 
 def lend(free: list[np.ndarray], shape: tuple[int, ...]) -> torch.Tensor:
-    """Memory of an earlier batch that nobody holds any more, or new memory.
+    """Memory of an earlier batch that is no longer in use, or new memory.
 
     Fresh pages cost as much as normalising.
 
     Args:
-        free: the memory that nobody holds.
+        free: the memory that is not in use.
         shape: of the float32 tensor.
     """
     memory = next(

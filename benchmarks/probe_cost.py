@@ -35,7 +35,7 @@ print(json.dumps({path: 1000 * min(found[1:]) for path, found in times.items()})
 _VP = {"deadline": "realtime", "cpu-used": "8", "b": "1000000"}
 _X265 = {"codec": "libx265", "options": {"preset": "ultrafast", "x265-params": "log-level=none"}}
 _SVT = {"codec": "libsvtav1", "options": {"preset": "12", "crf": "40"}}
-# ten seconds each; the last three are decoded whole, as their headers do not tell their frames
+# ten seconds each; the last three are decoded whole, as their headers do not determine their frames
 _MEDIA: dict[str, dict[str, Any]] = {
     "h264-gop16.mp4": {"gop": 16},
     "h264-gop250-b.mp4": {"gop": 250, "b_frames": 3},

@@ -105,7 +105,7 @@ def soak(
 def _run_soak(
     out: Path, minutes: float, clips: int, *, seed: int, ranks: int, scale: float
 ) -> None:
-    """Make the media, and run the ranks while media go bad, all in processes of their own."""
+    """Make the media, and run the ranks while media go bad, all in separate processes."""
     spawn = get_context("spawn")
     making = spawn.Process(target=_prepare, args=(out, seed, scale))
     making.start()

@@ -1,4 +1,4 @@
-"""What a soak must show, each with the figure and the limit: pure functions of what was seen."""
+"""What a soak must show, each with the figure and the limit: pure functions of the record."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

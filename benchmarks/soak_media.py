@@ -191,7 +191,7 @@ def apply_fault(planned: AppliedFault) -> AppliedFault:
 def apply_faults_over_time(
     out: Path, planned: Sequence[AppliedFault], seconds: float, seed: int, begun: Barrier
 ) -> None:
-    """Apply faults at random moments, with a line of a log each; runs in a process of its own.
+    """Apply faults at random moments, with a line of a log each; runs in a separate process.
 
     Args:
         out: folder of the soak.

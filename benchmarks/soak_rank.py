@@ -121,7 +121,7 @@ def _watch(
 
 
 class Ledger:
-    """Compares the batches with the plan, and notes when a file was asked for last.
+    """Compares the batches with the plan, and notes when a file was requested last.
 
     Its size does not grow.
 
@@ -140,7 +140,7 @@ class Ledger:
         self._begun: deque[float] = deque(maxlen=prefetch + 1)
 
     def ask(self) -> None:
-        """Note that the next batch is asked for now."""
+        """Note that the next batch is requested now."""
         now = time.time()
         if self._begun:
             self.longest = max(self.longest, now - self._begun[-1])
@@ -169,7 +169,7 @@ class Ledger:
         self.away = max(self.away, float(np.abs(counts - shares * counts.sum()).max()))
 
     def asked_paths(self) -> dict[str, float]:
-        """When each file was asked for last, seconds since 1970."""
+        """When each file was requested last, seconds since 1970."""
         return {
             table.media(record).path: float(asked[record])
             for table, asked in zip(self._tables, self._asked, strict=True)

@@ -1,6 +1,6 @@
 """The first and the warm start of a run over as many images as a crawl has: time, memory, catalog.
 
-Each start is a process of its own: ``python -m benchmarks.start_cost CONFIG`` does what train.py
+Each start is a separate process: ``python -m benchmarks.start_cost CONFIG`` does what train.py
 does up to the first batch, and prints one JSON line. The network is left out, as its first step
 would hide the cost of the images.
 """
@@ -155,7 +155,7 @@ def _link(root: Path, paths: Sequence[str], originals: Sequence[Path]) -> None:
     """Make hard links: millions of files then take no more room than their names.
 
     Raises:
-        UserError: where the file system has none.
+        UserError: if the file system has none.
     """
     made: set[Path] = set()
     try:

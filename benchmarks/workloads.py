@@ -49,7 +49,7 @@ DENSE_COPY = "h264 gop 16"
 
 @dataclass(frozen=True)
 class Workload:
-    """What is loaded.
+    """The files, frames and boxes to load.
 
     Attributes:
         name: in tables and records.

@@ -33,7 +33,7 @@ class UserError(ValueError):
     Args:
         where: the key, the file with its line, or the folder.
         expected: what would have been right.
-        got: what was there instead.
+        got: found instead.
         advice: one imperative sentence.
 
     >>> print(
@@ -72,7 +72,7 @@ class BadSourceError(UserError):
 
 
 class NoUsableFilesError(UserError):
-    """The catalog knows of every file of a source what is wrong with it."""
+    """No file of a source is usable, and the catalog has the reason for each."""
 
 
 # The cause of a file's failure to decode.
@@ -86,7 +86,7 @@ TROUBLES = (DISK, HANG, MACHINE, FILE)
 class DecodeError(Exception):
     """A file that no decoder could turn into the planned frames.
 
-    Its text is the reason, after the trouble where that is not the file.
+    Its text is the reason, after the trouble if that is not the file.
 
     Args:
         reason: for people.

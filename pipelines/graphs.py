@@ -8,7 +8,7 @@
 | EncodedVideos | file bytes, frame numbers, boxes | NVDEC on a GPU; VP8, VP9, MJPEG on the CPU |
 
 The layout stays channels-last all the way, which is the memory format that convolutions like best.
-Scaling is bilinear with an antialiasing triangle filter where it shrinks.
+Scaling is bilinear with an antialiasing triangle filter if it shrinks.
 """
 
 import re
@@ -165,7 +165,7 @@ class MovingImages(Graph):
     (2,) as (y, x) and ``matrices`` float32 (frames, 3, 3).
 
     The box is scaled to ``sides``; a matrix takes a point of the output to a point of that, corners
-    at whole numbers. Outside of the image its edge goes on.
+    at whole numbers. Outside of the image its edge is repeated.
     """
 
     def define(self) -> Sequence[DataNode]:

@@ -40,7 +40,7 @@ def build_catalog(
     """Bring the catalog at ``path`` up to date with ``sources``.
 
     A source whose list has not changed costs a size-and-time check of its files (of an even sample
-    above 100,000). A build that was killed goes on where it was; a damaged catalog is moved aside
+    above 100,000). A build that was killed continues where it was; a damaged catalog is moved aside
     and made again; a second build at the same time waits for the first.
 
     Args:
@@ -50,11 +50,11 @@ def build_catalog(
         classes: names in label order; none: numbers alone.
         threads: processes that probe; none: one for each core.
         progress: whether to show bars.
-        as_begun: for a run that goes on: files that were usable when it began stay so, whatever
-            became of them, and no other ones come. The loader finds the faults, as it does in a run
-            that nobody stopped.
+        as_begun: for a resumed run: files that were usable when it began stay so, whatever
+            became of them, and no others are added. The loader finds the faults, as it does in a
+            run that was never stopped.
         is_current: whether :func:`~omnidali.catalog.changes.would_change` has just found that
-            nothing changed, so that no file is asked again.
+            nothing changed, so that no file is checked again.
 
     Raises:
         UserError: for missing roots and lists, bad lines, and sources without any usable file.
@@ -102,7 +102,7 @@ def _update_source(
     is_current: bool,
 ) -> Summary:
     known = KnownSource.find(db, scan.name)
-    if known is None:  # a catalog that cannot be written is good enough where nothing is new
+    if known is None:  # a catalog that cannot be written is good enough if nothing is new
         db.execute("INSERT INTO sources (name) VALUES (?)", (scan.name,))
         known = KnownSource.find(db, scan.name)
         assert known is not None
@@ -184,7 +184,7 @@ def _write_entries(db: sqlite3.Connection, known: KnownSource, scan: SourceScan)
 
 
 def _match_media(db: sqlite3.Connection, source: int) -> None:
-    # members of a tar have no time of their own: they are probed again where they moved
+    # members of a tar have no time of their own: they are probed again if they moved
     db.execute(
         "DELETE FROM media WHERE source = ? AND NOT EXISTS (SELECT 1 FROM listed l"
         " WHERE l.path = media.path AND l.archive IS media.archive AND l.offset IS media.offset"
@@ -205,7 +205,7 @@ def _replace_entries(db: sqlite3.Connection, source: int, by_video: bool) -> int
     if by_video:
         order = "MIN(l.rowid) OVER (PARTITION BY l.video, l.label), l.rowid"
     db.execute("DELETE FROM entries WHERE source = ?", (source,))
-    # a removed piece whose file nobody needs is an entry all the same: the numbers of the others
+    # a removed piece whose file is not needed is an entry all the same: the numbers of the others
     # count it
     return db.execute(
         "INSERT INTO entries (source, media, label, unit, first, last, video, positive)"

@@ -28,7 +28,7 @@ SAMPLE_AT_START = 20_000  # these, evenly spread
 
 
 class KnownSource(NamedTuple):
-    """What the catalog knows of a source and its list.
+    """The catalog's entry for a source and its list.
 
     Attributes:
         id: of the source in the catalog.
@@ -50,7 +50,7 @@ class KnownSource(NamedTuple):
 
     @classmethod
     def find(cls, db: sqlite3.Connection, name: str) -> "KnownSource | None":
-        """Read the row of the source ``name``; None where there is none."""
+        """Read the row of the source ``name``; None if there is none."""
         row = db.execute(
             f"SELECT {', '.join(cls._fields)} FROM sources WHERE name = ?", (name,)
         ).fetchone()
@@ -61,7 +61,7 @@ class KnownSource(NamedTuple):
 
         Args:
             scan: the source as its config has it now.
-            as_begun: whether only what the user decides on counts, for a run that goes on.
+            as_begun: whether only what the user decides on counts, for a resumed run.
         """
         config = scan.config
         if (self.root, self.kind, self.pattern) != (scan.root, config.kind, config.pattern):
@@ -81,9 +81,9 @@ class KnownSource(NamedTuple):
 def would_change(
     path: Path, sources: Mapping[str, MediaConfig], data_root: Path, classes: list[str] | None
 ) -> bool | None:
-    """Whether a build would write to the catalog of a run that goes on.
+    """Whether a build would write to the catalog of a resumed run.
 
-    It would where lists or media have changed.
+    It would if lists or media have changed.
 
     Args:
         path: of the catalog.
@@ -92,8 +92,8 @@ def would_change(
         classes: names in label order; none: numbers alone.
 
     Returns:
-        None where there is no good catalog, which is built again, and for one of an older version:
-            bringing it up to date may take hours, and harms nobody.
+        None if there is no good catalog, which is built again, and for one of an older version:
+            bringing it up to date may take hours, and does no harm.
     """
     if not path.exists():
         return None
@@ -188,7 +188,7 @@ def parse_stored(text: str, kind: type[T]) -> T:
 
 
 def _users_part(signature: str, scan: SourceScan) -> tuple[object, ...]:
-    """What of a signature the user decides on, without the files that come to folders and go."""
+    """The part of a signature that the user decides on, without the files found in folders."""
     settings, root, classes, _, watched = parse_stored(signature, list)
     lists = [str(scan.data_root / path) for path in (scan.config.list, scan.config.labels) if path]
     return settings, root, classes, [[path, stamp] for path, stamp in watched if path in lists]

@@ -1,4 +1,4 @@
-"""Probe the files that are new or changed, and write what is found to the catalog."""
+"""Probe the files that are new or changed, and write the results to the catalog."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def probe_new(
         scan: the source.
         pool: probes.
         progress: whether to show a bar.
-        as_begun: whether a run goes on, whose plan must not change.
+        as_begun: whether a run is resumed, whose plan must not change.
 
     Returns:
         How many were probed, without those that the disk again does not give; and how many of them
@@ -122,7 +122,7 @@ def write_probe(
 
 
 def progress_bar(total: int, what: str, is_shown: bool) -> tqdm:
-    """A bar of files on stderr, rarely renewed where that is a log.
+    """A bar of files on stderr, rarely renewed if that is a log.
 
     Args:
         total: number of files.
@@ -142,7 +142,7 @@ def progress_bar(total: int, what: str, is_shown: bool) -> tqdm:
 def _probe_in_parts(
     db: sqlite3.Connection, records: np.ndarray, scan: SourceScan, pool: ProbePool
 ) -> Iterator[tuple[sqlite3.Row, ProbeResult]]:
-    """Probe the files with these ids; yield each with what came of it.
+    """Probe the files with these ids; yield each with its outcome.
 
     A part is finished before the next one is read: the paths of millions of files would take
     gigabytes.

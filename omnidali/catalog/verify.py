@@ -18,7 +18,7 @@ from omnidali.catalog.probing.probe_child import ProbeRequest, ProbeResult
 from omnidali.catalog.probing.probe_pool import ProbePool
 from omnidali.config.schema import MediaConfig
 
-TOO_SLOW = "takes more than"  # how the state of a file begins that the probe gave up
+TOO_SLOW = "takes more than"  # how the state of a file that the probe gave up begins
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _choose(db: sqlite3.Connection, source: int, sample: int | None) -> dict[int
 
 
 def _compare(file: sqlite3.Row, result: ProbeResult) -> Difference | None:
-    """What the decoder finds and the catalog does not know; None where there is nothing."""
+    """Damage that the decoder finds and the catalog does not know; None if there is nothing."""
     path = file["path"]
     if result.stamp != (file["bytes"], file["mtime_ns"]):
         return Difference(path, "changed since it was probed: look again", is_known=False)
@@ -139,7 +139,7 @@ def _compare(file: sqlite3.Row, result: ProbeResult) -> Difference | None:
 
 
 def _compare_frames(file: sqlite3.Row, probe: Probe) -> str:
-    """What differs in the frames; empty where they are the same."""
+    """What differs in the frames; empty if they are the same."""
     if probe.frames != file["frames"]:
         return f"{file['frames']:,} frames by its header, {probe.frames:,} when decoded"
     if not file["packets"] or not probe.packets:

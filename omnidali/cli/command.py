@@ -43,7 +43,7 @@ class Command:
 
 
 def use_utf8() -> None:
-    """Restart this program in Python's UTF-8 mode where file names are not UTF-8 to it.
+    """Restart this program in Python's UTF-8 mode if file names are not UTF-8 to it.
 
     In other encodings, such as that of LC_ALL=C with PYTHONUTF8=0, the file names in lists would
     not be found.

@@ -68,7 +68,7 @@ def _end_with(error: Exception, rank: int) -> int:
 
 
 def _flush() -> None:
-    """Print what is still buffered, while an error can be reported."""
+    """Print the rest of the buffer, while an error can still be reported."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -98,7 +98,7 @@ def _print_traceback(
 
 
 def _mistake_lines(error: UserError, rank: int) -> list[str]:
-    """What this rank prints; nothing where rank 0 does."""
+    """The lines that this rank prints; none if rank 0 prints the error."""
     is_shared = isinstance(error, ConfigError) or failure_monitor.is_reported_by_main(error)
     if rank != 0 and is_shared:
         return []

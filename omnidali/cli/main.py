@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_command(options: argparse.Namespace) -> int | None:
-    """Run the command of the options; its exit code is that of a program of its that failed."""
+    """Run the chosen command; if a program that it runs fails, return that one's exit code."""
     try:
         return options.run(options)
     except ProgramFailedError as failure:

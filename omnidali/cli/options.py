@@ -37,7 +37,7 @@ def sources_option(default: str, evaluation: bool = True) -> Option:
     """``--sources``.
 
     Args:
-        default: the sources that the command takes where none is named, in words.
+        default: the sources that the command takes if none is named, in words.
         evaluation: whether the evaluation source can be named, too.
     """
     remark = "; `evaluation` is the evaluation source" if evaluation else ""

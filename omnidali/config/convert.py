@@ -33,7 +33,7 @@ def build_config(
         where: key of the dataclass in the config.
 
     Returns:
-        None where the values are no mapping, or a field without a default is missing.
+        None if the values are no mapping, or a field without a default is missing.
     """
     if not isinstance(values, dict):
         errors.append(

@@ -324,7 +324,7 @@ class Config:
 
     @property
     def batches(self) -> tuple[int, ...] | None:
-        """The batches of the sources where all have one, else None."""
+        """The batches of the sources if all have one, else None."""
         sizes = [source.batch for source in self.sources.values() if source.batch is not None]
         return tuple(sizes) if len(sizes) == len(self.sources) else None
 

@@ -50,7 +50,7 @@ PositiveShare = Annotated[float, Range(0, 1, is_open=True)]
 
 
 def range_of(hint: object) -> Range | None:
-    """The range in a type hint, also one inside a union or a tuple; None where there is none.
+    """The range in a type hint, also one inside a union or a tuple; None if there is none.
 
     >>> range_of(Share), range_of(tuple[Count, ...] | None), range_of(float)
     (Range(low=0, high=1, is_open=False), Range(low=1, high=inf, is_open=False), None)
@@ -65,7 +65,7 @@ def setting(default: T, meaning: str, unit: str = "") -> T:
     """A field of a config.
 
     Args:
-        default: its value where a config does not set it.
+        default: its value if a config does not set it.
         meaning: one line about it, in the field's metadata.
         unit: of its numbers, in the field's metadata.
     """

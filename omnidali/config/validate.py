@@ -57,7 +57,7 @@ def _source_mistakes(config: Config) -> Iterator[UserError]:
 
 
 def _media_mistakes(where: str, source: MediaConfig) -> Iterator[UserError]:
-    """Lists, tars, formats, patterns and pieces, which must fit each other."""
+    """Mistakes in lists, tars, formats, patterns and pieces, which must fit each other."""
     kind = source.media_kind
 
     if source.tars and source.list:
@@ -100,7 +100,7 @@ def _inflation_mistakes(where: str, source: SourceConfig) -> Iterator[UserError]
 
 
 def _sampling_mistakes(where: str, source: SourceConfig, config: Config) -> Iterator[UserError]:
-    """Which samples and pieces of a source are drawn."""
+    """Mistakes in the choice of samples and pieces of a source."""
     clip = config.clip
     if source.pieces == "one_positive_rest_negative" and (clip.clip_len > 1 or clip.num_clips < 2):
         yield UserError(
@@ -129,7 +129,7 @@ def _sampling_mistakes(where: str, source: SourceConfig, config: Config) -> Iter
 
 
 def _batch_mistakes(config: Config) -> Iterator[UserError]:
-    """Batches and weights of the sources, of which a config has one or the other."""
+    """Mistakes in batches and weights, of which a config has one or the other."""
     without = [name for name, source in config.sources.items() if source.batch is None]
     if 0 < len(without) < len(config.sources):
         yield UserError(
@@ -160,7 +160,7 @@ def _batch_mistakes(config: Config) -> Iterator[UserError]:
 
 
 def _step_mode_mistakes(config: Config) -> Iterator[UserError]:
-    """Step mode, ratio, mixup and accumulation, which must fit each other."""
+    """Mistakes in step mode, ratio, mixup and accumulation, which must fit each other."""
     train = config.train
 
     if train.step_mode == "alternating":
@@ -200,7 +200,7 @@ def _step_mode_mistakes(config: Config) -> Iterator[UserError]:
 
 
 def _training_mistakes(config: Config) -> Iterator[UserError]:
-    """The crop, the length of the run, and synchronised norms."""
+    """Mistakes in the crop, the length of the run, and synchronised norms."""
     if config.clip.area[0] > config.clip.area[1]:
         yield UserError(
             "clip.area",
@@ -216,7 +216,7 @@ def _training_mistakes(config: Config) -> Iterator[UserError]:
             "Set one and remove the other.",
         )
 
-    # Norms that wait for each other must run equally often on every rank, also where one rank
+    # Norms that wait for each other must run equally often on every rank, also if one rank
     # lacks a source, for which SlowOnly has a forward pass of its own.
     model = config.model
     single = [

@@ -40,7 +40,7 @@ def find_exact_duplicates(
 ) -> list[list[int]]:
     """Find groups of usable files with equal bytes, as sorted catalog ids.
 
-    Sizes are compared first, then a part of the middle, and whole files only where both are equal.
+    Sizes are compared first, then a part of the middle, and whole files only if both are equal.
     Folders of frames are equal if they have as many frames and equal first, middle and last images.
 
     Args:
@@ -113,7 +113,7 @@ def read_files(
 ) -> Generator[tuple[bytes | None, str], None, None]:
     """Yield the result of ``read`` for each of the files, in their order.
 
-    Threads read them; one that hangs at its disk is abandoned. Close the generator where an error
+    Threads read them; one that hangs at its disk is abandoned. Close the generator if an error
     may come before its end.
 
     Args:

@@ -1,4 +1,4 @@
-"""A log of finished jobs, from which a second start of a command goes on."""
+"""A log of finished jobs, from which a second start of a command continues."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def run_logged_jobs(
 
     Args:
         path: of the log.
-        others: rows that stay in the log, though nobody asks for their jobs this time.
+        others: rows that stay in the log, though their jobs are not among these.
         finished: rows of the jobs that are finished, by path; gets those of the rest.
         todo: the jobs to run.
         workers: number of threads.

@@ -113,7 +113,7 @@ def _list_format(catalog: str, name: str, source: MediaConfig) -> WrittenFormat:
     """The format that holds the items of a source."""
     kind = source.media_kind
     if kind.has_pieces:
-        # The release's format where pieces have numbers; else pieces by their seconds.
+        # The release's format if pieces have numbers; else pieces by their seconds.
         has_numbers = list_format(catalog, name) in ("parts", "parts_json") or all(
             item.unit == "windows" and is_video_name(item.video)
             for item in read_items(catalog, name)
@@ -231,7 +231,7 @@ def write_config(
         out: folder that gets the config.
         config: names the old sources.
         new: the sources that replace them, ``evaluation`` among them.
-        names: of the classes. They are written where the config names no file of them, as new lists
+        names: of the classes. They are written if the config names no file of them, as new lists
             hold numbers. None: they are unknown.
 
     Raises:

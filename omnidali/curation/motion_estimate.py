@@ -192,7 +192,7 @@ def motions_between(media: Media, kind: str, frames: np.ndarray) -> list[np.ndar
 def homography(one: np.ndarray, other: np.ndarray) -> np.ndarray | None:
     """The matrix (3, 3) that takes points of ``one`` to points of ``other``, uint8 (H, W).
 
-    It is None where none holds.
+    It is None if none holds.
     """
     corners = cv2.goodFeaturesToTrack(one, _CORNERS, 0.01, 7)
     if corners is None or len(corners) < _FEWEST:
@@ -213,7 +213,7 @@ def homography(one: np.ndarray, other: np.ndarray) -> np.ndarray | None:
 
 
 def _units(width: int, height: int) -> np.ndarray:
-    """From pixels of the square that frames are compared in to short sides around the centre."""
+    """The matrix from pixels of the compared square to short sides around the picture's centre."""
     short = min(width, height)
     return np.array(
         [

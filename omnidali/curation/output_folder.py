@@ -1,4 +1,4 @@
-"""The folder for a command's results: which command it belongs to, and who may write into it."""
+"""The folder for a command's results: which command it belongs to, and what may write into it."""
 
 import contextlib
 import errno
@@ -14,7 +14,7 @@ OWNER = ".omnidali.json"  # file in the folder that names its command and config
 # says only what the files are.
 _IGNORED = (OWNER, "catalog.sqlite")
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-# These count where they concern the results: an original that cannot be read is a failed file.
+# These count if they concern the results: an original that cannot be read is a failed file.
 _ACCESS_ERRORS = {errno.EACCES, errno.EPERM, errno.EIO}
 
 
@@ -96,7 +96,7 @@ def check_free(
     out = Path(out)
     mine = _owner_mark(command, config_file)
     with writing_to(out):
-        theirs: object = None  # also where the mark cannot be read
+        theirs: object = None  # also if the mark cannot be read
         with contextlib.suppress(FileNotFoundError, ValueError):
             theirs = json.loads((out / OWNER).read_text(encoding="utf-8"))
         if theirs == mine:

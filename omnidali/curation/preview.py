@@ -44,7 +44,7 @@ _END = (255, 80, 0)  # colour of where a moving box ends, RGB
 
 @dataclass(frozen=True)
 class PlannedClip:
-    """A clip and what was planned of it.
+    """A clip and its plan.
 
     Attributes:
         clip: (3, T, H, W), normalised, as the model gets it.
@@ -156,7 +156,7 @@ def _collect(
     count: int,
     bar: tqdm,
 ) -> int:
-    """Take steps until each of the loader's sources that is asked for has its clips.
+    """Take steps until each of the loader's sources that is requested has its clips.
 
     Returns:
         How many steps were taken.
@@ -237,7 +237,7 @@ def _write_images(
 def draw_clips(kind: MediaKind, clips: Sequence[PlannedClip]) -> np.ndarray:
     """The clips as the model gets them: uint8 (H, W, 3), RGB.
 
-    Each has a label, path and crop, and where it has several frames, their numbers.
+    Each has a label, path and crop, and the numbers of its frames if it has several.
     """
     marks = None
     if not kind.is_still:

@@ -16,7 +16,7 @@ _MediaT = TypeVar("_MediaT", bound=MediaConfig)
 
 
 def all_sources(config: Config) -> dict[str, MediaConfig]:
-    """The training sources in the config's order, then the held-out one where there is one."""
+    """The training sources in the config's order, then the held-out one if there is one."""
     sources: dict[str, MediaConfig] = dict(config.sources)
     if config.evaluation.source is not None:
         sources[EVALUATION] = config.evaluation.source

@@ -32,7 +32,7 @@ _BY_SHIFTS = {
 def write_rgb(frame: av.VideoFrame, box: tuple[int, int, int, int], out: np.ndarray) -> None:
     """Write a box of a frame, scaled, in RGB.
 
-    The box is cut out of the planes before any conversion, so that only what is wanted is
+    The box is cut out of the planes before any conversion, so that only the box is
     converted.
 
     Args:

@@ -35,10 +35,10 @@ class Decoder(Protocol):
             boxes: int (V, 4), top, left, bottom, right, pixels of the upright picture.
             size: side of each crop, pixels.
             out: uint8 (V, F, size, size, 3), RGB.
-            causes: receives the reason where frames did not come.
+            causes: receives the reason if frames did not come.
 
         Returns:
-            How many of the F frames did not come and were filled from the nearest decoded one.
+            How many of the F frames did not decode and were filled from the nearest decoded one.
 
         Raises:
             DecodeError: if none of the frames can be decoded.
@@ -101,7 +101,7 @@ def decode_thumbnail(
 ) -> np.ndarray:
     """A box of a frame in a square: uint8 (size, size, 3), RGB.
 
-    It is decoded within limits of memory and time; where that fails it is grey, and the reason is
+    It is decoded within limits of memory and time; if that fails it is grey, and the reason is
     printed.
 
     Args:

@@ -1,6 +1,6 @@
 """Wanted frames of a video through FFmpeg's demuxer, where the index alone cannot find them.
 
-Needed where a container cuts its packets up (MPEG-TS), and where the index gave less than was
+Needed if a container cuts its packets up (MPEG-TS), and if the index gave less than was
 wanted, as of a file that changed after the probe. Frames are known by the packets that they come
 from, as in the index.
 """
@@ -68,7 +68,7 @@ def demuxed_frames(
 
 
 def counted_frames(media: Media, wanted: set[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Yield (number, frame) of the wanted frames, where a frame's number is how many came before.
+    """Yield (number, frame) of the wanted frames, numbered by counting from the start.
 
     Errors are those of :func:`demuxed_frames`.
     """
@@ -82,7 +82,7 @@ def counted_frames(media: Media, wanted: set[int]) -> Iterator[tuple[int, av.Vid
 def frames_from(media: Media, first: int = 0) -> Iterator[tuple[int, av.VideoFrame]]:
     """Yield (number, frame) of all frames from ``first`` on, in order.
 
-    Packets that do not decode give none.
+    Packets that do not decode are skipped.
 
     Raises:
         DecodeError: if the file cannot be read, or is not the one that was probed.
@@ -98,6 +98,8 @@ def frames_from(media: Media, first: int = 0) -> Iterator[tuple[int, av.VideoFra
             source = _IndexedSource(container, stream, media, index)
             begin = index.runs([first])[0].first
             left = first
+
+            # The seek may land elsewhere; then the file is read from its start.
             for seeks in (True, False):
                 with suppress(_NotFoundError):
                     for packet in itertools.chain(source.packets(begin, seeks), [None]):
@@ -186,7 +188,7 @@ class _IndexedSource:
             raise _NotFoundError
 
     def _find(self, packet: av.Packet, expected: int | None, first: int) -> int | None:
-        """The number of a packet by its place and size; None where the index has none such."""
+        """The number of a packet by its place and size; None if the index has none such."""
         position = -1 if packet.pos is None else packet.pos
         alike = np.flatnonzero(self.index.sizes[: first + 1] == packet.size)
         offsets = self.index.offsets[alike]
@@ -210,7 +212,7 @@ def _all_frames(
 def _decode(stream: av.VideoStream, packet: av.Packet | None) -> list[av.VideoFrame]:
     """The frames that come with a packet, or without one, those that the decoder held back.
 
-    None come where it does not decode.
+    There are none if it does not decode.
     """
     report_progress()
     try:

@@ -35,7 +35,7 @@ class Cause:
     def then(self, other: "Cause") -> "Cause":
         """This cause, and what another way of decoding made of the same file.
 
-        Where any of them met trouble of the disk, the file is not to blame.
+        If any of them met trouble of the disk, the file is not to blame.
         """
         known = self.reason.split(_THEN)
         new = [reason for reason in other.reason.split(_THEN) if reason not in known]
@@ -50,7 +50,7 @@ class Cause:
 
 
 def cause_of(error: BaseException) -> Cause:
-    """The cause that an error at reading or decoding a file tells.
+    """The cause of an error at reading or decoding a file.
 
     FFmpeg's errors are about the content, whatever their number is: its demuxers say EIO for files
     that are cut off, and those of the disk are kept apart by

@@ -34,7 +34,7 @@ _REDUCED = {
     4: cv2.IMREAD_REDUCED_COLOR_4,
     2: cv2.IMREAD_REDUCED_COLOR_2,
 }
-# What nvImageCodec raises; the last two where another version has another interface.
+# What nvImageCodec raises; the last two if another version has another interface.
 _CODEC_ERRORS = (RuntimeError, ValueError, AttributeError, TypeError)
 
 _FROM_CORNER = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
@@ -80,7 +80,7 @@ def decode_image(
 
 
 def _read(media: Media) -> tuple[bytes, ImageHeader]:
-    """The file and its header; one that was replaced meets the limits, too."""
+    """The file's bytes and header; the limits are checked again, as it may have been replaced."""
     try:
         if media.span.size is None and os.path.getsize(media.span.path) > MAX_IMAGE_BYTES:
             raise DecodeError(f"larger than {MAX_IMAGE_BYTES >> 20} MiB")
@@ -156,7 +156,7 @@ def upright(picture: np.ndarray, orientation: int) -> np.ndarray:
 def has_readable_header(data: bytes) -> bool:
     """Whether nvImageCodec, DALI's decoder, reads the header, too.
 
-    Where it does not, DALI 2.x on the CPU may crash the process: the batch ends while its threads
+    If it does not, DALI 2.x on the CPU may crash the process: the batch ends while its threads
     are still at it.
     """
     try:
@@ -168,7 +168,7 @@ def has_readable_header(data: bytes) -> bool:
 def _decode_part(data: bytes, media: Media, box: tuple[int, int, int, int]) -> np.ndarray | None:
     """Decode a region alone: a quarter of the work less, on average.
 
-    None where the file is better left to OpenCV: broken or cut off, or with an orientation that
+    None if the file is better left to OpenCV: broken or cut off, or with an orientation that
     would turn the region.
     """
     if data.find(b"Exif\0\0", 0, _EXIF_WITHIN) >= 0 or data.rfind(b"\xff\xd9", -_END_WITHIN) < 0:

@@ -20,7 +20,7 @@ _KEPT = 16  # probes of files that are read again and again
 
 
 def count_frames(path: str | Path) -> int:
-    """How many frames a video has: as many as FFmpeg's sequential decoding puts out.
+    """How many frames a video has: those that FFmpeg's sequential decoding outputs.
 
     Raises:
         UserError: if the file cannot be read, or no training would use it; the message has the
@@ -44,7 +44,7 @@ def read_frames(path: str | Path, numbers: Iterable[SupportsIndex]) -> np.ndarra
         UserError: if the file cannot be read, or no training would use it; if a frame does not
             decode.
         IndexError: for a number that the video does not have.
-        TypeError: for what is not a whole number.
+        TypeError: for anything but a whole number.
 
     Example::
 

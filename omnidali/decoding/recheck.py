@@ -32,7 +32,7 @@ def is_decodable(media: Media, kind: MediaKind, patience: float = RECHECK_SECOND
     """Whether some clip of a file can be had, though not the one that was wanted.
 
     A file is called useless, and never tried again, only if no draw of it could have succeeded:
-    else it would depend on who asked first.
+    else it would depend on which caller was first.
 
     Args:
         media: the file.
@@ -40,7 +40,7 @@ def is_decodable(media: Media, kind: MediaKind, patience: float = RECHECK_SECOND
         patience: seconds after which it is in doubt.
 
     Returns:
-        None where it is in doubt.
+        None if it is in doubt.
     """
     try:
         if kind.is_folder:

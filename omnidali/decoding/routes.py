@@ -38,7 +38,7 @@ def choose_routes(
 
     Args:
         table: of the source.
-        decode: the source's setting: ``auto`` (DALI where there is a GPU that can), ``cpu``,
+        decode: the source's setting: ``auto`` (DALI if there is a GPU that can), ``cpu``,
             ``dali``, or ``hybrid`` (both, by slot, where DALI can).
         capability: compute capability of the GPU, or None without one.
 
@@ -51,7 +51,7 @@ def choose_routes(
         able = able | {"av1"}
 
     if decode == DALI:
-        # Damage that `lint --decode` found must not keep a run from starting that began before.
+        # A run that has begun must be able to resume after `lint --decode` has found damage.
         able = able | {f"{codec}{DAMAGED}" for codec in able}
         unable = [codec for codec in table.codec_names if codec not in able]
         if unable:

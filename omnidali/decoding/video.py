@@ -1,6 +1,6 @@
 """Planned frames of a video on the CPU, through PyAV (FFmpeg).
 
-Frames come by the packet index, or through the demuxer where there is none.
+Frames come by the packet index, or through the demuxer if there is none.
 """
 
 import struct
@@ -157,7 +157,7 @@ def indexed_frames(
         codec = media.codec.partition(":")[0]
         # It is put back at the end only: its state after an error is unknown.
         decoder: PacketDecoder | None = vars(_LOCAL).pop("decoder", None)
-        # Where something must be made up, it must not be made up of another video.
+        # Frames that must be filled in must not be taken from another video.
         is_reusable = index.keys[0] and not media.codec.endswith((DAMAGED, IRREGULAR))
         if decoder is None or not is_reusable or not decoder.fits(codec, index):
             decoder = PacketDecoder(codec, index)

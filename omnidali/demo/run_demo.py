@@ -19,7 +19,7 @@ def run_demo(folder: str | Path, seed: int = 0, overrides: Sequence[str] = ()) -
     """Make data, train, evaluate; everything lands in ``folder``.
 
     Args:
-        folder: for the world and the run; a second start goes on.
+        folder: for the world and the run; a second start continues.
         seed: of the world and of the training.
         overrides: more ``key.path=value`` settings for both programs.
 

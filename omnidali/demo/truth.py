@@ -20,13 +20,13 @@ Span = tuple[str, float, float]  # (path of a long video, begin, end), counted i
 
 @dataclass(frozen=True)
 class Quality:
-    """What was chosen against what should have been, in items, or in parts of long videos.
+    """The chosen compared with the wanted, in items, or in parts of long videos.
 
     Attributes:
-        chosen: what the curation chose.
-        right: how much of it deserved that.
-        wanted: what there was to choose.
-        found: how much of that was chosen.
+        chosen: number chosen by the curation.
+        right: how many of the chosen are right.
+        wanted: number that should have been chosen.
+        found: how many of the wanted were chosen.
 
     >>> quality = Quality(chosen=40, right=38, wanted=76, found=38)
     >>> quality.precision, quality.recall
@@ -40,12 +40,12 @@ class Quality:
 
     @property
     def precision(self) -> float:
-        """The share of the chosen that is right; NaN where nothing was chosen."""
+        """The share of the chosen that is right; NaN if nothing was chosen."""
         return self.right / self.chosen if self.chosen else float("nan")
 
     @property
     def recall(self) -> float:
-        """The share of the wanted that was chosen; NaN where nothing was wanted."""
+        """The share of the wanted that was chosen; NaN if nothing was wanted."""
         return self.found / self.wanted if self.wanted else float("nan")
 
 

@@ -33,7 +33,7 @@ _Address = tuple[list[str], int, str]  # hosts, port and token of the relay
 _GRACE_SECONDS = 15.0  # for the main thread to close its files once a rank has failed
 # for the main thread to print it first: NCCL may end the process before the grace is over
 _PRINT_SECONDS = 2.0
-_SAVE_SECONDS = 30.0  # more, where it is saving what was trained
+_SAVE_SECONDS = 30.0  # longer if it is saving a checkpoint
 _NEWS_SECONDS = 5.0  # for the cause of a broken collective to arrive
 _COLLECTIVE = re.compile(
     r"gloo|nccl|c10d|connection (closed|reset)|broken pipe|socket|process group", re.IGNORECASE
@@ -324,7 +324,7 @@ def report_to_peers(error: BaseException) -> RankFailure | None:
     elif isinstance(error, UserError):
         code = 2
 
-    may_be_theirs = is_reported_by_main(error)  # which knows the cause, and is to report it first
+    may_be_theirs = is_reported_by_main(error)  # the main rank reports it first
     if code == 1:
         is_broken = isinstance(error, RuntimeError) and _COLLECTIVE.search(
             f"{type(error).__module__} {error}"
@@ -337,7 +337,7 @@ def report_to_peers(error: BaseException) -> RankFailure | None:
 
 
 def describe(error: BaseException) -> str:
-    """An error in one line, or as many as its text has, without a traceback."""
+    """The text of an error, without a traceback."""
     if isinstance(error, UserError):
         return str(error)
     return "".join(traceback.format_exception_only(error)).strip()

@@ -42,7 +42,7 @@ class Accuracy:
         return round(100 * self.top1 / (self.items + self.unreadable), 3)
 
     def as_row(self) -> dict[str, float | int]:
-        """Percentages and the counts behind them, for JSON."""
+        """Percentages and the counts that they are computed from, for JSON."""
         return {
             "top1": round(100 * self.top1 / self.items, 3),
             "top5": round(100 * self.top5 / self.items, 3),

@@ -107,7 +107,7 @@ def ablate(
     data = open_data(config)
     say(*data.summary)
 
-    # with fewer labels a step has as many slots of the target: more epochs of what is left
+    # with fewer labels a step has as many slots of the target: more epochs of the remaining ones
     epochs = target_epochs(config, data)
     trainings = {
         (fraction, variant): make_variant(config, names, epochs / fraction, fraction, ranks)
@@ -153,7 +153,7 @@ def _report(
 def _write_results(
     out: Path, results: Mapping[tuple[float, str], Sequence[Mapping]]
 ) -> list[AblationRow]:
-    """Write the files of what is known so far; returns the rows of the table.
+    """Write the files with the results so far; returns the rows of the table.
 
     Args:
         out: folder for the files.

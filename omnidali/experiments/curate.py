@@ -231,7 +231,7 @@ class _Curation:
         return make_variant(config, tuple(config.sources), self.epochs, 1.0, self.options.ranks)
 
     def _filter(self, teachers: Sequence[Path], seed: int, number: int) -> Config:
-        """Filter with the networks of some run folders; returns the config of what is kept."""
+        """Filter with the networks of some run folders; returns the config of the kept items."""
         return self._run(
             "filter",
             self.out / "dedup" / CURATED,

@@ -78,7 +78,7 @@ class CurationRow(SeedScores):
 
 
 def precision_and_recall(crawl: Config, kept: Config, what: str) -> dict[str, tuple[float, float]]:
-    """Precision and recall by source; empty where the data are no demo world."""
+    """Precision and recall by source; empty if the data are no demo world."""
     if not Path(crawl.data_root, TRUTH).exists():
         return {}
     _, *web = crawl.sources

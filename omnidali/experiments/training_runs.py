@@ -120,7 +120,7 @@ def train_and_score(
 ) -> tuple[dict, Path]:
     """Train and evaluate in a folder below ``out / "runs"``; a finished run is not repeated.
 
-    Another config, or other lists, have another folder.
+    A run with a different config or different lists gets a different folder.
 
     Returns:
         The row that evaluate.py prints, and the run folder.

@@ -58,7 +58,7 @@ class PendingSamples:
             out[torch.as_tensor(places, device=out.device)] = clips.to(out.dtype)
 
     def decoded(self) -> Samples:
-        """The samples that the clips show: the planned ones, or what came in their stead."""
+        """The samples that the clips show: the planned ones, or their substitutes."""
         if not self.substitutes and not self.lost:
             return self.samples
 
@@ -76,7 +76,7 @@ class Backend(Protocol):
     """A way to decode samples of one source.
 
     All methods but :meth:`in_flight` are called by the thread of the source. What a back end does
-    not decode, the next one does; the last one decodes everything, substitutes where it must.
+    not decode, the next one does; the last one decodes everything, substitutes if it must.
     """
 
     def start(
@@ -87,7 +87,7 @@ class Backend(Protocol):
         Args:
             pending: the samples of a step.
             places: of those that this back end shall decode.
-            stopped: whether nobody wants the clips any more.
+            stopped: whether the clips are no longer wanted.
 
         Returns:
             The places that it leaves to the next back end.
@@ -101,7 +101,7 @@ class Backend(Protocol):
         """
 
     def drop(self, pending: PendingSamples) -> None:
-        """Let go of samples that nobody will finish."""
+        """Release samples that will not be finished."""
 
     def in_flight(self) -> list[tuple[Media, float]]:
         """The files that are being read or decoded, and for how many seconds."""
@@ -125,7 +125,7 @@ class GraphPool:
         self._graphs: dict[tuple[type[Graph], int, int, int], list[Graph]] = {}
 
     def take(self, kind: type[Graph], samples: Samples, count: int) -> Graph:
-        """A graph that is not at work; there come to be as many as there are steps ahead.
+        """A graph that is not at work, made if there is none: at most one for each step ahead.
 
         Args:
             kind: of the graph.

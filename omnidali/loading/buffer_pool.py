@@ -18,7 +18,7 @@ _THREADS_A_HEAP = 8  # small pieces never meet a heap's lock: each thread keeps 
 
 
 class BufferPool:
-    """Buffers that come back by themselves when the last tensor over them is gone."""
+    """Buffers that return to the pool by themselves when the last tensor over them is gone."""
 
     def __init__(self) -> None:
         self._free: dict[int, torch.Tensor] = {}

@@ -48,7 +48,7 @@ class _Work:
     pixels: dict[int, np.ndarray] = field(default_factory=dict)
 
     def put(self, place: int, decoded: DecodedSample | None, pixels: np.ndarray) -> None:
-        """Take what was decoded for a place; ``pixels`` may be written again afterwards."""
+        """Take the decoded sample of a place; ``pixels`` may be written again afterwards."""
         flips = self.pending.samples.flips[place]
         if decoded is None:
             pixels[:] = 0
@@ -198,7 +198,7 @@ class CpuBackend:
 def _deliver(
     task: Task[None], place: int, decoded: DecodedSample | None, pixels: np.ndarray
 ) -> bool:
-    """Hand over what was decoded; False where nobody waits for it any more."""
+    """Hand over the decoded sample; False if it is no longer wanted."""
     # an abandoned task must not write after the one that replaces it
     with task.lock:
         if task.target is None:

@@ -105,7 +105,7 @@ class DaliBackend:
             LOG.warning(
                 "%s: DALI does not take a batch (%s); the CPU decodes it", self._table.name, error
             )
-            # nobody knows what it has taken of the feeds
+            # it is unknown how much it has taken of the feeds
             self._graphs.discard(graph)
             return list(places)
         self._runs[pending] = run
@@ -189,7 +189,7 @@ class DaliBackend:
         return list(zip(media, frames.reshape(len(media), -1), strict=True))
 
     def _read_file(self, media: Media, task: Task) -> np.ndarray | Cause | None:
-        """Read a file: its bytes, None where it is not what the probe saw, or why it fails."""
+        """Read a file: its bytes, None if it is not what the probe saw, or why it fails."""
         task.mark_file(media)
         try:
             if self._table.kind.has_images:
@@ -204,7 +204,7 @@ class DaliBackend:
     def _result(
         self, task: Task[np.ndarray | Cause | None], stopped: Callable[[], bool]
     ) -> np.ndarray | Cause | None:
-        """What was read, or why it was not; None where it is of no use."""
+        """What was read, or why it was not; None if it is of no use."""
         hang_seconds = self._tracker.limits.hang_seconds
         while not self._readers.wait(task, hang_seconds):
             if stopped():

@@ -36,8 +36,8 @@ class Data:
     Attributes:
         tables: one a training source, in the config's order.
         evaluation: table of the held-out source.
-        class_names: in label order; the numbers as text where nobody gave names.
-        named: whether somebody gave names.
+        class_names: in label order; the numbers as text if the classes have no names.
+        named: whether the classes have names.
         summary: lines that say what was found and what was left out, and why.
         reader: of the catalog.
         catalog: where the catalog belongs; the reader's is elsewhere if it was built for a trial.
@@ -54,7 +54,7 @@ class Data:
     def keep_catalog(self, ranks: Ranks = ONE_RANK) -> None:
         """Replace the old catalog by one that was built for a trial; every rank calls this.
 
-        Where that is not possible, the run reads the one of the trial to its end.
+        If that is not possible, the run reads the one of the trial to its end.
         """
         catalog = self.catalog
         if self.reader is None or catalog is None or self.reader.path == catalog:
@@ -70,14 +70,14 @@ def open_data(
     classes: Sequence[str] | None = None,
     as_begun: bool = False,
 ) -> Data:
-    """Probe what is new, on the main rank, and open the tables on every rank.
+    """Probe new files on the main rank, and open the tables on every rank.
 
     Args:
         config: of the run.
         ranks: all of them call this.
         training: False opens the evaluation source alone.
-        classes: names to use where the config names no file of them; none: those of the target.
-        as_begun: for a run that goes on; see :func:`~omnidali.catalog.build.build_catalog`. Where
+        classes: names to use if the config names no file of them; none: those of the target.
+        as_begun: for a resumed run; see :func:`~omnidali.catalog.build.build_catalog`. Where
             its lists have changed, the catalog is built for a trial: call :meth:`Data.keep_catalog`
             once the run is not refused.
 
@@ -144,7 +144,7 @@ def _build(
 
 
 def _drawn_part(table: SourceTable, source: MediaConfig, seed: int) -> SourceTable:
-    """The rows that a training draws from: a fraction, without what is held out.
+    """The rows that a training draws from: a fraction, without the held-out part.
 
     Raises:
         UserError: if a row has no label, or no row is left.
@@ -284,11 +284,11 @@ def find_names(config: Config) -> list[str] | None:
     """The class names: of the config's file, of the target's folders, or of its list.
 
     Returns:
-        None where the target's labels are numbers.
+        None if the target's labels are numbers.
 
     Raises:
         UserError: for a wrong file, and if the target has numbers and another source class folders:
-            nobody knows the numbers of those.
+            the numbers of those are unknown.
     """
     require_utf8_names()
     root = Path(config.data_root)

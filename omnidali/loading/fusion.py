@@ -74,7 +74,7 @@ class FusionIterator:
         max_bad_ratio: share of a source's files that may fail.
         max_bad_in_a_row: clips that may fail one after the other.
         hang_seconds: after which a file that is still being read or decoded counts as failed.
-        stall_seconds: without a batch, after which a warning names what is waited for.
+        stall_seconds: without a batch, after which a warning names late sources and their files.
         target_apart: keep the first source's clips in groups of their own, for batch norms that
             treat it in another way.
         quarantine: names the files that fail; by default in memory.
@@ -157,7 +157,7 @@ class FusionIterator:
         self._trim = Trimmer(self._buffers, self._settings.threads)
 
         self.next_step = 0
-        self._asked_first: float | None = None  # when the first batch was asked for
+        self._asked_first: float | None = None  # when the first batch was requested
         self._closed = False
         self._prefetcher: Prefetcher | None = None
 
@@ -243,7 +243,7 @@ class FusionIterator:
         return {"step": self.next_step, "plan": self._fingerprint(), "decoders": self._describe()}
 
     def load_state_dict(self, state: LoaderState) -> list[str]:
-        """Go on after the last step that was consumed when ``state`` was saved.
+        """Continue after the last step that was consumed when ``state`` was saved.
 
         Returns:
             A line for each source that is decoded in another way now: the order is the same, its

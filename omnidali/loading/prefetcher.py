@@ -28,7 +28,7 @@ class Prefetcher:
         ahead: steps made ready ahead.
         device: where the clips go.
         rank: of this process, for warnings.
-        stall_seconds: without a step, after which a warning names what is waited for.
+        stall_seconds: without a step, after which a warning names the late sources and their files.
 
     Raises:
         UserError: if the system does not start the threads.
@@ -168,7 +168,7 @@ class Prefetcher:
                     decoder.drop(unfinished)
 
     def _step_to_begin(self, number: int, *, waits: bool) -> StepBuffer | None:
-        """The buffer of a step, made by the first source that comes.
+        """The buffer of a step, made by the first source that needs it.
 
         Args:
             number: of the step.

@@ -26,7 +26,7 @@ from omnidali.utils.log import LOG
 _SUBSTITUTES = 255  # of one clip; far more than the limits let through
 _WARN_AGAIN_SECONDS = 60.0
 
-# a file that does not decode, and why; None where it was not tried, as it is quarantined
+# a file that does not decode, and why; None if it was not tried, as it is quarantined
 _Failure = tuple[Media, Cause | None]
 
 
@@ -81,7 +81,7 @@ class SampleDecoder:
             earlier: file and cause of an earlier back end's failure.
 
         Returns:
-            None where nothing was decoded: the sample only fills up an evaluation's last step, has
+            None if nothing was decoded: the sample only fills up an evaluation's last step, has
             no substitute, or nobody waits for it any more.
 
         Raises:

@@ -75,7 +75,7 @@ class SourceDecoder:
             step: number of the step.
             samples: of the source in this step.
             out: (n, V, T, size, size, 3), written by :meth:`finish`.
-            stopped: whether nobody wants the clips any more.
+            stopped: whether the clips are no longer wanted.
         """
         pending = PendingSamples(step, samples, out)
         by_cpu = self._cpu_decodes(samples)
@@ -87,7 +87,7 @@ class SourceDecoder:
         return pending
 
     def finish(self, pending: PendingSamples, stopped: Callable[[], bool]) -> None:
-        """Wait until the clips are written, unless ``stopped`` says that nobody wants them.
+        """Wait until the clips are written, unless ``stopped`` says that they are not wanted.
 
         Raises:
             BadSourceError: if too many files fail.
@@ -99,7 +99,7 @@ class SourceDecoder:
             left += backend.finish(pending, stopped)
 
     def drop(self, pending: PendingSamples) -> None:
-        """Let go of samples that nobody will finish."""
+        """Release samples that will not be finished."""
         for backend in self._backends:
             backend.drop(pending)
 

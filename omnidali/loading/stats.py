@@ -12,10 +12,10 @@ class SourceStats:
 
     Attributes:
         clips: delivered to the consumer.
-        clips_per_second: delivered, over the time since the first batch was asked for.
+        clips_per_second: delivered, over the time since the first batch was requested.
         wait_seconds: how long the consumer stood still for this source. Sources wait side by side,
             so these do not add up to the loader's wait.
-        occupancy: mean share of the prefetch queue that was ready when a batch was asked for; near
+        occupancy: mean share of the prefetch queue that was ready when a batch was requested; near
             1 the loader is ahead, near 0 the consumer starves.
         planned_share: of all slots, by the weights.
         realised_share: of all slots, as delivered.
@@ -43,7 +43,7 @@ class Meter:
         planned_share: of all slots, by the weights.
         tracker: of the source's failures.
         clips: delivered to the consumer.
-        requests: batches that were asked for.
+        requests: batches that were requested.
         wait_seconds: how long the consumer stood still for this source.
         occupancy: sum over the requests of the share of the queue that was ready.
     """
@@ -60,7 +60,7 @@ class Meter:
 
         Args:
             all_clips: delivered of all sources.
-            started: when the first batch was asked for, perf_counter seconds; None: not yet.
+            started: when the first batch was requested, perf_counter seconds; None: not yet.
         """
         seconds = time.perf_counter() - started if started is not None else 0.0
         return SourceStats(

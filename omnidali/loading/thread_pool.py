@@ -77,7 +77,7 @@ class Task(Generic[Result]):
 
     @property
     def in_flight(self) -> Flight | None:
-        """The file that is being read or decoded; None where there is none."""
+        """The file that is being read or decoded; None if there is none."""
         mark = self._mark
         if mark is None or self.future.done():
             return None

@@ -1,6 +1,6 @@
 """Weights of other projects for our networks: names, inflation, and a report of what matched.
 
-The first convolution tells the family of a file's names:
+The name of the first convolution identifies the family of a file's names:
 
 - ``backbone.conv1.conv.weight``: ours, and mmaction2 0.x and 1.x; the names are kept.
 - ``backbone.conv1.weight``: mmaction2 1.x OmniSource; named as in torchvision below ``backbone.``,
@@ -47,7 +47,7 @@ class WeightsReport:
         inflated: from 2D to 3D.
         left_out: of the file, with the reason.
         missing: of the model, which keep their initial values.
-        wrong: of the backbone or the classifier, that do not fit, with what is wrong.
+        wrong: those of the backbone or the classifier that do not fit, each with the reason.
     """
 
     family: str

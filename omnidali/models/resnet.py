@@ -22,7 +22,7 @@ LAYERS: dict[Depth, tuple[tuple[int, ...], bool]] = {
 
 
 class ConvBN(nn.Module):
-    """Convolution without bias, batch norm, and ReLU if asked for.
+    """Convolution without bias, batch norm, and ReLU if requested.
 
     The parameters are ``conv.*`` and ``bn.*``.
 

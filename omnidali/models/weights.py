@@ -57,7 +57,7 @@ def read_weights(path: str | Path) -> dict[str, Any]:
 
 
 def best_weights(state: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
-    """The averaged weights of a checkpoint where it has them, else the plain ones."""
+    """The averaged weights of a checkpoint if it has them, else the plain ones."""
     return state.get("ema") or state["state_dict"]
 
 
@@ -91,7 +91,7 @@ def _read_entries(path: Path) -> Any:
 
 
 def _find_weights(entries: Any) -> Mapping[Any, Any] | None:
-    """The entry with the weights, or ``entries`` itself where it holds tensors alone."""
+    """The entry with the weights, or ``entries`` itself if it holds tensors alone."""
     if not isinstance(entries, dict):
         return None
     for key in _WRAPPERS:

@@ -26,7 +26,7 @@ PARAMETERS = 8
 _REACH = 0.2
 # Largest deviation of a drawn number, in standard deviations.
 _LARGEST = 2.5
-# Smallest depth of a corner, where the crop plane is at 1.
+# Smallest depth of a corner, with the crop plane at 1.
 _NEAREST = 0.3
 
 

@@ -46,7 +46,7 @@ def describe_content(table: SourceTable, pattern: str | None = None) -> dict[str
 
 
 def find_differences(old: object, new: object, where: str = "") -> list[str]:
-    """Every difference of two fingerprints, in words; none where they plan the same.
+    """Every difference of two fingerprints, in words; none if they plan the same.
 
     Args:
         old: of the checkpoint, which may be from before ``holds`` was written.

@@ -56,7 +56,7 @@ def sample_test(lengths: np.ndarray, clip_len: int, interval: int, clips: int) -
 def frames_decoded(wanted: np.ndarray, keyframes: np.ndarray) -> int:
     """How many frames a decoder must decode to show ``wanted``.
 
-    It goes on from its position, or from the last keyframe before a frame.
+    It continues from its position, or from the last keyframe before a frame.
 
     >>> frames_decoded(np.array([3, 5, 17]), np.array([0, 8, 16]))
     8

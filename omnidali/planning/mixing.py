@@ -17,7 +17,7 @@ class Mixing(Protocol):
 
     Attributes:
         shares: float64 (sources,), share of all slots in the long run.
-        batch: slots of one step on all ranks; the mean where steps differ.
+        batch: slots of one step on all ranks; the mean if steps differ.
     """
 
     shares: np.ndarray
@@ -38,7 +38,7 @@ def make_mixing(sources: Sequence[SourceConfig], batch: int, ratio: Sequence[int
 
     Args:
         sources: with weights or batches.
-        batch: slots of one step; ignored where the sources have batches.
+        batch: slots of one step; ignored if the sources have batches.
         ratio: of :class:`AlternatingMixing`; None for steps on all sources at once.
     """
     batches = [source.batch for source in sources if source.batch is not None]

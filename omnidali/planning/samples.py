@@ -26,7 +26,7 @@ class Samples:
         flips: bool (n, V).
         valid: bool (n,), False for samples that only pad the last step of an evaluation.
         attempts: int64 (n,), 0, or which substitute this is.
-        motions: float32 (n, T, 3, 3), see :mod:`omnidali.planning.camera_motion`; None where
+        motions: float32 (n, T, 3, 3), see :mod:`omnidali.planning.camera_motion`; None if
             nothing moves.
         partners: int64 (n,), slot that the clip is blended with, its own for none; None, as the
             next two, without mixup.

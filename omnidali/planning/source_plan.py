@@ -184,7 +184,7 @@ class SourcePlan:
     def _motions(
         self, draws: np.ndarray, rows: np.ndarray, boxes: np.ndarray, frames: int, attempt: int
     ) -> np.ndarray | None:
-        """The camera's motion over an image: float32 (n, frames, 3, 3); None where it stands."""
+        """The camera's motion over an image: float32 (n, frames, 3, 3); None if it stands."""
         inflate = self.settings.inflate
         if inflate in ("single", "still") or frames == 1:
             return None

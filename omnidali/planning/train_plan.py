@@ -29,7 +29,7 @@ class TrainPlan:
         tables: one catalog table for each source, in the order of ``sources``.
         sources: settings of the sources (weight or batch, resample, inflate, pieces).
         clip: sampling and cropping.
-        batch: slots of one step on all ranks together; ignored where the sources have batches.
+        batch: slots of one step on all ranks together; ignored if the sources have batches.
         seed: of the run.
         ratio: of :class:`~omnidali.planning.mixing.AlternatingMixing`; None for steps on all
             sources at once.
@@ -39,7 +39,7 @@ class TrainPlan:
         classes: number of classes, for the soft labels that mixup makes.
 
     Attributes:
-        batch: slots of one step on all ranks; the mean where steps alternate.
+        batch: slots of one step on all ranks; the mean if steps alternate.
         steps_per_epoch: steps in which the first source, the target, is seen once.
 
     Raises:

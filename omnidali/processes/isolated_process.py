@@ -90,8 +90,8 @@ class IsolatedProcess:
             raise self.died() from None
 
     def died(self) -> ProcessDiedError:
-        """End the process, which gives no answers or nonsense; returns the error to raise."""
-        try:  # where the answers ended, so did the process, or it is about to
+        """End a process that answers nothing or nonsense; returns the error to raise."""
+        try:  # if the answers ended, so did the process, or it is about to
             return ProcessDiedError(self._process.wait(timeout=1))
         except subprocess.TimeoutExpired:
             return ProcessDiedError(self.kill())
@@ -116,7 +116,7 @@ class IsolatedProcess:
         """End the process, if it still runs.
 
         Returns:
-            Its exit status, or None where it is stuck in the kernel.
+            Its exit status, or None if it is stuck in the kernel.
         """
         self._process.kill()
         try:
@@ -125,7 +125,7 @@ class IsolatedProcess:
             return None
 
 
-# those that wait for calls: as many as there ever were calls at the same time
+# idle processes; there are never more than there were calls at the same time
 _IDLE: deque[IsolatedProcess] = deque()
 # it starts all of them, and lives as long as this process: the kernel ends a child together with
 # the thread that started it

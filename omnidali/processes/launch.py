@@ -22,7 +22,7 @@ def find_config(name: str) -> Path:
     """The path of a config that the project ships.
 
     Raises:
-        UserError: where the project was installed without its files.
+        UserError: if the project was installed without its files.
     """
     path = Path(omnidali.__file__).parent / "configs" / name
     if not path.exists():
@@ -36,7 +36,7 @@ def find_config(name: str) -> Path:
 
 
 class ProgramFailedError(Exception):
-    """A program failed, and not for a mistake of the user.
+    """A program failed, but not because of a mistake of the user.
 
     Args:
         message: one line.

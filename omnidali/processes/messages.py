@@ -39,10 +39,10 @@ def encode_message(value: object) -> object:
 
 
 def decode_message(message: object, trusted: bool) -> object:
-    """Decode what :func:`encode_message` gave, with lists for tuples.
+    """Decode the result of :func:`encode_message`, with lists for tuples.
 
     Args:
-        message: as JSON gives it.
+        message: as parsed from JSON.
         trusted: whether it may name dataclasses, whose modules are imported.
 
     Raises:

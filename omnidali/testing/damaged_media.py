@@ -62,15 +62,15 @@ _ALL = tuple(range(FRAMES))
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that goes wrong with one file.
+    """One way in which a file is damaged or missing.
 
     Attributes:
         base: the whole file that it is applied to, of ``BASES``.
-        apply: makes the fault of the file at a path; the number is the one that the images show.
-        at_probe: the outcome of a fault that the probe meets.
-        after_probe: the outcome of a fault that comes after the probe.
+        apply: damages the file at a path; the number is the one that its images show.
+        at_probe: the outcome if the fault is there before the probe.
+        after_probe: the outcome if the fault happens after the probe.
         reason: regular expression for the probe's reason.
-        frames: numbers painted into the frames that the probe counts and a decoder gives.
+        frames: numbers painted into the frames that the probe counts and a decoder outputs.
     """
 
     base: str
@@ -162,7 +162,7 @@ def make_hang(path: Path, file: int) -> None:
 
 
 def end_hang(path: Path) -> None:
-    """Remove a file of :func:`make_hang`; those who wait at it find it empty."""
+    """Remove a file of :func:`make_hang`; readers that wait at it find it empty."""
     writer = os.open(path, os.O_RDWR)
     path.unlink()
     os.close(writer)

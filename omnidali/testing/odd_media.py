@@ -181,7 +181,7 @@ def write_cmyk_jpeg(path: Path, file: int) -> None:
 
 
 def _segments(jpeg: bytes) -> list[tuple[int, bytes]]:
-    """(marker, segment with its marker) of a baseline JPEG; the scan goes on to the end's mark."""
+    """(marker, segment with its marker) of a baseline JPEG; the scan extends to EOI."""
     found = []
     place = 2
     while jpeg[place + 1] != 0xDA:

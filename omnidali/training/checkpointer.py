@@ -37,8 +37,8 @@ class Checkpointer:
         ranks: of which the main one reads and writes.
         writes: whether this process writes at all.
         retried: warns of writes that fail.
-        minutes: for which the last save is tried again where it fails.
-        check_folder: raises UserError where another run has taken the folder.
+        minutes: for which the last save is tried again if it fails.
+        check_folder: raises UserError if another run has taken the folder.
 
     Attributes:
         owes_save: whether the last checkpoint could not be written and none has been since; the
@@ -79,7 +79,7 @@ class Checkpointer:
         return checkpoints_in(self._folder)
 
     def refuse_folders(self) -> None:
-        """Raise UserError where a folder takes the place of a file that will be written."""
+        """Raise UserError if a folder takes the place of a file that will be written."""
         if self._folder.exists() and not self._folder.is_dir():
             raise UserError(str(self._folder), "a folder", "a file", "Move it away.")
         for name in (LAST, PREVIOUS, BEST):
@@ -219,7 +219,7 @@ class Checkpointer:
     def _force_last(self, state: dict, failure: UserError | None) -> None:
         """Make room, save elsewhere, and try again for minutes, after the last save failed.
 
-        Elsewhere comes before the minutes, as whoever ended the run may not wait for them.
+        Elsewhere comes before the minutes, as the process may be killed before they are over.
 
         Raises:
             UserError: if all of that fails, or the checkpoint is elsewhere.
@@ -270,11 +270,11 @@ class Checkpointer:
         return False
 
     def rescue(self, training: TrainingState) -> None:
-        """Save the last optimizer step after an error that ends the run, and print what is saved.
+        """Save the last optimizer step after an error, and print where a resume continues.
 
-        The main rank does it alone. Nothing is raised, as nothing must hide that error.
+        The main rank does it alone. Nothing is raised: that would hide the error of the run.
         """
-        # what was saved elsewhere is in the error's text
+        # a save elsewhere is in the error's text
         if not self._writes or training.step == self._step_elsewhere:
             return
         is_saved = training.step == self.saved_step and self._last.exists()
@@ -315,7 +315,7 @@ class Checkpointer:
         return path is not None
 
     def _save_elsewhere(self, state: dict) -> Path | None:
-        """Save into a new private folder for temporary files (TMPDIR); None where that fails."""
+        """Save into a new private folder for temporary files (TMPDIR); None if that fails."""
         path = None
         try:
             path = Path(tempfile.mkdtemp(prefix="omnidali-")) / f"step-{state['loader']['step']}.pt"

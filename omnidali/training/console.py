@@ -115,7 +115,7 @@ def step_line(
 
 
 def _by_source(values: Mapping[str, float]) -> str:
-    """The value of each source in brackets, where there are several."""
+    """The value of each source in brackets, if there are several."""
     parts = [f"{name} {value:.1f}" for name, value in values.items()]
     return f" ({', '.join(parts)})" if len(parts) > 1 else ""
 
@@ -132,7 +132,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_age(path: Path) -> str:
-    """When a file was written, in words; without its age where the clock went back since."""
+    """When a file was written, in words; without its age if the clock went back since."""
     try:
         written = path.stat().st_mtime
     except OSError:
@@ -143,7 +143,7 @@ def format_age(path: Path) -> str:
 
 
 def _peak_memory(device: torch.device) -> float:
-    """GiB of the GPU where there is one, else of this process."""
+    """GiB of the GPU if there is one, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

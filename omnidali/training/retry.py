@@ -1,4 +1,4 @@
-"""Writes that may fail without ending a run: a full disk can be freed while training goes on."""
+"""Writes that may fail without ending a run: a full disk can be freed while training continues."""
 
 import math
 import time

@@ -126,7 +126,7 @@ class RunFolder:
 
         Args:
             config: of this start.
-            saved: the checkpoint that the run goes on from.
+            saved: the checkpoint that the run continues from.
 
         Returns:
             A line for each setting that is not the one the checkpoint was trained with.
@@ -171,7 +171,7 @@ class RunFolder:
         return changes
 
     def _last_config(self) -> Mapping[str, object]:
-        """The last start's config, for checkpoints that do not hold it; empty where it is gone."""
+        """The last start's config, for checkpoints that do not hold it; empty if it is gone."""
         try:
             paths = [path for part in _STEPS for path in self.path.glob(_CONFIG.format(part))]
             path = max(paths, key=lambda path: path.stat().st_mtime)
@@ -182,9 +182,9 @@ class RunFolder:
 
     @contextlib.contextmanager
     def rescuing(self, training: TrainingState) -> Iterator[None]:
-        """Save the last optimizer step after an error inside, and print where a resume goes on.
+        """Save the last optimizer step after an error inside, and print where a resume continues.
 
-        On the CPU that also happens where another rank's failure ends this process and its main
+        On the CPU that also happens if another rank's failure ends this process and its main
         thread is busy. On a GPU the copy of the weights could wait for a collective, as that thread
         does.
         """

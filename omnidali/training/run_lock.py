@@ -50,7 +50,7 @@ class RunLock:
         os.register_at_fork(after_in_child=self._forget)
 
     def check(self) -> None:
-        """Lock the folder again where it, or its lock, was deleted or replaced.
+        """Lock the folder again if it, or its lock, was deleted or replaced.
 
         Raises:
             RunFolderTakenError: if another run has taken the folder.
@@ -75,7 +75,7 @@ class RunLock:
             with contextlib.suppress(OSError):
                 if path.name == _NAME and _is_at(path, handle):
                     path.unlink()
-                fcntl.flock(handle, fcntl.LOCK_UN)  # also where a child has not closed its copy yet
+                fcntl.flock(handle, fcntl.LOCK_UN)  # also if a child has not closed its copy yet
         self._forget()
         for folder in self._made:  # those that a refused start has made, and left empty
             with contextlib.suppress(OSError):
@@ -120,7 +120,7 @@ class RunLock:
             )
 
     def _lock(self, path: Path, flags: int) -> int | None:
-        """Open and lock; None where this file system cannot.
+        """Open and lock; None if this file system cannot.
 
         Raises:
             BlockingIOError: if another process holds it.
@@ -146,7 +146,7 @@ class RunLock:
 
 
 def _is_at(path: Path, handle: int) -> bool:
-    """Whether ``path`` is still the name of an open file; true where the disk does not say."""
+    """Whether ``path`` is still the name of an open file; true if the disk does not say."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""Everything that a run needs to go on, as it was after the last optimizer step."""
+"""Everything that a run needs to continue, as it was after the last optimizer step."""
 
 import contextlib
 import threading
@@ -39,7 +39,7 @@ class TrainingState:
     Args:
         config: of the run.
         model: the network itself, without wrappers.
-        ema: the averaged weights, where there are any.
+        ema: the averaged weights, if there are any.
         optimizer: of the model.
         scaler: of its gradients.
         loader: gives the batches.
@@ -99,7 +99,7 @@ class TrainingState:
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """Keep another thread from an optimizer step, while this one saves the last."""
+        """Keep another thread from an optimizer step while this one saves the last, if possible."""
         is_held = self._updating.acquire(timeout=_STEP_SECONDS)
         try:
             yield
@@ -117,7 +117,7 @@ class TrainingState:
 
         Raises:
             NotFiniteError: if a weight is not finite.
-            RuntimeError: where an error came in the middle of an optimizer step.
+            RuntimeError: if an error occurred in the middle of an optimizer step.
         """
         if not self._is_complete:
             raise RuntimeError("the error came in the middle of an optimizer step")
@@ -149,7 +149,7 @@ class TrainingState:
         }
 
     def load(self, saved: dict) -> list[str]:
-        """Go on from a checkpoint.
+        """Continue from a checkpoint.
 
         Returns:
             A line for everything that changes the pixels but not the order; see

@@ -83,7 +83,7 @@ class StopSignals:
         """Whether the run stops, and whether it saves; all ranks call this after the same steps.
 
         Args:
-            wants_save: whether this rank would like a checkpoint now.
+            wants_save: whether this rank requests a checkpoint now.
 
         Returns:
             Whether any rank had received a signal at the previous call, and whether any wanted a

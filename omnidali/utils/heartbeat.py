@@ -1,4 +1,4 @@
-"""Signs of life from long work: a file is given up where nothing moves, not where much is to do."""
+"""Signs of life from long work: a file is given up if nothing moves, not if it takes long."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ def on_progress(listener: Callable[[], object]) -> Iterator[None]:
 
 
 def report_progress() -> None:
-    """Report that a packet or frame is done; costs next to nothing where nobody listens."""
+    """Report that a packet or frame is done; costs next to nothing without a listener."""
     listener = getattr(_LOCAL, "listener", None)
     if listener is not None:
         listener()

@@ -1,4 +1,4 @@
-"""The library's logger: its messages hold untrusted names, which handlers print as they are."""
+"""The library's logger: its messages hold untrusted names, which handlers print unescaped."""
 
 import logging
 

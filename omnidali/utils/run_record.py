@@ -56,7 +56,7 @@ def _version(package: str) -> str | None:
 
 
 def _first_line(*command: str) -> str | None:
-    """The first line that a program prints; None where it is missing or fails."""
+    """The first line that a program prints; None if it is missing or fails."""
     try:
         done = subprocess.run(
             command, cwd=Path(__file__).parent, text=True, capture_output=True, timeout=10

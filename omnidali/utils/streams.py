@@ -13,7 +13,7 @@ _PATIENCE_MS = 1000  # for a reader that is slow, until its first line is droppe
 
 
 def open_missing_streams() -> None:
-    """Put /dev/null where stdin, stdout or stderr is closed.
+    """Put /dev/null if stdin, stdout or stderr is closed.
 
     Otherwise the next file to be opened gets that number, and what a library prints ends up in that
     file.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 # With AVX-512, x264 writes other packets than with SSE4.2 to AVX2, which agree. Above all with
 # B-frames they even change from run to run. With AVX2 they do not. x264 does not check the name and
-# dies of an instruction that the CPU lacks: AVX2 is named only where Linux lists AVX-512 and every
+# dies of an instruction that the CPU lacks: AVX2 is named only if Linux lists AVX-512 and every
 # instruction set that x264 means by AVX2.
 _AVX2_ONLY = "asm=avx2"
 _REQUIRED_FLAGS = frozenset({"avx512f", "avx2", "fma", "bmi1", "bmi2", "abm"})

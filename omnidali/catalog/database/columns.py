@@ -163,7 +163,7 @@ def _pack_pieces(
         entries = chain([file], islice(files, _CHUNK - 1))
         columns = _empty_columns("labels", "widths", "heights", *PIECE_COLUMNS)
         paths: list[str] = []
-        # a million rows would take several times the memory of what is kept of them
+        # a million rows would take several times the memory of the columns made of them
         while part := list(islice(entries, _FETCHED)):
             found = [
                 (row, first, count) for row in part for _, first, count in spans(row, unusable)

@@ -1,6 +1,6 @@
 """Connections to the catalog that wait for other processes.
 
-A plain SQLite connection fails where another process has the file locked.
+A plain SQLite connection fails if another process has the file locked.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from omnidali.utils.log import LOG
 T = TypeVar("T")
 # that SQLite itself waits, during which Ctrl-C has no effect
 BUSY_SECONDS = 1.0
-# A connection that reads and wants to write is refused at once where another one writes, as each
+# A connection that reads and wants to write is refused at once if another one writes, as each
 # would wait for the other's end. Our own writers never do that for long.
 _REFUSED_SECONDS = 60.0
 _FIRST_WARNED = 10.0  # seconds of waiting
@@ -173,7 +173,7 @@ def writing(path: Path) -> Iterator[sqlite3.Connection]:
     """Open the catalog at ``path`` to write to it, brought up to date.
 
     Raises:
-        UserError: where it cannot be written.
+        UserError: if it cannot be written.
         DamagedCatalogError: if it is not as it was written.
     """
     with contextlib.closing(connect(path, upgrades=True)) as db:

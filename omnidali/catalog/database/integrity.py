@@ -39,7 +39,7 @@ _ADVICE = {
 
 
 class DamagedCatalogError(Exception):
-    """A catalog is not as it was written; the text says what was found."""
+    """A catalog is not as it was written; the text is the finding."""
 
 
 def damage(path: Path, seen: object, wanted: str = _USABLE) -> UserError:
@@ -47,7 +47,7 @@ def damage(path: Path, seen: object, wanted: str = _USABLE) -> UserError:
 
     Args:
         path: of the catalog.
-        seen: what was found, or the error.
+        seen: the damage that was found, or the error.
         wanted: what would have been right, of a catalog that is not damaged.
     """
     if isinstance(seen, sqlite3.Error) and not is_damage(seen):
@@ -79,7 +79,7 @@ def trouble(path: Path, error: sqlite3.Error | OSError, wanted: str = _USABLE) -
 
     Args:
         path: of the catalog.
-        error: that came.
+        error: that occurred.
         wanted: what would have been right.
     """
     seen = str(error)
@@ -111,7 +111,7 @@ def check_length(path: Path) -> None:
     wrong must stay so.
 
     Raises:
-        DamagedCatalogError: with what is wrong.
+        DamagedCatalogError: with the finding.
     """
     for _ in range(_LOOKS):
         wrong = _wrong_length(path)
@@ -163,7 +163,7 @@ def move_aside(path: Path, seen: Exception) -> None:
 
     Args:
         path: of the catalog.
-        seen: what is wrong with it.
+        seen: the damage that was found.
     """
     lost = "; the scores of teachers that it held went with it" if _holds_scores(path) else ""
     # in this order: a new catalog must not find the old one's journal

@@ -109,7 +109,7 @@ def spans(item: ListedItem, unusable: Counter[str]) -> Iterator[tuple[int, int, 
 
     Args:
         item: the entry.
-        unusable: counts the reasons why nothing comes of an entry.
+        unusable: counts the reasons why an entry is left out.
     """
     # a whole file, by far the most common
     if not item.unit:

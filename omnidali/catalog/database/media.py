@@ -14,12 +14,12 @@ from omnidali.catalog.probing.probe import Probe
 class Media(Probe):
     """A probed file, member of a tar, or folder of frames, and where it lies.
 
-    ``width`` and ``height`` are those of the plan. They differ from ``stored`` where a source
+    ``width`` and ``height`` are those of the plan. They differ from ``stored`` if a source
     stretches pixels that are not square.
 
     Attributes:
         path: for people; a member of a tar has the tar's name and a colon before its own.
-        span: what is read.
+        span: the bytes to read.
         stamp: size in bytes and time of change in nanoseconds of the file, or of its tar, at the
             probe.
         stored: width and height in pixels before stretching.

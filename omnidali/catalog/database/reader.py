@@ -44,7 +44,7 @@ class _Spare:
 class CatalogReader:
     """Tables of sources, and media by record, for many threads.
 
-    It goes on where the catalog is deleted, or another one takes its place.
+    It keeps working if the catalog is deleted or replaced by another one.
 
     Args:
         path: of the catalog.
@@ -269,7 +269,7 @@ def taken_out(path: Path) -> UserError:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What distinguishes files of the same name; None where there is no file."""
+    """What distinguishes files of the same name; None if there is no file."""
     try:
         status = os.stat(path)
         return status.st_dev, status.st_ino

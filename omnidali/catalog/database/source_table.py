@@ -26,7 +26,7 @@ PIECE_COLUMNS = ("records", "frames", "codecs", "firsts")
 
 
 class MediaReader(Protocol):
-    """What a table asks of the catalog, which the module of ``CatalogReader`` describes."""
+    """The part of ``CatalogReader`` that a table needs; its module describes the methods."""
 
     def media(self, record: int, stretches: bool = False) -> Media: ...
 
@@ -39,7 +39,7 @@ class MediaReader(Protocol):
 class SourceTable:
     """The usable rows of one source, in the order of its list, as arrays.
 
-    A row is an item of the list: N of them. What is decoded are its pieces: P of them, one a row
+    A row is an item of the list: N of them. Its pieces are decoded: P of them, one a row
     unless ``starts`` says otherwise, which it does for long videos.
 
     Attributes:
@@ -56,7 +56,7 @@ class SourceTable:
         positives: int32 (N,), how many pieces of the row show the class.
         fingerprint: text that changes with any row, its order, label, size or length.
         taken_from: rows of the whole source, where these are a part of it.
-        irregular: paths of a few files whose timestamps do not tell their frames, and how many
+        irregular: paths of a few files whose timestamps do not identify frames, and how many
             there are.
         stretches: whether pixels that are not square are stretched.
     """
@@ -103,7 +103,7 @@ class SourceTable:
         return self.reader.media(int(record), self.stretches)
 
     def media_at(self, path: str) -> Media | None:
-        """Look up a file by its path, as in :attr:`Media.path`; None where there is no such one."""
+        """Look up a file by its path, as in :attr:`Media.path`; None if there is no such one."""
         record = self.reader.find_record(self.name, path)
         return None if record is None else self.media(record)
 

@@ -84,12 +84,12 @@ def media_crc(root: str, row: Mapping[str, object]) -> int:
 
 
 def upgrade(db: sqlite3.Connection, path: Path) -> None:
-    """Bring a catalog of version 4 up to version 5, which numbers frames as a decoder gives them.
+    """Bring a catalog of version 4 up to version 5, which numbers frames in a decoder's order.
 
     The build that follows probes videos, PNG and WebP files again; teachers' scores, ids and JPEGs
     stay.
     """
-    with db:  # which rolls back where an error comes
+    with db:  # which rolls back after an error
         db.execute("BEGIN IMMEDIATE")
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version != UPGRADED:  # another process was quicker

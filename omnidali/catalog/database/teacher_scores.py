@@ -1,4 +1,4 @@
-"""Scores of media by teachers, kept in the catalog: what was committed is never scored twice.
+"""Scores of media by teachers, kept in the catalog: committed ones are never computed twice.
 
 A score belongs to a path and its frames, not to a row of a list, so lists may change. It counts as
 long as the file has the size and time that it had when it was scored.
@@ -78,7 +78,7 @@ class ScoreStore:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        """Commit, unless an error came; what was committed before it stays."""
+        """Commit, unless there was an error; earlier commits stay."""
         try:
             if kind is None:
                 self.commit()
@@ -156,7 +156,7 @@ class ScoreStore:
             yield rows, logs
 
     def commit(self) -> None:
-        """Put on the disk what was added."""
+        """Write the added scores to the disk."""
         with reporting_damage(self.path, _WRITABLE):
             self._db.commit()
         self._last_commit = time.monotonic()
@@ -177,7 +177,7 @@ class ScoreStore:
         return row[0]
 
     def _look_up(self, table: SourceTable, rows: np.ndarray) -> list[bytes | None]:
-        """The scores' bytes: empty for what does not decode, None where none counts."""
+        """The scores' bytes: empty for what does not decode, None if none counts."""
         found: list[bytes | None] = []
         with reporting_damage(self.path, _WRITABLE):
             for key, stamp in self._places(table, rows):

@@ -20,7 +20,7 @@ def begin_trial(catalog: Path) -> Path:
     """Copy the catalog, and remove the copies that killed processes have left.
 
     Returns:
-        The copy; the catalog itself where there is no room for one, as a run must go on also on a
+        The copy; the catalog itself if there is no room for one, as a run must continue also on a
             full disk.
     """
     trial = _trial_of(catalog, os.getpid())
@@ -61,7 +61,7 @@ def accept_trial(catalog: Path) -> bool:
 
 
 def drop_trial(catalog: Path) -> None:
-    """Remove this process's copy and its lock, where there are any."""
+    """Remove this process's copy and its lock, if there are any."""
     _remove(_trial_of(catalog, os.getpid()))
 
 

@@ -114,7 +114,7 @@ def walk(root: str | Path, folders: list[str]) -> Iterator[tuple[str, list[str]]
     """
 
     def refuse(error: OSError) -> None:
-        # what was deleted since its parent was listed is no loss: a start a moment later would find
+        # a folder deleted since its parent was listed is no loss: a start a moment later would find
         # the same
         if not isinstance(error, FileNotFoundError):
             raise _unreadable(root, error) from None

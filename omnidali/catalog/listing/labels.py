@@ -44,7 +44,7 @@ def read_label_map(path: Path) -> dict[str, int]:
     number`` or ``number,name`` are understood; numbers may be written as text.
 
     Raises:
-        UserError: naming the file, and its line where there is one.
+        UserError: naming the file, and its line if there is one.
     """
     lines = list(read_lines(path, "label map"))
     text = "\n".join(line for _, line in lines)

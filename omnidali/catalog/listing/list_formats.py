@@ -68,7 +68,7 @@ class ListFile(NamedTuple):
     passes_over: Callable[[str, str], bool]
 
     def lines(self) -> Iterator[tuple[str, str]]:
-        """Yield ("FILE, line N", line) of what is neither empty nor a comment."""
+        """Yield ("FILE, line N", line) of every line that is neither empty nor a comment."""
         lines = read_lines(self.path, "list", self.passes_over)
         return ((where, line) for where, line in lines if line and not line.startswith("#"))
 
@@ -104,7 +104,7 @@ def whole_files(items: Iterable[tuple[str, int]], source: MediaConfig) -> Iterat
 
 
 def fields_of(line: str) -> list[str]:
-    """Split a line at its commas, or at white space where it has none."""
+    """Split a line at its commas, or at white space if it has none."""
     if "," not in line:
         return line.split()
     try:
@@ -241,7 +241,7 @@ def _are_numbers(values: object) -> TypeGuard[list[int]]:
 def _read_objects(path: Path) -> Iterator[tuple[str, object]]:
     """Yield ("FILE, line N", object) of a JSON list, or of JSON lines."""
     text = "\n".join(line for _, line in read_lines(path, "list"))
-    starts = re.compile(r"[^\s,\[\]]")  # what is no separator
+    starts = re.compile(r"[^\s,\[\]]")  # anything but a separator
     position = 0
     line = 1
     while match := starts.search(text, position):
@@ -315,7 +315,7 @@ class ListFormat(NamedTuple):
     Attributes:
         line: what a line or an object looks like.
         kinds: of the sources that may use the format.
-        read: gives the entries; UserError with file and line where it cannot.
+        read: gives the entries; UserError with file and line if it cannot.
     """
 
     line: str

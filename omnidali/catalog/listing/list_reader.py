@@ -17,7 +17,7 @@ from omnidali.media_kind import MediaKind
 from omnidali.utils.text_files import is_text, is_whole, read_lines
 
 _LOOKED_AT = 200  # lines that decide on the format
-_NUMBERED = ""  # what is collected of a label that is a number, or missing
+_NUMBERED = ""  # collected for a label that is a number, or missing
 _Rows = Sequence[Sequence[str]]  # the fields of lines
 _ENDS = 64  # of paths in a line that is not UTF-8: a path may hold spaces and commas
 
@@ -31,7 +31,7 @@ def read_list(
     root: str | Path | None = None,
     leave_out: Callable[[str, str], None] = lambda path, where: None,
 ) -> tuple[str, Iterator[Entry]]:
-    """The format of a list, and its entries, which are read as they are asked for.
+    """The format of a list, and its entries, which are read as they are requested.
 
     A line that is not UTF-8 ends the reading, unless it names what lies below the root: then the
     list is right and the file has an odd name, which the catalog cannot hold.
@@ -74,7 +74,7 @@ def recognise(path: Path, kind: MediaKind, root: str | Path | None = None) -> st
     Raises:
         UserError: if the list cannot be read, or holds no line.
     """
-    odd: list[str] = []  # where there are lines that are left out
+    odd: list[str] = []  # if there are lines that are left out
     known = read_lines(
         path, "list", partial(_passes_over, root, lambda path, where: odd.append(where))
     )
@@ -108,7 +108,7 @@ def recognise(path: Path, kind: MediaKind, root: str | Path | None = None) -> st
 def find_class_names(
     path: Path, source: MediaConfig, name: str, root: str | Path | None = None
 ) -> list[str] | None:
-    """Find the sorted class names that a list's labels are; None where they are numbers.
+    """Find the sorted class names that a list's labels are; None if they are numbers.
 
     Args:
         path: of the list.

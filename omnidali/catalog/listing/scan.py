@@ -1,4 +1,4 @@
-"""What a source holds before anything is probed: from its list, its class folders or its tars."""
+"""The entries of a source before the probe: from its list, its class folders or its tars."""
 
 import dataclasses
 import itertools
@@ -149,12 +149,12 @@ class SourceScan:
 
 
 def source_class_names(name: str, source: MediaConfig, data_root: Path) -> list[str] | None:
-    """Find the class names that a source itself gives; None where it has none.
+    """Find the class names that a source itself gives; None if it has none.
 
     They are its folders' names, or the labels of its list where they are names.
     """
     root = data_root / source.root
-    if source.labels or not os.path.isdir(root):  # the build reports what is wrong with it
+    if source.labels or not os.path.isdir(root):  # the build reports the error
         return None
     if source.tars:
         texts = {

@@ -191,7 +191,7 @@ def _label(name: str, classes: dict[str, str]) -> str | None:
 
 
 def _check(root: str, name: str) -> None:
-    """Raise UnsupportedMediaError for what is no tar within the root."""
+    """Raise UnsupportedMediaError for anything but a tar within the root."""
     path = os.path.join(root, name)
     if not is_text(name):
         raise UnsupportedMediaError(f"tar whose {NOT_UTF8}")

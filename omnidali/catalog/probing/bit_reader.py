@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class UnclearHeadersError(Exception):
-    """The headers alone do not say which frames a decoder gives; the text is the reason."""
+    """The headers alone do not say which frames a decoder outputs; the text is the reason."""
 
 
 class CodedPicture(NamedTuple):

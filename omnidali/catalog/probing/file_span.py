@@ -119,7 +119,7 @@ def _read(file: int, count: int, offset: int) -> bytes:
 
 
 def stamp_of(path: str) -> tuple[int | None, int | None]:
-    """Size in bytes and time of change in nanoseconds; None where there is no such file."""
+    """Size in bytes and time of change in nanoseconds; None if there is no such file."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):  # the second: not a possible name

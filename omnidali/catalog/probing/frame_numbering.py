@@ -24,14 +24,14 @@ _TRIED_PACKETS = 64  # after each of them at most
 class Frames:
     """The frames of a video, N of them.
 
-    Frame k is the k-th that FFmpeg's sequential decoding gives.
+    Frame k is the k-th that FFmpeg's sequential decoding outputs.
 
     Attributes:
-        packets: int64 (N,), the packet that each comes out of.
-        times: int64 (N,), rising timestamps, ticks; None where the file has none.
+        packets: int64 (N,), the packet of each frame.
+        times: int64 (N,), rising timestamps, ticks; None if the file has none.
         keys: bool (P,), packets where decoding may begin.
         reorder: frames that a decoder holds back at most.
-        is_plain: whether timestamps tell the frames as well.
+        is_plain: whether timestamps identify the frames as well.
         is_damaged: whether the decoder had to make something up.
         notes: what a user should know about them.
     """
@@ -46,7 +46,7 @@ class Frames:
 
 
 def frames_by_headers(scan: PacketScan, shown: np.ndarray) -> Frames:
-    """The frames of a stream whose headers tell all.
+    """The frames of a stream whose headers suffice.
 
     Args:
         scan: of the stream.
@@ -69,7 +69,7 @@ def frames_by_decoding(scan: PacketScan, order_by_times: np.ndarray) -> Frames |
         order_by_times: packets in the order of their timestamps.
 
     Returns:
-        None where packets do not tell the frames apart.
+        None if packets do not tell the frames apart.
     """
     count, notes = usable_frames(scan)
     shown = scan.shown[:count]
@@ -121,7 +121,7 @@ def _shown_times(scan: PacketScan, packets: np.ndarray) -> np.ndarray | None:
     """Rising timestamps of the frames, int64 (N,).
 
     Where presentation times are missing, decoding times are shared out in order. A clock that
-    starts again goes on from where it was. Times in the order of decoding, as in copies from AVI,
+    starts again continues from where it was. Times in the order of decoding, as in copies from AVI,
     are sorted.
     """
     known = [scan.packets[packet].time for packet in packets.tolist()]
@@ -145,7 +145,7 @@ def _shown_times(scan: PacketScan, packets: np.ndarray) -> np.ndarray | None:
 def make_index(scan: PacketScan, frames: Frames, read: ReadAt) -> PacketIndex:
     """Make the packet index of a video.
 
-    What decoding by it gives is compared with what the demuxer's packets gave.
+    The frames decoded by it are compared with those of the demuxer's packets.
 
     Args:
         scan: of the video.
@@ -227,7 +227,7 @@ class _Trial:
         return self._checksums(list(expected)) == expected
 
     def _checksums(self, wanted: list[int]) -> dict[int, int] | None:
-        """The checksums of frames by number; None where the packets do not decode."""
+        """The checksums of frames by number; None if the packets do not decode."""
         try:
             if self._decoder is None:
                 codec = self._scan.context.codec.canonical_name

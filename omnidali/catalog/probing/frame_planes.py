@@ -47,7 +47,7 @@ def is_full_range(frame: av.VideoFrame) -> bool:
 
 
 def frame_checksum(frame: av.VideoFrame) -> int:
-    """A number that tells frames apart, by all pixels and the facts that they are shown by."""
+    """A checksum of a frame's pixels, size, format and colours."""
     name = frame.format.name
     facts = frame.width, frame.height, name, frame.colorspace, frame.color_range
     crc = zlib.crc32(repr(facts).encode())

@@ -194,7 +194,7 @@ def _skip_scaling_lists(bits: BitReader, count: int) -> None:
 
 
 def _read_max_reorder(bits: BitReader) -> int | None:
-    """``max_num_reorder_frames`` at the end of the VUI (E.1.1); None where the stream says none."""
+    """``max_num_reorder_frames`` at the end of the VUI (E.1.1); None if the stream says none."""
     if bits.take(1) and bits.take(8) == _EXTENDED:
         bits.take(32)  # aspect ratio
     if bits.take(1):
@@ -221,6 +221,7 @@ def _read_max_reorder(bits: BitReader) -> int | None:
 
 
 def _skip_buffers(bits: BitReader) -> None:
+    """Skip ``hrd_parameters`` (E.1.2)."""
     count = bits.golomb() + 1
     if count > _BUFFERS:
         raise UnclearHeadersError("too many buffers")

@@ -103,7 +103,7 @@ class HevcReader(NalReader):
 
 
 def _kind(unit: bytes) -> int | None:
-    """The kind of a unit; None where it has no payload after its two bytes of header."""
+    """The kind of a unit; None if it has no payload after its two bytes of header."""
     return unit[0] >> 1 & 63 if len(unit) > 2 else None
 
 

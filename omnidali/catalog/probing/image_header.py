@@ -125,7 +125,7 @@ def _turned(codec: str, width: int, height: int, orientation: int) -> ImageHeade
 
 
 def _find_chunk(data: bytes, position: int, wanted: bytes, *, is_png: bool, whole: bool) -> bytes:
-    """Find the content of the first chunk of a name; empty where there is none.
+    """Find the content of the first chunk of a name; empty if there is none.
 
     Args:
         data: the file from its start.
@@ -213,7 +213,7 @@ def _jpeg_segments(data: bytes, position: int) -> Iterator[tuple[int, int]]:
 
 
 def _components_of_scan(data: bytes, position: int) -> int:
-    """How many components the next scan holds; 0 where it does not come."""
+    """How many components the next scan holds; 0 if there is none."""
     for marker, place in itertools.islice(_jpeg_segments(data, position), MAX_SEGMENTS):
         if marker == _SCAN and place + 2 < len(data):
             return data[place + 2]

@@ -42,7 +42,7 @@ def check_image(span: FileSpan, probe: Probe) -> Probe:
     """Decode an image.
 
     Raises:
-        UnsupportedMediaError: where no picture comes out, or another one than the header says.
+        UnsupportedMediaError: if no picture comes out, or another one than the header says.
         OSError: if the file cannot be read.
     """
     import cv2
@@ -65,7 +65,7 @@ def check_image(span: FileSpan, probe: Probe) -> Probe:
 
 
 def read_start(span: FileSpan, count: int) -> bytes:
-    """The first ``count`` bytes; UnsupportedMediaError where there are none."""
+    """The first ``count`` bytes; UnsupportedMediaError if there are none."""
     data = span.read_bytes(count)
     if not data:
         raise UnsupportedMediaError("empty file")

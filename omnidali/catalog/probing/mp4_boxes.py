@@ -123,7 +123,7 @@ def _check_track(track: _Track, size: int) -> None:
 
 
 def _two_numbers(read: ReadAt, start: int, end: int) -> tuple[int, int]:
-    """Two numbers of a table; zeros where it ends before them."""
+    """Two numbers of a table; zeros if it ends before them."""
     data = read(start, min(8, max(0, end - start)))
     if len(data) < 8:
         return 0, 0

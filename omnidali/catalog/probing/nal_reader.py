@@ -23,7 +23,7 @@ class Sps:
     Attributes:
         picture_format: size, chroma format and bit depths; one value for all pictures of a video.
         order_bits: width of the low part of the order count.
-        max_reorder: frames that a decoder holds back at most; None where the stream does not say.
+        max_reorder: frames that a decoder holds back at most; None if the stream does not say.
         has_separate_planes: whether slices name the plane that they belong to.
         order_type: of H.264, how the order count is coded.
         frame_number_bits: of H.264, width of the frame number.
@@ -58,10 +58,10 @@ class NalReader:
     """Reads packets, in decoding order, of one whole frame each.
 
     Args:
-        extradata: parameter sets as the container gives them, avcC, hvcC or start codes.
+        extradata: parameter sets as the container returns them, avcC, hvcC or start codes.
 
     Attributes:
-        max_reorder: how many frames a decoder holds back, as the stream says; None where it does
+        max_reorder: how many frames a decoder holds back, as the stream says; None if it does
             not.
     """
 
@@ -88,7 +88,7 @@ class NalReader:
             flagged: whether the container calls it a keyframe; HEVC itself names its keyframes.
 
         Raises:
-            UnclearHeadersError: where a decoder may give another number of frames than one, or
+            UnclearHeadersError: if a decoder may give another number of frames than one, or
                 another order.
         """
         picture = None
@@ -200,7 +200,7 @@ def sized_units(data: bytes, end: int, count: int) -> Generator[bytes, None, int
 
     Args:
         data: holds the units.
-        end: of what comes before them.
+        end: of the data before them.
         count: how many there are.
 
     Returns:

@@ -25,7 +25,7 @@ def unpack_times(timing: bytes, frames: int) -> np.ndarray | None:
         frames: of the video.
 
     Returns:
-        Ticks in presentation order, int64 (frames,); None where the file has none.
+        Ticks in presentation order, int64 (frames,); None if the file has none.
     """
     times = unpack_numbers(timing)
     if not len(times):

@@ -15,10 +15,10 @@ _BLOCK = 1 << 22  # bytes that are read at once
 _DECODERS = {"av1": "libdav1d"}  # FFmpeg's own av1 needs hardware
 # Codecs whose packets say how large the picture is.
 _SELF_SIZED = {"h264", "hevc", "vp8", "vp9", "av1", "mjpeg"}
-# Decoders that keep something of what they decoded before when they are told to begin anew.
+# Decoders that keep some state of earlier frames when they are reset.
 KEEPS_STATE = {"mpeg4", "ffv1"}
-# Decoders that know which frames no other refers to. HEVC's do, but for frames of the same temporal
-# layer only.
+# Decoders that report which frames no other refers to. HEVC's do, but for frames of the same
+# temporal layer only.
 _SKIPPING = {"h264"}
 
 

@@ -1,5 +1,5 @@
 """One pass over the packets of a video: where they lie, what their headers say, and which frames
-a decoder gives.
+a decoder outputs.
 """
 
 from typing import NamedTuple
@@ -19,14 +19,14 @@ from omnidali.utils.heartbeat import report_progress
 
 HeaderReader = H264Reader | HevcReader | Vp9Reader | Av1Reader
 
-# Codecs whose headers say which frames a decoder gives, and in which order.
+# Codecs whose headers say which frames a decoder outputs, and in which order.
 _READERS: dict[str, type[HeaderReader]] = {
     "h264": H264Reader,
     "hevc": HevcReader,
     "vp9": Vp9Reader,
     "av1": Av1Reader,
 }
-# Containers without presentation times: what FFmpeg makes up for them is wrong where frames are
+# Containers without presentation times: what FFmpeg makes up for them is wrong if frames are
 # reordered.
 _TIMELESS = {"avi"}
 _BLOCK = 1 << 16  # bytes of the file that are read at once
@@ -37,7 +37,7 @@ class ScannedPacket(NamedTuple):
     """One packet of a stream.
 
     Attributes:
-        position: of its bytes in the file; exact where the scan ``is_direct``.
+        position: of its bytes in the file; exact if the scan ``is_direct``.
         size: in bytes.
         time: presentation timestamp, ticks.
         decode_time: decoding timestamp, ticks.
@@ -62,23 +62,24 @@ class PacketScan:
         demuxer: FFmpeg's name.
         read: the file's bytes.
         decodes_all: whether to decode all packets rather than those of the first frame alone. That
-            happens, too, where the codec's headers or the container's times cannot tell the frames.
+            happens, too, if the codec's headers or the container's times do not determine the
+            frames.
 
     Attributes:
         coded_size: (width, height) that the container says, pixels.
         packets: in decoding order.
         is_direct: whether the bytes of the packets lie in the file as a decoder needs them.
         pictures: what the headers say about each packet, as far as ``unclear`` is None.
-        unclear: why the headers do not tell the frames; None where they do.
+        unclear: why the headers do not determine the frames; None if they do.
         delay: packets that a frame is held back by at most, by the headers.
         shown: packets that frames came out of, in the order of the frames; one, or all with
             ``decodes_all``.
         frame_sizes: (width, height) of these frames, pixels.
-        checksums: of frames by packet: of keyframes, and of all where frames are reordered.
+        checksums: of frames by packet: of keyframes, and of all if frames are reordered.
         first: the first frame.
         is_interlaced: whether one of these frames is.
         damaged: packets that do not decode, or not without the decoder making something up; known
-            with ``decodes_all``, and all of them where FFmpeg's log is on.
+            with ``decodes_all``, and all of them if FFmpeg's log is on.
     """
 
     def __init__(
@@ -214,9 +215,9 @@ class PacketScan:
                 self.checksums[frame.pts] = frame_checksum(frame)
 
     def order_by_headers(self) -> np.ndarray | None:
-        """Packets of shown frames in the order in which a decoder gives them: int64 (frames,).
+        """Packets of shown frames in the order in which a decoder outputs them: int64 (frames,).
 
-        The timestamps must agree: where they do not, they or the headers are wrong.
+        The timestamps must agree: if they do not, they or the headers are wrong.
 
         Returns:
             None, and sets ``unclear``, if only a decoder knows.

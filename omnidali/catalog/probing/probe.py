@@ -7,15 +7,15 @@ OK = "ok"
 UNREADABLE = "unreadable"  # how states begin that may pass: the disk was to blame
 HUNGRY = "needs too much memory"
 
-# Variants of a codec: of files whose frames timestamps do not tell, and of those where a decoder
-# makes something up.
+# Variants of a codec: of files whose timestamps do not identify frames, and of those for which a
+# decoder makes something up.
 IRREGULAR = ":irregular"
 DAMAGED = ":damaged"
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What is kept of one readable file.
+    """The facts of one readable file that the catalog keeps.
 
     Attributes:
         container: FFmpeg's demuxer for videos, the format for images, the pattern of names for
@@ -30,7 +30,7 @@ class Probe:
             270.
         timing: :func:`~omnidali.catalog.probing.packed_numbers.pack_numbers` of every frame's
             timestamp in presentation order, or of (first, step) where they are evenly spaced, or of
-            nothing where the file has none. Of a folder of frames: the number in the first frame's
+            nothing if the file has none. Of a folder of frames: the number in the first frame's
             name.
         keyframes: packed numbers, the presentation indices of the keyframes.
         tick: seconds of one unit of a timestamp.

@@ -1,4 +1,4 @@
-"""A process that probes files for the build: if a file crashes FFmpeg, the build goes on.
+"""A process that probes files for the build: if a file crashes FFmpeg, the build continues.
 
 It reads a line of JSON for a batch of files and answers with a line for each file. Pickles would
 let a file that took the process over run code in the other one.
@@ -26,7 +26,7 @@ from omnidali.processes.isolated_child import TOO_MUCH_MEMORY, enter_isolation, 
 
 SECONDS = 60.0  # for one file, and as long again as reading takes from a working disk
 _BYTES_PER_SECOND = 4 << 20  # of such a disk
-_DECODED_BYTES_PER_SECOND = 1 << 20  # where all of a video is decoded
+_DECODED_BYTES_PER_SECOND = 1 << 20  # if all of a video is decoded
 _FIELD_TYPES = {name: type(value) for name, value in vars(Probe("", "", 0, 0)).items()}
 
 
@@ -71,7 +71,7 @@ class ProbeRequest(NamedTuple):
 
 
 class ProbeResult(NamedTuple):
-    """What came of a file.
+    """The outcome of a file.
 
     Attributes:
         record: its id in the catalog.
@@ -137,7 +137,7 @@ def probe_file(task: ProbeTask, request: ProbeRequest, size: int) -> tuple[str, 
         Its state, and what the catalog keeps of it if that is ``ok``.
 
     Raises:
-        MemoryError: where there is not enough.
+        MemoryError: if there is not enough.
     """
     if (reason := escape_reason(task.root, request.file)) is not None:
         return reason, None

@@ -119,7 +119,7 @@ class ProbePool:
         results: queue.Queue[ProbeResult | BaseException],
         result: ProbeResult | BaseException,
     ) -> bool:
-        """Hand a result over; false where the pool was closed and nobody takes it."""
+        """Hand a result over; false if the pool was closed and nobody takes it."""
         while not self._is_closed:
             try:
                 results.put(result, timeout=0.5)
@@ -173,7 +173,7 @@ class ProbePool:
 
 
 def _stamp_in_time(path: str) -> tuple[int | None, int | None]:
-    """As :func:`stamp_of`; None where a mount does not give it in time.
+    """As :func:`stamp_of`; None if a mount does not give it in time.
 
     The next start then tries the file again.
     """

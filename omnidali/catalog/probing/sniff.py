@@ -1,4 +1,4 @@
-"""Recognises a file by its first bytes: no name is believed and no decoder is asked."""
+"""Recognises a file by its first bytes: no name is believed and no decoder is tried."""
 
 from omnidali.catalog.probing.limits import UnsupportedMediaError
 

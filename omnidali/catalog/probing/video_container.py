@@ -28,8 +28,8 @@ def open_video(
     Args:
         span: the file.
         container: FFmpeg's name of the demuxer.
-        invents_times: whether FFmpeg makes up presentation times where a file has none, as PyAV
-            asks it to: wrong ones where frames are reordered.
+        invents_times: whether FFmpeg makes up presentation times if a file has none, as PyAV
+            asks it to: wrong ones if frames are reordered.
         checks_fragments: whether to check all fragments of an MP4 first; its header is checked in
             any case.
 
@@ -62,7 +62,7 @@ def open_video(
                         context.options = decoder_options(context.codec.canonical_name)
                 yield opened
         except Exception as error:
-            if file.error is not None:  # the cause; what came of it is no news
+            if file.error is not None:  # the cause; the error that followed adds nothing
                 raise file.error from error
             raise
         if file.error is not None:

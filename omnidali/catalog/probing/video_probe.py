@@ -40,8 +40,8 @@ def probe_video(
 ) -> Probe:
     """Scan a video's packets and decode its first frame, or all of it if the headers are unclear.
 
-    Frames are those that FFmpeg's sequential decoding gives: packets that an edit list discards
-    give none.
+    Frames are those that FFmpeg's sequential decoding outputs: packets that an edit list discards
+    have none.
 
     Args:
         span: the file.
@@ -76,7 +76,7 @@ def _examine(
     *,
     decodes_all: bool,
 ) -> Probe | None:
-    """One pass over the file; None where its headers alone do not tell the frames."""
+    """One pass over the file; None if its headers alone do not determine the frames."""
     with open_video(span, demuxer, checks_fragments=True) as container:
         stream = _checked_stream(container)
         scan = PacketScan(stream, demuxer, read, decodes_all)
@@ -99,10 +99,10 @@ def _examine(
 
 
 def _order_by_times(span: FileSpan, demuxer: str) -> np.ndarray:
-    """Packets in the order of their timestamps, which FFmpeg invents where a file has none.
+    """Packets in the order of their timestamps, which FFmpeg invents if a file has none.
 
     They are not to be believed. DALI's decoders go by them, and so did catalogs before version 5:
-    a file is regular where they tell the right order.
+    a file is regular if they give the right order.
     """
     with open_video(span, demuxer, invents_times=True) as container:
         stream = video_stream(container)
@@ -188,7 +188,7 @@ def _packed_times(frames: Frames, tick: float) -> bytes:
 
 
 def _upright_aspect(stream: av.VideoStream, width: int, height: int, rotation: int) -> float:
-    """Width of a pixel by its height, as shown; 1 where the file claims the impossible."""
+    """Width of a pixel by its height, as shown; 1 if the file claims the impossible."""
     aspect = float(stream.sample_aspect_ratio or 1)
     if rotation % 180 != 0:
         aspect = 1 / aspect

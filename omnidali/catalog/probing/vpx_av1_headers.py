@@ -40,7 +40,7 @@ class _ShownReader:
     """Reads packets of exactly one shown frame each.
 
     Args:
-        extradata: headers as the container gives them.
+        extradata: headers as the container returns them.
     """
 
     max_reorder = 0  # pictures are shown as they are decoded

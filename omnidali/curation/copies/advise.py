@@ -59,7 +59,7 @@ def advise(config: Config, sample: int = 12, short_side: int = 256) -> list[dict
 
     Args:
         config: names the sources and their clips.
-        sample: files of a source.
+        sample: how many files of each source are measured.
         short_side: of the copies, pixels.
 
     Raises:
@@ -114,7 +114,7 @@ def advise_on(name: str, rows: list[dict]) -> str:
 
     Args:
         name: of the source.
-        rows: what was measured; the original's is the first.
+        rows: the measurements; the original's is the first.
     """
     original, *copies = rows
     best = max(row["rate"] for row in copies)

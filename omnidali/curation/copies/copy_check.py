@@ -21,7 +21,7 @@ _NEAR = 2  # frames before and after each that it is compared with
 # pixels of the thumbnails that are compared: noise, which encoding loses, is averaged away
 _SIDE = 24
 _DIFFERS = 1.5  # levels, on average, from which on two frames of the original differ
-# One frame alone is judged where frames differ by more than encoding loses, as it may of a slow
+# One frame alone is judged if frames differ by more than encoding loses, as it may of a slow
 # fade, and by how many times nearer another one is.
 _CLEARLY = 4.0
 _TIMES = 1.3
@@ -145,7 +145,7 @@ def _thumbnails(media: Media, numbers: Sequence[int]) -> dict[int, np.ndarray]:
 
 
 def _matrix(media: Media) -> int | None:
-    """The colour matrix of the first frame; None where it does not decode."""
+    """The colour matrix of the first frame; None if it does not decode."""
     index = PacketIndex.unpack(media.packets) if media.packets else None
     try:
         frame = next((frame for _, frame in demuxed_frames(media, index, [0])), None)

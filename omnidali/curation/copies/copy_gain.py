@@ -114,8 +114,8 @@ def decoding_cost(media: Media, is_image: bool, limit: int) -> tuple[float, floa
 
     Args:
         media: the file.
-        is_image: whether it is an image, which is not opened apart.
-        limit: frames of a video that are decoded at most.
+        is_image: whether it is an image, for which opening and decoding are one.
+        limit: how many frames of a video are decoded at most.
     """
     start = time.perf_counter()
     if is_image:
@@ -210,7 +210,7 @@ def matching_rows(
     first = table.records if table.starts is None else table.records[table.starts[:-1]]
     kept = np.flatnonzero(~np.isin(first, lost))
     same = len(kept) == len(copy)
-    if same and not len(lost):  # pieces of part files shift where one of them is lost
+    if same and not len(lost):  # pieces of part files shift if one of them is lost
         columns = ("labels", "frames", "firsts", "starts", "positives")
         same = all(np.array_equal(getattr(table, key), getattr(copy, key)) for key in columns)
     return kept, same and np.array_equal(table.labels[kept], copy.labels)

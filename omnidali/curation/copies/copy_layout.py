@@ -85,7 +85,7 @@ def _moved(layout: CopyLayout, name: str, source: MediaT, data_root: Path) -> Me
         return replace(source, root=str(data_root / source.root), **changes)
 
     changes = {key: _take(layout, data_root, path, name) for key, path in files_of(source).items()}
-    # DALI on a CPU decodes no H.264: where it was asked for, it decodes what it can
+    # DALI on a CPU decodes no H.264: if it was requested, it decodes what it can
     if source.decode in ("dali", "hybrid") and not source.media_kind.has_images:
         changes["decode"] = "auto"
     return replace(source, root=os.path.relpath(layout.roots[name][1], layout.out), **changes)
@@ -177,7 +177,7 @@ def _keep_beside(out: str | Path, roots: Mapping[str, str]) -> None:
 
 
 def _below(root: Path, path: str) -> str | None:
-    """``path`` relative to ``root``, from which it starts; None where it does not lie below."""
+    """``path`` relative to ``root``, from which it starts; None if it does not lie below."""
     relative = os.path.relpath(root / path, root)
     return None if relative.split(os.sep)[0] == os.pardir else relative
 

@@ -80,7 +80,7 @@ class ScaledFrame(NamedTuple):
     Attributes:
         planes: uint8 (3 H / 2, W), Y, U and V after each other.
         matrix: FFmpeg's number of the matrix that made them of RGB.
-        decoded: False where it fills the place of a frame that did not decode.
+        decoded: False if it fills the place of a frame that did not decode.
     """
 
     planes: np.ndarray
@@ -182,7 +182,7 @@ def encode_video(
                 copy.mux(packet)
 
         for number, scaled in enumerate(scaled_frames(media, *size, count)):
-            report_progress()  # also where one frame is repeated many times
+            report_progress()  # also if one frame is repeated many times
             if number == 0:
                 encoder.colorspace = scaled.matrix
             if not scaled.decoded:
@@ -303,7 +303,7 @@ def _encode_video(
 def _encode_folder(
     media: Media, path: Path, recipe: Recipe, short_side: int, limit: int | None
 ) -> int:
-    """Copy the images of a folder of frames; none stays where one fails."""
+    """Copy the images of a folder of frames; none is left if one fails."""
     path.mkdir(exist_ok=True)
     images = [media.frame(number) for number in range(min(media.frames, limit or media.frames))]
     copies = [path / os.path.basename(image.path) for image in images]

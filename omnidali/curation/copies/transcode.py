@@ -1,6 +1,6 @@
 """A training copy of a config's media: every file under its old name, and quick to decode.
 
-A second start goes on where the first one was killed.
+A second start continues where the first one was killed.
 """
 
 import os
@@ -38,7 +38,7 @@ _UNFINISHED = ".transcode"
 
 @dataclass
 class CopyUnit:
-    """What is copied in one go.
+    """The unit of one copying job.
 
     Attributes:
         original: absolute path.

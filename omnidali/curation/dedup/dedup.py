@@ -70,11 +70,11 @@ def dedup(
     settings: DedupSettings = DEFAULT_SETTINGS,
     take: Callable[[], None] = lambda: None,
 ) -> list[SourceDuplicates] | None:
-    """Find duplicates; write lists of what is left, OUT/config.yaml, and a report.
+    """Find duplicates; write lists of the remaining items, OUT/config.yaml, and a report.
 
     Args:
         config: names the sources and the validation items.
-        out: folder for the results; a second start goes on from its caches.
+        out: folder for the results; a second start continues from its caches.
         ranks: all of them call this.
         checkpoint: an image network for features; None: bytes and hashes alone.
         names: of the training sources; none: all but the first, the target.
@@ -82,7 +82,7 @@ def dedup(
         take: called on all ranks after all checks, before anything but the catalog is written.
 
     Returns:
-        What was found of every source, on the main rank.
+        The duplicates of every source, on the main rank.
 
     Raises:
         UserError: for unknown sources, no validation items, a window that no source takes, a source
@@ -145,7 +145,7 @@ def _check_comparison(config: Config, settings: DedupSettings) -> None:
 
 
 def _find_items(config: Config, names: Sequence[str], rate: float) -> dict[str, ComparedItems]:
-    """The items of the named sources, and of the evaluation where there is one.
+    """The items of the named sources, and of the evaluation if there is one.
 
     Raises:
         UserError: for a source without pieces that show their class.
@@ -179,7 +179,7 @@ def _search(
     ranks: Ranks,
     settings: DedupSettings,
 ) -> tuple[list[SourceDuplicates], dict[str, float], Whitening | None]:
-    """Compute what is compared, and compare it.
+    """Compute the hashes and features, and compare them.
 
     Args:
         config: how files are read.
@@ -190,7 +190,7 @@ def _search(
         settings: what counts as a duplicate.
 
     Returns:
-        What was found of each source, the least similarity of duplicates by kind, and the
+        The duplicates of each source, the least similarity of duplicates by kind, and the
         whitening of features, None without a network.
     """
     configs = all_sources(config)

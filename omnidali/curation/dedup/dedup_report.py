@@ -48,10 +48,10 @@ def write_dedup_report(
     Args:
         out: folder that gets them.
         catalog: its file.
-        sources: what was found of each.
+        sources: the duplicates of each.
         settings: of the search.
         thresholds: least similarity of duplicates, by kind.
-        whitening: of the features; None where there was no network.
+        whitening: of the features; None if there was no network.
         class_names: in label order.
 
     Raises:

@@ -52,17 +52,17 @@ class BestPairs(NamedTuple):
 
 
 def just_below(threshold: float) -> float:
-    """The similarity from which on a person may want to look at what is no duplicate."""
+    """The similarity from which on items are worth a look, though they are no duplicates."""
     return threshold - abs(threshold) / 2
 
 
 class SourceDuplicates:
-    """What was found of one source.
+    """The duplicates found in one source.
 
     Args:
         name: of the source.
         items: of the source.
-        theirs: the validation items; None where there are none.
+        theirs: the validation items; None if there are none.
 
     Attributes:
         unreadable: number of items that were compared with nothing.

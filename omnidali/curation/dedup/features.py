@@ -104,8 +104,8 @@ class ImageNetwork:
 def load_image_network(path: str | Path, device: torch.device) -> ImageNetwork:
     """Load an image network from a checkpoint file, or from the best.pt of a run folder.
 
-    The weights tell the depth; the classifier is not used. ResNets of torchvision and timm do as
-    well as TSN's.
+    The depth follows from the weights; the classifier is not used. ResNets of torchvision and timm
+    do as well as TSN's.
 
     Args:
         path: checkpoint file or run folder.

@@ -26,7 +26,7 @@ class FrameCache:
     """Rows of numbers for the frames of items, in a folder that all ranks write to.
 
     Args:
-        folder: of its files; it is made, or keeps what is known of the same items.
+        folder: of its files; it is made, or keeps its values of the same items.
         items: that the frames belong to.
         width: numbers of a frame.
         dtype: of the numbers.

@@ -49,7 +49,7 @@ def sketch_frames(clips: torch.Tensor) -> torch.Tensor:
     """Compute the bits (0 or 1) and the thumbnail of every frame.
 
     Args:
-        clips: (N, 3, T, 64, 64), normalised as the loader gives them.
+        clips: (N, 3, T, 64, 64), normalised as the loader returns them.
 
     Returns:
         (N, T * 256): for each frame 64 bits and then 192 values of the thumbnail, 0 to 255.

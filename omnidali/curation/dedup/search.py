@@ -32,7 +32,7 @@ class SearchedSource:
     Attributes:
         name: of the source.
         config: its settings.
-        items: what is compared.
+        items: to compare.
         digests: of the items' files, one for each item.
         caches: of the items' frames, by kind.
     """
@@ -141,13 +141,13 @@ def search_source(
 
     Args:
         source: all of its caches are filled.
-        held_out: the validation items; None where there are none.
+        held_out: the validation items; None if there are none.
         criteria: by kind, in the order in which they count.
         within: whether to compare items of the source with each other, too.
         ranks: all of them call this.
 
     Returns:
-        What was found; it is complete on the main rank alone.
+        The duplicates; they are complete on the main rank alone.
     """
     found = SourceDuplicates(
         source.name, source.items, held_out.items if held_out is not None else None

@@ -47,7 +47,7 @@ def filter_sources(
 
     Args:
         config: names the sources, and the clips and views that the teacher looks at.
-        checkpoints: of the teacher; several are asked together.
+        checkpoints: of the teacher; the scores of several are combined.
         out: folder for the results.
         names: of the sources, ``evaluation`` among them; none: all training sources but the target.
         rules: what an item has to pass.
@@ -143,7 +143,7 @@ def _prepare(
 
 
 def _remarks(teacher: Teacher, tasks: Mapping[str, ScoringTask]) -> Iterator[str]:
-    """What a user should know of how the teacher sees the sources."""
+    """Notes for the user on how the teacher sees the sources."""
     if teacher.is_3d and any(task.table.kind.is_still for task in tasks.values()):
         yield (
             "a 3D teacher sees an image as a clip that stands still; a 2D one is the better judge"

@@ -57,7 +57,7 @@ class FilteredSource:
     def best(self, label: int) -> float:
         """The best probability of a class among the items that are listed with it.
 
-        It is NaN where none decodes.
+        It is NaN if none decodes.
         """
         own = self.scores.probability[(self.task.table.labels == label) & self.scores.decoded]
         return float(own.max()) if len(own) else float("nan")

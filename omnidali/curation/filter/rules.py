@@ -36,8 +36,8 @@ class TeacherScores:
 class Rules:
     """The rules, all of which an item has to pass.
 
-    By default an item's class must be likelier than all others together. A teacher of the demo
-    world (52 % top-1) so keeps 43 % of the rightly labelled images, and 90 % of what it keeps is
+    By default an item's class must be likelier than all others together. So a teacher of the
+    demo world (52 % top-1) keeps 43 % of the rightly labelled images, and 90 % of what it keeps is
     right (67 % of all are); with 0.2 it keeps 51 %, 89 % right, with 0.8 36 %, 92 % right. Teachers
     are surer of some classes than of others: high thresholds empty classes, the quantile does not,
     and for pieces of long videos it was the better rule.

@@ -65,7 +65,7 @@ def make_task(
         **dataclasses.asdict(views),
         "precision": config.train.precision,
     }
-    # the same weights have other scores where they say nothing of what they were trained on
+    # the same weights have other scores if they say nothing of what they were trained on
     held_out = sorted(
         (digest, *held[table.name])
         for digest, held in zip(teacher.digests, teacher.hold_outs, strict=True)

@@ -28,7 +28,7 @@ class Teacher:
         digests: of their weights, by model.
         path: of their file, or files.
         name: for people.
-        classes: names that a checkpoint carries; empty where none does.
+        classes: names that a checkpoint carries; empty if none does.
         outputs: how many classes they know.
         hold_outs: by model, (part, parts) by the name of a source of which its training saw all but
             that part.
@@ -157,7 +157,7 @@ def load_teacher(checkpoint: str | Path, clip_len: int) -> Teacher:
     are_names = (
         len(classes) == outputs
         and all(isinstance(name, str) for name in classes)
-        and list(classes) != numbers  # which are written where nobody named the classes
+        and list(classes) != numbers  # which are written if the classes have no names
     )
     return Teacher(
         models=(model.eval(),),

@@ -37,7 +37,7 @@ def check_files(db: sqlite3.Connection, name: str, source: MediaConfig, issues: 
         db: the catalog.
         name: of the source.
         source: its settings.
-        issues: gets what is found.
+        issues: receives the findings.
     """
     (number,) = db.execute("SELECT id FROM sources WHERE name = ?", (name,)).fetchone()
     for path, state in db.execute(
@@ -79,8 +79,8 @@ def check_labels(
     Args:
         tables: of the sources, by name.
         roots: of the sources, by name.
-        names: of the classes; None where labels are numbers.
-        issues: gets what is found.
+        names: of the classes; None if labels are numbers.
+        issues: receives the findings.
 
     Returns:
         The tables with correct labels, and the names of the classes, which may be numbers.
@@ -127,7 +127,7 @@ def check_lengths(
         root: its folder.
         clip: what makes a clip.
         views: of an evaluation; None for a training source.
-        issues: gets what is found.
+        issues: receives the findings.
     """
     # each segment comes from a piece of its own
     if source.pieces == "one_positive_rest_negative":

@@ -131,7 +131,7 @@ class Finding:
     Attributes:
         level: how bad it is.
         source: name of the source.
-        text: what was found; it may hold untrusted names.
+        text: the finding; it may hold untrusted names.
         advice: what to do.
     """
 
@@ -165,7 +165,7 @@ class Issues:
 
         Args:
             source: name of the source.
-            path: of the file; empty where no single file is the reason.
+            path: of the file; empty if no single file is the reason.
             problem: a key of :data:`PROBLEMS`.
             detail: what is wrong in this case.
             count: how often it was found.

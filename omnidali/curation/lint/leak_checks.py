@@ -43,7 +43,7 @@ def check_equal_files(
         db: the catalog.
         reader: of the same catalog.
         sources: those to compare, by name.
-        issues: gets what is found.
+        issues: receives the findings.
         hang_seconds: without a byte, after which a file is not compared.
     """
     name_of = {
@@ -100,7 +100,7 @@ def check_video_ids(
     Args:
         db: the catalog.
         sources: those to compare, by name.
-        issues: gets what is found.
+        issues: receives the findings.
     """
     kinds = {
         name: source.media_kind

@@ -1,4 +1,4 @@
-"""Look for what is wrong with a config's lists and media, before a training finds it."""
+"""Find problems in a config's lists and media before a training does."""
 
 import contextlib
 from collections import Counter
@@ -92,7 +92,7 @@ def _read_sources(
     """Read lists and media into the catalog.
 
     Returns:
-        The names of the classes, None where labels are numbers; the tables of the sources that can
+        The names of the classes, None if labels are numbers; the tables of the sources that can
         be used; and the errors of the others.
     """
     class_names = None
@@ -141,17 +141,17 @@ def _read_source(
     sample: int | None,
     issues: Issues,
 ) -> bool:
-    """Read a list and its media into the catalog, and look for what is wrong with them.
+    """Read a list and its media into the catalog, and look for problems in them.
 
     Args:
         config: names the catalog, and the folder that list and root start from.
         name: of the source.
         source: its settings.
-        names: of the classes; None where labels are numbers, or the names cannot be read.
+        names: of the classes; None if labels are numbers, or the names cannot be read.
         words_are_fine: whether labels may be any word, as the names cannot be read.
         decodes: whether to decode whole files.
         sample: how many files at most; None: all.
-        issues: gets what is found.
+        issues: receives the findings.
 
     Returns:
         Whether the catalog holds the source now.
@@ -236,7 +236,7 @@ def _check_tables(
 def _good_news(
     tables: Mapping[str, SourceTable], findings: list[Finding], issues: Issues
 ) -> list[Finding]:
-    """A line for each source without findings, and one where the evaluation does not leak."""
+    """A line for each source without findings, and one if the evaluation does not leak."""
     troubled = {finding.source for finding in findings}
     good = [
         Finding(

@@ -24,7 +24,7 @@ def write_tables(
     Args:
         out: folder that gets them.
         sources: figures of each source.
-        findings: what was found, the worst first.
+        findings: of all sources, the worst first.
         class_names: in label order.
 
     Raises:

@@ -14,13 +14,13 @@ from omnidali.utils.text_files import is_text
 
 
 class _CollectingLabels(Labels):
-    """Labels that note what is wrong and go on.
+    """Labels that record problems and continue.
 
     Args:
         source: name of the source.
         issues: gets the wrong labels.
         words_are_fine: whether a word that is no class name is left to another check.
-        names: of the classes, in label order; None where labels are numbers.
+        names: of the classes, in label order; None if labels are numbers.
         map_path: the label map's file, where the source has one.
 
     Attributes:
@@ -61,7 +61,7 @@ def check_file_names(name: str, source: MediaConfig, data_root: Path, issues: Is
         name: of the source.
         source: its settings.
         data_root: folder that the source's root starts from.
-        issues: gets what is found.
+        issues: receives the findings.
 
     Raises:
         UserError: for a folder that cannot be read.
@@ -97,8 +97,8 @@ def check_list_lines(
         name: of the source.
         source: its settings.
         data_root: folder that list and root start from.
-        names: class names; None where labels are numbers.
-        issues: gets what is found.
+        names: class names; None if labels are numbers.
+        issues: receives the findings.
         words_are_fine: whether labels may be any word, as the class names could not be read.
 
     Returns:

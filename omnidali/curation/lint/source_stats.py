@@ -35,8 +35,8 @@ class MediaStats:
         containers: number of files by container.
         sizes: number of files by "WIDTHxHEIGHT".
         short_sides: pixels.
-        rates: frames a second; None where the kind or its files have none.
-        gops: distances of keyframes, in frames; None where the kind has none.
+        rates: frames a second; None if the kind or its files have none.
+        gops: distances of keyframes, in frames; None if the kind has none.
         hours: of video, where the rate is known.
         size: bytes; of folders of frames estimated by their first frames.
         decoded: frames that are decoded for each one that a clip shows; None except for videos of
@@ -202,7 +202,7 @@ def find_short_rows(
     if table.starts is None:
         return np.flatnonzero(is_short)
 
-    # A row is short where none of its pieces that show the class is long enough; without such
+    # A row is short if none of its pieces that show the class is long enough; without such
     # pieces, all of its pieces count.
     assert table.positives is not None
     long_before = np.concatenate([[0], np.cumsum(~is_short)])

@@ -24,7 +24,7 @@ FAILED = "failed"  # a clip of it did not decode, others may
 DAMAGED = "damaged"  # frames of it did not decode and were replaced by their neighbours
 RECOVERED = "recovered"  # it decodes again, and earlier records of it do not count any more
 _GRADES = {RECOVERED: -1, DAMAGED: 0, FAILED: 1, QUARANTINED: 2}
-# how often a file may recover; what comes and goes stays counted
+# how often a file may recover; one that keeps failing again stays counted
 _RECOVERIES = 3
 _RECOVERIES_SECONDS = 3600.0
 # that a rank may hold the file; one that is stopped must not hold up the others
@@ -43,8 +43,8 @@ class FailureRecord:
         step: where the file was first seen in this state.
         rank: that saw it.
         file: that lies on the disk: the path, or the tar of a member.
-        size: of the file then, bytes; None where there was none.
-        mtime_ns: of the file then; None where there was none.
+        size: of the file then, bytes; None if there was none.
+        mtime_ns: of the file then; None if there was none.
         time: seconds since 1970.
         trouble: what is to blame, as in :class:`~omnidali.decoding.failure_cause.Cause`; older
             lines do not say it.
@@ -88,12 +88,12 @@ class FailureRecord:
         return self.cause.passes and self.trouble != HANG
 
     def is_news(self, known: Self | None) -> bool:
-        """Whether it says more than what was known of the file."""
+        """Whether it adds to the earlier records of the file."""
         if self.state == RECOVERED:
             return known is not None
         if known is None:
             return True
-        # what was gone may come back broken
+        # a file that was gone may come back broken
         is_new_trouble = self.costs_clips and known.may_return and not self.cause.passes
         return _GRADES[self.state] > _GRADES[known.state] or is_new_trouble
 
@@ -130,7 +130,7 @@ class Quarantine:
         self._in_file: _Records = dict(self._records)
 
     def get(self, source: str, path: str) -> FailureRecord | None:
-        """What is known to be wrong with a file."""
+        """The failure on record for a file."""
         return self._records.get((source, path))
 
     def blocks(self, source: str, path: str) -> bool:
@@ -181,7 +181,7 @@ class Quarantine:
         too often.
 
         Args:
-            known: what was wrong with it.
+            known: its failure so far.
             step: where it decoded.
             rank: that decoded it.
         """
@@ -200,7 +200,7 @@ class Quarantine:
         return is_news
 
     def _write(self) -> None:
-        """Append what is not written yet and no other rank has named meanwhile."""
+        """Append the records that neither this nor another rank has written yet."""
         if self.path is None or not self._unwritten:
             return
         try:
@@ -257,7 +257,7 @@ class Quarantine:
 
 
 def _update(records: _Records, record: FailureRecord) -> bool:
-    """Note a record; returns whether it said more than what was known."""
+    """Add a record; returns whether it added to the earlier ones."""
     is_news = record.is_news(records.get(record.key))
     if is_news and record.state == RECOVERED:
         del records[record.key]
@@ -270,7 +270,7 @@ def _lock(file: BinaryIO) -> None:
     """Keep other ranks from appending.
 
     Raises:
-        BlockingIOError: if another rank does not let go.
+        BlockingIOError: if another rank does not release it.
     """
     end = time.monotonic() + _LOCK_SECONDS
     while True:

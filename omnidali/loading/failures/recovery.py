@@ -55,12 +55,12 @@ class Recovery:
     ) -> bool:
         """Check all files whose trouble may be over: the disk's, and those that have changed.
 
-        A disk that hangs does not hold up the caller, and what was checked in vain is left alone
+        A disk that hangs does not hold up the caller, and a file checked in vain is left alone
         for a while: in a real outage there are many failures, and each of them asks.
 
         Args:
             records: of the files.
-            seconds: to wait for all of them together. What is found later counts, too.
+            seconds: to wait for all of them together. Results that come later count, too.
 
         Returns:
             False if another thread is at it: its result is enough.

@@ -29,12 +29,12 @@ _EXAMPLES = 5  # causes that an error names
 
 
 class ReplacedFrames(NamedTuple):
-    """Frames of a clip that a file did not give, and neighbours replaced.
+    """Frames of a clip that did not decode, and were replaced by their neighbours.
 
     Attributes:
         media: the file.
-        frames: how many.
-        cause: why, where a decoder said it.
+        frames: their number.
+        cause: why they did not decode, if a decoder reported it.
     """
 
     media: Media
@@ -83,7 +83,7 @@ class FailureTracker:
         return self.quarantine.blocks(self.table.name, media.path)
 
     def failure_of(self, media: Media) -> FailureRecord | None:
-        """What is wrong with a file."""
+        """The failure on record for a file."""
         return self.quarantine.get(self.table.name, media.path)
 
     def is_due(self, media: Media) -> bool:
@@ -97,7 +97,7 @@ class FailureTracker:
         return record is not None and record.may_return and not cause.passes
 
     def on_file_decoded(self, media: Media, step: int, *, is_whole: bool = True) -> None:
-        """A clip of a file decoded: what was wrong with the file may be over.
+        """A clip of a file decoded: an earlier failure of the file may be over.
 
         Trouble of the disk is. A broken file decodes in other places, too: it must have changed.
 
@@ -171,7 +171,7 @@ class FailureTracker:
             media: the file.
             cause: why.
             step: number of the step.
-            is_useless: says whether nothing of the file decodes; called where that is not known.
+            is_useless: says whether nothing of the file decodes; called if that is not known.
 
         Raises:
             BadSourceError: past a limit.
@@ -262,7 +262,7 @@ class FailureTracker:
         )
 
     def _check_ratio(self) -> None:
-        """Compare the present: what has recovered since it failed does not count."""
+        """Raise if too many files fail now; those that have recovered do not count."""
         name = self.table.name
         if len(self.quarantine.failing(name)) <= self.allowed:
             return
