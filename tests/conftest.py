@@ -18,6 +18,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from helpers.filtering import filter_images, make_network, make_world, save_teacher
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.media import Media
 from omnidali.catalog.database.reader import CatalogReader
@@ -235,3 +236,32 @@ def whole_weights(warm, media_root, tmp_path_factory):
         return weights(folder / "run")
 
     return train
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Keep one thread: several on a busy core make a small network ten times as slow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "set_num_threads", lambda count: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def world(one_thread, tmp_path_factory):
+    """A world to filter; files that need another one define their own."""
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def flat(world):
+    return make_network(world)
+
+
+@pytest.fixture(scope="module")
+def teacher(flat, tmp_path_factory):
+    return save_teacher(flat, tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.fixture(scope="module")
+def filtered(world, teacher, tmp_path_factory):
+    return filter_images(world, tmp_path_factory.mktemp("filtered"), teacher)

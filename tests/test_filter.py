@@ -11,12 +11,8 @@ from helpers.filtering import (
     FAST,
     NAMES,
     command,
-    filter_images,
-    make_network,
-    make_world,
     plain_scores,
     rows_of,
-    save_teacher,
     settings,
 )
 from omnidali.catalog.database.listed_items import flatten
@@ -26,33 +22,7 @@ from omnidali.loading.data import make_plan, open_data
 from omnidali.planning.evaluation_plan import EvaluationPlan
 from omnidali.testing.numbered_media import write_image, write_video
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Keep one thread: several on a busy core make a small network ten times as slow."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "set_num_threads", lambda count: None)
-        yield
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def flat(world):
-    return make_network(world)
-
-
-@pytest.fixture(scope="module")
-def teacher(flat, tmp_path_factory):
-    return save_teacher(flat, tmp_path_factory.mktemp("teacher"))
-
-
-@pytest.fixture(scope="module")
-def filtered(world, teacher, tmp_path_factory):
-    return filter_images(world, tmp_path_factory.mktemp("filtered"), teacher)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(

@@ -10,17 +10,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
-import torch
 
 from conftest import free_port
 from helpers.filtering import (
     BROKEN,
     PHOTOS,
     command,
-    filter_images,
-    make_network,
-    make_world,
-    save_teacher,
 )
 from helpers.running import small_disk
 from omnidali.catalog.database.connection import connect
@@ -29,33 +24,7 @@ from omnidali.catalog.database.teacher_scores import Scorer, ScoreStore
 from omnidali.cli import main as cli
 from omnidali.media_kind import MediaKind
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Keep one thread: several on a busy core make a small network ten times as slow."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "set_num_threads", lambda count: None)
-        yield
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def flat(world):
-    return make_network(world)
-
-
-@pytest.fixture(scope="module")
-def teacher(flat, tmp_path_factory):
-    return save_teacher(flat, tmp_path_factory.mktemp("teacher"))
-
-
-@pytest.fixture(scope="module")
-def filtered(world, teacher, tmp_path_factory):
-    return filter_images(world, tmp_path_factory.mktemp("filtered"), teacher)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_another_rule_scores_nothing_again(world, filtered, teacher, capsys):

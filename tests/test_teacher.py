@@ -12,12 +12,8 @@ from helpers.filtering import (
     NAMES,
     PHOTOS,
     command,
-    filter_images,
-    make_network,
-    make_world,
     plain_scores,
     rows_of,
-    save_teacher,
     settings,
     sharpen,
 )
@@ -35,33 +31,7 @@ from omnidali.models.recognizers import TSN, SlowOnly
 from omnidali.models.resnet import LAYERS, Block
 from omnidali.planning.resampling import parts_of
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Keep one thread: several on a busy core make a small network ten times as slow."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "set_num_threads", lambda count: None)
-        yield
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def flat(world):
-    return make_network(world)
-
-
-@pytest.fixture(scope="module")
-def teacher(flat, tmp_path_factory):
-    return save_teacher(flat, tmp_path_factory.mktemp("teacher"))
-
-
-@pytest.fixture(scope="module")
-def filtered(world, teacher, tmp_path_factory):
-    return filter_images(world, tmp_path_factory.mktemp("filtered"), teacher)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_several_teachers_score_by_mean_probability(
