@@ -23,8 +23,9 @@ class FileSpan:
         Raises:
             OSError: if they cannot be read.
         """
-        with Region(self) as region:
-            return region.read_at(0, region.size if count is None else count)
+        with open(self.path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size if self.size is None else self.size
+            return _read(file.fileno(), size if count is None else min(count, size), self.offset)
 
 
 class Region:
