@@ -5,7 +5,7 @@ import sys
 
 from omnidali.cli.command import Command, Option, option, parse_command, use_utf8
 from omnidali.cli.error_report import run_reporting_errors
-from omnidali.cli.options import CONFIG, SET, require
+from omnidali.cli.options import CONFIG, require
 from omnidali.utils.untrusted_text import say
 
 _RECORDS_OUT = option(
@@ -175,6 +175,7 @@ COMMANDS = (
         "train",
         "the training loop fed with synthetic, cached and real batches: the stall",
         run=_train,
+        has_settings=True,
         options=(
             CONFIG,
             _RECORDS_OUT,
@@ -186,7 +187,6 @@ COMMANDS = (
             ),
             _repeats(3, "runs of each"),
             option("--steps", type=int, default=20, help="of a run (default: %(default)s)"),
-            SET,
         ),
     ),
     Command(
@@ -292,6 +292,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one measurement; exit code 2 for the user's mistakes."""
     if arguments is None:
         use_utf8()
+        arguments = sys.argv[1:]
     options = parse_command(
         "python -m benchmarks", "Measurements of OmniDALI.", COMMANDS, arguments
     )

@@ -214,7 +214,7 @@ def _synthetic(batch: StepBatch) -> StepBatch:
 
 def main(arguments: Sequence[str]) -> None:
     """Print the clips a second of one run; the arguments are those of :func:`run_feed`."""
-    from train import train
+    from omnidali.training.train import train
 
     config, kind, steps, *overrides = arguments
     print(json.dumps(run_feed(train, config, kind, int(steps), overrides)))

@@ -199,9 +199,9 @@ def options(media_root, tmp_path) -> list[str]:
 @pytest.fixture
 def small_network(monkeypatch, tmp_path):
     """Let the programs use a network of three layers, and the test's folder for temporary files."""
-    import evaluate
-    import train
     from helpers.recorder import small_model
+    from omnidali.evaluation import evaluate
+    from omnidali.training import train
 
     for program in (train, evaluate):
         monkeypatch.setattr(program, "build_model", small_model)

@@ -70,7 +70,7 @@ def faked(monkeypatch):
     def run(program, *arguments, ranks):
         calls.append(program)
         config = load_config(arguments[1])
-        if program == "train.py":
+        if program == "train":
             (ablate.Path(config.run_dir) / "checkpoints").mkdir(parents=True, exist_ok=True)
             return None
         return {"top1": 10.0 * len(config.sources) + config.seed, "mean_class": 5.0}
@@ -100,7 +100,6 @@ evaluation: {source: {kind: video, root: shorts, list: shorts.txt}}
         "--fractions",
         "0.5",
         "1",
-        "--set",
         f"data_root={media_root}",
     ]
     assert cli.main(command) == 0

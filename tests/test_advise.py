@@ -34,7 +34,6 @@ def test_advise_prints_every_copy_and_one_sentence_a_source(tmp_path, capsys, wo
                 str(tmp_path / "c.yaml"),
                 "--sample",
                 "2",
-                "--set",
                 *sets,
             ]
         )

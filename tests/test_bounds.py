@@ -10,7 +10,6 @@ import shutil
 import pytest
 import torch
 
-import evaluate
 from conftest import hurry
 from helpers.slow_media import (
     hurried_processes,
@@ -259,8 +258,9 @@ def test_every_command_ends_and_names_what_it_leaves_out(world, tmp_path, capfd,
     out = tmp_path / ("out.json" if name == "motion" else "out")
     if words is None:
         code = in_time(
-            lambda: evaluate.main(
+            lambda: cli.main(
                 [
+                    "evaluate",
                     "--config",
                     str(tmp_path / "c.yaml"),
                     "--checkpoint",
@@ -273,9 +273,7 @@ def test_every_command_ends_and_names_what_it_leaves_out(world, tmp_path, capfd,
         words = [word.format(world=world) for word in words] + (
             [str(out)] if words[-1] == "--out" else []
         )
-        code = in_time(
-            lambda: cli.main([*words, "--config", str(tmp_path / "c.yaml"), "--set", *sets])
-        )
+        code = in_time(lambda: cli.main([*words, "--config", str(tmp_path / "c.yaml"), *sets]))
     printed = capfd.readouterr()
     assert code in ((0, 1) if name in ("lint",) else (0,)), printed.err
     assert bad <= find(out, printed._replace(err=printed.err + caplog.text)), printed.err
@@ -297,7 +295,6 @@ def test_lint_decodes_everything_in_time(template, tmp_path):
         str(tmp_path / "c.yaml"),
         "--out",
         str(tmp_path / "out"),
-        "--set",
         f"data_root={tmp_path}/world",
         f"run_dir={tmp_path}/run",
     ]
@@ -308,7 +305,7 @@ def test_lint_decodes_everything_in_time(template, tmp_path):
 def test_info_opens_no_media(world, tmp_path, capsys):
     """It reads only the catalog, which counts the refused files."""
     (tmp_path / "c.yaml").write_text(CONFIG)
-    sets = ["--set", f"data_root={world}", f"run_dir={tmp_path}/run"]
+    sets = [f"data_root={world}", f"run_dir={tmp_path}/run"]
     assert in_time(lambda: cli.main(["lint", "--config", str(tmp_path / "c.yaml"), *sets])) in (
         0,
         1,

@@ -172,7 +172,6 @@ def test_removed_windows_are_no_negatives_between_pieces(world, tmp_path):
         )
     )
     sets = [
-        "--set",
         f"sources.whole.list={tmp_path}/whole.json",
         "sources.whole.window_seconds=2",
         f"catalog={tmp_path}/c.sqlite",
@@ -223,7 +222,6 @@ def test_damaged_long_video_counts_as_one_file_with_any_number_of_windows(world,
     sets = [
         "--sources",
         "whole",
-        "--set",
         f"sources.whole.root={tmp_path}/long",
         f"sources.whole.list={tmp_path}/whole.txt",
         "sources.whole.window_seconds=2",
@@ -253,7 +251,7 @@ def test_damaged_long_video_counts_as_one_file_with_any_number_of_windows(world,
 
 def test_window_length_is_an_option_of_the_first_command_alone(world, tmp_path, capsys):
     config, out = world / "config.yaml", tmp_path / "unique"
-    sets = ["--set", f"catalog={tmp_path}/c.sqlite"]
+    sets = [f"catalog={tmp_path}/c.sqlite"]
     assert run(world, "dedup", config, out, "--window", "1", *sets) == 0
     assert json.loads((out / "lists/whole.json").read_text()) == [
         {"video_dir": "v.mp4", "label": 1, "num_clips": 10, "positive_clip_inds": list(range(10))}
@@ -261,7 +259,7 @@ def test_window_length_is_an_option_of_the_first_command_alone(world, tmp_path, 
     sources = load_config(out / "config.yaml").sources
     assert (sources["whole"].window_seconds, sources["parts"].window_seconds) == (1, 10)
     capsys.readouterr()
-    filtering = ["--threshold", "0.0001", "--set", "evaluation.test.num_clips=3"]
+    filtering = ["--threshold", "0.0001", "evaluation.test.num_clips=3"]
     assert run(world, "filter", out / "config.yaml", tmp_path / "clean", *filtering) == 0
     told = capsys.readouterr().out
     assert "whole: a 2D teacher looks at 1 frame of every piece; " in told

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import train
 from helpers.crashing import calling
 from helpers.recorder import small_model
 from helpers.running import (
@@ -19,7 +18,7 @@ from helpers.running import (
 )
 from omnidali.errors import UserError
 from omnidali.evaluation.accuracy import Accuracy
-from omnidali.training import checkpointer
+from omnidali.training import checkpointer, train
 from omnidali.utils import backoff
 
 pytestmark = pytest.mark.usefixtures("small_network")

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-import train
 from helpers.crashing import calling
 from helpers.recorder import small_model
 from helpers.running import (
@@ -19,7 +18,7 @@ from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.loading.fusion import FusionIterator
 from omnidali.models.checkpoint_file import load_checkpoint
-from omnidali.training import checkpointer
+from omnidali.training import checkpointer, train
 from omnidali.utils.untrusted_text import say
 
 pytestmark = pytest.mark.usefixtures("small_network")

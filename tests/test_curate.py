@@ -38,7 +38,7 @@ def test_folds_score_the_parts_that_they_held_out(media_root, tmp_path, faked):
     without = [f"filtered-1-without-{part}-seed0" for part in (1, 2, 3)]
     first, second = teachers_of(faked)
     assert first == ["target-seed0"] and second == without
-    trained = [load_config(given["--config"]) for name, given, _ in faked if name == "train.py"]
+    trained = [load_config(given["--config"]) for name, given, _ in faked if name == "train"]
     held = {
         Path(config.run_dir).name.rpartition("-")[0]: {
             name: source.hold_out for name, source in config.sources.items()
@@ -105,18 +105,18 @@ def test_student_is_the_teacher_of_the_next_round(media_root, tmp_path, faked, c
         *("curate", "--config", str(tmp_path / "c.yaml"), "--out", "out"),
         *("--seeds", "0", "4", "--rounds", "2"),
         *("--filter", "--rule quantile", "--dedup", "--fps 2"),
-        *("--set", f"data_root={media_root}"),
+        f"data_root={media_root}",
     ]
     curate_command(media_root, tmp_path)  # writes the config
     assert cli.main(command) == 0
-    programs = [name for name, _, _ in faked if name != "evaluate.py"]
+    programs = [name for name, _, _ in faked if name != "evaluate"]
     assert programs == ["dedup"] + 2 * [
-        "train.py",
-        "train.py",
+        "train",
+        "train",
         "filter",
-        "train.py",
+        "train",
         "filter",
-        "train.py",
+        "train",
     ]
     dedup, *filters = [given for name, given, _ in faked if name in ("dedup", "filter")]
     assert dedup["--fps"] == "2" and load_config(dedup["--config"]).run_dir == str(out / "crawl")
@@ -161,7 +161,7 @@ def test_student_is_the_teacher_of_the_next_round(media_root, tmp_path, faked, c
     # other options: other lists at the same place
     monkeypatch.setattr(curation, "DROPPED", 2)
     assert cli.main(command) == 0
-    assert [name for name, _, _ in faked].count("train.py") == 4
+    assert [name for name, _, _ in faked].count("train") == 4
 
 
 def test_full_disk_leaves_no_half_result(media_root, tmp_path, faked, capsys, monkeypatch):

@@ -226,7 +226,6 @@ def test_class_folders_and_folders_of_frames_become_lists(flat, tmp_path):
                 "topk",
                 "--top",
                 "4",
-                "--set",
                 f"data_root={tmp_path}",
                 f"run_dir={tmp_path}/run",
             ]

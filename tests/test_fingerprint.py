@@ -130,7 +130,7 @@ def root(media_root, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def make(root, tmp_path_factory):
-    """A loader of CONFIG with changes, as a start of train.py opens it; catalogs are kept from call
+    """A loader of CONFIG with changes, as a start opens it; catalogs are kept from call
     to call.
     """
     folder = tmp_path_factory.mktemp("configs")

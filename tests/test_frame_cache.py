@@ -63,7 +63,6 @@ def command(world: Path, folder: Path, *more: str) -> list[str]:
         "--out",
         str(folder / "out"),
         *more,
-        "--set",
         f"run_dir={folder / 'run'}",
         "evaluation.batch=1",
     ]

@@ -30,8 +30,9 @@ ARROWS: dict[str, str] = {
     "loading.failures": "catalog.database catalog.probing config decoding errors utils",
     "loading": "catalog catalog.database catalog.listing catalog.probing config decoding"
     " distributed errors loading.failures pipelines planning utils",
-    "evaluation": "catalog.database config distributed errors loading models planning",
-    "training": "catalog.database config distributed errors loading models processes utils",
+    "evaluation": "catalog.database config distributed errors loading models planning utils",
+    "training": "catalog.database config distributed errors evaluation loading loading.failures"
+    " models planning processes utils",
     "curation": "catalog.database catalog.listing catalog.probing config decoding distributed"
     " errors loading loading.failures media_kind planning processes training utils",
     "curation.lint": "catalog catalog.database catalog.listing catalog.probing config curation"
@@ -45,7 +46,7 @@ ARROWS: dict[str, str] = {
     "demo": "catalog.listing config errors loading processes utils",
     "experiments": "config curation demo errors loading models planning processes utils",
     "cli": "config curation curation.copies curation.dedup curation.filter curation.lint demo"
-    " distributed errors experiments loading models processes utils",
+    " distributed errors evaluation experiments loading models processes training utils",
     "__main__": "cli",
 }
 TORCH_FREE = ("utils", "processes", "catalog", "planning", "decoding", "config")

@@ -54,7 +54,6 @@ def test_info_names_sources_that_the_catalog_lacks(world, tmp_path, capsys):
         "info",
         "--config",
         str(world / "c.yaml"),
-        "--set",
         "sources.web={kind: image}",
         f"run_dir={tmp_path / 'run'}",
     ]

@@ -44,12 +44,11 @@ time.sleep(1)
 """
 PARENT = """
 import argparse, sys
-from pathlib import Path
 from omnidali.processes import launch
 from omnidali.cli.main import run_command
 from omnidali.cli.error_report import run_reporting_errors
-launch.PROJECT = Path({0!r})
-options = argparse.Namespace(run=lambda _: launch.run_program("train.py", ranks=1))
+launch._PROGRAM = ({0!r},)
+options = argparse.Namespace(run=lambda _: launch.run_program("train", ranks=1))
 sys.exit(run_reporting_errors(lambda: run_command(options)))
 """
 
@@ -58,15 +57,15 @@ sys.exit(run_reporting_errors(lambda: run_command(options)))
 def test_command_reports_the_error_of_its_program(tmp_path, monkeypatch, capfd, ending):
     """A mistake of the user stays one."""
     what, code = ENDINGS[ending]
-    (tmp_path / "train.py").write_text(PROGRAM.format(what))
-    monkeypatch.setattr(launch, "PROJECT", tmp_path)
+    (tmp_path / "program.py").write_text(PROGRAM.format(what))
+    monkeypatch.setattr(launch, "_PROGRAM", (str(tmp_path / "program.py"),))
     with pytest.raises(UserError if code == 2 else ProgramFailedError) as raised:
-        run_program("train.py", ranks=1)
+        run_program("train", ranks=1)
     message = {
-        "refused": "train.py: expected a good end, got this error: a.b: expected one, got two. Do"
+        "refused": "train: expected a good end, got this error: a.b: expected one, got two. Do"
         " it. Correct it",
-        "wrong": "train.py failed with exit code 1: RuntimeError: no such thing",
-        "killed": "train.py failed with exit code 137: killed by SIGKILL",
+        "wrong": "train failed with exit code 1: RuntimeError: no such thing",
+        "killed": "train failed with exit code 137: killed by SIGKILL",
     }[ending]
     assert message in str(raised.value)
     assert code == 2 or raised.value.code == code
@@ -96,30 +95,30 @@ def wait_for(found, seconds=60):
             "SIGTERM",
             False,
             143,
-            "SIGTERM: train.py was ended; the same command goes on where it stopped",
+            "SIGTERM: train was ended; the same command goes on where it stopped",
         ),
         (
             "SIGTERM",
             True,
             143,
-            "SIGTERM: train.py was ended; the same command goes on where it stopped",
+            "SIGTERM: train was ended; the same command goes on where it stopped",
         ),
         (
             "SIGHUP",
             False,
             129,
-            "SIGHUP: train.py was ended; the same command goes on where it stopped",
+            "SIGHUP: train was ended; the same command goes on where it stopped",
         ),
         ("SIGKILL", False, -9, None),
     ],
 )
 def test_signal_ends_the_program_and_then_the_command(tmp_path, name, group, code, line):
     """Alone or to the whole group, as from a terminal: the program saves, and the command waits."""
-    (tmp_path / "train.py").write_text(SAVING.format(str(tmp_path)))
+    (tmp_path / "program.py").write_text(SAVING.format(str(tmp_path)))
     with (
         open(tmp_path / "err", "w") as err,
         subprocess.Popen(
-            [sys.executable, "-c", PARENT.format(str(tmp_path))],
+            [sys.executable, "-c", PARENT.format(str(tmp_path / "program.py"))],
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=err,
@@ -144,9 +143,9 @@ def test_printed_command_can_be_pasted(tmp_path, monkeypatch, capsys):
     """Spaces split nothing, nothing is run, and control characters are escaped."""
     folder = tmp_path / "my $(touch pwned) `x` 'y\x1b[31m"
     folder.mkdir()
-    (folder / "train.py").write_text("")
-    monkeypatch.setattr(launch, "PROJECT", folder)
-    run_program("train.py", "--config", str(folder / "c.yaml"), "; reboot", ranks=1)
+    (tmp_path / "program.py").write_text("")
+    monkeypatch.setattr(launch, "_PROGRAM", (str(tmp_path / "program.py"),))
+    run_program("train", "--config", str(folder / "c.yaml"), "; reboot", ranks=1)
     line = capsys.readouterr().out.splitlines()[1]
     assert "\x1b" not in line
     shown = str(folder / "c.yaml").replace("\x1b", "\\x1b")
@@ -154,7 +153,8 @@ def test_printed_command_can_be_pasted(tmp_path, monkeypatch, capsys):
         "torchrun",
         "--nproc-per-node",
         "1",
-        "train.py",
+        str(tmp_path / "program.py"),
+        "train",
         "--config",
         shown,
         "; reboot",
@@ -178,10 +178,13 @@ def test_commands_print_quoted_commands(media_root, tmp_path, monkeypatch, capsy
             == 0
         )
         (advice,) = [
-            line for line in capsys.readouterr().out.splitlines() if "train.py --config" in line
+            line
+            for line in capsys.readouterr().out.splitlines()
+            if "omnidali train --config" in line
         ]
         assert shlex.split(advice.partition(": ")[2]) == [
-            "train.py",
+            "omnidali",
+            "train",
             "--config",
             str(out / name / "config.yaml"),
         ]
@@ -189,12 +192,12 @@ def test_commands_print_quoted_commands(media_root, tmp_path, monkeypatch, capsy
 
 def test_one_function_quotes_commands():
     """In the source, only `for_shell` joins a command and a path."""
-    for path in [*ROOT.glob("omnidali/**/*.py"), ROOT / "train.py", ROOT / "evaluate.py"]:
+    for path in ROOT.glob("omnidali/**/*.py"):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             shown = any(
                 f"{command} {{" in line
                 or f"{command} --config {{" in line
                 or f"{command} --logdir {{" in line
-                for command in (" mv", "train.py", "tensorboard", "torchrun", "omnidali.cli.main")
+                for command in (" mv", "omnidali train", "tensorboard", "torchrun")
             )
             assert not shown, f"{path}:{number}: {line.strip()}"

@@ -26,7 +26,6 @@ def test_every_feed_has_its_rate(media_root, tmp_path, capsys):
                 "6",
                 "--precisions",
                 "fp32",
-                "--set",
                 f"data_root={media_root}",
             ]
         )

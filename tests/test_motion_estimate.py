@@ -85,7 +85,6 @@ def test_motion_estimate_command_writes_what_a_source_reads(media_root, tmp_path
         str(tmp_path / "c.yaml"),
         "--out",
         str(tmp_path / "m.json"),
-        "--set",
         f"data_root={media_root}",
         f"run_dir={tmp_path}",
     ]

@@ -173,7 +173,6 @@ def test_lint_reports_files_with_bad_names(odd, capsys):
                 "lint",
                 "--config",
                 str(odd / "c.yaml"),
-                "--set",
                 f"data_root={odd}",
                 f"run_dir={odd}/run",
             ]
@@ -241,7 +240,6 @@ def test_any_locale_finds_and_prints_any_name(tmp_path, locale):
             "lint",
             "--config",
             str(tmp_path / "c.yaml"),
-            "--set",
             f"data_root={tmp_path}",
             f"run_dir={tmp_path}/läuft",
         ],

@@ -57,12 +57,7 @@ def box_columns(picture):
 
 def test_images_show_the_planned_frames(config, tmp_path, capsys):
     path, sets = config
-    assert (
-        cli.main(
-            ["preview", "--config", str(path), "--samples", "6", "--step", "3", "--set", *sets]
-        )
-        == 0
-    )
+    assert cli.main(["preview", "--config", str(path), "--samples", "6", "--step", "3", *sets]) == 0
     assert "clips: 6 clips of the steps 3 to 4" in capsys.readouterr().out
     loaded = load_config(path, sets)
     plan = make_plan(loaded, open_data(loaded))
@@ -99,7 +94,6 @@ def test_images_show_the_clips_of_the_training(config, tmp_path):
                 "clips",
                 "--samples",
                 "4",
-                "--set",
                 *sets,
             ]
         )
@@ -128,7 +122,6 @@ def test_evaluation_is_shown_in_its_views(config, tmp_path):
                 "evaluation",
                 "--samples",
                 "6",
-                "--set",
                 *sets,
             ]
         )
@@ -169,7 +162,6 @@ def test_boxes_are_drawn_on_whole_frames_and_logged_to_tensorboard(config, tmp_p
                 "1",
                 "--out",
                 str(tmp_path / "there"),
-                "--set",
                 *sets,
             ]
         )
@@ -196,7 +188,7 @@ def test_boxes_are_drawn_on_whole_frames_and_logged_to_tensorboard(config, tmp_p
 
 def test_step_after_the_end_is_refused(config, capsys):
     path, sets = config
-    assert cli.main(["preview", "--config", str(path), "--step", "20", "--set", *sets]) == 2
+    assert cli.main(["preview", "--config", str(path), "--step", "20", *sets]) == 2
     assert (
         "--step: expected a step below 20, the length of the training, got 20"
         in capsys.readouterr().err
@@ -215,7 +207,6 @@ def test_source_without_a_clip_in_a_short_training_is_reported(config, capsys):
                 "2",
                 "--step",
                 "18",
-                "--set",
                 *sets,
                 "sources.photos.weight=0.001",
             ]

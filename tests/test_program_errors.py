@@ -1,4 +1,4 @@
-"""Mistakes and failures as train.py and evaluate.py report them."""
+"""Mistakes and failures as `train` and `evaluate` report them."""
 
 import os
 import shutil
@@ -60,16 +60,14 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_end_with_advice(options, tmp_path, name):
     arguments, message = MISTAKES[name]
-    done = run(
-        "train.py", *options, *(text.format(tmp=tmp_path) for text in arguments), check=False
-    )
+    done = run("train", *options, *(text.format(tmp=tmp_path) for text in arguments), check=False)
     assert message in done.stderr
     assert done.returncode == 2 and "Traceback" not in done.stderr
 
 
 def test_batch_that_ranks_cannot_share_is_refused(options):
     done = run(
-        "train.py", *options, "train.batch=3", "sources.photos.weight=0.5", ranks=2, check=False
+        "train", *options, "train.batch=3", "sources.photos.weight=0.5", ranks=2, check=False
     )
     assert "train.batch: expected a multiple of 2 for 2 ranks, got 3. Use 2, or" in done.stderr
     assert done.returncode != 0
@@ -77,7 +75,7 @@ def test_batch_that_ranks_cannot_share_is_refused(options):
 
 def test_diverging_run_stops(options):
     done = run(
-        "train.py",
+        "train",
         *options,
         "optimizer.lr=1000000000000",
         "optimizer.clip_grad_norm=null",
@@ -102,7 +100,7 @@ def own_media(media_root, tmp_path):
     shutil.copytree(media_root, root)
     (tmp_path / "c.yaml").write_text(CONFIG)
     options = ["--config", tmp_path / "c.yaml", f"data_root={root}", f"run_dir={tmp_path / 'run'}"]
-    run("train.py", *options, "--dry-run", 1)
+    run("train", *options, "--dry-run", 1)
     return root, options
 
 
@@ -112,7 +110,7 @@ def test_files_that_break_later_do_not_end_a_run(own_media, tmp_path, caplog, ra
     bad = [root / "photos" / "3.jpg", root / "photos" / "8.jpg", root / "shorts" / "2.webm"]
     for path in bad:
         damage_unnoticed(path)
-    done = run("train.py", *options, "train.steps=12", ranks=ranks)
+    done = run("train", *options, "train.steps=12", ranks=ranks)
     rows = read_rows(tmp_path / "run" / "quarantine.jsonl")
     assert sorted(row["path"] for row in rows) == sorted(map(str, bad))
     assert all(row["state"] == "quarantined" and row["reason"] for row in rows)
@@ -128,7 +126,7 @@ def test_files_that_break_later_do_not_end_a_run(own_media, tmp_path, caplog, ra
     assert last["bad_files"]["photos"] == 2 and last["sources"]["photos"]["substituted"] > 0
     assert last["sources"]["all"]["clips"] % 6 == 0  # no slot is left empty
     assert [row["unreadable"] for row in metrics if row["kind"] == "evaluation"][-1] == 1
-    done = run("evaluate.py", *options, ranks=ranks)
+    done = run("evaluate", *options, ranks=ranks)
     row = last_row(done)
     assert row["unreadable"] == 1 and row["items"] == 4
     assert "1 items could not be decoded and are not counted" in done.stdout
@@ -139,13 +137,13 @@ def test_source_that_breaks_ends_a_run(own_media, tmp_path):
     root, options = own_media
     for path in (root / "photos").iterdir():
         damage_unnoticed(path)
-    done = run("train.py", *options, "loader.threads=1", check=False)
+    done = run("train", *options, "loader.threads=1", check=False)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert (
         "sources.photos: expected at most 10 of 14 files to fail (loader.max_bad_ratio), got 11"
         in done.stderr
     )
-    done = run("train.py", *options, "loader.max_bad_ratio=1", check=False)
+    done = run("train", *options, "loader.max_bad_ratio=1", check=False)
     assert done.returncode == 2
     assert (
         "at most 64 clips to fail one after the other (loader.max_bad_in_a_row), got 6"
@@ -154,14 +152,14 @@ def test_source_that_breaks_ends_a_run(own_media, tmp_path):
 
 
 def test_checkpoint_of_another_model_is_refused(options, tmp_path):
-    run("train.py", *options)
-    done = run("evaluate.py", *options, "model.depth=34", check=False)
+    run("train", *options)
+    done = run("evaluate", *options, "model.depth=34", check=False)
     assert done.returncode == 2 and "expected the weights of this config's model" in done.stderr
-    other = run("train.py", *options, "model.depth=34", "--resume", "auto", check=False)
+    other = run("train", *options, "model.depth=34", "--resume", "auto", check=False)
     assert (
         other.returncode == 2 and "It was made for: name tsn, depth 18, classes 4." in other.stderr
     )
-    changed = run("train.py", *options, "--resume", "auto", "seed=1", "clip.size=40", check=False)
+    changed = run("train", *options, "--resume", "auto", "seed=1", "clip.size=40", check=False)
     assert changed.returncode == 2
     assert "seed: 0 became 1" in changed.stderr
     assert "clip.size: 32 became 40" in changed.stderr
@@ -169,21 +167,21 @@ def test_checkpoint_of_another_model_is_refused(options, tmp_path):
 
 def test_checkpoint_with_other_classes_is_refused(options, tmp_path):
     (tmp_path / "names.txt").write_text("a\nb\nc\nd\n")
-    run("train.py", *options, f"classes={tmp_path / 'names.txt'}", "train.steps=2")
+    run("train", *options, f"classes={tmp_path / 'names.txt'}", "train.steps=2")
     (tmp_path / "names.txt").write_text("b\na\nc\nd\n")
-    for program, more in (("evaluate.py", []), ("train.py", ["--resume", "auto", "train.steps=4"])):
+    for program, more in (("evaluate", []), ("train", ["--resume", "auto", "train.steps=4"])):
         done = run(program, *options, f"classes={tmp_path / 'names.txt'}", *more, check=False)
         assert done.returncode == 2 and "classes" in done.stderr
 
 
 def test_weights_that_are_not_finite_have_no_accuracy(options, tmp_path):
-    run("train.py", *options, "train.steps=2")
+    run("train", *options, "train.steps=2")
     path = tmp_path / "run" / "checkpoints" / "best.pt"
     state = torch.load(path, weights_only=True)
     state["ema"]["cls_head.fc_cls.bias"][:] = float("nan")
     del state["digest"]
     torch.save(state, path)
-    done = run("evaluate.py", *options, check=False)
+    done = run("evaluate", *options, check=False)
     assert (
         done.returncode == 2 and "expected finite scores, got 5 of 5 items without" in done.stderr
     )

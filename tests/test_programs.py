@@ -1,4 +1,4 @@
-"""train.py and evaluate.py as users run them: on one rank, on two, and resumed."""
+"""`train` and `evaluate` as users run them: on one rank, on two, and resumed."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def assert_same_weights(one, other):
 
 
 def test_run_writes_what_the_readme_promises(options, tmp_path):
-    output = run("train.py", *options).stdout
+    output = run("train", *options).stdout
     folder = tmp_path / "run"
     assert "clips: 9 samples, read as path_label (recognised), 9 files probed now" in output
     assert "clips: h264 by PyAV on the CPU" in output
@@ -60,24 +60,24 @@ def test_run_writes_what_the_readme_promises(options, tmp_path):
 
     # the saved config is a config: it goes on with the run
     again = run(
-        "train.py", "--config", folder / "config.yaml", "--resume", "auto", "train.steps=9"
+        "train", "--config", folder / "config.yaml", "--resume", "auto", "train.steps=9"
     ).stdout
     assert "saved after step 8" in again and "step 9/9" in again
     # and a run is not overwritten
-    refused = run("train.py", *options, check=False)
+    refused = run("train", *options, check=False)
     assert refused.returncode == 2 and "Go on with --resume auto" in refused.stderr
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_resumed_run_ends_with_same_weights(options, tmp_path, ranks):
-    run("train.py", *options, "evaluation.every_epochs=100", "--resume", "auto", ranks=ranks)
+    run("train", *options, "evaluation.every_epochs=100", "--resume", "auto", ranks=ranks)
     whole = weights(tmp_path / "run")
     other = [*options[:3], f"run_dir={tmp_path / 'parts'}", "evaluation.every_epochs=100"]
     # go back to a kept checkpoint in the middle and run the rest again
     shutil.copytree(tmp_path / "run", tmp_path / "parts")
     (tmp_path / "parts" / "checkpoints" / "last.pt").unlink()
     output = run(
-        "train.py",
+        "train",
         *other,
         "--resume",
         tmp_path / "parts" / "checkpoints" / "step-6.pt",
@@ -94,13 +94,13 @@ def test_resumed_run_ends_with_same_weights(options, tmp_path, ranks):
 def test_joint_practices_resume_with_same_weights(options, tmp_path, name):
     """On one rank, with a whole ResNet; test_exactness.py has more ranks, and kills."""
     short = [*JOINT[name], "evaluation.every_epochs=100", "train.keep_every=4"]
-    run("train.py", *options, *short)
+    run("train", *options, *short)
     whole = weights(tmp_path / "run")
     parts = [*options[:3], f"run_dir={tmp_path / 'parts'}", *short]
     shutil.copytree(tmp_path / "run", tmp_path / "parts")
     (tmp_path / "parts" / "checkpoints" / "last.pt").unlink()
     output = run(
-        "train.py", *parts, "--resume", tmp_path / "parts" / "checkpoints" / "step-4.pt"
+        "train", *parts, "--resume", tmp_path / "parts" / "checkpoints" / "step-4.pt"
     ).stdout
     assert "saved after step 4" in output and "loss nan" not in output
     again = weights(tmp_path / "parts")
@@ -112,7 +112,7 @@ def test_joint_practices_resume_with_same_weights(options, tmp_path, name):
 
 def test_alternating_learning_rate_follows_target_batches(options, tmp_path):
     run(
-        "train.py",
+        "train",
         *options,
         *JOINT["alternating"],
         "train.log_every=1",
@@ -126,7 +126,7 @@ def test_alternating_learning_rate_follows_target_batches(options, tmp_path):
 
 
 def test_pretrained_weights_are_reported(options, tmp_path):
-    run("train.py", *options, "train.steps=2")
+    run("train", *options, "train.steps=2")
     best = tmp_path / "run" / "checkpoints" / "best.pt"
     assert (
         cli.main(
@@ -141,10 +141,10 @@ def test_pretrained_weights_are_reported(options, tmp_path):
         == 0
     )
     for path in (best, tmp_path / "w.safetensors"):
-        output = run("train.py", *options, f"model.pretrained={path}", "--dry-run", 1).stdout
+        output = run("train", *options, f"model.pretrained={path}", "--dry-run", 1).stdout
         assert "weights with mmaction2's names: 122 tensors as they are, 0 inflated to 3D" in output
     output = run(
-        "train.py",
+        "train",
         *options,
         f"model.pretrained={best}",
         "model={name: slowonly, depth: 18}",
@@ -156,22 +156,22 @@ def test_pretrained_weights_are_reported(options, tmp_path):
     assert "20 inflated to 3D" in output
     (tmp_path / "names.txt").write_text("a\nb\nc\nd\ne\n")
     more = [*options, f"classes={tmp_path / 'names.txt'}", f"model.pretrained={best}"]
-    refused = run("train.py", *more, "--dry-run", 1, check=False)
+    refused = run("train", *more, "--dry-run", 1, check=False)
     assert refused.returncode == 2 and "Set model.pretrained_head: fresh" in refused.stderr
-    output = run("train.py", *more, "model.pretrained_head=fresh", "--dry-run", 1).stdout
+    output = run("train", *more, "model.pretrained_head=fresh", "--dry-run", 1).stdout
     assert "asked for with pretrained_head: fresh" in output
     # mmaction2's file, as evaluate.py takes it
     assert cli.main(["export", "--checkpoint", str(best), "--out", str(tmp_path / "w.pth")]) == 0
     rows = [
-        last_row(run("evaluate.py", *options, "--checkpoint", path))
+        last_row(run("evaluate", *options, "--checkpoint", path))
         for path in (best, tmp_path / "w.pth")
     ]
     assert rows[0]["top1"] == rows[1]["top1"]
 
 
 def test_two_ranks_evaluate_like_one(options, tmp_path):
-    run("train.py", *options)
-    rows = [last_row(run("evaluate.py", *options, ranks=ranks)) for ranks in (1, 2)]
+    run("train", *options)
+    rows = [last_row(run("evaluate", *options, ranks=ranks)) for ranks in (1, 2)]
     assert rows[0] == rows[1] and rows[0]["items"] == 5 and rows[0]["num_clips"] == 3
     folder = tmp_path / "run" / "evaluation-test"
     per_class = (folder / "per_class.csv").read_text().splitlines()
@@ -179,14 +179,14 @@ def test_two_ranks_evaluate_like_one(options, tmp_path):
     predictions = read_rows(folder / "predictions.jsonl")
     correct = [row["label"] == row["predicted"][0] for row in predictions]
     assert len(correct) == 5 and sum(correct) == rows[0]["correct"]
-    validation = last_row(run("evaluate.py", *options, "--protocol", "validation"))
+    validation = last_row(run("evaluate", *options, "--protocol", "validation"))
     assert validation["crops"] == "center"
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_slowonly_trains_in_mixed_precision(options, precision):
     output = run(
-        "train.py",
+        "train",
         *options,
         f"train.precision={precision}",
         "model.name=slowonly",
@@ -200,7 +200,7 @@ def test_slowonly_trains_in_mixed_precision(options, precision):
 
 
 def test_dry_run_writes_only_the_catalog(options, tmp_path):
-    run("train.py", *options, "--dry-run", 2, f"seed={2**40}")
+    run("train", *options, "--dry-run", 2, f"seed={2**40}")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "catalog.sqlite",
         "catalog.sqlite.lock",
@@ -208,5 +208,5 @@ def test_dry_run_writes_only_the_catalog(options, tmp_path):
 
 
 def test_print_config_prints_resolved_config(options):
-    output = run("train.py", *options, "--print-config", "clip.size=40").stdout
+    output = run("train", *options, "--print-config", "clip.size=40").stdout
     assert "size: 40" in output and "weight: 2.0" in output

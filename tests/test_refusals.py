@@ -63,9 +63,9 @@ REFUSALS = [
         (name, more)
         for name in COMMANDS
         for more in (
-            ["--set", "seed=-1"],
-            ["--set", "sources.clips.list=no.txt"],
-            ["--set", "sources.clips.root=nowhere"],
+            ["seed=-1"],
+            ["sources.clips.list=no.txt"],
+            ["sources.clips.root=nowhere"],
             ["--out", "{root}/earlier"],
             ["--out", "{root}/media"],
             ["--out", "{root}/media/photos/new"],
@@ -73,7 +73,7 @@ REFUSALS = [
         # lint reports such mistakes instead
         if not (name == "lint" and "sources.clips" in str(more))
         # the output is a file here, which no list names
-        and not (name == "motion estimate" and more[1].endswith("new"))
+        and not (name == "motion estimate" and more[-1].endswith("new"))
     ),
     *(
         (name, ["--sources", "nobody"])
@@ -91,9 +91,9 @@ REFUSALS = [
     ("dedup", ["--checkpoint", "{root}/no.pt"]),
     ("dedup", ["--threshold", "0.9"]),
     ("dedup", ["--window", "2"]),
-    ("dedup", ["--set", "evaluation.source=null"]),
+    ("dedup", ["evaluation.source=null"]),
     ("transcode", ["--short-side", "2"]),
-    ("transcode", ["--set", "sources.photos.inflate=warp", "sources.photos.motion=no.json"]),
+    ("transcode", ["sources.photos.inflate=warp", "sources.photos.motion=no.json"]),
     ("motion estimate", ["--interval", "0"]),
     ("motion estimate", ["--source", "photos"]),
     ("motion estimate", ["--videos", "0"]),

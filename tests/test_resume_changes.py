@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import train
 from helpers.program_runs import CONFIG, run
 from helpers.recorder import consumed, small_model
 from omnidali.config.load import load_config
 from omnidali.distributed.ranks import Ranks
 from omnidali.loading.fusion import FusionIterator
 from omnidali.testing.numbered_media import write_image
+from omnidali.training import train
 
 
 class RememberingLoader(FusionIterator):
@@ -106,9 +106,9 @@ def test_resume_takes_optimizer_settings_from_config(media_root, tmp_path, monke
         f"data_root={media_root}",
         f"run_dir={tmp_path / 'run'}",
     ]
-    run("train.py", *options, "train.steps=2")
+    run("train", *options, "train.steps=2")
     run(
-        "train.py",
+        "train",
         *options,
         "--resume",
         "auto",

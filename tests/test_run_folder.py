@@ -8,8 +8,6 @@ import time
 import pytest
 import torch
 
-import evaluate
-import train
 from helpers.crashing import calling
 from helpers.recorder import small_model
 from helpers.running import (
@@ -21,11 +19,12 @@ from omnidali.catalog import changes
 from omnidali.config.load import load_config
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
+from omnidali.evaluation import evaluate
 from omnidali.models.checkpoint_file import (
     load_checkpoint,
     save_checkpoint,
 )
-from omnidali.training import run_folder
+from omnidali.training import run_folder, train
 from omnidali.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("small_network")

@@ -247,16 +247,7 @@ def test_full_disk_leaves_no_half_list_and_keeps_scores(world, teacher, tmp_path
         told = capsys.readouterr()
         assert "Make room or choose another --out" in told.err and "scored now" not in told.out
         fill(False)
-        assert (
-            cli.main(
-                [
-                    *arguments[: arguments.index("--set")],
-                    "--score-only",
-                    *arguments[arguments.index("--set") :],
-                ]
-            )
-            == 0
-        )
+        assert cli.main([*arguments, "--score-only"]) == 0
         fill(True)
         assert cli.main(arguments) == 2
         assert "Make room or choose another --out" in capsys.readouterr().err

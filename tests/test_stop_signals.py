@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import pytest
 
-import train
 from helpers.crashing import calling
 from helpers.running import (
     HELD_OUT,
@@ -19,6 +18,7 @@ from helpers.running import (
 )
 from helpers.warm_process import PATIENCE, Process, start_torchrun, state_of, wait_for_files
 from omnidali.distributed.ranks import Ranks
+from omnidali.training import train
 from omnidali.training.run_lock import RunLock
 from omnidali.training.schedule import SaveClock
 from omnidali.training.stop_signals import StopSignals

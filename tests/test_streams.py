@@ -74,9 +74,7 @@ def test_training_runs_in_odd_places(media_root, tmp_path, place):
 @pytest.mark.parametrize("place", [place for place in PLACES if place != "all are closed"])
 def test_command_runs_or_ends_quietly_in_odd_places(media_root, tmp_path, place):
     config = options_of(media_root, tmp_path)
-    words = shlex.join(
-        [sys.executable, "-m", "omnidali", "lint", *config[:2], "--set", *config[2:]]
-    )
+    words = shlex.join([sys.executable, "-m", "omnidali", "lint", *config[:2], *config[2:]])
     process = shell(PLACES[place][0], words, cwd=Path(__file__).parent.parent)
     out, err = process.communicate(timeout=PATIENCE)
     # 1: lint finds no validation data; 141: a reader that leaves ends most programs so
@@ -86,11 +84,11 @@ def test_command_runs_or_ends_quietly_in_odd_places(media_root, tmp_path, place)
 
 
 @pytest.mark.parametrize(
-    "words", ["train.py --print-config", "-m omnidali info", "-m omnidali lint"]
+    "words", ["-m omnidali train --print-config", "-m omnidali info", "-m omnidali lint"]
 )
 def test_full_disk_under_stdout_is_reported_in_one_line(media_root, tmp_path, words):
     config = options_of(media_root, tmp_path)
-    more = config[2:] if "train" in words else ["--set", *config[2:]]
+    more = config[2:] if "train" in words else [*config[2:]]
     if "info" in words:
         build_catalog(
             tmp_path / "run/catalog.sqlite",

@@ -160,7 +160,7 @@ def test_network_scores_the_part_that_it_held_out_alone(world, filtered, flat, t
     ) in capsys.readouterr().err
     torch.save({"state_dict": flat.state_dict(), "hold_out": {"photos": "half"}}, tmp_path / "1.pt")
     assert ask(0, 1) == 2
-    assert "1.pt: expected hold_out as train.py writes it" in capsys.readouterr().err
+    assert "1.pt: expected hold_out as `train` writes it" in capsys.readouterr().err
 
 
 def test_teacher_may_know_more_classes_unless_they_have_names(world, teacher, tmp_path, capsys):

@@ -73,7 +73,6 @@ def run(world, folder, *more, sets=()):
             "--workers",
             "2",
             *more,
-            "--set",
             *settings(world, folder),
             *sets,
         ]
@@ -259,7 +258,7 @@ def test_files_outside_of_the_data_root_are_copied_below_it(tmp_path, capsys):
         f"sources.w={{kind: video, root: {tmp_path}/elsewhere/v, list: {tmp_path}/lists/list.txt}}",
         f"sources.p={{kind: image, root: ../photos, list: {tmp_path}/lists/p.txt}}",
     ]
-    assert cli.main([*command, "--sources", "v", "w", "--set", *extra]) == 0
+    assert cli.main([*command, "--sources", "v", "w", *extra]) == 0
     config = load_config(tmp_path / "copy/config.yaml")
     assert config.data_root == str(tmp_path / "copy") and config.catalog_path == str(
         tmp_path / "copy/catalog.sqlite"

@@ -15,8 +15,6 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-import evaluate
-import train
 from helpers.odd_names import LONG, NAMES, ODD, REFUSED, fits_a_line
 from omnidali.cli import main as cli
 from omnidali.config.load import load_config
@@ -144,12 +142,12 @@ def commands(crawl, out):
     few = ["--sources", "photos", "long"]
 
     def command(words, *arguments):
-        return [cli.main, *words.split(), *config, *arguments, "--set", *settings]
+        return [cli.main, *words.split(), *config, *arguments, *settings]
 
     return {
         "lint": command("lint"),
-        "train": [train.main, *config, *settings],
-        "evaluate": [evaluate.main, *config, *settings],
+        "train": [cli.main, "train", *config, *settings],
+        "evaluate": [cli.main, "evaluate", *config, *settings],
         "info": command("info"),
         "json": command("info --json"),
         "preview": command("preview", "--samples", "3"),

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from omnidali.utils.text_files import is_text
 from omnidali.utils.untrusted_text import for_terminal
 
 Option = tuple[str, dict[str, Any]]  # name and keyword arguments of argparse's add_argument
+_SETTING = re.compile(r"[A-Za-z0-9_.]+=")
 
 
 def option(name: str, **settings: Any) -> Option:
@@ -31,6 +33,7 @@ class Command:
         options: in the order of the command's ``--help``.
         run: does the work with the parsed options; returns the exit code, None for 0.
         one_of: options of which exactly one is given.
+        has_settings: whether it takes ``key.path=value``, as ``overrides`` of the options.
         subcommands: further words, instead of ``options`` and ``run``.
     """
 
@@ -39,6 +42,7 @@ class Command:
     options: Sequence[Option] = ()
     run: Callable[[argparse.Namespace], int | None] | None = None
     one_of: Sequence[Option] = ()
+    has_settings: bool = False
     subcommands: Sequence["Command"] = ()
 
 
@@ -57,11 +61,23 @@ def use_utf8() -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that refuses arguments that are not UTF-8: configs and catalogs cannot hold them.
+    """A parser that takes settings of the config anywhere between the options.
 
-    Its errors quote the arguments with control characters escaped: a shell may have made them of
-    file names.
+    An argument ``key=value``, the key being letters, digits, dots and underscores, is a setting,
+    unless it stands directly after an option that takes a value, or after ``--``. They become
+    ``overrides`` of the result.
+
+    Arguments that are not UTF-8 are refused, as configs and catalogs cannot hold them. Errors quote
+    the arguments with control characters escaped: a shell may have made them of file names.
+
+    Args:
+        has_settings: whether there are settings to take.
+        **options: of argparse's parser.
     """
+
+    def __init__(self, has_settings: bool = False, **options: Any):
+        super().__init__(allow_abbrev=False, **options)
+        self._has_settings = has_settings
 
     def parse_known_args(
         self, args: Iterable[str] | None = None, namespace: Any = None
@@ -73,14 +89,37 @@ class Parser(argparse.ArgumentParser):
                     f"{for_terminal(text)}: this name is not UTF-8. Rename the file or folder, or"
                     " make a link to it that has another name"
                 )
-        return super().parse_known_args(args, namespace)
+        if not self._has_settings:
+            return super().parse_known_args(args, namespace)
+
+        settings, rest = self._split_settings(args)
+        found, unknown = super().parse_known_args(rest, namespace)
+        found.overrides = settings
+        return found, unknown
+
+    def _split_settings(self, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Split arguments into settings and others."""
+        settings: list[str] = []
+        rest: list[str] = []
+        is_value = False  # of the option before
+        for place, text in enumerate(arguments):
+            if text == "--":
+                rest += arguments[place:]
+                break
+            if _SETTING.match(text) and not is_value:
+                settings.append(text)
+            else:
+                rest.append(text)
+            action = self._option_string_actions.get(text)
+            is_value = action is not None and action.nargs != 0
+        return settings, rest
 
     def error(self, message: str) -> NoReturn:
         super().error(for_terminal(message, None))
 
 
 def parse_command(
-    program: str, description: str, commands: Sequence[Command], arguments: Sequence[str] | None
+    program: str, description: str, commands: Sequence[Command], arguments: Sequence[str]
 ) -> argparse.Namespace:
     """Parse the arguments of a program with subcommands.
 
@@ -88,7 +127,7 @@ def parse_command(
         program: the program's name in its help.
         description: one line for its ``--help``.
         commands: in the order of the ``--help``.
-        arguments: of the command line; None for those of this process.
+        arguments: of the command line.
 
     Returns:
         The options of the chosen command, and its ``run``.
@@ -101,7 +140,11 @@ def parse_command(
 def _add_commands(parser: argparse.ArgumentParser, commands: Sequence[Command]) -> None:
     subparsers = parser.add_subparsers(dest="command", required=True)
     for command in commands:
-        subparser = subparsers.add_parser(command.name, help=command.summary)
+        subparser = subparsers.add_parser(
+            command.name,
+            help=command.summary,
+            has_settings=command.has_settings,
+        )
         if command.subcommands:
             _add_commands(subparser, command.subcommands)
             continue

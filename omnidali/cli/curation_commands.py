@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from omnidali.cli.command import Command, option
 from omnidali.cli.options import (
     CONFIG,
-    SET,
     config_option,
     load_config_apart_from_output,
     require,
@@ -78,7 +77,6 @@ FILTER_OPTIONS = (
     option(
         "--keep-negatives", action="store_true", help="keep long videos without a positive piece"
     ),
-    SET,
 )
 
 
@@ -185,7 +183,6 @@ DEDUP_OPTIONS = (
         action="store_true",
         help="also keep only one of the items of a source that are alike",
     ),
-    SET,
 )
 
 
@@ -260,11 +257,13 @@ COMMANDS = (
         "score crawled sources with a teacher and keep what it agrees with",
         FILTER_OPTIONS,
         _filter,
+        has_settings=True,
     ),
     Command(
         "dedup",
         "drop copies of evaluation items, and near-duplicates inside a source",
         DEDUP_OPTIONS,
         _dedup,
+        has_settings=True,
     ),
 )

@@ -6,7 +6,6 @@ import json
 from omnidali.cli.command import Command, option
 from omnidali.cli.options import (
     CONFIG,
-    SET,
     load_config_apart_from_output,
     require,
     reserve_output,
@@ -71,6 +70,7 @@ COMMANDS = (
         "lint",
         "look for mistakes in a config's lists and media",
         run=_lint,
+        has_settings=True,
         options=(
             CONFIG,
             option(
@@ -92,26 +92,24 @@ COMMANDS = (
                 help="folder for the report (default: lint in the run folder)",
             ),
             sources_option("all"),
-            SET,
         ),
     ),
     Command(
         "info",
         "show what a catalog holds, as it is",
         run=_info,
+        has_settings=True,
         one_of=(
             option("--catalog", metavar="FILE", help="catalog.sqlite of a run folder"),
             option("--config", help="YAML file, for the catalog of its run folder"),
         ),
-        options=(
-            option("--json", action="store_true", help="print JSON, for programs"),
-            SET,
-        ),
+        options=(option("--json", action="store_true", help="print JSON, for programs"),),
     ),
     Command(
         "preview",
         "draw the clips that a training gets",
         run=_preview,
+        has_settings=True,
         options=(
             CONFIG,
             option(
@@ -129,7 +127,6 @@ COMMANDS = (
                 default=0,
                 help="first step of the training (default: %(default)s)",
             ),
-            SET,
         ),
     ),
 )

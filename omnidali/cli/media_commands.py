@@ -5,7 +5,6 @@ import argparse
 from omnidali.cli.command import Command, option
 from omnidali.cli.options import (
     CONFIG,
-    SET,
     require,
     sources_option,
     training_command,
@@ -88,6 +87,7 @@ COMMANDS = (
         "transcode",
         "make a copy of a config's media that decodes fast",
         run=_transcode,
+        has_settings=True,
         options=(
             CONFIG,
             option(
@@ -112,13 +112,13 @@ COMMANDS = (
             option(
                 "--workers", type=int, default=0, help="files at a time (default: as many as cores)"
             ),
-            SET,
         ),
     ),
     Command(
         "advise",
         "measure what decoding your sources costs, and which copy would help most",
         run=_advise,
+        has_settings=True,
         options=(
             CONFIG,
             option(
@@ -127,7 +127,6 @@ COMMANDS = (
                 default=12,
                 help="files of a source to measure (default: %(default)s)",
             ),
-            SET,
         ),
     ),
     Command(
@@ -138,6 +137,7 @@ COMMANDS = (
                 "estimate",
                 "mean and covariance of the homographies between frames of videos",
                 run=_estimate_motion,
+                has_settings=True,
                 options=(
                     CONFIG,
                     option(
@@ -157,7 +157,6 @@ COMMANDS = (
                     option(
                         "--out", required=True, help="JSON file to write, for `motion:` of a source"
                     ),
-                    SET,
                 ),
             ),
         ),

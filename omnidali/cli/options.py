@@ -18,14 +18,6 @@ if TYPE_CHECKING:
 
 
 CONFIG = option("--config", required=True, help="YAML file")
-SET = option(
-    "--set",
-    dest="overrides",
-    nargs="+",
-    default=[],
-    metavar="key.path=value",
-    help="settings that replace those of the config",
-)
 
 
 def config_option(remark: str) -> Option:
@@ -57,7 +49,7 @@ def require(met: bool, option: str, expected: str, got: object) -> None:
 
 
 def load_config_apart_from_output(options: argparse.Namespace, *checkpoints: str | None) -> Config:
-    """Load ``--config`` with ``--set``, and refuse an ``--out`` that holds what a command reads.
+    """Load ``--config`` with the settings, and refuse an ``--out`` that holds what a command reads.
 
     Args:
         options: with ``config``, ``overrides`` and ``out``.
@@ -98,4 +90,4 @@ def reserve_output(
 
 def training_command(out: str | Path) -> str:
     """The command that trains with the config in an output folder, as a shell takes it."""
-    return for_shell("train.py", "--config", Path(out, "config.yaml"))
+    return for_shell("omnidali", "train", "--config", Path(out, "config.yaml"))

@@ -95,7 +95,7 @@ def _parse(
         forbidden: the reasons against options, by their names in the result.
     """
     option = f"--{command}"
-    parser = _RaisingParser(prog=f"omnidali {command}", add_help=False)
+    parser = _RaisingParser(has_settings=True, prog=f"omnidali {command}", add_help=False)
     add_options(parser, known)
     for action in parser._actions:
         if action.dest in forbidden:
@@ -120,9 +120,9 @@ def _parse(
         if not setting.startswith(_FREE):
             raise UserError(
                 option,
-                f"--set of {_FREE}* alone, as all networks of the run share the other settings",
+                f"settings of {_FREE}* alone, as all networks of the run share the other settings",
                 setting,
-                "Give it to curate's own --set.",
+                "Give it to curate itself.",
             )
     return words, options
 

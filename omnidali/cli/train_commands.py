@@ -1,11 +1,10 @@
-"""Commands that train: ``demo``, ``ablate`` and ``curate``; and ``export``, for trained weights."""
+"""Commands of several trainings: ``demo``, ``ablate`` and ``curate``."""
 
 import argparse
 from dataclasses import replace
 
 from omnidali.cli.command import Command, option
 from omnidali.cli.options import (
-    SET,
     config_option,
     load_config_apart_from_output,
     require,
@@ -66,26 +65,12 @@ def _curate(options: argparse.Namespace) -> None:
     curate(options.config, options.overrides, options.out, asked, take=take)
 
 
-def _export(options: argparse.Namespace) -> None:
-    from omnidali.models.checkpoint_file import BEST, load_checkpoint
-    from omnidali.models.weights import best_weights, check_export, export_weights
-
-    check_export(options.out, options.checkpoint)
-    state = load_checkpoint(options.checkpoint, preferred=BEST)
-    meta = {"CLASSES": list(state.get("classes") or []), **(state.get("model") or {})}
-    if state.get("hold_out"):  # `filter` has to know it
-        meta["hold_out"] = state["hold_out"]
-
-    weights = best_weights(state)
-    export_weights(weights, options.out, meta)
-    say(f"{len(weights)} tensors{', averaged weights' if state.get('ema') else ''}: {options.out}")
-
-
 COMMANDS = (
     Command(
         "demo",
         "make a small world, train on it and evaluate; needs no download or GPU",
         run=_demo,
+        has_settings=True,
         options=(
             option(
                 "--out",
@@ -99,18 +84,13 @@ COMMANDS = (
                 help="of the world and the training (default: %(default)s)",
             ),
             option("--only-data", metavar="DIR", help="only make the demo world, in DIR"),
-            option(
-                "overrides",
-                nargs="*",
-                metavar="key.path=value",
-                help="settings that replace those of configs/demo.yaml",
-            ),
         ),
     ),
     Command(
         "ablate",
         "train on the target alone, with each group of sources, and with all",
         run=_ablate,
+        has_settings=True,
         options=(
             config_option("its first source is the target"),
             option(
@@ -134,13 +114,13 @@ COMMANDS = (
             option(
                 "--ranks", type=int, default=1, help="processes of a run (default: %(default)s)"
             ),
-            SET,
         ),
     ),
     Command(
         "curate",
         "go from a crawl to a student: teacher, dedup, filter, training, table",
         run=_curate,
+        has_settings=True,
         options=(
             config_option("its first source is the target, the others are the crawl"),
             option(
@@ -191,20 +171,6 @@ COMMANDS = (
                 default="",
                 metavar="OPTIONS",
                 help="more options of `omnidali dedup`, in quotes",
-            ),
-            SET,
-        ),
-    ),
-    Command(
-        "export",
-        "write a checkpoint's weights for other programs",
-        run=_export,
-        options=(
-            option("--checkpoint", required=True, help="checkpoint, or run folder for its best.pt"),
-            option(
-                "--out",
-                required=True,
-                help="file to write: .pth as mmaction2 0.x reads it, or .safetensors",
             ),
         ),
     ),

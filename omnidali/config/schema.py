@@ -185,7 +185,7 @@ class EvaluationConfig:
         None, "distance of evaluations, instead of every_epochs", unit="steps"
     )
     validation: ViewsConfig = setting(ViewsConfig(), "the views during training")
-    test: ViewsConfig = setting(ViewsConfig(), "the views of evaluate.py")
+    test: ViewsConfig = setting(ViewsConfig(), "the views of `omnidali evaluate`")
 
 
 @dataclass(frozen=True, kw_only=True)

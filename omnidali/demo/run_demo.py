@@ -24,7 +24,7 @@ def run_demo(folder: str | Path, seed: int = 0, overrides: Sequence[str] = ()) -
         overrides: more ``key.path=value`` settings for both programs.
 
     Returns:
-        The row of evaluate.py.
+        The row of `evaluate`.
 
     Raises:
         UserError: if the project's files are not there, or a setting is wrong.
@@ -38,9 +38,9 @@ def run_demo(folder: str | Path, seed: int = 0, overrides: Sequence[str] = ()) -
     _check(config, settings, overrides)
 
     make_world(world, seed)
-    run_program("train.py", "--config", config, "--resume", "auto", *settings, ranks=RANKS)
-    row = run_program("evaluate.py", "--config", config, *settings, ranks=RANKS)
-    assert row is not None, "evaluate.py prints its row"
+    run_program("train", "--config", config, "--resume", "auto", *settings, ranks=RANKS)
+    row = run_program("evaluate", "--config", config, *settings, ranks=RANKS)
+    assert row is not None, "evaluate prints its row"
 
     plots = sorted((run / "pictures").glob("*.png"))
     classes = len((run / "evaluation-test" / "per_class.csv").read_text().splitlines()) - 1

@@ -93,7 +93,7 @@ def check_experiment(config: Config, ranks: int, seeds: Sequence[int]) -> None:
 def check_trainings(
     config: Config, variants: Iterable[Config], class_names: Sequence[str], ranks: int
 ) -> None:
-    """Refuse what train.py would refuse hours later: settings, batches, weights to start from.
+    """Refuse what a training would refuse hours later: settings, batches, weights to start from.
 
     Args:
         config: that the variants were made of; their networks are the same.
@@ -123,7 +123,7 @@ def train_and_score(
     A run with a different config or different lists gets a different folder.
 
     Returns:
-        The row that evaluate.py prints, and the run folder.
+        The row that evaluate prints, and the run folder.
 
     Raises:
         UserError: if a program refused its config.
@@ -143,17 +143,17 @@ def train_and_score(
     config_file = run.parent / f"{run.name}.yaml"
     with writing_to(out):
         write_whole(config_file, dump_config(replace(config, run_dir=str(run))))
-    run_program("train.py", "--config", str(config_file), "--resume", "auto", ranks=ranks)
+    run_program("train", "--config", str(config_file), "--resume", "auto", ranks=ranks)
     checkpoint = run / "checkpoints" / "last.pt"
     row = run_program(
-        "evaluate.py",
+        "evaluate",
         "--config",
         str(config_file),
         "--checkpoint",
         str(checkpoint),
         ranks=ranks,
     )
-    assert row is not None, "evaluate.py prints its row"
+    assert row is not None, "evaluate prints its row"
     with writing_to(out):
         write_whole(result, json.dumps(row))
     return row, run

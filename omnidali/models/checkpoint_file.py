@@ -156,7 +156,7 @@ def load_run(path: str | Path) -> dict[str, Any]:
     if "loader" not in state:
         raise UserError(
             str(path),
-            "a checkpoint of train.py",
+            "a checkpoint of `omnidali train`",
             "weights alone",
             "Start from them by model.pretrained.",
         )

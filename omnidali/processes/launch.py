@@ -14,6 +14,7 @@ from omnidali.processes.signals import FORWARDED, handling_signals
 from omnidali.utils.untrusted_text import for_shell, say
 
 PROJECT = Path(omnidali.__file__).resolve().parent.parent
+_PROGRAM = ("-m", "omnidali")
 # after a signal, before torchrun kills a rank that has not ended: 30 are short for a save
 _SAVING_SECONDS = "120"
 
@@ -48,8 +49,8 @@ class ProgramFailedError(Exception):
         self.code = code
 
 
-def run_program(program: str, *arguments: str, ranks: int = 2) -> dict | None:
-    """Run train.py, evaluate.py or a command of ``omnidali`` with torchrun, and echo its output.
+def run_program(verb: str, *arguments: str, ranks: int = 2) -> dict | None:
+    """Run a command of ``omnidali`` with torchrun, and echo its output.
 
     Signals that end this process are forwarded to the program, and its end is waited for.
 
@@ -61,10 +62,8 @@ def run_program(program: str, *arguments: str, ranks: int = 2) -> dict | None:
         ProgramFailedError: if it ended with another error, or by a signal.
         KeyboardInterrupt: after it has ended because of an interrupt from the keyboard.
     """
-    is_script = program.endswith(".py")
-    target = [str(PROJECT / program)] if is_script else ["-m", "omnidali", program]
-    shown = [program] if is_script else target
-    say("", "$ " + for_shell("torchrun", "--nproc-per-node", ranks, *shown, *arguments))
+    target = [*_PROGRAM, verb]
+    say("", "$ " + for_shell("torchrun", "--nproc-per-node", ranks, *target, *arguments))
 
     reader, writer = os.pipe()
     command = [sys.executable, "-m", "omnidali.distributed.torchrun", str(writer)]
@@ -92,7 +91,7 @@ def run_program(program: str, *arguments: str, ranks: int = 2) -> dict | None:
                 last = line.strip() or last
         text = error.read()
 
-    _raise_for(program, process.returncode, json.loads(text) if text else "", received)
+    _raise_for(verb, process.returncode, json.loads(text) if text else "", received)
     return json.loads(last) if last.startswith("{") else None
 
 
@@ -115,7 +114,7 @@ def _start(command: Sequence[str], ranks: int, writer: int) -> subprocess.Popen[
     )
 
 
-def _raise_for(program: str, code: int, text: str, received: Sequence[int]) -> None:
+def _raise_for(verb: str, code: int, text: str, received: Sequence[int]) -> None:
     """Raise what :func:`run_program` promises; nothing after a success."""
     if received:  # a training that was stopped has saved, and ends with 0
         number = received[0]
@@ -123,19 +122,19 @@ def _raise_for(program: str, code: int, text: str, received: Sequence[int]) -> N
             raise KeyboardInterrupt
         name = signal.Signals(number).name
         raise ProgramFailedError(
-            f"{name}: {program} was ended; the same command goes on where it stopped", 128 + number
+            f"{name}: {verb} was ended; the same command goes on where it stopped", 128 + number
         )
 
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     reason = "; ".join(lines) or "see the messages above"
     if code == 2:
         raise UserError(
-            program,
+            verb,
             "a good end",
             f"this error: {reason}".removesuffix("."),
             "Correct it and start again: what is finished is kept.",
         )
     if code:
         raise ProgramFailedError(
-            f"{program} failed with exit code {code}: {reason}", code if code > 0 else 128 - code
+            f"{verb} failed with exit code {code}: {reason}", code if code > 0 else 128 - code
         )

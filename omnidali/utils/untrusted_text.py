@@ -112,8 +112,8 @@ def for_shell(*words: object) -> str:
     :func:`for_terminal` still applies where the command is printed; a name that this escapes has to
     be typed.
 
-    >>> print(for_shell("train.py", "--config", "my runs/$(reboot).yaml"))
-    train.py --config 'my runs/$(reboot).yaml'
+    >>> print(for_shell("omnidali", "train", "--config", "my runs/$(reboot).yaml"))
+    omnidali train --config 'my runs/$(reboot).yaml'
     """
     return shlex.join(map(str, words))
 

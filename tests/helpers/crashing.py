@@ -1,4 +1,4 @@
-"""Programs that tests stop and kill: train.py with a small network, and parts of it.
+"""Programs that tests stop and kill: a training with a small network, and parts of it.
 
     python tests/helpers/crashing.py serve      (starts each as a copy of a process that has
                                                  imported everything)
@@ -8,7 +8,6 @@ OMNIDALI_WAITS=N holds a training before step N until FOLDER/go exists, so that 
 the test wants it.
 """
 
-import importlib
 import os
 import signal
 import sys
@@ -22,15 +21,15 @@ import torch.distributed as dist
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import train
 from helpers import recorder
+from omnidali.cli import main as cli
 from omnidali.cli.error_report import run_reporting_errors
 from omnidali.distributed import control_connection, failure_monitor
 from omnidali.distributed.ranks import Ranks, end_process_group, start_process_group
 from omnidali.errors import UserError
 from omnidali.loading.fusion import FusionIterator
 from omnidali.models.checkpoint_file import save_checkpoint
-from omnidali.training import stop_signals
+from omnidali.training import stop_signals, train
 from omnidali.training.run_lock import RunLock
 
 
@@ -60,7 +59,7 @@ def write_whole(path, text):
 
 
 def run_training(folder, *arguments):
-    """Run train.py; its exit code is also left in FOLDER, as torchrun does not report it."""
+    """Train; the exit code is also left in FOLDER, as torchrun does not report it."""
     rank = os.environ.get("RANK", "0")
     held_before = int(os.environ.get("OMNIDALI_WAITS", -1))
 
@@ -82,7 +81,7 @@ def run_training(folder, *arguments):
     train.train = lambda *given: real(*given, wrap_loader=calling(hold))
     train.build_model = recorder.small_model
     train.StopSignals = ReportingSignals
-    code = train.main(list(arguments))
+    code = cli.main(list(arguments), verb="train")
     write_whole(folder / f"code{rank}", str(code))
     return code
 
@@ -188,8 +187,8 @@ def be_a_rank(folder, how, who):
 
 
 def run_program(_, name, *arguments):
-    """Run train.py or evaluate.py as it is."""
-    return importlib.import_module(name).main(list(arguments))
+    """Run a command of omnidali as it is."""
+    return cli.main(list(arguments), verb=name)
 
 
 PROGRAMS = {

@@ -42,7 +42,7 @@ def fake_programs(monkeypatch):
             sources = MappingProxyType({**config.sources, "photos": photos})
             made = replace(config, sources=sources, catalog=str(out / "catalog.sqlite"))
             (out / "config.yaml").write_text(dump_config(made))
-        elif program == "train.py":
+        elif program == "train":
             Path(config.run_dir, "checkpoints").mkdir(parents=True, exist_ok=True)
         else:
             return {"top1": 10.0 * len(config.sources) + config.seed, "mean_class": 5.0}
@@ -56,7 +56,7 @@ def curate_command(media_root, tmp_path, *options):
     """A curation of the small media, with further options."""
     config = tmp_path / "c.yaml"
     config.write_text(SMALL + EVALUATION + "train: {batch: 6, steps: 4}\n")
-    out = ["--out", str(tmp_path / "out"), "--set", f"data_root={media_root}"]
+    out = ["--out", str(tmp_path / "out"), f"data_root={media_root}"]
     return ["curate", "--config", str(config), *options, *out]
 
 

@@ -124,7 +124,6 @@ def command(world, folder, teacher, *more, out="out", sets=()):
         "--out",
         str(folder / out),
         *more,
-        "--set",
         f"data_root={world}",
         f"run_dir={folder}/run",
         "loader.threads=2",

@@ -94,9 +94,7 @@ def lint_lists(
         f"sources.images.list={files['images']}",
         f"evaluation.source.list={files['val']}",
     )
-    code = cli.main(
-        ["lint", "--config", str(world / "c.yaml"), *arguments, "--set", *settings, *sets]
-    )
+    code = cli.main(["lint", "--config", str(world / "c.yaml"), *arguments, *settings, *sets])
     assert {path: path.stat().st_mtime_ns for path in world.rglob("*")} == before
 
     issues = run_dir / "lint/issues.csv"

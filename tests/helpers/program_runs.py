@@ -1,4 +1,4 @@
-"""Runs of train.py and evaluate.py, in this process or on several ranks."""
+"""Runs of `train` and `evaluate`, in this process or on several ranks."""
 
 import contextlib
 import functools
@@ -8,10 +8,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import evaluate
-import train
 from conftest import SMALL
 from helpers.warm_process import WarmProcess
+from omnidali.cli import main as cli
 
 CONFIG = (
     SMALL
@@ -66,17 +65,17 @@ JOINT = {
 
 
 def run(program, *arguments, ranks=1, check=True):
-    """Run a program: one rank in this process, several as copies of a warm one."""
+    """Run a command: one rank in this process, several as copies of a warm one."""
     arguments = [str(argument) for argument in arguments]
     if ranks == 1:
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = {"train.py": train, "evaluate.py": evaluate}[program].main(arguments)
+            code = cli.main(arguments, verb=program)
         done = subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
     else:
         with tempfile.TemporaryDirectory() as folder:
             processes = warm().start_ranks(
-                Path(folder), "program", program.removesuffix(".py"), *arguments, world=ranks
+                Path(folder), "program", program, *arguments, world=ranks
             )
             codes = [process.wait(240) for process in processes]
             # the main rank's comes last

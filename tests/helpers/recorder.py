@@ -1,4 +1,4 @@
-"""train.py with a record of what it consumed: a file a rank, a line a step.
+"""A training with a record of what it consumed: a file a rank, a line a step.
 
     python tests/helpers/recorder.py FOLDER --config c.yaml --resume auto      (torchrun starts it,
                                                                                 too)
@@ -24,10 +24,11 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import train
+from omnidali.cli import main as cli
 from omnidali.loading.fusion import FusionIterator
 from omnidali.models.recognizers import Head, build_model
 from omnidali.models.resnet import Block, ConvBN
+from omnidali.training import train
 
 
 def consumed(samples, tables):
@@ -117,7 +118,7 @@ def main(folder, arguments):
     if os.environ.get("OMNIDALI_SMALL_NETWORK"):
         train.build_model = small_model
     train.train = functools.partial(train.train, wrap_loader=wrap)
-    return train.main(arguments)
+    return cli.main(arguments, verb="train")
 
 
 def serve():

@@ -1,4 +1,4 @@
-"""Short runs of train.py in this process, disks that fill, and damaged checkpoints."""
+"""Short trainings in this process, disks that fill, and damaged checkpoints."""
 
 import contextlib
 import io
@@ -7,12 +7,12 @@ import subprocess
 
 import torch
 
-import train
 from conftest import SMALL
 from omnidali.cli.error_report import run_reporting_errors
 from omnidali.config.load import load_config
 from omnidali.distributed.ranks import Ranks
 from omnidali.models.checkpoint_file import load_checkpoint
+from omnidali.training import train
 
 CONFIG = (
     SMALL

@@ -320,5 +320,5 @@ def _write_results(
         write_config(out, config, written, data.class_names if data.named else None)
 
     say(*found)
-    training = for_shell("train.py", "--config", out / "config.yaml")
+    training = for_shell("omnidali", "train", "--config", out / "config.yaml")
     say(f"report: {out / 'report.md'}", f"train on what is left: {training}")

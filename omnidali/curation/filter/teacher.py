@@ -202,7 +202,7 @@ def _hold_outs(held: object, checkpoint: str | Path) -> dict[str, tuple[int, int
         return {str(name): (part, parts) for name, (part, parts) in held.items()}
     raise UserError(
         str(checkpoint),
-        "hold_out as train.py writes it",
+        "hold_out as `train` writes it",
         str(held),
         "Restore the file from a copy.",
     )

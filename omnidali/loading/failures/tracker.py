@@ -229,7 +229,7 @@ class FailureTracker:
             key_of(self.table.name),
             expected,
             f"{got}{where}: {'; '.join(counts)}",
-            f"{_advice(records)} (train.py: with --resume auto).",
+            f"{_advice(records)} (a training: with --resume auto).",
         )
 
     def _on_recovered(self, record: FailureRecord) -> None:

@@ -1,0 +1,137 @@
+"""``train``, ``evaluate`` and ``export``: commands that make, judge and give away a model."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from omnidali.cli.command import Command, option
+from omnidali.cli.options import CONFIG, require
+from omnidali.config.load import dump_config, load_config
+from omnidali.distributed.failure_monitor import reporting_to_peers
+from omnidali.utils import streams
+from omnidali.utils.untrusted_text import say
+
+
+def _train(options: argparse.Namespace) -> None:
+    if options.dry_run is not None:
+        require(options.dry_run >= 1, "--dry-run", "1 step or more", options.dry_run)
+    if options.print_config:
+        say(*dump_config(load_config(options.config, options.overrides)).splitlines())
+        return
+
+    from omnidali.distributed.ranks import end_process_group, start_process_group
+    from omnidali.training.train import train
+
+    streams.drop_unread_output()
+    # first, so that a mistake in one machine's copy of the config ends all ranks
+    ranks = start_process_group()
+    config = load_config(options.config, options.overrides)
+    train(config, ranks, options.resume, options.dry_run)
+    end_process_group()
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from omnidali.distributed.ranks import end_process_group, start_process_group
+    from omnidali.evaluation.evaluate import evaluate, reports_folder
+
+    ranks = start_process_group()
+    config = load_config(options.config, options.overrides)
+    with reporting_to_peers():
+        result = evaluate(config, ranks, options.checkpoint, options.protocol)
+    end_process_group()
+    if ranks.is_main:
+        _print_result(result, reports_folder(config, options.protocol))
+
+
+def _print_result(result: Mapping[str, object], folder: Path) -> None:
+    from omnidali.loading.data import QUARANTINE
+
+    say(f"{'views':>12}  {'top-1':>7}  {'top-5':>7}  {'mean class':>10}  {'correct':>11}")
+    say(
+        f"{result['num_clips']:>4} x {result['crops']:<6} {result['top1']:>7.2f}"
+        f"  {result['top5']:>7.2f}  {result['mean_class']:>10.2f}"
+        f"  {result['correct']:>5}/{result['items']}"
+    )
+    if result["unreadable"]:
+        say(
+            f"{result['unreadable']} items could not be decoded and are not counted,"
+            f" see {QUARANTINE}"
+        )
+    say(f"reports in {folder}")
+    say(json.dumps(result))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from omnidali.models.checkpoint_file import BEST, load_checkpoint
+    from omnidali.models.weights import best_weights, check_export, export_weights
+
+    check_export(options.out, options.checkpoint)
+    state = load_checkpoint(options.checkpoint, preferred=BEST)
+    meta = {"CLASSES": list(state.get("classes") or []), **(state.get("model") or {})}
+    if state.get("hold_out"):  # `filter` has to know it
+        meta["hold_out"] = state["hold_out"]
+
+    weights = best_weights(state)
+    export_weights(weights, options.out, meta)
+    say(f"{len(weights)} tensors{', averaged weights' if state.get('ema') else ''}: {options.out}")
+
+
+COMMANDS = (
+    Command(
+        "train",
+        "train TSN or SlowOnly jointly on videos and photos",
+        run=_train,
+        has_settings=True,
+        options=(
+            CONFIG,
+            option(
+                "--resume",
+                default="none",
+                metavar="auto|none|PATH",
+                help="auto: go on where run_dir stopped, if it holds a run;"
+                " PATH: a checkpoint or run folder",
+            ),
+            option(
+                "--dry-run",
+                type=int,
+                metavar="N",
+                help="train N steps and write nothing but the catalog",
+            ),
+            option(
+                "--print-config", action="store_true", help="print the resolved config and stop"
+            ),
+        ),
+    ),
+    Command(
+        "evaluate",
+        "evaluate a checkpoint on held-out data",
+        run=_evaluate,
+        has_settings=True,
+        options=(
+            CONFIG,
+            option(
+                "--checkpoint", help="checkpoint, or run folder for its best.pt; default: run_dir"
+            ),
+            option(
+                "--protocol",
+                choices=("test", "validation"),
+                default="test",
+                help="which views of the config: evaluation.test or evaluation.validation",
+            ),
+        ),
+    ),
+    Command(
+        "export",
+        "write a checkpoint's weights for other programs",
+        run=_export,
+        options=(
+            option("--checkpoint", required=True, help="checkpoint, or run folder for its best.pt"),
+            option(
+                "--out",
+                required=True,
+                help="file to write: .pth as mmaction2 0.x reads it, or .safetensors",
+            ),
+        ),
+    ),
+)

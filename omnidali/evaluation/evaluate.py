@@ -1,0 +1,83 @@
+"""A checkpoint on held-out data: each item exactly ``views`` times, on any number of ranks."""
+
+from pathlib import Path
+
+from omnidali.config.schema import Config
+from omnidali.distributed.ranks import Ranks
+from omnidali.errors import UserError
+from omnidali.evaluation.accuracy import measure_accuracy
+from omnidali.evaluation.reports import write_reports
+from omnidali.evaluation.score import score_items
+from omnidali.loading.data import open_data
+from omnidali.models.checkpoint_file import BEST, load_checkpoint, load_weights
+from omnidali.models.precision import make_autocast
+from omnidali.models.recognizers import build_model
+from omnidali.models.weights import best_weights
+from omnidali.utils.run_record import write_record
+
+
+def evaluate(
+    config: Config, ranks: Ranks, checkpoint: str | None = None, protocol: str = "test"
+) -> dict[str, object]:
+    """Score the evaluation source; write per_class.csv, confusion.csv, predictions.jsonl, a record.
+
+    Args:
+        config: of the run.
+        ranks: that share the items.
+        checkpoint: file, or run folder for its best.pt; none takes that of the config's run folder.
+            Averaged weights are used if the checkpoint has them.
+        protocol: ``test`` or ``validation``, the views of the config to use.
+
+    Returns:
+        The result that is also printed as JSON.
+
+    Raises:
+        UserError: for missing data, and checkpoints of another model.
+    """
+    path = checkpoint or config.run_dir
+    state = load_checkpoint(path, preferred=BEST)
+    data = open_data(config, ranks, training=False, classes=state.get("classes"))
+    assert data.evaluation is not None and config.evaluation.source is not None
+    names = state.get("classes") or list(data.class_names)
+    if list(data.class_names) != names[: len(data.class_names)]:
+        raise UserError(
+            "evaluation.source",
+            f"the checkpoint's classes ({', '.join(names[:3])}, ...)",
+            f"{', '.join(data.class_names[:3])}, ...",
+            "Use the classes and lists of the training.",
+        )
+    model = build_model(config.model, len(names), config.clip.clip_len)
+    load_weights(model, {**state, "state_dict": best_weights(state)}, str(path))
+    model.to(ranks.device)
+
+    views = getattr(config.evaluation, protocol)
+    scores = score_items(
+        model,
+        data.evaluation,
+        source=config.evaluation.source,
+        views=views,
+        config=config,
+        ranks=ranks,
+        autocast=make_autocast(config.train.precision, ranks.device),
+    )
+    assert scores is not None  # only a training abandons an evaluation
+    accuracy = measure_accuracy(scores, data.evaluation.labels)
+    result = {
+        "checkpoint": str(path),
+        "protocol": protocol,
+        "num_clips": views.num_clips,
+        "crops": views.crops,
+        "size": views.size,
+        "average": views.average,
+        **accuracy.as_row(),
+    }
+    if ranks.is_main:
+        record = {"evaluation": result, "seed": config.seed, "sources": list(config.sources)}
+        write_record(config.run_dir, record)
+        write_reports(reports_folder(config, protocol), accuracy, scores, data.evaluation, names)
+    return result
+
+
+def reports_folder(config: Config, protocol: str) -> Path:
+    """The folder for the reports of an evaluation, in the config's run folder."""
+    return Path(config.run_dir) / f"evaluation-{protocol}"
