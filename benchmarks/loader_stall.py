@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -29,6 +28,7 @@ from omnidali.distributed.ranks import start_process_group
 from omnidali.errors import UserError
 from omnidali.loading.batch import StepBatch
 from omnidali.loading.fusion import FusionIterator
+from omnidali.training.hooks import Hooks
 from omnidali.utils.run_record import write_record
 from omnidali.utils.untrusted_text import say
 
@@ -38,9 +38,7 @@ _WARM_UP = 3  # steps before the clock starts
 
 
 class Feed:
-    """A loader that may repeat its first batches, and records when each one is requested.
-
-    All other attributes are those of the loader.
+    """Batches of a loader, which may repeat the first ones; records when each one is requested.
 
     Args:
         loader: makes the batches.
@@ -55,16 +53,13 @@ class Feed:
         self._kept: list[StepBatch] = []
         self._step = loader.next_step
         assert loader.end is not None  # a training has an end
-        self.end = loader.end
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
+        self._end = loader.end
 
     def __iter__(self) -> Feed:
         return self
 
     def __next__(self) -> StepBatch:
-        if self._step >= self.end:
+        if self._step >= self._end:
             self.marks.append(time.perf_counter())
             raise StopIteration
         if self._kind != "real" and not self._kept:
@@ -79,12 +74,6 @@ class Feed:
         self.clips.append(len(batch))
         self._step += 1
         return dataclasses.replace(batch, step=self._step - 1)
-
-    def __enter__(self) -> Feed:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loader.close()
 
     def rate(self) -> float:
         """Clips a second, without the first steps."""
@@ -186,7 +175,7 @@ def run_feed(
     """Clips a second of a training over one feed, in this process.
 
     Args:
-        train: :func:`train.train`.
+        train: :func:`~omnidali.training.train.train`.
         config: path of the config.
         kind: of ``FEEDS``.
         steps: of the run.
@@ -194,14 +183,14 @@ def run_feed(
     """
     feeds = []
 
-    def wrap(loader: FusionIterator) -> Feed:
+    def feed(loader: FusionIterator) -> Feed:
         feeds.append(Feed(loader, kind))
         return feeds[0]
 
+    hooks = Hooks(wrap_loader=feed)
     with contextlib.redirect_stdout(io.StringIO()):
-        train(
-            load_config(config, overrides), start_process_group(), dry_run=steps, wrap_loader=wrap
-        )
+        ranks = start_process_group()
+        train(load_config(config, overrides), ranks, dry_run=steps, hooks=hooks)
     return feeds[0].rate()
 
 

@@ -201,10 +201,10 @@ def small_network(monkeypatch, tmp_path):
     """Let the programs use a network of three layers, and the test's folder for temporary files."""
     from helpers.recorder import small_model
     from omnidali.evaluation import evaluate
-    from omnidali.training import train
+    from omnidali.training import model_setup
 
-    for program in (train, evaluate):
-        monkeypatch.setattr(program, "build_model", small_model)
+    for module in (model_setup, evaluate):
+        monkeypatch.setattr(module, "build_model", small_model)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
 

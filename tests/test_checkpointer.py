@@ -18,7 +18,8 @@ from helpers.running import (
 )
 from omnidali.errors import UserError
 from omnidali.evaluation.accuracy import Accuracy
-from omnidali.training import checkpointer, train
+from omnidali.training import checkpointer, model_setup
+from omnidali.training.trainer import Trainer
 from omnidali.utils import backoff
 
 pytestmark = pytest.mark.usefixtures("small_network")
@@ -43,7 +44,7 @@ def test_checkpoints_are_saved_by_time(options, tmp_path, monkeypatch):
         *options,
         "train.checkpoint_every=1000",
         "train.checkpoint_minutes=10",
-        wrap=calling(before),
+        wrap_loader=calling(before),
     )
     assert code == 0, err
     assert saved == [8, 14, 20, 24]  # 600 s after the one before: at the end of a group of two
@@ -53,7 +54,7 @@ def test_checkpoints_are_saved_by_time(options, tmp_path, monkeypatch):
         "train.checkpoint_every=1000",
         "train.checkpoint_minutes=0",
         f"run_dir={tmp_path / 'other'}",
-        wrap=calling(before),
+        wrap_loader=calling(before),
     )
     assert saved == [24]
 
@@ -72,7 +73,7 @@ def test_last_save_waits_for_room(options, tmp_path, monkeypatch):
 
         monkeypatch.setattr(backoff, "time", SimpleNamespace(sleep=nap))
         code, _, err = run(
-            *options, "train.steps=4", wrap=calling(lambda step: step == 3 and fill(True))
+            *options, "train.steps=4", wrap_loader=calling(lambda step: step == 3 and fill(True))
         )
         assert code == 0, err
         assert naps == [1.0, 2.0, 4.0] and "checkpoints can be written again" in err
@@ -102,7 +103,7 @@ def test_last_save_goes_elsewhere(options, tmp_path, monkeypatch):
     assert word == "mv"
     Path(source).rename(target)
     monkeypatch.undo()
-    monkeypatch.setattr(train, "build_model", small_model)
+    monkeypatch.setattr(model_setup, "build_model", small_model)
     code, out, _ = run(*options, "train.steps=8", "auto")
     assert code == 0 and f"resumed from {target}, saved after step 6" in out
     assert step_of(tmp_path / "run") == 8
@@ -152,7 +153,7 @@ def test_failed_save_elsewhere_names_no_place(options, tmp_path):
             "train.steps=4",
             "train.final_save_minutes=0",
             "auto",
-            wrap=calling(lambda step: fill(True)),
+            wrap_loader=calling(lambda step: fill(True)),
         )
     assert code == 2 and "a place to write a checkpoint, got File too large" in err
     assert "What was trained is in" not in err
@@ -165,7 +166,7 @@ def test_deleted_checkpoints_are_saved_again(options, tmp_path):
             shutil.rmtree(tmp_path / "run/checkpoints")
             raise UserError("sources.clips", "files", "none", "Check them.")
 
-    code, _, err = run(*options, wrap=calling(before))  # behind the save after step 8
+    code, _, err = run(*options, wrap_loader=calling(before))  # behind the save after step 8
     assert code == 2 and step_of(tmp_path / "run") == 8
 
 
@@ -182,7 +183,11 @@ def test_previous_checkpoint_is_kept_if_it_is_the_only_one(options, tmp_path, mo
             monkeypatch.setattr(checkpointer, "save_checkpoint", save)
 
     code, _, err = run(
-        *options, "train.steps=10", "train.final_save_minutes=0", "auto", wrap=calling(before)
+        *options,
+        "train.steps=10",
+        "train.final_save_minutes=0",
+        "auto",
+        wrap_loader=calling(before),
     )
     assert code == 2 and (folder / "previous.pt").exists() and "given up" not in err
 
@@ -194,7 +199,7 @@ def test_best_counts_unreadable_items_as_wrong(options, tmp_path, monkeypatch):
             Accuracy(5, 2, 2, *np.zeros((2, 4), int), np.zeros((4, 4), int)),
         ]
     )
-    monkeypatch.setattr(train, "measure_accuracy", lambda *_: next(rows))
+    monkeypatch.setattr(Trainer, "evaluate", lambda *_: next(rows))
     monkeypatch.setattr(Accuracy, "mean_class", 0.0)
     assert run(*options, HELD_OUT, "train.steps=8")[0] == 0
     assert step_of(tmp_path / "run", "best.pt") == 8

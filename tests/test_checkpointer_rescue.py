@@ -1,5 +1,7 @@
 """Errors that end a run lose no optimizer step."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -18,7 +20,8 @@ from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.loading.fusion import FusionIterator
 from omnidali.models.checkpoint_file import load_checkpoint
-from omnidali.training import checkpointer, train
+from omnidali.training import checkpointer, model_setup
+from omnidali.training.trainer import Trainer
 from omnidali.utils.untrusted_text import say
 
 pytestmark = pytest.mark.usefixtures("small_network")
@@ -29,7 +32,7 @@ def whole(media_root, tmp_path_factory):
     """Weights after 24 steps of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "build_model", small_model)
+        patch.setattr(model_setup, "build_model", small_model)
         assert run(*options_of(media_root, folder))[0] == 0
     return weights(folder / "run")
 
@@ -37,8 +40,8 @@ def whole(media_root, tmp_path_factory):
 def test_failed_evaluation_loses_no_step(options, tmp_path, monkeypatch):
     with monkeypatch.context() as broken:
         broken.setattr(
-            train,
-            "score_items",
+            Trainer,
+            "evaluate",
             failing(UserError("evaluation.source", "items", "none", "Restore them.")),
         )
         code, _, err = run(*options, HELD_OUT, "train.steps=6")
@@ -52,15 +55,15 @@ def test_failed_evaluation_loses_no_step(options, tmp_path, monkeypatch):
 
 
 def test_checkpoint_is_saved_before_and_after_evaluation(options, tmp_path, monkeypatch):
-    real = train.score_items
+    real = Trainer.evaluate
     seen = []
 
-    def score(*given, **options):
+    def evaluate(*given):
         state = load_checkpoint(tmp_path / "run/checkpoints/last.pt")
         seen.append((state["loader"]["step"], state["owes_evaluation"]))
-        return real(*given, **options)
+        return real(*given)
 
-    monkeypatch.setattr(train, "score_items", score)
+    monkeypatch.setattr(Trainer, "evaluate", evaluate)
     assert run(*options, HELD_OUT, "train.steps=8", "train.checkpoint_every=6")[0] == 0
     assert seen == [(4, True), (8, True)]
     last, best = (
@@ -71,30 +74,55 @@ def test_checkpoint_is_saved_before_and_after_evaluation(options, tmp_path, monk
     assert step_of(tmp_path / "run", "previous.pt") == 6
 
 
+class FailingLogger:
+    """A logger that raises at a step's line, once."""
+
+    name = "a test"
+    place = Path("nowhere")
+
+    def __init__(self, step, error):
+        self.step = step
+        self.error = error
+
+    def log_values(self, kind, step, values):
+        if kind == "train" and step == self.step:
+            self.step = None
+            raise self.error
+
+    def log_image(self, tag, step, image):
+        pass
+
+    def close(self):
+        pass
+
+
+def failing_at_line(error):
+    return {"loggers": [FailingLogger(6, error)]}
+
+
+def failing_at_batch(error):
+    def on_batch(batch):
+        if batch.step == 5:
+            raise error
+        return batch
+
+    return {"on_batch": on_batch}
+
+
+# hooks that fail, their error, and the steps that are done before
 FAILURES = {
-    "log": ("step_line", ValueError("closed file")),
-    "memory": ("step_line", MemoryError()),
-    "interrupt": ("step_line", KeyboardInterrupt()),
-    "pictures": ("learning_rate", RuntimeError("no picture")),
+    "log": (failing_at_line, ValueError("closed file"), 6),
+    "memory": (failing_at_line, MemoryError(), 6),
+    "interrupt": (failing_at_line, KeyboardInterrupt(), 6),
+    "batch": (failing_at_batch, RuntimeError("no picture"), 5),
 }
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("name", FAILURES)
-def test_error_between_steps_saves_last_step(
-    options, tmp_path, whole, monkeypatch, name, accumulate
-):
+def test_error_between_steps_saves_last_step(options, tmp_path, whole, name, accumulate):
     """The batches of an accumulated group that is cut off are trained again."""
-    function, error = FAILURES[name]
-    real, calls = getattr(train, function), []
-
-    def fails_later(*given, **figures):
-        calls.append(1)
-        if len(calls) == 6:
-            raise error
-        return real(*given, **figures)
-
-    monkeypatch.setattr(train, function, fails_later)
+    fail, error, step = FAILURES[name]
     settings = [f"optimizer.accumulate={accumulate}", "train.log_every=1"]
 
     def exit_process(code, *lines):
@@ -105,30 +133,20 @@ def test_error_between_steps_saves_last_step(
         # the error is printed, and not raised, as on one of several ranks
         patch.setattr("omnidali.cli.error_report.failure_monitor.is_running", lambda: True)
         patch.setattr("omnidali.cli.error_report.exit_process", exit_process)
-        code, _, err = run(*options, *settings)
-    step = 6 if function == "step_line" else 5
+        code, _, err = run(*options, *settings, **fail(error))
     step -= step % accumulate
     assert code in (1, 130) and f"--resume auto goes on after step {step}\n" in err
     assert step_of(tmp_path / "run") == step
 
-    monkeypatch.setattr(train, function, real)
     assert run(*options, *settings, "auto")[0] == 0
     if accumulate == 2:
         assert_same(whole, weights(tmp_path / "run"))
 
 
-def test_error_before_due_evaluation_leaves_it_owed(options, tmp_path, monkeypatch):
+def test_error_before_due_evaluation_leaves_it_owed(options, tmp_path):
     """Also at the last step, after which a resume has nothing else to do."""
-    real, calls = train.step_line, []
-
-    def fails_at_the_end(step, *given, **figures):
-        calls.append(step)
-        if calls.count(6) == 1 and step == 6:
-            raise UserError("log", "a disk", "none", "Mend it.")
-        return real(step, *given, **figures)
-
-    monkeypatch.setattr(train, "step_line", fails_at_the_end)
-    assert run(*options, HELD_OUT, "train.steps=6")[0] == 2
+    with pytest.raises(RuntimeError, match="no line"):
+        run(*options, HELD_OUT, "train.steps=6", **failing_at_line(RuntimeError("no line")))
     state = load_checkpoint(tmp_path / "run/checkpoints/last.pt")
     assert state["loader"]["step"] == 6 and state["owes_evaluation"]
     code, out, _ = run(*options, HELD_OUT, "train.steps=6", "auto")
@@ -146,7 +164,7 @@ def test_abandoned_evaluation_on_full_disk_saves_elsewhere(options, tmp_path, mo
         real(path, state, previous)
 
     monkeypatch.setattr(checkpointer, "save_checkpoint", save)
-    monkeypatch.setattr(train, "score_items", lambda *_, **__: None)  # as a signal ends it
+    monkeypatch.setattr(Trainer, "evaluate", lambda *_: None)  # as a signal ends it
     code, _, err = run(*options, HELD_OUT, "train.steps=8", "train.final_save_minutes=0")
     (path,) = (tmp_path / "temporary").glob("omnidali-*/step-4.pt")
     assert code == 2 and f"What was trained is in {path}." in err
@@ -174,7 +192,7 @@ def test_error_in_forward_pass_saves_previous_step(options, tmp_path, whole, mon
         run(*options)
     assert step_of(tmp_path / "run") == 6
     monkeypatch.undo()
-    monkeypatch.setattr(train, "build_model", small_model)
+    monkeypatch.setattr(model_setup, "build_model", small_model)
     assert run(*options, "auto")[0] == 0
     assert_same(whole, weights(tmp_path / "run"))
 
@@ -199,7 +217,7 @@ def test_failed_loader_loses_no_step(options, tmp_path, whole, monkeypatch):
         if step == 11:
             raise UserError("sources.clips", "at most 10 files to fail", "11", "Check the disk.")
 
-    code, _, err = run(*options, wrap=calling(before))
+    code, _, err = run(*options, wrap_loader=calling(before))
     assert (
         code == 2
         and "--resume auto goes on after step 10\n" in err

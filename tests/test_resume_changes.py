@@ -11,18 +11,9 @@ from helpers.program_runs import CONFIG, run
 from helpers.recorder import consumed, small_model
 from omnidali.config.load import load_config
 from omnidali.distributed.ranks import Ranks
-from omnidali.loading.fusion import FusionIterator
 from omnidali.testing.numbered_media import write_image
-from omnidali.training import train
-
-
-class RememberingLoader(FusionIterator):
-    """A loader that keeps by slot what it gave."""
-
-    def __next__(self):
-        batch = super().__next__()
-        self.seen.update(consumed(batch.samples, self.plan.tables))
-        return batch
+from omnidali.training import model_setup, train
+from omnidali.training.hooks import Hooks
 
 
 @pytest.mark.parametrize("photos", ["sources.photos.list=photos.txt", "sources.photos.list=null"])
@@ -30,7 +21,7 @@ def test_files_that_break_between_two_lives_are_substituted(
     media_root, tmp_path, monkeypatch, photos
 ):
     """A resumed run keeps the plan, and substitutes what is gone, changed or broken."""
-    monkeypatch.setattr(train, "build_model", small_model)
+    monkeypatch.setattr(model_setup, "build_model", small_model)
     root = tmp_path / "media"
     folders = photos.endswith("null")
     bad = {"3.jpg", "5.jpg", "6.jpg", "video 2.mp4"}
@@ -57,16 +48,15 @@ def test_files_that_break_between_two_lives_are_substituted(
                 *options,
             ],
         )
-        loaders = []
+        seen = {}  # samples by slot
 
-        def wrap(loader):
-            loader.__class__ = RememberingLoader
-            loader.seen = {}
-            loaders.append(loader)
-            return loader
+        def remember(loader):
+            for batch in loader:
+                seen.update(consumed(batch.samples, loader.plan.tables))
+                yield batch
 
-        train.train(config, Ranks(), "auto", wrap_loader=wrap)
-        return loaders[0].seen
+        train.train(config, Ranks(), "auto", hooks=Hooks(wrap_loader=remember))
+        return seen
 
     whole = live("whole", "train.steps=12")
     before = live("killed", "train.steps=4")
@@ -98,7 +88,7 @@ def test_files_that_break_between_two_lives_are_substituted(
 
 def test_resume_takes_optimizer_settings_from_config(media_root, tmp_path, monkeypatch):
     """Momentum and weight decay do not change the order, so a resume may change them."""
-    monkeypatch.setattr(train, "build_model", small_model)
+    monkeypatch.setattr(model_setup, "build_model", small_model)
     (tmp_path / "c.yaml").write_text(CONFIG)
     options = [
         "--config",

@@ -33,7 +33,7 @@ def test_full_disk_does_not_end_a_run(options, tmp_path):
             if step in (5, 11):  # the checkpoint of step 8 fails, and its retry at step 10
                 fill(step == 5)
 
-        code, out, err = run(*options, "train.steps=14", wrap=calling(before))
+        code, out, err = run(*options, "train.steps=14", wrap_loader=calling(before))
         assert code == 0, err
         assert err.count("last.pt: expected a place to write a checkpoint, got") == 1
         assert err.count("checkpoints can be written again") == 1
@@ -42,7 +42,7 @@ def test_full_disk_does_not_end_a_run(options, tmp_path):
             json.loads(line)["step"]
             for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
         ]
-        assert rows == [2, 4, 6, 8, 10, 12, 14]  # what could not be written came later
+        assert rows == [1, 2, 4, 6, 8, 10, 12, 14]  # what could not be written came later
         checkpoints = tmp_path / "run" / "checkpoints"
         # the retry that worked
         assert load_checkpoint(checkpoints / "previous.pt")["loader"]["step"] == 12
@@ -57,7 +57,7 @@ def test_only_failed_last_save_ends_the_run_and_old_file_stays(options, tmp_path
             "train.steps=6",
             "train.final_save_minutes=0",
             "auto",
-            wrap=calling(lambda step: fill(True)),
+            wrap_loader=calling(lambda step: fill(True)),
         )
     assert (
         code == 2 and "error:\n" in err and "last.pt: expected a place to write a checkpoint" in err

@@ -24,7 +24,7 @@ from omnidali.models.checkpoint_file import (
     load_checkpoint,
     save_checkpoint,
 )
-from omnidali.training import run_folder, train
+from omnidali.training import model_setup, run_folder
 from omnidali.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("small_network")
@@ -78,7 +78,7 @@ def test_refused_resume_changes_nothing(options, tmp_path, media_root, name, mon
                 return small_model(config, *given)
             return torch.nn.Sequential(torch.nn.Linear(2, 2))
 
-        monkeypatch.setattr(train, "build_model", build)
+        monkeypatch.setattr(model_setup, "build_model", build)
     assert run(*options, "train.steps=4")[0] == 0
     before = files_of(tmp_path / "run")
     code, _, err = run(*options, "train.steps=6", *REFUSED[name](media_root, tmp_path), "auto")
@@ -253,7 +253,9 @@ def test_run_holds_its_folder(options):
                 evaluate.evaluate(load_config(options[1], [*options[2:], HELD_OUT]), Ranks())
             )
 
-    code, _, err = run(*options, "train.steps=4", "train.checkpoint_every=2", wrap=calling(before))
+    code, _, err = run(
+        *options, "train.steps=4", "train.checkpoint_every=2", wrap_loader=calling(before)
+    )
     assert code == 0 and refused[0][0] == 2, err
     assert (
         f"a folder that no other run is writing to, got one of process {os.getpid()}"

@@ -159,7 +159,7 @@ def test_run_saves_elsewhere_if_its_folder_was_taken(options, tmp_path, network_
             (tmp_path / "run/run.lock").unlink()
             others.append(RunLock(tmp_path / "run"))
 
-    code, _, err = run(*options, "train.checkpoint_every=4", wrap=calling(before))
+    code, _, err = run(*options, "train.checkpoint_every=4", wrap_loader=calling(before))
     (path,) = (tmp_path / "temporary").glob("omnidali-*/step-8.pt")
     assert code == 2 and "expected the folder that this run began in, got one of process" in err
     assert (
@@ -180,7 +180,7 @@ def test_run_goes_on_if_its_folder_was_deleted(options, tmp_path):
         "train.steps=8",
         "train.checkpoint_every=4",
         f"catalog={tmp_path / 'c.sqlite'}",
-        wrap=calling(before),
+        wrap_loader=calling(before),
     )
     assert code == 0, err
     assert "was removed or replaced" in err and step_of(tmp_path / "run") == 8

@@ -117,7 +117,7 @@ def test_interrupt_or_hangup_saves(options, tmp_path, number):
     handler = signal.signal(number, signal.default_int_handler)
     try:
         code, out, err = run(
-            *options, wrap=calling(lambda step: step == 3 and raise_and_wait(number))
+            *options, wrap_loader=calling(lambda step: step == 3 and raise_and_wait(number))
         )
         assert signal.getsignal(number) is signal.default_int_handler
     finally:
@@ -141,7 +141,7 @@ def test_ignored_hangup_stays_ignored(options, tmp_path):
         code, out, err = run(
             *options,
             "train.steps=6",
-            wrap=calling(lambda step: step == 3 and raise_and_wait(signal.SIGHUP)),
+            wrap_loader=calling(lambda step: step == 3 and raise_and_wait(signal.SIGHUP)),
         )
     finally:
         signal.signal(signal.SIGHUP, handler)

@@ -5,7 +5,6 @@ import itertools
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from operator import methodcaller
 from pathlib import Path
 
 import cv2
@@ -31,7 +30,7 @@ from omnidali.planning.samples import Samples
 from omnidali.training.tensorboard_log import TensorBoardLog
 from omnidali.utils.atomic_write import writing_to
 from omnidali.utils.plots import write_png
-from omnidali.utils.untrusted_text import for_image, for_tensorboard, say
+from omnidali.utils.untrusted_text import for_image, say
 
 FRAMES_A_ROW = 8  # of the clips' image; a longer clip has a row of its own
 _MOST_STEPS = 100  # that are decoded for sources with few slots a step
@@ -212,9 +211,8 @@ def _write_images(
     config: Config, out: Path, clips: dict[str, list[PlannedClip]], steps: dict[str, int]
 ) -> list[Path]:
     sources = all_sources(config)
-    tensorboard = Path(config.run_dir, "tb")
     written = []
-    with contextlib.closing(TensorBoardLog(tensorboard)) as log, writing_to(out):
+    with contextlib.closing(TensorBoardLog(Path(config.run_dir))) as log, writing_to(out):
         for name, shown in clips.items():
             if not shown:
                 say(f"{name}: no clip in the {steps[name]} steps that were looked at")
@@ -227,10 +225,9 @@ def _write_images(
             ):
                 written.append(out / f"{name}{ending}.png")
                 write_png(written[-1], image)
-                tag = for_tensorboard(f"preview/{name}/{tag}")
-                log.write(methodcaller("add_image", tag, image, shown[0].step, dataformats="HWC"))
+                log.log_image(f"preview/{name}/{tag}", shown[0].step, image)
             say(f"{name}: {len(shown)} clips of the steps {shown[0].step} to {shown[-1].step}")
-    say(f"pictures: {out}, and in TensorBoard: {tensorboard}")
+    say(f"pictures: {out}, and in TensorBoard: {log.place}")
     return written
 
 

@@ -12,6 +12,7 @@ A 2D kernel becomes a 3D one by repeating it over time and dividing by the lengt
 clip gives the 2D response (I3D, Carreira and Zisserman, CVPR 2017).
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -218,6 +219,22 @@ def fit_weights(
         if name not in fitting and name not in wrong and not name.endswith("num_batches_tracked")
     ]
     return fitting, report
+
+
+def check_pretrained(config: ModelConfig) -> None:
+    """Refuse a file of weights that is not there, which needs no data.
+
+    Raises:
+        UserError: naming the file.
+    """
+    if config.pretrained and not os.path.isfile(config.pretrained):
+        raise UserError(
+            config.pretrained,
+            "a checkpoint",
+            "no such file",
+            "Correct the path, which starts from the current folder, or clear it to start from"
+            " scratch.",
+        )
 
 
 def load_pretrained(

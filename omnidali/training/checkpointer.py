@@ -300,7 +300,7 @@ class Checkpointer:
         state = None
         failure: Exception | None
         try:
-            state = training.as_dict()
+            state = training.state_dict()
             self._check_folder()
             failure = self._write(LAST, state)
         except Exception as error:  # no memory, another run in this folder, or what ended the run

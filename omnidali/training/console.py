@@ -3,12 +3,13 @@
 import contextlib
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
 
 from omnidali.distributed.ranks import Ranks
+from omnidali.loading.batch import StepBatch
 from omnidali.loading.stats import SourceStats
 from omnidali.utils.untrusted_text import say
 
@@ -24,24 +25,37 @@ class ThroughputMeter:
     """Throughput and waiting of this rank since the last line; occupancy and mix since the start.
 
     Args:
-        step: steps done before this process began.
         steps: of the whole run.
     """
 
-    def __init__(self, step: int, steps: int):
-        self._step = step
+    def __init__(self, steps: int):
         self._steps = steps
-        self._begun = time.perf_counter()  # of the interval since the last line
+        self.begin(0)
         self._wait = 0.0
         self._source_waits: dict[str, float] = {}
 
-    def add_wait(self, seconds: float) -> None:
-        """Count time in which the loop waited for the loader."""
-        self._wait += seconds
+    def begin(self, step: int) -> None:
+        """Count from now; ``step`` is the number of steps done."""
+        self._step = step
+        self._begun = time.perf_counter()  # of the interval since the last line
 
-    def exclude(self, seconds: float) -> None:
-        """Leave out time that was neither training nor waiting, such as an evaluation."""
-        self._begun += seconds
+    def timing(self, batches: Iterable[StepBatch]) -> Iterator[StepBatch]:
+        """Yield the batches, and count the time that the loop waits for them."""
+        iterator = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            batch = next(iterator, None)
+            self._wait += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out time that is neither training nor waiting, such as an evaluation."""
+        paused = time.perf_counter()
+        yield
+        self._begun += time.perf_counter() - paused
 
     def read(
         self, step: int, clips: float, stats: Mapping[str, SourceStats], device: torch.device

@@ -1,15 +1,14 @@
 """The folder of a run: config, environment, metrics, TensorBoard, pictures/ and checkpoints/."""
 
 import contextlib
+import functools
 import json
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-from torch.utils.tensorboard import SummaryWriter
 
 from omnidali.catalog.database.trial_copy import drop_trial
 from omnidali.config.convert import config_to_dict
@@ -22,14 +21,13 @@ from omnidali.loading.batch import StepBatch
 from omnidali.loading.clip_images import clip_grid, label_text
 from omnidali.models.checkpoint_file import remove_parts
 from omnidali.training.checkpointer import Checkpointer
+from omnidali.training.loggers import Logger, MetricsLog, PictureLog
 from omnidali.training.retry import RetriedWrites
 from omnidali.training.run_lock import RunLock
 from omnidali.training.state import NotFiniteError, TrainingState
 from omnidali.training.tensorboard_log import TensorBoardLog
 from omnidali.utils.atomic_write import write_whole
-from omnidali.utils.plots import write_png
 from omnidali.utils.run_record import describe_environment
-from omnidali.utils.untrusted_text import for_tensorboard
 
 # those of a resume have its step in the braces
 _CONFIG = "config{}.yaml"
@@ -48,6 +46,7 @@ class RunFolder:
         resume: ``auto`` or a path inside the folder; anything else refuses a folder with
             checkpoints.
         writes: False for a dry run, of which only the checkpoints are read.
+        loggers: get the figures and pictures, too.
 
     Attributes:
         checkpoints: reads and writes ``checkpoints/``.
@@ -57,18 +56,27 @@ class RunFolder:
             that would be overwritten.
     """
 
-    def __init__(self, config: Config, ranks: Ranks, resume: str = "auto", writes: bool = True):
+    def __init__(
+        self,
+        config: Config,
+        ranks: Ranks,
+        resume: str = "auto",
+        writes: bool = True,
+        loggers: Sequence[Logger] = (),
+    ):
         self.path = Path(config.run_dir)
         self._catalog = Path(config.catalog_path)
         self._is_main = ranks.is_main
         self._on_cpu = ranks.device.type == "cpu"
         self._writes = writes and ranks.is_main
         self._retried = RetriedWrites()
-        self._tensorboard = TensorBoardLog(self.path / "tb")
         self._lock: RunLock | None = None
 
         self._shown: set[str] = set()  # sources with images in pictures/
-        self._lines: list[str] = []  # of metrics.jsonl, that wait for space
+        self._loggers: Sequence[Logger] = ()
+        if self._writes:
+            own = (MetricsLog(self.path), PictureLog(self.path), TensorBoardLog(self.path))
+            self._loggers = (*own, *loggers)
 
         self.checkpoints = Checkpointer(
             self.path,
@@ -204,32 +212,21 @@ class RunFolder:
             raise
 
     def log(self, kind: str, step: int, values: Mapping[str, object]) -> None:
-        """Write a line of metrics.jsonl; numbers also go to TensorBoard as ``kind/name``."""
-        if not self._writes:
-            return
-        row = {"kind": kind, "step": step, "time": round(time.time(), 3)}
-        self._lines.append(json.dumps({**row, **values}) + "\n")
-        self._retried.attempt("metrics", self.path / "metrics.jsonl", self._write_lines)
+        """Give figures to the loggers: metrics.jsonl, and TensorBoard as ``kind/name``."""
+        self._log(lambda logger: logger.log_values(kind, step, values))
 
-        def draw(board: SummaryWriter) -> None:
-            for name, value in _flatten(values):
-                board.add_scalar(for_tensorboard(f"{kind}/{name}"), value, step)
+    def show_image(self, tag: str, step: int, image: np.ndarray) -> None:
+        """Give an RGB picture, uint8 (H, W, 3), to the loggers."""
+        self._log(lambda logger: logger.log_image(tag, step, image))
 
-        self._draw(draw)
-
-    def _write_lines(self) -> None:
-        _append(self.path / "metrics.jsonl", "".join(self._lines).encode())
-        self._lines.clear()
-
-    def _draw(self, draw: Callable[[SummaryWriter], None]) -> None:
-        self._retried.attempt(
-            "TensorBoard's events", self.path / "tb", lambda: self._tensorboard.write(draw)
-        )
+    def _log(self, write: Callable[[Logger], None]) -> None:
+        for logger in self._loggers:
+            self._retried.attempt(logger.name, logger.place, functools.partial(write, logger))
 
     def show_batch(
-        self, batch: StepBatch, names: tuple[str, ...], class_names: tuple[str, ...]
+        self, batch: StepBatch, names: Sequence[str], class_names: tuple[str, ...]
     ) -> None:
-        """Write each source's first clips, as the model gets them, as an image.
+        """Show each source's first clips, as the model gets them.
 
         Args:
             batch: of the step.
@@ -247,21 +244,12 @@ class RunFolder:
                     self._shown.add(name)
                     labels = [label_text(label, class_names) for label in group.labels[clips]]
                     grid = clip_grid(group.clips[clips], labels)
-                    self.show_image(grid, batch.step, name=name, tag=f"clips/{name}")
-
-    def show_image(self, image: np.ndarray, step: int, *, name: str, tag: str) -> None:
-        """Write an RGB image, uint8 (H, W, 3), as a file and to TensorBoard."""
-        if not self._writes:
-            return
-        path = self.path / "pictures" / f"step{step}-{name}.png"
-        self._retried.attempt("pictures", path, lambda: write_png(path, image))
-        self._draw(
-            lambda board: board.add_image(for_tensorboard(tag), image, step, dataformats="HWC")
-        )
+                    self.show_image(f"clips/{name}", batch.step, grid)
 
     def close(self) -> None:
         """Close the files and let others have the folder. A second call does nothing."""
-        self._tensorboard.close()
+        for logger in self._loggers:
+            logger.close()
         if self._is_main:
             drop_trial(self._catalog)  # of a start that was refused
         if self._lock is not None:
@@ -272,23 +260,3 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _append(path: Path, data: bytes) -> None:
-    """Append all of ``data`` or nothing, so that no line is cut in the middle."""
-    with open(path, "ab", buffering=0) as file:
-        size = file.seek(0, os.SEEK_END)
-        try:
-            while data:
-                data = data[file.write(data) :]
-        except OSError:
-            file.truncate(size)
-            raise
-
-
-def _flatten(values: Mapping[str, object], above: str = "") -> Iterator[tuple[str, float]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{above}{name}/")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            yield f"{above}{name}", value

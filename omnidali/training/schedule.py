@@ -1,9 +1,143 @@
-"""The learning rate as a function of the step, and the time of the next save."""
+"""What is due after a step, and the learning rate: pure functions of the config and the step."""
 
 import math
 import time
+from dataclasses import dataclass
 
-from omnidali.config.schema import OptimizerConfig
+from omnidali.config.schema import Config, OptimizerConfig
+from omnidali.models.checkpoint_file import LAST
+
+
+@dataclass(frozen=True)
+class Due:
+    """What a training does after a step, in this order; ``stops`` ends it.
+
+    Attributes:
+        step: number of steps done.
+        is_end: whether it is the last step of this process.
+        logs: whether the step's line is due.
+        files: checkpoints to write, last.pt as the last one.
+        evaluates: whether to evaluate.
+        stops: whether the ranks have agreed to stop.
+    """
+
+    step: int
+    is_end: bool = False
+    logs: bool = False
+    files: tuple[str, ...] = ()
+    evaluates: bool = False
+    stops: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """When a training logs, saves and evaluates.
+
+    A step is counted when it is done: 1 is after the first batch. With ``accumulate``, saves and
+    evaluations come at the first optimizer step from each multiple of their distance on.
+
+    Attributes:
+        steps: length of the whole run.
+        steps_per_epoch: steps that the target's items last for.
+        optimizer: settings of the learning rate, and how many steps make an optimizer step.
+        log_every: distance of the console's lines, steps.
+        checkpoint_every: distance of saves of last.pt, steps.
+        keep_every: distance of checkpoints that are kept, steps; None: none are.
+        evaluate_every: distance of evaluations, steps; None: there are none.
+        first: steps done before this process began.
+        dry_run: steps after which a process that writes nothing ends; None: no dry run.
+    """
+
+    steps: int
+    steps_per_epoch: float
+    optimizer: OptimizerConfig
+    log_every: int
+    checkpoint_every: int
+    keep_every: int | None
+    evaluate_every: int | None
+    first: int = 0
+    dry_run: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        *,
+        steps: int,
+        steps_per_epoch: float,
+        evaluates: bool,
+        dry_run: int | None = None,
+    ) -> "Schedule":
+        """The schedule of a config.
+
+        Args:
+            config: of the run.
+            steps: length of the whole run.
+            steps_per_epoch: of the target.
+            evaluates: whether there is something to evaluate on.
+            dry_run: steps of a dry run.
+        """
+        evaluate_every = config.evaluation.every_steps or max(
+            1, round(config.evaluation.every_epochs * steps_per_epoch)
+        )
+        return cls(
+            steps=steps,
+            steps_per_epoch=steps_per_epoch,
+            optimizer=config.optimizer,
+            log_every=config.train.log_every,
+            checkpoint_every=config.train.checkpoint_every,
+            keep_every=config.train.keep_every,
+            evaluate_every=evaluate_every if evaluates else None,
+            dry_run=dry_run,
+        )
+
+    @property
+    def last(self) -> int:
+        """Steps done when this process ends."""
+        if self.dry_run is None:
+            return self.steps
+        return min(self.steps, self.first + self.dry_run)
+
+    def learning_rate(self, step: float) -> float:
+        """The learning rate of a step, counted from 0; see :func:`learning_rate`."""
+        return learning_rate(step, self.steps, self.steps_per_epoch, self.optimizer)
+
+    def updates(self, step: int) -> bool:
+        """Whether the batch before ``step`` ends an optimizer step."""
+        return step % self.optimizer.accumulate == 0 or step == self.steps
+
+    def evaluates(self, step: int) -> bool:
+        """Whether an evaluation is due."""
+        if self.evaluate_every is None or self.dry_run is not None:
+            return False
+        return step == self.last or self.is_due(self.evaluate_every, step)
+
+    def is_due(self, every: int, step: int) -> bool:
+        """Whether ``step`` ends the first optimizer step from a multiple of ``every`` on."""
+        return self.updates(step) and step % every < self.optimizer.accumulate
+
+    def due(self, step: int, *, saves: bool = False, stops: bool = False) -> Due:
+        """What to do after a step.
+
+        Args:
+            step: number of steps done.
+            saves: whether last.pt is written in any case.
+            stops: whether the ranks have agreed to stop, which also saves; an evaluation that is
+                due then is left to the resume.
+        """
+        is_end = step == self.last
+        evaluates = self.evaluates(step)
+        keeps = self.keep_every is not None and self.is_due(self.keep_every, step)
+        saves = saves or stops or is_end or evaluates or self.is_due(self.checkpoint_every, step)
+        files = (f"step-{step}.pt",) * keeps + (LAST,) * saves
+        return Due(
+            step,
+            is_end=is_end,
+            logs=step % self.log_every == 0 or step == self.first + 1 or bool(files),
+            files=files if self.dry_run is None else (),
+            evaluates=evaluates and not stops,
+            stops=stops,
+        )
 
 
 def learning_rate(

@@ -97,6 +97,20 @@ class TrainingState:
             self._remember_statistics()
             self._is_complete = True
 
+    def record_evaluation(self, top1: float) -> bool:
+        """Note that the evaluation that was due is finished.
+
+        Args:
+            top1: its accuracy, percent.
+
+        Returns:
+            Whether it is the best one so far.
+        """
+        self.owes_evaluation = False
+        is_best = top1 > self.best
+        self.best = max(self.best, top1)
+        return is_best
+
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         """Keep another thread from an optimizer step while this one saves the last, if possible."""
@@ -112,7 +126,7 @@ class TrainingState:
         if self._buffers:
             torch._foreach_copy_(list(self._statistics.values()), list(self._buffers.values()))
 
-    def as_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, object]:
         """The checkpoint of the last optimizer step; its tensors are the model's own.
 
         Raises:
@@ -148,7 +162,7 @@ class TrainingState:
             "config": config_to_dict(config),
         }
 
-    def load(self, saved: dict) -> list[str]:
+    def load_state_dict(self, saved: dict) -> list[str]:
         """Continue from a checkpoint.
 
         Returns:

@@ -2,25 +2,45 @@
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 from torch.utils.tensorboard import SummaryWriter
+
+from omnidali.utils.untrusted_text import for_tensorboard
 
 
 class TensorBoardLog:
     """A SummaryWriter that is replaced after an error: once its thread fails, it writes no more.
 
     Args:
-        folder: of the files; it is made by the first write.
+        folder: of the run; its folder ``tb`` is made by the first write.
     """
 
+    name = "TensorBoard's events"
+
     def __init__(self, folder: Path):
-        self._folder = folder
+        self.place = folder / "tb"
         self._writer: SummaryWriter | None = None
         _silence_writer_threads()
 
-    def write(self, draw: Callable[[SummaryWriter], object]) -> None:
+    def log_values(self, kind: str, step: int, values: Mapping[str, object]) -> None:
+        """Write the numbers, as ``kind/name``."""
+
+        def draw(writer: SummaryWriter) -> None:
+            for name, value in _flatten(values):
+                writer.add_scalar(for_tensorboard(f"{kind}/{name}"), value, step)
+
+        self._write(draw)
+
+    def log_image(self, tag: str, step: int, image: np.ndarray) -> None:
+        """Write a picture."""
+        self._write(
+            lambda writer: writer.add_image(for_tensorboard(tag), image, step, dataformats="HWC")
+        )
+
+    def _write(self, draw: Callable[[SummaryWriter], object]) -> None:
         """Call ``draw`` with the writer, and flush it to the disk.
 
         Raises:
@@ -28,7 +48,7 @@ class TensorBoardLog:
         """
         try:
             if self._writer is None:
-                self._writer = SummaryWriter(str(self._folder))
+                self._writer = SummaryWriter(str(self.place))
             draw(self._writer)
             self._writer.flush()
         except OSError:
@@ -41,6 +61,14 @@ class TensorBoardLog:
             with contextlib.suppress(OSError):
                 self._writer.close()
             self._writer = None
+
+
+def _flatten(values: Mapping[str, object], above: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{above}{name}/")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield f"{above}{name}", value
 
 
 def _silence_writer_threads() -> None:

@@ -8,6 +8,7 @@ OMNIDALI_WAITS=N holds a training before step N until FOLDER/go exists, so that 
 the test wants it.
 """
 
+import functools
 import os
 import signal
 import sys
@@ -27,27 +28,22 @@ from omnidali.cli.error_report import run_reporting_errors
 from omnidali.distributed import control_connection, failure_monitor
 from omnidali.distributed.ranks import Ranks, end_process_group, start_process_group
 from omnidali.errors import UserError
-from omnidali.loading.fusion import FusionIterator
 from omnidali.models.checkpoint_file import save_checkpoint
-from omnidali.training import stop_signals, train
+from omnidali.training import model_setup, stop_signals, train, trainer
+from omnidali.training.hooks import Hooks
 from omnidali.training.run_lock import RunLock
 
 
-class CallingLoader(FusionIterator):
-    """A loader that calls ``before`` with the step that comes next."""
-
-    def __next__(self):
-        self.before(self.next_step)
-        return super().__next__()
-
-
 def calling(before):
-    """For train's ``wrap_loader``: call ``before`` with each step that comes next."""
+    """A hook ``wrap_loader``: call ``before`` with each step that comes next."""
 
     def wrap(loader):
-        loader.__class__ = CallingLoader
-        loader.before = before
-        return loader
+        while True:
+            before(loader.next_step)
+            batch = next(loader, None)
+            if batch is None:
+                return
+            yield batch
 
     return wrap
 
@@ -77,10 +73,9 @@ def run_training(folder, *arguments):
             while not (folder / "go").exists():
                 time.sleep(0.01)
 
-    real = train.train
-    train.train = lambda *given: real(*given, wrap_loader=calling(hold))
-    train.build_model = recorder.small_model
-    train.StopSignals = ReportingSignals
+    trainer.StopSignals = ReportingSignals
+    model_setup.build_model = recorder.small_model
+    train.train = functools.partial(train.train, hooks=Hooks(wrap_loader=calling(hold)))
     code = cli.main(list(arguments), verb="train")
     write_whole(folder / f"code{rank}", str(code))
     return code

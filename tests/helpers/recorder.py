@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from omnidali.cli import main as cli
-from omnidali.loading.fusion import FusionIterator
 from omnidali.models.recognizers import Head, build_model
 from omnidali.models.resnet import Block, ConvBN
-from omnidali.training import train
+from omnidali.training import model_setup, train
+from omnidali.training.hooks import Hooks
 
 
 def consumed(samples, tables):
@@ -72,21 +72,26 @@ def checksums(batch):
     return found
 
 
-class RecordingLoader(FusionIterator):
-    """A loader that writes down every batch which it gives."""
+def recording(folder):
+    """A hook ``wrap_loader``: write down every batch, before the loop gets it."""
 
-    def __next__(self):
-        batch = super().__next__()
-        sums = checksums(batch)
-        rows = consumed(batch.samples, self.plan.tables)
-        assert sums.keys() == rows.keys(), "a batch's samples are not what it holds"
-        line = {
-            "step": batch.step,
-            "items": [[slot, *rows[slot], sums[slot]] for slot in sorted(rows)],
-        }
-        # one call, and no buffer that a kill could empty
-        os.write(self.record, (json.dumps(line) + "\n").encode())
-        return batch
+    def wrap(loader):
+        path = Path(folder) / f"rank{loader.rank}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        record = os.open(path, os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_WRONLY)
+        for batch in loader:
+            sums = checksums(batch)
+            rows = consumed(batch.samples, loader.plan.tables)
+            assert sums.keys() == rows.keys(), "a batch's samples are not what it holds"
+            line = {
+                "step": batch.step,
+                "items": [[slot, *rows[slot], sums[slot]] for slot in sorted(rows)],
+            }
+            # one call, and no buffer that a kill could empty
+            os.write(record, (json.dumps(line) + "\n").encode())
+            yield batch
+
+    return wrap
 
 
 def small_model(config, classes, clip_len):
@@ -107,17 +112,9 @@ def small_model(config, classes, clip_len):
 
 def main(folder, arguments):
     """Train, and record into ``folder``, which no run used before."""
-
-    def wrap(loader):
-        loader.__class__ = RecordingLoader
-        path = Path(folder) / f"rank{loader.rank}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        loader.record = os.open(path, os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_WRONLY)
-        return loader
-
     if os.environ.get("OMNIDALI_SMALL_NETWORK"):
-        train.build_model = small_model
-    train.train = functools.partial(train.train, wrap_loader=wrap)
+        model_setup.build_model = small_model
+    train.train = functools.partial(train.train, hooks=Hooks(wrap_loader=recording(folder)))
     return cli.main(arguments, verb="train")
 
 

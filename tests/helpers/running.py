@@ -12,7 +12,8 @@ from omnidali.cli.error_report import run_reporting_errors
 from omnidali.config.load import load_config
 from omnidali.distributed.ranks import Ranks
 from omnidali.models.checkpoint_file import load_checkpoint
-from omnidali.training import train
+from omnidali.training.hooks import Hooks
+from omnidali.training.train import train
 
 CONFIG = (
     SMALL
@@ -37,14 +38,15 @@ def options_of(media_root, folder):
     ]
 
 
-def run(*arguments, wrap=lambda loader: loader):
-    """Run a training in this process; returns its exit code, stdout and stderr."""
+def run(*arguments, **hooks):
+    """Run a training with hooks in this process; returns its exit code, stdout and stderr."""
     out = io.StringIO()
     err = io.StringIO()
 
     def work():
         config = load_config(arguments[1], [text for text in arguments[2:] if "=" in text])
-        train.train(config, Ranks(), "auto" if "auto" in arguments else "none", wrap_loader=wrap)
+        resume = "auto" if "auto" in arguments else "none"
+        train(config, Ranks(), resume, hooks=Hooks(**hooks))
 
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = run_reporting_errors(work)
