@@ -1,6 +1,4 @@
-"""Schedules, averages and meters, against tables and plain lines."""
-
-import math
+"""Averages and meters, against tables and plain lines."""
 
 import numpy as np
 import pytest
@@ -8,7 +6,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnidali.config.schema import OptimizerConfig
 from omnidali.distributed.ranks import Ranks
 from omnidali.evaluation.accuracy import measure_accuracy
 from omnidali.loading.stats import SourceStats
@@ -16,27 +13,6 @@ from omnidali.training.console import step_line
 from omnidali.training.ema import Ema
 from omnidali.training.gc_control import closing_loader
 from omnidali.training.meters import SourceMeter
-from omnidali.training.schedule import learning_rate
-
-
-def test_step_schedule_by_hand():
-    config = OptimizerConfig(lr=0.01, milestones=(40.0, 80.0))
-    rates = {0: 0.01, 39.9: 0.01, 40: 0.001, 79.9: 0.001, 80: 0.0001, 99: 0.0001}
-    for epoch, rate in rates.items():
-        assert learning_rate(round(epoch * 10), 1000, 10.0, config) == pytest.approx(rate)
-
-
-def test_cosine_and_warmup_by_hand():
-    config = OptimizerConfig(lr=2.0, schedule="cosine", warmup_epochs=2.0)
-    rates = {
-        0: 0.2,
-        10: 2 * 0.55 * 0.5 * (1 + math.cos(math.pi * 0.1)),
-        20: 1 + math.cos(math.pi * 0.2),
-        50: 1.0,
-        99: 1 + math.cos(math.pi * 0.99),
-    }
-    for step, rate in rates.items():
-        assert learning_rate(step, 100, 10.0, config) == pytest.approx(rate)
 
 
 def test_ema_follows_the_model():
