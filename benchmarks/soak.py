@@ -168,7 +168,7 @@ def _join_ranks(
     dist.init_process_group(
         "gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=world
     )
-    run_rank(out, Ranks(rank, world, world), seconds, clips, seed=seed, begun=begun)
+    run_rank(out, Ranks(rank, world, core_sharers=world), seconds, clips, seed=seed, begun=begun)
     dist.destroy_process_group()
 
 

@@ -6,6 +6,8 @@ The names below are the public interface. They load on first use, as torch and D
 import importlib
 from typing import Any
 
+__version__ = "0.2.0"
+
 _PUBLIC = {
     "ClipBatch": "omnidali.loading.batch",
     "StepBatch": "omnidali.loading.batch",
@@ -21,6 +23,11 @@ _PUBLIC = {
     "load_config": "omnidali.config.load",
     "open_data": "omnidali.loading.data",
     "open_loader": "omnidali.loading.data",
+    "train": "omnidali.training.train",
+    "Trainer": "omnidali.training.trainer",
+    "Hooks": "omnidali.training.hooks",
+    "Logger": "omnidali.training.loggers",
+    "evaluate": "omnidali.evaluation.evaluate",
 }
 __all__ = list(_PUBLIC)
 

@@ -2,12 +2,15 @@
 
 import os
 import signal
+import socket
 import time
 
 import pytest
 
 from helpers.running import assert_same, step_of, weights
 from helpers.warm_process import start_torchrun, state_of, wait_for_files, wait_until
+from omnidali.distributed.control_connection import MessageConnection
+from omnidali.distributed.failure_relay import FailureRelay
 
 pytestmark = pytest.mark.usefixtures("small_network")
 
@@ -86,3 +89,18 @@ def test_busy_main_rank_saves_when_another_dies(warm, tmp_path, options):
     assert main.wait(ONE_MINUTE) == 1, main.output  # though nobody lets it go on
     assert "--resume auto goes on after step 4\n" in main.output
     assert step_of(tmp_path / "run") == 4
+
+
+def test_messages_without_the_password_are_dropped():
+    relay = FailureRelay(["127.0.0.1"])
+    rank, stranger = (
+        MessageConnection(socket.create_connection((relay.address, relay.port))) for _ in range(2)
+    )
+    rank.send({"rank": 1, "token": relay.token})
+    assert rank.receive() == []  # no failure yet
+    stranger.send({"rank": 0, "token": "guessed"})
+    stranger.send({"rank": 0, "code": 1, "text": "leave"})
+    with pytest.raises(ConnectionError):
+        stranger.receive()
+    relay.close()
+    assert rank.receive() == [{"bye": True}]

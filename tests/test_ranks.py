@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +12,17 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from omnidali.distributed.ranks import Ranks, _average_each_alone
+from conftest import free_port
+from omnidali.distributed.main_address import MainView
+from omnidali.distributed.ranks import (
+    Ranks,
+    _average_each_alone,
+    _choose_device,
+    _Place,
+    end_process_group,
+    start_process_group,
+)
+from omnidali.errors import UserError
 
 WORLD, LATE = 8, 1.0
 
@@ -19,7 +30,7 @@ WORLD, LATE = 8, 1.0
 def pass_barrier(rank, store, times):
     """Pass a barrier, the last rank late; reports when this one came and went."""
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
-    ranks = Ranks(rank, WORLD, WORLD)
+    ranks = Ranks(rank, WORLD)
     ranks.barrier()  # the first one makes the patient group, for which all wait
     time.sleep(LATE * (rank == WORLD - 1))
     came = time.monotonic()  # one clock for all processes
@@ -29,9 +40,15 @@ def pass_barrier(rank, store, times):
     dist.destroy_process_group()
 
 
-def test_barrier_waits_for_all_ranks(tmp_path):
-    context = multiprocessing.get_context("forkserver")  # torch is imported once
+@pytest.fixture(scope="module")
+def context():
+    """Starts processes that need not import torch."""
+    context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["omnidali.distributed.ranks"])
+    return context
+
+
+def test_barrier_waits_for_all_ranks(context, tmp_path):
     times = context.Queue()
     processes = [
         context.Process(target=pass_barrier, args=(rank, tmp_path / "store", times))
@@ -44,6 +61,73 @@ def test_barrier_waits_for_all_ranks(tmp_path):
         process.join(300)
     assert [process.exitcode for process in processes] == [0] * WORLD
     assert min(went for _, went in seen) >= max(came for came, _ in seen)
+
+
+def report_threads(rank, port, cores, found):
+    """Join a job of two ranks with these cores; reports how many threads this rank has."""
+    os.environ.update(
+        RANK=str(rank),
+        WORLD_SIZE="2",
+        LOCAL_WORLD_SIZE="2",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    os.sched_getaffinity = lambda _: cores
+    found.put((rank, start_process_group().threads, torch.get_num_threads()))
+    end_process_group()
+
+
+@pytest.mark.parametrize(
+    "cores, threads",
+    [
+        # torchrun's ranks share the machine
+        ([{0, 1, 2, 3, 4, 5, 6, 7}, {0, 1, 2, 3, 4, 5, 6, 7}], [4, 4]),
+        # srun binds its tasks
+        ([{0, 1, 2, 3}, {4, 5, 6, 7}], [4, 4]),
+        ([{0, 1}, {2, 3, 4, 5}], [2, 4]),
+        ([{0}, {0}], [1, 1]),
+    ],
+)
+def test_ranks_share_only_cores_that_both_may_use(context, cores, threads):
+    found = context.Queue()
+    with free_port() as port:
+        processes = [
+            context.Process(target=report_threads, args=(rank, port, cores[rank], found))
+            for rank in range(2)
+        ]
+        for process in processes:
+            process.start()
+        seen = sorted(found.get(timeout=300) for _ in processes)
+        for process in processes:
+            process.join(300)
+    assert seen == [(rank, threads[rank], threads[rank]) for rank in range(2)]
+
+
+def test_ranks_of_other_machines_share_no_cores():
+    view = MainView((), ())
+    places = [_Place(machine, frozenset({0, 1}), view) for machine in ("a", "a", "b")]
+    assert [place.count_core_sharers(places) for place in places] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("gpus, local_rank, index", [(8, 3, 3), (1, 3, 0), (2, 3, 1)])
+def test_rank_takes_a_gpu_that_it_sees(monkeypatch, gpus, local_rank, index):
+    """With --gpus-per-task=1 each task sees its own GPU alone, as number 0."""
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    assert _choose_device(local_rank) == torch.device("cuda", index)
+    assert taken == [torch.device("cuda", index)]
+
+
+def test_port_of_another_program_is_reported(monkeypatch):
+    with socket.create_server(("0.0.0.0", 0)) as other:
+        port = other.getsockname()[1]
+        given = {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for name, value in given.items():
+            monkeypatch.setenv(name, str(value))
+        with pytest.raises(UserError, match=f"MASTER_PORT: expected a free port .* got {port},"):
+            start_process_group()
 
 
 def test_rank_without_its_torchrun_ends(tmp_path):

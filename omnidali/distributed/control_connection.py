@@ -1,13 +1,32 @@
 """JSON messages between the ranks of a job, over TCP connections that notice a dead peer."""
 
-import contextlib
 import json
-import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 _SILENT_SECONDS = 30  # after which a machine that does not answer is gone
 MAX_MESSAGE = 100_000  # bytes
+
+
+@dataclass(frozen=True)
+class RankFailure:
+    """How a rank failed: its exit ``code``, and the error as ``text``."""
+
+    rank: int
+    code: int
+    text: str
+
+    @classmethod
+    def from_lost_connection(cls, rank: int, error: OSError) -> "RankFailure":
+        """The failure of a rank that said nothing of it."""
+        if isinstance(error, ConnectionError):
+            return cls(rank, 1, "it was killed, or left without a word")
+        reason = error.strerror or error
+        return cls(rank, 1, f"its machine, or the network to it, is gone ({reason})")
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} ended: {self.text}"
 
 
 class MessageConnection:
@@ -56,30 +75,3 @@ class MessageConnection:
             return [message for line in lines if (message := dict(json.loads(line)))]
         except (ValueError, TypeError, RecursionError):
             raise ConnectionError("not ours") from None
-
-
-def connect_to_main(hosts: Sequence[str], port: int) -> MessageConnection:
-    """Connect to the first of ``hosts`` that answers.
-
-    Raises:
-        OSError: if none does.
-    """
-    error = OSError("no address")
-    for host in hosts:
-        try:
-            return MessageConnection(socket.create_connection((host, port), timeout=5))
-        except OSError as failed:
-            error = failed
-    raise error
-
-
-def own_addresses(is_single_host: bool) -> list[str]:
-    """Names and addresses by which other ranks may reach this machine, the likeliest first."""
-    if is_single_host:
-        return ["127.0.0.1"]
-    main_address = os.environ.get("MASTER_ADDR", "")
-    hosts = [socket.gethostname(), main_address]
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((main_address, 9))  # sends nothing, only looks up the route
-        hosts.insert(0, probe.getsockname()[0])
-    return [host for host in hosts if host]

@@ -4,52 +4,39 @@ Every rank keeps a connection to the main one open. The kernel closes that of a 
 however it dies, and notices a machine or network that is gone. A rank that is busy or suspended is
 not taken for dead, as its kernel still answers. The first failure is sent to all ranks, and all end
 with it.
+
+Nothing of torch does that. torchrun's agents end the ranks of their own machine alone, those of
+another machine meet a broken collective or its limit of minutes, and under srun there is no agent.
+torch's store does not report that a rank has left it.
 """
 
 import contextlib
 import os
 import re
-import secrets
-import selectors
 import socket
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 
-from omnidali.distributed.control_connection import (
-    MAX_MESSAGE,
-    MessageConnection,
-    connect_to_main,
-    own_addresses,
-)
+from omnidali.distributed.control_connection import MAX_MESSAGE, MessageConnection, RankFailure
+from omnidali.distributed.failure_relay import FailureRelay
 from omnidali.errors import UserError
 from omnidali.utils.untrusted_text import say
 
-_Address = tuple[list[str], int, str]  # hosts, port and token of the relay
+_RelayAddress = tuple[str, int, str]  # address, port and token of the relay
 
 _GRACE_SECONDS = 15.0  # for the main thread to close its files once a rank has failed
 # for the main thread to print it first: NCCL may end the process before the grace is over
 _PRINT_SECONDS = 2.0
 _SAVE_SECONDS = 30.0  # longer if it is saving a checkpoint
 _NEWS_SECONDS = 5.0  # for the cause of a broken collective to arrive
+_CONNECT_SECONDS = 5.0
 _COLLECTIVE = re.compile(
     r"gloo|nccl|c10d|connection (closed|reset)|broken pipe|socket|process group", re.IGNORECASE
 )
-
-
-@dataclass(frozen=True)
-class RankFailure:
-    """How a rank failed: its exit ``code``, and the error as ``text``."""
-
-    rank: int
-    code: int
-    text: str
-
-    def __str__(self) -> str:
-        return f"rank {self.rank} ended: {self.text}"
 
 
 class FailureMonitor:
@@ -57,24 +44,26 @@ class FailureMonitor:
 
     Args:
         rank: of this process.
-        hosts: addresses of the main rank.
-        port: of its :class:`FailureRelay`.
-        token: its password.
+        address: of the main rank's :class:`FailureRelay`.
+        port: of the relay.
+        token: the relay's password.
 
     Attributes:
         failure: the first one of any rank, which may be this one; None before.
 
     Raises:
-        OSError: if none of the hosts can be reached.
+        OSError: if the relay cannot be reached.
     """
 
-    def __init__(self, rank: int, hosts: list[str], port: int, token: str):
+    def __init__(self, rank: int, address: str, port: int, token: str):
         self.failure: RankFailure | None = None
         self._rank = rank
         self._is_known = threading.Event()
         self._is_printed = threading.Lock()
         self._is_stopping = False
-        self._connection = connect_to_main(hosts, port)
+        self._connection = MessageConnection(
+            socket.create_connection((address, port), timeout=_CONNECT_SECONDS)
+        )
         self._connection.send({"rank": rank, "token": token})
         threading.Thread(target=self._listen, daemon=True, name="failures").start()
 
@@ -106,7 +95,7 @@ class FailureMonitor:
             try:
                 messages = self._connection.receive()
             except OSError as error:
-                messages = [asdict(_lost_rank(0, error))]
+                messages = [asdict(RankFailure.from_lost_connection(0, error))]
         if "bye" not in messages[0] and not self._is_stopping:
             self._exit_with(RankFailure(**messages[0]))
 
@@ -128,90 +117,6 @@ class FailureMonitor:
             with contextlib.suppress(Exception):
                 _before_exit()
         os._exit(failure.code)
-
-
-class FailureRelay:
-    """The main rank's side: a thread that sends the first failure to all ranks.
-
-    Args:
-        is_single_host: whether all ranks are on this machine, so that no other needs to reach it.
-    """
-
-    def __init__(self, is_single_host: bool):
-        address = "127.0.0.1" if is_single_host else ""
-        self._server = socket.create_server((address, 0), backlog=1024)
-        self._server.setblocking(False)
-        self.port: int = self._server.getsockname()[1]
-        self.token = secrets.token_hex(16)
-        self._failure: dict[str, object] = {}  # the first one, as it is sent
-        self._is_closing = False
-        self._peers: list[MessageConnection] = []
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._server, selectors.EVENT_READ)
-        self._thread = threading.Thread(target=self._serve, daemon=True, name="failure relay")
-        self._thread.start()
-
-    def close(self) -> None:
-        """Say goodbye to all ranks and free the port."""
-        self._is_closing = True
-        self._thread.join(_NEWS_SECONDS)
-
-    def _serve(self) -> None:
-        while not self._is_closing:
-            for key, _ in self._selector.select(0.2):
-                if key.data is None:
-                    self._accept()
-                else:
-                    self._receive_from(key.data)
-        self._send_to_all({"bye": True})
-        for connection in (*(peer.socket for peer in self._peers), self._server):
-            connection.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            peer = MessageConnection(self._server.accept()[0])
-            self._peers.append(peer)
-            self._selector.register(peer.socket, selectors.EVENT_READ, peer)
-
-    def _receive_from(self, peer: MessageConnection) -> None:
-        is_lost = False
-        try:
-            messages = peer.receive()
-        except OSError as error:
-            is_lost = True
-            messages = [] if peer.rank is None else [asdict(_lost_rank(peer.rank, error))]
-
-        for message in messages:
-            if peer.rank is None and message.get("token") == self.token:
-                peer.rank = message["rank"]
-                peer.send(self._failure)
-            elif peer.rank is None or "bye" in message:
-                return self._drop(peer)
-            elif not self._failure:
-                failure = RankFailure(peer.rank, message["code"], message["text"])
-                self._failure = asdict(failure)
-                self._send_to_all(self._failure)
-        if is_lost:
-            self._drop(peer)
-
-    def _send_to_all(self, message: Mapping[str, object]) -> None:
-        # the others have not sent the token
-        known = [peer for peer in self._peers if peer.rank is not None]
-        # the main rank last, as the message may end this process
-        for peer in sorted(known, key=lambda peer: peer.rank == 0):
-            peer.send(message)
-
-    def _drop(self, peer: MessageConnection) -> None:
-        self._peers.remove(peer)
-        self._selector.unregister(peer.socket)
-        peer.socket.close()
-
-
-def _lost_rank(rank: int, error: OSError) -> RankFailure:
-    if isinstance(error, ConnectionError):
-        return RankFailure(rank, 1, "it was killed, or left without a word")
-    reason = error.strerror or error
-    return RankFailure(rank, 1, f"its machine, or the network to it, is gone ({reason})")
 
 
 # One job a process, as in torch.distributed.
@@ -242,30 +147,40 @@ def delaying_exit() -> contextlib.AbstractContextManager[bool]:
 
 def start(
     rank: int,
-    is_single_host: bool,
-    broadcast_from_main: Callable[[Callable[[], _Address]], _Address],
+    addresses: Sequence[str],
+    broadcast_from_main: Callable[[Callable[[], _RelayAddress | None]], _RelayAddress | None],
 ) -> None:
     """Join the monitoring of a job; every rank calls this.
 
     Args:
         rank: of this process.
-        is_single_host: whether all ranks are on this machine.
+        addresses: the main rank listens at the first one that is its own.
         broadcast_from_main: calls a function on rank 0 and returns its result on every rank.
     """
     global _monitor
 
-    def open_relay() -> _Address:
+    def open_relay() -> _RelayAddress | None:
         global _relay
-        _relay = FailureRelay(is_single_host)
-        return own_addresses(is_single_host), _relay.port, _relay.token
+        try:
+            _relay = FailureRelay(addresses)
+        except OSError as error:
+            say(
+                f"rank 0 can listen at none of {list(addresses)}, to which MASTER_ADDR leads"
+                f" ({error}): ranks learn of each other's failure by timeouts only",
+                error=True,
+            )
+            return None
+        return _relay.address, _relay.port, _relay.token
 
-    hosts, port, token = broadcast_from_main(open_relay)
+    place = broadcast_from_main(open_relay)
+    if place is None:
+        return
     try:
-        _monitor = FailureMonitor(rank, hosts, port, token)
+        _monitor = FailureMonitor(rank, *place)
     except OSError as error:
         say(
-            f"rank {rank} cannot reach rank 0 at {hosts}, port {port} ({error}): it learns of the"
-            " failure of other ranks by timeouts only",
+            f"rank {rank} cannot reach rank 0 at {place[0]}, port {place[1]} ({error}): it learns"
+            " of the failure of other ranks by timeouts only",
             error=True,
         )
 

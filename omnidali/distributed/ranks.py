@@ -1,12 +1,13 @@
-"""The processes of one job: torchrun starts them, and here they join each other."""
+"""The processes of one job: torchrun or srun starts them, and here they join each other."""
 
 import datetime
 import functools
 import inspect
 import os
 import signal
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +17,8 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from omnidali.distributed import failure_monitor
+from omnidali.distributed.main_address import LOOPBACK, MainView, choose_addresses, view_main
+from omnidali.distributed.slurm import adopt_step
 from omnidali.errors import UserError
 from omnidali.processes.signals import end_with_parent
 
@@ -29,13 +32,13 @@ class Ranks:
     Attributes:
         rank: number of this process.
         world: number of all processes.
-        local_world: number of the processes on this machine.
+        core_sharers: number of the processes that may use this one's cores, itself included.
         device: the GPU of this process, or the CPU.
     """
 
     rank: int = 0
     world: int = 1
-    local_world: int = 1
+    core_sharers: int = 1
     device: torch.device = torch.device("cpu")
 
     @property
@@ -45,8 +48,8 @@ class Ranks:
 
     @property
     def threads(self) -> int:
-        """This process's share of the machine's cores, at least 1."""
-        return max(1, len(os.sched_getaffinity(0)) // self.local_world)
+        """This process's share of the cores that it may use, at least 1."""
+        return max(1, len(os.sched_getaffinity(0)) // self.core_sharers)
 
     def on_main(self, work: Callable[[], T]) -> T:
         """Run ``work`` on rank 0, and return its result or raise its error on every rank.
@@ -168,39 +171,100 @@ def _average_each_alone(world: int, bucket: dist.GradBucket) -> torch.futures.Fu
 
 
 def start_process_group() -> Ranks:
-    """Join the job that torchrun describes in the environment, or stand alone without one.
+    """Join the job that torchrun or srun describes in the environment, or stand alone without one.
 
     Joining waits for the other ranks as long as torch does, 10 minutes with GPUs and 30 without:
     imports from a cold network disk take minutes. Only that limit notices a rank that dies before
-    it has joined (torchrun and srun end the others at once). From then on all ranks learn of the
-    failure of one.
+    it has joined, unless the launcher ends the others: torchrun does, srun with
+    --kill-on-bad-exit. From then on all ranks learn of the failure of one.
 
     torchrun forwards SIGTERM and ends with code 1, whatever its ranks end with. If it is killed,
     the kernel sends them a SIGTERM: they save, and make room for the next start.
     """
-    world = int(os.environ.get("WORLD_SIZE", 1))
+    adopt_step()
     if dist.is_available() and dist.is_torchelastic_launched() and sys.platform == "linux":
         end_with_parent(signal.SIGTERM)
         if _is_orphan():  # torchrun died before, and nobody will end this process
             raise UserError("torchrun", "to be running", "nothing left of it", "Start it again.")
 
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.cuda.set_device(device)
-    ranks = Ranks(
-        rank=int(os.environ.get("RANK", 0)),
-        world=world,
-        local_world=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
-        device=device,
-    )
-    if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        # before any collective of the group that is patient for days
-        failure_monitor.start(ranks.rank, ranks.local_world == world, _broadcast_from_main)
+    rank = int(os.environ.get("RANK", 0))
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    device = _choose_device(int(os.environ.get("LOCAL_RANK", 0)))
+    core_sharers = 1
+    if world > 1:
+        is_joining = not dist.is_initialized()
+        if is_joining:
+            _init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+        places = _gather_places(world)
+        core_sharers = places[rank].count_core_sharers(places)
+
+        if is_joining:  # before any collective of the group that is patient for days
+            is_single_host = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) == world
+            addresses = LOOPBACK if is_single_host else choose_addresses([p.main for p in places])
+            failure_monitor.start(rank, addresses, _broadcast_from_main)
+
+    ranks = Ranks(rank, world, core_sharers=core_sharers, device=device)
     if device.type == "cpu":
         torch.set_num_threads(ranks.threads)
     return ranks
+
+
+def _init_process_group(backend: str) -> None:
+    try:
+        dist.init_process_group(backend)
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        raise UserError(
+            "MASTER_PORT",
+            "a free port of the main rank's machine",
+            f"{os.environ['MASTER_PORT']}, which another program uses",
+            "Set it to another one, on all ranks.",
+        ) from None
+
+
+def _choose_device(local_rank: int) -> torch.device:
+    """This rank's GPU, which becomes torch's current one; the CPU if there is none.
+
+    A rank that sees some GPUs of the machine alone, as srun's --gpus-per-task has it, counts them
+    from 0. Two ranks on one GPU are an error of NCCL's.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a rank runs: the machine, the cores that it may use, and how it reaches rank 0."""
+
+    machine: str
+    cores: frozenset[int]
+    main: MainView
+
+    def count_core_sharers(self, places: Sequence["_Place"]) -> int:
+        """The number of ``places`` that share cores with this one, which is one of them.
+
+        torchrun's ranks share all cores of a machine; srun may bind each to its own.
+        """
+        return sum(
+            place.machine == self.machine and not place.cores.isdisjoint(self.cores)
+            for place in places
+        )
+
+
+def _gather_places(world: int) -> list[_Place]:
+    """The places of all ranks, on every rank."""
+    try:  # two containers of one machine share its cores
+        machine = Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:
+        machine = socket.gethostname()
+    places: list = [None] * world
+    dist.all_gather_object(places, _Place(machine, frozenset(os.sched_getaffinity(0)), view_main()))
+    return places
 
 
 def _is_orphan() -> bool:
@@ -211,7 +275,7 @@ def _is_orphan() -> bool:
     except OSError:
         return False
     is_python = name.startswith(("python", "pypy", "torchrun", "pt_"))
-    return name == "systemd" or (parent.name == "1" and not is_python)
+    return name in ("systemd", "slurmstepd") or (parent.name == "1" and not is_python)
 
 
 def _broadcast_from_main(make: Callable[[], T]) -> T:

@@ -52,8 +52,11 @@ class IsolatedProcess:
 
     def __init__(self, main: str):
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the process
-        # the current folder is no place to import from
-        path = [_ROOT, *filter(None, sys.path)]
+        # the current folder is no place to import from; an editable install is none of the places
+        path = [place for place in sys.path if place]
+        if _ROOT not in path:
+            path.insert(0, _ROOT)
+
         code = f"import sys; sys.path[:] = {path!r}; {main}"
         self._process = subprocess.Popen(
             [sys.executable, "-S", "-c", code],
