@@ -1,6 +1,8 @@
-"""``python -m benchmarks``: mistakes of the user."""
+"""``python -m benchmarks``: its grammar, its help, and mistakes of the user."""
 
 from benchmarks import __main__ as cli
+from benchmarks.__main__ import BENCHMARKS
+from omnidali.cli.start import parse_command
 
 
 def test_mistakes_end_with_code_2(tmp_path, capsys):
@@ -23,3 +25,17 @@ def test_mistakes_end_with_code_2(tmp_path, capsys):
     for arguments, said in cases:
         assert cli.main(arguments) == 2
         assert said in capsys.readouterr().err
+
+
+def test_every_measurement_with_a_config_takes_settings():
+    for command in BENCHMARKS.commands:
+        names = [name for name, _ in (*command.options, *command.one_of)]
+        assert command.has_settings == ("--config" in names), command.name
+
+
+def test_measurements_have_their_help(capsys):
+    options = parse_command(BENCHMARKS, ["--help"])
+    options.run(options)
+    text = capsys.readouterr().out
+    assert all(f"\n  {command.name} " in text for command in BENCHMARKS.commands)
+    assert all(len(line) <= 80 for line in text.splitlines())

@@ -37,7 +37,8 @@ from omnidali.demo.world_plan import (
     shown_parts,
     truth_of,
 )
-from omnidali.errors import UserError
+from omnidali.errors import UserError, start_of
+from omnidali.processes.child_imports import sharing_imports
 from omnidali.utils.x264 import repeatable
 
 _SIZES = ((160, 120), (192, 108), (144, 144), (112, 168), (176, 132), (208, 118), (120, 160))
@@ -61,7 +62,10 @@ def make_world(folder: str | Path, seed: int = 0, progress: bool = True) -> Path
         _write_world(folder, seed, progress)
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(
-            str(folder), "a folder that can be written", str(error), "Choose another folder."
+            str(folder),
+            "a folder that can be written",
+            f"{getattr(error, 'strerror', None) or error}{start_of(folder)}",
+            "Choose another folder.",
         ) from None
     return folder
 
@@ -76,7 +80,10 @@ def _write_world(folder: Path, seed: int, progress: bool) -> None:
         return
     if folder.exists() and any(folder.iterdir()) and not (folder / "annotations").is_dir():
         raise UserError(
-            str(folder), "an empty folder or a demo world", "other files", "Choose another folder."
+            str(folder),
+            "an empty folder or a demo world",
+            f"other files{start_of(folder)}",
+            "Choose another folder.",
         )
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,8 +98,12 @@ def _write_world(folder: Path, seed: int, progress: bool) -> None:
         file=sys.stderr,
     )
     # spawn: a fork of a process that runs threads may hang
-    pool = ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn"))
-    with bar, pool as workers:
+    cores = len(os.sched_getaffinity(0))
+    with (
+        bar,
+        sharing_imports(),
+        ProcessPoolExecutor(cores, get_context("spawn")) as workers,
+    ):
         for _ in workers.map(_write_item, jobs, chunksize=4):
             bar.update()
     finished.write_text(json.dumps(identity))

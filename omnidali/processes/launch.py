@@ -10,6 +10,7 @@ from pathlib import Path
 
 import omnidali
 from omnidali.errors import UserError
+from omnidali.processes.child_imports import import_variables
 from omnidali.processes.signals import FORWARDED, handling_signals
 from omnidali.utils.untrusted_text import for_shell, say
 
@@ -17,23 +18,6 @@ PROJECT = Path(omnidali.__file__).resolve().parent.parent
 _PROGRAM = ("-m", "omnidali")
 # after a signal, before torchrun kills a rank that has not ended: 30 are short for a save
 _SAVING_SECONDS = "120"
-
-
-def find_config(name: str) -> Path:
-    """The path of a config that the project ships.
-
-    Raises:
-        UserError: if the project was installed without its files.
-    """
-    path = Path(omnidali.__file__).parent / "configs" / name
-    if not path.exists():
-        raise UserError(
-            str(path),
-            "the project's configs",
-            "no such file",
-            "Run this from a checkout that is installed with pip install -e .",
-        )
-    return path
 
 
 class ProgramFailedError(Exception):
@@ -105,6 +89,7 @@ def _start(command: Sequence[str], ranks: int, writer: int) -> subprocess.Popen[
             "OMP_NUM_THREADS": str(threads),
             "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": _SAVING_SECONDS,
             **os.environ,
+            **import_variables(),
         },
         encoding="utf-8",
         errors="backslashreplace",

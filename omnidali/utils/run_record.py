@@ -8,9 +8,10 @@ import subprocess
 import time
 from pathlib import Path
 
-from omnidali.errors import UserError
+import omnidali
+from omnidali.errors import UserError, start_of
 
-_PACKAGES = ("omnidali", "torch", "nvidia-dali-cuda120", "av", "opencv-python-headless", "numpy")
+_PACKAGES = ("torch", "nvidia-dali-cuda120", "av", "opencv-python-headless", "numpy")
 
 
 def write_record(folder: str | Path, row: dict) -> dict:
@@ -30,7 +31,10 @@ def write_record(folder: str | Path, row: dict) -> dict:
             file.write(json.dumps(row) + "\n")
     except OSError as error:
         raise UserError(
-            str(path), "a file that can be written", str(error.strerror), "Choose another."
+            str(path),
+            "a file that can be written",
+            f"{error.strerror}{start_of(path)}",
+            "Choose another.",
         ) from None
     return row
 
@@ -39,7 +43,10 @@ def describe_environment() -> dict[str, object]:
     """Versions, hardware and commit, for records that others can compare with."""
     return {
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": {
+            "omnidali": omnidali.__version__,
+            **{name: _version(name) for name in _PACKAGES},
+        },
         "commit": _first_line("git", "describe", "--always", "--dirty"),
         "cores": len(os.sched_getaffinity(0)),
         "cpu": _cpu_name(),
