@@ -3,9 +3,10 @@
 import argparse
 import sys
 
-from omnidali.cli.command import Command, Option, option, parse_command, use_utf8
+from omnidali.cli.command import Command, Option, Program, option
 from omnidali.cli.error_report import run_reporting_errors
 from omnidali.cli.options import CONFIG, require
+from omnidali.cli.start import parse_command, use_utf8
 from omnidali.utils.untrusted_text import say
 
 _RECORDS_OUT = option(
@@ -125,10 +126,10 @@ def _soak(options: argparse.Namespace) -> int:
     return 0 if row["passed"] else 1
 
 
-COMMANDS = (
+_COMMANDS = (
     Command(
-        "decode",
-        "what opening, decoding and scaling cost on one core, and on a GPU",
+        name="decode",
+        summary="what opening, decoding and scaling cost on one core, and on a GPU",
         run=_decode,
         options=(
             _MEDIA_OUT,
@@ -141,8 +142,8 @@ COMMANDS = (
         ),
     ),
     Command(
-        "probe",
-        "what the probe of a video costs, also beside another checkout",
+        name="probe",
+        summary="what the probe of a video costs, also beside another checkout",
         run=_probe,
         options=(
             _MEDIA_OUT,
@@ -150,20 +151,20 @@ COMMANDS = (
         ),
     ),
     Command(
-        "loader",
-        "our loader on generated media: clips a second, processor time, memory",
+        name="loader",
+        summary="our loader on generated media: clips a second, processor time, memory",
         run=_loader,
         options=_loader_options(["omnidali"]),
     ),
     Command(
-        "peers",
-        "the same beside other loaders (those of the extra `bench` that are installed)",
+        name="peers",
+        summary="the same beside other loaders, those of the extra `bench`",
         run=_loader,
         options=_loader_options(None),
     ),
     Command(
-        "report",
-        "write RESULTS.md's tables of throughput and starts, and the chart",
+        name="report",
+        summary="write RESULTS.md's tables of throughput and starts, and the chart",
         run=_report,
         options=(
             option("--records", default="benchmarks/records.jsonl", help="default: %(default)s"),
@@ -172,8 +173,8 @@ COMMANDS = (
         ),
     ),
     Command(
-        "train",
-        "the training loop fed with synthetic, cached and real batches: the stall",
+        name="train",
+        summary="how long a training waits for data: synthetic, cached, real",
         run=_train,
         has_settings=True,
         options=(
@@ -190,8 +191,8 @@ COMMANDS = (
         ),
     ),
     Command(
-        "plan",
-        "cost of planning and of a warm start, over made-up catalogs",
+        name="plan",
+        summary="cost of planning and of a warm start, over made-up catalogs",
         run=_plan,
         options=(
             _RECORDS_OUT,
@@ -205,8 +206,8 @@ COMMANDS = (
         ),
     ),
     Command(
-        "start",
-        "the first and the warm start of a run over millions of images",
+        name="start",
+        summary="the first and the warm start of a run over millions of images",
         run=_start,
         options=(
             _MEDIA_OUT,
@@ -231,8 +232,8 @@ COMMANDS = (
         ),
     ),
     Command(
-        "dedup",
-        "comparing features and hashes in chunks, beside one plain product",
+        name="dedup",
+        summary="comparing features and hashes in chunks, beside one plain product",
         run=_dedup,
         options=(
             _RECORDS_OUT,
@@ -255,8 +256,8 @@ COMMANDS = (
         ),
     ),
     Command(
-        "soak",
-        "run the loader for long over media that go bad, and check it",
+        name="soak",
+        summary="run the loader for long over media that go bad, and check it",
         run=_soak,
         options=(
             option("--out", required=True, help="new or empty folder for the media and the record"),
@@ -288,15 +289,25 @@ COMMANDS = (
 )
 
 
+BENCHMARKS = Program(
+    name="python -m benchmarks",
+    usage="WHAT [options] [key.path=value ...]",
+    description="Measurements of OmniDALI.",
+    stories={"measurements": _COMMANDS},
+)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one measurement; exit code 2 for the user's mistakes."""
     if arguments is None:
         use_utf8()
         arguments = sys.argv[1:]
-    options = parse_command(
-        "python -m benchmarks", "Measurements of OmniDALI.", COMMANDS, arguments
-    )
-    return run_reporting_errors(lambda: options.run(options))
+    return run_reporting_errors(lambda: _run(arguments))
+
+
+def _run(arguments: list[str]) -> int | None:
+    options = parse_command(BENCHMARKS, arguments)
+    return options.run(options)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from benchmarks.loader_table import loader_table
 from benchmarks.measure_loader import CODEC, OURS, TWO_RANKS
 from benchmarks.start_cost import start_table
 from benchmarks.workloads import DENSE_COPY, FAST_COPY
-from omnidali.errors import UserError
+from omnidali.errors import UserError, start_of
 from omnidali.utils.plots import bar_chart, write_png
 from omnidali.utils.untrusted_text import for_markdown
 
@@ -62,7 +62,7 @@ def _read_records(records: Path) -> tuple[dict[tuple[str, str], dict], list[dict
         raise UserError(
             str(records),
             "records of measurements",
-            "no such file",
+            f"no such file{start_of(records)}",
             "Run `python -m benchmarks peers` first.",
         )
 

@@ -1,7 +1,9 @@
 """Errors that a user can act on: where, what was expected, what was found, what to do."""
 
 import copyreg
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 # French, Chinese and Persian text and emoji need these; they only look like spaces.
 _SPACES_AND_JOINERS = "\u00a0\u3000\u200c\u200d"
@@ -22,6 +24,25 @@ def _escape(char: str) -> str:
     if "\udc80" <= char <= "\udcff":  # a byte of a name that is not UTF-8
         return f"\\x{ord(char) - 0xDC00:02x}"
     return char.encode("unicode_escape").decode("ascii")
+
+
+def start_of(path: str | Path, folder: str | Path = ".", name: str = "the current folder") -> str:
+    """Say in an error about a path where it starts; nothing for an absolute path.
+
+    Args:
+        path: as it was given.
+        folder: that a relative path starts from.
+        name: of that folder, for people.
+
+    >>> start_of("/data/train.txt"), start_of("train.txt", "/data", "data_root")
+    ('', ' (relative to data_root /data)')
+    """
+    if os.path.isabs(path):
+        return ""
+    try:
+        return f" (relative to {name} {os.path.abspath(folder)})"
+    except OSError:  # the current folder was deleted
+        return f" (relative to {name})"
 
 
 class UserError(ValueError):
@@ -58,7 +79,7 @@ class UserError(ValueError):
 
 
 class ConfigError(UserError):
-    """All mistakes of a config at once, one line each; ``errors`` holds them."""
+    """All mistakes of a config or a command line at once, a line each; ``errors`` holds them."""
 
     def __init__(self, errors: Sequence[UserError]):
         ValueError.__init__(self, "\n".join(str(error) for error in errors))

@@ -12,7 +12,6 @@ import omnidali
 from omnidali.catalog.listing.list_formats import FORMATS
 from omnidali.cli import main as cli
 from omnidali.config.load import load_config
-from omnidali.demo.run_demo import run_demo
 from omnidali.testing.numbered_media import BITS, numbered_image, read_numbers, write_video
 
 ROOT = Path(__file__).parent.parent
@@ -37,16 +36,6 @@ def test_demo_refuses_foreign_folders(tmp_path, capsys):
     assert "expected an empty folder or a demo world" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_short_demo_from_start_to_end(tmp_path, capfd):
-    row = run_demo(tmp_path, seed=5, overrides=["train.steps=4", "evaluation.test.num_clips=2"])
-    output = capfd.readouterr().out
-    assert row["items"] == 96 and row["num_clips"] == 2
-    assert "tensorboard --logdir" in output
-    assert "% on 96 held-out videos of 8 classes (chance 12.5 %)" in output
-    assert (tmp_path / "run-5" / "pictures" / "step4-confusion.png").exists()
-
-
 def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.S)
 
@@ -56,7 +45,7 @@ class EnoughError(Exception):
 
 
 def test_readme_loop_runs(monkeypatch, media_root, tmp_path):
-    code, _ = blocks("python")
+    code, _, _ = blocks("python")
     assert len([line for line in code.splitlines() if line.strip()]) == 6
     (tmp_path / "c.yaml").write_text(
         "sources:\n  clips: {kind: video, root: clips, list: clips.txt}\n"
@@ -78,8 +67,29 @@ def test_readme_loop_runs(monkeypatch, media_root, tmp_path):
     assert network.cls_head.fc_cls.weight.grad.abs().sum() > 0
 
 
+def test_readme_hook_sees_every_batch(monkeypatch, media_root, tmp_path, capsys):
+    _, code, _ = blocks("python")
+    (tmp_path / "c.yaml").write_text(
+        "sources:\n  clips: {kind: video, root: clips, list: clips.txt}\n"
+        "clip: {num_clips: 2, size: 32}\nmodel: {depth: 18}\ntrain: {batch: 4, steps: 9}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    given = []
+
+    def load(name, settings):
+        given.append(name)
+        return load_config(tmp_path / "c.yaml", [*settings, f"data_root={media_root}"])
+
+    monkeypatch.setattr(omnidali, "load_config", load, raising=False)
+    exec(code, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert given == ["demo"]
+    shown = [line for line in lines if line.endswith("[(4, 3, 2, 32, 32)]")]
+    assert [line.split()[0] for line in shown] == ["0", "1"]
+
+
 def test_readme_reads_frames(tmp_path, monkeypatch):
-    _, code = blocks("python")
+    _, _, code = blocks("python")
     write_video(
         tmp_path / "video.avi", 7, frames=12, width=112, height=80, codec="mpeg4", b_frames=2
     )

@@ -52,7 +52,7 @@ def test_mistakes_are_reported_before_anything_runs(
             "--filter",
             "--rule 'quantile",
             "--filter: expected options of `omnidali filter`, quoted as for a shell, got --rule"
-            " 'quantile (No closing quotation). Correct them; `omnidali filter --help`",
+            " 'quantile (No closing quotation). Correct the quotes.",
         ),
         (
             "--dedup",
@@ -61,16 +61,21 @@ def test_mistakes_are_reported_before_anything_runs(
             ' got " (No closing quotation)',
         ),
         ("--filter", "\\", "got \\ (No escaped character)"),
-        ("--filter", "--nonsense 3", "got --nonsense 3 (unrecognized arguments: --nonsense 3)"),
-        ("--filter", "stray", "got stray (unrecognized arguments: stray)"),
-        ("--filter", "--help", "got --help (unrecognized arguments: --help)"),
-        ("--filter", "--rule best", "got --rule best (argument --rule: invalid choice: 'best'"),
+        (
+            "--filter",
+            "--nonsense 3",
+            "--filter, omnidali filter: expected options and settings key.path=value, got"
+            " --nonsense 3. `omnidali filter --help` shows what it takes.",
+        ),
+        ("--filter", "stray", "got stray. `omnidali filter --help` shows"),
+        ("--filter", "--help", "got --help. `omnidali filter --help` shows"),
+        ("--filter", "--rule best", "--filter, --rule: expected one of threshold, topk, quantile"),
         (
             "--filter",
             "--out else",
             "--filter: expected no --out, which curate sets itself, got --out else. Leave it out.",
         ),
-        ("--filter", "--ou=else", "got --ou=else (unrecognized arguments: --ou=else)"),
+        ("--filter", "--ou=else", "got --ou=else. Did you mean --out?"),
         ("--filter", "--config c.yaml", "--filter: expected no --config, which curate sets itself"),
         (
             "--filter",
@@ -120,7 +125,7 @@ def test_mistakes_are_reported_before_anything_runs(
             "--dedup, --sources: expected some of the training sources",
         ),
         ("", "model.pretrained=no.pt", "no.pt: expected"),
-        ("", "sources.photos.list=no.txt", "no.txt: expected a list file"),
+        ("", "sources.photos.list=no.txt", "sources.photos.list: expected a list file, got no.txt"),
         ("--seeds", "-1", "--seeds: expected numbers of 0 or more, each once, got [-1]."),
     ],
 )

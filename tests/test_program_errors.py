@@ -24,7 +24,8 @@ MISTAKES = {
     "unknown key": (["clip.sise=3"], "Did you mean 'size'?"),
     "missing list": (
         ["sources.clips.list=none.txt"],
-        "none.txt: expected a list file, got no such file",
+        "sources.clips.list: expected a list file, got none.txt, which does not exist (relative to"
+        " data_root /",
     ),
     "missing root": (["sources.clips.root=none"], "sources.clips.root: expected a folder"),
     "empty run": (

@@ -27,6 +27,10 @@ def load(tmp_path, text, *overrides):
         ),
         (SMALL + "sedd: 1", "sedd: expected one of data_root"),
         (
+            SMALL + "milestones: [1]",
+            "got the unknown key 'milestones'. Did you mean 'optimizer.milestones'?",
+        ),
+        (
             SMALL + "optimizer: {lr: 1e-3}",
             "optimizer.lr: expected a number, got the text '1e-3'. YAML reads this as text;"
             " write numbers as 0.001 or 1.0e-3.",
@@ -227,7 +231,7 @@ BROKEN = [
     (SMALL + "run_dir: a\0b", "expected YAML"),
     (SMALL + 'run_dir: "a\\0b"', "run_dir: expected printable text"),
     (SMALL + 'run_dir: "\\uD800"', "run_dir: expected printable"),
-    (SMALL + 'base: "\\0"', "expected a readable config file"),
+    (SMALL + 'base: "\\0"', "c.yaml: base \\x00: expected a config file"),
     (SMALL + "base: c.yaml", "c.yaml: base: expected other config files, got c.yaml."),
     (SMALL + "base: [c.yaml, c.yaml]", "expected other config files"),
 ]
@@ -292,7 +296,7 @@ def test_all_mistakes_come_at_once(tmp_path):
 
 
 def test_missing_config_is_refused(tmp_path):
-    with pytest.raises(UserError, match="expected a readable config file, got No such file"):
+    with pytest.raises(UserError, match="none.yaml: expected a config file, or the name of a ship"):
         load_config(tmp_path / "none.yaml")
 
 

@@ -271,7 +271,7 @@ def test_files_outside_of_the_data_root_are_copied_below_it(tmp_path, capsys):
     assert "--sources: expected some of v, got nobody" in capsys.readouterr().err
 
 
-def test_unknown_recipe_is_refused():
-    with pytest.raises(SystemExit):
-        cli.main(["transcode", "--config", "x", "--out", "y", "--recipe", "none"])
+def test_unknown_recipe_is_refused(capsys):
+    assert cli.main(["transcode", "--config", "x", "--out", "y", "--recipe", "none"]) == 2
+    assert "--recipe: expected one of fast, small, intra, got none." in capsys.readouterr().err
     assert list(RECIPES) == ["fast", "small", "intra"]

@@ -20,7 +20,6 @@ from omnidali.demo.truth import (
 from omnidali.demo.world import make_world
 from omnidali.demo.world_plan import plan_items
 from omnidali.errors import UserError
-from omnidali.processes.launch import find_config
 
 TRUTH = {
     "noise": {"a/1": 4, "a/2": None, "a/3": 1},
@@ -39,7 +38,7 @@ def world(tmp_path_factory):
 
 
 def plan(world, *more):
-    return load_config(find_config("demo_crawl.yaml"), [f"data_root={world}", *more])
+    return load_config("demo_crawl", [f"data_root={world}", *more])
 
 
 def test_label_quality_counts_kept_items():

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from omnidali.curation.filter.rules import Rules
 
 
-FILTER_OPTIONS = (
+_FILTER_OPTIONS = (
     config_option("its `clip` and `evaluation.test` are used for the teacher"),
     option(
         "--checkpoint",
@@ -137,7 +137,7 @@ def rules_from(options: argparse.Namespace) -> "Rules":
     return Rules(tuple(dict.fromkeys(options.rule)), relabel=options.relabel, **asked)
 
 
-DEDUP_OPTIONS = (
+_DEDUP_OPTIONS = (
     CONFIG,
     option(
         "--out",
@@ -251,19 +251,25 @@ def _check_window(seconds: float | None) -> None:
         require(0 < seconds < math.inf, "--window", "seconds above 0", f"{seconds:g}")
 
 
-COMMANDS = (
-    Command(
-        "filter",
-        "score crawled sources with a teacher and keep what it agrees with",
-        FILTER_OPTIONS,
-        _filter,
-        has_settings=True,
+FILTER = Command(
+    name="filter",
+    summary="keep what a teacher agrees with, of crawled sources",
+    run=_filter,
+    options=_FILTER_OPTIONS,
+    has_settings=True,
+    examples=(
+        "omnidali filter --config demo_crawl --checkpoint runs/target --out kept",
+        "omnidali filter --config demo_crawl --checkpoint a.pt b.pt --out kept seed=1",
     ),
-    Command(
-        "dedup",
-        "drop copies of evaluation items, and near-duplicates inside a source",
-        DEDUP_OPTIONS,
-        _dedup,
-        has_settings=True,
+)
+DEDUP = Command(
+    name="dedup",
+    summary="drop copies of evaluation items, and near-duplicates",
+    run=_dedup,
+    options=_DEDUP_OPTIONS,
+    has_settings=True,
+    examples=(
+        "omnidali dedup --config demo_crawl --out unique --within data_root=crawl",
+        "torchrun --nproc-per-node 8 -m omnidali dedup --config demo_crawl --out unique",
     ),
 )

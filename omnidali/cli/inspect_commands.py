@@ -6,6 +6,7 @@ import json
 from omnidali.cli.command import Command, option
 from omnidali.cli.options import (
     CONFIG,
+    CONFIG_HELP,
     load_config_apart_from_output,
     require,
     reserve_output,
@@ -44,6 +45,13 @@ def _info(options: argparse.Namespace) -> None:
         config = load_config(options.config, options.overrides)
         found = describe_catalog(config.catalog_path, config)
     else:
+        if options.overrides:
+            raise UserError(
+                options.overrides[0],
+                "--config, whose settings it would change",
+                "--catalog",
+                "Leave it out, or give --config instead.",
+            )
         found = describe_catalog(options.catalog)
     text = json.dumps(found, indent=2) if options.json else format_catalog(found)
     say(*text.split("\n"))
@@ -65,68 +73,73 @@ def _preview(options: argparse.Namespace) -> None:
     )
 
 
-COMMANDS = (
-    Command(
-        "lint",
-        "look for mistakes in a config's lists and media",
-        run=_lint,
-        has_settings=True,
-        options=(
-            CONFIG,
-            option(
-                "--decode",
-                action="store_true",
-                help="also decode whole files: report those that differ from their headers, and"
-                " note it in the catalog, so that a stopped run is refused where frames of its"
-                " files have other numbers now",
-            ),
-            option(
-                "--sample",
-                type=int,
-                metavar="N",
-                help="decode at most N files of each source, evenly spread (default: all)",
-            ),
-            option(
-                "--out",
-                metavar="DIR",
-                help="folder for the report (default: lint in the run folder)",
-            ),
-            sources_option("all"),
+LINT = Command(
+    name="lint",
+    summary="look for mistakes in lists and media",
+    run=_lint,
+    has_settings=True,
+    options=(
+        CONFIG,
+        option(
+            "--decode",
+            action="store_true",
+            help="also decode whole files: report those that differ from their headers, and"
+            " note it in the catalog, so that a stopped run is refused where frames of its"
+            " files have other numbers now",
+        ),
+        option(
+            "--sample",
+            type=int,
+            metavar="N",
+            help="decode at most N files of each source, evenly spread (default: all)",
+        ),
+        option(
+            "--out",
+            metavar="DIR",
+            help="folder for the report (default: lint in the run folder)",
+        ),
+        sources_option("all"),
+    ),
+    examples=(
+        "omnidali lint --config tsn_omni data_root=/data/OmniSource",
+        "omnidali lint --config small_set --decode --sample 200 data_root=media",
+    ),
+)
+INFO = Command(
+    name="info",
+    summary="show what a catalog holds, as it is",
+    run=_info,
+    has_settings=True,
+    one_of=(
+        option("--catalog", metavar="FILE", help="catalog.sqlite of a run folder"),
+        option("--config", help=f"{CONFIG_HELP}, for the catalog of its run folder"),
+    ),
+    options=(option("--json", action="store_true", help="print JSON, for programs"),),
+    examples=(
+        "omnidali info --config tsn_omni",
+        "omnidali info --catalog runs/tsn_omni/catalog.sqlite --json",
+    ),
+)
+PREVIEW = Command(
+    name="preview",
+    summary="draw the clips that a training gets",
+    run=_preview,
+    has_settings=True,
+    options=(
+        CONFIG,
+        option(
+            "--out",
+            metavar="DIR",
+            help="folder for the images (default: preview in the run folder)",
+        ),
+        sources_option("those of the training"),
+        option("--samples", type=int, default=24, help="clips of a source (default: %(default)s)"),
+        option(
+            "--step",
+            type=int,
+            default=0,
+            help="first step of the training (default: %(default)s)",
         ),
     ),
-    Command(
-        "info",
-        "show what a catalog holds, as it is",
-        run=_info,
-        has_settings=True,
-        one_of=(
-            option("--catalog", metavar="FILE", help="catalog.sqlite of a run folder"),
-            option("--config", help="YAML file, for the catalog of its run folder"),
-        ),
-        options=(option("--json", action="store_true", help="print JSON, for programs"),),
-    ),
-    Command(
-        "preview",
-        "draw the clips that a training gets",
-        run=_preview,
-        has_settings=True,
-        options=(
-            CONFIG,
-            option(
-                "--out",
-                metavar="DIR",
-                help="folder for the images (default: preview in the run folder)",
-            ),
-            sources_option("those of the training"),
-            option(
-                "--samples", type=int, default=24, help="clips of a source (default: %(default)s)"
-            ),
-            option(
-                "--step",
-                type=int,
-                default=0,
-                help="first step of the training (default: %(default)s)",
-            ),
-        ),
-    ),
+    examples=("omnidali preview --config slowonly_omni data_root=/data/OmniSource",),
 )

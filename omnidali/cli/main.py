@@ -5,24 +5,57 @@ import os
 import sys
 from collections.abc import Sequence
 
-from omnidali.cli import (
-    curation_commands,
-    inspect_commands,
-    media_commands,
-    model_commands,
-    train_commands,
-)
-from omnidali.cli.command import parse_command, use_utf8
+import omnidali
+from omnidali.cli.command import Command, Program
+from omnidali.cli.curation_commands import DEDUP, FILTER
 from omnidali.cli.error_report import run_reporting_errors
+from omnidali.cli.help_texts import topic_help
+from omnidali.cli.inspect_commands import INFO, LINT, PREVIEW
+from omnidali.cli.media_commands import ADVISE, MOTION_ESTIMATE, TRANSCODE
+from omnidali.cli.model_commands import EVALUATE, EXPORT, TRAIN
+from omnidali.cli.start import parse_command, use_utf8
+from omnidali.cli.train_commands import ABLATE, CURATE, DEMO
+from omnidali.distributed.slurm import adopt_step
 from omnidali.processes.launch import ProgramFailedError
 from omnidali.utils.untrusted_text import say
 
-COMMANDS = (
-    *model_commands.COMMANDS,
-    *train_commands.COMMANDS,
-    *inspect_commands.COMMANDS,
-    *curation_commands.COMMANDS,
-    *media_commands.COMMANDS,
+
+def _help(options: argparse.Namespace) -> None:
+    say(*topic_help(OMNIDALI, options.paths).split("\n"))
+
+
+HELP = Command(
+    name="help",
+    summary="explain a verb, the settings, or the shipped configs",
+    run=_help,
+    paths="TOPIC",
+    examples=(
+        "omnidali help train",
+        "omnidali help settings train.precision",
+        "omnidali help settings loader",
+        "omnidali help configs",
+    ),
+)
+OMNIDALI = Program(
+    name="omnidali",
+    usage="VERB --config CONFIG [options] [key.path=value ...]",
+    description="Video recognition from web images and videos.",
+    stories={
+        "try": (DEMO,),
+        "train": (TRAIN, EXPORT),
+        "evaluate": (EVALUATE,),
+        "prepare data": (DEDUP, FILTER, CURATE, TRANSCODE, MOTION_ESTIMATE),
+        "look": (LINT, INFO, PREVIEW),
+        "measure": (ADVISE, ABLATE),
+        "more": (HELP,),
+    },
+    closing=(
+        "",
+        "CONFIG is a YAML file, or the name of a shipped config.",
+        "`omnidali help VERB` has the options of a verb and an example, `omnidali help",
+        "settings` all that can follow as key.path=value, `omnidali help configs` the",
+        "shipped configs. `omnidali --version` prints the version.",
+    ),
 )
 
 
@@ -36,12 +69,16 @@ def main(arguments: Sequence[str] | None = None, verb: str | None = None) -> int
     if arguments is None:
         use_utf8()
         arguments = sys.argv[1:]
-    if verb is not None:
-        arguments = [verb, *arguments]
-    options = parse_command(
-        "omnidali", "Video recognition from web images and videos.", COMMANDS, arguments
-    )
-    return run_reporting_errors(lambda: run_command(options), rank=int(os.environ.get("RANK", 0)))
+    words = [*([verb] if verb else []), *arguments]
+    adopt_step()
+    return run_reporting_errors(lambda: _run(words), rank=int(os.environ.get("RANK", 0)))
+
+
+def _run(words: Sequence[str]) -> int | None:
+    if words[:1] == ["--version"]:
+        say(f"omnidali {omnidali.__version__}")
+        return 0
+    return run_command(parse_command(OMNIDALI, words))
 
 
 def run_command(options: argparse.Namespace) -> int | None:

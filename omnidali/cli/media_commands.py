@@ -82,83 +82,74 @@ def _estimate_motion(options: argparse.Namespace) -> None:
     )
 
 
-COMMANDS = (
-    Command(
-        "transcode",
-        "make a copy of a config's media that decodes fast",
-        run=_transcode,
-        has_settings=True,
-        options=(
-            CONFIG,
-            option(
-                "--out",
-                required=True,
-                help="folder for the copy and its config.yaml; a second start goes on",
-            ),
-            option(
-                "--recipe",
-                choices=("fast", "small", "intra"),
-                default="fast",
-                help="fast: any frame decodes fast; small: fewer bytes; intra: keyframes only"
-                " (default: %(default)s)",
-            ),
-            sources_option("all"),
-            option(
-                "--short-side",
-                type=int,
-                default=256,
-                help="pixels; nothing is enlarged (default: %(default)s)",
-            ),
-            option(
-                "--workers", type=int, default=0, help="files at a time (default: as many as cores)"
-            ),
+TRANSCODE = Command(
+    name="transcode",
+    summary="make a copy of a config's media that decodes fast",
+    run=_transcode,
+    has_settings=True,
+    options=(
+        CONFIG,
+        option(
+            "--out",
+            required=True,
+            help="folder for the copy and its config.yaml; a second start goes on",
+        ),
+        option(
+            "--recipe",
+            choices=("fast", "small", "intra"),
+            default="fast",
+            help="fast: any frame decodes fast; small: fewer bytes; intra: keyframes only"
+            " (default: %(default)s)",
+        ),
+        sources_option("all"),
+        option(
+            "--short-side",
+            type=int,
+            default=256,
+            help="pixels; nothing is enlarged (default: %(default)s)",
+        ),
+        option(
+            "--workers", type=int, default=0, help="files at a time (default: as many as cores)"
         ),
     ),
-    Command(
-        "advise",
-        "measure what decoding your sources costs, and which copy would help most",
-        run=_advise,
-        has_settings=True,
-        options=(
-            CONFIG,
-            option(
-                "--sample",
-                type=int,
-                default=12,
-                help="files of a source to measure (default: %(default)s)",
-            ),
+    examples=("omnidali transcode --config tsn_omni --out /data/copy --short-side 320",),
+)
+ADVISE = Command(
+    name="advise",
+    summary="the cost of decoding your sources, and a copy's gain",
+    run=_advise,
+    has_settings=True,
+    options=(
+        CONFIG,
+        option(
+            "--sample",
+            type=int,
+            default=12,
+            help="files of a source to measure (default: %(default)s)",
         ),
     ),
-    Command(
-        "motion",
-        "camera motion for `inflate: warp`",
-        subcommands=(
-            Command(
-                "estimate",
-                "mean and covariance of the homographies between frames of videos",
-                run=_estimate_motion,
-                has_settings=True,
-                options=(
-                    CONFIG,
-                    option(
-                        "--source", help="source to look at (default: the first one, the target)"
-                    ),
-                    option(
-                        "--interval",
-                        type=int,
-                        help="frames between those of a pair (default: clip.frame_interval)",
-                    ),
-                    option(
-                        "--videos",
-                        type=int,
-                        default=1000,
-                        help="videos to look at (default: %(default)s)",
-                    ),
-                    option(
-                        "--out", required=True, help="JSON file to write, for `motion:` of a source"
-                    ),
-                ),
-            ),
+    examples=("omnidali advise --config tsn_omni data_root=/data/OmniSource --sample 24",),
+)
+MOTION_ESTIMATE = Command(
+    name="motion estimate",
+    summary="camera motion in videos, for `inflate: warp`",
+    run=_estimate_motion,
+    has_settings=True,
+    options=(
+        CONFIG,
+        option("--source", help="source to look at (default: the first one, the target)"),
+        option(
+            "--interval",
+            type=int,
+            help="frames between those of a pair (default: clip.frame_interval)",
         ),
+        option(
+            "--videos",
+            type=int,
+            default=1000,
+            help="videos to look at (default: %(default)s)",
+        ),
+        option("--out", required=True, help="JSON file to write, for `motion:` of a source"),
     ),
+    examples=("omnidali motion estimate --config tsn_omni --out motion.json",),
 )

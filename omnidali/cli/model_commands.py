@@ -12,6 +12,9 @@ from omnidali.distributed.failure_monitor import reporting_to_peers
 from omnidali.utils import streams
 from omnidali.utils.untrusted_text import say
 
+# of a dry run, in its last line, for programs
+_SPEED = ("steps", "seconds_per_step", "clips_per_second", "eta_seconds")
+
 
 def _train(options: argparse.Namespace) -> None:
     if options.dry_run is not None:
@@ -27,8 +30,10 @@ def _train(options: argparse.Namespace) -> None:
     # first, so that a mistake in one machine's copy of the config ends all ranks
     ranks = start_process_group()
     config = load_config(options.config, options.overrides)
-    train(config, ranks, options.resume, options.dry_run)
+    figures = train(config, ranks, options.resume, options.dry_run)
     end_process_group()
+    if options.dry_run and figures and ranks.is_main:
+        say(json.dumps({name: figures[name] for name in _SPEED}))
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -77,61 +82,64 @@ def _export(options: argparse.Namespace) -> None:
     say(f"{len(weights)} tensors{', averaged weights' if state.get('ema') else ''}: {options.out}")
 
 
-COMMANDS = (
-    Command(
-        "train",
-        "train TSN or SlowOnly jointly on videos and photos",
-        run=_train,
-        has_settings=True,
-        options=(
-            CONFIG,
-            option(
-                "--resume",
-                default="none",
-                metavar="auto|none|PATH",
-                help="auto: go on where run_dir stopped, if it holds a run;"
-                " PATH: a checkpoint or run folder",
-            ),
-            option(
-                "--dry-run",
-                type=int,
-                metavar="N",
-                help="train N steps and write nothing but the catalog",
-            ),
-            option(
-                "--print-config", action="store_true", help="print the resolved config and stop"
-            ),
+TRAIN = Command(
+    name="train",
+    summary="train TSN or SlowOnly jointly on videos and photos",
+    run=_train,
+    has_settings=True,
+    options=(
+        CONFIG,
+        option(
+            "--resume",
+            default="none",
+            metavar="auto|none|PATH",
+            help="auto: go on where run_dir stopped, if it holds a run;"
+            " PATH: a checkpoint or run folder",
+        ),
+        option(
+            "--dry-run",
+            type=int,
+            metavar="N",
+            help="train N steps and write nothing but the catalog",
+        ),
+        option("--print-config", action="store_true", help="print the resolved config and stop"),
+    ),
+    examples=(
+        "omnidali train --config small_set data_root=media --dry-run 5",
+        "torchrun --nproc-per-node 8 -m omnidali train --config tsn_omni --resume auto",
+    ),
+)
+EVALUATE = Command(
+    name="evaluate",
+    summary="evaluate a checkpoint on held-out data",
+    run=_evaluate,
+    has_settings=True,
+    options=(
+        CONFIG,
+        option("--checkpoint", help="checkpoint, or run folder for its best.pt; default: run_dir"),
+        option(
+            "--protocol",
+            choices=("test", "validation"),
+            default="test",
+            help="which views of the config: evaluation.test or evaluation.validation",
         ),
     ),
-    Command(
-        "evaluate",
-        "evaluate a checkpoint on held-out data",
-        run=_evaluate,
-        has_settings=True,
-        options=(
-            CONFIG,
-            option(
-                "--checkpoint", help="checkpoint, or run folder for its best.pt; default: run_dir"
-            ),
-            option(
-                "--protocol",
-                choices=("test", "validation"),
-                default="test",
-                help="which views of the config: evaluation.test or evaluation.validation",
-            ),
+    examples=(
+        "omnidali evaluate --config tsn_omni evaluation.test.crops=three",
+        "torchrun --nproc-per-node 8 -m omnidali evaluate --config tsn_omni",
+    ),
+)
+EXPORT = Command(
+    name="export",
+    summary="write a checkpoint's weights for other programs",
+    run=_export,
+    options=(
+        option("--checkpoint", required=True, help="checkpoint, or run folder for its best.pt"),
+        option(
+            "--out",
+            required=True,
+            help="file to write: .pth as mmaction2 0.x reads it, or .safetensors",
         ),
     ),
-    Command(
-        "export",
-        "write a checkpoint's weights for other programs",
-        run=_export,
-        options=(
-            option("--checkpoint", required=True, help="checkpoint, or run folder for its best.pt"),
-            option(
-                "--out",
-                required=True,
-                help="file to write: .pth as mmaction2 0.x reads it, or .safetensors",
-            ),
-        ),
-    ),
+    examples=("omnidali export --checkpoint runs/tsn_omni --out tsn_omni.safetensors",),
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omnidali.cli.command import Option, option
+from omnidali.config.files import find_config
 from omnidali.config.load import load_config
 from omnidali.config.schema import Config
 from omnidali.curation.copies.copy_layout import keep_clear
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
     from omnidali.distributed.ranks import Ranks
 
 
-CONFIG = option("--config", required=True, help="YAML file")
+CONFIG_HELP = "YAML file, or the name of a shipped config"
+CONFIG = option("--config", required=True, help=CONFIG_HELP)
 
 
 def config_option(remark: str) -> Option:
     """``--config`` with what the command expects of the file."""
-    return option("--config", required=True, help=f"YAML file; {remark}")
+    return option("--config", required=True, help=f"{CONFIG_HELP}; {remark}")
 
 
 def sources_option(default: str, evaluation: bool = True) -> Option:
@@ -84,8 +86,9 @@ def reserve_output(
     if not options.out:
         return lambda: None
 
-    ranks.on_main(lambda: check_free(options.out, command, options.config, earlier))
-    return lambda: ranks.on_main(lambda: take_folder(options.out, command, options.config, earlier))
+    config = find_config(options.config)
+    ranks.on_main(lambda: check_free(options.out, command, config, earlier))
+    return lambda: ranks.on_main(lambda: take_folder(options.out, command, config, earlier))
 
 
 def training_command(out: str | Path) -> str:

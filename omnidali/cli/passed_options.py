@@ -6,16 +6,12 @@ The parsers of those commands parse them, which would refuse them hours later ot
 import argparse
 import contextlib
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NoReturn
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
-from omnidali.cli.command import Option, Parser, add_options
-from omnidali.cli.curation_commands import (
-    DEDUP_OPTIONS,
-    FILTER_OPTIONS,
-    dedup_settings_from,
-    rules_from,
-)
+from omnidali.cli.arguments import parse_options
+from omnidali.cli.command import Command, destination
+from omnidali.cli.curation_commands import DEDUP, FILTER, dedup_settings_from, rules_from
 from omnidali.config.schema import Config
 from omnidali.curation.source_selection import check_window, choose_crawled
 from omnidali.errors import UserError
@@ -33,20 +29,13 @@ _NOT_FOR_DEDUP = {"config": _SET_BY_CURATE, "out": _SET_BY_CURATE}
 _FREE = "loader."  # settings that change neither a network nor a figure
 
 
-class _RaisingParser(Parser):
-    """A parser that raises its errors, instead of ending the program."""
-
-    def error(self, message: str) -> NoReturn:
-        raise argparse.ArgumentError(None, message)
-
-
 def check_filter(text: str, config: Config) -> list[str]:
     """The options of ``--filter`` as words.
 
     Raises:
         UserError: naming --filter.
     """
-    words, options = _parse("filter", text, FILTER_OPTIONS, _NOT_FOR_FILTER)
+    words, options = _parse(FILTER, text, _NOT_FOR_FILTER)
     with _naming("--filter"):
         rules_from(options)
         # filtering the evaluation source would change the figures
@@ -65,7 +54,7 @@ def check_dedup(text: str, config: Config, windowed: Config) -> tuple[list[str],
     Raises:
         UserError: naming --dedup.
     """
-    words, options = _parse("dedup", text, DEDUP_OPTIONS, _NOT_FOR_DEDUP)
+    words, options = _parse(DEDUP, text, _NOT_FOR_DEDUP)
     with _naming("--dedup"):
         settings = dedup_settings_from(options)
         names = choose_crawled(config, options.sources, training=True)
@@ -81,36 +70,33 @@ def check_dedup(text: str, config: Config, windowed: Config) -> tuple[list[str],
 
 
 def _parse(
-    command: str,
-    text: str,
-    known: Sequence[Option],
-    forbidden: Mapping[str, str],
+    command: Command, text: str, forbidden: Mapping[str, str]
 ) -> tuple[list[str], argparse.Namespace]:
     """The words of ``text``, and the options that the command's parser finds in them.
 
     Args:
         command: that they are for.
         text: the options, quoted as for a shell.
-        known: the options of the command.
         forbidden: the reasons against options, by their names in the result.
     """
-    option = f"--{command}"
-    parser = _RaisingParser(has_settings=True, prog=f"omnidali {command}", add_help=False)
-    add_options(parser, known)
-    for action in parser._actions:
-        if action.dest in forbidden:
-            action.required = False
-            action.default = None
+    option = f"--{command.name}"
+    free = [
+        (found[0], {**found[1], "required": False, "default": None})
+        if destination(found) in forbidden
+        else found
+        for found in command.options
+    ]
     try:
         words = shlex.split(text)
-        options = parser.parse_args(words)
-    except (ValueError, argparse.ArgumentError) as error:
+    except ValueError as error:
         raise UserError(
             option,
-            f"options of `omnidali {command}`, quoted as for a shell",
+            f"options of `omnidali {command.name}`, quoted as for a shell",
             f"{text} ({error})",
-            f"Correct them; `omnidali {command} --help` names all.",
+            "Correct the quotes.",
         ) from None
+    with _naming(option):
+        options = parse_options(replace(command, options=free), "omnidali", words)
 
     for name, reason in forbidden.items():
         if getattr(options, name):
@@ -129,9 +115,9 @@ def _parse(
 
 @contextlib.contextmanager
 def _naming(option: str) -> Iterator[None]:
-    """Put the option of ``curate`` before the option that an error names."""
+    """Put the option of ``curate`` before what errors name."""
     try:
         yield
     except UserError as error:
-        error.args = (f"{option}, {error}",)
+        error.args = ("\n".join(f"{option}, {line}" for line in str(error).split("\n")),)
         raise

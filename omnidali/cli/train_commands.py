@@ -65,113 +65,111 @@ def _curate(options: argparse.Namespace) -> None:
     curate(options.config, options.overrides, options.out, asked, take=take)
 
 
-COMMANDS = (
-    Command(
-        "demo",
-        "make a small world, train on it and evaluate; needs no download or GPU",
-        run=_demo,
-        has_settings=True,
-        options=(
-            option(
-                "--out",
-                default="omnidali-demo",
-                help="folder for everything (default: %(default)s)",
-            ),
-            option(
-                "--seed",
-                type=int,
-                default=0,
-                help="of the world and the training (default: %(default)s)",
-            ),
-            option("--only-data", metavar="DIR", help="only make the demo world, in DIR"),
+DEMO = Command(
+    name="demo",
+    summary="make small data, train and evaluate; needs no GPU",
+    run=_demo,
+    has_settings=True,
+    options=(
+        option(
+            "--out",
+            default="omnidali-demo",
+            help="folder for everything (default: %(default)s)",
+        ),
+        option(
+            "--seed",
+            type=int,
+            default=0,
+            help="of the world and the training (default: %(default)s)",
+        ),
+        option("--only-data", metavar="DIR", help="only make the demo world, in DIR"),
+    ),
+    examples=(
+        "omnidali demo",
+        "omnidali demo --out try --seed 1 train.epochs=2",
+    ),
+)
+ABLATE = Command(
+    name="ablate",
+    summary="what each group of sources is worth: train with and without",
+    run=_ablate,
+    has_settings=True,
+    options=(
+        config_option("its first source is the target"),
+        option("--out", default="ablation", help="folder for everything (default: %(default)s)"),
+        option(
+            "--seeds",
+            type=int,
+            nargs="+",
+            default=[0, 1, 2],
+            help="train everything once with each (default: 0 1 2)",
+        ),
+        option(
+            "--fractions",
+            type=float,
+            nargs="+",
+            default=[1.0],
+            metavar="SHARE",
+            help="shares of the target's labels to compare at (default: all labels)",
+        ),
+        option("--ranks", type=int, default=1, help="processes of a run (default: %(default)s)"),
+    ),
+    examples=("omnidali ablate --config demo_omni --seeds 0 1 2 data_root=world",),
+)
+CURATE = Command(
+    name="curate",
+    summary="from a crawl to a student: teacher, dedup, filter, training",
+    run=_curate,
+    has_settings=True,
+    options=(
+        config_option("its first source is the target, the others are the crawl"),
+        option("--out", default="curation", help="folder for everything (default: %(default)s)"),
+        option(
+            "--seeds",
+            type=int,
+            nargs="+",
+            default=[0],
+            help="train everything once with each (default: 0)",
+        ),
+        option(
+            "--rounds",
+            type=int,
+            default=1,
+            help="rounds of filter and student; a student is the teacher of the next round"
+            " (default: %(default)s)",
+        ),
+        option(
+            "--together",
+            action="store_true",
+            help="average the scores of all networks trained so far, also of the one trained on"
+            " everything; with --folds, of the K students instead of the student beside them"
+            " (default: only the last student scores, at first the target's network)",
+        ),
+        option(
+            "--folds",
+            type=int,
+            default=1,
+            metavar="K",
+            help="let K more students score the crawl for the next round, each the part that it"
+            " was not trained on (default: the student scores all)",
+        ),
+        option(
+            "--ranks", type=int, default=1, help="processes of a program (default: %(default)s)"
+        ),
+        option(
+            "--filter",
+            dest="filter_options",
+            default="",
+            metavar="OPTIONS",
+            help="more options of `omnidali filter`, in quotes",
+        ),
+        option(
+            "--dedup",
+            dest="dedup_options",
+            default="",
+            metavar="OPTIONS",
+            help="more options of `omnidali dedup`, in quotes",
         ),
     ),
-    Command(
-        "ablate",
-        "train on the target alone, with each group of sources, and with all",
-        run=_ablate,
-        has_settings=True,
-        options=(
-            config_option("its first source is the target"),
-            option(
-                "--out", default="ablation", help="folder for everything (default: %(default)s)"
-            ),
-            option(
-                "--seeds",
-                type=int,
-                nargs="+",
-                default=[0, 1, 2],
-                help="train everything once with each (default: 0 1 2)",
-            ),
-            option(
-                "--fractions",
-                type=float,
-                nargs="+",
-                default=[1.0],
-                metavar="SHARE",
-                help="shares of the target's labels to compare at (default: all labels)",
-            ),
-            option(
-                "--ranks", type=int, default=1, help="processes of a run (default: %(default)s)"
-            ),
-        ),
-    ),
-    Command(
-        "curate",
-        "go from a crawl to a student: teacher, dedup, filter, training, table",
-        run=_curate,
-        has_settings=True,
-        options=(
-            config_option("its first source is the target, the others are the crawl"),
-            option(
-                "--out", default="curation", help="folder for everything (default: %(default)s)"
-            ),
-            option(
-                "--seeds",
-                type=int,
-                nargs="+",
-                default=[0],
-                help="train everything once with each (default: 0)",
-            ),
-            option(
-                "--rounds",
-                type=int,
-                default=1,
-                help="rounds of filter and student; a student is the teacher of the next round"
-                " (default: %(default)s)",
-            ),
-            option(
-                "--together",
-                action="store_true",
-                help="average the scores of all networks trained so far, also of the one trained on"
-                " everything; with --folds, of the K students instead of the student beside them"
-                " (default: only the last student scores, at first the target's network)",
-            ),
-            option(
-                "--folds",
-                type=int,
-                default=1,
-                metavar="K",
-                help="let K more students score the crawl for the next round, each the part that it"
-                " was not trained on (default: the student scores all)",
-            ),
-            option(
-                "--ranks", type=int, default=1, help="processes of a program (default: %(default)s)"
-            ),
-            option(
-                "--filter",
-                dest="filter_options",
-                default="",
-                metavar="OPTIONS",
-                help="more options of `omnidali filter`, in quotes",
-            ),
-            option(
-                "--dedup",
-                dest="dedup_options",
-                default="",
-                metavar="OPTIONS",
-                help="more options of `omnidali dedup`, in quotes",
-            ),
-        ),
-    ),
+    examples=("omnidali curate --config demo_crawl data_root=world --filter '--rule topk'",),
 )

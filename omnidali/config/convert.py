@@ -10,6 +10,8 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from omnidali.config.reference import find_settings
+from omnidali.config.setting import describe_type
 from omnidali.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="DataclassInstance")
 
-_TYPES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 _VALUES = {str: "the text", bool: "the truth value", list: "the list"}
 
 
@@ -54,7 +55,7 @@ def build_config(
                     path,
                     f"one of {', '.join(fields)}",
                     f"the unknown key '{_short(key)}'",
-                    _did_you_mean(key, list(fields), otherwise="Remove it."),
+                    _did_you_mean(key, list(fields), otherwise=_name_elsewhere(_short(key))),
                 )
             )
             continue
@@ -70,7 +71,7 @@ def build_config(
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     errors += [
-        UserError(f"{where}.{name}", _describe(hints[name]), "nothing", "Add it.")
+        UserError(f"{where}.{name}", describe_type(hints[name]), "nothing", "Add it.")
         for name in required
         if name not in values
     ]
@@ -110,7 +111,9 @@ def _convert(value: object, hint: typing.Any, where: str, errors: list[UserError
         return _convert_tuple(value, hint, where, errors)
 
     if not _fits(value, hint):
-        errors.append(UserError(where, _describe(hint), _show(value), _advise(value, hint, inner)))
+        errors.append(
+            UserError(where, describe_type(hint), _show(value), _advise(value, hint, inner))
+        )
         return None
     if isinstance(value, str) and not value.isprintable():
         errors.append(
@@ -148,7 +151,7 @@ def _convert_tuple(
     inner = typing.get_args(hint)
     is_open_ended = inner[-1] is Ellipsis
     if not isinstance(value, (list, tuple)) or not (is_open_ended or len(value) == len(inner)):
-        errors.append(UserError(where, _describe(hint), _show(value), "Write it as [a, b]."))
+        errors.append(UserError(where, describe_type(hint), _show(value), "Write it as [a, b]."))
         return None
 
     hints = (inner[0],) * len(value) if is_open_ended else inner
@@ -166,17 +169,6 @@ def _fits(value: object, hint: typing.Any) -> bool:
     if isinstance(value, bool):
         return hint is bool
     return isinstance(value, (int, float) if hint is float else hint)
-
-
-def _describe(hint: typing.Any) -> str:
-    """What a type expects, in words."""
-    origin = typing.get_origin(hint)
-    inner = typing.get_args(hint)
-    if origin is typing.Literal:
-        return "one of " + ", ".join(str(item) for item in inner)
-    if origin is tuple:
-        return "a list of numbers" if inner[-1] is Ellipsis else f"a list of {len(inner)} numbers"
-    return _TYPES[hint]
 
 
 def _show(value: object) -> str:
@@ -200,6 +192,12 @@ def _advise(value: object, hint: object, choices: Sequence[object]) -> str:
     if isinstance(value, bool) and choices:
         return "YAML reads on, off, yes and no as truth values; put the word in quotes."
     return _did_you_mean(value, choices, "Correct the value.")
+
+
+def _name_elsewhere(key: str) -> str:
+    """Advice for an unknown key, which may be the name of a setting of another group."""
+    found = find_settings(key)
+    return f"Did you mean '{found[0].key}'?" if found else "Remove it."
 
 
 def _did_you_mean(value: object, choices: Sequence[object], otherwise: str) -> str:

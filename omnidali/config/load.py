@@ -10,9 +10,10 @@ from pathlib import Path
 import yaml
 
 from omnidali.config.convert import build_config, config_to_dict
+from omnidali.config.files import find_config
 from omnidali.config.schema import Config
 from omnidali.config.validate import find_mistakes
-from omnidali.errors import ConfigError, UserError
+from omnidali.errors import ConfigError, UserError, start_of
 from omnidali.utils.text_files import is_text
 
 _MAX_NUMBER = (1 << 63) - 1
@@ -82,15 +83,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read, merge and check a config file.
 
     Args:
-        path: YAML file. Its optional key ``base`` names another file (relative to this one) to
-            build on, or a list of files, of which later ones win.
+        path: YAML file, or the name of a shipped config. Its optional key ``base`` names another
+            one to build on, a file relative to this one or a shipped config, or a list of them,
+            of which later ones win.
         overrides: ``key.path=value`` texts; the value is YAML.
 
     Raises:
         ConfigError: with every mistake of the file and the overrides.
         UserError: if a file cannot be read or is no YAML.
     """
-    _, values = _read_with_base(Path(path), ())
+    _, values = _read_with_base(find_config(path), ())
     errors: list[UserError] = []
     for text in overrides:
         try:
@@ -114,7 +116,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def config_files(path: str | Path) -> list[Path]:
     """The files that :func:`load_config` reads for ``path``, a good config, itself first."""
-    files, _ = _read_with_base(Path(path), ())
+    files, _ = _read_with_base(find_config(path), ())
     return files
 
 
@@ -157,8 +159,8 @@ def _read(path: Path) -> dict:
         raise UserError(
             str(path),
             "a readable config file",
-            str(getattr(error, "strerror", error)),
-            "Check the path.",
+            f"{getattr(error, 'strerror', error)}{start_of(path)}",
+            "Check the file and its permissions.",
         ) from None
 
     values = parse_yaml(text, str(path))
@@ -167,7 +169,7 @@ def _read(path: Path) -> dict:
             str(path),
             "keys and values",
             type(values).__name__,
-            "See configs/demo.yaml for an example.",
+            "Write settings, one a line; `omnidali help settings` lists all.",
         )
     return values
 
@@ -190,7 +192,7 @@ def _read_with_base(path: Path, above: tuple[Path, ...]) -> tuple[list[Path], di
     files = [path]
     merged: dict = {}
     for name in bases:
-        more, below = _read_with_base(path.parent / name, (*above, path.resolve()))
+        more, below = _read_with_base(find_config(name, path), (*above, path.resolve()))
         files += more
         merged = _merge(merged, below)
     return files, _merge(merged, values)
@@ -207,7 +209,7 @@ def _merge(below: dict, above: dict) -> dict:
 
 def _override(values: dict, text: str) -> None:
     key, equals, value = text.partition("=")
-    parts = key.strip().split(".")
+    parts = _split_key(key.strip(), values.get("sources"))
     if not equals or not all(parts):
         raise UserError(
             f"override {text!r}", "key.path=value", text, "Write, for example, train.batch=64."
@@ -226,3 +228,17 @@ def _override(values: dict, text: str) -> None:
             place[part] = {}
         place = place[part]
     place[parts[-1]] = parse_yaml(value, f"override {key}")
+
+
+def _split_key(key: str, sources: object) -> list[str]:
+    """The parts of a key; the name of a source, which is one of them, may hold dots."""
+    named = [
+        name
+        for name in (sources if isinstance(sources, dict) else ())
+        if f"{key}.".startswith(f"sources.{name}.")
+    ]
+    if not named:
+        return key.split(".")
+    name = max(named, key=lambda name: len(str(name)))
+    rest = key.removeprefix(f"sources.{name}").removeprefix(".")
+    return ["sources", name, *(rest.split(".") if rest else ())]

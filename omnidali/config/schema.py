@@ -53,7 +53,7 @@ class MediaConfig:
     )
     root: str = setting(".", "folder in which the paths of the list start; relative to data_root")
     list: str | None = setting(
-        None, "list file, relative to data_root; none: class folders under root, or tars"
+        None, "list file, relative to data_root; null: class folders under root, or tars"
     )
     format: Literal[
         "auto",
@@ -118,7 +118,7 @@ class SourceConfig(MediaConfig):
     group: str | None = setting(
         None, "sources of one group are switched on together by `omnidali ablate`"
     )
-    resample: ResampleConfig | None = setting(None, "class balance; none: all samples alike")
+    resample: ResampleConfig | None = setting(None, "class balance; null: all samples alike")
     fraction: PositiveShare = setting(
         1.0, "share of each class's samples that is used at all, chosen by the seed"
     )
@@ -130,7 +130,7 @@ class SourceConfig(MediaConfig):
     )
     motion: str | None = setting(
         None,
-        "warp: file of `omnidali motion estimate`, relative to data_root; none: the shipped one",
+        "warp: file of `omnidali motion estimate`, relative to data_root; null: the shipped one",
     )
     motion_per_class: bool = setting(
         False, "warp: each class has its own distribution, where the file has it"
@@ -200,7 +200,8 @@ class ModelConfig:
     dropout: Share = setting(0.4, "dropout before the last layer")
     pretrained: str | None = setting(
         None,
-        "weights to start from: ours, mmaction2, torchvision, timm; .pth or .safetensors",
+        "weights to start from, relative to the current folder: .pth or .safetensors, ours,"
+        " mmaction2's, torchvision's or timm's",
     )
     pretrained_head: Literal["keep", "fresh"] = setting(
         "keep", "fresh: the classifier starts anew, as for other classes"
@@ -220,7 +221,7 @@ class OptimizerConfig:
     momentum: NotNegative = setting(0.9, "momentum of SGD")
     weight_decay: NotNegative = setting(1e-4, "L2 penalty on all weights")
     nesterov: bool = setting(False, "Nesterov momentum")
-    clip_grad_norm: Positive | None = setting(40.0, "largest gradient norm; none: no clipping")
+    clip_grad_norm: Positive | None = setting(40.0, "largest gradient norm; null: no clipping")
     schedule: Literal["step", "cosine"] = setting("step", "how the learning rate falls")
     milestones: tuple[float, ...] = setting(
         (40.0, 80.0), "step: when the learning rate is multiplied by 0.1", unit="epochs"
@@ -235,7 +236,7 @@ class TrainConfig:
 
     batch: Count | None = setting(
         None,
-        "slots of one step on all ranks together; none: 96, or the sum of the sources' batches",
+        "slots of one step on all ranks together; null: 96, or the sum of the sources' batches",
     )
     step_mode: Literal["summed", "alternating"] = setting(
         "summed", "one step on all sources, or one on each source's batch"
@@ -306,9 +307,16 @@ class LoaderConfig:
 class Config:
     """A whole run. ``sources`` keeps its order; the first one is the target that counts epochs."""
 
-    data_root: str = setting(".", "folder in which all lists and roots start")
-    run_dir: str = setting("runs/run", "folder for everything that the run writes")
-    catalog: str | None = setting(None, "SQLite file of the media; none: catalog.sqlite in run_dir")
+    data_root: str = setting(
+        ".", "folder in which lists and roots start; relative to the current folder"
+    )
+    run_dir: str = setting(
+        "runs/run", "folder for what the run writes; relative to the current folder"
+    )
+    catalog: str | None = setting(
+        None,
+        "SQLite file of the media, relative to the current folder; null: catalog.sqlite in run_dir",
+    )
     classes: str | None = setting(None, "file of class names, one a line; relative to data_root")
     seed: Natural = setting(0, "seed of the plan and of the initial weights")
     sources: Mapping[str, SourceConfig] = field(

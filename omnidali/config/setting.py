@@ -3,12 +3,17 @@
 ``flip: Share = setting(0.5, "probability of a horizontal flip")``
 """
 
+import dataclasses
 import math
+import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
 
 T = TypeVar("T")
+
+_TYPES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,33 @@ def range_of(hint: object) -> Range | None:
         return hint
     parts = (*typing.get_args(hint), *getattr(hint, "__metadata__", ()))
     return next((found for part in parts if (found := range_of(part))), None)
+
+
+def describe_type(hint: typing.Any) -> str:
+    """What a type of the schema expects, in words.
+
+    >>> describe_type(int), describe_type(Count), describe_type(typing.Literal["a", "b"] | None)
+    ('a whole number', 'a whole number of 1 or more', 'one of a, b, or null')
+    >>> describe_type(tuple[Share, Share])
+    'a list of 2 numbers, each from 0 to 1'
+    """
+    origin = typing.get_origin(hint)
+    inner = typing.get_args(hint)
+    if origin is Annotated:
+        kind, *bounds = inner
+        return f"{_TYPES[kind]}{str(range_of(bounds[0])).removeprefix('a number')}"
+    if origin in (typing.Union, types.UnionType):
+        return f"{describe_type(inner[0])}, or null"
+    if origin is typing.Literal:
+        return "one of " + ", ".join(str(item) for item in inner)
+    if origin is tuple:
+        count = "" if inner[-1] is Ellipsis else f"{len(inner)} "
+        allowed = range_of(hint)
+        each = f", each {str(allowed).removeprefix('a number ')}" if allowed else ""
+        return f"a list of {count}numbers{each}"
+    if dataclasses.is_dataclass(hint) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        return "settings under it"
+    return _TYPES[hint]
 
 
 def setting(default: T, meaning: str, unit: str = "") -> T:

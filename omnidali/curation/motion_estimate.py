@@ -20,7 +20,7 @@ from omnidali.catalog.database.media import Media
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.decoding.decoders import decode_frames
 from omnidali.decoding.video import decode_video
-from omnidali.errors import DecodeError, UserError
+from omnidali.errors import DecodeError, UserError, start_of
 from omnidali.media_kind import MediaKind
 from omnidali.planning.camera_motion import PARAMETERS, load_motion
 from omnidali.planning.philox import Stream
@@ -129,7 +129,7 @@ def check_motion_file(path: str | Path) -> None:
         raise UserError(
             "--out",
             "a new file, or one of an earlier `omnidali motion estimate`",
-            f"{path}, which is something else",
+            f"{path}, which is something else{start_of(path)}",
             "Choose another name.",
         ) from None
 
@@ -144,7 +144,10 @@ def write_motion(path: str | Path, values: dict) -> None:
         write_whole(Path(path), json.dumps(values) + "\n")
     except OSError as error:
         raise UserError(
-            str(path), "a file that can be written", str(error.strerror), "Choose another."
+            str(path),
+            "a file that can be written",
+            f"{error.strerror}{start_of(path)}",
+            "Choose another.",
         ) from None
 
 

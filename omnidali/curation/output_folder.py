@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from omnidali.errors import UserError
+from omnidali.errors import UserError, start_of
 from omnidali.utils.atomic_write import write_whole, writing_to
 
 OWNER = ".omnidali.json"  # file in the folder that names its command and config
@@ -45,7 +45,7 @@ def check_resumable_folder(out: Path, job_log: str, unfinished: str) -> None:
         raise UserError(
             "--out",
             "an empty folder or an earlier copy",
-            f"other files in {out}",
+            f"other files in {out}{start_of(out)}",
             "Choose another.",
         )
 
@@ -114,7 +114,7 @@ def check_free(
     raise UserError(
         "--out",
         f"an empty folder, or one of an earlier `omnidali {command}` of {mine['config']}",
-        f"{got} in {out}",
+        f"{got} in {out}{start_of(out)}",
         "Choose another.",
     )
 

@@ -21,7 +21,7 @@ from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.loading.batch import StepBatch
 from omnidali.loading.clip_images import captioned, clip_grid, label_text, tile
-from omnidali.loading.data import Data, open_data, open_loader, rank_options
+from omnidali.loading.data import Data, check_motions, open_data, open_loader, rank_options
 from omnidali.loading.failures.quarantine import Quarantine
 from omnidali.loading.fusion import FusionIterator, LoaderOptions
 from omnidali.media_kind import MediaKind
@@ -97,6 +97,8 @@ def preview(
             written.
     """
     chosen = choose_sources(config, names) if names else list(config.sources)
+    if chosen != [EVALUATION]:
+        check_motions(config)
     data = open_data(config, training=chosen != [EVALUATION])
     say(*data.summary)
     roots = {

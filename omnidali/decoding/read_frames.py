@@ -14,7 +14,7 @@ from omnidali.catalog.probing.file_span import FileSpan, stamp_of
 from omnidali.catalog.probing.limits import UnsupportedMediaError
 from omnidali.catalog.probing.video_probe import probe_video
 from omnidali.decoding.video import places_of, write_frames
-from omnidali.errors import UserError
+from omnidali.errors import UserError, start_of
 
 _KEPT = 16  # probes of files that are read again and again
 
@@ -106,6 +106,6 @@ def _probe(path: str, full: str, stamp: tuple[int | None, int | None]) -> Media:
         raise UserError(
             path,
             "a video that can be read",
-            getattr(error, "strerror", None) or str(error),
+            f"{getattr(error, 'strerror', None) or error}{start_of(path)}",
             "Check the path and its permissions.",
         ) from None

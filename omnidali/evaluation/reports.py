@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from omnidali.catalog.database.source_table import SourceTable
-from omnidali.errors import UserError
+from omnidali.errors import UserError, start_of
 from omnidali.evaluation.accuracy import Accuracy
 from omnidali.utils.atomic_write import table_lines, write_whole
 
@@ -47,7 +47,7 @@ def write_reports(
         raise UserError(
             str(folder),
             "a folder that can be written",
-            error.strerror or str(error),
+            f"{error.strerror or error}{start_of(folder)}",
             "Choose another run_dir or correct its permissions.",
         ) from None
 

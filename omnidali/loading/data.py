@@ -13,6 +13,7 @@ from omnidali.catalog.database.source_table import SourceTable
 from omnidali.catalog.database.trial_copy import accept_trial, begin_trial
 from omnidali.catalog.listing.labels import read_class_names
 from omnidali.catalog.listing.scan import source_class_names
+from omnidali.config.files import data_file
 from omnidali.config.schema import EVALUATION, Config, MediaConfig, SourceConfig, key_of
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
@@ -240,11 +241,11 @@ def make_plan(config: Config, data: Data) -> TrainPlan:
     ratio = train.ratio or (1,) * len(sources)
     motions = {
         number: load_motion(
-            Path(config.data_root, source.motion) if source.motion else None,
+            _motion_file(config, name),
             source.motion_per_class,
             list(data.class_names),
         )
-        for number, source in enumerate(sources)
+        for number, (name, source) in enumerate(config.sources.items())
         if source.inflate == "warp"
     }
 
@@ -280,6 +281,26 @@ def rank_options(config: Config, ranks: Ranks) -> LoaderOptions:
     }
 
 
+def check_motions(config: Config) -> None:
+    """Refuse motion files that are missing or wrong before the data are read, which may take hours.
+
+    Raises:
+        UserError: naming the setting or the file.
+    """
+    for name, source in config.sources.items():
+        if source.inflate == "warp":
+            load_motion(_motion_file(config, name), source.motion_per_class)
+
+
+def _motion_file(config: Config, name: str) -> Path | None:
+    """The motion file of a source; None for the shipped one."""
+    motion = config.sources[name].motion
+    what = "a file of `omnidali motion estimate`"
+    if not motion:
+        return None
+    return data_file(config.data_root, motion, f"{key_of(name)}.motion", what)
+
+
 def find_names(config: Config) -> list[str] | None:
     """The class names: of the config's file, of the target's folders, or of its list.
 
@@ -293,7 +314,7 @@ def find_names(config: Config) -> list[str] | None:
     require_utf8_names()
     root = Path(config.data_root)
     if config.classes:
-        return read_class_names(root / config.classes)
+        return read_class_names(data_file(root, config.classes, "classes", "a file of class names"))
     (target, source), *others = config.sources.items()
     names = source_class_names(target, source, root)
     if names is not None:

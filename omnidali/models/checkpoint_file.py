@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from omnidali.errors import UserError
+from omnidali.errors import UserError, start_of
 from omnidali.models.pretrained import UNKNOWN, first_few, fit_weights
 from omnidali.models.weights import DIGEST, digest_of, read_weights
 from omnidali.utils.untrusted_text import say
@@ -183,7 +183,7 @@ def find_checkpoint(path: str | Path, preferred: str = LAST) -> Path:
     raise UserError(
         str(path),
         f"a run folder with checkpoints/{preferred}",
-        "none in it",
+        f"none in it{start_of(path)}",
         "Name another folder, or a checkpoint file.",
     )
 

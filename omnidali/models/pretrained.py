@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from omnidali.config.schema import ModelConfig
-from omnidali.errors import UserError
+from omnidali.errors import UserError, start_of
 from omnidali.models.resnet import LAYERS
 from omnidali.models.weights import best_weights, read_weights
 
@@ -231,9 +231,8 @@ def check_pretrained(config: ModelConfig) -> None:
         raise UserError(
             config.pretrained,
             "a checkpoint",
-            "no such file",
-            "Correct the path, which starts from the current folder, or clear it to start from"
-            " scratch.",
+            f"no such file{start_of(config.pretrained)}",
+            "Correct the path, or start from scratch with model.pretrained=null.",
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from omnidali.errors import UserError
+from omnidali.errors import UserError, start_of
 from omnidali.utils.atomic_write import write_whole
 
 # Entries under which other projects keep the weights.
@@ -66,7 +66,7 @@ def _read_entries(path: Path) -> Any:
         raise UserError(
             str(path),
             "a checkpoint file",
-            "a folder",
+            f"a folder{start_of(path)}",
             "Name a file in it, such as checkpoints/best.pt.",
         )
     if path.exists() and not path.is_file():  # reading a pipe would wait for a writer
@@ -78,7 +78,9 @@ def _read_entries(path: Path) -> Any:
             return safetensors.torch.load_file(str(path))
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(str(path), "a checkpoint", "no such file", "Check the path.") from None
+        raise UserError(
+            str(path), "a checkpoint", f"no such file{start_of(path)}", "Check the path."
+        ) from None
     except Exception as error:  # both readers raise many kinds for damaged files
         text = str(error)
         reason = (text.partition("WeightsUnpickler error: ")[2] or text).strip() or "nothing"
@@ -217,7 +219,7 @@ def export_weights(
         raise UserError(
             str(path),
             "a file that can be written",
-            error.strerror or str(error),
+            f"{error.strerror or error}{start_of(path)}",
             "Choose another place.",
         ) from None
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from omnidali.errors import UserError
+from omnidali.errors import UserError, start_of
 from omnidali.planning.philox import normals
 from omnidali.utils.text_files import parse_json
 
@@ -81,7 +81,10 @@ def load_motion(path: Path | None, per_class: bool, classes: Sequence[str] | Non
         raise
     except FileNotFoundError:
         raise UserError(
-            str(path), "a file of `omnidali motion estimate`", "no such file", "Check the path."
+            str(path),
+            "a file of `omnidali motion estimate`",
+            f"no such file{start_of(path)}",
+            "Check the path.",
         ) from None
     except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise UserError(

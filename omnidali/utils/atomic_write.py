@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from omnidali.errors import UserError
+from omnidali.errors import UserError, start_of
 from omnidali.utils.untrusted_text import PrintError, for_csv
 
 
@@ -78,9 +78,10 @@ def writing_to(out: Path, *others: type[Exception]) -> Iterator[None]:
     except (BrokenPipeError, PrintError):  # of what is printed meanwhile
         raise
     except disk_errors as error:
+        path = str(getattr(error, "filename", None) or out)
         raise UserError(
-            str(getattr(error, "filename", None) or out),
+            path,
             "a folder that can be written",
-            str(getattr(error, "strerror", None) or error),
+            f"{getattr(error, 'strerror', None) or error}{start_of(path)}",
             "Make room or choose another --out; a second start goes on where this one stopped.",
         ) from None

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from omnidali.errors import UserError
+from omnidali.errors import UserError, start_of
 from omnidali.utils.untrusted_text import for_terminal
 
 MAX_LINE = 1 << 16  # characters: a path has 4,096 at most, and a day of video 8,640 pieces
@@ -56,13 +56,19 @@ def read_lines(
                     )
     except FileNotFoundError:
         raise UserError(
-            str(path), f"a {what} file", "no such file", "Check the path and data_root."
+            str(path),
+            f"a {what} file",
+            f"no such file{start_of(path)}",
+            "Check the path and data_root.",
         ) from None
     except UserError:
         raise
     except (OSError, ValueError) as error:
         raise UserError(
-            str(path), f"a readable {what} file in UTF-8", str(error), "Check the file."
+            str(path),
+            f"a readable {what} file in UTF-8",
+            f"{getattr(error, 'strerror', None) or error}{start_of(path)}",
+            "Check the file and its permissions.",
         ) from None
 
 
@@ -93,7 +99,7 @@ def is_line(value: str) -> bool:
 def require_utf8_names() -> None:
     """Refuse a Python whose file names have another encoding, which finds few names of a list.
 
-    The programs restart themselves instead, see :func:`omnidali.cli.command.use_utf8`.
+    The programs restart themselves instead, see :func:`omnidali.cli.start.use_utf8`.
 
     Raises:
         UserError: naming the encoding.

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from omnidali.errors import UserError
+from omnidali.errors import UserError, start_of
 from omnidali.utils.untrusted_text import say
 
 DAMAGED = ".damaged"  # ending of a damaged catalog's new name
@@ -87,11 +87,12 @@ def trouble(path: Path, error: sqlite3.Error | OSError, wanted: str = _USABLE) -
         return UserError(
             str(path),
             "a catalog",
-            "no file",
+            f"no file{start_of(path)}",
             "Where it was deleted while a run used it, start again with"
             " --resume auto: it is rebuilt.",
         )
     found = [advice for words, advice in _ADVICE.items() if words in seen]
+    seen += start_of(path)
     return UserError(str(path), wanted, seen, found[0] if found else _ADVICE["unable to open"])
 
 

@@ -16,14 +16,16 @@ from omnidali.catalog.listing.list_formats import Entry, whole_files
 from omnidali.catalog.listing.list_reader import find_class_names, read_list
 from omnidali.catalog.listing.tars import find_tars, read_tar
 from omnidali.catalog.probing.file_span import stamp_of
+from omnidali.config.files import data_file
 from omnidali.config.schema import MediaConfig, key_of
-from omnidali.errors import UserError
+from omnidali.errors import UserError, start_of
 from omnidali.utils.text_files import NOT_UTF8, is_text
 from omnidali.utils.untrusted_text import for_terminal
 
 # an entry, and archive, offset and size where it is a member of a tar
 ScanRow = tuple[object, ...]
 
+_FILES = {"list": "a list file", "labels": "a label map"}  # that settings name
 _WHOLE = (None, None, None)  # archive, offset, size of a file of its own
 _LOOKED_AT = 1000  # entries of a list whose files are looked for
 
@@ -50,17 +52,18 @@ class SourceScan:
     def of(
         cls, name: str, config: MediaConfig, data_root: str | Path, classes: list[str] | None
     ) -> "SourceScan":
-        """Find the root of a source.
+        """Find the root of a source, and the files that it names.
 
         Raises:
-            UserError: if it is no folder.
+            UserError: if the root is no folder, or a file is missing.
         """
         root = os.path.realpath(Path(data_root) / config.root)
         if not os.path.isdir(root):
+            state = "is no folder" if os.path.exists(root) else "does not exist"
             raise UserError(
                 f"{key_of(name)}.root",
                 "a folder",
-                f"{root}, which does not exist",
+                f"{config.root}, which {state}{start_of(config.root, data_root, 'data_root')}",
                 "Check root and data_root (on the command line: data_root=DIR).",
             )
         if not is_text(root):
@@ -70,7 +73,11 @@ class SourceScan:
                 f"{root}, which is not",
                 "Rename it, or move the data.",
             )
-        return cls(name, config, root, Path(data_root), classes)
+        scan = cls(name, config, root, Path(data_root), classes)
+        for setting in _FILES:  # now, as the probe of the sources before may take hours
+            if getattr(config, setting):
+                scan._file(setting)
+        return scan
 
     def tars(self) -> list[str]:
         """The names of the source's tars, if it has any.
@@ -106,7 +113,7 @@ class SourceScan:
             UserError: for missing files and wrong lines, also while the rows are read.
         """
         source = self.config
-        map_path = self.data_root / source.labels if source.labels else None
+        map_path = self._file("labels") if source.labels else None
         labels = Labels(self.classes, map_path)
         watched = [str(map_path)] if map_path else []
 
@@ -117,7 +124,7 @@ class SourceScan:
 
         leave_out = partial(_count_odd_name, left_out)
         if source.list:
-            path = self.data_root / source.list
+            path = self._file("list")
             form, entries = read_list(
                 path, source, labels.number, self.name, root=self.root, leave_out=leave_out
             )
@@ -133,6 +140,11 @@ class SourceScan:
             entries = whole_files(found, source)
             watched += folders
         return form, ((*entry, *_WHOLE) for entry in entries), watched
+
+    def _file(self, setting: str) -> Path:
+        """The path of a file that a setting of the source names."""
+        key = f"{key_of(self.name)}.{setting}"
+        return data_file(self.data_root, getattr(self.config, setting), key, _FILES[setting])
 
     def _from_tars(
         self, tars: list[str], labels: Labels, left_out: Counter[str]
@@ -165,7 +177,8 @@ def source_class_names(name: str, source: MediaConfig, data_root: Path) -> list[
         }
         return None if all(text.isdigit() for text in texts) else sorted(texts)
     if source.list:
-        return find_class_names(data_root / source.list, source, name, root)
+        path = data_file(data_root, source.list, f"{key_of(name)}.list", "a list file")
+        return find_class_names(path, source, name, root)
     return class_folders(root) or None
 
 

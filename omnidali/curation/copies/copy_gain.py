@@ -17,7 +17,7 @@ from omnidali.config.schema import ClipConfig, Config, SourceConfig
 from omnidali.curation.copies.encode import scaled_frames
 from omnidali.curation.copies.transcode import CopyResult
 from omnidali.curation.table_sample import evenly_spread, plan_of_table
-from omnidali.errors import BadSourceError, DecodeError, UserError
+from omnidali.errors import BadSourceError, DecodeError, UserError, start_of
 from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.train_plan import TrainPlan
 from omnidali.processes.isolated_process import call_isolated
@@ -159,7 +159,10 @@ def write_summary(config: Config, result: CopyResult) -> dict[str, dict]:
         path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(
-            str(path), "a file that can be written", str(error.strerror), "Make room."
+            str(path),
+            "a file that can be written",
+            f"{error.strerror}{start_of(path)}",
+            "Make room.",
         ) from None
     for name, row in summary.items():
         say(_line(name, row))

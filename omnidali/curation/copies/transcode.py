@@ -26,7 +26,7 @@ from omnidali.curation.job_log import LogRow, file_stamp, read_job_log, run_logg
 from omnidali.curation.output_folder import check_resumable_folder, is_disk_error
 from omnidali.curation.source_selection import all_sources
 from omnidali.errors import DecodeError, UserError
-from omnidali.loading.data import open_data
+from omnidali.loading.data import check_motions, open_data
 from omnidali.processes.isolated_process import call_isolated
 from omnidali.utils.atomic_write import write_whole, writing_to
 from omnidali.utils.untrusted_text import say
@@ -104,13 +104,11 @@ def transcode(
             fail.
     """
     layout = lay_out(config, names, out)
+    check_motions(config)  # all other files that are copied are read at once
     say(*open_data(config).summary)
     reader = CatalogReader(config.catalog_path)
     tables = {name: reader.table(name) for name in layout.roots}  # with what `fraction` leaves out
     units = find_units(layout, tables)
-    for original in layout.files:
-        if not os.path.isfile(original):
-            raise UserError(original, "a file that the config names", "none", "Correct the config.")
 
     with writing_to(layout.out, av.FFmpegError):
         _prepare_folder(layout)

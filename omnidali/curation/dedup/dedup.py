@@ -100,8 +100,8 @@ def dedup(
         for name, source in listed.items()
     }
     searching = _search_config(config, out, searched)
-    data = open_data(searching, ranks)
     network = load_image_network(checkpoint, ranks.device) if checkpoint else None
+    data = open_data(searching, ranks)
     items = _find_items(searching, names, settings.rate)
     take()
 

@@ -14,7 +14,7 @@ import torch
 from omnidali.config.schema import Config, MediaConfig, ViewsConfig
 from omnidali.curation.dedup.compared_items import ComparedItems
 from omnidali.distributed.ranks import Ranks
-from omnidali.errors import UserError
+from omnidali.errors import UserError, start_of
 from omnidali.evaluation.score import allow_again, run_over
 from omnidali.models.precision import make_autocast
 
@@ -179,7 +179,7 @@ def _make_files(folder: Path, items: ComparedItems, width: int, dtype: np.dtype)
         raise UserError(
             str(folder),
             f"a folder with room for {needed:,} bytes",
-            str(error.strerror or error),
+            f"{error.strerror or error}{start_of(folder)}",
             "Make room, or choose another --out or a smaller --fps.",
         ) from None
 

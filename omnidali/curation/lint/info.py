@@ -14,7 +14,7 @@ from omnidali.config.schema import Config
 from omnidali.curation.lint.source_stats import count_files
 from omnidali.curation.source_selection import all_sources
 from omnidali.decoding.failure_cause import Cause
-from omnidali.errors import FILE, UserError
+from omnidali.errors import FILE, UserError, start_of
 from omnidali.loading.data import QUARANTINE
 from omnidali.loading.failures.quarantine import RECOVERED
 from omnidali.utils.untrusted_text import for_terminal
@@ -38,7 +38,10 @@ def describe_catalog(path: str | Path, config: Config | None = None) -> dict[str
     path = Path(path)
     if not path.is_file():
         raise UserError(
-            str(path), "a catalog", "no file", "Run `omnidali lint` or a training, which make it."
+            str(path),
+            "a catalog",
+            f"no file{start_of(path)}",
+            "Run `omnidali lint` or a training, which make it.",
         )
     try:
         with contextlib.closing(connect(path, read_only=True)) as db:

@@ -7,7 +7,8 @@ from pathlib import Path
 from omnidali.catalog.listing.folders import IMAGE_ENDINGS, VIDEO_ENDINGS, class_folders, walk
 from omnidali.catalog.listing.labels import UNLABELLED, Labels
 from omnidali.catalog.listing.list_reader import read_list
-from omnidali.config.schema import MediaConfig
+from omnidali.config.files import data_file
+from omnidali.config.schema import MediaConfig, key_of
 from omnidali.curation.lint.findings import Issues
 from omnidali.errors import UserError
 from omnidali.utils.text_files import is_text
@@ -111,7 +112,9 @@ def check_list_lines(
     if not source.list:
         return True
 
-    map_path = data_root / source.labels if source.labels else None
+    map_path = None
+    if source.labels:
+        map_path = data_file(data_root, source.labels, f"{key_of(name)}.labels", "a label map")
     labels = _CollectingLabels(
         name,
         issues,
@@ -120,7 +123,7 @@ def check_list_lines(
         map_path=map_path,
     )
     _, entries = read_list(
-        data_root / source.list,
+        data_file(data_root, source.list, f"{key_of(name)}.list", "a list file"),
         source,
         labels.number,
         name,
