@@ -1,18 +1,20 @@
 """The comparison of sources: its variants, its table, and finished runs that are kept."""
 
 import json
+import re
 from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
+from conftest import SMALL
 from omnidali.cli import main as cli
 from omnidali.config.load import load_config
 from omnidali.config.schema import Config, OptimizerConfig, SourceConfig, TrainConfig
 from omnidali.errors import UserError
-from omnidali.experiments import ablate, training_runs
-from omnidali.experiments.training_runs import make_variant
+from omnidali.experiments import ablate, expected_time, training_runs
+from omnidali.experiments.variants import make_variant
 
 SOURCES = {
     "k": SourceConfig(kind="video", weight=2),
@@ -46,7 +48,9 @@ def test_every_variant_sees_the_target_equally_often():
         made = make_variant(CONFIG, names, 7.0, 0.5, 1)
         weights = [source.weight for source in made.sources.values()]
         assert made.batch * weights[0] / sum(weights) == pytest.approx(8)  # target slots of a step
-        assert (made.train.epochs, made.train.steps, made.sources["k"].fraction) == (7.0, None, 0.5)
+        assert made.train.epochs == 14.0 and made.train.steps is None
+        assert made.sources["k"].fraction == 0.5
+        assert made.optimizer.milestones == (80.0, 160.0)  # at the same shares of the training
         assert made.optimizer.lr / made.batch == pytest.approx(0.8 / 32)
 
 
@@ -79,12 +83,62 @@ def faked(monkeypatch):
     return calls
 
 
+COMPARED = (
+    SMALL
+    + """
+train: {batch: 6, steps: 400}
+evaluation: {source: {kind: video, root: shorts, list: shorts.txt}}
+"""
+)
+
+
+def test_trial_comes_first_and_trains_what_the_largest_variant_does(
+    media_root, tmp_path, faked, capsys, monkeypatch
+):
+    trials = []
+
+    def trial(program, *arguments, ranks):
+        assert not faked
+        trials.append((program, load_config(arguments[1]), arguments[2:], ranks))
+        return {"seconds_per_step": 3.0}
+
+    monkeypatch.setattr(expected_time, "run_program", trial)
+    (tmp_path / "c.yaml").write_text(COMPARED)
+    out = ["--out", str(tmp_path / "out"), "--seeds", "3", f"data_root={media_root}"]
+    command = ["ablate", "--config", str(tmp_path / "c.yaml"), *out]
+    assert cli.main(command) == 0
+    ((program, config, options, ranks),) = trials
+    assert (program, options, ranks) == ("train", ("--dry-run", "21"), 1)
+    whole = load_config(next((tmp_path / "out/runs").glob("with-photos-1-seed3-*.yaml")))
+    assert replace(config, run_dir="") == replace(whole, run_dir="")
+    printed = capsys.readouterr().out
+    assert "2 trainings (variants: 2, shares of the labels: 1, seeds: 1) of 400 steps" in printed
+    assert re.search(r"^expected: \S+ with evaluations, by 3.00 s a step$", printed, re.M)
+
+    # nothing is left to measure
+    assert cli.main(command) == 0 and len(trials) == 1
+
+
+def test_run_that_was_stopped_does_not_count_as_whole(media_root, tmp_path, faked, capsys):
+    (tmp_path / "c.yaml").write_text(COMPARED)
+    out = ["--out", str(tmp_path / "out"), f"data_root={media_root}", "train.steps=5"]
+    command = ["ablate", "--config", str(tmp_path / "c.yaml"), *out]
+    assert cli.main(command) == 0
+    for result in (tmp_path / "out/runs").glob("*/result.json"):
+        result.unlink()  # stopped before it was written
+    capsys.readouterr()
+    assert cli.main(command) == 0
+    printed = capsys.readouterr().out
+    assert "run 1 of 6 finished in " in printed and " left" not in printed
+
+
 def test_table_is_written_and_finished_runs_are_kept(media_root, tmp_path, faked, capsys):
     (tmp_path / "c.yaml").write_text("""
 sources:
   clips: {kind: video, root: clips, list: clips.txt, weight: 2}
   photos: {kind: image, root: photos, list: photos.txt}
   shorts: {kind: video, root: shorts, list: shorts.txt}
+clip: {size: 32}
 train: {batch: 8, steps: 5}
 evaluation: {source: {kind: video, root: shorts, list: shorts.txt}}
 """)
@@ -103,6 +157,12 @@ evaluation: {source: {kind: video, root: shorts, list: shorts.txt}}
         f"data_root={media_root}",
     ]
     assert cli.main(command) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "16 trainings (variants: 4, shares of the labels: 2, seeds: 2) of 5 to 6 steps, " in printed
+    )
+    assert re.search(r"^run 1 of 16 finished in 0m0\ds; about 0m", printed, re.MULTILINE)
+    assert re.search(r"^run 16 of 16 finished in 0m0\ds$", printed, re.MULTILINE)
     assert len(faked) == 2 * 4 * 2 * 2  # two programs, four variants, two seeds, two fractions
     rows = json.loads((tmp_path / "out/results.json").read_text())
     assert [(row["variant"], row["fraction"]) for row in rows[:5]] == [
@@ -118,19 +178,24 @@ evaluation: {source: {kind: video, root: shorts, list: shorts.txt}}
         "| all | 50 % | 32.0 | 2.8 | +20.0 | 30.0, 34.0 | 5.0 |"
         in (tmp_path / "out/table.md").read_text()
     )
-    assert "| all | 100 % |" in capsys.readouterr().out
+    assert "| all | 100 % |" in printed
     chart = cv2.imread(str(tmp_path / "out/table.png"))
     assert chart.shape[0] > 8 * 30 and len(np.unique(chart.reshape(-1, 3), axis=0)) > 3
     half, whole = (
         load_config(next((tmp_path / "out/runs").glob(f"all-{share}-seed4-*.yaml")))
         for share in ("0.5", "1")
     )
+    rates = (half.optimizer.milestones, whole.optimizer.milestones)
+    assert rates == ((80.0, 160.0), (40.0, 80.0))
     # as many steps
     assert half.train.epochs == pytest.approx(2 * whole.train.epochs) and half.seed == 4
     done = len(faked)
     assert cli.main(command) == 0 and len(faked) == done
+    printed = capsys.readouterr().out
+    assert f"each evaluated; 16 finished in {tmp_path / 'out'}" in printed and "left" not in printed
     # other settings, other runs
     assert cli.main([*command, "optimizer.lr=0.5"]) == 0 and len(faked) == 2 * done
+    assert "of 5 to 6 steps, each evaluated\n" in capsys.readouterr().out
     folders = [load_config(path).run_dir for path in (tmp_path / "out/runs").glob("*.yaml")]
     assert len(set(folders)) == len(folders) == 32
 

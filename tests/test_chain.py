@@ -177,7 +177,7 @@ def test_removed_windows_are_no_negatives_between_pieces(world, tmp_path):
         f"catalog={tmp_path}/c.sqlite",
     ]
     config = load_config(
-        world / "config.yaml", [*sets[1:], "sources.whole.pieces=one_positive_rest_negative"]
+        world / "config.yaml", [*sets, "sources.whole.pieces=one_positive_rest_negative"]
     )
     table = open_data(config).tables[2]
     assert list(zip(table.firsts.tolist(), table.frames.tolist(), strict=True)) == [
@@ -190,7 +190,7 @@ def test_removed_windows_are_no_negatives_between_pieces(world, tmp_path):
     )
     sets[-1] = f"catalog={tmp_path}/d.sqlite"
     table = open_data(
-        load_config(world / "config.yaml", [*sets[1:], "sources.whole.pieces=all"])
+        load_config(world / "config.yaml", [*sets, "sources.whole.pieces=all"])
     ).tables[2]
     # the last: between
     assert list(zip(table.firsts.tolist(), table.frames.tolist(), strict=True)) == [

@@ -12,7 +12,7 @@ from helpers import curation
 from helpers.curation import curate_command, fake_programs, names_of
 from omnidali.cli import main as cli
 from omnidali.config.load import load_config
-from omnidali.experiments import curate, training_runs
+from omnidali.experiments import training_runs, variants
 from omnidali.utils.atomic_write import write_whole
 
 
@@ -32,9 +32,11 @@ def test_together_filters_with_all_networks_so_far(media_root, tmp_path, faked):
     assert first == ["target-seed0", "everything-seed0"] and second == [*first, "filtered-1-seed0"]
 
 
-def test_folds_score_the_parts_that_they_held_out(media_root, tmp_path, faked):
+def test_folds_score_the_parts_that_they_held_out(media_root, tmp_path, faked, capsys):
     options = ["--rounds", "2", "--folds", "3"]
     assert cli.main(curate_command(media_root, tmp_path, *options)) == 0
+    assert "7 trainings (seeds: 1, rounds: 2, folds: 3)" in (printed := capsys.readouterr().out)
+    assert "run 7 of 7 finished in " in printed
     without = [f"filtered-1-without-{part}-seed0" for part in (1, 2, 3)]
     first, second = teachers_of(faked)
     assert first == ["target-seed0"] and second == without
@@ -72,7 +74,7 @@ def test_hold_out_part_removes_a_source_of_which_nothing_is_left(media_root, tmp
     config = load_config(
         str(tmp_path / "c.yaml"), [f"data_root={media_root}", f"run_dir={tmp_path / 'run'}"]
     )
-    assert [list(curate.hold_out_part(config, part, 3).sources) for part in (1, 2, 3)] == 3 * [
+    assert [list(variants.hold_out_part(config, part, 3).sources) for part in (1, 2, 3)] == 3 * [
         ["clips", "photos"]
     ]
     config = load_config(
@@ -83,7 +85,7 @@ def test_hold_out_part_removes_a_source_of_which_nothing_is_left(media_root, tmp
             f"sources.photos.list={tmp_path / 'one.txt'}",
         ],
     )
-    assert sorted(len(curate.hold_out_part(config, part, 3).sources) for part in (1, 2, 3)) == [
+    assert sorted(len(variants.hold_out_part(config, part, 3).sources) for part in (1, 2, 3)) == [
         1,
         2,
         2,
@@ -144,6 +146,9 @@ def test_student_is_the_teacher_of_the_next_round(media_root, tmp_path, faked, c
         24.0,
     ]
     printed = capsys.readouterr().out
+    plan = "8 trainings (seeds: 2, rounds: 2, folds: 1) of 4 steps, each evaluated; dedup (1 x) and"
+    assert f"{plan} filter (4 x) come on top\n" in printed
+    assert "run 8 of 8 finished in " in printed
     assert "| filtered, round 2 | 12 | 22.0 | 2.8 | +10.0 | 20.0, 24.0 | 5.0 |" in printed
     # the media are no demo world
     assert " right, " not in printed and "| training set |  |" not in printed
@@ -152,11 +157,13 @@ def test_student_is_the_teacher_of_the_next_round(media_root, tmp_path, faked, c
     assert set(trained.sources) == {"clips"} and trained.batch == student.batch == 6
     # as many steps, of 6 slots of the target instead of 4
     assert trained.train.epochs / 6 == pytest.approx(student.train.epochs / 4)
+    assert trained.optimizer.milestones == pytest.approx((60.0, 120.0))
 
     done = len(faked)
     assert cli.main(command) == 0
     # dedup and filter go on by themselves
     assert [name for name, _, _ in faked[done:]] == ["dedup"] + 4 * ["filter"]
+    assert f"each evaluated; 8 finished in {out}; dedup (1 x) and" in capsys.readouterr().out
     faked.clear()
     # other options: other lists at the same place
     monkeypatch.setattr(curation, "DROPPED", 2)

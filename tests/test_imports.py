@@ -43,8 +43,9 @@ ARROWS: dict[str, str] = {
     " models planning utils",
     "curation.copies": "catalog.database catalog.listing catalog.probing config curation decoding"
     " errors loading media_kind planning processes utils",
-    "demo": "catalog.listing config errors loading processes utils",
-    "experiments": "config curation demo errors loading models planning processes utils",
+    "demo": "catalog.listing config errors loading models processes utils",
+    "experiments": "config curation demo distributed errors loading models planning processes"
+    " training utils",
     "cli": "config curation curation.copies curation.dedup curation.filter curation.lint demo"
     " distributed errors evaluation experiments loading models processes training utils",
     "__main__": "cli",

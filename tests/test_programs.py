@@ -40,7 +40,7 @@ def test_run_writes_what_the_readme_promises(options, tmp_path):
     assert "(clips " in output and "| mix 66.7/33.3 |" in output
 
     rows = read_rows(folder / "metrics.jsonl")
-    # every second step, and before every checkpoint and evaluation (two epochs are six steps)
+    # the first, every second, and before every checkpoint and evaluation (two epochs: six steps)
     assert [row["step"] for row in rows if row["kind"] == "train"] == STEPS
     train_row = [row for row in rows if row["kind"] == "train"][-1]
     assert set(train_row["sources"]) == {"all", "clips", "photos"}

@@ -4,11 +4,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from omnidali.config.files import shipped_config
 from omnidali.config.load import load_config
 from omnidali.demo.world import make_world
 from omnidali.errors import UserError
 from omnidali.loading.data import check_shares
-from omnidali.processes.launch import find_config, run_program
+from omnidali.models.pretrained import check_pretrained
+from omnidali.processes.launch import run_program
 from omnidali.utils.untrusted_text import for_shell, say
 
 RANKS = 2  # of both programs
@@ -27,13 +29,13 @@ def run_demo(folder: str | Path, seed: int = 0, overrides: Sequence[str] = ()) -
         The row of `evaluate`.
 
     Raises:
-        UserError: if the project's files are not there, or a setting is wrong.
+        UserError: if a setting is wrong.
         ProgramFailedError: if a program failed.
     """
     started = time.monotonic()
     world = Path(folder, f"world-{seed}")
     run = Path(folder, f"run-{seed}")
-    config = str(find_config("demo.yaml"))
+    config = str(shipped_config("demo"))
     settings = [f"data_root={world}", f"run_dir={run}", f"seed={seed}", *overrides]
     _check(config, settings, overrides)
 
@@ -65,6 +67,7 @@ def _check(config: str, settings: Sequence[str], overrides: Sequence[str]) -> No
             raise UserError(key, "no setting, as the demo sets it itself", override, _OPTIONS[key])
     found = load_config(config, settings)
     check_shares(found, RANKS)
+    check_pretrained(found.model)
     if found.evaluation.source is None:
         raise UserError(
             "evaluation.source", "labelled data to evaluate on", "nothing", "Leave it as it is."

@@ -16,12 +16,12 @@ from omnidali.config.schema import Config
 from omnidali.errors import UserError
 from omnidali.experiments.results_table import SCORE_COLUMNS, SeedScores, markdown_table
 from omnidali.experiments.training_runs import (
+    TrainingRuns,
     check_experiment,
     check_trainings,
-    make_variant,
-    target_epochs,
-    train_and_score,
+    plan_runs,
 )
+from omnidali.experiments.variants import make_variant, target_epochs
 from omnidali.loading.data import open_data
 from omnidali.utils.atomic_write import write_whole, writing_to
 from omnidali.utils.plots import bar_chart, write_png
@@ -109,19 +109,30 @@ def ablate(
 
     # with fewer labels a step has as many slots of the target: more epochs of the remaining ones
     epochs = target_epochs(config, data)
+    variants = variants_of(config)
     trainings = {
-        (fraction, variant): make_variant(config, names, epochs / fraction, fraction, ranks)
-        for fraction, (variant, names) in itertools.product(fractions, variants_of(config).items())
+        (fraction, variant): make_variant(config, sources, epochs, fraction, ranks)
+        for fraction, (variant, sources) in itertools.product(fractions, variants.items())
     }
     check_trainings(config, trainings.values(), data.class_names, ranks)
     take()
 
+    names = {
+        (fraction, variant): f"{variant.replace('+ ', 'with-').replace(' ', '-')}-{fraction:g}"
+        for fraction, variant in trainings
+    }
+    planned = [(names[key], seed, trainings[key]) for seed in seeds for key in trainings]
+    runs = TrainingRuns(out, ranks)
+    runs.begin(
+        plan_runs(planned, data, out),
+        f"variants: {len(variants)}, shares of the labels: {len(fractions)}, seeds: {len(seeds)}",
+    )
+
     results: dict[tuple[float, str], list[dict]] = {}
     for seed in seeds:
-        for (fraction, variant), training in trainings.items():
-            name = f"{variant.replace('+ ', 'with-').replace(' ', '-')}-{fraction:g}"
-            result, _ = train_and_score(training, out, name, seed, ranks)
-            results.setdefault((fraction, variant), []).append(result)
+        for key, training in trainings.items():
+            result, _ = runs.train_and_score(training, names[key], seed)
+            results.setdefault(key, []).append(result)
             rows = _write_results(out, results)
 
     _report(out, config_path, overrides, epochs=epochs, seeds=seeds, rows=rows)

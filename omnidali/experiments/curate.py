@@ -20,17 +20,19 @@ from omnidali.config.load import dump_config, load_config
 from omnidali.config.schema import Config
 from omnidali.curation.source_selection import FRAME_SECONDS, is_cut_into_windows
 from omnidali.errors import UserError
+from omnidali.experiments.expected_time import PlannedRun
 from omnidali.experiments.results_table import CurationRow, curation_table, precision_and_recall
 from omnidali.experiments.training_runs import (
+    TrainingRuns,
     check_experiment,
     check_trainings,
-    make_variant,
-    target_epochs,
-    train_and_score,
+    has_result,
+    plan_runs,
+    run_name,
 )
-from omnidali.loading.data import open_data
+from omnidali.experiments.variants import hold_out_part, lengthen, make_variant, target_epochs
+from omnidali.loading.data import Data, open_data
 from omnidali.models.checkpoint_file import LAST
-from omnidali.planning.resampling import without_part
 from omnidali.processes.launch import run_program
 from omnidali.utils.atomic_write import write_whole, writing_to
 from omnidali.utils.run_record import write_record
@@ -129,6 +131,7 @@ def curate(
     variants = [curation.teacher_config(), curation.student_config(config)]
     check_trainings(config, variants, data.class_names, options.ranks)
     take()
+    curation.plan(data)
 
     unique = curation.drop_duplicates()
     for seed in options.seeds:
@@ -170,8 +173,43 @@ class _Curation:
         self.out = out
         self.epochs = epochs
         self.options = options
+        self.runs = TrainingRuns(out, options.ranks)
         names = [TARGET, EVERYTHING, *map(_round_name, range(1, options.rounds + 1))]
         self.rows = {name: CurationRow(name) for name in names}
+
+    def plan(self, data: Data) -> None:
+        """Print how many trainings there are, and how long they take.
+
+        Args:
+            data: of the config.
+        """
+        options = self.options
+        known = (
+            ("target", self.teacher_config()),
+            ("everything", self.student_config(self.config)),
+        )
+        planned: list[PlannedRun] = []
+        for seed in options.seeds:
+            both = plan_runs([(name, seed, config) for name, config in known], data, self.out)
+            planned += both
+            # the others are as long and about as large; their lists are not made yet
+            is_begun = all(run.is_finished for run in both)
+            others = [
+                run_name(name, seed)
+                for number in range(1, options.rounds + 1)
+                for name in self._student_names(number)
+            ]
+            planned += [
+                replace(both[-1], name=name, is_finished=is_begun and has_result(self.out, name))
+                for name in others
+            ]
+
+        filters = len(options.seeds) * options.rounds
+        self.runs.begin(
+            planned,
+            f"seeds: {len(options.seeds)}, rounds: {options.rounds}, folds: {options.folds}",
+            f"; dedup (1 x) and filter ({filters} x) come on top",
+        )
 
     def drop_duplicates(self) -> Config:
         """Run dedup over the crawl; returns the config that it has written."""
@@ -196,16 +234,23 @@ class _Curation:
         for number in range(1, self.options.rounds + 1):
             kept = self._filter(teachers, seed, number)
             student = self.student_config(kept)
-            name = f"filtered-{number}"
+            name, *parts = self._student_names(number)
             students = [self._train(student, name, seed, self.rows[_round_name(number)])]
-            folds = self.options.folds
-            if folds > 1 and number < self.options.rounds:
+            if parts:
                 students = [
-                    self._train(hold_out_part(student, part, folds), f"{name}-without-{part}", seed)
-                    for part in range(1, folds + 1)
+                    self._train(hold_out_part(student, part, len(parts)), part_name, seed)
+                    for part, part_name in enumerate(parts, 1)
                 ]
             teachers = [*teachers, *students] if self.options.together else students
         self._write_table()
+
+    def _student_names(self, number: int) -> list[str]:
+        """The names of a round's student, and of those without a part, which score for the next."""
+        name = f"filtered-{number}"
+        folds = self.options.folds
+        has_parts = folds > 1 and number < self.options.rounds
+        parts = [f"{name}-without-{part}" for part in range(1, folds + 1)]
+        return [name, *parts] if has_parts else [name]
 
     def teacher_config(self) -> Config:
         """The config of the first teacher, with the target alone and as many clips as a student.
@@ -215,16 +260,16 @@ class _Curation:
         config = self.config
         target = next(iter(config.sources))
         made = make_variant(config, (target,), self.epochs, 1.0, self.options.ranks)
-        train = replace(made.train, epochs=self.epochs * config.batch / made.batch)
-        if config.train.step_mode != "summed":
-            return replace(made, train=train)
-        source = replace(made.sources[target], batch=None)
-        return replace(
-            made,
-            sources=MappingProxyType({target: source}),
-            optimizer=config.optimizer,
-            train=replace(train, batch=config.batch),
-        )
+        factor = config.batch / made.batch
+        if config.train.step_mode == "summed":
+            source = replace(made.sources[target], batch=None)
+            made = replace(
+                made,
+                sources=MappingProxyType({target: source}),
+                optimizer=config.optimizer,
+                train=replace(made.train, batch=config.batch),
+            )
+        return lengthen(made, factor)
 
     def student_config(self, config: Config) -> Config:
         """The config of a student of all sources of a config."""
@@ -243,20 +288,13 @@ class _Curation:
 
     def _run(self, command: str, config_file: Path, out: Path, *words: str) -> Config:
         """Run dedup or filter; returns the config that it has written."""
-        run_program(
-            command,
-            "--config",
-            str(config_file),
-            "--out",
-            str(out),
-            *words,
-            ranks=self.options.ranks,
-        )
+        paths = ("--config", str(config_file), "--out", str(out))
+        run_program(command, *paths, *words, ranks=self.options.ranks)
         return load_config(str(out / CURATED))
 
     def _train(self, config: Config, name: str, seed: int, row: CurationRow | None = None) -> Path:
         """Train and evaluate, and add the scores to a row; returns the run folder."""
-        result, run = train_and_score(config, self.out, name, seed, self.options.ranks)
+        result, run = self.runs.train_and_score(config, name, seed)
         if row is not None:
             _, *web = open_data(config).tables
             row.samples.append(sum(map(len, web)))
@@ -292,24 +330,3 @@ def in_windows(config: Config) -> Config:
         if is_cut_into_windows(config.sources[name], config.data_root)
     }
     return replace(config, sources=MappingProxyType({**config.sources, **short}))
-
-
-def hold_out_part(config: Config, part: int, parts: int) -> Config:
-    """The config with a part of every source but the target held out.
-
-    A source of which nothing is left is removed: a network that has seen nothing of it may score
-    all of it.
-
-    Args:
-        config: of a student.
-        part: number of the part, from 1.
-        parts: how many there are.
-    """
-    target, *web = open_data(config).tables
-    held = {
-        table.name: replace(config.sources[table.name], hold_out=(part, parts))
-        for table in web
-        if len(without_part(table, (part, parts)))
-    }
-    sources = {target.name: config.sources[target.name], **held}
-    return replace(config, sources=MappingProxyType(sources))

@@ -2,71 +2,42 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 
 from omnidali.config.load import dump_config
 from omnidali.config.schema import Config
 from omnidali.config.validate import find_mistakes
+from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
-from omnidali.loading.data import Data, check_shares, make_plan, open_data
-from omnidali.models.pretrained import load_pretrained
+from omnidali.experiments.expected_time import ExpectedTime, PlannedRun
+from omnidali.loading.data import Data, check_motions, check_shares, make_plan, open_data
+from omnidali.models.checkpoint_file import LAST
+from omnidali.models.pretrained import check_pretrained, load_pretrained
 from omnidali.models.recognizers import build_model
+from omnidali.planning.resampling import fraction_of, without_part
 from omnidali.processes.launch import run_program
+from omnidali.training.forewarnings import before_data
 from omnidali.utils.atomic_write import write_whole, writing_to
+from omnidali.utils.untrusted_text import say
 
-
-def target_epochs(config: Config, data: Data) -> float:
-    """The epochs of the target in a training with the config."""
-    if config.train.epochs:
-        return config.train.epochs
-    assert config.train.steps is not None
-    return config.train.steps / make_plan(config, data).steps_per_epoch
-
-
-def make_variant(
-    config: Config, names: Sequence[str], epochs: float, fraction: float, ranks: int
-) -> Config:
-    """The config with some of its sources, and as many slots of each in a step as before.
-
-    Where steps sum the sources, the learning rate follows the slots linearly, as large batches want
-    it (Goyal et al., 2017). Where steps alternate, a step of a source stays as it is.
-
-    Args:
-        config: whose first source is the target.
-        names: of the sources to train on, the target first.
-        epochs: of the target.
-        fraction: share of the target's items that are used.
-        ranks: processes that share a batch.
-    """
-    target = next(iter(config.sources))
-    sources = {name: config.sources[name] for name in names}
-    sources[target] = replace(sources[target], fraction=fraction * sources[target].fraction)
-    train = replace(config.train, epochs=epochs, steps=None)
-
-    if config.batches is None:
-        weight = sum(source.weight for source in sources.values())
-        share = weight / sum(source.weight for source in config.sources.values())
-        unit = ranks if train.mixup == "none" else 2 * ranks
-        train = replace(train, batch=max(1, round(config.batch * share / unit)) * unit)
-    elif train.ratio is not None:
-        ratio_of = dict(zip(config.sources, train.ratio, strict=True))
-        ratio = tuple(ratio_of[name] for name in names)
-        train = replace(train, ratio=(1,) if len(ratio) == 1 else ratio)
-
-    made = replace(config, sources=MappingProxyType(sources), train=train)
-    if train.step_mode == "summed":
-        lr = config.optimizer.lr * made.batch / config.batch
-        made = replace(made, optimizer=replace(config.optimizer, lr=lr))
-    return made
+_RUNS = "runs"  # folder of the runs
+_RESULT = "result.json"  # in the folder of a finished run
 
 
 def check_experiment(config: Config, ranks: int, seeds: Sequence[int]) -> None:
-    """Refuse what no experiment can use: numbers of ranks and seeds, no data to compare on.
+    """Refuse what no experiment can use, and warn of trainings that make little sense.
+
+    It needs no data, which may take hours to read.
+
+    Args:
+        config: of the largest training.
+        ranks: processes of a training.
+        seeds: of the trainings.
 
     Raises:
         UserError: naming the option or setting.
@@ -75,7 +46,8 @@ def check_experiment(config: Config, ranks: int, seeds: Sequence[int]) -> None:
         raise UserError("--ranks", "1 or more", str(ranks), "Correct the number.")
 
     gpus = torch.cuda.device_count()
-    if torch.cuda.is_available() and ranks > gpus:
+    has_gpu = torch.cuda.is_available()
+    if has_gpu and ranks > gpus:
         raise UserError(
             "--ranks", f"at most {gpus}, the number of GPUs", str(ranks), "Correct the number."
         )
@@ -88,6 +60,13 @@ def check_experiment(config: Config, ranks: int, seeds: Sequence[int]) -> None:
         raise UserError(
             "evaluation.source", "labelled data to compare on", "nothing", "Add it to the config."
         )
+    if config.model.sync_norm and not has_gpu:
+        raise UserError("model.sync_norm", "GPUs", "the CPU", "Switch it off.")
+    check_pretrained(config.model)
+    check_motions(config)
+
+    device = torch.device("cuda" if has_gpu else "cpu")
+    say(*before_data(config, Ranks(world=ranks, core_sharers=ranks, device=device)))
 
 
 def check_trainings(
@@ -104,8 +83,6 @@ def check_trainings(
     Raises:
         UserError: for the first mistake.
     """
-    if config.model.sync_norm and not torch.cuda.is_available():
-        raise UserError("model.sync_norm", "GPUs", "the CPU", "Switch it off.")
     if config.model.pretrained:
         model = build_model(config.model, len(class_names), config.clip.clip_len)
         load_pretrained(model, config.model.pretrained, config.model.pretrained_head, class_names)
@@ -115,45 +92,131 @@ def check_trainings(
         check_shares(variant, ranks)
 
 
-def train_and_score(
-    config: Config, out: Path, name: str, seed: int, ranks: int
-) -> tuple[dict, Path]:
-    """Train and evaluate in a folder below ``out / "runs"``; a finished run is not repeated.
+def plan_runs(
+    trainings: Iterable[tuple[str, int, Config]], data: Data, out: Path
+) -> list[PlannedRun]:
+    """Runs before they begin: how long they are, and whether they are finished.
 
-    A run with a different config or different lists gets a different folder.
-
-    Returns:
-        The row that evaluate prints, and the run folder.
+    Args:
+        trainings: name, seed and config of each, with sources of ``data``.
+        data: of all sources.
+        out: folder of the experiment.
 
     Raises:
-        UserError: if a program refused its config.
-        ProgramFailedError: if a program failed.
+        UserError: for a motion file that is wrong.
     """
-    config = replace(config, seed=seed, run_dir="")
-    data = open_data(config)
+    assert data.reader is not None and data.evaluation is not None
+    whole = {table.name: data.reader.table(table.name) for table in data.tables}
+    runs = []
+    for name, seed, config in trainings:
+        config = replace(config, seed=seed, run_dir="")
+        tables = tuple(
+            without_part(fraction_of(whole[source], settings.fraction, seed), settings.hold_out)
+            for source, settings in config.sources.items()
+        )
+        drawn = replace(data, tables=tables)
+        per_epoch = make_plan(config, drawn).steps_per_epoch
+        assert config.train.epochs is not None, "a variant has as many epochs as the others"
+        runs.append(
+            PlannedRun(
+                name=run_name(name, seed),
+                config=config,
+                steps=math.ceil(config.train.epochs * per_epoch - 1e-9),
+                steps_per_epoch=per_epoch,
+                items=len(data.evaluation),
+                is_finished=(_find_run(config, drawn, out, name) / _RESULT).exists(),
+            )
+        )
+    return runs
+
+
+def run_name(name: str, seed: int) -> str:
+    """The name of a training with a seed."""
+    return f"{name}-seed{seed}"
+
+
+def has_result(out: Path, run: str) -> bool:
+    """Whether a run of this name is finished, with whatever config and lists."""
+    return any((out / _RUNS).glob(f"{run}-*/{_RESULT}"))
+
+
+def _find_run(config: Config, data: Data, out: Path, name: str) -> Path:
+    """The folder of a run; one with a different config or different lists has a different one.
+
+    Args:
+        config: with the seed, and without ``run_dir``.
+        data: of the config.
+        out: folder of the experiment.
+        name: of the training.
+    """
     assert data.evaluation is not None
     tables = (*data.tables, data.evaluation)
     identity = dump_config(config) + "".join(table.fingerprint for table in tables)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
-    run = out / "runs" / f"{name}-seed{seed}-{digest}"
-    result = run / "result.json"
-    if result.exists():
-        return json.loads(result.read_text(encoding="utf-8")), run
+    return out / _RUNS / f"{run_name(name, config.seed)}-{digest}"
 
-    config_file = run.parent / f"{run.name}.yaml"
-    with writing_to(out):
-        write_whole(config_file, dump_config(replace(config, run_dir=str(run))))
-    run_program("train", "--config", str(config_file), "--resume", "auto", ranks=ranks)
-    checkpoint = run / "checkpoints" / "last.pt"
-    row = run_program(
-        "evaluate",
-        "--config",
-        str(config_file),
-        "--checkpoint",
-        str(checkpoint),
-        ranks=ranks,
-    )
-    assert row is not None, "evaluate prints its row"
-    with writing_to(out):
-        write_whole(result, json.dumps(row))
-    return row, run
+
+class TrainingRuns:
+    """Trains and evaluates in folders below ``out / "runs"``; a finished run is not repeated.
+
+    Args:
+        out: folder of the experiment.
+        ranks: processes of a run.
+    """
+
+    def __init__(self, out: Path, ranks: int):
+        self._out = out
+        self._ranks = ranks
+        self._times = ExpectedTime(())
+
+    def begin(self, planned: Sequence[PlannedRun], kinds: str, remark: str = "") -> None:
+        """Print how many runs there are, and how long they take.
+
+        Args:
+            planned: all of them.
+            kinds: as of :meth:`ExpectedTime.announce`, which describes the errors, too.
+            remark: likewise.
+        """
+        self._times = ExpectedTime(planned)
+        self._times.announce(self._out, self._ranks, kinds, remark)
+
+    def train_and_score(self, config: Config, name: str, seed: int) -> tuple[dict, Path]:
+        """Train and evaluate, unless that is done.
+
+        Returns:
+            The row that evaluate prints, and the run folder.
+
+        Raises:
+            UserError: if a program refused its config.
+            ProgramFailedError: if a program failed.
+        """
+        config = replace(config, seed=seed, run_dir="")
+        run = _find_run(config, open_data(config), self._out, name)
+        result = run / _RESULT
+        if result.exists():
+            self._times.skip(run_name(name, seed))
+            return json.loads(result.read_text(encoding="utf-8")), run
+
+        with self._times.timing(run_name(name, seed), is_whole=not run.exists()):
+            row = self._run_programs(replace(config, run_dir=str(run)))
+        with writing_to(self._out):
+            write_whole(result, json.dumps(row))
+        return row, run
+
+    def _run_programs(self, config: Config) -> dict:
+        """Train in the config's run folder, and evaluate; returns the row of evaluate."""
+        config_file = f"{config.run_dir}.yaml"
+        with writing_to(self._out):
+            write_whole(Path(config_file), dump_config(config))
+        run_program("train", "--config", config_file, "--resume", "auto", ranks=self._ranks)
+        checkpoint = Path(config.run_dir, "checkpoints", LAST)
+        row = run_program(
+            "evaluate",
+            "--config",
+            config_file,
+            "--checkpoint",
+            str(checkpoint),
+            ranks=self._ranks,
+        )
+        assert row is not None, "evaluate prints its row"
+        return row

@@ -71,6 +71,7 @@ class Checkpointer:
         self._is_damaged = False  # last.pt, which must not become the previous one
         self._best = -1.0  # of best.pt
         self._step_elsewhere: int | None = None  # of a checkpoint that could only be saved there
+        self._chosen: dict | None = None  # contents of the checkpoint that is resumed
         # name and state of what could not be written, by its kind
         self._owed: dict[str, tuple[str, dict]] = {}
 
@@ -102,23 +103,16 @@ class Checkpointer:
         """
         if resume == "none":
             return None, []
-        state: dict | None = None
-        path: Path | None = Path(resume)
+        path = Path(resume)
         damage: str | None = None
-
-        def choose() -> tuple[Path | None, str | None]:
-            nonlocal state
-            if not self.found():
-                return None, None
-            path, state, damage = load_newest(self._folder)
-            return path, damage
-
-        # the main rank decides: another one may see a file that is not damaged for it
         if resume == "auto":
-            path, damage = self._ranks.on_main(choose)
-        if path is None:
-            return None, [f"no checkpoint in {self._run}: training begins at step 0"]
-        state = state or load_run(path)
+            # the main rank decides: another one may see a file that is not damaged for it
+            chosen = self._ranks.on_main(lambda: self._choose() if self.found() else None)
+            if chosen is None:
+                return None, [f"no checkpoint in {self._run}: training begins at step 0"]
+            path, damage = chosen
+        state = self._chosen or load_run(path)
+        self._chosen = None
 
         # best.pt is of another run, or was taken away
         if not self._ranks.on_main((self._folder / BEST).exists):
@@ -133,6 +127,11 @@ class Checkpointer:
             self._is_damaged = resume == "auto"
         resumed = f"resumed from {path}, saved after step {step}{format_age(path)}"
         return state, [damage, resumed] if damage else [resumed]
+
+    def _choose(self) -> tuple[Path, str | None]:
+        """The newest good checkpoint, and a line about damaged ones; its contents stay here."""
+        path, self._chosen, damage = load_newest(self._folder)
+        return path, damage
 
     def remove_parts(self) -> None:
         """Remove what a crash during a save has left."""

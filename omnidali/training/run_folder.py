@@ -16,7 +16,7 @@ from omnidali.config.load import dump_config, find_changes, parse_yaml
 from omnidali.config.schema import Config
 from omnidali.distributed import failure_monitor
 from omnidali.distributed.ranks import Ranks
-from omnidali.errors import UserError
+from omnidali.errors import UserError, start_of
 from omnidali.loading.batch import StepBatch
 from omnidali.loading.clip_images import clip_grid, label_text
 from omnidali.models.checkpoint_file import remove_parts
@@ -98,7 +98,7 @@ class RunFolder:
             raise UserError(
                 "--resume",
                 "auto, none, or a checkpoint or run folder",
-                f"{resume}, which does not exist",
+                f"{resume}, which does not exist{start_of(resume)}",
                 "Correct the path.",
             )
         # first, as a run may come and go between a look and the lock
@@ -173,7 +173,7 @@ class RunFolder:
             raise UserError(
                 f"run_dir {self.path}",
                 "a folder that can be written",
-                str(error.strerror or error),
+                f"{error.strerror or error}{start_of(self.path)}",
                 "Choose another run_dir or correct its permissions.",
             ) from None
         return changes

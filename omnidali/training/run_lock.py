@@ -9,7 +9,7 @@ import socket
 import time
 from pathlib import Path
 
-from omnidali.errors import UserError
+from omnidali.errors import UserError, start_of
 from omnidali.utils.untrusted_text import warn
 
 _UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
@@ -108,7 +108,7 @@ class RunLock:
             raise UserError(
                 where,
                 "a folder that can be written",
-                str(error.strerror or error),
+                f"{error.strerror or error}{start_of(self._folder)}",
                 "Choose another run_dir or correct its permissions.",
             ) from None
 

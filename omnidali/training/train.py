@@ -6,12 +6,13 @@ from omnidali.config.schema import Config
 from omnidali.distributed.failure_monitor import reporting_to_peers
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
-from omnidali.loading.data import check_shares, open_data, open_loader
+from omnidali.loading.data import check_motions, check_shares, open_data, open_loader
 from omnidali.loading.failures.quarantine import Quarantine
 from omnidali.loading.fusion import LoaderOptions
 from omnidali.models.precision import DTYPES
 from omnidali.models.pretrained import check_pretrained
 from omnidali.training.console import print_on_main
+from omnidali.training.forewarnings import before_data, before_training
 from omnidali.training.hooks import NO_HOOKS, Hooks
 from omnidali.training.run_folder import RunFolder
 from omnidali.training.trainer import Trainer
@@ -37,8 +38,8 @@ def train(
         hooks: functions that the training calls at fixed places.
 
     Returns:
-        The figures of the last evaluation, None if there was none; after a dry run the number of its
-        ``steps`` and the speed in its last line.
+        The figures of the last evaluation, None if there was none; after a dry run its ``steps``
+        and the speed in its last line.
 
     Raises:
         UserError: for everything that the user can correct.
@@ -74,6 +75,7 @@ def start(
     torch.manual_seed(config.seed)
     torch.backends.cudnn.benchmark = True
     check_before_data(config, ranks)
+    print_on_main(ranks, *before_data(config, ranks))
 
     # the catalog is brought up to date once, the plan is made; decoding starts with the loop
     data = open_data(config, ranks, as_begun=folder.goes_on(resume))
@@ -84,6 +86,11 @@ def start(
     print_on_main(ranks, *data.summary, *loader.routes)
 
     trainer = Trainer(config, ranks, data, loader, folder, dry_run=dry_run, hooks=hooks)
+    schedule = trainer.schedule
+    print_on_main(
+        ranks,
+        *before_training(config, steps=schedule.steps, steps_per_epoch=schedule.steps_per_epoch),
+    )
     saved, found = folder.checkpoints.load(resume)
     if saved is not None:
         found += trainer.load_state_dict(saved)
@@ -106,3 +113,4 @@ def check_before_data(config: Config, ranks: Ranks) -> None:
     if config.model.sync_norm and ranks.device.type != "cuda":
         raise UserError("model.sync_norm", "GPUs", "the CPU", "Switch it off.")
     check_pretrained(config.model)
+    check_motions(config)

@@ -30,7 +30,8 @@ evaluation:
 warm = functools.cache(WarmProcess)  # ends with this process, as its input does then
 
 
-STEPS = [2, 4, 6, 8]  # every second step; evaluations and checkpoints fall on the same ones here
+# the first one and every second; evaluations and checkpoints fall on the same ones here
+STEPS = [1, 2, 4, 6, 8]
 
 
 # the practices of joint training: B.6 of the reference, equation 1 of the paper
