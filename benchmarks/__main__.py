@@ -293,7 +293,7 @@ BENCHMARKS = Program(
     name="python -m benchmarks",
     usage="WHAT [options] [key.path=value ...]",
     description="Measurements of OmniDALI.",
-    stories={"measurements": _COMMANDS},
+    groups={"measurements": _COMMANDS},
 )
 
 

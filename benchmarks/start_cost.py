@@ -1,6 +1,6 @@
 """The first and the warm start of a run over as many images as a crawl has: time, memory, catalog.
 
-Each start is a separate process: ``python -m benchmarks.start_cost CONFIG`` does what train.py
+Each start is a separate process: ``python -m benchmarks.start_cost CONFIG`` does what a training
 does up to the first batch, and prints one JSON line. The network is left out, as its first step
 would hide the cost of the images.
 """
@@ -232,7 +232,7 @@ def _peak_mb(status: Path) -> float:
 
 
 def main(config_path: str) -> dict:
-    """Start a run as train.py does, up to its first batch; returns the cost and what was probed."""
+    """Start a run as a training does, up to its first batch; returns cost and what was probed."""
     config = load_config(config_path, [])
     ranks = start_process_group()
 

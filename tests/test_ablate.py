@@ -14,6 +14,7 @@ from omnidali.config.load import load_config
 from omnidali.config.schema import Config, OptimizerConfig, SourceConfig, TrainConfig
 from omnidali.errors import UserError
 from omnidali.experiments import ablate, expected_time, training_runs
+from omnidali.experiments.training_runs import TrainingRuns
 from omnidali.experiments.variants import make_variant
 
 SOURCES = {
@@ -45,7 +46,7 @@ def test_variants_are_the_target_each_group_and_all():
 
 def test_every_variant_sees_the_target_equally_often():
     for names in ablate.variants_of(CONFIG).values():
-        made = make_variant(CONFIG, names, 7.0, 0.5, 1)
+        made = make_variant(CONFIG, names, 7.0, ranks=1, fraction=0.5)
         weights = [source.weight for source in made.sources.values()]
         assert made.batch * weights[0] / sum(weights) == pytest.approx(8)  # target slots of a step
         assert made.train.epochs == 14.0 and made.train.steps is None
@@ -61,9 +62,9 @@ def test_alternating_variants_keep_their_ratio():
         sources=sources,
         train=TrainConfig(epochs=3, step_mode="alternating", ratio=(2, 1, 3, 1)),
     )
-    made = make_variant(config, ("k", "google", "insta"), 3, 1.0, 1)
+    made = make_variant(config, ("k", "google", "insta"), 3, ranks=1)
     assert made.train.ratio == (2, 1, 3) and made.optimizer.lr == 0.8
-    assert make_variant(config, ("k",), 3, 1.0, 1).train.ratio == (1,)
+    assert make_variant(config, ("k",), 3, ranks=1).train.ratio == (1,)
 
 
 @pytest.fixture
@@ -130,6 +131,17 @@ def test_run_that_was_stopped_does_not_count_as_whole(media_root, tmp_path, fake
     assert cli.main(command) == 0
     printed = capsys.readouterr().out
     assert "run 1 of 6 finished in " in printed and " left" not in printed
+
+
+def test_run_that_was_not_planned_keeps_its_result(media_root, tmp_path, faked, capsys):
+    (tmp_path / "c.yaml").write_text(COMPARED)
+    places = [f"data_root={media_root}", f"catalog={tmp_path / 'catalog.sqlite'}"]
+    config = load_config(tmp_path / "c.yaml", places)
+    runs = TrainingRuns(tmp_path / "out", 1, [])
+    result, run = runs.train_and_score(config, "another", 3)
+    assert result["top1"] == 23.0 and faked == ["train", "evaluate"]
+    assert re.search(r"^run another-seed3 finished in 0m0\ds$", capsys.readouterr().out, re.M)
+    assert runs.train_and_score(config, "another", 3) == (result, run) and len(faked) == 2
 
 
 def test_table_is_written_and_finished_runs_are_kept(media_root, tmp_path, faked, capsys):

@@ -1,6 +1,7 @@
-"""One grammar for every verb: options, settings and paths in any order, and what is refused."""
+"""One grammar for every verb: options, settings and operands in any order, and what is refused."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ from omnidali.errors import ConfigError
 
 PREDICT = Command(
     name="predict",
-    summary="a verb that takes paths",
+    summary="a verb that takes operands",
     run=print,
     options=(
         option("--config", required=True),
@@ -23,7 +24,7 @@ PREDICT = Command(
         option("--top", type=int, default=1),
     ),
     has_settings=True,
-    paths="VIDEO",
+    operands="VIDEO",
 )
 
 
@@ -40,10 +41,10 @@ def parse(*words):
         ["--fast", "a.mp4", "--top", "5", "seed=3", "clip.size=64", "--", "b.mp4"],
     ],
 )
-def test_options_settings_and_paths_stand_in_any_order(words):
+def test_options_settings_and_operands_stand_in_any_order(words):
     options = parse(*words)
     assert options.overrides == ["seed=3", "clip.size=64"]
-    assert options.paths == ["a.mp4", "b.mp4"]
+    assert options.operands == ["a.mp4", "b.mp4"]
     assert (options.top, options.fast) == (5, True)
 
 
@@ -59,10 +60,17 @@ def test_a_value_may_look_like_a_setting():
     assert parse("--checkpoint=lr=0.1", "seed=3").checkpoint == ["lr=0.1"]
 
 
-def test_a_path_may_look_like_a_setting_or_an_option():
+def test_an_operand_may_look_like_a_setting_or_an_option():
     options = parse("./a=b.mp4", "dir/a=b.mp4", "my-clip=1.mp4", "--", "a=b.mp4", "--top")
     assert options.overrides == [] and options.top == 1
-    assert options.paths == ["./a=b.mp4", "dir/a=b.mp4", "my-clip=1.mp4", "a=b.mp4", "--top"]
+    assert options.operands == ["./a=b.mp4", "dir/a=b.mp4", "my-clip=1.mp4", "a=b.mp4", "--top"]
+
+
+def test_without_a_config_nothing_is_a_setting():
+    command = replace(PREDICT, options=(), has_settings=False)
+    options = parse_options(command, "tool", ["seed=3", "a.mp4", "--", "b=1.mp4"])
+    assert options.operands == ["seed=3", "a.mp4", "b=1.mp4"]
+    assert not hasattr(options, "overrides")
 
 
 @pytest.mark.parametrize(
@@ -121,21 +129,30 @@ def test_mistake_says_what_was_meant(capsys, words, message):
 @pytest.mark.parametrize(
     "words, message",
     [
-        ("", "omnidali: expected a verb, got nothing. `omnidali --help` lists them."),
         ("trian --config demo", "omnidali: expected a verb, got trian. Did you mean train?"),
         ("motion --config demo", "Did you mean motion estimate?"),
         ("--config demo train", "The verb comes first: omnidali train --config ..."),
         ("seed=3 train --config demo", "The verb comes first: omnidali train seed=3 ..."),
         ("train", "omnidali train: expected --config, got nothing. `omnidali train --help` has an"),
-        ("info seed=3", "omnidali info: expected --catalog or --config, got nothing."),
-        ("info --catalog a --config b", "--config: expected no --catalog beside it, got both."),
+        ("info seed=3", "omnidali info: expected --config or --catalog, got nothing."),
+        ("info --catalog a --config b", "omnidali info: expected --config or --catalog, got both."),
         ("info --catalog a seed=3", "seed=3: expected --config, whose settings it would change"),
         (
             "export --checkpoint a --out b.pth seed=3",
             "omnidali export: expected no settings, as it has no config, got seed=3. Leave it out.",
         ),
-        ("help seed=3", "omnidali help: expected no settings, as it has no config, got seed=3."),
-        ("help nonsense", "omnidali help: expected a verb, `settings` or `configs`, got nonsense."),
+        (
+            "help xyzzy",
+            "omnidali help: expected a verb, `settings` or `configs`, got xyzzy."
+            " `omnidali help` lists the verbs.",
+        ),
+        ("help motion", "got motion. Did you mean motion estimate?"),
+        ("help trian", "got trian. Did you mean train?"),
+        ("help confgs", "got confgs. Did you mean configs?"),
+        ("help train.steps", "got train.steps. For a setting: omnidali help settings train.steps"),
+        ("help seed=3", "got seed=3. For a setting: omnidali help settings seed"),
+        ("help clip.sise=64", "For a setting: omnidali help settings clip.size"),
+        ("help settings --top", "omnidali help: expected options, got --top."),
         ("curate --config demo --seeds x", "--seeds: expected a whole number, got x."),
         ("curate --config demo --seeds", "--seeds: expected values after it, got none."),
         ("ablate --config demo --fractions x", "--fractions: expected a number, got x."),
@@ -180,6 +197,6 @@ def test_mistake_is_printed_by_one_rank(capsys, monkeypatch):
 def test_every_verb_with_a_config_takes_settings():
     """The grammar is one: only verbs that read no config take no settings."""
     for command in OMNIDALI.commands:
-        names = [name for name, _ in (*command.options, *command.one_of)]
+        names = [option.name for option in command.options]
         reads_config = "--config" in names or command.name == "demo"
         assert command.has_settings == reads_config, command.name

@@ -35,7 +35,7 @@ def test_checkpoints_are_saved_by_time(options, tmp_path, monkeypatch):
         real(path, state, previous)
 
     monkeypatch.setattr(checkpointer, "save_checkpoint", save)
-    monkeypatch.setattr("omnidali.training.schedule.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("omnidali.training.save_clock.time.monotonic", lambda: clock[0])
 
     def before(step):
         clock[0] = 100.0 * step  # seconds

@@ -8,7 +8,7 @@ import pytest
 
 from conftest import SMALL
 from omnidali.cli import main as cli
-from omnidali.config.files import find_config, shipped_config, shipped_configs
+from omnidali.config.files import find_config, shipped_names, shipped_path
 from omnidali.config.load import config_files, load_config
 from omnidali.errors import UserError
 
@@ -24,12 +24,12 @@ def folder(tmp_path, monkeypatch):
 def test_name_of_a_shipped_config_is_found(folder, name):
     config = load_config(name, ["train.steps=7", "train.epochs=null"])
     assert config.train.steps == 7
-    assert find_config(name) == config_files(name)[0] == shipped_config(name.removesuffix(".yaml"))
+    assert find_config(name) == config_files(name)[0] == shipped_path(name.removesuffix(".yaml"))
 
 
 def test_every_shipped_config_is_found():
-    assert {"demo", "tsn_omni", "minikinetics/tsn_omnisource"} <= set(shipped_configs())
-    for name in shipped_configs():
+    assert {"demo", "tsn_omni", "minikinetics/tsn_omnisource"} <= set(shipped_names())
+    for name in shipped_names():
         load_config(name)
 
 
@@ -77,7 +77,7 @@ def test_name_does_not_leave_the_shipped_configs(folder):
     with pytest.raises(UserError):
         load_config("../configs/tsn_omni")
     with pytest.raises(UserError):
-        load_config(f"{shipped_config('tsn_omni')}".removesuffix(".yaml"))
+        load_config(f"{shipped_path('tsn_omni')}".removesuffix(".yaml"))
 
 
 def test_config_from_a_pipe_is_read(folder):

@@ -25,10 +25,9 @@ ENTRIES = {
 CORES = sorted(os.sched_getaffinity(0))
 
 
-def start(number, verb, *arguments):
+def start(name, core, verb, *arguments):
     """Run an entry on one core, so that the sums of its threads have the same bits."""
-    command = [word.format(verb=verb) for word in list(ENTRIES.values())[number]]
-    core = CORES[number % len(CORES)]
+    command = [word.format(verb=verb) for word in ENTRIES[name]]
     done = subprocess.run(
         ["taskset", "-c", str(core), *command, *arguments],
         cwd=Path(arguments[1]).parent,
@@ -36,30 +35,32 @@ def start(number, verb, *arguments):
         text=True,
         timeout=600,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, f"{name}: {done.stderr[-3000:]}"
     return done.stdout
 
 
 @pytest.mark.slow
 def test_every_entry_trains_and_evaluates_alike(media_root, tmp_path):
-    """From a folder that is not the checkout's."""
+    """From a folder that is not the checkout's; those under torchrun evaluate as their twins do."""
 
-    def options(number):
-        folder = tmp_path / str(number)
+    def options(name):
+        folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         return [*options_of(media_root, folder), HELD_OUT, "loader.threads=1"]
 
-    def train(number):
-        start(number, "train", *options(number), "train.steps=2")
-        return weights(tmp_path / str(number) / "run")
+    def train(name, core):
+        start(name, core, "train", *options(name), "train.steps=2")
+        return weights(tmp_path / name / "run")
 
-    def evaluate(number):
-        output = start(number, "evaluate", *options(0))
+    def evaluate(name, core):
+        output = start(name, core, "evaluate", *options("omnidali"))
         return json.loads(output.splitlines()[-1])
 
+    cores = [CORES[number % len(CORES)] for number in range(len(ENTRIES))]
     with ThreadPoolExecutor(len(CORES)) as pool:
-        first, *others = pool.map(train, range(len(ENTRIES)))
+        first, *others = pool.map(train, ENTRIES, cores)
         for found in others:
             assert_same(first, found)
-        row, *rows = pool.map(evaluate, (0, 2, 4))
+        evaluated = ("omnidali", "python train.py", "torchrun -m omnidali")
+        row, *rows = pool.map(evaluate, evaluated, cores)
         assert rows == [row, row] and row["items"] == 5

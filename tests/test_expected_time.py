@@ -43,13 +43,12 @@ def clock(monkeypatch):
 
 
 @pytest.fixture
-def trials(monkeypatch, clock):
-    """A trial with 2 seconds a step and 5 seconds to start; returns the calls."""
+def trials(monkeypatch):
+    """A trial with 2 seconds a step; returns the calls."""
     calls = []
 
     def run(*words, ranks):
         calls.append(words)
-        clock.now += 5 + 2 * int(words[-1])
         return {"seconds_per_step": 2.0}
 
     monkeypatch.setattr(expected_time, "run_program", run)
@@ -69,8 +68,8 @@ def test_trial_of_the_largest_run_gives_the_time(tmp_path, trials, capsys):
         f"3 trainings (seeds: 3) of 1,800 steps, each evaluated; 1 finished in {tmp_path};"
         " dedup comes on top"
     )
-    # 1800 steps of 2 s and of 1 s, and four programs that start in 5 s
-    assert last == ("expected: 1h30m with evaluations, by 2.00 s a step; dedup comes on top")
+    # 1800 steps of 2 s and of 1 s
+    assert last == "expected: 1h30m with evaluations, by 2.00 s a step; dedup comes on top"
 
 
 def test_evaluations_are_a_part_of_the_time(tmp_path, trials, capsys):
@@ -88,13 +87,13 @@ def test_evaluations_are_a_part_of_the_time(tmp_path, trials, capsys):
 
 
 def test_few_steps_have_no_trial(tmp_path, trials, clock, capsys):
-    times = ExpectedTime([replace(RUN, steps=240), replace(HALF, steps=250)])
+    times = ExpectedTime([replace(RUN, steps=250), replace(HALF, steps=240)])
     times.announce(tmp_path, 1, "seeds: 2")
     assert not trials
     assert capsys.readouterr().out == "2 trainings (seeds: 2) of 240 to 250 steps, each evaluated\n"
     with times.timing("whole", is_whole=True):
-        clock.now += 70
-    assert capsys.readouterr().out == "run 1 of 2 finished in 1m10s; about 1m10s left\n"
+        clock.now += 75
+    assert capsys.readouterr().out == "run 1 of 2 finished in 1m15s; about 0m36s left\n"
     with times.timing("half", is_whole=True):
         clock.now += 30
     assert capsys.readouterr().out == "run 2 of 2 finished in 0m30s\n"
@@ -107,11 +106,11 @@ def test_finished_runs_correct_the_time(tmp_path, trials, clock, capsys):
     assert "expected: 4h30m with" in capsys.readouterr().out
     with times.timing("whole", is_whole=True):
         clock.now += 3600 + 600
-    # three as long, and one with half the work
-    assert "finished in 1h10m; about 4h10m left" in capsys.readouterr().out
+    # 2.33 s a step, with the trial's; three as long, and one with half the work
+    assert "finished in 1h10m; about 4h04m left" in capsys.readouterr().out
     with times.timing("0", is_whole=False):  # the rest of one that was stopped
         clock.now += 60
-    assert "run 2 of 5 finished in 1m00s; about 3h00m left" in capsys.readouterr().out
+    assert "run 2 of 5 finished in 1m00s; about 2h54m left" in capsys.readouterr().out
     times.skip("1")
     with pytest.raises(UserError), times.timing("2", is_whole=True):
         raise UserError("a", "b", "c", "d")

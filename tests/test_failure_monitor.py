@@ -15,7 +15,7 @@ from omnidali.distributed.failure_relay import FailureRelay
 pytestmark = pytest.mark.usefixtures("small_network")
 
 ONE_MINUTE = 60  # within which all ranks end, as the README promises
-KILLED_TEXT = "it was killed, or left without a word"
+KILLED_TEXT = "it was killed, or exited without a message"
 # how a rank fails, and which: its exit code, that of the others, and their text
 ENDS = {
     "user.1": (2, 2, "sources.web: expected one, got two. Mend it."),

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from conftest import SMALL
-from omnidali.config.files import shipped_configs
+from omnidali.config.files import shipped_names
 from omnidali.config.load import load_config
 from omnidali.config.schema import Config, OptimizerConfig, SourceConfig, TrainConfig
 from omnidali.distributed.ranks import Ranks
 from omnidali.loading.data import check_shares
 from omnidali.training import forewarnings
-from omnidali.training.forewarnings import before_data, before_training
+from omnidali.training.forewarnings import check_and_warn, warn_of_length
 from omnidali.training.step_cost import operations_of_step
 
 SPEED = 5e10  # operations a second of the machine that these tests speak of
@@ -29,6 +29,8 @@ def measured(monkeypatch):
         return operations_of_step(config) / ranks.world / SPEED
 
     monkeypatch.setattr(forewarnings, "measure_step", measure)
+    # the recipes name weights that are not here
+    monkeypatch.setattr(forewarnings, "check_pretrained", lambda config: None)
     return configs
 
 
@@ -72,10 +74,10 @@ def test_schedule_that_does_not_fit_the_length_is_reported(case, measured):
     epochs = config.train.epochs
     for lines, others in (
         # epochs are known without data, steps are not
-        (before_data(config, Ranks()), before_training(config, steps=9, steps_per_epoch=1.0)),
+        (check_and_warn(config, Ranks()), warn_of_length(config, steps=9, steps_per_epoch=1.0)),
         (
-            before_training(in_steps, steps=1000, steps_per_epoch=1000 / epochs),
-            before_data(in_steps, Ranks()),
+            warn_of_length(in_steps, steps=1000, steps_per_epoch=1000 / epochs),
+            check_and_warn(in_steps, Ranks()),
         ),
     ):
         assert not others
@@ -85,12 +87,12 @@ def test_schedule_that_does_not_fit_the_length_is_reported(case, measured):
 
 def test_average_that_keeps_the_first_weights_is_reported():
     config = small({"schedule": "cosine", "accumulate": 2}, steps=600, ema=0.999)
-    (line,) = before_training(config, steps=600, steps_per_epoch=10.0)
+    (line,) = warn_of_length(config, steps=600, steps_per_epoch=10.0)
     assert "after all 300 updates, 74 % of the averaged weights" in line
     advised = float(re.search(r"such as ([\d.]+)\.", line)[1])
     better = replace(config, train=replace(config.train, ema=advised))
-    assert not before_training(better, steps=600, steps_per_epoch=10.0)
-    assert not before_training(config, steps=60_000, steps_per_epoch=10.0)
+    assert not warn_of_length(better, steps=600, steps_per_epoch=10.0)
+    assert not warn_of_length(config, steps=60_000, steps_per_epoch=10.0)
 
 
 def test_default_network_on_a_cpu_is_reported_with_settings_that_work(measured, tmp_path):
@@ -99,7 +101,7 @@ def test_default_network_on_a_cpu_is_reported_with_settings_that_work(measured, 
         "sources: {clips: {kind: video}, photos: {kind: image}}\n"
         "train: {steps: 1000}\nmodel: {pretrained: r50.pth}\noptimizer: {schedule: cosine}\n"
     )
-    warning, advice = before_data(load_config(path), Ranks())
+    warning, advice = check_and_warn(load_config(path), Ranks())
     # 48 clips of 8 frames, 48 images
     assert "432 frames of 224 x 224 pixels are much for a tsn of depth 50." in warning
     assert re.match(r"WARNING: a step takes \d+m\d\ds or more on this CPU, and all 1,000 ", warning)
@@ -109,16 +111,16 @@ def test_default_network_on_a_cpu_is_reported_with_settings_that_work(measured, 
         "clip.num_clips=3 clip.size=112 train.batch=8 optimizer.lr=0.00083 model.depth=18"
         " model.pretrained=null"
     )
-    assert not before_data(load_config(path, settings.split()), Ranks())
+    assert not check_and_warn(load_config(path, settings.split()), Ranks())
 
 
 @pytest.mark.parametrize("world", [1, 2, 8])
-@pytest.mark.parametrize("name", shipped_configs())
+@pytest.mark.parametrize("name", shipped_names())
 def test_advised_settings_fit_the_config_and_the_ranks(name, world, measured):
     ranks = Ranks(world=world, core_sharers=world)
     config = load_config(name)
-    lines = before_data(config, ranks)
-    assert not before_data(config, replace(ranks, device=torch.device("cuda")))
+    lines = check_and_warn(config, ranks)
+    assert not check_and_warn(config, replace(ranks, device=torch.device("cuda")))
     if not lines:  # they are for a CPU
         assert name.startswith(("demo", "small_set"))
         return
@@ -134,14 +136,14 @@ def test_advised_settings_fit_the_config_and_the_ranks(name, world, measured):
 def test_small_trainings_are_not_even_measured(measured, tmp_path):
     (tmp_path / "c.yaml").write_text(SMALL + "train: {batch: 6, epochs: 4}\n")
     for name in ("demo", "demo_omni", "demo_crawl", "small_set"):
-        assert not before_data(load_config(name), Ranks())
-    (line,) = before_data(load_config(tmp_path / "c.yaml"), Ranks())
+        assert not check_and_warn(load_config(name), Ranks())
+    (line,) = check_and_warn(load_config(tmp_path / "c.yaml"), Ranks())
     assert "optimizer.milestones" in line
     assert not measured
 
 
 def test_only_the_main_rank_warns(measured):
     config = small(epochs=1.0)
-    assert before_data(config, Ranks(world=2))
-    assert not before_data(config, Ranks(rank=1, world=2))
+    assert check_and_warn(config, Ranks(world=2))
+    assert not check_and_warn(config, Ranks(rank=1, world=2))
     assert len(measured) == 0

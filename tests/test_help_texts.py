@@ -14,7 +14,7 @@ import omnidali
 from omnidali.cli import main as cli
 from omnidali.cli.main import OMNIDALI
 from omnidali.cli.start import parse_command
-from omnidali.config.files import shipped_configs
+from omnidali.config.files import shipped_names
 from omnidali.config.load import load_config
 from omnidali.config.schema import Config
 
@@ -31,7 +31,7 @@ def wide_lines(text):
     return [line for line in text.splitlines() if len(line) > 80]
 
 
-def test_help_lists_every_verb_once_by_story(capsys):
+def test_help_lists_every_verb_once_in_its_group(capsys):
     text = printed(capsys, "--help")
     assert text == printed(capsys, "help") == printed(capsys, "-h")
     assert re.findall(r"(?m)^([a-z ]+):$", text)[:6] == [
@@ -54,8 +54,8 @@ def test_help_of_a_verb_has_its_options_and_an_example(capsys, monkeypatch, verb
     assert text == printed(capsys, *verb.split(), "--help")
     assert text == printed(capsys, *verb.split(), "--nonsense", "-h")
     command = COMMANDS[verb]
-    for name, _ in (*command.options, *command.one_of):
-        assert f"\n  {name}" in text, name
+    for option in command.options:
+        assert f"\n  {option.name}" in text, option.name
     assert command.examples and all(f"\n  {example}\n" in text for example in command.examples)
     assert ("omnidali help settings" in text) == (command.has_settings or verb == "help")
     assert not wide_lines(text)
@@ -67,9 +67,10 @@ def test_example_is_parsed_and_its_config_loads(example):
     words = words[words.index("omnidali") + 1 :]
     options = parse_command(OMNIDALI, words)
     assert options.run is OMNIDALI.find(words).run
-    if getattr(options, "config", None):
-        assert options.config in shipped_configs()
-        load_config(options.config, options.overrides)
+    config = "demo" if words[0] == "demo" else getattr(options, "config", None)
+    if config:
+        assert config in shipped_names()
+        load_config(config, options.overrides)
 
 
 @pytest.mark.parametrize("word", ["--version", "--help", "help", "train --help", "help settings"])
@@ -91,7 +92,7 @@ def test_version_is_that_of_the_package(capsys):
 def test_help_lists_the_shipped_configs(capsys):
     text = printed(capsys, "help", "configs")
     blocks = dict(block.split("\n", 1) for block in text.rstrip().split("\n\n")[1:])
-    assert list(blocks) == shipped_configs() and "tsn_omni" in blocks
+    assert list(blocks) == shipped_names() and "tsn_omni" in blocks
     assert all(meaning.strip().endswith(".") for meaning in blocks.values())
     assert not wide_lines(text)
 
@@ -173,9 +174,13 @@ def test_printed_lines_are_settings(capsys, tmp_path):
         ("loader", ["loader", "loader.threads"]),
         ("sources.NAME.weight", ["sources.NAME.weight"]),
         ("sources.my-web.weight", ["sources.my-web.weight"]),
+        ("sources.my.web.weight", ["sources.my.web.weight"]),
         ("sources.k400", ["sources.k400.kind", "sources.k400.root"]),
         ("sources.k400.resample", ["sources.k400.resample", "sources.k400.resample.power"]),
+        ("sources.k400.resample.power", ["sources.k400.resample.power"]),
         ("milestones", ["optimizer.milestones"]),
+        ("clip.size=64", ["clip.size"]),
+        ("sources.k400.list=a=b.txt", ["sources.k400.list"]),
         ("validation.size", ["evaluation.validation.size"]),
         ("size", ["clip.size", "evaluation.validation.size"]),
     ],
@@ -192,6 +197,8 @@ def test_a_key_may_be_a_group_a_source_or_an_end(capsys, key, keys):
         ("milestons", "Did you mean optimizer.milestones"),
         ("train-steps", "Did you mean train.steps"),
         ("sources.k400.wieght", "Did you mean sources.k400.weight"),
+        ("sources.my.web.wieght", "Did you mean sources.my.web.weight"),
+        ("sources.k400.xyzzy", "`omnidali help settings` lists all."),
         ("xyzzy", "`omnidali help settings` lists all."),
     ],
 )

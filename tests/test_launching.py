@@ -72,6 +72,12 @@ def test_command_reports_the_error_of_its_program(tmp_path, monkeypatch, capfd, 
     assert "ChildFailedError" not in capfd.readouterr().err
 
 
+def test_command_that_starts_ranks_is_no_rank_itself(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="train: expected to be started once.*got 2 ranks"):
+        run_program("train", ranks=1)
+
+
 def is_alive(pid):
     """Whether a process runs; one that nobody has waited for yet does not."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):

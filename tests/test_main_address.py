@@ -13,6 +13,7 @@ import pytest
 from conftest import free_port
 from helpers.warm_process import PATIENCE
 from omnidali.distributed import failure_monitor
+from omnidali.distributed.failure_monitor import RelayAddress
 from omnidali.distributed.failure_relay import FailureRelay
 from omnidali.distributed.main_address import MainView, choose_addresses, view_main
 
@@ -123,17 +124,19 @@ def test_relay_listens_at_its_address_alone(address):
 
 @pytest.mark.parametrize("addresses", [["192.0.2.77"], []])
 def test_main_rank_without_an_address_says_so_in_one_line(addresses, capsys):
-    failure_monitor.start(0, addresses, lambda make: make())
+    assert failure_monitor.open_relay(addresses) is None
     assert not failure_monitor.is_running()
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"rank 0 can listen at none of {addresses}, to which MASTER_ADDR leads")
+    assert line.startswith(
+        f"rank 0 can listen at none of {addresses}, to which MASTER_ADDR resolves"
+    )
     assert line.endswith("ranks learn of each other's failure by timeouts only")
 
 
 def test_rank_that_cannot_reach_the_main_one_says_so_in_one_line(capsys):
     relay = FailureRelay(["127.0.0.1"])
     relay.close()
-    failure_monitor.start(3, [], lambda make: (relay.address, relay.port, relay.token))
+    failure_monitor.join(3, RelayAddress(relay.address, relay.port, relay.token))
     assert not failure_monitor.is_running()
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"rank 3 cannot reach rank 0 at 127.0.0.1, port {relay.port} (")

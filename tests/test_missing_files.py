@@ -1,33 +1,17 @@
 """A file that is missing is reported at once, before any file is probed, which may take hours."""
 
-import shutil
-
 import pytest
-import torch
 
-from conftest import SMALL
+from helpers.command_world import make_world
 from omnidali.catalog import build
 from omnidali.cli import main as cli
-from omnidali.config.load import load_config
-from omnidali.models.recognizers import build_model
-
-CONFIG = (
-    SMALL
-    + """
-evaluation: {source: {kind: video, root: shorts, list: shorts.txt}}
-train: {batch: 6, steps: 4}
-"""
-)
 
 
 @pytest.fixture(scope="module")
 def world(media_root, tmp_path_factory):
     """Media, a config and a teacher."""
     root = tmp_path_factory.mktemp("missing")
-    shutil.copytree(media_root, root / "media")
-    (root / "c.yaml").write_text(CONFIG + f"data_root: {root}/media\nrun_dir: {root}/run\n")
-    network = build_model(load_config(root / "c.yaml").model, 4, 1)
-    torch.save({"state_dict": network.state_dict()}, root / "teacher.pt")
+    make_world(root, media_root)
     return root
 
 

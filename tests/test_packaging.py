@@ -1,6 +1,5 @@
 """The wheel and the source distribution: what they hold, and that the wheel needs no checkout."""
 
-import ast
 import email
 import json
 import os
@@ -64,31 +63,6 @@ def files_below(folder):
         for place, _, names in os.walk(folder, followlinks=True)
         for name in names
     }
-
-
-def imported_modules(path):
-    """The modules that a file imports, with the packages that they are in."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {".".join(name.split(".")[:end]) for name in found for end in range(1, 4)}
-
-
-def files_that_need_benchmarks(names):
-    """The names of tests that import benchmarks, and of their helpers."""
-    imports = {
-        name: imported_modules(ROOT / name)
-        for name in names
-        if name.startswith("tests/") and name.endswith(".py")
-    }
-    sought = {"benchmarks"}
-    for name, modules in imports.items():
-        if name.startswith("tests/helpers/") and "benchmarks" in modules:
-            sought.add(name.removeprefix("tests/").removesuffix(".py").replace("/", "."))
-    return {name for name, modules in imports.items() if modules & sought}
 
 
 def read_wheel(path):
@@ -181,12 +155,12 @@ def test_wheel_holds_the_package_alone(packages):
 
 
 def test_sdist_holds_all_but_the_benchmarks(packages):
-    left_out = files_that_need_benchmarks(packages.names)
-    assert IS_SDIST or {"tests/test_soak.py", "tests/test_peers.py"} < left_out
-    wanted = {name for name in packages.names if not name.startswith((".", "benchmarks/"))}
+    left_out = (".", "benchmarks/", "tests/of_benchmarks/")
+    assert IS_SDIST or "tests/of_benchmarks/test_soak.py" in packages.names
+    wanted = {name for name in packages.names if not name.startswith(left_out)}
     made = {name for name in packages.sdist_names if name.startswith("omnidali.egg-info/")}
     made.add("PKG-INFO")
-    assert packages.sdist_names - made == wanted - left_out - made
+    assert packages.sdist_names - made == wanted - made
 
 
 def test_wheel_of_the_sdist_is_that_of_the_project(packages):

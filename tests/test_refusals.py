@@ -3,34 +3,18 @@
 import shutil
 
 import pytest
-import torch
 
-from conftest import SMALL
+from helpers.command_world import make_world, write_network
 from omnidali.cli import main as cli
-from omnidali.config.load import load_config
 from omnidali.experiments import curate
-from omnidali.models.recognizers import build_model
-
-CONFIG = (
-    SMALL
-    + """
-evaluation: {source: {kind: video, root: shorts, list: shorts.txt}}
-train: {batch: 6, steps: 4}
-"""
-)
 
 
 @pytest.fixture(scope="module")
 def world(media_root, tmp_path_factory):
     """Media, a config, a teacher, and one of other classes."""
     root = tmp_path_factory.mktemp("refusals")
-    shutil.copytree(media_root, root / "media")
-    (root / "c.yaml").write_text(CONFIG + f"data_root: {root}/media\nrun_dir: {root}/run\n")
-    config = load_config(root / "c.yaml")
-    for name, classes in (("teacher", 4), ("other", 2)):
-        torch.save(
-            {"state_dict": build_model(config.model, classes, 1).state_dict()}, root / f"{name}.pt"
-        )
+    make_world(root, media_root)
+    write_network(root, "other.pt", 2)
     (root / "earlier").mkdir()
     (root / "earlier/thesis.txt").write_text("a year's work")
     return root

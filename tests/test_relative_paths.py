@@ -1,40 +1,23 @@
 """A message about a relative path names the folder that it starts from."""
 
-import shutil
-
 import pytest
-import torch
 
-from conftest import SMALL
+from helpers.command_world import make_world
 from omnidali.cli import main as cli
 from omnidali.config.load import load_config
 from omnidali.errors import UserError, start_of
-from omnidali.models.recognizers import build_model
-
-CONFIG = (
-    SMALL
-    + """
-data_root: media
-run_dir: run
-evaluation: {source: {kind: video, root: shorts, list: shorts.txt}}
-train: {batch: 6, steps: 4}
-"""
-)
 
 
 @pytest.fixture(scope="module")
 def world(media_root, tmp_path_factory):
     """A current folder with media, a config with relative paths, a teacher and other files."""
     root = tmp_path_factory.mktemp("relative")
-    shutil.copytree(media_root, root / "media")
-    (root / "c.yaml").write_text(CONFIG)
+    make_world(root, media_root, start="")
     (root / "below").mkdir()
     (root / "below/on_top.yaml").write_text("base: none.yaml\n")
     (root / "file").write_text("a file\n")
     (root / "full").mkdir()
     (root / "full/thesis.txt").write_text("a year's work\n")
-    config = load_config(root / "c.yaml")
-    torch.save({"state_dict": build_model(config.model, 4, 1).state_dict()}, root / "teacher.pt")
     return root
 
 

@@ -330,3 +330,21 @@ def test_config_values_are_frozen(tmp_path):
         config.seed = 3
     with pytest.raises(TypeError):
         config.sources["k"] = None
+
+
+def test_null_clears_a_source_or_a_group(tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        "sources: {photos: {kind: image}, web.new: {kind: image}}\ntrain: {steps: 4}\n"
+        "evaluation: {source: {kind: video, list: v.txt}}\n"
+    )
+    assert set(load_config(tmp_path / "c.yaml", ["sources.web.new=null"]).sources) == {"photos"}
+    assert load_config(tmp_path / "c.yaml", ["evaluation=null"]).evaluation.source is None
+    (tmp_path / "top.yaml").write_text("base: c.yaml\nsources: {web.new: null}\n")
+    assert set(load_config(tmp_path / "top.yaml").sources) == {"photos"}
+
+    with pytest.raises(ConfigError, match=r"got fotos. Did you mean sources.photos=null\?"):
+        load_config(tmp_path / "c.yaml", ["sources.fotos=null"])
+    # a forgotten indentation is no wish to clear
+    (tmp_path / "c.yaml").write_text("sources:\n  k:\ntrain: {steps: 4}\n")
+    with pytest.raises(ConfigError, match="Indent its settings"):
+        load_config(tmp_path / "c.yaml")

@@ -13,7 +13,9 @@ from conftest import free_port
 from helpers.launchers import two_tasks
 from helpers.running import assert_same, step_of, weights
 from omnidali.cli import main as cli
+from omnidali.distributed import slurm
 from omnidali.distributed.slurm import adopt_step, first_host, step_variables, tasks_on_node
+from omnidali.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("small_network")
 
@@ -139,6 +141,22 @@ def test_task_gets_what_torchrun_would_set():
         "MASTER_ADDR": "node1",
         "MASTER_PORT": "10031",
     }
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("SLURM_NODEID", "abc"),
+        ("SLURM_NODEID", "7"),
+        ("SLURM_PROCID", "x"),
+        ("SLURM_STEP_TASKS_PER_NODE", ""),
+    ],
+)
+def test_wrong_variables_are_reported(name, value):
+    known = dict.fromkeys(slurm._NEEDED, "1") | {"SLURM_STEP_NUM_TASKS": "2"}
+    expected = f"srun: expected the variables of one of its tasks.*{name}={value}"
+    with pytest.raises(UserError, match=expected):
+        step_variables({**known, name: value})
 
 
 @pytest.mark.parametrize("place", ALONE)

@@ -20,7 +20,7 @@ from helpers.warm_process import PATIENCE, Process, start_torchrun, state_of, wa
 from omnidali.distributed.ranks import Ranks
 from omnidali.training import train
 from omnidali.training.run_lock import RunLock
-from omnidali.training.schedule import SaveClock
+from omnidali.training.save_clock import SaveClock
 from omnidali.training.stop_signals import StopSignals
 
 pytestmark = pytest.mark.usefixtures("small_network")
@@ -64,15 +64,15 @@ def test_single_rank_agrees_at_once():
 
 def test_save_clock(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("omnidali.training.schedule.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("omnidali.training.save_clock.time.monotonic", lambda: now[0])
     clock = SaveClock(0.5)
     never = SaveClock(0)
     now[0] += 29
-    assert not clock.is_due
+    assert not clock.is_old
     now[0] += 1
-    assert clock.is_due and not never.is_due
+    assert clock.is_old and not never.is_old
     clock.restart()
-    assert not clock.is_due
+    assert not clock.is_old
 
 
 def stop_at(process, name="waits0", number=signal.SIGTERM, times=1):

@@ -1,16 +1,19 @@
 """The trainer as a library: its hooks, its state, and what it logs."""
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from helpers.running import HELD_OUT, assert_same, run, weights
+from helpers.running import HELD_OUT, assert_same, run, step_of, weights
 from omnidali.config.load import load_config
 from omnidali.distributed.ranks import Ranks
+from omnidali.errors import UserError
 from omnidali.loading.data import open_data, open_loader
 from omnidali.training.run_folder import RunFolder
 from omnidali.training.train import train
@@ -85,17 +88,93 @@ def test_batch_hook_decides_what_is_trained_on(options, tmp_path):
     assert_same(found[0], found[1])
     assert not torch.equal(found[0]["cls_head.fc_cls.bias"], found[2]["cls_head.fc_cls.bias"])
     assert seen == list(range(6))
+    # the pictures show what the network got
+    grey = [
+        (cv2.imread(f"{tmp_path}/{number}/pictures/step0-clips.png") == (104, 116, 124)).mean()
+        for number in range(3)
+    ]
+    assert grey[0] == grey[1] < 0.1 and grey[2] > 0.5
 
 
-def test_loader_may_be_wrapped_in_a_generator(options, tmp_path):
-    def twice(loader):
-        """Train on every batch as it is; count them."""
+def ending_early(loader):
+    yield from itertools.islice(loader, 5)
+
+
+def leaving_one_out(loader):
+    return (batch for batch in loader if batch.step != 3)
+
+
+WRONG_HOOKS = {
+    "ends early": ({"wrap_loader": ending_early}, "wrap_loader ended after step 5, not after 6", 4),
+    "leaves a step out": ({"wrap_loader": leaving_one_out}, "no batch of step 3", 2),
+    "no batch": ({"on_batch": lambda batch: None}, "no batch of step 0, but None", None),
+    "another step": (
+        {"on_batch": lambda batch: replace(batch, step=min(batch.step, 4))},
+        "no batch of step 5",
+        4,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_HOOKS)
+def test_hooks_that_lose_a_step_end_the_run(options, tmp_path, name):
+    """What was trained before is saved; nothing looks finished."""
+    hooks, message, step = WRONG_HOOKS[name]
+    with pytest.raises(RuntimeError, match=message):
+        run(*options, *SHORT, **hooks)
+    last = tmp_path / "run/checkpoints/last.pt"
+    assert step_of(tmp_path / "run") == step if step else not last.exists()
+
+
+def test_random_numbers_of_a_hook_are_the_same_after_a_resume(options, tmp_path):
+    def jitter(batch):
+        groups = [
+            replace(group, clips=group.clips + 0.1 * torch.randn(1)) for group in batch.groups
+        ]
+        return replace(batch, groups=tuple(groups))
+
+    assert run(*options, f"run_dir={tmp_path}/whole", *SHORT, on_batch=jitter)[0] == 0
+    for steps in ("train.steps=4", "train.steps=6"):
+        assert run(*options, steps, "auto", on_batch=jitter)[0] == 0
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+def test_logger_that_cannot_close_is_a_warning_and_the_folder_is_free(options):
+    class StuckLogger(ListLogger):
+        def close(self):
+            raise OSError(28, "No space left on device")
+
+    code, _, err = run(*options, *SHORT, loggers=[StuckLogger()])
+    assert code == 0 and "No space left on device" in err
+    assert run(*options, "train.steps=8", "auto")[0] == 0
+
+
+def test_dry_run_has_a_step(options):
+    with pytest.raises(UserError, match="dry_run: expected 1 step or more, got 0"):
+        train(load_config(options[1], options[2:]), dry_run=0)
+
+
+def test_subclass_replaces_a_verb(options):
+    steps = []
+
+    class Recording(Trainer):
+        def forward(self, batch):
+            steps.append(batch.step)
+            return super().forward(batch)
+
+    train(load_config(options[1], [*options[2:], *SHORT]), trainer_class=Recording)
+    assert steps == list(range(6))
+
+
+def test_loader_may_be_wrapped_in_a_generator(options):
+    steps = []
+
+    def counting(loader):
         for batch in loader:
             steps.append((batch.step, loader.next_step))
             yield batch
 
-    steps = []
-    assert run(*options, *SHORT, wrap_loader=twice)[0] == 0
+    assert run(*options, *SHORT, wrap_loader=counting)[0] == 0
     assert steps == [(step, step + 1) for step in range(6)]
 
 
@@ -132,4 +211,4 @@ def test_dry_run_returns_its_speed_and_writes_only_the_catalog(options, tmp_path
     assert figures["steps"] == 3 and figures["seconds_per_step"] > 0
     assert figures["eta_seconds"] == pytest.approx(21 * figures["seconds_per_step"])
     written = {path.name for path in (tmp_path / "run").iterdir()}
-    assert written <= {"catalog.sqlite", "catalog.sqlite.lock"}
+    assert {"catalog.sqlite"} <= written <= {"catalog.sqlite", "catalog.sqlite.lock"}

@@ -1,18 +1,18 @@
-"""The grammar of a verb's arguments: options, settings ``key.path=value`` and paths, in any order.
+"""The grammar of a verb's arguments: options, settings and operands, in any order.
 
-An argument ``key=value`` is a setting, the key being letters, digits, dots and underscores, and in
-the name of a source anything but a slash. It is something else directly after an option that takes
-a value, and after ``--``. What is neither option nor setting is a path, where a verb takes paths:
-``./a=b.mp4`` for a name that looks like a setting.
+An argument ``key=value`` is a setting of the config. The key is letters, digits, dots and
+underscores; the name of a source in it may have any character but a slash. Directly after an option
+that takes a value, such an argument is that value. The rest are operands, and so is everything
+after ``--``: a file whose name looks like a setting is written ``./a=b.mp4``.
 """
 
 import argparse
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from omnidali.cli.command import Command, Option, destination, is_required
+from omnidali.cli.command import Command, Option
 from omnidali.cli.mistakes import explain_missing, explain_unknown, reword
 from omnidali.errors import ConfigError, UserError
 from omnidali.utils.text_files import is_text
@@ -26,8 +26,8 @@ key.path=value, such as train.batch=64; `omnidali help settings` lists all."""
 class Parser(argparse.ArgumentParser):
     """Argparse's parser, whose errors are those of this program."""
 
-    def __init__(self, **options: Any):
-        super().__init__(**options)
+    def __init__(self, **keywords: Any):
+        super().__init__(**keywords)
         self.color = False  # from Python 3.14 on its help has colours, which would be escaped
 
     def error(self, message: str) -> NoReturn:
@@ -55,43 +55,36 @@ def make_parser(command: Command, program: str) -> Parser:
         allow_abbrev=False,
     )
 
-    if command.one_of:
-        group = parser.add_argument_group("one of these")
-        _add_options(group.add_mutually_exclusive_group(), command.one_of)
-    for title, is_needed in (("required options", True), ("options", False)):
-        options = [found for found in command.options if is_required(found) == is_needed]
-        _add_options(parser.add_argument_group(title), options)
-    return parser
-
-
-def _add_options(parser: argparse._ActionsContainer, options: Iterable[Option]) -> None:
-    for name, settings in options:
+    groups = {
+        True: parser.add_argument_group("required options"),
+        False: parser.add_argument_group("options"),
+    }
+    for option in command.options:
         # what is missing is reported with the other mistakes
-        parser.add_argument(name, **{**settings, "required": False})
+        keywords = {**option.keywords, "required": False}
+        groups[option.is_required].add_argument(option.name, **keywords)
+    return parser
 
 
 def _usage(command: Command, prog: str) -> str:
     words = [prog]
-    if command.one_of:
-        words.append(f"({' | '.join(map(_shown, command.one_of))})")
-    words += [_shown(found) for found in command.options if is_required(found)]
-    if not all(map(is_required, command.options)):
+    words += [_shown(option) for option in command.options if option.is_required]
+    if not all(option.is_required for option in command.options):
         words.append("[options]")
     if command.has_settings:
         words.append("[key.path=value ...]")
-    if command.paths:
-        words.append(f"[{command.paths} ...]")
+    if command.operands:
+        words.append(f"[{command.operands} ...]")
     wrapped = textwrap.fill(
         f"usage: {' '.join(words)}", 80, subsequent_indent=" " * 11, break_on_hyphens=False
     )
     return wrapped.removeprefix("usage: ")
 
 
-def _shown(found: Option) -> str:
+def _shown(option: Option) -> str:
     """An option and its value as the usage shows them."""
-    name, settings = found
-    value = settings.get("metavar") or destination(found).upper()
-    return f"{name} {value}{' ...' if settings.get('nargs') == '+' else ''}"
+    value = option.keywords.get("metavar") or option.destination.upper()
+    return f"{option.name} {value}{' ...' if option.keywords.get('nargs') == '+' else ''}"
 
 
 def parse_options(command: Command, program: str, arguments: Sequence[str]) -> argparse.Namespace:
@@ -103,25 +96,26 @@ def parse_options(command: Command, program: str, arguments: Sequence[str]) -> a
         arguments: after the verb.
 
     Returns:
-        The options; with ``overrides``, the settings in their order, and ``paths``, if the command
-        takes them.
+        The options; with ``overrides``, the settings in their order, and ``operands``, if the
+        command takes them.
 
     Raises:
         ConfigError: with every argument that the command does not take, and what it lacks.
     """
     prog = f"{program} {command.name}"
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    settings, rest = split_settings(command, arguments[:end])
+    settings, rest = _split_settings(command, arguments[:end])
     _check_words(arguments, settings, command, prog=prog)
     options, unknown = make_parser(command, program).parse_known_args(rest)
 
-    paths = arguments[end + 1 :]
-    if command.paths:
-        options.paths = [*(text for text in unknown if not text.startswith("-")), *paths]
+    after_dashes = arguments[end + 1 :]
+    if command.operands:
+        options.operands = [text for text in unknown if not text.startswith("-")]
+        options.operands += after_dashes
         unknown = [text for text in unknown if text.startswith("-")]
     errors = explain_unknown(unknown, command, prog)
-    if paths and not command.paths:
-        got = f"-- {' '.join(paths)}"
+    if after_dashes and not command.operands:
+        got = f"-- {' '.join(after_dashes)}"
         errors.append(UserError(prog, "nothing after --", got, "Leave the -- out."))
     errors += explain_missing(options, command, prog)
     if errors:
@@ -146,19 +140,17 @@ def _check_words(
         if not is_text(text)
     ]
     if settings and not command.has_settings:
-        advice = "Leave it out."
-        if command.paths:
-            advice = f"Write ./{settings[0]} for a file of this name."
-        errors.append(UserError(prog, "no settings, as it has no config", settings[0], advice))
+        expected = "no settings, as it has no config"
+        errors.append(UserError(prog, expected, settings[0], "Leave it out."))
     if errors:
         raise ConfigError(errors)
 
 
-def split_settings(command: Command, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def _split_settings(command: Command, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split arguments into settings and others."""
-    takes_value = {
-        name for name, settings in (*command.options, *command.one_of) if "action" not in settings
-    }
+    if command.operands and not command.has_settings:
+        return [], list(arguments)  # what looks like a setting is an operand
+    takes_value = {option.name for option in command.options if option.takes_value}
     settings: list[str] = []
     rest: list[str] = []
     for before, text in zip(["", *arguments], arguments, strict=False):

@@ -5,23 +5,38 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Option = tuple[str, dict[str, Any]]  # name and keyword arguments of argparse's add_argument
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a command.
+
+    Attributes:
+        name: with its dashes.
+        keywords: the keyword arguments of argparse's ``add_argument``.
+    """
+
+    name: str
+    keywords: Mapping[str, Any]
+
+    @property
+    def destination(self) -> str:
+        """The attribute of parsed options that has its value."""
+        return self.keywords.get("dest") or self.name.removeprefix("--").replace("-", "_")
+
+    @property
+    def is_required(self) -> bool:
+        """Whether the command does not run without it."""
+        return bool(self.keywords.get("required"))
+
+    @property
+    def takes_value(self) -> bool:
+        """Whether what follows it is its value."""
+        return "action" not in self.keywords
 
 
-def option(name: str, **settings: Any) -> Option:
-    """An option ``--name``, with settings of argparse's ``add_argument``."""
-    return name, settings
-
-
-def destination(found: Option) -> str:
-    """The attribute of parsed options that has the value of an option."""
-    name, settings = found
-    return settings.get("dest") or name.removeprefix("--").replace("-", "_")
-
-
-def is_required(found: Option) -> bool:
-    """Whether a command does not run without an option."""
-    return bool(found[1].get("required"))
+def option(name: str, **keywords: Any) -> Option:
+    """The option ``name`` with the keyword arguments of argparse's ``add_argument``."""
+    return Option(name, keywords)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +51,9 @@ class Command:
         summary: one line for the program's help.
         run: does the work with the parsed options; returns the exit code, None for 0.
         options: in the order of the command's help.
-        one_of: options of which exactly one is given.
         has_settings: whether it takes ``key.path=value``, as ``overrides`` of the options.
-        paths: what it takes besides options and settings, as ``paths`` of the options; one word,
-            such as VIDEO, for the help. Empty: nothing.
+        operands: what it takes besides options and settings, as ``operands`` of the options; one
+            word, such as VIDEO, for the help. Empty: nothing.
         examples: command lines after the name of the program.
     """
 
@@ -47,9 +61,8 @@ class Command:
     summary: str
     run: Callable[[argparse.Namespace], int | None]
     options: Sequence[Option] = ()
-    one_of: Sequence[Option] = ()
     has_settings: bool = False
-    paths: str = ""
+    operands: str = ""
     examples: Sequence[str] = ()
 
 
@@ -61,20 +74,20 @@ class Program:
         name: as it is typed.
         usage: what is typed after it.
         description: one line.
-        stories: what users want, and the commands for it.
+        groups: commands by what users want.
         closing: the end of its help.
     """
 
     name: str
     usage: str
     description: str
-    stories: Mapping[str, Sequence[Command]]
+    groups: Mapping[str, Sequence[Command]]
     closing: Sequence[str] = ()
 
     @property
     def commands(self) -> list[Command]:
         """All commands, in the order of the help."""
-        return [command for commands in self.stories.values() for command in commands]
+        return [command for commands in self.groups.values() for command in commands]
 
     def find(self, words: Sequence[str]) -> Command | None:
         """The command whose name the words begin with; None if there is none."""

@@ -52,7 +52,9 @@ _FILTER_OPTIONS = (
         help="threshold: least probability of the item's class (default: 0.5)",
     ),
     option(
-        "--top", type=int, help="topk: the item's class is among so many best ones (default: 1)"
+        "--top",
+        type=int,
+        help="topk: the item's class is among the TOP most probable ones (default: 1)",
     ),
     option(
         "--keep",
@@ -64,7 +66,7 @@ _FILTER_OPTIONS = (
     option(
         "--relabel",
         action="store_true",
-        help="give an item that fails the best other class if that passes; for strong teachers,"
+        help="give an item that fails its best other class, if that passes; for strong teachers,"
         " never for pieces of long videos",
     ),
     option(
@@ -91,7 +93,7 @@ def _filter(options: argparse.Namespace) -> None:
         filter_sources(
             config,
             options.checkpoint,
-            options.out,
+            out=options.out,
             names=options.sources,
             rules=rules,
             window=options.window,
@@ -163,13 +165,13 @@ _DEDUP_OPTIONS = (
         type=int,
         default=18,
         metavar="BITS",
-        help="bits of 64 in which the hashes of duplicates differ at most (default: %(default)s)",
+        help="most bits, of 64, in which the hashes of duplicates differ (default: %(default)s)",
     ),
     option(
         "--fps",
         type=float,
         default=8.0,
-        help="frames of a second of video to look at (default: %(default)s)",
+        help="frames to look at in a second of video (default: %(default)s)",
     ),
     option(
         "--window",
@@ -181,7 +183,7 @@ _DEDUP_OPTIONS = (
     option(
         "--within",
         action="store_true",
-        help="also keep only one of the items of a source that are alike",
+        help="also keep only one of the near-duplicates within a source",
     ),
 )
 
@@ -197,7 +199,7 @@ def _dedup(options: argparse.Namespace) -> None:
         dedup(
             config,
             options.out,
-            ranks,
+            ranks=ranks,
             checkpoint=options.checkpoint,
             names=options.sources,
             settings=settings,

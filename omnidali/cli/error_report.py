@@ -17,7 +17,7 @@ from omnidali.utils import streams
 from omnidali.utils.untrusted_text import PrintError, say
 
 
-def run_reporting_errors(run: Callable[[], int | None], rank: int = 0) -> int:
+def run_reporting_errors(run: Callable[[], int | None]) -> int:
     """Run a program's work; mistakes of the user become text on stderr, without a traceback.
 
     Ranks above 0 do not print what rank 0 prints, too: mistakes of the config, and errors that it
@@ -36,7 +36,7 @@ def run_reporting_errors(run: Callable[[], int | None], rank: int = 0) -> int:
         failure_monitor.report_to_peers(interrupt)
         return exit_process(130, "interrupted")
     except Exception as error:
-        return _end_with(error, rank)
+        return _end_with(error, _rank())
 
 
 def _end_with(error: Exception, rank: int) -> int:
@@ -65,6 +65,12 @@ def _end_with(error: Exception, rank: int) -> int:
         return exit_process(1, *_traceback_lines(error))
     sys.excepthook = _print_traceback
     raise error
+
+
+def _rank() -> int:
+    """This process's rank, known before it joins the others."""
+    rank = os.environ.get("RANK", "")
+    return int(rank) if rank.isdecimal() else 0
 
 
 def _flush() -> None:

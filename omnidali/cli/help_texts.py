@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from omnidali.cli.arguments import make_parser
 from omnidali.cli.command import Program
-from omnidali.config.files import purpose_of, shipped_configs
-from omnidali.config.reference import Setting, all_settings, find_settings, suggest_keys
+from omnidali.cli.mistakes import explain_topic
+from omnidali.config.files import purpose_of, shipped_names
+from omnidali.config.reference import SettingHelp, all_settings, find_settings, suggest_keys
 from omnidali.errors import UserError
 
 _WIDTH = 80
@@ -21,8 +22,8 @@ def program_help(program: Program) -> str:
     """The help of a program: its verbs, by what users want, one a line."""
     lines = [f"usage: {program.name} {program.usage}", "", program.description]
     wide = max(len(command.name) for command in program.commands)
-    for story, commands in program.stories.items():
-        lines += ["", f"{story}:"]
+    for title, commands in program.groups.items():
+        lines += ["", f"{title}:"]
         lines += [f"  {command.name:{wide}}  {command.summary}" for command in commands]
     return "\n".join([*lines, *program.closing])
 
@@ -45,12 +46,7 @@ def topic_help(program: Program, topic: Sequence[str]) -> str:
         return _configs_help()
     command = program.find(topic)
     if command is None or len(command.name.split()) < len(topic):
-        raise UserError(
-            f"{program.name} help",
-            "a verb, `settings` or `configs`",
-            " ".join(topic),
-            f"`{program.name} help` lists the verbs.",
-        )
+        raise explain_topic(topic, program)
     return make_parser(command, program.name).format_help().rstrip("\n")
 
 
@@ -59,7 +55,7 @@ def _configs_help() -> str:
         "The shipped configs, for --config NAME, and for base: NAME in a config of your",
         "own. `omnidali train --config NAME --print-config` prints all settings of one.",
     ]
-    for name in shipped_configs():
+    for name in shipped_names():
         lines += ["", name, _indented(purpose_of(name))]
     return "\n".join(lines)
 
@@ -77,13 +73,15 @@ def settings_help(keys: Sequence[str]) -> str:
     lines about it follow. The line of a group has a colon instead.
 
     Args:
-        keys: of settings or groups, or last parts of keys; none: all settings.
+        keys: of settings or groups, or last parts of keys; a value after one, as in
+            ``train.batch=64``, changes nothing. None: all settings.
 
     Raises:
         UserError: for a key that there is not.
     """
-    settings: list[Setting] = []
-    for key in keys:
+    settings: list[SettingHelp] = []
+    for word in keys:
+        key, _, _ = word.partition("=")
         found = find_settings(key)
         if not found:
             close = suggest_keys(key)
@@ -99,7 +97,7 @@ def settings_help(keys: Sequence[str]) -> str:
     return text.lstrip("\n") if keys else f"{_INTRODUCTION}\n{text}"
 
 
-def _describe(setting: Setting) -> str:
+def _describe(setting: SettingHelp) -> str:
     """The lines about a setting; a group has an empty line before it."""
     if setting.is_group and setting.default is None:
         return "\n" + textwrap.fill(

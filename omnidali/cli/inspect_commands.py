@@ -30,7 +30,7 @@ def _lint(options: argparse.Namespace) -> int:
     errors = lint(
         config,
         options.out,
-        options.sources,
+        names=options.sources,
         decodes=options.decode,
         sample=options.sample,
         take=reserve_output("lint", options, Ranks()),
@@ -41,7 +41,15 @@ def _lint(options: argparse.Namespace) -> int:
 def _info(options: argparse.Namespace) -> None:
     from omnidali.curation.lint.info import describe_catalog, format_catalog
 
-    if options.config:
+    if (options.config is None) == (options.catalog is None):
+        raise UserError(
+            "omnidali info",
+            "--config or --catalog",
+            "nothing" if options.config is None else "both",
+            "`omnidali info --help` has an example.",
+        )
+
+    if options.config is not None:
         config = load_config(options.config, options.overrides)
         found = describe_catalog(config.catalog_path, config)
     else:
@@ -66,7 +74,7 @@ def _preview(options: argparse.Namespace) -> None:
     preview(
         load_config_apart_from_output(options),
         options.out,
-        options.sources,
+        names=options.sources,
         count=options.samples,
         step=options.step,
         take=reserve_output("preview", options, Ranks()),
@@ -83,9 +91,9 @@ LINT = Command(
         option(
             "--decode",
             action="store_true",
-            help="also decode whole files: report those that differ from their headers, and"
-            " note it in the catalog, so that a stopped run is refused where frames of its"
-            " files have other numbers now",
+            help="also decode whole files, report those that differ from their headers, and"
+            " note them in the catalog; a stopped run whose frames have other numbers now is"
+            " refused",
         ),
         option(
             "--sample",
@@ -110,11 +118,13 @@ INFO = Command(
     summary="show what a catalog holds, as it is",
     run=_info,
     has_settings=True,
-    one_of=(
-        option("--catalog", metavar="FILE", help="catalog.sqlite of a run folder"),
+    options=(
         option("--config", help=f"{CONFIG_HELP}, for the catalog of its run folder"),
+        option(
+            "--catalog", metavar="FILE", help="instead of --config: catalog.sqlite of a run folder"
+        ),
+        option("--json", action="store_true", help="print JSON, for programs"),
     ),
-    options=(option("--json", action="store_true", help="print JSON, for programs"),),
     examples=(
         "omnidali info --config tsn_omni",
         "omnidali info --catalog runs/tsn_omni/catalog.sqlite --json",

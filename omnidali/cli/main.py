@@ -1,7 +1,6 @@
 """The command ``omnidali``."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
@@ -21,14 +20,14 @@ from omnidali.utils.untrusted_text import say
 
 
 def _help(options: argparse.Namespace) -> None:
-    say(*topic_help(OMNIDALI, options.paths).split("\n"))
+    say(*topic_help(OMNIDALI, options.operands).split("\n"))
 
 
 HELP = Command(
     name="help",
     summary="explain a verb, the settings, or the shipped configs",
     run=_help,
-    paths="TOPIC",
+    operands="TOPIC",
     examples=(
         "omnidali help train",
         "omnidali help settings train.precision",
@@ -40,7 +39,7 @@ OMNIDALI = Program(
     name="omnidali",
     usage="VERB --config CONFIG [options] [key.path=value ...]",
     description="Video recognition from web images and videos.",
-    stories={
+    groups={
         "try": (DEMO,),
         "train": (TRAIN, EXPORT),
         "evaluate": (EVALUATE,),
@@ -52,9 +51,9 @@ OMNIDALI = Program(
     closing=(
         "",
         "CONFIG is a YAML file, or the name of a shipped config.",
-        "`omnidali help VERB` has the options of a verb and an example, `omnidali help",
-        "settings` all that can follow as key.path=value, `omnidali help configs` the",
-        "shipped configs. `omnidali --version` prints the version.",
+        "`omnidali help VERB` shows the options of a verb and examples, `omnidali help",
+        "settings` every setting key.path=value, `omnidali help configs` the shipped",
+        "configs. `omnidali --version` prints the version.",
     ),
 )
 
@@ -70,11 +69,12 @@ def main(arguments: Sequence[str] | None = None, verb: str | None = None) -> int
         use_utf8()
         arguments = sys.argv[1:]
     words = [*([verb] if verb else []), *arguments]
-    adopt_step()
-    return run_reporting_errors(lambda: _run(words), rank=int(os.environ.get("RANK", 0)))
+    return run_reporting_errors(lambda: _run(words))
 
 
 def _run(words: Sequence[str]) -> int | None:
+    # first: which rank reports an error is known from RANK, which srun alone does not set
+    adopt_step()
     if words[:1] == ["--version"]:
         say(f"omnidali {omnidali.__version__}")
         return 0

@@ -116,7 +116,7 @@ TRANSCODE = Command(
 )
 ADVISE = Command(
     name="advise",
-    summary="the cost of decoding your sources, and a copy's gain",
+    summary="measure what decoding costs, and what a copy would gain",
     run=_advise,
     has_settings=True,
     options=(
@@ -132,7 +132,7 @@ ADVISE = Command(
 )
 MOTION_ESTIMATE = Command(
     name="motion estimate",
-    summary="camera motion in videos, for `inflate: warp`",
+    summary="measure camera motion in videos, for `inflate: warp`",
     run=_estimate_motion,
     has_settings=True,
     options=(

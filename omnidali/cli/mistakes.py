@@ -6,14 +6,13 @@ import itertools
 import re
 from collections.abc import Sequence
 
-from omnidali.cli.command import Command, Option, Program, destination, is_required
-from omnidali.config.files import shipped_configs
+from omnidali.cli.command import Command, Program
+from omnidali.config.files import shipped_names
 from omnidali.config.reference import all_settings, find_settings, suggest_keys
 from omnidali.errors import UserError
 
 # argparse's texts, and what is said instead: where, what was expected, what came
 _REWORDED = (
-    (r"argument (\S+): not allowed with argument (\S+)", r"\1", r"no \2 beside it", "both"),
     (r"argument (\S+): ignored explicit argument '?(.*?)'?", r"\1", "no value", r"\2"),
     (r"argument (\S+): expected one argument", r"\1", "a value after it", "none"),
     (r"argument (\S+): expected at least one argument", r"\1", "values after it", "none"),
@@ -82,54 +81,44 @@ def explain_missing(options: argparse.Namespace, command: Command, prog: str) ->
         command: of the program.
         prog: the program and its verb.
     """
-    needed: list[Sequence[Option]] = [[found] for found in command.options if is_required(found)]
-    if command.one_of:
-        needed.append(command.one_of)
     return [
-        UserError(
-            prog,
-            " or ".join(name for name, _ in choice),
-            "nothing",
-            f"`{prog} --help` has an example.",
-        )
-        for choice in needed
-        if all(getattr(options, destination(found)) is None for found in choice)
+        UserError(prog, option.name, "nothing", f"`{prog} --help` has an example.")
+        for option in command.options
+        if option.is_required and getattr(options, option.destination) is None
     ]
 
 
 def _guess(text: str, values: Sequence[str], command: Command) -> list[str]:
     """What an argument, and the values after it, may have been meant as."""
     key, _, value = text.lstrip("-").partition("=")
-    names = [name for name, _ in (*command.options, *command.one_of)]
+    names = [option.name for option in command.options]
     guesses = []
+    if text == "--set":  # as before version 0.2
+        return [f"{command.name} ... {' '.join(values) or 'key.path=value'}, without --set"]
     if text.startswith("-"):
         begun = [name for name in names if name.startswith(f"--{key}")]
         guesses += begun or difflib.get_close_matches(f"--{key}", names, n=1, cutoff=0.75)
     setting = _nearest_setting(key) if command.has_settings else None
     if setting:
         guesses.append(f"{setting}={value or ' '.join(values) or 'VALUE'}")
-    elif "--config" in names and (text in shipped_configs() or text.endswith((".yaml", ".yml"))):
+    elif "--config" in names and (text in shipped_names() or text.endswith((".yaml", ".yml"))):
         guesses.append(f"--config {text}")
     return guesses
 
 
 def _nearest_setting(key: str) -> str | None:
     """The key of the setting that a text comes close to."""
-    if any(found.key == key for found in find_settings(key)):
+    if any(setting.key == key for setting in find_settings(key)):
         return key
     groups = {setting.key for setting in all_settings() if setting.is_group}
-    return next((found for found in suggest_keys(key) if found not in groups), None)
+    return next((close for close in suggest_keys(key) if close not in groups), None)
 
 
 def explain_verb(words: Sequence[str], program: Program) -> UserError:
     """The error for a command line that begins with no verb."""
     names = [command.name for command in program.commands]
     advice = f"`{program.name} --help` lists them."
-    if not words:
-        return UserError(program.name, "a verb", "nothing", advice)
-
-    begun = [name for name in names if name.startswith(words[0])]
-    close = begun or difflib.get_close_matches(words[0], names, n=1)
+    close = _begun(words[0], names) or difflib.get_close_matches(words[0], names, n=1)
     later = [
         word
         for before, word in itertools.pairwise(words)
@@ -140,3 +129,33 @@ def explain_verb(words: Sequence[str], program: Program) -> UserError:
     elif later:
         advice = f"The verb comes first: {program.name} {later[0]} {words[0]} ..."
     return UserError(program.name, "a verb", words[0], advice)
+
+
+def explain_topic(topic: Sequence[str], program: Program) -> UserError:
+    """The error for a topic that there is no help for.
+
+    Args:
+        topic: of the help, one word or more.
+        program: whose help it is.
+    """
+    text = " ".join(topic)
+    key, _, _ = text.partition("=")
+    names = [*(command.name for command in program.commands), "settings", "configs"]
+    help_command = f"{program.name} help"
+
+    advice = f"`{help_command}` lists the verbs."
+    # a word such as motion begins a verb, and is the last part of a key as well
+    close = _begun(text, names)
+    keys = [key] if find_settings(key) else []
+    if not close and not keys:
+        close = difflib.get_close_matches(text, names, n=1)
+        keys = list(suggest_keys(key, 1))
+    if close:
+        advice = f"Did you mean {' or '.join(close)}?"
+    elif keys:
+        advice = f"For a setting: {help_command} settings {keys[0]}"
+    return UserError(help_command, "a verb, `settings` or `configs`", text, advice)
+
+
+def _begun(text: str, names: Sequence[str]) -> list[str]:
+    return [name for name in names if name.startswith(text)]

@@ -1,4 +1,4 @@
-"""``train``, ``evaluate`` and ``export``: commands that make, judge and give away a model."""
+"""``train``, ``evaluate`` and ``export``: commands that make, judge and export a model."""
 
 import argparse
 import json
@@ -30,7 +30,7 @@ def _train(options: argparse.Namespace) -> None:
     # first, so that a mistake in one machine's copy of the config ends all ranks
     ranks = start_process_group()
     config = load_config(options.config, options.overrides)
-    figures = train(config, ranks, options.resume, options.dry_run)
+    figures = train(config, ranks, resume=options.resume, dry_run=options.dry_run)
     end_process_group()
     if options.dry_run and figures and ranks.is_main:
         say(json.dumps({name: figures[name] for name in _SPEED}))
@@ -43,7 +43,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     ranks = start_process_group()
     config = load_config(options.config, options.overrides)
     with reporting_to_peers():
-        result = evaluate(config, ranks, options.checkpoint, options.protocol)
+        result = evaluate(config, ranks, checkpoint=options.checkpoint, protocol=options.protocol)
     end_process_group()
     if ranks.is_main:
         _print_result(result, reports_folder(config, options.protocol))
@@ -78,7 +78,7 @@ def _export(options: argparse.Namespace) -> None:
         meta["hold_out"] = state["hold_out"]
 
     weights = best_weights(state)
-    export_weights(weights, options.out, meta)
+    export_weights(weights, options.out, meta=meta)
     say(f"{len(weights)} tensors{', averaged weights' if state.get('ema') else ''}: {options.out}")
 
 
@@ -116,12 +116,13 @@ EVALUATE = Command(
     has_settings=True,
     options=(
         CONFIG,
-        option("--checkpoint", help="checkpoint, or run folder for its best.pt; default: run_dir"),
+        option("--checkpoint", help="checkpoint, or run folder for its best.pt (default: run_dir)"),
         option(
             "--protocol",
             choices=("test", "validation"),
             default="test",
-            help="which views of the config: evaluation.test or evaluation.validation",
+            help="which views of the config: evaluation.test or evaluation.validation"
+            " (default: %(default)s)",
         ),
     ),
     examples=(

@@ -1,7 +1,7 @@
 """Options that mean the same in several commands, and what commands do with them first."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 CONFIG_HELP = "YAML file, or the name of a shipped config"
 CONFIG = option("--config", required=True, help=CONFIG_HELP)
+RANKS = option(
+    "--ranks",
+    type=int,
+    default=1,
+    help="processes of each program that it runs (default: %(default)s)",
+)
 
 
 def config_option(remark: str) -> Option:
@@ -44,10 +50,27 @@ def sources_option(default: str, evaluation: bool = True) -> Option:
     )
 
 
-def require(met: bool, option: str, expected: str, got: object) -> None:
+def out_option(default: str) -> Option:
+    """``--out`` of a command that trains several networks."""
+    return option("--out", default=default, help="folder for everything (default: %(default)s)")
+
+
+def seeds_option(default: Sequence[int]) -> Option:
+    """``--seeds`` of a command that trains with several."""
+    shown = " ".join(map(str, default))
+    return option(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=list(default),
+        help=f"train everything once with each (default: {shown})",
+    )
+
+
+def require(met: bool, name: str, expected: str, got: object) -> None:
     """Raise UserError for an option whose value does not meet a condition."""
     if not met:
-        raise UserError(option, expected, str(got), "Correct the value.")
+        raise UserError(name, expected, str(got), "Correct the value.")
 
 
 def load_config_apart_from_output(options: argparse.Namespace, *checkpoints: str | None) -> Config:

@@ -1,6 +1,6 @@
 """Options that ``curate`` passes on to ``filter`` and ``dedup``, checked before anything runs.
 
-The parsers of those commands parse them, which would refuse them hours later otherwise.
+The parsers of those commands check them: otherwise those commands would refuse them hours later.
 """
 
 import argparse
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from omnidali.cli.arguments import parse_options
-from omnidali.cli.command import Command, destination
+from omnidali.cli.command import Command, option
 from omnidali.cli.curation_commands import DEDUP, FILTER, dedup_settings_from, rules_from
 from omnidali.config.schema import Config
 from omnidali.curation.source_selection import check_window, choose_crawled
@@ -79,33 +79,34 @@ def _parse(
         text: the options, quoted as for a shell.
         forbidden: the reasons against options, by their names in the result.
     """
-    option = f"--{command.name}"
-    free = [
-        (found[0], {**found[1], "required": False, "default": None})
-        if destination(found) in forbidden
-        else found
-        for found in command.options
+    where = f"--{command.name}"
+    # parsed all the same, so that the reason against one can be given
+    relaxed = [
+        option(known.name, **{**known.keywords, "required": False, "default": None})
+        if known.destination in forbidden
+        else known
+        for known in command.options
     ]
     try:
         words = shlex.split(text)
     except ValueError as error:
         raise UserError(
-            option,
+            where,
             f"options of `omnidali {command.name}`, quoted as for a shell",
             f"{text} ({error})",
             "Correct the quotes.",
         ) from None
-    with _naming(option):
-        options = parse_options(replace(command, options=free), "omnidali", words)
+    with _naming(where):
+        options = parse_options(replace(command, options=relaxed), "omnidali", words)
 
     for name, reason in forbidden.items():
         if getattr(options, name):
             advice = "Give it to --dedup." if name == "window" else "Leave it out."
-            raise UserError(option, f"no --{name.replace('_', '-')}{reason}", text, advice)
+            raise UserError(where, f"no --{name.replace('_', '-')}{reason}", text, advice)
     for setting in options.overrides:
         if not setting.startswith(_FREE):
             raise UserError(
-                option,
+                where,
                 f"settings of {_FREE}* alone, as all networks of the run share the other settings",
                 setting,
                 "Give it to curate itself.",
@@ -114,10 +115,10 @@ def _parse(
 
 
 @contextlib.contextmanager
-def _naming(option: str) -> Iterator[None]:
-    """Put the option of ``curate`` before what errors name."""
+def _naming(name: str) -> Iterator[None]:
+    """Put the name of the option of ``curate`` before what errors name."""
     try:
         yield
     except UserError as error:
-        error.args = ("\n".join(f"{option}, {line}" for line in str(error).split("\n")),)
+        error.args = ("\n".join(f"{name}, {line}" for line in str(error).split("\n")),)
         raise

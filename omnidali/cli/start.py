@@ -43,15 +43,15 @@ def parse_command(program: Program, arguments: Sequence[str]) -> argparse.Namesp
     Raises:
         ConfigError: for an unknown command, and with every argument that the command does not take.
     """
-    if arguments and arguments[0] in _HELP:
+    if not arguments or arguments[0] in _HELP:
         return _printing(program_help(program))
     command = program.find(arguments)
     if command is None:
         raise ConfigError([explain_verb(arguments, program)])
 
     rest = arguments[len(command.name.split()) :]
-    before_paths = rest[: rest.index("--")] if "--" in rest else rest
-    if any(text in _HELP for text in before_paths):
+    before_dashes = rest[: rest.index("--")] if "--" in rest else rest
+    if any(text in _HELP for text in before_dashes):
         return _printing(topic_help(program, command.name.split()))
     options = parse_options(command, program.name, rest)
     options.run = command.run
@@ -59,4 +59,6 @@ def parse_command(program: Program, arguments: Sequence[str]) -> argparse.Namesp
 
 
 def _printing(text: str) -> argparse.Namespace:
-    return argparse.Namespace(run=lambda _: say(*text.split("\n")))
+    """Options that print a text, on one of several ranks."""
+    is_main = os.environ.get("RANK", "0") == "0"
+    return argparse.Namespace(run=lambda _: say(*text.split("\n")) if is_main else None)

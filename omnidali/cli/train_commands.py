@@ -5,10 +5,13 @@ from dataclasses import replace
 
 from omnidali.cli.command import Command, option
 from omnidali.cli.options import (
+    RANKS,
     config_option,
     load_config_apart_from_output,
+    out_option,
     require,
     reserve_output,
+    seeds_option,
 )
 from omnidali.utils.untrusted_text import say
 
@@ -18,9 +21,10 @@ def _demo(options: argparse.Namespace) -> None:
     from omnidali.demo.world import make_world
 
     if options.only_data:
+        say(f"making the demo world in {options.only_data}, which takes a minute")
         say(make_world(options.only_data, options.seed))
     else:
-        run_demo(options.out, options.seed, options.overrides)
+        run_demo(options.out, options.seed, overrides=options.overrides)
 
 
 def _ablate(options: argparse.Namespace) -> None:
@@ -34,7 +38,7 @@ def _ablate(options: argparse.Namespace) -> None:
     ablate(
         options.config,
         options.overrides,
-        options.out,
+        out=options.out,
         seeds=options.seeds,
         fractions=shares,
         ranks=options.ranks,
@@ -62,7 +66,7 @@ def _curate(options: argparse.Namespace) -> None:
     dedup_words, network = check_dedup(options.dedup_options, config, in_windows(config))
     keep_clear(options.out, options.config, config, network)
     asked = replace(asked, filter_words=filter_words, dedup_words=dedup_words)
-    curate(options.config, options.overrides, options.out, asked, take=take)
+    curate(options.config, options.overrides, out=options.out, options=asked, take=take)
 
 
 DEMO = Command(
@@ -71,39 +75,29 @@ DEMO = Command(
     run=_demo,
     has_settings=True,
     options=(
-        option(
-            "--out",
-            default="omnidali-demo",
-            help="folder for everything (default: %(default)s)",
-        ),
+        out_option("omnidali-demo"),
         option(
             "--seed",
             type=int,
             default=0,
-            help="of the world and the training (default: %(default)s)",
+            help="seed of the world and the training (default: %(default)s)",
         ),
         option("--only-data", metavar="DIR", help="only make the demo world, in DIR"),
     ),
     examples=(
         "omnidali demo",
-        "omnidali demo --out try --seed 1 train.epochs=2",
+        "omnidali demo --out try --seed 1 train.steps=60",
     ),
 )
 ABLATE = Command(
     name="ablate",
-    summary="what each group of sources is worth: train with and without",
+    summary="train with and without each group of sources, and compare",
     run=_ablate,
     has_settings=True,
     options=(
         config_option("its first source is the target"),
-        option("--out", default="ablation", help="folder for everything (default: %(default)s)"),
-        option(
-            "--seeds",
-            type=int,
-            nargs="+",
-            default=[0, 1, 2],
-            help="train everything once with each (default: 0 1 2)",
-        ),
+        out_option("ablation"),
+        seeds_option([0, 1, 2]),
         option(
             "--fractions",
             type=float,
@@ -112,25 +106,19 @@ ABLATE = Command(
             metavar="SHARE",
             help="shares of the target's labels to compare at (default: all labels)",
         ),
-        option("--ranks", type=int, default=1, help="processes of a run (default: %(default)s)"),
+        RANKS,
     ),
     examples=("omnidali ablate --config demo_omni --seeds 0 1 2 data_root=world",),
 )
 CURATE = Command(
     name="curate",
-    summary="from a crawl to a student: teacher, dedup, filter, training",
+    summary="train a teacher, dedup and filter a crawl, train a student",
     run=_curate,
     has_settings=True,
     options=(
         config_option("its first source is the target, the others are the crawl"),
-        option("--out", default="curation", help="folder for everything (default: %(default)s)"),
-        option(
-            "--seeds",
-            type=int,
-            nargs="+",
-            default=[0],
-            help="train everything once with each (default: 0)",
-        ),
+        out_option("curation"),
+        seeds_option([0]),
         option(
             "--rounds",
             type=int,
@@ -153,9 +141,7 @@ CURATE = Command(
             help="let K more students score the crawl for the next round, each the part that it"
             " was not trained on (default: the student scores all)",
         ),
-        option(
-            "--ranks", type=int, default=1, help="processes of a program (default: %(default)s)"
-        ),
+        RANKS,
         option(
             "--filter",
             dest="filter_options",

@@ -38,9 +38,7 @@ def build_config(
     """
     if not isinstance(values, dict):
         errors.append(
-            UserError(
-                where or "config", "keys and values", _show(values), "Indent its settings under it."
-            )
+            UserError(where or "config", "keys and values", _show(values), _write_below(where))
         )
         return None
     hints = typing.get_type_hints(kind)
@@ -76,6 +74,13 @@ def build_config(
         if name not in values
     ]
     return kind(**arguments) if arguments.keys() >= set(required) else None
+
+
+def _write_below(where: str) -> str:
+    """How to write the settings of a group."""
+    if not where:
+        return "Indent settings under keys."
+    return f"Indent its settings under it; on a command line write {where}.KEY=VALUE."
 
 
 def config_to_dict(config: "DataclassInstance") -> dict[str, object]:

@@ -11,13 +11,13 @@ _SHIPPED = Path(__file__).parent.parent / "configs"
 _ENDING = ".yaml"
 
 
-def shipped_configs() -> list[str]:
-    """The names of the configs that the package brings along, without those of parts."""
+def shipped_names() -> list[str]:
+    """The names of the shipped configs, without the parts that they are made of."""
     names = (path.relative_to(_SHIPPED).as_posix() for path in _SHIPPED.rglob(f"*{_ENDING}"))
     return sorted(name.removesuffix(_ENDING) for name in names if not name.startswith("parts/"))
 
 
-def shipped_config(name: str) -> Path:
+def shipped_path(name: str) -> Path:
     """The path of a shipped config, whatever lies in the current folder."""
     return _SHIPPED / f"{name}{_ENDING}"
 
@@ -28,7 +28,7 @@ def purpose_of(name: str) -> str:
     >>> purpose_of("k400/tsn_r50_3seg")
     'TSN-R50 with 3 segments from ImageNet weights on Kinetics-400 alone, the baseline.'
     """
-    text = shipped_config(name).read_text(encoding="utf-8")
+    text = shipped_path(name).read_text(encoding="utf-8")
     purpose = re.search(r"# Purpose: (.*(?:\n#  .*)*)", text)
     return " ".join(purpose[1].replace("\n#", " ").split()) if purpose else ""
 
@@ -54,8 +54,8 @@ def find_config(given: str | Path, above: Path | None = None) -> Path:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
     name = str(given).removesuffix(_ENDING)
-    if name in shipped_configs():
-        return shipped_config(name)
+    if name in shipped_names():
+        return shipped_path(name)
 
     where, start = str(given), start_of(given)
     if above is not None:
@@ -69,7 +69,7 @@ def find_config(given: str | Path, above: Path | None = None) -> Path:
 def _advise(name: str) -> str:
     """Name the shipped configs that are like a wrong one."""
     name = name.removeprefix("./").removeprefix("configs/")
-    shipped = shipped_configs()
+    shipped = shipped_names()
     same = [config for config in shipped if config.rpartition("/")[2] == name.rpartition("/")[2]]
     close = same or difflib.get_close_matches(name, shipped)
     if not close:

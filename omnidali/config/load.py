@@ -4,6 +4,7 @@ Precedence: defaults < ``base`` files < the file < ``key.path=value``. All mista
 once.
 """
 
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -114,6 +115,21 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
+def with_settings(config: Config, overrides: Sequence[str]) -> Config:
+    """A config with some settings changed, which are known to be good.
+
+    Args:
+        config: stays as it is.
+        overrides: ``key.path=value`` texts; the value is YAML.
+    """
+    values = config_to_dict(config)
+    for text in overrides:
+        _override(values, text)
+    changed = build_config(Config, values, [])
+    assert changed is not None  # all fields of a Config have defaults
+    return changed
+
+
 def config_files(path: str | Path) -> list[Path]:
     """The files that :func:`load_config` reads for ``path``, a good config, itself first."""
     files, _ = _read_with_base(find_config(path), ())
@@ -199,12 +215,17 @@ def _read_with_base(path: Path, above: tuple[Path, ...]) -> tuple[list[Path], di
 
 
 def _merge(below: dict, above: dict) -> dict:
+    """The values of two files, of which ``above`` wins; its null clears settings ``below``."""
+    cleared = [
+        key for key, value in above.items() if value is None and isinstance(below.get(key), dict)
+    ]
     in_both = {
         key: _merge(below[key], value)
         for key, value in above.items()
         if isinstance(value, dict) and isinstance(below.get(key), dict)
     }
-    return {**below, **above, **in_both}
+    merged = {**below, **above, **in_both}
+    return {key: value for key, value in merged.items() if key not in cleared}
 
 
 def _override(values: dict, text: str) -> None:
@@ -223,11 +244,25 @@ def _override(values: dict, text: str) -> None:
         )
 
     place = values
-    for part in parts[:-1]:
+    *above, last = parts
+    for part in above:
         if not isinstance(place.get(part), dict):
             place[part] = {}
         place = place[part]
-    place[parts[-1]] = parse_yaml(value, f"override {key}")
+
+    parsed = parse_yaml(value, f"override {key}")
+    if parsed is None and above == ["sources"] and last not in place:
+        close = difflib.get_close_matches(last, map(str, place), n=1)
+        raise UserError(
+            key,
+            f"a source of the config ({', '.join(map(str, place))})",
+            last,
+            f"Did you mean sources.{close[0]}=null?" if close else "Leave it out.",
+        )
+    if parsed is None and isinstance(place.get(last), dict):
+        del place[last]
+    else:
+        place[last] = parsed
 
 
 def _split_key(key: str, sources: object) -> list[str]:

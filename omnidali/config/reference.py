@@ -16,7 +16,7 @@ ANY_SOURCE = "NAME"  # in keys, for the name of a source
 
 
 @dataclass(frozen=True)
-class Setting:
+class SettingHelp:
     """A setting, or a group of settings.
 
     Attributes:
@@ -37,7 +37,7 @@ class Setting:
 
 
 @functools.cache
-def all_settings() -> tuple[Setting, ...]:
+def all_settings() -> tuple[SettingHelp, ...]:
     """All settings and groups, in the order of the schema; each group stands before its settings.
 
     >>> [setting.default for setting in all_settings() if setting.key == "clip.area"]
@@ -46,12 +46,12 @@ def all_settings() -> tuple[Setting, ...]:
     return tuple(_settings_of(Config, ""))
 
 
-def _settings_of(schema: type, above: str) -> Iterator[Setting]:
+def _settings_of(schema: type, above: str) -> Iterator[SettingHelp]:
     hints = typing.get_type_hints(schema, include_extras=True)
     for field in dataclasses.fields(schema):
         hint = hints[field.name]
         group = _schema_in(hint)
-        setting = Setting(
+        setting = SettingHelp(
             above + field.name,
             field.metadata["meaning"],
             describe_type(hint),
@@ -82,7 +82,7 @@ def _default_of(field: dataclasses.Field) -> str | None:
     return field.default if isinstance(field.default, str) else json.dumps(field.default)
 
 
-def find_settings(key: str) -> list[Setting]:
+def find_settings(key: str) -> list[SettingHelp]:
     """The settings that a key means: one, a group with all under it, or the last part of several.
 
     Args:
@@ -107,11 +107,34 @@ def find_settings(key: str) -> list[Setting]:
 
 
 def _without_source(key: str) -> tuple[str, str | None]:
-    """A key with NAME instead of the name of a source, and that name if it has one."""
-    first, *rest = key.split(".")
-    if first != "sources" or not rest:
+    """A key with NAME instead of the name of a source, and that name if it has one.
+
+    A name may hold dots. It ends before the first part that is a setting of sources, or else
+    before the first one that is like one.
+
+    >>> _without_source("sources.my.web.weight"), _without_source("sources.my.web.wieght")
+    (('sources.NAME.weight', 'my.web'), ('sources.NAME.wieght', 'my.web'))
+    """
+    first, *parts = key.split(".")
+    if first != "sources" or not parts:
         return key, None
-    return ".".join((first, ANY_SOURCE, *rest[1:])), rest[0]
+
+    known = _source_settings()
+    ends = [
+        end
+        for cutoff in (1.0, 0.75)
+        for end in range(1, len(parts))
+        if difflib.get_close_matches(parts[end], known, n=1, cutoff=cutoff)
+    ]
+    end = ends[0] if ends else 1
+    return ".".join((first, ANY_SOURCE, *parts[end:])), ".".join(parts[:end])
+
+
+def _source_settings() -> list[str]:
+    """The parts of keys that follow the name of a source."""
+    above = f"sources.{ANY_SOURCE}."
+    keys = [setting.key for setting in all_settings() if setting.key.startswith(above)]
+    return [key.removeprefix(above) for key in keys]
 
 
 def _with_source(key: str, source: str | None) -> str:
@@ -124,12 +147,15 @@ def suggest_keys(text: str, most: int = 3) -> Sequence[str]:
 
     Words that differ in case, dashes and dots alone are alike, and so are last parts.
 
-    >>> suggest_keys("train-steps", 1), suggest_keys("milestons", 1)
-    (['train.steps'], ['optimizer.milestones'])
+    >>> suggest_keys("train-steps", 1), suggest_keys("batch", 1)
+    (['train.steps'], ['train.batch'])
     """
     text, source = _without_source(text)
     words: dict[str, str] = {}
-    for setting in reversed(all_settings()):
+    # of equal last parts the first one counts, and that of a source last: train.batch
+    in_source = [setting for setting in all_settings() if setting.key.startswith("sources.")]
+    others = [setting for setting in all_settings() if setting not in in_source]
+    for setting in reversed([*others, *in_source]):
         words[_letters(setting.key.rpartition(".")[2])] = setting.key
     for setting in all_settings():
         words[_letters(setting.key)] = setting.key

@@ -2,8 +2,7 @@
 
 The type of each field holds the range of its numbers, its metadata the meaning and the unit
 (:mod:`omnidali.config.setting`), so that programs can check and print them. YAML gives the values
-(:mod:`omnidali.config.load`). Counts that come from the data, such as the number of classes, are
-not settings.
+(:mod:`omnidali.config.load`). Counts that come from the data, as of classes, are not settings.
 """
 
 from collections.abc import Mapping
@@ -270,6 +269,10 @@ class TrainConfig:
     keep_every: Count | None = setting(
         None, "distance of checkpoints that are kept as step-N.pt", unit="steps"
     )
+
+    def ratio_of(self, sources: int) -> tuple[int, ...] | None:
+        """How many steps in turn each of so many sources has; None unless steps alternate."""
+        return (self.ratio or (1,) * sources) if self.step_mode == "alternating" else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -213,7 +213,7 @@ def _training_mistakes(config: Config) -> Iterator[UserError]:
             "train",
             "exactly one of epochs and steps",
             "neither" if config.train.steps is None else "both",
-            "Set one and remove the other.",
+            "Set one and clear the other, as by train.steps=null.",
         )
 
     # Norms that wait for each other must run equally often on every rank, also if one rank

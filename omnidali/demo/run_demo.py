@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from omnidali.config.files import shipped_config
+from omnidali.config.files import shipped_path
 from omnidali.config.load import load_config
 from omnidali.demo.world import make_world
 from omnidali.errors import UserError
@@ -35,7 +35,7 @@ def run_demo(folder: str | Path, seed: int = 0, overrides: Sequence[str] = ()) -
     started = time.monotonic()
     world = Path(folder, f"world-{seed}")
     run = Path(folder, f"run-{seed}")
-    config = str(shipped_config("demo"))
+    config = str(shipped_path("demo"))
     settings = [f"data_root={world}", f"run_dir={run}", f"seed={seed}", *overrides]
     _check(config, settings, overrides)
 

@@ -21,7 +21,7 @@ class RankFailure:
     def from_lost_connection(cls, rank: int, error: OSError) -> "RankFailure":
         """The failure of a rank that said nothing of it."""
         if isinstance(error, ConnectionError):
-            return cls(rank, 1, "it was killed, or left without a word")
+            return cls(rank, 1, "it was killed, or exited without a message")
         reason = error.strerror or error
         return cls(rank, 1, f"its machine, or the network to it, is gone ({reason})")
 

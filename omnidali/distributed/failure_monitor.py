@@ -20,13 +20,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from typing import NamedTuple
 
 from omnidali.distributed.control_connection import MAX_MESSAGE, MessageConnection, RankFailure
 from omnidali.distributed.failure_relay import FailureRelay
 from omnidali.errors import UserError
 from omnidali.utils.untrusted_text import say
-
-_RelayAddress = tuple[str, int, str]  # address, port and token of the relay
 
 _GRACE_SECONDS = 15.0  # for the main thread to close its files once a rank has failed
 # for the main thread to print it first: NCCL may end the process before the grace is over
@@ -39,14 +38,20 @@ _COLLECTIVE = re.compile(
 )
 
 
+class RelayAddress(NamedTuple):
+    """Where the main rank's :class:`FailureRelay` listens, and its password."""
+
+    host: str
+    port: int
+    token: str
+
+
 class FailureMonitor:
     """Reports this rank's failure to the others, and ends this process after one of theirs.
 
     Args:
         rank: of this process.
-        address: of the main rank's :class:`FailureRelay`.
-        port: of the relay.
-        token: the relay's password.
+        relay: of the main rank.
 
     Attributes:
         failure: the first one of any rank, which may be this one; None before.
@@ -55,16 +60,16 @@ class FailureMonitor:
         OSError: if the relay cannot be reached.
     """
 
-    def __init__(self, rank: int, address: str, port: int, token: str):
+    def __init__(self, rank: int, relay: RelayAddress):
         self.failure: RankFailure | None = None
         self._rank = rank
         self._is_known = threading.Event()
         self._is_printed = threading.Lock()
         self._is_stopping = False
         self._connection = MessageConnection(
-            socket.create_connection((address, port), timeout=_CONNECT_SECONDS)
+            socket.create_connection(relay[:2], timeout=_CONNECT_SECONDS)
         )
-        self._connection.send({"rank": rank, "token": token})
+        self._connection.send({"rank": rank, "token": relay.token})
         threading.Thread(target=self._listen, daemon=True, name="failures").start()
 
     def report(self, code: int, text: str) -> None:
@@ -145,42 +150,37 @@ def delaying_exit() -> contextlib.AbstractContextManager[bool]:
     return _exit_lock
 
 
-def start(
-    rank: int,
-    addresses: Sequence[str],
-    broadcast_from_main: Callable[[Callable[[], _RelayAddress | None]], _RelayAddress | None],
-) -> None:
-    """Join the monitoring of a job; every rank calls this.
+def open_relay(addresses: Sequence[str]) -> RelayAddress | None:
+    """Start the relay; the main rank calls this.
 
     Args:
-        rank: of this process.
-        addresses: the main rank listens at the first one that is its own.
-        broadcast_from_main: calls a function on rank 0 and returns its result on every rank.
+        addresses: the first one that is this machine's own is bound.
+
+    Returns:
+        None, after a warning, if it can listen at none of them.
     """
-    global _monitor
-
-    def open_relay() -> _RelayAddress | None:
-        global _relay
-        try:
-            _relay = FailureRelay(addresses)
-        except OSError as error:
-            say(
-                f"rank 0 can listen at none of {list(addresses)}, to which MASTER_ADDR leads"
-                f" ({error}): ranks learn of each other's failure by timeouts only",
-                error=True,
-            )
-            return None
-        return _relay.address, _relay.port, _relay.token
-
-    place = broadcast_from_main(open_relay)
-    if place is None:
-        return
+    global _relay
     try:
-        _monitor = FailureMonitor(rank, *place)
+        _relay = FailureRelay(addresses)
     except OSError as error:
         say(
-            f"rank {rank} cannot reach rank 0 at {place[0]}, port {place[1]} ({error}): it learns"
-            " of the failure of other ranks by timeouts only",
+            f"rank 0 can listen at none of {list(addresses)}, to which MASTER_ADDR resolves"
+            f" ({error}): ranks learn of each other's failure by timeouts only",
+            error=True,
+        )
+        return None
+    return RelayAddress(_relay.address, _relay.port, _relay.token)
+
+
+def join(rank: int, relay: RelayAddress) -> None:
+    """Connect this process to the relay; every rank calls this, the main one as well."""
+    global _monitor
+    try:
+        _monitor = FailureMonitor(rank, relay)
+    except OSError as error:
+        say(
+            f"rank {rank} cannot reach rank 0 at {relay.host}, port {relay.port} ({error}): it"
+            " learns of the failure of other ranks by timeouts only",
             error=True,
         )
 

@@ -16,7 +16,7 @@ class MainView:
     """How a rank reaches the main one.
 
     Attributes:
-        targets: addresses that MASTER_ADDR stands for on this rank's machine, and that have a
+        targets: addresses that MASTER_ADDR resolves to on this rank's machine, and that have a
             route.
         sources: this rank's own address on each of these routes.
     """
@@ -47,7 +47,7 @@ def view_main() -> MainView:
 def choose_addresses(views: Sequence[MainView]) -> list[str]:
     """Addresses of which the first that is the main rank's own is the one to listen at.
 
-    The view of its own machine is not enough, as many lead their own host name to a loopback
+    The view of its own machine is not enough, as many resolve their own host name to a loopback
     address, where no other machine reaches them.
 
     Args:

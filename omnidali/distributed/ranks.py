@@ -21,6 +21,7 @@ from omnidali.distributed.main_address import LOOPBACK, MainView, choose_address
 from omnidali.distributed.slurm import adopt_step
 from omnidali.errors import UserError
 from omnidali.processes.signals import end_with_parent
+from omnidali.utils.untrusted_text import say
 
 T = TypeVar("T")
 
@@ -202,7 +203,9 @@ def start_process_group() -> Ranks:
         if is_joining:  # before any collective of the group that is patient for days
             is_single_host = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) == world
             addresses = LOOPBACK if is_single_host else choose_addresses([p.main for p in places])
-            failure_monitor.start(rank, addresses, _broadcast_from_main)
+            relay = _broadcast_from_main(lambda: failure_monitor.open_relay(addresses))
+            if relay is not None:
+                failure_monitor.join(rank, relay)
 
     ranks = Ranks(rank, world, core_sharers=core_sharers, device=device)
     if device.type == "cpu":
@@ -211,6 +214,10 @@ def start_process_group() -> Ranks:
 
 
 def _init_process_group(backend: str) -> None:
+    if "SLURM_STEP_ID" in os.environ and os.environ["RANK"] == "0":
+        # variables that are left over from a step of srun would look like a program that hangs
+        place = f"{os.environ.get('MASTER_ADDR')}, port {os.environ.get('MASTER_PORT')}"
+        say(f"waiting for {os.environ['WORLD_SIZE']} ranks at {place}")
     try:
         dist.init_process_group(backend)
     except dist.DistNetworkError as error:

@@ -1,26 +1,27 @@
-"""What srun says of one of several tasks, in the variables that torchrun would set."""
+"""srun's variables of a task, translated into those of torchrun."""
 
 import os
 import re
 from collections.abc import Mapping
 
+from omnidali.errors import UserError
+
 # srun alone sets those of a step. Batch scripts and salloc's shell have the job's as well, and
 # promise no other tasks that run.
-_NEEDED = {
+_NUMBERS = (
     "SLURM_PROCID",
     "SLURM_LOCALID",
     "SLURM_NODEID",
     "SLURM_JOB_ID",
     "SLURM_STEP_ID",
     "SLURM_STEP_NUM_TASKS",
-    "SLURM_STEP_TASKS_PER_NODE",
-    "SLURM_STEP_NODELIST",
-}
+)
+_NEEDED = {*_NUMBERS, "SLURM_STEP_TASKS_PER_NODE", "SLURM_STEP_NODELIST"}
 
 # below the ports that Linux gives to connections, from 32,768 on, and torchrun's 29,400 and 29,500
 _FIRST_PORT = 10_000
 _PORTS = 19_000
-_STEPS = 31  # of a job, before their ports are those of the next job; prime to _PORTS
+_STEPS = 31  # of a job, before their ports are those of the next job; coprime to _PORTS
 
 
 def adopt_step() -> None:
@@ -46,27 +47,33 @@ def step_variables(environment: Mapping[str, str]) -> dict[str, str]:
     Returns:
         Ranks, numbers of ranks, and the main rank's address and port; empty for a single task, and
         for a process that is none of the tasks.
+
+    Raises:
+        UserError: if the variables are not those of a task.
     """
     if not environment.keys() >= _NEEDED:
         return {}
-    world = environment["SLURM_STEP_NUM_TASKS"]
-    local_world = tasks_on_node(
-        environment["SLURM_STEP_TASKS_PER_NODE"], int(environment["SLURM_NODEID"])
-    )
-    if world == "1" or _is_inherited(environment, local_world) or _is_from_shell(environment):
+    try:
+        rank, local_rank, node, job, step, world = (int(environment[name]) for name in _NUMBERS)
+        local_world = tasks_on_node(environment["SLURM_STEP_TASKS_PER_NODE"], node)
+    except (ValueError, IndexError):
+        shown = ", ".join(f"{name}={environment[name]}" for name in sorted(_NEEDED))
+        raise UserError(
+            "srun", "the variables of one of its tasks", shown, "Unset SLURM_STEP_ID to run alone."
+        ) from None
+    if world == 1 or _is_inherited(environment, local_world) or _is_from_shell(environment):
         return {}
 
     main_address = "127.0.0.1"
-    if str(local_world) != world:  # the first task runs on the first host
+    if local_world != world:  # the first task runs on the first host
         main_address = first_host(environment["SLURM_STEP_NODELIST"])
-    port = _STEPS * int(environment["SLURM_JOB_ID"]) + int(environment["SLURM_STEP_ID"])
     return {
-        "RANK": environment["SLURM_PROCID"],
-        "WORLD_SIZE": world,
-        "LOCAL_RANK": environment["SLURM_LOCALID"],
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "LOCAL_RANK": str(local_rank),
         "LOCAL_WORLD_SIZE": str(local_world),
         "MASTER_ADDR": main_address,
-        "MASTER_PORT": str(_FIRST_PORT + port % _PORTS),
+        "MASTER_PORT": str(_FIRST_PORT + (_STEPS * job + step) % _PORTS),
     }
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint on held-out data: each item exactly ``views`` times, on any number of ranks."""
+"""Score a checkpoint on held-out data: each item with all views, on any number of ranks."""
 
 from pathlib import Path
 

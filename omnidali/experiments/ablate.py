@@ -111,20 +111,21 @@ def ablate(
     epochs = target_epochs(config, data)
     variants = variants_of(config)
     trainings = {
-        (fraction, variant): make_variant(config, sources, epochs, fraction, ranks)
+        (fraction, variant): make_variant(config, sources, epochs, ranks=ranks, fraction=fraction)
         for fraction, (variant, sources) in itertools.product(fractions, variants.items())
     }
     check_trainings(config, trainings.values(), data.class_names, ranks)
-    take()
 
     names = {
         (fraction, variant): f"{variant.replace('+ ', 'with-').replace(' ', '-')}-{fraction:g}"
         for fraction, variant in trainings
     }
     planned = [(names[key], seed, trainings[key]) for seed in seeds for key in trainings]
-    runs = TrainingRuns(out, ranks)
-    runs.begin(
-        plan_runs(planned, data, out),
+    runs = TrainingRuns(out, ranks, plan_runs(planned, data, out))
+    take()
+    runs.times.announce(
+        out,
+        ranks,
         f"variants: {len(variants)}, shares of the labels: {len(fractions)}, seeds: {len(seeds)}",
     )
 

@@ -30,7 +30,12 @@ from omnidali.experiments.training_runs import (
     plan_runs,
     run_name,
 )
-from omnidali.experiments.variants import hold_out_part, lengthen, make_variant, target_epochs
+from omnidali.experiments.variants import (
+    hold_out_part,
+    make_variant,
+    target_epochs,
+    teacher_variant,
+)
 from omnidali.loading.data import Data, open_data
 from omnidali.models.checkpoint_file import LAST
 from omnidali.processes.launch import run_program
@@ -127,11 +132,9 @@ def curate(
     config = replace(config, run_dir=str(out / "crawl"), catalog=str(out / "catalog.sqlite"))
     data = open_data(config)
     say(*data.summary)
-    curation = _Curation(config, out, target_epochs(config, data), options)
-    variants = [curation.teacher_config(), curation.student_config(config)]
-    check_trainings(config, variants, data.class_names, options.ranks)
+    curation = _Curation(config, data, out, options)
     take()
-    curation.plan(data)
+    curation.announce()
 
     unique = curation.drop_duplicates()
     for seed in options.seeds:
@@ -163,52 +166,61 @@ class _Curation:
 
     Args:
         config: of the crawl.
+        data: of the config.
         out: folder for everything.
-        epochs: of the target, in every training.
         options: of the curation.
+
+    Attributes:
+        epochs: of the target, in the training of a student.
+        rows: of the table, by name.
+
+    Raises:
+        UserError: for a mistake that would end a training.
     """
 
-    def __init__(self, config: Config, out: Path, epochs: float, options: CurationOptions):
+    def __init__(self, config: Config, data: Data, out: Path, options: CurationOptions):
         self.config = config
         self.out = out
-        self.epochs = epochs
         self.options = options
-        self.runs = TrainingRuns(out, options.ranks)
+        self.epochs = target_epochs(config, data)
+
+        self.teacher = teacher_variant(config, self.epochs, ranks=options.ranks)
+        self.everything = self._student(config)
+        variants = (self.teacher, self.everything)
+        check_trainings(config, variants, data.class_names, options.ranks)
+
+        self.runs = TrainingRuns(out, options.ranks, self._plan(data))
         names = [TARGET, EVERYTHING, *map(_round_name, range(1, options.rounds + 1))]
         self.rows = {name: CurationRow(name) for name in names}
 
-    def plan(self, data: Data) -> None:
-        """Print how many trainings there are, and how long they take.
-
-        Args:
-            data: of the config.
-        """
-        options = self.options
-        known = (
-            ("target", self.teacher_config()),
-            ("everything", self.student_config(self.config)),
-        )
+    def _plan(self, data: Data) -> list[PlannedRun]:
+        """All trainings; those whose lists are still to be made are like that on everything."""
         planned: list[PlannedRun] = []
-        for seed in options.seeds:
-            both = plan_runs([(name, seed, config) for name, config in known], data, self.out)
+        for seed in self.options.seeds:
+            known = [("target", seed, self.teacher), ("everything", seed, self.everything)]
+            both = plan_runs(known, data, self.out)
             planned += both
-            # the others are as long and about as large; their lists are not made yet
             is_begun = all(run.is_finished for run in both)
             others = [
                 run_name(name, seed)
-                for number in range(1, options.rounds + 1)
+                for number in range(1, self.options.rounds + 1)
                 for name in self._student_names(number)
             ]
             planned += [
                 replace(both[-1], name=name, is_finished=is_begun and has_result(self.out, name))
                 for name in others
             ]
+        return planned
 
+    def announce(self) -> None:
+        """Print how many trainings there are, and how long they take."""
+        options = self.options
         filters = len(options.seeds) * options.rounds
-        self.runs.begin(
-            planned,
-            f"seeds: {len(options.seeds)}, rounds: {options.rounds}, folds: {options.folds}",
-            f"; dedup (1 x) and filter ({filters} x) come on top",
+        self.runs.times.announce(
+            self.out,
+            options.ranks,
+            kinds=f"seeds: {len(options.seeds)}, rounds: {options.rounds}, folds: {options.folds}",
+            remark=f"; dedup (1 x) and filter ({filters} x) come on top",
         )
 
     def drop_duplicates(self) -> Config:
@@ -225,15 +237,14 @@ class _Curation:
             unique: the config that dedup has written.
             seed: of the trainings.
         """
-        teachers = [self._train(self.teacher_config(), "target", seed, self.rows[TARGET])]
-        everything = self.student_config(self.config)
-        trained = self._train(everything, "everything", seed, self.rows[EVERYTHING])
+        teachers = [self._train(self.teacher, "target", seed, self.rows[TARGET])]
+        trained = self._train(self.everything, "everything", seed, self.rows[EVERYTHING])
         if self.options.together:
             teachers.append(trained)
 
         for number in range(1, self.options.rounds + 1):
             kept = self._filter(teachers, seed, number)
-            student = self.student_config(kept)
+            student = self._student(kept)
             name, *parts = self._student_names(number)
             students = [self._train(student, name, seed, self.rows[_round_name(number)])]
             if parts:
@@ -252,28 +263,9 @@ class _Curation:
         parts = [f"{name}-without-{part}" for part in range(1, folds + 1)]
         return [name, *parts] if has_parts else [name]
 
-    def teacher_config(self) -> Config:
-        """The config of the first teacher, with the target alone and as many clips as a student.
-
-        Where steps sum sources, it has as many clips in a step, too.
-        """
-        config = self.config
-        target = next(iter(config.sources))
-        made = make_variant(config, (target,), self.epochs, 1.0, self.options.ranks)
-        factor = config.batch / made.batch
-        if config.train.step_mode == "summed":
-            source = replace(made.sources[target], batch=None)
-            made = replace(
-                made,
-                sources=MappingProxyType({target: source}),
-                optimizer=config.optimizer,
-                train=replace(made.train, batch=config.batch),
-            )
-        return lengthen(made, factor)
-
-    def student_config(self, config: Config) -> Config:
+    def _student(self, config: Config) -> Config:
         """The config of a student of all sources of a config."""
-        return make_variant(config, tuple(config.sources), self.epochs, 1.0, self.options.ranks)
+        return make_variant(config, tuple(config.sources), self.epochs, ranks=self.options.ranks)
 
     def _filter(self, teachers: Sequence[Path], seed: int, number: int) -> Config:
         """Filter with the networks of some run folders; returns the config of the kept items."""

@@ -1,7 +1,6 @@
 """How long the trainings of an experiment take: printed before the first one, and after each."""
 
 import contextlib
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from omnidali.config.load import dump_config
 from omnidali.config.schema import Config, ViewsConfig
 from omnidali.processes.launch import run_program
 from omnidali.training.console import format_seconds
+from omnidali.training.schedule import evaluation_distance
 from omnidali.training.step_cost import TRAINING, frames_of_step
 from omnidali.utils.atomic_write import write_whole, writing_to
 from omnidali.utils.untrusted_text import say
@@ -18,7 +18,6 @@ from omnidali.utils.untrusted_text import say
 _TRIAL = "trial"
 _TRIAL_STEPS = 20  # that are measured, after one in which everything starts
 _MANY_STEPS = 500  # of all trainings: for fewer, a trial is no small part of the whole
-_PROGRAMS = 2  # of a run: train and evaluate
 _CROPS = {"center": 1, "three": 3, "ten": 10}
 
 
@@ -49,12 +48,9 @@ class PlannedRun:
 
     @property
     def work(self) -> float:
-        """The work of the training and its evaluations, as :attr:`step_work`."""
+        """The work of the training and its evaluations, in the unit of :attr:`step_work`."""
         evaluation = self.config.evaluation
-        every = evaluation.every_steps or max(
-            1, round(evaluation.every_epochs * self.steps_per_epoch)
-        )
-        validations = -(-self.steps // every)
+        validations = -(-self.steps // evaluation_distance(evaluation, self.steps_per_epoch))
         item_work = validations * self._view_work(evaluation.validation)
         item_work += self._view_work(evaluation.test)
         return self.steps * self.step_work + self.items * item_work
@@ -70,6 +66,8 @@ class PlannedRun:
 class ExpectedTime:
     """Knows how many runs an experiment has, and how long those that are left will take.
 
+    A unit of their work takes as long as it took on average in the trial and in the runs so far.
+
     Args:
         runs: all of the experiment.
     """
@@ -77,9 +75,8 @@ class ExpectedTime:
     def __init__(self, runs: Sequence[PlannedRun]):
         self._runs = {run.name: run for run in runs}
         self._left = {run.name: run for run in runs if not run.is_finished}
-        self._rate = 0.0  # seconds for a unit of work, by the trial; 0 without one
-        self._start = 0.0  # seconds in which the programs of a run start, by the trial
-        self._rests: list[float] = []  # what runs took beyond their work, seconds
+        self._seconds = 0.0  # of the trial's steps and of whole runs
+        self._work = 0.0  # done in these seconds
 
     def announce(self, out: Path, ranks: int, kinds: str, remark: str = "") -> None:
         """Print how many runs there are, and how long they will take.
@@ -123,14 +120,12 @@ class ExpectedTime:
         with writing_to(out):
             write_whole(config_file, dump_config(config))
 
-        begun = time.monotonic()
         row = run_program(
             "train", "--config", str(config_file), "--dry-run", str(steps), ranks=ranks
         )
         assert row is not None, "a dry run prints its row"
         seconds = row["seconds_per_step"]
-        self._rate = seconds / run.step_work
-        self._start = _PROGRAMS * max(0.0, time.monotonic() - begun - steps * seconds)
+        self._add(steps * seconds, steps * run.step_work)
         return seconds
 
     def skip(self, name: str) -> None:
@@ -142,7 +137,7 @@ class ExpectedTime:
         """Measure a run; prints how long it took, and how long the others will.
 
         Args:
-            name: of the run.
+            name: of the run. One that was not planned says nothing about the others.
             is_whole: whether it begins anew. One that goes on where it was stopped says nothing
                 about the others.
         """
@@ -151,19 +146,24 @@ class ExpectedTime:
         seconds = time.monotonic() - begun
 
         self.skip(name)
-        if is_whole:
-            self._rests.append(seconds - self._rate * self._runs[name].work)
+        run = self._runs.get(name)
+        if run is not None and is_whole:
+            self._add(seconds, run.work)
+
         left = ""
-        if self._left and (self._rate or self._rests):
+        if self._left and self._work:
             left = f"; about {format_seconds(self._left_seconds())} left"
         done = len(self._runs) - len(self._left)
-        say(f"run {done} of {len(self._runs)} finished in {format_seconds(seconds)}{left}")
+        which = f"{done} of {len(self._runs)}" if run is not None else name
+        say(f"run {which} finished in {format_seconds(seconds)}{left}")
+
+    def _add(self, seconds: float, work: float) -> None:
+        self._seconds += seconds
+        self._work += work
 
     def _left_seconds(self) -> float:
-        """Seconds of the runs that are left: their work, and what runs take beyond it."""
-        work = sum(run.work for run in self._left.values())
-        rest = statistics.mean(self._rests) if self._rests else self._start
-        return max(0.0, self._rate * work + rest * len(self._left))
+        """Seconds of the runs that are left."""
+        return self._seconds / self._work * sum(run.work for run in self._left.values())
 
 
 def trial_steps(config: Config) -> int:
@@ -173,7 +173,5 @@ def trial_steps(config: Config) -> int:
     >>> trial_steps(Config(train=TrainConfig(steps=9)))
     21
     """
-    period = 1
-    if config.train.step_mode == "alternating":
-        period = sum(config.train.ratio or (1,) * len(config.sources))
+    period = sum(config.train.ratio_of(len(config.sources)) or (1,))
     return 1 + period * -(-_TRIAL_STEPS // period)

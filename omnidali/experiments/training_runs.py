@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +14,19 @@ from omnidali.config.validate import find_mistakes
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.experiments.expected_time import ExpectedTime, PlannedRun
-from omnidali.loading.data import Data, check_motions, check_shares, make_plan, open_data
+from omnidali.loading.data import (
+    Data,
+    check_shares,
+    count_steps,
+    drawn_part,
+    make_plan,
+    open_data,
+)
 from omnidali.models.checkpoint_file import LAST
-from omnidali.models.pretrained import check_pretrained, load_pretrained
+from omnidali.models.pretrained import load_pretrained
 from omnidali.models.recognizers import build_model
-from omnidali.planning.resampling import fraction_of, without_part
 from omnidali.processes.launch import run_program
-from omnidali.training.forewarnings import before_data
+from omnidali.training.forewarnings import check_and_warn
 from omnidali.utils.atomic_write import write_whole, writing_to
 from omnidali.utils.untrusted_text import say
 
@@ -60,13 +65,9 @@ def check_experiment(config: Config, ranks: int, seeds: Sequence[int]) -> None:
         raise UserError(
             "evaluation.source", "labelled data to compare on", "nothing", "Add it to the config."
         )
-    if config.model.sync_norm and not has_gpu:
-        raise UserError("model.sync_norm", "GPUs", "the CPU", "Switch it off.")
-    check_pretrained(config.model)
-    check_motions(config)
 
     device = torch.device("cuda" if has_gpu else "cpu")
-    say(*before_data(config, Ranks(world=ranks, core_sharers=ranks, device=device)))
+    say(*check_and_warn(config, Ranks(world=ranks, core_sharers=ranks, device=device)))
 
 
 def check_trainings(
@@ -103,28 +104,26 @@ def plan_runs(
         out: folder of the experiment.
 
     Raises:
-        UserError: for a motion file that is wrong.
+        UserError: for a motion file that is wrong, or a source that a training has nothing of.
     """
     assert data.reader is not None and data.evaluation is not None
     whole = {table.name: data.reader.table(table.name) for table in data.tables}
     runs = []
     for name, seed, config in trainings:
-        config = replace(config, seed=seed, run_dir="")
+        config = replace(config, seed=seed)
         tables = tuple(
-            without_part(fraction_of(whole[source], settings.fraction, seed), settings.hold_out)
-            for source, settings in config.sources.items()
+            drawn_part(whole[source], settings, seed) for source, settings in config.sources.items()
         )
         drawn = replace(data, tables=tables)
         per_epoch = make_plan(config, drawn).steps_per_epoch
-        assert config.train.epochs is not None, "a variant has as many epochs as the others"
         runs.append(
             PlannedRun(
                 name=run_name(name, seed),
                 config=config,
-                steps=math.ceil(config.train.epochs * per_epoch - 1e-9),
+                steps=count_steps(config, per_epoch),
                 steps_per_epoch=per_epoch,
                 items=len(data.evaluation),
-                is_finished=(_find_run(config, drawn, out, name) / _RESULT).exists(),
+                is_finished=(_run_folder(config, drawn, out, name) / _RESULT).exists(),
             )
         )
     return runs
@@ -140,18 +139,19 @@ def has_result(out: Path, run: str) -> bool:
     return any((out / _RUNS).glob(f"{run}-*/{_RESULT}"))
 
 
-def _find_run(config: Config, data: Data, out: Path, name: str) -> Path:
+def _run_folder(config: Config, data: Data, out: Path, name: str) -> Path:
     """The folder of a run; one with a different config or different lists has a different one.
 
     Args:
-        config: with the seed, and without ``run_dir``.
+        config: with the seed.
         data: of the config.
         out: folder of the experiment.
         name: of the training.
     """
     assert data.evaluation is not None
     tables = (*data.tables, data.evaluation)
-    identity = dump_config(config) + "".join(table.fingerprint for table in tables)
+    named = dump_config(replace(config, run_dir=""))  # which is the folder that is sought
+    identity = named + "".join(table.fingerprint for table in tables)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
     return out / _RUNS / f"{run_name(name, config.seed)}-{digest}"
 
@@ -162,23 +162,16 @@ class TrainingRuns:
     Args:
         out: folder of the experiment.
         ranks: processes of a run.
+        planned: all runs, for the expected time.
+
+    Attributes:
+        times: how long the runs take.
     """
 
-    def __init__(self, out: Path, ranks: int):
+    def __init__(self, out: Path, ranks: int, planned: Sequence[PlannedRun]):
+        self.times = ExpectedTime(planned)
         self._out = out
         self._ranks = ranks
-        self._times = ExpectedTime(())
-
-    def begin(self, planned: Sequence[PlannedRun], kinds: str, remark: str = "") -> None:
-        """Print how many runs there are, and how long they take.
-
-        Args:
-            planned: all of them.
-            kinds: as of :meth:`ExpectedTime.announce`, which describes the errors, too.
-            remark: likewise.
-        """
-        self._times = ExpectedTime(planned)
-        self._times.announce(self._out, self._ranks, kinds, remark)
 
     def train_and_score(self, config: Config, name: str, seed: int) -> tuple[dict, Path]:
         """Train and evaluate, unless that is done.
@@ -190,17 +183,17 @@ class TrainingRuns:
             UserError: if a program refused its config.
             ProgramFailedError: if a program failed.
         """
-        config = replace(config, seed=seed, run_dir="")
-        run = _find_run(config, open_data(config), self._out, name)
+        config = replace(config, seed=seed)
+        run = _run_folder(config, open_data(config), self._out, name)
         result = run / _RESULT
         if result.exists():
-            self._times.skip(run_name(name, seed))
+            self.times.skip(run_name(name, seed))
             return json.loads(result.read_text(encoding="utf-8")), run
 
-        with self._times.timing(run_name(name, seed), is_whole=not run.exists()):
+        with self.times.timing(run_name(name, seed), is_whole=not run.exists()):
             row = self._run_programs(replace(config, run_dir=str(run)))
-        with writing_to(self._out):
-            write_whole(result, json.dumps(row))
+            with writing_to(self._out):
+                write_whole(result, json.dumps(row))
         return row, run
 
     def _run_programs(self, config: Config) -> dict:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from omnidali.config.schema import Config
-from omnidali.loading.data import Data, make_plan, open_data
+from omnidali.loading.data import Data, batch_unit, make_plan, open_data
 from omnidali.planning.resampling import without_part
 
 
@@ -18,7 +18,7 @@ def target_epochs(config: Config, data: Data) -> float:
 
 
 def make_variant(
-    config: Config, names: Sequence[str], epochs: float, fraction: float, ranks: int
+    config: Config, names: Sequence[str], epochs: float, *, ranks: int, fraction: float = 1.0
 ) -> Config:
     """The config with some of its sources, and as many slots of each in a step as before.
 
@@ -29,8 +29,8 @@ def make_variant(
         config: whose first source is the target.
         names: of the sources to train on, the target first.
         epochs: of the whole target.
-        fraction: share of the target's items that are used, in so many more epochs of them.
         ranks: processes that share a batch.
+        fraction: share of the target's items that are used, in so many more epochs of them.
     """
     target = next(iter(config.sources))
     sources = {name: config.sources[name] for name in names}
@@ -40,11 +40,11 @@ def make_variant(
     if config.batches is None:
         weight = sum(source.weight for source in sources.values())
         share = weight / sum(source.weight for source in config.sources.values())
-        unit = ranks if train.mixup == "none" else 2 * ranks
+        unit = batch_unit(train.mixup, ranks)
         train = replace(train, batch=max(1, round(config.batch * share / unit)) * unit)
     elif train.ratio is not None:
-        ratio_of = dict(zip(config.sources, train.ratio, strict=True))
-        ratio = tuple(ratio_of[name] for name in names)
+        turns = dict(zip(config.sources, train.ratio, strict=True))
+        ratio = tuple(turns[name] for name in names)
         train = replace(train, ratio=(1,) if len(ratio) == 1 else ratio)
 
     made = replace(config, sources=MappingProxyType(sources), train=train)
@@ -52,6 +52,30 @@ def make_variant(
         lr = config.optimizer.lr * made.batch / config.batch
         made = replace(made, optimizer=replace(config.optimizer, lr=lr))
     return lengthen(made, 1 / fraction)
+
+
+def teacher_variant(config: Config, epochs: float, *, ranks: int) -> Config:
+    """The config of a first teacher: the target alone, and as many clips as a student sees.
+
+    Where steps sum the sources, it has as many clips in a step, too.
+
+    Args:
+        config: of the target and the crawl.
+        epochs: of the target, in the training of a student.
+        ranks: processes that share a batch.
+    """
+    target = next(iter(config.sources))
+    made = make_variant(config, (target,), epochs, ranks=ranks)
+    factor = config.batch / made.batch
+    if config.train.step_mode == "summed":
+        source = replace(made.sources[target], batch=None)
+        made = replace(
+            made,
+            sources=MappingProxyType({target: source}),
+            optimizer=config.optimizer,
+            train=replace(made.train, batch=config.batch),
+        )
+    return lengthen(made, factor)
 
 
 def lengthen(config: Config, factor: float) -> Config:

@@ -26,7 +26,6 @@ from omnidali.utils.text_files import require_utf8_names
 
 QUARANTINE = "quarantine.jsonl"  # in the run folder
 
-
 ONE_RANK = Ranks()
 
 
@@ -99,7 +98,7 @@ def open_data(
     highest = {}
     for name, source in sources.items():
         table = reader.table(name)
-        tables[name] = _drawn_part(table, source, config.seed)
+        tables[name] = drawn_part(table, source, config.seed)
         # of what is held out, too: networks of other parts have the same outputs
         highest[name] = int(table.labels.max())
     evaluation = tables.pop(EVALUATION, None)
@@ -144,8 +143,13 @@ def _build(
     return path, names, [str(summary) for summary in summaries]
 
 
-def _drawn_part(table: SourceTable, source: MediaConfig, seed: int) -> SourceTable:
+def drawn_part(table: SourceTable, source: MediaConfig, seed: int) -> SourceTable:
     """The rows that a training draws from: a fraction, without the held-out part.
+
+    Args:
+        table: of a whole source.
+        source: its settings; an evaluation uses all rows.
+        seed: of the training.
 
     Raises:
         UserError: if a row has no label, or no row is left.
@@ -187,19 +191,37 @@ def open_loader(
     """
     check_shares(config, ranks.world)
     plan = make_plan(config, data)
-    end = config.train.steps
-    if end is None:
-        assert config.train.epochs is not None
-        # what rounding adds is no step
-        end = math.ceil(config.train.epochs * plan.steps_per_epoch - 1e-9)
-
     settings: LoaderOptions = {
-        "end": end,
+        "end": count_steps(config, plan.steps_per_epoch),
         "target_apart": config.model.norm == "target_only",
         **rank_options(config, ranks),
         **options,
     }
     return FusionIterator(plan, list(config.sources.values()), **settings)
+
+
+def count_steps(config: Config, steps_per_epoch: float) -> int:
+    """The length of a training in steps.
+
+    Args:
+        config: of the run.
+        steps_per_epoch: steps in which the target is seen once.
+    """
+    if config.train.steps is not None:
+        return config.train.steps
+    assert config.train.epochs is not None
+    # what rounding adds is no step
+    return math.ceil(config.train.epochs * steps_per_epoch - 1e-9)
+
+
+def batch_unit(mixup: str, world: int) -> int:
+    """What a batch must be a multiple of, so that all ranks get equally many slots of it.
+
+    Args:
+        mixup: whose pairs stay on one rank; "none" has no pairs.
+        world: number of ranks.
+    """
+    return world if mixup == "none" else 2 * world
 
 
 def check_shares(config: Config, world: int) -> None:
@@ -218,15 +240,14 @@ def check_shares(config: Config, world: int) -> None:
 
     for place, (where, size) in enumerate(sizes.items()):
         assert size is not None
-        # pairs of mixup stay on one rank
-        unit = 1 if config.train.mixup == "none" or place > 0 else 2
-        step = unit * world
-        if size % step:
+        # where steps alternate, the target's alone have mixup
+        unit = batch_unit(config.train.mixup if place == 0 else "none", world)
+        if size % unit:
             raise UserError(
                 where,
-                f"a multiple of {step} for {world} ranks{', in pairs' if unit == 2 else ''}",
+                f"a multiple of {unit} for {world} ranks{', in pairs' if unit > world else ''}",
                 str(size),
-                f"Use {max(1, size // step) * step}, or another number of ranks.",
+                f"Use {max(1, size // unit) * unit}, or another number of ranks.",
             )
 
 
@@ -238,12 +259,9 @@ def make_plan(config: Config, data: Data) -> TrainPlan:
     """
     sources = list(config.sources.values())
     train = config.train
-    ratio = train.ratio or (1,) * len(sources)
     motions = {
         number: load_motion(
-            _motion_file(config, name),
-            source.motion_per_class,
-            list(data.class_names),
+            _motion_file(config, name), source.motion_per_class, list(data.class_names)
         )
         for number, (name, source) in enumerate(config.sources.items())
         if source.inflate == "warp"
@@ -255,7 +273,7 @@ def make_plan(config: Config, data: Data) -> TrainPlan:
         config.clip,
         config.batch,
         config.seed,
-        ratio=ratio if train.step_mode == "alternating" else None,
+        ratio=train.ratio_of(len(sources)),
         mixup=train.mixup,
         mixup_alpha=train.mixup_alpha,
         motions=motions,

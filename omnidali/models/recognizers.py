@@ -152,6 +152,13 @@ def _in_order(
     return torch.cat([next(parts[kind]) for kind in auxiliary])
 
 
+def memory_format(config: ModelConfig) -> torch.memory_format:
+    """The layout of a network's weights in memory."""
+    if not config.channels_last:
+        return torch.contiguous_format
+    return torch.channels_last if config.name == "tsn" else torch.channels_last_3d
+
+
 def build_model(config: ModelConfig, classes: int, clip_len: int) -> Recognizer:
     """The network that ``config`` describes, freshly initialised."""
     if config.name == "tsn":

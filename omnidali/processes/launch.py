@@ -46,6 +46,13 @@ def run_program(verb: str, *arguments: str, ranks: int = 2) -> dict | None:
         ProgramFailedError: if it ended with another error, or by a signal.
         KeyboardInterrupt: after it has ended because of an interrupt from the keyboard.
     """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError(
+            verb,
+            "to be started once, as this command starts ranks itself",
+            f"{os.environ['WORLD_SIZE']} ranks of torchrun or srun",
+            "Start it without them; --ranks is the number of ranks.",
+        )
     target = [*_PROGRAM, verb]
     say("", "$ " + for_shell("torchrun", "--nproc-per-node", ranks, *target, *arguments))
 

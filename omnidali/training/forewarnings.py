@@ -1,13 +1,16 @@
-"""What a config shows to go wrong before its training begins, as lines for people.
+"""What a config shows to go wrong before its training begins.
 
-Mistakes are refused elsewhere. These trainings run, but hardly as their owner means it.
+Mistakes are refused. Other trainings run, but hardly as their owner means it: lines say so.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from omnidali.config.convert import build_config, config_to_dict
+from omnidali.config.load import with_settings
 from omnidali.config.schema import Config
 from omnidali.distributed.ranks import Ranks
+from omnidali.errors import UserError
+from omnidali.loading.data import batch_unit, check_motions
+from omnidali.models.pretrained import check_pretrained
 from omnidali.training.console import format_seconds
 from omnidali.training.step_cost import frames_of_step, measure_step, operations_of_step
 
@@ -32,13 +35,23 @@ _MUCH_OF_START = 0.1
 Settings = dict[str, object]  # by their keys, as in train.batch
 
 
-def before_data(config: Config, ranks: Ranks) -> list[str]:
-    """The warnings that need no data, which may take hours to read; for the main rank alone.
+def check_and_warn(config: Config, ranks: Ranks) -> list[str]:
+    """Refuse what can be refused without the data, which may take hours to read.
 
     Args:
         config: of the run.
         ranks: this process and its peers. On a CPU a forward pass may be measured, for a second.
+
+    Returns:
+        Warnings that need no data either; none on other ranks than the main one.
+
+    Raises:
+        UserError: naming the setting.
     """
+    if config.model.sync_norm and ranks.device.type != "cuda":
+        raise UserError("model.sync_norm", "GPUs", "the CPU", "Switch it off.")
+    check_pretrained(config.model)
+    check_motions(config)
     if not ranks.is_main:
         return []
     epochs = config.train.epochs
@@ -46,7 +59,7 @@ def before_data(config: Config, ranks: Ranks) -> list[str]:
     return [*lines, *_warn_of_cpu(config, ranks)]
 
 
-def before_training(config: Config, *, steps: int, steps_per_epoch: float) -> list[str]:
+def warn_of_length(config: Config, *, steps: int, steps_per_epoch: float) -> list[str]:
     """The warnings that need the length of the training in steps.
 
     Args:
@@ -140,7 +153,7 @@ def small_settings(config: Config, world: int, seconds: float) -> tuple[Settings
     for shrink in (_fewer_frames, _fewer_pixels, _smaller_batch, _fewer_layers):
         changes = shrink(small, world)
         settings |= changes
-        small = _with_settings(small, changes)
+        small = with_settings(small, _words(changes))
         left = seconds * operations_of_step(small) / operations_of_step(config)
         if left <= _GOOD_STEP:
             break
@@ -173,7 +186,7 @@ def _smaller_batch(config: Config, world: int) -> Settings:
 
     The rate follows the batch linearly, as large batches want it (Goyal et al., 2017).
     """
-    unit = world if config.train.mixup == "none" else 2 * world
+    unit = batch_unit(config.train.mixup, world)
     batches = config.batches
     settings: Settings
     if batches is None:
@@ -202,20 +215,9 @@ def _fewer_layers(config: Config, world: int) -> Settings:
     return settings
 
 
-def _with_settings(config: Config, settings: Mapping[str, object]) -> Config:
-    """The config with some settings changed."""
-    values = config_to_dict(config)
-    for key, value in settings.items():
-        *above, name = key.split(".")
-        place = values
-        for part in above:
-            inner = place[part]
-            assert isinstance(inner, dict)
-            place = inner
-        place[name] = value
-    changed = build_config(Config, values, [])
-    assert changed is not None
-    return changed
+def _words(settings: Settings) -> list[str]:
+    """The settings as they stand on a command line."""
+    return [f"{key}={_plain(value)}" for key, value in settings.items()]
 
 
 def _plain(value: object) -> str:

@@ -14,12 +14,13 @@ def _unchanged(batch: StepBatch) -> StepBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """Functions that a training calls on every rank; replace some to watch or change it.
+    """Functions and loggers that a training calls; replace some to watch or change it.
 
     Attributes:
-        wrap_loader: makes what the loop iterates over; by default the loader itself. A generator
-            that yields the loader's batches will do, and sees how the loop waits.
-        on_batch: gets each batch before the network does, and returns the one to train on.
+        wrap_loader: makes what the loop iterates over, on every rank; by default the loader itself.
+            A generator that yields the batch of each step will do, and sees how the loop waits.
+        on_batch: gets each batch before the network does, on every rank, and returns the one to
+            train on, of the same step. Torch's random numbers in it are the same after a resume.
         loggers: get every figure and picture, beside metrics.jsonl, pictures/ and TensorBoard, on
             the main rank.
 

@@ -15,8 +15,8 @@ from omnidali.utils.plots import write_png
 class Logger(Protocol):
     """Takes the figures and pictures of a run, on its main rank.
 
-    An OSError of a method is a warning, and the next call may succeed; any other error ends the
-    run, after a save.
+    An OSError or UserError of a method is a warning, and the next call may succeed; any other error
+    ends the run, after a save.
 
     Attributes:
         name: what it writes, for warnings.
@@ -96,7 +96,7 @@ class PictureLog:
 
     def log_image(self, tag: str, step: int, image: np.ndarray) -> None:
         """Write a file; its name ends with the last part of the tag."""
-        write_png(self.place / f"step{step}-{tag.partition('/')[2]}.png", image)
+        write_png(self.place / f"step{step}-{tag.rpartition('/')[2]}.png", image)
 
     def close(self) -> None:
         """Do nothing: each file is closed once it is written."""

@@ -7,7 +7,7 @@ import torch
 from omnidali.config.schema import Config, OptimizerConfig
 from omnidali.distributed.ranks import Ranks
 from omnidali.models.pretrained import load_pretrained
-from omnidali.models.recognizers import Recognizer, build_model
+from omnidali.models.recognizers import Recognizer, build_model, memory_format
 
 
 def make_model(
@@ -38,10 +38,8 @@ def make_model(
     if config.model.sync_norm:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
-    layout = torch.channels_last if config.model.name == "tsn" else torch.channels_last_3d
     return model.to(  # type: ignore[call-overload]  # torch's hints lack it
-        ranks.device,
-        memory_format=layout if config.model.channels_last else torch.contiguous_format,
+        ranks.device, memory_format=memory_format(config.model)
     )
 
 

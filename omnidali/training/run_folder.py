@@ -99,7 +99,7 @@ class RunFolder:
                 "--resume",
                 "auto, none, or a checkpoint or run folder",
                 f"{resume}, which does not exist{start_of(resume)}",
-                "Correct the path.",
+                "Write --resume auto to go on where run_dir stopped, or correct the path.",
             )
         # first, as a run may come and go between a look and the lock
         self._lock = RunLock(self.path)
@@ -248,12 +248,13 @@ class RunFolder:
 
     def close(self) -> None:
         """Close the files and let others have the folder. A second call does nothing."""
-        for logger in self._loggers:
-            logger.close()
-        if self._is_main:
-            drop_trial(self._catalog)  # of a start that was refused
-        if self._lock is not None:
-            self._lock.release()
+        with contextlib.ExitStack() as stack:  # in reverse, and each whatever the others do
+            if self._lock is not None:
+                stack.callback(self._lock.release)
+            if self._is_main:
+                stack.callback(drop_trial, self._catalog)  # of a start that was refused
+            for logger in reversed(self._loggers):
+                stack.callback(self._retried.attempt, logger.name, logger.place, logger.close)
 
     def __enter__(self) -> Self:
         return self

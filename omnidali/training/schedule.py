@@ -1,16 +1,15 @@
 """What is due after a step, and the learning rate: pure functions of the config and the step."""
 
 import math
-import time
 from dataclasses import dataclass
 
-from omnidali.config.schema import Config, OptimizerConfig
+from omnidali.config.schema import Config, EvaluationConfig, OptimizerConfig
 from omnidali.models.checkpoint_file import LAST
 
 
 @dataclass(frozen=True)
 class Due:
-    """What a training does after a step, in this order; ``stops`` ends it.
+    """What a training does after a step, in this order.
 
     Attributes:
         step: number of steps done.
@@ -18,7 +17,6 @@ class Due:
         logs: whether the step's line is due.
         files: checkpoints to write, last.pt as the last one.
         evaluates: whether to evaluate.
-        stops: whether the ranks have agreed to stop.
     """
 
     step: int
@@ -26,7 +24,6 @@ class Due:
     logs: bool = False
     files: tuple[str, ...] = ()
     evaluates: bool = False
-    stops: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +74,7 @@ class Schedule:
             evaluates: whether there is something to evaluate on.
             dry_run: steps of a dry run.
         """
-        evaluate_every = config.evaluation.every_steps or max(
-            1, round(config.evaluation.every_epochs * steps_per_epoch)
-        )
+        distance = evaluation_distance(config.evaluation, steps_per_epoch)
         return cls(
             steps=steps,
             steps_per_epoch=steps_per_epoch,
@@ -87,7 +82,7 @@ class Schedule:
             log_every=config.train.log_every,
             checkpoint_every=config.train.checkpoint_every,
             keep_every=config.train.keep_every,
-            evaluate_every=evaluate_every if evaluates else None,
+            evaluate_every=distance if evaluates else None,
             dry_run=dry_run,
         )
 
@@ -110,9 +105,9 @@ class Schedule:
         """Whether an evaluation is due."""
         if self.evaluate_every is None or self.dry_run is not None:
             return False
-        return step == self.last or self.is_due(self.evaluate_every, step)
+        return step == self.last or self.is_due(step, self.evaluate_every)
 
-    def is_due(self, every: int, step: int) -> bool:
+    def is_due(self, step: int, every: int) -> bool:
         """Whether ``step`` ends the first optimizer step from a multiple of ``every`` on."""
         return self.updates(step) and step % every < self.optimizer.accumulate
 
@@ -127,17 +122,27 @@ class Schedule:
         """
         is_end = step == self.last
         evaluates = self.evaluates(step)
-        keeps = self.keep_every is not None and self.is_due(self.keep_every, step)
-        saves = saves or stops or is_end or evaluates or self.is_due(self.checkpoint_every, step)
-        files = (f"step-{step}.pt",) * keeps + (LAST,) * saves
+
+        files = []
+        if self.dry_run is None:
+            if self.keep_every is not None and self.is_due(step, self.keep_every):
+                files.append(f"step-{step}.pt")
+            if saves or stops or is_end or evaluates or self.is_due(step, self.checkpoint_every):
+                files.append(LAST)
+
+        is_first = step == self.first + 1
         return Due(
             step,
             is_end=is_end,
-            logs=step % self.log_every == 0 or step == self.first + 1 or bool(files),
-            files=files if self.dry_run is None else (),
+            logs=is_first or is_end or bool(files) or step % self.log_every == 0,
+            files=tuple(files),
             evaluates=evaluates and not stops,
-            stops=stops,
         )
+
+
+def evaluation_distance(config: EvaluationConfig, steps_per_epoch: float) -> int:
+    """Steps from one evaluation to the next."""
+    return config.every_steps or max(1, round(config.every_epochs * steps_per_epoch))
 
 
 def learning_rate(
@@ -159,24 +164,3 @@ def learning_rate(
     if epoch < config.warmup_epochs:
         factor *= 0.1 + 0.9 * epoch / config.warmup_epochs
     return config.lr * factor
-
-
-class SaveClock:
-    """Decides by a monotonic clock when the last checkpoint is old enough for another one.
-
-    Args:
-        minutes: between two checkpoints; 0: never.
-    """
-
-    def __init__(self, minutes: float):
-        self._seconds = 60 * minutes
-        self.restart()
-
-    def restart(self) -> None:
-        """Count from now, when a checkpoint was written."""
-        self._last = time.monotonic()
-
-    @property
-    def is_due(self) -> bool:
-        """Whether the last checkpoint is old enough."""
-        return self._seconds > 0 and time.monotonic() - self._last >= self._seconds

@@ -7,7 +7,7 @@ import torch
 from omnidali.config.schema import Config
 from omnidali.distributed.ranks import Ranks
 from omnidali.models.precision import make_autocast
-from omnidali.models.recognizers import build_model
+from omnidali.models.recognizers import build_model, memory_format
 from omnidali.planning.mixing import make_mixing
 
 # Floating-point operations of a forward pass on one pixel of a frame of 224 x 224.
@@ -25,9 +25,7 @@ _MEASURED_SECONDS = 1.0  # the shortest pass counts: the first one also chooses 
 def frames_of_step(config: Config) -> float:
     """Frames that the network sees in a step of all ranks; the mean if steps differ."""
     sources = list(config.sources.values())
-    ratio = None
-    if config.train.step_mode == "alternating":
-        ratio = config.train.ratio or (1,) * len(sources)
+    ratio = config.train.ratio_of(len(sources))
     mixing = make_mixing(sources, config.batch, ratio)
 
     clip = config.clip.num_clips * config.clip.clip_len
@@ -78,8 +76,4 @@ def _make_model(config: Config) -> torch.nn.Module:
     model = model.to_empty(device="cpu").eval()
     for tensor in model.state_dict().values():
         tensor.zero_()
-
-    layout = torch.channels_last if config.model.name == "tsn" else torch.channels_last_3d
-    if config.model.channels_last:
-        model.to(memory_format=layout)  # type: ignore[call-overload]  # torch's hints lack it
-    return model
+    return model.to(memory_format=memory_format(config.model))  # type: ignore[call-overload]

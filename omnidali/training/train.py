@@ -6,13 +6,12 @@ from omnidali.config.schema import Config
 from omnidali.distributed.failure_monitor import reporting_to_peers
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
-from omnidali.loading.data import check_motions, check_shares, open_data, open_loader
+from omnidali.loading.data import check_shares, open_data, open_loader
 from omnidali.loading.failures.quarantine import Quarantine
 from omnidali.loading.fusion import LoaderOptions
 from omnidali.models.precision import DTYPES
-from omnidali.models.pretrained import check_pretrained
 from omnidali.training.console import print_on_main
-from omnidali.training.forewarnings import before_data, before_training
+from omnidali.training.forewarnings import check_and_warn, warn_of_length
 from omnidali.training.hooks import NO_HOOKS, Hooks
 from omnidali.training.run_folder import RunFolder
 from omnidali.training.trainer import Trainer
@@ -26,6 +25,7 @@ def train(
     resume: str = "none",
     dry_run: int | None = None,
     hooks: Hooks = NO_HOOKS,
+    trainer_class: type[Trainer] = Trainer,
 ) -> dict | None:
     """Run a training; every rank calls this.
 
@@ -36,6 +36,7 @@ def train(
             checkpoint or another run's folder.
         dry_run: stop after so many steps and write nothing but the catalog.
         hooks: functions that the training calls at fixed places.
+        trainer_class: a subclass of :class:`Trainer`, for what hooks do not reach.
 
     Returns:
         The figures of the last evaluation, None if there was none; after a dry run its ``steps``
@@ -48,18 +49,28 @@ def train(
 
         train(load_config("configs/demo.yaml", ["data_root=world"]), resume="auto")
     """
+    if dry_run is not None and dry_run < 1:
+        raise UserError("dry_run", "1 step or more", str(dry_run), "Correct the number.")
     with (
-        RunFolder(config, ranks, resume, writes=not dry_run, loggers=hooks.loggers) as folder,
+        RunFolder(config, ranks, resume, writes=dry_run is None, loggers=hooks.loggers) as folder,
         reporting_to_peers(),
     ):
-        trainer = start(config, ranks, folder, resume=resume, dry_run=dry_run, hooks=hooks)
+        trainer = prepare(
+            config,
+            ranks,
+            folder,
+            resume=resume,
+            dry_run=dry_run,
+            hooks=hooks,
+            trainer_class=trainer_class,
+        )
         figures = trainer.run()
-        if dry_run and trainer.speed is not None:
+        if dry_run is not None and trainer.speed is not None:
             return {"steps": trainer.loader.next_step - trainer.schedule.first, **trainer.speed}
         return figures
 
 
-def start(
+def prepare(
     config: Config,
     ranks: Ranks,
     folder: RunFolder,
@@ -67,6 +78,7 @@ def start(
     resume: str,
     dry_run: int | None,
     hooks: Hooks,
+    trainer_class: type[Trainer],
 ) -> Trainer:
     """Make everything ready for the first step, in a folder of the run's own.
 
@@ -74,23 +86,23 @@ def start(
     """
     torch.manual_seed(config.seed)
     torch.backends.cudnn.benchmark = True
-    check_before_data(config, ranks)
-    print_on_main(ranks, *before_data(config, ranks))
+    check_shares(config, ranks.world)
+    print_on_main(ranks, *check_and_warn(config, ranks))
 
     # the catalog is brought up to date once, the plan is made; decoding starts with the loop
     data = open_data(config, ranks, as_begun=folder.goes_on(resume))
     options: LoaderOptions = {"dtype": DTYPES[config.train.precision]}
-    if dry_run:
+    if dry_run is not None:
         options["quarantine"] = Quarantine()  # which is not written
     loader = open_loader(config, data, ranks, **options)
     print_on_main(ranks, *data.summary, *loader.routes)
 
-    trainer = Trainer(config, ranks, data, loader, folder, dry_run=dry_run, hooks=hooks)
+    trainer = trainer_class(config, ranks, data, loader, folder, dry_run=dry_run, hooks=hooks)
     schedule = trainer.schedule
-    print_on_main(
-        ranks,
-        *before_training(config, steps=schedule.steps, steps_per_epoch=schedule.steps_per_epoch),
+    warnings = warn_of_length(
+        config, steps=schedule.steps, steps_per_epoch=schedule.steps_per_epoch
     )
+    print_on_main(ranks, *warnings)
     saved, found = folder.checkpoints.load(resume)
     if saved is not None:
         found += trainer.load_state_dict(saved)
@@ -101,16 +113,3 @@ def start(
     data.keep_catalog(ranks)
     print_on_main(ranks, *found, *changes)
     return trainer
-
-
-def check_before_data(config: Config, ranks: Ranks) -> None:
-    """Refuse what can be refused without reading the data, which may take hours.
-
-    Raises:
-        UserError: naming the setting.
-    """
-    check_shares(config, ranks.world)
-    if config.model.sync_norm and ranks.device.type != "cuda":
-        raise UserError("model.sync_norm", "GPUs", "the CPU", "Switch it off.")
-    check_pretrained(config.model)
-    check_motions(config)

@@ -30,7 +30,8 @@ from omnidali.training.hooks import NO_HOOKS, Hooks
 from omnidali.training.meters import SourceMeter
 from omnidali.training.model_setup import make_model, make_optimizer
 from omnidali.training.run_folder import RunFolder
-from omnidali.training.schedule import Due, SaveClock, Schedule
+from omnidali.training.save_clock import SaveClock
+from omnidali.training.schedule import Due, Schedule
 from omnidali.training.state import NotFiniteError, TrainingState
 from omnidali.training.stop_signals import StopSignals
 from omnidali.utils.plots import confusion_image
@@ -138,6 +139,7 @@ class Trainer:
         """Train until the last step or a signal; returns the figures of the last evaluation."""
         self.loader.end = self.schedule.last
         self.throughput.begin(self.schedule.first)
+        self.save_clock.restart()
         self.model.train()
         with self._guarded():
             self.make_up_evaluation()
@@ -164,7 +166,7 @@ class Trainer:
 
     def loop(self) -> None:
         """Train step by step; between two steps log, save and evaluate where that is due."""
-        for batch in self.throughput.timing(self.hooks.wrap_loader(self.loader)):
+        for batch in self.batches():
             self.train_step(batch)
             due = self.agree_on_due(batch.step + 1)
             if due.logs:
@@ -173,15 +175,32 @@ class Trainer:
                 self.save(due)
             if due.evaluates:
                 self.validate(due)
-            if due.stops or self.is_stopped:
-                self.is_stopped = True
+            if self.is_stopped:
                 break
+
+    def batches(self) -> Iterator[StepBatch]:
+        """Yield the batch of each step, as the hooks give it.
+
+        Raises:
+            RuntimeError: if the hooks leave a step out or end early: a run that lacks steps must
+                not look finished.
+        """
+        step = self.schedule.first
+        for batch in self.throughput.timing(self.hooks.wrap_loader(self.loader)):
+            seed_step(self.config.seed, step, self.ranks.rank)
+            batch = self.hooks.on_batch(batch)
+            if not isinstance(batch, StepBatch) or batch.step != step:
+                raise RuntimeError(f"the hooks gave no batch of step {step}, but {batch!r:.80}")
+            yield batch
+            step += 1
+        if step != self.schedule.last:
+            raise RuntimeError(
+                f"wrap_loader ended after step {step}, not after {self.schedule.last}"
+            )
 
     def train_step(self, batch: StepBatch) -> None:
         """Forward and backward; the last of ``accumulate`` batches moves the weights."""
-        seed_step(self.config.seed, batch.step, self.ranks.rank)
         self.folder.show_batch(batch, self.source_names, self.data.class_names)
-        batch = self.hooks.on_batch(batch)
 
         lr = self.schedule.learning_rate(self.plan.mixing.schedule_step(batch.step))
         for group in self.optimizer.param_groups:
@@ -224,15 +243,16 @@ class Trainer:
 
     def agree_on_due(self, step: int) -> Due:
         """What is due after a step; the ranks agree on a stop, and on a save by time."""
-        stops = saves = False
+        saves = False
         if self.schedule.updates(step) and step != self.schedule.last:
-            wants_save = self.ranks.is_main and self.save_clock.is_due
-            stops, saves = self.signals.agreed(wants_save and self.schedule.dry_run is None)
+            wants_save = self.ranks.is_main and self.save_clock.is_old
+            self.is_stopped, saves = self.signals.agreed(wants_save)
 
         # a save that has failed is tried again with the next line
-        log_every = self.schedule.log_every
-        retries = self.checkpointer.owes_save and self.schedule.is_due(log_every, step)
-        return self.schedule.due(step, saves=saves or retries, stops=stops)
+        retries = self.checkpointer.owes_save and self.schedule.is_due(
+            step, self.schedule.log_every
+        )
+        return self.schedule.due(step, saves=saves or retries, stops=self.is_stopped)
 
     def log(self, step: int) -> None:
         """Print the step's line, and write its figures.
@@ -260,7 +280,7 @@ class Trainer:
             self._share_statistics()
             gc.collect()
             files = (LAST,) if due.evaluates else due.files
-            self.checkpointer.save(self.state_dict(), *files, final=due.is_end or due.stops)
+            self.checkpointer.save(self.state_dict(), *files, final=due.is_end or self.is_stopped)
             self.save_clock.restart()
 
     def validate(self, due: Due) -> None:
@@ -275,6 +295,7 @@ class Trainer:
                 self.say(f"evaluation at step {due.step} abandoned")
                 self.is_stopped = True
                 files = due.files
+                # what was trained is saved already, unless that failed
                 is_final = self.checkpointer.owes_save
             else:
                 self.figures = accuracy.as_row()
@@ -287,7 +308,7 @@ class Trainer:
     def make_up_evaluation(self) -> None:
         """Finish the evaluation that an earlier process of this run owes, if there is one."""
         can_evaluate = self.data.evaluation is not None and self.schedule.dry_run is None
-        self.state.owes_evaluation &= can_evaluate
+        self.state.owes_evaluation = self.state.owes_evaluation and can_evaluate
         if self.state.owes_evaluation:
             step = self.schedule.first
             due = Due(step, is_end=step == self.schedule.steps, files=(LAST,), evaluates=True)

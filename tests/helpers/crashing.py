@@ -178,7 +178,7 @@ def be_a_rank(folder, how, who):
                 time.sleep(1000)  # as in a collective of NCCL, which does not notice
         end_process_group()
 
-    return run_reporting_errors(run, int(os.environ["RANK"]))
+    return run_reporting_errors(run)
 
 
 def run_program(_, name, *arguments):

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import __main__ as cli
 from benchmarks import decode_cost
-from helpers.small_workloads import shrink_workloads
+from of_benchmarks.small_workloads import shrink_workloads
 
 
 @pytest.fixture(autouse=True)

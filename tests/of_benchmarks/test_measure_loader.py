@@ -15,7 +15,7 @@ from benchmarks.workloads import (
     open_tables,
     workload_plan,
 )
-from helpers.small_workloads import shrink_workloads
+from of_benchmarks.small_workloads import shrink_workloads
 
 
 @pytest.fixture(autouse=True)

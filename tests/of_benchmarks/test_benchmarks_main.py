@@ -29,7 +29,7 @@ def test_mistakes_end_with_code_2(tmp_path, capsys):
 
 def test_every_measurement_with_a_config_takes_settings():
     for command in BENCHMARKS.commands:
-        names = [name for name, _ in (*command.options, *command.one_of)]
+        names = [option.name for option in command.options]
         assert command.has_settings == ("--config" in names), command.name
 
 

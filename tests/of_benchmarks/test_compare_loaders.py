@@ -11,7 +11,7 @@ from benchmarks.workloads import (
     WORKLOADS,
     make_workload_media,
 )
-from helpers.small_workloads import shrink_workloads
+from of_benchmarks.small_workloads import shrink_workloads
 
 
 @pytest.fixture(autouse=True)

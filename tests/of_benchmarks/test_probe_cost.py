@@ -14,7 +14,7 @@ def test_probe_cost_beside_another_checkout(tmp_path, monkeypatch, capsys):
     )
     monkeypatch.setattr(probe_cost, "_TURNS", 1)
     command = ["probe", "--out", str(tmp_path)]
-    assert cli.main([*command, "--against", str(Path(__file__).parent.parent)]) == 0
+    assert cli.main([*command, "--against", str(Path(__file__).parents[2])]) == 0
     rows = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
     assert [row["media"] for row in rows] == ["a.mp4", "b.avi"]
     assert all(row["ours_ms"] > 0 and row["theirs_ms"] > 0 and row["ratio"] > 0 for row in rows)
