@@ -126,6 +126,12 @@ def test_hooks_that_lose_a_step_end_the_run(options, tmp_path, name):
     assert step_of(tmp_path / "run") == step if step else not last.exists()
 
 
+def test_resume_beyond_the_end_has_nothing_to_do(options, tmp_path):
+    assert run(*options, *SHORT)[0] == 0
+    assert run(*options, "train.steps=4", "auto")[0] == 0
+    assert step_of(tmp_path / "run") == 6
+
+
 def test_random_numbers_of_a_hook_are_the_same_after_a_resume(options, tmp_path):
     def jitter(batch):
         groups = [

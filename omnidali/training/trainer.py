@@ -147,9 +147,8 @@ class Trainer:
                 self.loop()
             if self.is_stopped:
                 received = self.signals.received or "a signal to another rank"
-                self.say(
-                    f"stopped by {received} after step {self.state.step}; go on with --resume auto"
-                )
+                done = f"stopped by {received} after step {self.state.step}"
+                self.say(f"{done}; go on with --resume auto")
         return self.figures
 
     @contextlib.contextmanager
@@ -193,10 +192,9 @@ class Trainer:
                 raise RuntimeError(f"the hooks gave no batch of step {step}, but {batch!r:.80}")
             yield batch
             step += 1
-        if step != self.schedule.last:
-            raise RuntimeError(
-                f"wrap_loader ended after step {step}, not after {self.schedule.last}"
-            )
+        if step < self.schedule.last:
+            end = self.schedule.last
+            raise RuntimeError(f"wrap_loader ended after step {step}, not after {end}")
 
     def train_step(self, batch: StepBatch) -> None:
         """Forward and backward; the last of ``accumulate`` batches moves the weights."""
@@ -277,7 +275,9 @@ class Trainer:
     def save(self, due: Due) -> None:
         """Save; before an evaluation last.pt alone, which owes it then."""
         with self.throughput.paused():
-            self._share_statistics()
+            self.ranks.broadcast_buffers(self.model)  # each rank gathers statistics of its own
+            if self.ema is not None:
+                self.ranks.broadcast_buffers(self.ema.average)
             gc.collect()
             files = (LAST,) if due.evaluates else due.files
             self.checkpointer.save(self.state_dict(), *files, final=due.is_end or self.is_stopped)
@@ -342,12 +342,6 @@ class Trainer:
             + (f", {accuracy.unreadable} items unreadable" if accuracy.unreadable else "")
         )
         return accuracy
-
-    def _share_statistics(self) -> None:
-        """Save the main rank's batch-norm statistics: each rank gathers its own."""
-        self.ranks.broadcast_buffers(self.model)
-        if self.ema is not None:
-            self.ranks.broadcast_buffers(self.ema.average)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
