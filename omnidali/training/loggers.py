@@ -5,15 +5,16 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from omnidali.utils.plots import write_png
 
 
-class Logger(Protocol):
+class Logger:
     """Takes the figures and pictures of a run, on its main rank.
+
+    A subclass needs only the methods that do something; those of this class do nothing.
 
     An OSError or UserError of a method is a warning, and the next call may succeed; any other error
     ends the run, after a save.
@@ -48,7 +49,7 @@ class Logger(Protocol):
         """Free what it holds; nothing is logged any more."""
 
 
-class MetricsLog:
+class MetricsLog(Logger):
     """Appends figures to ``metrics.jsonl``; lines that a full disk refuses wait for space.
 
     Args:
@@ -72,14 +73,8 @@ class MetricsLog:
         _append(self.place, "".join(self._lines).encode())
         self._lines.clear()
 
-    def log_image(self, tag: str, step: int, image: np.ndarray) -> None:
-        """Do nothing: JSON holds no pictures."""
 
-    def close(self) -> None:
-        """Do nothing: the file is open only while it is written to."""
-
-
-class PictureLog:
+class PictureLog(Logger):
     """Writes pictures as ``pictures/stepN-NAME.png``.
 
     Args:
@@ -91,15 +86,9 @@ class PictureLog:
     def __init__(self, folder: Path):
         self.place = folder / "pictures"
 
-    def log_values(self, kind: str, step: int, values: Mapping[str, object]) -> None:
-        """Do nothing: these are no pictures."""
-
     def log_image(self, tag: str, step: int, image: np.ndarray) -> None:
         """Write a file; its name ends with the last part of the tag."""
         write_png(self.place / f"step{step}-{tag.rpartition('/')[2]}.png", image)
-
-    def close(self) -> None:
-        """Do nothing: each file is closed once it is written."""
 
 
 def _append(path: Path, data: bytes) -> None:

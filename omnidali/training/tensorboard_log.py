@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
+from omnidali.training.loggers import Logger
 from omnidali.utils.untrusted_text import for_tensorboard
 
 
-class TensorBoardLog:
+class TensorBoardLog(Logger):
     """A SummaryWriter that is replaced after an error: once its thread fails, it writes no more.
 
     Args:
