@@ -2,8 +2,9 @@
 
 import os
 import sys
+from pathlib import Path
 
-from omnidali.processes.launch import PROJECT
+_PROJECT = Path(__file__).resolve().parent.parent
 
 
 def module_command(module: str, *arguments: object) -> list[str]:
@@ -12,9 +13,9 @@ def module_command(module: str, *arguments: object) -> list[str]:
 
 
 def child_environment() -> dict[str, str]:
-    """The environment of a child that imports ``benchmarks`` and ``train``, in any folder.
+    """The environment of a child that imports ``benchmarks``, in any folder.
 
-    They lie beside the package, so that an installation does not find them.
+    It lies beside the package, so that an installation does not find it.
     """
-    paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(_PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

@@ -197,11 +197,12 @@ def start_process_group() -> Ranks:
         if is_joining:
             _init_process_group("nccl" if device.type == "cuda" else "gloo")
 
-        places = _gather_places(world)
+        is_single_host = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) == world
+        # a single host needs no look-up of names, which may take seconds
+        places = _gather_places(world, MainView((), ()) if is_single_host else view_main())
         core_sharers = places[rank].count_core_sharers(places)
 
         if is_joining:  # before any collective of the group that is patient for days
-            is_single_host = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) == world
             addresses = LOOPBACK if is_single_host else choose_addresses([p.main for p in places])
             relay = _broadcast_from_main(lambda: failure_monitor.open_relay(addresses))
             if relay is not None:
@@ -263,14 +264,14 @@ class _Place:
         )
 
 
-def _gather_places(world: int) -> list[_Place]:
-    """The places of all ranks, on every rank."""
+def _gather_places(world: int, main: MainView) -> list[_Place]:
+    """The places of all ranks, on every rank; ``main`` is how this one reaches rank 0."""
     try:  # two containers of one machine share its cores
         machine = Path("/proc/sys/kernel/random/boot_id").read_text()
     except OSError:
         machine = socket.gethostname()
     places: list = [None] * world
-    dist.all_gather_object(places, _Place(machine, frozenset(os.sched_getaffinity(0)), view_main()))
+    dist.all_gather_object(places, _Place(machine, frozenset(os.sched_getaffinity(0)), main))
     return places
 
 

@@ -6,15 +6,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-import omnidali
 from omnidali.errors import UserError
 from omnidali.processes.child_imports import import_variables
 from omnidali.processes.signals import FORWARDED, handling_signals
 from omnidali.utils.untrusted_text import for_shell, say
 
-PROJECT = Path(omnidali.__file__).resolve().parent.parent
 _PROGRAM = ("-m", "omnidali")
 # after a signal, before torchrun kills a rank that has not ended: 30 are short for a save
 _SAVING_SECONDS = "120"
