@@ -4,16 +4,8 @@ The only package that imports DALI, which takes a second: import it where it is 
 devices, shapes and feeds; they know no lists, weights or training, and draw no random numbers.
 """
 
-from omnidali.pipelines.graphs import (
-    DecodedClips,
-    EncodedImages,
-    EncodedVideos,
-    Feeds,
-    Graph,
-    MovingImages,
-    PipelineError,
-    as_scalars,
-)
+from omnidali.pipelines.graph import Feeds, Graph, PipelineError, as_scalars
+from omnidali.pipelines.graphs import DecodedClips, EncodedImages, EncodedVideos, MovingImages
 
 __all__ = [
     "DecodedClips",

@@ -14,7 +14,7 @@ from omnidali.decoding.image import decode_image
 from omnidali.decoding.video import decode_video
 from omnidali.loading.cpu_backend import normalise
 from omnidali.pipelines import DecodedClips, EncodedImages, EncodedVideos, PipelineError
-from omnidali.pipelines.graphs import first_reason
+from omnidali.pipelines.graph import first_reason
 from omnidali.testing.numbered_media import read_numbers, write_image, write_video
 from omnidali.utils.constants import MEAN, STD
 
