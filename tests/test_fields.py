@@ -180,4 +180,4 @@ def test_fields_are_never_skipped(tmp_path):
         ],
         check=True,
     )
-    assert not PacketIndex.unpack(media_of(tmp_path / "a.mp4").packets).is_skippable
+    assert not PacketIndex.unpack(media_of(tmp_path / "a.mp4").packets).disposable.any()

@@ -106,7 +106,7 @@ def test_runs_resume_or_are_refused_with_a_new_catalog(old):
 def test_info_reports_how_to_upgrade_an_old_catalog(old, capsys):
     assert cli.main(["info", "--catalog", "run_right/catalog.sqlite"]) == 2
     assert (
-        "expected a catalog of version 5, got version 4. Start the training, or `omnidali lint`"
+        "expected a catalog of version 6, got version 4. Start the training, or `omnidali lint`"
         in capsys.readouterr().err
     )
 

@@ -157,9 +157,13 @@ def test_packed_index_round_trips():
         2,
         3,
         is_direct=False,
-        is_skippable=False,
         size=(640, 360),
         has_fields=True,
+        is_full_range=True,
+        drops_leading=True,
+        disposable=np.array([False, True, False]),
+        checked=np.array([True, False, True]),
+        checksums=np.array([0xFFFFFFFF, 7], np.uint32),
     )
     for name, value in vars(PacketIndex.unpack(index.pack())).items():
         assert np.array_equal(value, getattr(index, name)), name

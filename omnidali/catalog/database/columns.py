@@ -20,7 +20,7 @@ from omnidali.catalog.database.listed_items import (
     stretches_pixels,
 )
 from omnidali.catalog.database.source_table import COLUMNS, PIECE_COLUMNS
-from omnidali.catalog.probing.probe import DAMAGED, IRREGULAR, OK
+from omnidali.catalog.probing.probe import IRREGULAR, OK, planned_codec
 
 ANOTHER_SIZE = "piece of another size than its video's first"
 NO_POSITIVE = "video without a piece that shows its class"
@@ -67,7 +67,7 @@ def write_columns(
         chunks = _pack_pieces(files, codec_places, unusable)
 
     # damage that was found later makes no other plan
-    sound = [name.removesuffix(DAMAGED) for name in codecs]
+    sound = [planned_codec(name) for name in codecs]
     sound_places = np.array([sorted(set(sound)).index(name) for name in sound])
 
     digest = hashlib.sha256()

@@ -105,7 +105,7 @@ def connect(
     Args:
         path: of the catalog.
         read_only: whether nothing may be written; then the file must exist.
-        upgrades: whether to bring a catalog of the version before up to date, for a build that
+        upgrades: whether to bring a catalog of an older version up to date, for a build that
             completes it.
         is_shared: whether several threads use the connection, one after the other.
 
@@ -129,7 +129,7 @@ def connect(
 
         (version,) = db.execute("PRAGMA user_version").fetchone()
         _check_version(path, version, upgrades)
-        if version == UPGRADED:
+        if version in UPGRADED:
             upgrade(db, path)
 
         if read_only:
@@ -156,14 +156,14 @@ def connect(
 
 
 def _check_version(path: Path, version: int, upgrades: bool) -> None:
-    if version in (0, VERSION) or (version == UPGRADED and upgrades):
+    if version in (0, VERSION) or (version in UPGRADED and upgrades):
         return
     raise UserError(
         str(path),
         f"a catalog of version {VERSION}",
         f"version {version}",
         "Start the training, or `omnidali lint`, which brings it up to date."
-        if version == UPGRADED
+        if version in UPGRADED
         else "Delete the file; it is rebuilt from the media.",
     )
 

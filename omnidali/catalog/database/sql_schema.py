@@ -1,4 +1,4 @@
-"""The tables of the catalog's SQLite file, and how those of the version before become them."""
+"""The tables of the catalog's SQLite file, and how those of older versions become them."""
 
 import json
 import sqlite3
@@ -8,8 +8,8 @@ from pathlib import Path
 from omnidali.catalog.database.integrity import crc_of
 from omnidali.utils.untrusted_text import say
 
-VERSION = 5
-UPGRADED = 4  # the version that can be brought up to the present one
+VERSION = 6
+UPGRADED = (4, 5)  # the versions that can be brought up to the present one
 NEW = "new"  # the state of a file before its probe
 
 # media: a row a file, as probed; entries: a row an item of the list, in its order. A file's id is
@@ -65,16 +65,23 @@ _COLUMNS = (
     "ALTER TABLE media ADD COLUMN note TEXT NOT NULL DEFAULT ''",
     "CREATE INDEX media_note ON media (source) WHERE note <> ''",
 )
-# Rows without an index of packets are those that are probed again; a run that still reads them does
-# without.
-_AGAIN = (
-    "UPDATE media SET state = 'new', packets = NULL, crc = NULL WHERE source IN"
-    " (SELECT id FROM sources WHERE kind IN ('video', 'untrimmed')) OR codec IN ('png', 'webp')"
-)
+# Files that are probed again, by the version of the catalog. A run that still reads their rows does
+# without an index of packets. NULL marks those of which frames may have other numbers.
+_VIDEOS = "source IN (SELECT id FROM sources WHERE kind IN ('video', 'untrimmed'))"
+_AGAIN = {
+    4: "UPDATE media SET state = 'new', packets = NULL, crc = NULL"
+    f" WHERE {_VIDEOS} OR codec IN ('png', 'webp')",
+    5: f"UPDATE media SET state = 'new', packets = x'', crc = NULL WHERE {_VIDEOS}",
+}
 _INCOMPLETE = (
     "UPDATE sources SET fingerprint = NULL"
-    " WHERE id IN (SELECT source FROM media WHERE packets IS NULL)"
+    f" WHERE id IN (SELECT source FROM media WHERE state = '{NEW}')"
 )
+_NOTES = {
+    4: "videos, PNG and WebP files are probed again, as frames are numbered as they are decoded"
+    " now, and EXIF turns pictures of all formats",
+    5: "videos are probed again, as the catalog keeps checksums of their packets now",
+}
 
 
 def media_crc(root: str, row: Mapping[str, object]) -> int:
@@ -84,39 +91,41 @@ def media_crc(root: str, row: Mapping[str, object]) -> int:
 
 
 def upgrade(db: sqlite3.Connection, path: Path) -> None:
-    """Bring a catalog of version 4 up to version 5, which numbers frames in a decoder's order.
+    """Bring an older catalog up to the present version.
 
-    The build that follows probes videos, PNG and WebP files again; teachers' scores, ids and JPEGs
-    stay.
+    Version 5 numbers frames in a decoder's order; version 6 knows which packets no other refers to,
+    and their checksums. The build that follows probes again what is affected; ids, teachers' scores
+    and JPEGs stay.
     """
     with db:  # which rolls back after an error
         db.execute("BEGIN IMMEDIATE")
         (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version != UPGRADED:  # another process was quicker
+        if version not in UPGRADED:  # another process was quicker
             return
 
-        for statement in _COLUMNS:
-            db.execute(statement)
-        again = db.execute(_AGAIN).rowcount
+        if version == 4:
+            _add_columns(db)
+        again = db.execute(_AGAIN[version]).rowcount
         db.execute(_INCOMPLETE)
-        for source, signature in db.execute(
-            "SELECT id, signature FROM sources WHERE signature IS NOT NULL"
-        ).fetchall():
-            try:
-                settings, *others = json.loads(signature)
-                signature = json.dumps([[*settings, "ignore"], *others])
-            except (ValueError, TypeError):  # damaged: the build reads the list again
-                signature = None
-            db.execute(
-                "UPDATE sources SET pixel_aspect = 'ignore', signature = ? WHERE id = ?",
-                (signature, source),
-            )
-
         db.execute(f"PRAGMA user_version = {VERSION}")
         db.commit()
-    say(
-        f"{path}: a catalog of an older version: {again:,} videos, PNG and WebP files are probed"
-        " again, as frames are numbered as they are decoded now, and EXIF turns pictures of all"
-        " formats",
-        error=True,
-    )
+
+    say(f"{path}: a catalog of an older version: {again:,} {_NOTES[version]}", error=True)
+
+
+def _add_columns(db: sqlite3.Connection) -> None:
+    """Add what version 5 added to version 4."""
+    for statement in _COLUMNS:
+        db.execute(statement)
+    for source, signature in db.execute(
+        "SELECT id, signature FROM sources WHERE signature IS NOT NULL"
+    ).fetchall():
+        try:
+            settings, *others = json.loads(signature)
+            signature = json.dumps([[*settings, "ignore"], *others])
+        except (ValueError, TypeError):  # damaged: the build reads the list again
+            signature = None
+        db.execute(
+            "UPDATE sources SET pixel_aspect = 'ignore', signature = ? WHERE id = ?",
+            (signature, source),
+        )

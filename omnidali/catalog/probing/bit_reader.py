@@ -14,11 +14,13 @@ class CodedPicture(NamedTuple):
         sequence: all pictures of a sequence are shown before those of the next one.
         order: place among the pictures of its sequence; gaps are allowed.
         is_key: whether decoding may begin here and give the right pixels.
+        is_disposable: whether all other pictures decode alike without it.
     """
 
     sequence: int
     order: int
     is_key: bool
+    is_disposable: bool = False
 
 
 class BitReader:
@@ -37,6 +39,11 @@ class BitReader:
     def __init__(self, data: bytes) -> None:
         self._value = int.from_bytes(data, "big")
         self._left = 8 * len(data)
+
+    @property
+    def left(self) -> int:
+        """How many bits were not read."""
+        return self._left
 
     def take(self, count: int) -> int:
         """Read an unsigned number of ``count`` bits."""

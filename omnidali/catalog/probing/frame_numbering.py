@@ -6,7 +6,7 @@ import av
 import numpy as np
 
 from omnidali.catalog.probing.file_span import ReadAt
-from omnidali.catalog.probing.frame_planes import frame_checksum
+from omnidali.catalog.probing.frame_planes import frame_checksum, is_full_range
 from omnidali.catalog.probing.packet_decoder import PacketDecoder
 from omnidali.catalog.probing.packet_index import PacketIndex
 from omnidali.catalog.probing.packet_scan import PacketScan
@@ -18,6 +18,10 @@ _MAX_REORDER = 16  # frames, of H.264 and HEVC
 _MAX_SIDE = 65_535  # pixels, of the index's fields
 _TRIED_KEYS = 8  # keyframes to decode from; if one of these fails, all others are tried as well
 _TRIED_PACKETS = 64  # after each of them at most
+# Codecs of which each packet gives one frame, in order, and none refers to another.
+_STILLS = {"mjpeg"}
+# Codecs of which a packet gives no frame for reasons that decoders see differently.
+_ONE_FRAME_EACH = {"h264", "hevc", "mpeg4"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,10 @@ class Frames:
         reorder: frames that a decoder holds back at most.
         is_plain: whether timestamps identify the frames as well.
         is_damaged: whether the decoder had to make something up.
+        hidden: int64 (H,), packets of the frames that an edit list hides before frame 0, in the
+            order in which they come out.
+        is_edited: whether an edit list hides other frames than those before the first and after
+            the last, or nobody knows.
         notes: what a user should know about them.
     """
 
@@ -40,24 +48,31 @@ class Frames:
     times: np.ndarray | None
     keys: np.ndarray
     reorder: int
+    hidden: np.ndarray
     is_plain: bool = True
     is_damaged: bool = False
+    is_edited: bool = False
     notes: tuple[str, ...] = ()
 
 
-def frames_by_headers(scan: PacketScan, shown: np.ndarray) -> Frames:
+def frames_by_headers(scan: PacketScan, order: np.ndarray) -> Frames:
     """The frames of a stream whose headers suffice.
 
     Args:
         scan: of the stream.
-        shown: as of :meth:`~omnidali.catalog.probing.packet_scan.PacketScan.order_by_headers`.
+        order: as of :meth:`~omnidali.catalog.probing.packet_scan.PacketScan.order_by_headers`.
     """
+    is_hidden = scan.is_hidden[order]
+    shown = order[~is_hidden]
+    first, last = np.flatnonzero(~is_hidden)[[0, -1]]
     times = np.array([scan.packets[packet].time for packet in shown.tolist()], np.int64)
     return Frames(
         packets=shown,
         times=times,
         keys=np.array([packet.is_key for packet in scan.packets], bool),
         reorder=min(scan.delay, _MAX_REORDER),
+        hidden=order[:first],
+        is_edited=bool(is_hidden[first:last].any()),
     )
 
 
@@ -79,8 +94,17 @@ def frames_by_decoding(scan: PacketScan, order_by_times: np.ndarray) -> Frames |
     packets = np.array(shown, np.int64)
     came = np.zeros(len(scan.packets), bool)
     came[packets] = True
-    is_hidden = np.array([packet.is_hidden for packet in scan.packets], bool)
+    is_hidden = scan.is_hidden
     is_key = np.array([packet.is_key for packet in scan.packets], bool)
+    hidden = np.zeros(0, np.int64)
+    codec = scan.context.codec.canonical_name
+    if codec in _STILLS:
+        hidden = np.arange(packets[0])
+        is_edited = bool(is_hidden[packets[0] : packets[-1]].any())
+    else:  # a decoder that is told to drop frames does not say where they would have come
+        gives_one_each = came.all() and not scan.has_packed_pictures
+        is_edited = bool(is_hidden.any()) or (codec in _ONE_FRAME_EACH and not gives_one_each)
+
     late = np.arange(count) - np.argsort(np.argsort(packets))
     reorder = max(scan.context.reorder_depth, int(late.max()))
     return Frames(
@@ -89,7 +113,9 @@ def frames_by_decoding(scan: PacketScan, order_by_times: np.ndarray) -> Frames |
         keys=is_key & (came | is_hidden),
         reorder=min(reorder, _MAX_REORDER),
         is_plain=np.array_equal(packets, order_by_times),
+        hidden=hidden,
         is_damaged=bool(scan.damaged),
+        is_edited=is_edited,
         notes=notes,
     )
 
@@ -154,8 +180,10 @@ def make_index(scan: PacketScan, frames: Frames, read: ReadAt) -> PacketIndex:
     """
     numbers = np.full(len(scan.packets), -1, np.int64)
     numbers[frames.packets] = np.arange(len(frames.packets))
+    numbers[frames.hidden] = np.arange(len(frames.hidden)) - len(frames.hidden) - 1
     width, height = scan.coded_size
     codec = scan.context.codec.canonical_name
+    assert scan.first is not None
     index = PacketIndex(
         offsets=np.array([packet.position for packet in scan.packets], np.int64),
         sizes=np.array([packet.size for packet in scan.packets], np.int32),
@@ -166,9 +194,13 @@ def make_index(scan: PacketScan, frames: Frames, read: ReadAt) -> PacketIndex:
         color_range=scan.context.color_range,
         reorder=frames.reorder,
         is_direct=scan.is_direct,
-        is_skippable=scan.unclear is None,
         size=(min(width, _MAX_SIDE), min(height, _MAX_SIDE)),
         has_fields=codec == "h264" and scan.is_interlaced and scan.unclear is not None,
+        is_full_range=is_full_range(scan.first),
+        drops_leading=codec == "hevc",
+        disposable=_disposable(scan),
+        checked=np.array(scan.run_checksums.begins, bool),
+        checksums=np.array(scan.run_checksums.values, np.uint32),
     )
     if index.is_direct:
         trial = _Trial(scan, index, read)
@@ -180,6 +212,15 @@ def make_index(scan: PacketScan, frames: Frames, read: ReadAt) -> PacketIndex:
     if scan.unclear is not None and scan.is_interlaced:
         return replace(index, keys=np.arange(len(index.keys)) == 0)
     return index
+
+
+def _disposable(scan: PacketScan) -> np.ndarray:
+    """Packets that may be left out, bool (P,): none if the headers of others are unclear."""
+    is_known = scan.unclear is None
+    if scan.context.codec.canonical_name == "mpeg4":  # only a decoder counts its frames
+        # FFmpeg takes the distance of fields from the first picture that no other refers to
+        is_known = not scan.has_packed_pictures and not scan.is_interlaced
+    return np.array([is_known and packet.is_disposable for packet in scan.packets], bool)
 
 
 @dataclass
@@ -220,7 +261,7 @@ class _Trial:
         end = int(following[0]) if len(following) else len(index.numbers)
         numbers = index.numbers[key : min(end, key + _TRIED_PACKETS)]
         expected = {}
-        for number in numbers[numbers >= index.numbers[key]].tolist():
+        for number in numbers[numbers >= max(0, index.numbers[key])].tolist():
             packet = int(index.packet_of[number])
             if packet in self._scan.checksums:
                 expected[number] = self._scan.checksums[packet]

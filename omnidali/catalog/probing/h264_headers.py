@@ -11,6 +11,7 @@ from omnidali.catalog.probing.nal_reader import (
     NalReader,
     Pps,
     Sps,
+    read_cropping,
     sized_units,
     unescape,
 )
@@ -34,6 +35,9 @@ _BUFFERS = 32  # that a stream may describe (E.1.2)
 class H264Reader(NalReader):
     """Reads packets of H.264; see :class:`~omnidali.catalog.probing.nal_reader.NalReader`."""
 
+    has_open_gop = False  # whether a keyframe that was read is no IDR picture
+    may_have_fields = False  # whether a parameter set that was used permits fields
+
     _recovery: int | None = None  # recovery_frame_cnt of the packet that is read
 
     def is_key(self, data: bytes, flagged: bool) -> bool:
@@ -46,7 +50,9 @@ class H264Reader(NalReader):
                 recovery = _recovery_frames(unit[1:], recovery)
             elif kind == _SLICE:
                 _, slice_type = BitReader(unescape(unit[1:SLICE_BYTES])).golombs(2)
-                return flagged and recovery == 0 and slice_type in _INTRA
+                is_key = flagged and recovery == 0 and slice_type in _INTRA
+                self.has_open_gop |= is_key
+                return is_key
         return False
 
     def _configured_units(self, extradata: bytes) -> Iterator[bytes]:
@@ -76,7 +82,7 @@ class H264Reader(NalReader):
             return
         bits = BitReader(unescape(unit[1:]))
         if kind == _SPS:
-            number, sps = _read_sps(bits)
+            number, sps = read_h264_sps(bits)
             self._sps[number] = sps
         else:
             number, sps_number = bits.golombs(2)
@@ -93,6 +99,7 @@ class H264Reader(NalReader):
         elif self._sequence < 0:
             raise UnclearHeadersError("the first picture is no keyframe")
         self._use(sps)
+        self.may_have_fields |= not sps.only_frames
 
         if sps.has_separate_planes:
             bits.take(2)
@@ -110,7 +117,8 @@ class H264Reader(NalReader):
             order = 2 * self._full_order(frame_number, sps.frame_number_bits, starts, True)
             order -= not is_reference
         is_key = starts or (flagged and self._recovery == 0 and slice_type in _INTRA)
-        return CodedPicture(self._sequence, order, is_key)
+        self.has_open_gop |= is_key and not starts
+        return CodedPicture(self._sequence, order, is_key, is_disposable=not is_reference)
 
 
 def _kind(unit: bytes) -> int:
@@ -139,7 +147,7 @@ def _read_extended(data: bytes, place: int) -> tuple[int, int]:
     return number + (data[place] if place < len(data) else 0), place + 1
 
 
-def _read_sps(bits: BitReader) -> tuple[int, Sps]:
+def read_h264_sps(bits: BitReader) -> tuple[int, Sps]:
     """Read a sequence parameter set; returns its number and its fields."""
     profile = bits.take(8)
     bits.take(16)  # constraints and level
@@ -168,8 +176,8 @@ def _read_sps(bits: BitReader) -> tuple[int, Sps]:
     if not only_frames:
         bits.take(1)  # macroblock adaptive fields
     bits.take(1)  # direct 8x8
-    if bits.take(1):
-        size += bits.golombs(4)  # cropping
+    cropping = read_cropping(bits)
+    size += cropping.sides
     max_reorder = _read_max_reorder(bits) if bits.take(1) else None
     return number, Sps(
         picture_format=(*size, only_frames, chroma, *depths),
@@ -179,6 +187,7 @@ def _read_sps(bits: BitReader) -> tuple[int, Sps]:
         order_type=order_type,
         frame_number_bits=frame_number_bits,
         only_frames=only_frames,
+        cropping=cropping,
     )
 
 

@@ -11,6 +11,7 @@ from omnidali.catalog.probing.nal_reader import (
     NalReader,
     Pps,
     Sps,
+    read_cropping,
     sized_units,
     unescape,
 )
@@ -61,7 +62,7 @@ class HevcReader(NalReader):
             return
         bits = BitReader(unescape(unit[2:]))
         if kind == _SPS:
-            number, sps = _read_sps(bits)
+            number, sps = read_hevc_sps(bits)
             self._sps[number] = sps
         else:
             number, sps_number = bits.golombs(2)
@@ -99,7 +100,10 @@ class HevcReader(NalReader):
         is_unreferenced = kind in _LEADING or (kind < 16 and kind % 2 == 0)
         is_reference = data[1] & 7 == 1 and not is_unreferenced
         order = self._full_order(low, sps.order_bits, starts, is_reference)
-        return CodedPicture(self._sequence, order, is_key)
+        # 7.4.2.2: pictures of higher temporal layers alone may refer to it, and there are none
+        is_last_layer = data[1] & 7 == sps.layers
+        is_disposable = kind < 16 and kind % 2 == 0 and is_last_layer
+        return CodedPicture(self._sequence, order, is_key, is_disposable)
 
 
 def _kind(unit: bytes) -> int | None:
@@ -107,7 +111,7 @@ def _kind(unit: bytes) -> int | None:
     return unit[0] >> 1 & 63 if len(unit) > 2 else None
 
 
-def _read_sps(bits: BitReader) -> tuple[int, Sps]:
+def read_hevc_sps(bits: BitReader) -> tuple[int, Sps]:
     """Read a sequence parameter set; returns its number and its fields."""
     bits.take(4)
     layers = bits.take(3)
@@ -122,8 +126,8 @@ def _read_sps(bits: BitReader) -> tuple[int, Sps]:
     chroma = bits.golomb()
     has_separate_planes = bool(chroma == 3 and bits.take(1))
     size = bits.golombs(2)
-    if bits.take(1):
-        size += bits.golombs(4)  # cropping
+    cropping = read_cropping(bits)
+    size += cropping.sides
     depths = bits.golombs(2)
     order_bits = bits.golomb() + 4
 
@@ -134,4 +138,6 @@ def _read_sps(bits: BitReader) -> tuple[int, Sps]:
         order_bits=order_bits,
         max_reorder=max_reorder,
         has_separate_planes=has_separate_planes,
+        layers=layers + 1,
+        cropping=cropping,
     )

@@ -7,13 +7,33 @@ headers, which can be read without decoding.
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
-from omnidali.catalog.probing.bit_reader import CodedPicture, UnclearHeadersError
+from omnidali.catalog.probing.bit_reader import (
+    BitReader,
+    CodedPicture,
+    UnclearHeadersError,
+)
 from omnidali.catalog.probing.limits import MAX_UNITS, UnsupportedMediaError
 
 SLICE_BYTES = 20  # hold the fields of a slice header up to its order count, with room for escapes
 _SET_BYTES = 4096  # of a parameter set
 _SETS = 1000  # different parameter sets that a stream may have
 _START_CODE = b"\0\0\1"
+
+
+@dataclass(frozen=True)
+class Cropping:
+    """What a sequence parameter set says about the part of the coded picture that is shown.
+
+    Attributes:
+        sides: what is cut off at the left, right, top and bottom, in units of the chroma format;
+            empty if nothing is.
+        bits_after: bits of the payload after these fields, its last bytes included.
+        bits: how many these fields take, the flag before them included.
+    """
+
+    sides: list[int]
+    bits_after: int
+    bits: int
 
 
 @dataclass(frozen=True)
@@ -28,6 +48,8 @@ class Sps:
         order_type: of H.264, how the order count is coded.
         frame_number_bits: of H.264, width of the frame number.
         only_frames: of H.264, whether there are no fields.
+        layers: of HEVC, how many temporal layers there may be.
+        cropping: the part of the picture that is shown.
     """
 
     picture_format: tuple[int, ...]
@@ -37,6 +59,8 @@ class Sps:
     order_type: int = 0
     frame_number_bits: int = 0
     only_frames: bool = True
+    layers: int = 1
+    cropping: Cropping | None = None
 
 
 @dataclass(frozen=True)
@@ -211,6 +235,13 @@ def sized_units(data: bytes, end: int, count: int) -> Generator[bytes, None, int
         end = begin + int.from_bytes(data[end:begin], "big")
         yield data[begin:end]
     return end
+
+
+def read_cropping(bits: BitReader) -> Cropping:
+    """Read the flag and the four fields that H.264 and HEVC have in common."""
+    before = bits.left
+    sides = bits.golombs(4) if bits.take(1) else []
+    return Cropping(sides, bits_after=bits.left, bits=before - bits.left)
 
 
 def unescape(data: bytes) -> bytes:

@@ -1,7 +1,6 @@
 """Decodes wanted frames of a video with its packet index, without a demuxer."""
 
 import itertools
-import operator
 from collections.abc import Iterator, Sequence
 
 import av
@@ -11,15 +10,11 @@ from omnidali.catalog.probing.limits import MAX_VIDEO_PIXELS
 from omnidali.catalog.probing.packet_index import PacketIndex, Run
 from omnidali.utils.heartbeat import report_progress
 
-_BLOCK = 1 << 22  # bytes that are read at once
 _DECODERS = {"av1": "libdav1d"}  # FFmpeg's own av1 needs hardware
 # Codecs whose packets say how large the picture is.
 _SELF_SIZED = {"h264", "hevc", "vp8", "vp9", "av1", "mjpeg"}
 # Decoders that keep some state of earlier frames when they are reset.
 KEEPS_STATE = {"mpeg4", "ffv1"}
-# Decoders that report which frames no other refers to. HEVC's do, but for frames of the same
-# temporal layer only.
-_SKIPPING = {"h264"}
 
 
 def make_context(codec: str, index: PacketIndex) -> av.VideoCodecContext:
@@ -133,23 +128,10 @@ class PacketDecoder:
             yield from decode_run(self._context, self._packets(index, read, run), run.frames)
 
     def _packets(self, index: PacketIndex, read: ReadAt, run: Run) -> Iterator[av.Packet]:
-        """Yield the packets of a run, read in blocks; set what the decoder may leave out."""
-        packets = slice(run.first, run.last + 1)
-        offsets = index.offsets[packets].tolist()
-        sizes = index.sizes[packets].tolist()
-        end = max(map(operator.add, offsets, sizes))
-        block = b""
-        begin = 0
-        for number, offset, size in zip(itertools.count(run.first), offsets, sizes, strict=False):
-            if not begin <= offset <= offset + size <= begin + len(block):
-                begin = offset
-                block = read(offset, max(size, min(_BLOCK, end - offset)))
-            packet = av.Packet(size)
-            packet.update(block[offset - begin : offset - begin + size])
+        """Yield the packets that a run needs, read in blocks."""
+        packets = index.needed(run)
+        for number, data in zip(packets.tolist(), index.read(packets, read), strict=True):
+            packet = av.Packet(int(index.sizes[number]))
+            packet.update(bytes(data))
             packet.pts = number
-
-            # A frame that no other refers to is decoded only if it is wanted itself.
-            if self._codec in _SKIPPING:
-                is_needed = number in run.frames or not index.is_skippable
-                self._context.skip_frame = "DEFAULT" if is_needed else "NONREF"
             yield packet

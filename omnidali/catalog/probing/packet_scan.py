@@ -13,7 +13,9 @@ from omnidali.catalog.probing.frame_planes import frame_checksum
 from omnidali.catalog.probing.h264_headers import H264Reader
 from omnidali.catalog.probing.hevc_headers import HevcReader
 from omnidali.catalog.probing.limits import check_video
+from omnidali.catalog.probing.mpeg4_headers import count_pictures, is_lone_b_picture
 from omnidali.catalog.probing.packet_index import FRAMING
+from omnidali.catalog.probing.run_checksums import RunChecksums
 from omnidali.catalog.probing.vpx_av1_headers import Av1Reader, Vp9Reader
 from omnidali.utils.heartbeat import report_progress
 
@@ -44,6 +46,8 @@ class ScannedPacket(NamedTuple):
         is_hidden: whether an edit list discards its frame.
         is_key: whether decoding may begin here, by the headers if they can be read, else by the
             container.
+        is_disposable: whether it holds one picture, which no other refers to, as far as its own
+            headers say.
     """
 
     position: int
@@ -52,6 +56,7 @@ class ScannedPacket(NamedTuple):
     decode_time: int | None
     is_hidden: bool
     is_key: bool
+    is_disposable: bool
 
 
 class PacketScan:
@@ -69,6 +74,7 @@ class PacketScan:
         coded_size: (width, height) that the container says, pixels.
         packets: in decoding order.
         is_direct: whether the bytes of the packets lie in the file as a decoder needs them.
+        run_checksums: of the packets.
         pictures: what the headers say about each packet, as far as ``unclear`` is None.
         unclear: why the headers do not determine the frames; None if they do.
         delay: packets that a frame is held back by at most, by the headers.
@@ -78,6 +84,7 @@ class PacketScan:
         checksums: of frames by packet: of keyframes, and of all if frames are reordered.
         first: the first frame.
         is_interlaced: whether one of these frames is.
+        has_packed_pictures: whether a packet of MPEG-4 holds several pictures, or none.
         damaged: packets that do not decode, or not without the decoder making something up; known
             with ``decodes_all``, and all of them if FFmpeg's log is on.
     """
@@ -89,6 +96,7 @@ class PacketScan:
         self.coded_size = (self.context.width, self.context.height)
         self.packets: list[ScannedPacket] = []
         self.is_direct = True
+        self.run_checksums = RunChecksums()
         self.pictures: list[CodedPicture] = []
         self.unclear: str | None = None
         self.delay = 0
@@ -97,6 +105,7 @@ class PacketScan:
         self.checksums: dict[int, int] = {}
         self.first: av.VideoFrame | None = None
         self.is_interlaced = False
+        self.has_packed_pictures = False
         self.damaged: set[int] = set()
 
         self._stream = stream
@@ -146,6 +155,7 @@ class PacketScan:
             found = -1 if position < 0 or has_new_settings else self._find(data, position)
             self.is_direct = found >= 0
             position = max(found, position)
+        is_key = self._read_headers(data, packet.is_keyframe, has_new_settings)
         self.packets.append(
             ScannedPacket(
                 position=position,
@@ -153,9 +163,11 @@ class PacketScan:
                 time=packet.pts,
                 decode_time=packet.dts,
                 is_hidden=packet.is_discard,
-                is_key=self._read_headers(data, packet.is_keyframe, has_new_settings),
+                is_key=is_key,
+                is_disposable=self._is_disposable(data),
             )
         )
+        self.run_checksums.add(data, is_key)
         if not len(self.packets) % _CHECKED:
             check_video(0, len(self.packets))
 
@@ -187,6 +199,13 @@ class PacketScan:
         except (UnclearHeadersError, IndexError):
             return False
 
+    def _is_disposable(self, data: bytes) -> bool:
+        """Whether no other packet refers to the one whose headers were read last."""
+        if self.context.codec.canonical_name == "mpeg4":
+            self.has_packed_pictures |= count_pictures(data) != 1
+            return is_lone_b_picture(data)
+        return self.unclear is None and bool(self.pictures) and self.pictures[-1].is_disposable
+
     def _decode(self, packet: av.Packet) -> None:
         number = len(self.packets) - 1
         if packet.size:
@@ -215,9 +234,10 @@ class PacketScan:
                 self.checksums[frame.pts] = frame_checksum(frame)
 
     def order_by_headers(self) -> np.ndarray | None:
-        """Packets of shown frames in the order in which a decoder outputs them: int64 (frames,).
+        """All packets in the order in which a decoder outputs their frames: int64 (P,).
 
-        The timestamps must agree: if they do not, they or the headers are wrong.
+        Frames that an edit list hides have a place, too. The timestamps of the others must agree:
+        if they do not, they or the headers are wrong.
 
         Returns:
             None, and sets ``unclear``, if only a decoder knows.
@@ -226,11 +246,10 @@ class PacketScan:
             return None
         assert self._reader is not None
 
-        sequences, orders, _ = np.array(self.pictures, np.int64).T
+        sequences, orders = np.array(self.pictures, np.int64).T[:2]
         order = np.lexsort((orders, sequences))
         self.delay = int((np.arange(len(order)) - np.argsort(order)).max())
-        is_hidden = np.array([packet.is_hidden for packet in self.packets])
-        shown = order[~is_hidden[order]]
+        shown = order[~self.is_hidden[order]]
         times = [self.packets[number].time for number in shown.tolist()]
         if self.delay > (self._reader.max_reorder or 0):
             self.unclear = "more frames are reordered than the stream says"
@@ -238,4 +257,23 @@ class PacketScan:
             self.unclear = "timestamps that are missing, or in another order than the frames"
         elif self.shown[:1] != shown[:1].tolist():
             self.unclear = "a first frame that is another one than the headers say"
-        return shown if self.unclear is None else None
+        return order if self.unclear is None else None
+
+    @property
+    def is_hidden(self) -> np.ndarray:
+        """Which packets an edit list hides: bool (P,)."""
+        return np.array([packet.is_hidden for packet in self.packets], bool)
+
+    @property
+    def has_open_gop(self) -> bool:
+        """Whether a keyframe of H.264 leaves the pictures before it in place.
+
+        Then a decoder that jumps there shows others, and counts them.
+        """
+        return isinstance(self._reader, H264Reader) and self._reader.has_open_gop
+
+    @property
+    def may_have_fields(self) -> bool:
+        """Whether a frame may consist of two fields."""
+        has_some = isinstance(self._reader, H264Reader) and self._reader.may_have_fields
+        return has_some or self.is_interlaced

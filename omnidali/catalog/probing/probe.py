@@ -7,10 +7,23 @@ OK = "ok"
 UNREADABLE = "unreadable"  # how states begin that may pass: the disk was to blame
 HUNGRY = "needs too much memory"
 
-# Variants of a codec: of files whose timestamps do not identify frames, and of those for which a
-# decoder makes something up.
+# Variants of a codec. The first one is that of files whose timestamps do not identify frames; it may
+# follow another.
 IRREGULAR = ":irregular"
+# Files for which a decoder makes something up.
 DAMAGED = ":damaged"
+# Files whose frames can only be counted from the start.
+UNCOUNTED = ":uncounted"
+# Files of which no excerpt of packets can be decoded from front to back: their container cuts
+# packets up, they have fields, keyframes leave the pictures before them in place, or packets give
+# no frame, which an edit list hides between others, too.
+INDIRECT = ":indirect"
+INTERLACED = ":interlaced"
+OPEN_GOP = ":open-gop"
+EDITED = ":edited"
+
+# Variants that make no other plan: the same frames have the same numbers.
+_SAME_FRAMES = (DAMAGED, INDIRECT, INTERLACED, OPEN_GOP, EDITED)
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,20 @@ class Probe:
     mirrored: bool = False
     aspect: float = 1.0
     note: str = ""
+
+
+def planned_codec(codec: str) -> str:
+    """A codec without the variants that matter to decoders alone.
+
+    >>> planned_codec("h264:open-gop"), planned_codec("h264:yuv444p")
+    ('h264', 'h264:yuv444p')
+    >>> planned_codec("h264:open-gop:irregular")
+    'h264:irregular'
+    """
+    name, colon, variant = codec.partition(":")
+    if codec.endswith(IRREGULAR):
+        return name + IRREGULAR
+    return name if colon + variant in _SAME_FRAMES else codec
 
 
 def stretched(width: int, height: int, aspect: float) -> tuple[int, int]:

@@ -28,7 +28,18 @@ from omnidali.catalog.probing.limits import (
 from omnidali.catalog.probing.packed_numbers import pack_numbers
 from omnidali.catalog.probing.packet_decoder import use_one_thread
 from omnidali.catalog.probing.packet_scan import PacketScan
-from omnidali.catalog.probing.probe import DAMAGED, HUNGRY, IRREGULAR, Probe, stretched
+from omnidali.catalog.probing.probe import (
+    DAMAGED,
+    EDITED,
+    HUNGRY,
+    INDIRECT,
+    INTERLACED,
+    IRREGULAR,
+    OPEN_GOP,
+    UNCOUNTED,
+    Probe,
+    stretched,
+)
 from omnidali.catalog.probing.sniff import HEAD_BYTES, sniff_video
 from omnidali.catalog.probing.video_container import open_video, video_stream
 
@@ -91,8 +102,8 @@ def _examine(
             if scan.first is None:
                 raise UnsupportedMediaError("no frame decodes")
             frames = frames_by_decoding(scan, _order_by_times(span, demuxer))
-        elif (shown := scan.order_by_headers()) is not None:
-            frames = frames_by_headers(scan, shown)
+        elif (order := scan.order_by_headers()) is not None:
+            frames = frames_by_headers(scan, order)
         else:
             return None
         return _probe_of(scan, frames, stream, demuxer, read)
@@ -202,13 +213,27 @@ def _codec_name(scan: PacketScan, *, is_turned: bool, frames: Frames | None) -> 
 
     As an example, libdav1d decodes av1.
     """
-    assert scan.first is not None
     name = scan.context.codec.canonical_name
+    if frames is None:
+        return f"{name}{UNCOUNTED}{IRREGULAR}"
+    variant = _variant(scan, frames, is_turned=is_turned)
+    return f"{name}{variant}" if frames.is_plain else f"{name}{variant}{IRREGULAR}"
+
+
+def _variant(scan: PacketScan, frames: Frames, *, is_turned: bool) -> str:
+    """The first reason why not every decoder takes the video; empty if there is none."""
+    assert scan.first is not None
     pixels = scan.first.format.name
-    if frames is None or not frames.is_plain:
-        return f"{name}{IRREGULAR}"
     if is_turned:
-        return f"{name}:rotated"
+        return ":rotated"
     if pixels not in ("yuv420p", "yuvj420p"):
-        return f"{name}:{pixels}"
-    return f"{name}{DAMAGED}" if frames.is_damaged else name
+        return f":{pixels}"
+    if frames.is_damaged:
+        return DAMAGED
+    if not scan.is_direct:
+        return INDIRECT
+    if scan.may_have_fields:
+        return INTERLACED
+    if scan.has_open_gop:
+        return OPEN_GOP
+    return EDITED if frames.is_edited else ""

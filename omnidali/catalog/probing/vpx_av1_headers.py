@@ -28,12 +28,14 @@ _FRAME = 6
 
 # Kinds of AV1's frames.
 _KEY_FRAME = 0
+_INTRA_FRAMES = (_KEY_FRAME, 2)
 _SWITCH_FRAME = 3
 
 
 class _Frame(NamedTuple):
     is_shown: bool
     is_shown_key: bool
+    is_disposable: bool = False
 
 
 class _ShownReader:
@@ -67,7 +69,8 @@ class _ShownReader:
         self._count += 1
         if self._count == 1 and not is_key:
             raise UnclearHeadersError("the first picture is no keyframe")
-        return CodedPicture(0, self._count, is_key)
+        is_disposable = all(frame.is_disposable for frame in frames)
+        return CodedPicture(0, self._count, is_key, is_disposable)
 
     def is_key(self, data: bytes, flagged: bool) -> bool:
         """Whether decoding may begin with a packet, as far as its headers alone can say."""
@@ -173,6 +176,8 @@ class _Av1Sequence:
         id_bits: width of a frame's number.
         screen_tools: whether frames use tools for screen content, or ``_SELECT``.
         integer_motion: whether motion vectors are whole numbers, or ``_SELECT``.
+        order_bits: width of a frame's place in the order.
+        has_model: whether frames tell a decoder when to free its buffers.
     """
 
     picture_format: tuple[int, ...] = ()
@@ -180,17 +185,22 @@ class _Av1Sequence:
     id_bits: int = 0
     screen_tools: int = _SELECT
     integer_motion: int = _SELECT
+    order_bits: int = 0
+    has_model: bool = False
 
     def read_frame(self, bits: BitReader) -> _Frame:
-        """Read a frame header (5.9.2)."""
-        if bits.take(1):  # shows one that was decoded before
+        """Read a frame header (5.9.2).
+
+        All that a decoder keeps of a frame lies in the buffers that the frame refreshes (7.20):
+        without any, the next frames decode alike without it.
+        """
+        if bits.take(1):  # shows one that was decoded before, which may be a keyframe
             return _Frame(is_shown=True, is_shown_key=False)
         kind = bits.take(2)
         is_shown = bool(bits.take(1))
         is_shown_key = kind == _KEY_FRAME and is_shown
         bits.take(self.time_bits if is_shown else 1)
-        if kind != _SWITCH_FRAME and not is_shown_key:
-            bits.take(1)  # error resilience
+        is_robust = kind == _SWITCH_FRAME or is_shown_key or bool(bits.take(1))
         bits.take(1)
 
         uses_tools = bits.take(1) if self.screen_tools == _SELECT else self.screen_tools
@@ -199,7 +209,13 @@ class _Av1Sequence:
         bits.take(self.id_bits)
         if kind == _SWITCH_FRAME or bits.take(1):
             raise UnclearHeadersError("a frame with a size of its own")
-        return _Frame(is_shown, is_shown_key)
+        if is_shown_key or self.has_model:
+            return _Frame(is_shown, is_shown_key)
+
+        bits.take(self.order_bits)
+        if kind not in _INTRA_FRAMES and not is_robust:
+            bits.take(3)  # the frame whose context it continues
+        return _Frame(is_shown, is_shown_key, is_disposable=not bits.take(8))
 
 
 class Av1Reader(_ShownReader):
@@ -287,13 +303,16 @@ def _read_sequence(bits: BitReader) -> _Av1Sequence:
     integer_motion = _SELECT
     if screen_tools:
         integer_motion = _SELECT if bits.take(1) else bits.take(1)
-    bits.take(3 * has_order + 3)  # order, superresolution, filters
+    order_bits = bits.take(3) + 1 if has_order else 0
+    bits.take(3)  # superresolution, filters
     return _Av1Sequence(
         picture_format=(*size, bits.take(1)),
         time_bits=time_bits,
         id_bits=id_bits,
         screen_tools=screen_tools,
         integer_motion=integer_motion,
+        order_bits=order_bits,
+        has_model=delay_bits > 0,
     )
 
 
