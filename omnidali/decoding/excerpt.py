@@ -15,7 +15,7 @@ from omnidali.catalog.probing.file_span import ReadAt, Region
 from omnidali.catalog.probing.packet_index import PacketIndex, Run
 from omnidali.catalog.probing.run_checksums import checksum_of
 from omnidali.decoding.matroska import CODECS, write_matroska
-from omnidali.decoding.nal_edits import edit_keyframe, has_units, length_bytes, without_cropping
+from omnidali.decoding.nal_edits import NalEditor, has_units
 from omnidali.errors import DecodeError
 
 _MAX_BYTES = 1 << 30  # DALI counts the bytes of a stream in 31 bits
@@ -75,10 +75,12 @@ def make_excerpt(media: Media, frames: np.ndarray) -> Excerpt:
         for run in index.runs(numbers.tolist()):
             builder.add(run, file.read_at)
 
+    editor = builder.editor
     data = write_matroska(
         codec,
-        without_cropping(codec, index.extradata) if has_units(codec) else index.extradata,
-        media.stored,
+        editor.extradata if editor is not None else index.extradata,
+        # FFmpeg would cut the pictures to the size of the container
+        (editor and editor.coded_size) or media.stored,
         builder.packets,
         times=builder.times,
         keys=builder.keys,
@@ -101,6 +103,7 @@ class _Builder:
         times: by packet, its place if all of them were shown.
         keys: by packet, whether decoding may begin there.
         places: by frame number, its place among the frames that come out.
+        editor: of a stream of NAL units.
     """
 
     def __init__(self, codec: str, index: PacketIndex) -> None:
@@ -109,9 +112,10 @@ class _Builder:
         self.keys: list[bool] = []
         self.places: dict[int, int] = {}
 
+        self.editor = NalEditor(codec, index.extradata) if has_units(codec) else None
+
         self._codec = codec
         self._index = index
-        self._length_size = length_bytes(codec, index.extradata) if has_units(codec) else 0
         self._shown = 0  # frames that come out of the runs before
         self._bytes = 0
 
@@ -127,14 +131,11 @@ class _Builder:
 
         self.packets += _read_checked(self._index, packets, read)
         self.keys += keys.tolist()
-        if has_units(self._codec):
+        if self.editor is not None:
             for place in (begin + np.flatnonzero(keys)).tolist():
-                self.packets[place] = edit_keyframe(
-                    self._codec,
-                    bytes(self.packets[place]),
-                    self._length_size,
-                    is_cut=place == begin > 0,
-                )
+                packet = bytes(self.packets[place])
+                is_cut = place == begin > 0
+                self.packets[place] = self.editor.edit_keyframe(packet, is_cut=is_cut)
 
         numbers = self._index.numbers[packets]
         order = _show_order(numbers, self._codec in _REORDERED)

@@ -18,8 +18,7 @@ Edit = Callable[[bytes], bytes]  # of one NAL unit
 
 _START_CODE = re.compile(rb"\x00\x00\x01")
 _ESCAPED = re.compile(rb"\x00\x00(?=[\x00-\x03])")
-_H264_SPS = 7
-_HEVC_SPS = 33
+_SPS = {"h264": 7, "hevc": 33}  # kinds of sequence parameter sets
 _HEVC_CRA = 21
 _HEVC_BLA = 18  # a keyframe after a cut, without pictures that are shown before it
 
@@ -29,51 +28,78 @@ def has_units(codec: str) -> bool:
     return codec in ("h264", "hevc")
 
 
-@functools.lru_cache(maxsize=256)  # most videos of a set have the same few parameter sets
-def without_cropping(codec: str, extradata: bytes) -> bytes:
-    """The parameter sets of a container, avcC, hvcC or start codes, without cropping."""
-    edit = functools.partial(_uncropped, codec)
-    if not extradata.startswith(b"\1"):
-        return edit_units(extradata, 0, edit)
-    if codec == "h264":
-        count = extradata[5] & 31
-        units, end = _edit_sized(extradata, 6, count, edit)
-        return extradata[:6] + units + extradata[end:]
-
-    parts = [extradata[:23]]
-    end = 23
-    for _ in range(extradata[22]):  # arrays of one kind of parameter set each
-        begin = end
-        count = int.from_bytes(extradata[begin + 1 : begin + 3], "big")
-        units, end = _edit_sized(extradata, begin + 3, count, edit)
-        parts += [extradata[begin : begin + 3], units]
-    return b"".join(parts) + extradata[end:]
-
-
-def length_bytes(codec: str, extradata: bytes) -> int:
-    """How many bytes say the length of a unit in a packet; 0: units begin with start codes."""
-    if not extradata.startswith(b"\1"):
-        return 0
-    return 1 + (extradata[4 if codec == "h264" else 21] & 3)
-
-
-def edit_keyframe(codec: str, data: bytes, length_size: int, *, is_cut: bool) -> bytes:
-    """Take the cropping out of a keyframe's own parameter sets.
+class NalEditor:
+    """Edits one stream.
 
     Args:
         codec: h264 or hevc.
-        data: the packet.
-        length_size: as of :func:`length_bytes`.
-        is_cut: whether the packets before it were not those that it follows in the video. Then a
-            keyframe of HEVC that would count on from them begins to count anew.
+        extradata: parameter sets as the container has them: avcC, hvcC or start codes.
+
+    Attributes:
+        extradata: the same without cropping.
+        coded_size: width and height of the pictures of the edited stream, pixels; None if no
+            parameter set has come, or one keeps its cropping.
     """
 
-    def edit(unit: bytes) -> bytes:
-        if is_cut and codec == "hevc" and unit and unit[0] >> 1 & 63 == _HEVC_CRA:
-            return bytes([unit[0] & 0x81 | _HEVC_BLA << 1]) + unit[1:]
-        return _uncropped(codec, unit)
+    def __init__(self, codec: str, extradata: bytes) -> None:
+        self.coded_size: tuple[int, int] | None = None
+        self._codec = codec
+        self._length_size = 0  # bytes of the length before a unit; 0: start codes
+        if extradata.startswith(b"\1"):
+            self._length_size = 1 + (extradata[4 if codec == "h264" else 21] & 3)
+        self.extradata = self._edit_extradata(extradata)
 
-    return edit_units(data, length_size, edit)
+    def edit_keyframe(self, data: bytes, *, is_cut: bool) -> bytes:
+        """Take the cropping out of a keyframe's own parameter sets.
+
+        Args:
+            data: the packet.
+            is_cut: whether the packets before it are not those that it follows in the video. Then
+                a keyframe of HEVC that would count on from them begins to count anew.
+        """
+
+        def edit(unit: bytes) -> bytes:
+            is_cra = self._codec == "hevc" and unit and unit[0] >> 1 & 63 == _HEVC_CRA
+            if is_cut and is_cra:
+                return bytes([unit[0] & 0x81 | _HEVC_BLA << 1]) + unit[1:]
+            return self._edit_unit(unit)
+
+        return edit_units(data, self._length_size, edit)
+
+    def _edit_extradata(self, extradata: bytes) -> bytes:
+        if not self._length_size:
+            return edit_units(extradata, 0, self._edit_unit)
+        if self._codec == "h264":
+            units, end = self._edit_sized(extradata, 6, extradata[5] & 31)
+            return extradata[:6] + units + extradata[end:]
+
+        parts = [extradata[:23]]
+        end = 23
+        for _ in range(extradata[22]):  # arrays of one kind of parameter set each
+            begin = end
+            count = int.from_bytes(extradata[begin + 1 : begin + 3], "big")
+            units, end = self._edit_sized(extradata, begin + 3, count)
+            parts += [extradata[begin : begin + 3], units]
+        return b"".join(parts) + extradata[end:]
+
+    def _edit_sized(self, data: bytes, begin: int, count: int) -> tuple[bytes, int]:
+        """Edit ``count`` units, each with its length in two bytes before it; also their end."""
+        parts = []
+        end = begin
+        for _ in range(count):
+            start = end + 2
+            end = start + int.from_bytes(data[end:start], "big")
+            unit = self._edit_unit(data[start:end])
+            parts += [len(unit).to_bytes(2, "big"), unit]
+        return b"".join(parts), end
+
+    def _edit_unit(self, unit: bytes) -> bytes:
+        head = 1 if self._codec == "h264" else 2
+        is_set = len(unit) > head and _kind(self._codec, unit) == _SPS[self._codec]
+        if not is_set:
+            return unit
+        edited, self.coded_size = _without_cropping(self._codec, unit)
+        return edited
 
 
 def edit_units(data: bytes, length_size: int, edit: Edit) -> bytes:
@@ -102,35 +128,24 @@ def edit_units(data: bytes, length_size: int, edit: Edit) -> bytes:
     return b"".join(parts)
 
 
-def _edit_sized(data: bytes, begin: int, count: int, edit: Edit) -> tuple[bytes, int]:
-    """Edit ``count`` units, each with its length in two bytes before it; also where they end."""
-    parts = []
-    end = begin
-    for _ in range(count):
-        start = end + 2
-        end = start + int.from_bytes(data[end:start], "big")
-        unit = edit(data[start:end])
-        parts += [len(unit).to_bytes(2, "big"), unit]
-    return b"".join(parts), end
+@functools.lru_cache(maxsize=256)  # most videos of a set have the same few parameter sets
+def _without_cropping(codec: str, unit: bytes) -> tuple[bytes, tuple[int, int] | None]:
+    """A sequence parameter set without cropping, and the size of its pictures.
 
-
-def _uncropped(codec: str, unit: bytes) -> bytes:
-    """A unit without cropping if it is a parameter set with some; else as it is.
-
-    What is cut off at the left or at the top stays: the picture would move.
+    What is cut off at the left or at the top stays, as the picture would move: the size is None.
     """
     head = 1 if codec == "h264" else 2
-    if len(unit) <= head or _kind(codec, unit) != (_H264_SPS if head == 1 else _HEVC_SPS):
-        return unit
     content = unescape(unit[head:]).rstrip(b"\0")
     read = read_h264_sps if codec == "h264" else read_hevc_sps
     try:
         _, sps = read(BitReader(content))
     except (UnclearHeadersError, IndexError):
-        return unit
+        return unit, None
     cropping = sps.cropping
-    if cropping is None or not cropping.sides or cropping.sides[0] or cropping.sides[2]:
-        return unit
+    if cropping is None or not cropping.sides:
+        return unit, sps.coded_size
+    if cropping.sides[0] or cropping.sides[2]:
+        return unit, None
 
     # the flag becomes 0, its fields go, and zeros fill up the last byte
     value = int.from_bytes(content, "big")
@@ -140,7 +155,12 @@ def _uncropped(codec: str, unit: bytes) -> bytes:
     padding = -count % 8
     edited = (before << 1 + cropping.bits_after | rest) << padding
     payload = edited.to_bytes((count + padding) // 8, "big").rstrip(b"\0")
-    return unit[:head] + _ESCAPED.sub(b"\0\0\3", payload)
+    return unit[:head] + escape(payload), sps.coded_size
+
+
+def escape(payload: bytes) -> bytes:
+    """A unit's payload with emulation prevention bytes (H.264 7.4.1)."""
+    return _ESCAPED.sub(b"\0\0\3", payload)
 
 
 def _kind(codec: str, unit: bytes) -> int:

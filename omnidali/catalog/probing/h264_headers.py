@@ -171,12 +171,13 @@ def read_h264_sps(bits: BitReader) -> tuple[int, Sps]:
     bits.golomb()  # reference frames
     bits.take(1)  # gaps in frame numbers
 
-    size = bits.golombs(2)
+    size = bits.golombs(2)  # less one, in macroblocks, or pairs of them
     only_frames = bool(bits.take(1))
     if not only_frames:
         bits.take(1)  # macroblock adaptive fields
     bits.take(1)  # direct 8x8
     cropping = read_cropping(bits)
+    coded_size = (16 * (size[0] + 1), 16 * (size[1] + 1) * (2 - only_frames))
     size += cropping.sides
     max_reorder = _read_max_reorder(bits) if bits.take(1) else None
     return number, Sps(
@@ -188,6 +189,7 @@ def read_h264_sps(bits: BitReader) -> tuple[int, Sps]:
         frame_number_bits=frame_number_bits,
         only_frames=only_frames,
         cropping=cropping,
+        coded_size=coded_size,
     )
 
 

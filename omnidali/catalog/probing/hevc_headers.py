@@ -127,6 +127,7 @@ def read_hevc_sps(bits: BitReader) -> tuple[int, Sps]:
     has_separate_planes = bool(chroma == 3 and bits.take(1))
     size = bits.golombs(2)
     cropping = read_cropping(bits)
+    coded_size = (size[0], size[1])
     size += cropping.sides
     depths = bits.golombs(2)
     order_bits = bits.golomb() + 4
@@ -140,4 +141,5 @@ def read_hevc_sps(bits: BitReader) -> tuple[int, Sps]:
         has_separate_planes=has_separate_planes,
         layers=layers + 1,
         cropping=cropping,
+        coded_size=coded_size,
     )

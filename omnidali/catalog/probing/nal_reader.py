@@ -50,6 +50,7 @@ class Sps:
         only_frames: of H.264, whether there are no fields.
         layers: of HEVC, how many temporal layers there may be.
         cropping: the part of the picture that is shown.
+        coded_size: width and height before cropping, pixels.
     """
 
     picture_format: tuple[int, ...]
@@ -61,6 +62,7 @@ class Sps:
     only_frames: bool = True
     layers: int = 1
     cropping: Cropping | None = None
+    coded_size: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ OK = "ok"
 UNREADABLE = "unreadable"  # how states begin that may pass: the disk was to blame
 HUNGRY = "needs too much memory"
 
-# Variants of a codec. The first one is that of files whose timestamps do not identify frames; it may
+# Variants of a codec. The first one says that timestamps do not identify the frames; it may
 # follow another.
 IRREGULAR = ":irregular"
 # Files for which a decoder makes something up.
