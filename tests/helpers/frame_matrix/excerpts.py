@@ -112,8 +112,12 @@ def _planes(frame: av.VideoFrame) -> Planes:
 
 def _is_same(shown: Planes, right: Planes) -> bool:
     """Whether planes are equal, but for padding at the right and at the bottom."""
-    parts = [plane[: other.shape[0], : other.shape[1]] for plane, other in zip(shown, right)]
-    return len(shown) == len(right) and all(map(np.array_equal, parts, right))
+    if len(shown) != len(right):
+        return False
+    return all(
+        np.array_equal(plane[: other.shape[0], : other.shape[1]], other)
+        for plane, other in zip(shown, right, strict=True)
+    )
 
 
 def _dali_problems(media: Media, name: str) -> list[str]:
