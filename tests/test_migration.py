@@ -1,4 +1,4 @@
-"""A run folder, a catalog and copies of version 0.1 still work, or are refused with a reason."""
+"""Run folders, catalogs and copies of older versions still work, or are refused with a reason."""
 
 import json
 import os
@@ -7,7 +7,9 @@ import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database import sql_schema
@@ -18,9 +20,11 @@ from omnidali.catalog.database.sql_schema import MEDIA_COLUMNS
 from omnidali.cli import main as cli
 from omnidali.config.load import load_config
 from omnidali.config.schema import SourceConfig
+from omnidali.decoding.excerpt import make_excerpt
 from omnidali.errors import UserError
 from omnidali.loading.data import open_data, open_loader
 from omnidali.models.checkpoint_file import load_checkpoint
+from omnidali.testing.numbered_media import write_video
 
 ARCHIVE = Path(__file__).parent / "golden" / "run-0.1.tar.xz"
 # where the run of the archive was made; `relocate` writes another folder in its place
@@ -40,8 +44,18 @@ def old(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def fifth(tmp_path, monkeypatch):
+    """A run folder, and the catalog of version 5 in it, as version 0.2 first wrote them."""
+    with tarfile.open(ARCHIVE.with_name("catalog-5.tar.xz")) as archive:
+        archive.extractall(tmp_path, filter="data")
+    relocate(tmp_path / "world/run/catalog.sqlite", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "world")
+    return tmp_path / "world"
+
+
 def relocate(catalog, root):
-    """Write another folder into a catalog of version 4, as if it had been made there."""
+    """Write another folder into a catalog of version 4 or 5, as if it had been made there."""
     db = sqlite3.connect(catalog)
     for source, *texts in db.execute("SELECT id, root, signature, watched FROM sources").fetchall():
         texts = [text.replace(BUILT_IN, root) for text in texts]
@@ -218,3 +232,47 @@ def test_notes_are_found_by_an_index(tmp_path):
         " WHERE source = 1 AND note <> '' AND +state = 'ok'"
     )
     assert "media_note" in plan.fetchone()[-1]
+
+
+def test_run_resumes_with_a_catalog_of_version_5(fifth, capfd):
+    """Its videos are probed again, for checksums and packets that no other refers to."""
+    config = load_config("run/config.yaml", ["train.steps=3"])
+    state = torch.load("run/checkpoints/last.pt")["loader"]
+    with open_loader(config, open_data(config, as_begun=True)) as loader:
+        assert loader.load_state_dict(state) == []
+        next(loader)
+    printed = capfd.readouterr().err
+    assert printed.count("3 videos are probed again, as the catalog keeps checksums") == 1
+
+    table = CatalogReader("run/catalog.sqlite").table("clips")
+    assert table.codec_names == ("h264", "h264:open-gop", "mpeg4")
+    for record in table.records.tolist():
+        media = table.media(record)
+        assert make_excerpt(media, np.arange(media.frames)).packets == media.frames
+    open_data(config)
+    assert "older version" not in capfd.readouterr().err  # once
+
+
+def test_videos_that_changed_stay_as_they_were_until_a_run_over_version_5_ends(fifth):
+    """Without an index, their frames are counted from the start."""
+    write_video(fifth / "clips/0.mp4", 0, frames=13, width=64, height=48)
+    config = load_config("run/config.yaml", ["train.steps=3"])
+    with open_loader(config, open_data(config, as_begun=True)) as loader:
+        loader.load_state_dict(torch.load("run/checkpoints/last.pt")["loader"])
+        next(loader)
+
+
+def test_upgrade_from_version_5_keeps_scores(fifth):
+    """Frames keep their numbers, and so what a teacher said of them."""
+    db = sqlite3.connect("run/catalog.sqlite")
+    db.execute("CREATE TABLE teachers (id INTEGER PRIMARY KEY)")
+    db.execute("INSERT INTO teachers VALUES (1)")
+    db.execute("CREATE TABLE scores (teacher INTEGER, path TEXT)")
+    db.execute("UPDATE media SET codec = 'mpeg4:irregular' WHERE path = '1.avi'")
+    paths = [str(fifth / path) for path in ("clips/1.avi", "photos/0.jpg")]
+    db.executemany("INSERT INTO scores VALUES (1, ?)", [(path,) for path in paths])
+    db.commit()
+    db.close()
+    open_data(load_config("run/config.yaml"))
+    db = connect("run/catalog.sqlite", read_only=True)
+    assert [path for (path,) in db.execute("SELECT path FROM scores ORDER BY path")] == paths
