@@ -4,15 +4,23 @@ The only package that imports DALI, which takes a second: import it where it is 
 devices, shapes and feeds; they know no lists, weights or training, and draw no random numbers.
 """
 
-from omnidali.pipelines.graph import Feeds, Graph, PipelineError, as_scalars
-from omnidali.pipelines.graphs import DecodedClips, EncodedImages, EncodedVideos, MovingImages
+from omnidali.pipelines.graph import (
+    FeedError,
+    Feeds,
+    Graph,
+    GraphBuildError,
+    PipelineError,
+    as_scalars,
+)
+from omnidali.pipelines.graphs import EncodedImages, EncodedVideos, MovingImages
 
 __all__ = [
-    "DecodedClips",
     "EncodedImages",
     "EncodedVideos",
+    "FeedError",
     "Feeds",
     "Graph",
+    "GraphBuildError",
     "MovingImages",
     "PipelineError",
     "as_scalars",

@@ -14,6 +14,14 @@ class PipelineError(RuntimeError):
     """DALI could not process a batch; the next batch is not affected."""
 
 
+class GraphBuildError(PipelineError):
+    """This machine cannot run such a graph, whatever its batches are."""
+
+
+class FeedError(PipelineError):
+    """DALI does not take a batch; how much of it the graph has taken is unknown: discard it."""
+
+
 class Graph:
     """One built pipeline. Subclasses define :meth:`define`, which names its external sources.
 
@@ -27,6 +35,9 @@ class Graph:
         threads: DALI's CPU threads.
         device_id: CUDA device, or None to run on the CPU.
         frames: of a clip, where a graph makes several of one image.
+
+    Raises:
+        GraphBuildError: if this machine lacks what the graph needs.
     """
 
     def __init__(
@@ -45,23 +56,22 @@ class Graph:
         self.frames = frames
         self.on_gpu = device_id is not None
         self.under_way = False
+        self.is_usable = True  # until it does not take a batch
         self._feeds: Feeds | None = None
         self._feeds_before: Feeds | None = None
 
         self._pipeline = Pipeline(
-            batch_size=batch * self.entries_a_sample,
+            batch_size=batch,
             num_threads=threads,
             device_id=device_id,
             prefetch_queue_depth=1,
         )
         with self._pipeline:
             self._pipeline.set_outputs(*self.define())
-        self._pipeline.build()
-
-    @property
-    def entries_a_sample(self) -> int:
-        """How many entries of DALI's batch a sample needs."""
-        return 1
+        try:
+            self._pipeline.build()
+        except RuntimeError as error:
+            raise GraphBuildError(first_reason(str(error))) from None
 
     def define(self) -> Sequence[DataNode]:
         """The graph; returns its outputs, one a view, each (F, size, size, 3) and normalised."""
@@ -75,7 +85,7 @@ class Graph:
 
         Raises:
             RuntimeError: if a run is under way.
-            PipelineError: if DALI does not take the feeds.
+            FeedError: if DALI does not take the feeds.
         """
         if self.under_way:
             raise RuntimeError("a run is under way: collect it first")
@@ -88,7 +98,8 @@ class Graph:
                 self._pipeline.feed_input(name, list(arrays))
             self._pipeline.schedule_run()
         except RuntimeError as error:
-            raise PipelineError(first_reason(str(error))) from None
+            self.is_usable = False
+            raise FeedError(first_reason(str(error))) from None
         self.under_way = True
 
     def collect(self) -> list[object]:
@@ -96,7 +107,8 @@ class Graph:
 
         Returns:
             One DALI tensor a view: (n, F, size, size, 3), float32 on the CPU and float16 on a GPU,
-            readable through DLPack until the next call.
+            finished, and readable through DLPack. DALI uses the memory again once the last
+            reference to the tensor is gone: hold it until all copies out of it are over.
 
         Raises:
             PipelineError: if any sample fails; DALI does not say reliably which.

@@ -1,11 +1,14 @@
-"""Four graphs with one output: clips of (F, H, W, C), normalised.
+"""Three graphs with one output: clips of (F, H, W, C), normalised.
 
 | graph | input | decodes |
 |---|---|---|
-| DecodedClips | pixels cut and scaled on the CPU | nothing |
 | EncodedImages | file bytes and boxes | nvJPEG on a GPU, libjpeg-turbo and friends on the CPU |
 | MovingImages | file bytes, boxes, a matrix a frame | as EncodedImages; an image becomes a clip |
-| EncodedVideos | file bytes, frame numbers, boxes | NVDEC on a GPU; VP8, VP9, MJPEG on the CPU |
+| EncodedVideos | excerpts, frames, boxes, colours | NVDEC on a GPU; VP8, VP9, MJPEG on the CPU |
+
+On a GPU the decoder is "mixed": it takes bytes of the host's memory and leaves pixels on the GPU,
+where everything after it runs. The small numbers (boxes, flips, sides, colours) are arguments,
+which DALI takes from the host.
 
 The layout stays channels-last all the way, which is the memory format that convolutions like best.
 Scaling is bilinear with an antialiasing triangle filter if it shrinks.
@@ -19,22 +22,6 @@ from nvidia.dali.types import DALIDataType, DALIImageType, DALIInterpType
 
 from omnidali.pipelines.graph import Graph
 from omnidali.utils.constants import MEAN, STD
-
-
-class DecodedClips(Graph):
-    """Feeds: ``pixels`` uint8 (F, size, size, 3) and ``flip`` int32 (), one a view of a sample."""
-
-    @property
-    def entries_a_sample(self) -> int:
-        return self.views
-
-    def define(self) -> Sequence[DataNode]:
-        pixels = fn.external_source(
-            name="pixels", dtype=DALIDataType.UINT8, ndim=4, layout="FHWC", no_copy=True
-        )
-        if self.on_gpu:
-            pixels = pixels.gpu()  # one byte a value crosses the bus, not four
-        return [_normalise(pixels, "flip", on_gpu=self.on_gpu, layout="FHWC")]
 
 
 class EncodedImages(Graph):
@@ -79,8 +66,18 @@ class MovingImages(Graph):
 
 
 class EncodedVideos(Graph):
-    """Feeds: ``data`` uint8 (bytes,), ``frames`` int32 (F,), and per view as in
+    """Feeds: ``data`` uint8 (bytes,); ``frames`` int32 (F,), places among the frames that come out;
+    ``sides`` int32 (2,), height and width of the picture without padding; ``colours`` float32
+    (3, 4) of :func:`~omnidali.decoding.colours.rgb_correction`; and per view as in
     :class:`EncodedImages`.
+
+    A decoder may give padding at the right and at the bottom. It is cut off before anything is
+    scaled: the filter looks beyond a box's edge. What is left is the decoder's own interpolation: a
+    quarter of the colour of the last row and column comes from the padding, where encoders repeat
+    the edge.
+
+    Colours are corrected in the crops, which are smaller than the frames, and clamped as on the
+    CPU. What BT.601 cannot show is lost before: on saturated colours of BT.709 up to 40 levels.
 
     The decoder knows no rotation metadata: rotated files must not come here.
     """
@@ -88,8 +85,16 @@ class EncodedVideos(Graph):
     def define(self) -> Sequence[DataNode]:
         data = fn.external_source(name="data", dtype=DALIDataType.UINT8, ndim=1, no_copy=True)
         frames = fn.external_source(name="frames", dtype=DALIDataType.INT32, ndim=1)
-        videos = fn.decoders.video(data, frames=frames, device=_decoder_device(self.on_gpu))
+        sides = fn.external_source(name="sides", dtype=DALIDataType.INT32, ndim=1)
+        colours = fn.external_source(name="colours", dtype=DALIDataType.FLOAT, ndim=2)
+
+        # a frame beyond the last one is an error then, not a black picture
+        videos = fn.decoders.video(
+            data, frames=frames, device=_decoder_device(self.on_gpu), pad_mode="none"
+        )
+        videos = fn.slice(videos, start=[0, 0], shape=sides, axes=[1, 2])
         crops = [_cut_and_scale(videos, view, [self.size, self.size]) for view in range(self.views)]
+        crops = [fn.coord_transform(crop, MT=colours, dtype=DALIDataType.UINT8) for crop in crops]
         return [
             _normalise(crop, f"flip{view}", on_gpu=self.on_gpu, layout="FHWC")
             for view, crop in enumerate(crops)
@@ -98,13 +103,17 @@ class EncodedVideos(Graph):
 
 def _decode_images(on_gpu: bool) -> DataNode:
     data = fn.external_source(name="data", dtype=DALIDataType.UINT8, ndim=1, no_copy=True)
-    # the JPEG engine and the cores share the work; three quarters to the engine were best in
-    # NVIDIA's own measurements
+    if not on_gpu:
+        return fn.decoders.image(data, device="cpu", output_type=DALIImageType.RGB)
     return fn.decoders.image(
         data,
-        device=_decoder_device(on_gpu),
+        device="mixed",
         output_type=DALIImageType.RGB,
-        hw_decoder_load=0.75 if on_gpu else None,
+        # the JPEG engine and the cores share the work; three quarters to the engine were best in
+        # NVIDIA's own measurements; its memory grows to the largest photos within the first steps
+        hw_decoder_load=0.75,
+        # libjpeg-turbo interpolates colours, too: one picture on all roads
+        jpeg_fancy_upsampling=True,
     )
 
 
