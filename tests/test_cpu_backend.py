@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from conftest import hurry
+from helpers.fake_device import FakeWork, Memory
 from helpers.image_source import (
     clips_by_slot,
     image_source,
@@ -22,13 +23,14 @@ from helpers.image_source import (
 from omnidali.config.schema import LoaderConfig
 from omnidali.decoding.decoders import DECODERS
 from omnidali.errors import BadSourceError, DecodeError
-from omnidali.loading import sample_decoder
-from omnidali.loading.backend import GraphPool, PendingSamples
+from omnidali.loading import cpu_backend, sample_decoder
+from omnidali.loading.backend import PendingSamples, Workers
 from omnidali.loading.cpu_backend import CpuBackend
+from omnidali.loading.device_work import DeviceWork
 from omnidali.loading.failures.quarantine import Quarantine
 from omnidali.loading.failures.tracker import FailureTracker
 from omnidali.loading.fusion import FusionIterator
-from omnidali.loading.thread_pool import AbandonableThreadPool
+from omnidali.loading.thread_plan import thread_plan
 from omnidali.media_kind import MediaKind
 
 
@@ -179,7 +181,10 @@ def test_recheck_of_a_failed_file_has_its_own_time_limit(tmp_path, monkeypatch):
 
     def look(media, kind, patience):
         looks.append(
-            (patience, *(age for file, age in batches._pool.in_flight("web") if file == media))
+            (
+                patience,
+                *(age for file, age in batches._workers.decoders.in_flight("web") if file == media),
+            )
         )
         return True
 
@@ -191,24 +196,27 @@ def test_recheck_of_a_failed_file_has_its_own_time_limit(tmp_path, monkeypatch):
     assert patience == 2.0 and age < 0.5
 
 
-def test_graphs_normalise_as_the_threads_do(tmp_path):
-    """On a GPU a graph normalises; here it does on the CPU, with substitutes' flips, too."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_device_normalises_as_the_threads_do(tmp_path, dtype, monkeypatch):
+    """Substitutes' flips, too, and clips that are uploaded in several parts."""
     table, source, pics = image_source(tmp_path)
     truncate(pics / "5.png")
     plan = make_plan([table], source, batch=32)
     tracker = FailureTracker(table, Quarantine(), 0, LoaderConfig(max_bad_ratio=1.0))
-    pool = AbandonableThreadPool(2, "decode")
+    monkeypatch.setattr(cpu_backend, "_UPLOAD_BYTES", 3 * 56 * 56 * 3)
     (samples,) = plan(0)
+    assert samples.flips.any() and not samples.flips.all()
     shown = []
 
-    for graphs in (None, GraphPool(1, torch.device("cpu"))):
-        backend = CpuBackend(plan, table, pool=pool, graphs=graphs, tracker=tracker)
-        pending = PendingSamples(0, samples, torch.zeros(32, 1, 1, 56, 56, 3))
-        backend.start(pending, range(32), lambda: False)
-        backend.finish(pending, lambda: False)
+    for device in (DeviceWork(torch.device("cpu")), FakeWork(Memory())):
+        workers = Workers(thread_plan(2, 1, 1), device)
+        backend = CpuBackend(plan, table, workers=workers, tracker=tracker)
+        pending = PendingSamples(0, samples, torch.zeros(32, 1, 1, 56, 56, 3, dtype=dtype))
+        with device.stream():
+            backend.start(pending, range(32), lambda: False)
+            backend.finish(pending, lambda: False)
         assert len(pending.substitutes) == (samples.rows == 5).sum() > 0
         shown.append(pending.out)
+        workers.close(5)
 
-    pool.close(5)
-
-    assert (shown[0] - shown[1]).abs().max() < 1e-4
+    assert (shown[0] - shown[1]).abs().max() < (1e-5 if dtype == torch.float32 else 0.02)

@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from conftest import SOURCES
-from helpers.batches import assert_restores_at_every_step, content, pictures
+from helpers.batches import (
+    assert_decoded_by_dali,
+    assert_restores_at_every_step,
+    content,
+    pictures,
+)
 from helpers.image_source import CENTER, RANDOM, make_plan
 from omnidali.config.schema import SourceConfig, ViewsConfig
 from omnidali.errors import UserError
@@ -156,11 +161,11 @@ def test_still_images_fill_the_clip(tables):
 @pytest.mark.parametrize(
     "decode, said",
     [
-        ("dali", "photos: jpeg by DALI on the CPU"),
+        ("dali", "photos: {} files (jpeg): DALI on the CPU"),
         (
             "hybrid",
-            "photos: jpeg by DALI on the CPU and, of every 100 slots, 40 by nvImageCodec and OpenCV"
-            " on the CPU",
+            "photos: {} files (jpeg): DALI on the CPU and, of every 100 slots, 40 by nvImageCodec"
+            " and OpenCV on the CPU",
         ),
     ],
 )
@@ -179,13 +184,15 @@ def test_dali_decodes_where_the_config_asks(tables, decode, said):
         open_fusion(tables, CENTER, end=4) as cpu,
     ):
         warning = " (a damaged photo may crash DALI's own decoder on the CPU: prefer decode: auto)"
-        assert dali.routes[1] == said + warning
-        assert cpu.routes[0] == "clips: h264 by PyAV on the CPU"
+        assert dali.routes[1] == said.format(len(tables[1])) + warning
+        assert cpu.routes[0] == f"clips: {len(tables[0])} files (h264): PyAV on the CPU"
         for one, other in zip(dali, cpu, strict=True):
             for mine, theirs in zip(one.groups, other.groups, strict=True):
                 assert mine.slot.tolist() == theirs.slot.tolist()
                 assert np.abs(pictures(mine.clips) - pictures(theirs.clips)).mean() < 4
                 differ += (mine.clips != theirs.clips).flatten(1).any(1)[mine.source == 1].tolist()
+        assert_decoded_by_dali(dali, "photos")
+        assert cpu.stats()["photos"].by_dali == 0
 
     # DALI scales with another filter
     assert np.mean(differ) == (1 if decode == "dali" else pytest.approx(0.6, abs=0.1))
@@ -203,6 +210,7 @@ def test_clips_are_whole_on_a_busy_gpu(tables):
         for batch in busy:
             weights = (weights @ weights).clamp(-1, 1)  # the consumer's stream falls behind
             sums.append([group.clips.float().mean(dim=(1, 2, 3, 4)) for group in batch.groups])
+        assert_decoded_by_dali(busy, "clips", "photos")
         for batch, mine in zip(calm, sums, strict=True):
             for group, means in zip(batch.groups, mine, strict=True):
                 assert (group.clips.mean(dim=(1, 2, 3, 4)) - means.cpu()).abs().max() < 0.1
@@ -270,10 +278,11 @@ def test_gpu_clips_equal_cpu_clips(tables):
         open_fusion(tables, CENTER, end=3, device="cuda", dtype=torch.float32) as gpu,
         open_fusion(tables, CENTER, end=3) as cpu,
     ):
-        assert "h264 by DALI on the GPU" in gpu.routes[0]
+        assert "files (h264): DALI on the GPU" in gpu.routes[0]
         for one, other in zip(gpu, cpu, strict=True):
             for mine, theirs in zip(one.groups, other.groups, strict=True):
                 assert (
                     mine.clips.device.type == "cuda" and mine.slot.tolist() == theirs.slot.tolist()
                 )
                 assert np.abs(pictures(mine.clips.cpu()) - pictures(theirs.clips)).mean() < 4
+        assert_decoded_by_dali(gpu, "clips", "photos")

@@ -66,7 +66,8 @@ def test_recheck_reports_concealed_damage_once(world):
 
     after, summary = built(world)
     assert "1 damaged or used in part (such as a/1.mp4: " in str(summary)
-    assert choose_routes(after, "auto", (9, 0)) == {"h264": "dali", "h264:damaged": "cpu"}
+    routes = choose_routes(after, "auto", (9, 0))
+    assert routes.decoders == {"h264": "dali", "h264:damaged": "cpu"}
     # a run may continue
     assert describe_content(after)["content"] == describe_content(before)["content"]
     assert recheck(world / "c.sqlite", "v", VIDEOS, progress=False) == (
@@ -87,7 +88,7 @@ def test_frames_that_do_not_decode_take_no_number(world):
         built(world)
         assert db.execute("SELECT frames, codec FROM media WHERE path = 'a/0.mp4'").fetchone() == (
             29,
-            "h264:irregular",
+            "h264:damaged:irregular",
         )
 
 

@@ -1,25 +1,25 @@
 """What the back ends that decode samples share: their interface, the samples that they work on, and
-DALI's graphs.
+what a loader has once for all its sources.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from omnidali.catalog.database.media import Media
 from omnidali.decoding.failure_cause import Cause
+from omnidali.loading.device_work import DeviceWork
+from omnidali.loading.graph_pool import GraphPool
+from omnidali.loading.thread_plan import ThreadPlan
+from omnidali.loading.thread_pool import AbandonableThreadPool
 from omnidali.planning.samples import Samples
 
-if TYPE_CHECKING:  # imports DALI, which takes a second
-    from omnidali.pipelines import Graph
-
-# an H200 has seven video engines, and each needs a stream of its own
-_DECODES_ON_GPU = 8
+_READERS_CLOSE_SECONDS = 0.5
 
 
 @dataclass(eq=False)
@@ -46,16 +46,17 @@ class PendingSamples:
         """Copy finished clips to their places; one frame of an image fills the whole clip.
 
         Args:
-            places: of the n samples.
+            places: of the samples, in any order.
             clips: (n, V, T or 1, size, size, 3), normalised.
             views: of the samples, which the clips show.
         """
         out = self.out[:, views]
         clips = clips.expand(-1, -1, out.shape[2], -1, -1, -1)
-        if len(places) == len(out):
+        if list(places) == list(range(len(out))):
             out.copy_(clips)
         else:
-            out[torch.as_tensor(places, device=out.device)] = clips.to(out.dtype)
+            for place, clip in zip(places, clips, strict=True):
+                out[place].copy_(clip)
 
     def decoded(self) -> Samples:
         """The samples that the clips show: the planned ones, or their substitutes."""
@@ -75,8 +76,9 @@ class PendingSamples:
 class Backend(Protocol):
     """A way to decode samples of one source.
 
-    All methods but :meth:`in_flight` are called by the thread of the source. What a back end does
-    not decode, the next one does; the last one decodes everything, substitutes if it must.
+    All methods but :meth:`in_flight` are called by the thread of the source, within its stream of
+    the device. What a back end does not decode, the next one does; the last one decodes everything,
+    substitutes if it must.
     """
 
     def start(
@@ -96,6 +98,8 @@ class Backend(Protocol):
     def finish(self, pending: PendingSamples, stopped: Callable[[], bool]) -> list[int]:
         """Wait until the clips are written; arguments and result as of :meth:`start`.
 
+        The device is done with them, too: any thread may read them afterwards.
+
         Raises:
             BadSourceError: if too many files fail.
         """
@@ -106,54 +110,31 @@ class Backend(Protocol):
     def in_flight(self) -> list[tuple[Media, float]]:
         """The files that are being read or decoded, and for how many seconds."""
 
-    def close(self) -> None:
-        """End the threads that belong to this back end alone."""
 
-
-class GraphPool:
-    """Built graphs by kind and shape.
+class Workers:
+    """The threads and graphs of a loader, which all its sources share.
 
     Args:
-        threads: DALI's CPU threads.
+        plan: of the threads.
+        device: where the clips go.
+
+    Attributes:
+        decoders: threads that decode on the CPU.
+        readers: threads that read files for DALI.
+        graphs: of DALI.
         device: where the clips go.
     """
 
-    def __init__(self, threads: int, device: torch.device):
-        on_gpu = device.type == "cuda"
-        self._device_id = device.index or 0 if on_gpu else None
-        self._threads = max(threads, _DECODES_ON_GPU) if on_gpu else threads
-        self._graphs: dict[tuple[type[Graph], int, int, int], list[Graph]] = {}
+    def __init__(self, plan: ThreadPlan, device: DeviceWork):
+        self.decoders = AbandonableThreadPool(plan.decode, "decode")
+        self.readers = AbandonableThreadPool(plan.readers, "read")
+        self.graphs = GraphPool(plan, device.device)
+        self.device = device
 
-    def take(self, kind: type[Graph], samples: Samples, count: int) -> Graph:
-        """A graph that is not at work, made if there is none: at most one for each step ahead.
-
-        Args:
-            kind: of the graph.
-            samples: for their size, views and frames.
-            count: of samples in one run.
+    def close(self, patience: float) -> None:
+        """Free the graphs and end the threads; those that need more than ``patience`` seconds are
+        left alone.
         """
-        views = samples.boxes.shape[1]
-        graphs = self._graphs.setdefault((kind, samples.size, views, samples.clip_frames), [])
-        idle = next((graph for graph in graphs if not graph.under_way), None)
-        if idle is not None and idle.capacity >= count:
-            return idle
-        if idle is not None:  # outgrown
-            graphs.remove(idle)
-
-        # a source's slots differ by one between steps: room for it saves building the graph twice
-        graph = kind(
-            samples.size,
-            views,
-            batch=count + samples.frames.shape[1],
-            threads=self._threads,
-            device_id=self._device_id,
-            frames=samples.clip_frames,
-        )
-        graphs.append(graph)
-        return graph
-
-    def discard(self, graph: Graph) -> None:
-        """Forget a graph that is in an unknown state."""
-        for graphs in self._graphs.values():
-            if graph in graphs:
-                graphs.remove(graph)
+        self.graphs.close()
+        self.readers.close(min(patience, _READERS_CLOSE_SECONDS))
+        self.decoders.close(patience)

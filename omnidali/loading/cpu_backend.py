@@ -13,19 +13,21 @@ import torch
 from omnidali.catalog.database.media import Media
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.decoding.failure_cause import Cause
-from omnidali.loading.backend import GraphPool, PendingSamples
+from omnidali.loading.backend import PendingSamples, Workers
+from omnidali.loading.device_work import DeviceWork, HeldMemory
 from omnidali.loading.failures.tracker import FailureTracker
 from omnidali.loading.sample_decoder import DecodedSample, SampleDecoder
-from omnidali.loading.thread_pool import AbandonableThreadPool, Task
+from omnidali.loading.thread_pool import Task
 from omnidali.planning.evaluation_plan import EvaluationPlan
 from omnidali.planning.samples import Samples
 from omnidali.planning.train_plan import TrainPlan
 from omnidali.utils.constants import MEAN, STD
 
 _IMAGES_A_TASK = 4
-_SCALE_AND_SHIFT = np.column_stack([np.diag(1 / np.array(STD)), -np.array(MEAN) / STD]).astype(
-    np.float32
-)
+_UPLOAD_BYTES = 32 << 20  # that a GPU normalises at once: it needs five times as much meanwhile
+_SCALE = (1 / np.array(STD)).astype(np.float32)
+_SHIFT = (-np.array(MEAN) / STD).astype(np.float32)
+_SCALE_AND_SHIFT = np.column_stack([np.diag(_SCALE), _SHIFT])
 _SCRATCH = threading.local()
 
 
@@ -35,17 +37,23 @@ class _Work:
 
     Attributes:
         pending: the samples.
-        normalises: whether the tasks write normalised clips; else they keep ``pixels``.
         tasks: with the places that each of them is to decode.
         done: places that are decoded.
-        pixels: by place, uint8 (V, F, size, size, 3); F is T for a moving image.
+        staged: places, and memory that their pixels wait in for the device: uint8 (n, V, F, size,
+            size, 3); F is T for a moving image. None: the tasks write normalised clips.
+        rows: by place, its part of that memory.
     """
 
     pending: PendingSamples
-    normalises: bool
     tasks: deque[tuple[Task[None], list[int]]] = field(default_factory=deque)
     done: set[int] = field(default_factory=set)
-    pixels: dict[int, np.ndarray] = field(default_factory=dict)
+    staged: list[tuple[list[int], torch.Tensor]] = field(default_factory=list)
+    rows: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def stage(self, places: list[int], memory: torch.Tensor) -> None:
+        """Let the pixels of these places wait in ``memory``."""
+        self.staged.append((places, memory))
+        self.rows.update(zip(places, memory, strict=True))
 
     def put(self, place: int, decoded: DecodedSample | None, pixels: np.ndarray) -> None:
         """Take the decoded sample of a place; ``pixels`` may be written again afterwards."""
@@ -57,10 +65,10 @@ class _Work:
             flips = decoded.substitute.flips[0]
             self.pending.substitutes[place] = decoded.substitute
 
-        if self.normalises:
-            normalise(pixels, flips, self.pending.out[place])
+        if place in self.rows:
+            self.rows[place].copy_(torch.from_numpy(pixels))
         else:
-            self.pixels[place] = pixels.copy()
+            normalise(pixels, flips, self.pending.out[place])
         self.done.add(place)
 
 
@@ -71,8 +79,8 @@ class CpuBackend:
     Args:
         plan: names the substitutes.
         table: of the source.
-        pool: threads that decode, shared by all sources.
-        graphs: normalise the clips on a GPU; None: the threads do it on the CPU.
+        workers: their threads decode. If the clips go to a GPU, that normalises them; else the
+            threads do.
         tracker: learns of every file that fails.
     """
 
@@ -81,13 +89,12 @@ class CpuBackend:
         plan: TrainPlan | EvaluationPlan,
         table: SourceTable,
         *,
-        pool: AbandonableThreadPool,
-        graphs: GraphPool | None,
+        workers: Workers,
         tracker: FailureTracker,
     ):
         self._table = table
-        self._pool = pool
-        self._graphs = graphs
+        self._pool = workers.decoders
+        self._device = workers.device
         self._tracker = tracker
         self._decoder = SampleDecoder(plan, table, tracker)
         self._works: dict[PendingSamples, _Work] = {}
@@ -96,8 +103,11 @@ class CpuBackend:
         self, pending: PendingSamples, places: Sequence[int], stopped: Callable[[], bool]
     ) -> list[int]:
         """Hand the samples to the threads."""
-        # one byte a value crosses the bus; the GPU normalises
-        work = self._works.setdefault(pending, _Work(pending, normalises=self._graphs is None))
+        work = self._works.setdefault(pending, _Work(pending))
+        if self._device.is_remote and places:
+            # one byte a value crosses the bus
+            shape = (len(places), *_shape(pending.samples))
+            work.stage(list(places), self._device.host_memory(shape, torch.uint8))
 
         # an image is done so soon that handing over each one alone would cost a tenth of the time
         count = _IMAGES_A_TASK if self._table.kind.is_still else 1
@@ -123,7 +133,7 @@ class CpuBackend:
             for place in left:
                 self._submit(work, [place])
 
-        if work.pixels and not work.tasks:
+        if work.staged and not work.tasks:
             self._write(work)
         self.drop(pending)
         return []
@@ -137,9 +147,6 @@ class CpuBackend:
 
     def in_flight(self) -> list[tuple[Media, float]]:
         return self._pool.in_flight(self._table.name)
-
-    def close(self) -> None:
-        """Do nothing: other sources use the threads, too."""
 
     def _submit(self, work: _Work, places: list[int]) -> None:
         pending = work.pending
@@ -163,9 +170,7 @@ class CpuBackend:
         task: Task[None],
     ) -> None:
         """Decode samples on this thread, each with substitutes if need be."""
-        frames = samples.frames if samples.motions is None else samples.motions
-        shape = (samples.boxes.shape[1], frames.shape[1], samples.size, samples.size, 3)
-        pixels = _scratch("pixels", shape, np.uint8)
+        pixels = _scratch("pixels", _shape(samples), np.uint8)
         for place in places:
             decoded = self._decoder.decode(
                 task, samples, place, pixels=pixels, step=step, earlier=earlier.get(place)
@@ -180,19 +185,40 @@ class CpuBackend:
             task.mark_file(None)
 
     def _write(self, work: _Work) -> None:
-        """Normalise the pixels on the GPU."""
-        # imports DALI, which takes a second
-        from omnidali.pipelines import DecodedClips, as_scalars
+        """Normalise the pixels on the device."""
+        flips = work.pending.decoded().flips
+        with HeldMemory(self._device, [memory for _, memory in work.staged]):
+            for places, memory in work.staged:
+                count = max(1, _UPLOAD_BYTES // memory[0].nbytes)
+                for first in range(0, len(places), count):
+                    part = places[first : first + count]
+                    pixels = memory[first : first + count].to(
+                        self._device.device, non_blocking=True
+                    )
+                    work.pending.write(part, _normalise_there(self._device, pixels, flips[part]))
 
-        assert self._graphs is not None
-        places = sorted(work.pixels)
-        samples = work.pending.decoded()
-        pixels = np.concatenate([work.pixels[place] for place in places])  # (n * V, F, S, S, 3)
 
-        graph = self._graphs.take(DecodedClips, samples, len(places))
-        (output,) = graph.run({"pixels": list(pixels), "flip": as_scalars(samples.flips[places])})
-        clips = torch.from_dlpack(output)
-        work.pending.write(places, clips.view(len(places), -1, *clips.shape[1:]))
+def _shape(samples: Samples) -> tuple[int, int, int, int, int]:
+    """The shape of a sample's pixels: (V, F, size, size, 3)."""
+    frames = samples.frames if samples.motions is None else samples.motions
+    return (samples.boxes.shape[1], frames.shape[1], samples.size, samples.size, 3)
+
+
+def _normalise_there(device: DeviceWork, pixels: torch.Tensor, flips: np.ndarray) -> torch.Tensor:
+    """As :func:`normalise`, on the device.
+
+    Args:
+        device: that has the pixels.
+        pixels: uint8 (n, V, F, S, S, 3), RGB.
+        flips: bool (n, V), which views are mirrored left to right.
+
+    Returns:
+        float32, of the same shape.
+    """
+    mirrors = device.upload(flips)[:, :, None, None, None, None]
+    scale, shift = device.upload(np.stack([_SCALE, _SHIFT]))
+    mirrored = torch.where(mirrors, pixels.flip(-2), pixels)
+    return torch.addcmul(shift, mirrored, scale)
 
 
 def _deliver(

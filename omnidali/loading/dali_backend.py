@@ -1,29 +1,29 @@
 """DALI's back end: files are read by threads of its own and decoded by a graph."""
 
-import contextlib
 import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from omnidali.catalog.database.media import Media
 from omnidali.catalog.database.source_table import SourceTable
-from omnidali.catalog.probing.file_span import stamp_of
-from omnidali.catalog.probing.image_header import read_image_header
-from omnidali.catalog.probing.limits import MAX_IMAGE_BYTES
 from omnidali.decoding.failure_cause import Cause, cause_of
-from omnidali.decoding.image import has_readable_header
-from omnidali.loading.backend import GraphPool, PendingSamples
+from omnidali.loading.backend import PendingSamples, Workers
+from omnidali.loading.dali_inputs import FileContent, read_content
+from omnidali.loading.failures.dali_failures import DaliFailures
 from omnidali.loading.failures.tracker import FailureTracker, timeout_cause
-from omnidali.loading.thread_pool import AbandonableThreadPool, Task
+from omnidali.loading.graph_output import write_views
+from omnidali.loading.graph_pool import GraphRun
+from omnidali.loading.thread_pool import Task
 from omnidali.pipelines import (
     EncodedImages,
     EncodedVideos,
+    FeedError,
     Feeds,
     Graph,
+    GraphBuildError,
     MovingImages,
     PipelineError,
     as_scalars,
@@ -31,9 +31,6 @@ from omnidali.pipelines import (
 from omnidali.planning.camera_motion import through_region
 from omnidali.planning.samples import Samples
 from omnidali.utils.log import LOG
-
-_READERS = 4
-_CLOSE_SECONDS = 0.5  # for the threads that read
 
 
 @dataclass(frozen=True)
@@ -43,15 +40,13 @@ class _Inputs:
     Attributes:
         places: of the n samples.
         files: n * P.
-        data: their bytes, uint8 (bytes,) each.
-        frames: int32 (F / P,) each, which frames of a video.
+        contents: what a graph is fed of them.
         failed_before: files and folders whose failures are on record.
     """
 
     places: list[int]
     files: list[Media]
-    data: list[np.ndarray]
-    frames: list[np.ndarray]
+    contents: list[FileContent]
     failed_before: list[Media]
 
     @property
@@ -60,10 +55,10 @@ class _Inputs:
 
 
 @dataclass(frozen=True, eq=False)
-class _GraphRun:
-    """A graph at work, since ``begun`` by the monotonic clock."""
+class _Run:
+    """Samples on their way through a graph, since ``begun`` by the monotonic clock."""
 
-    graph: Graph
+    graph: GraphRun
     feeds: Feeds
     inputs: _Inputs
     begun: float
@@ -74,17 +69,26 @@ class DaliBackend:
 
     Args:
         table: of the source.
-        graphs: of DALI, for this back end alone.
+        workers: their threads read, and their graphs decode.
         tracker: learns of files that decode again.
+        failures: learns of files that DALI does not decode.
     """
 
-    def __init__(self, table: SourceTable, *, graphs: GraphPool, tracker: FailureTracker):
+    def __init__(
+        self,
+        table: SourceTable,
+        *,
+        workers: Workers,
+        tracker: FailureTracker,
+        failures: DaliFailures,
+    ):
         self._table = table
-        self._graphs = graphs
+        self._graphs = workers.graphs
+        self._readers = workers.readers
+        self._device = workers.device
         self._tracker = tracker
-        self._readers = AbandonableThreadPool(_READERS, "read")
-        self._runs: dict[PendingSamples, _GraphRun] = {}
-        self._has_warned = False
+        self._failures = failures
+        self._runs: dict[PendingSamples, _Run] = {}
 
     def start(
         self, pending: PendingSamples, places: Sequence[int], stopped: Callable[[], bool]
@@ -96,18 +100,14 @@ class DaliBackend:
         if not inputs.places:
             return list(places)
         kind, feeds = self._feeds(pending.samples, inputs)
-        graph = self._graphs.take(kind, pending.samples, len(inputs.files))
-
-        run = _GraphRun(graph, feeds, inputs, time.monotonic())
-        try:
-            graph.start(feeds)
-        except PipelineError as error:
-            LOG.warning(
-                "%s: DALI does not take a batch (%s); the CPU decodes it", self._table.name, error
-            )
-            # it is unknown how much it has taken of the feeds
-            self._graphs.discard(graph)
-            return list(places)
+        graph = self._graphs.submit(
+            self._table.name,
+            kind,
+            samples=pending.samples,
+            count=len(inputs.files),
+            feeds=feeds,
+        )
+        run = _Run(graph, feeds, inputs, time.monotonic())
         self._runs[pending] = run
         return [place for place in places if place not in inputs.places]
 
@@ -117,26 +117,15 @@ class DaliBackend:
         if run is None:
             return []
         try:
-            self._write_views(pending, run.inputs.places, run.graph.collect())
-        except PipelineError as error:
-            count = len(run.inputs.places)
-            failed = self._run_halves(pending, run, list(range(count)), reason=str(error))
-            for number, reason in failed:
-                self._note_failure(pending, run, number, reason=reason)
-            return [run.inputs.places[number] for number, _ in failed]
-
-        for media in run.inputs.failed_before:
-            # the disk may hang when it is asked for a file's time
-            note = functools.partial(self._note_decoded, media, pending.step)
-            self._readers.submit(self._table.name, note)
-        return []
+            return self._collect(pending, run)
+        finally:
+            run.graph.release()
 
     def drop(self, pending: PendingSamples) -> None:
         """Let the graph end; it is free for other samples then."""
         run = self._runs.pop(pending, None)
         if run is not None:
-            with contextlib.suppress(PipelineError):
-                run.graph.collect()
+            run.graph.release()
 
     def in_flight(self) -> list[tuple[Media, float]]:
         now = time.monotonic()
@@ -147,8 +136,34 @@ class DaliBackend:
         ]
         return self._readers.in_flight(self._table.name) + decoding
 
-    def close(self) -> None:
-        self._readers.close(_CLOSE_SECONDS)
+    def _collect(self, pending: PendingSamples, run: _Run) -> list[int]:
+        """Write what the graph made; returns the places that are left to the next back end."""
+        places = run.inputs.places
+        pieces = pending.samples.pieces[places]
+        try:
+            blank = self._write_views(pending, places, run.graph.collect())
+        except GraphBuildError as error:
+            if self._failures.takes(pieces).any():  # else an earlier step has told it
+                self._failures.give_up(pieces, str(error))
+            return places
+        except FeedError as error:
+            LOG.warning(
+                "%s: DALI does not take a batch (%s); the CPU decodes it", self._table.name, error
+            )
+            return places
+        except PipelineError as error:
+            part = list(range(len(places)))
+            left, failed = self._run_halves(pending, run, part, reason=str(error))
+            for number, reason in failed:
+                self._note_failure(pending, run, number, reason=reason)
+            return left + [places[number] for number, _ in failed]
+
+        self._failures.on_decoded(pieces)
+        for media in run.inputs.failed_before:
+            # the disk may hang when it is asked for a file's time
+            note = functools.partial(self._note_decoded, media, pending.step)
+            self._readers.submit(self._table.name, note)
+        return blank
 
     def _read(
         self, pending: PendingSamples, places: Sequence[int], stopped: Callable[[], bool]
@@ -162,48 +177,50 @@ class DaliBackend:
                 continue
             files = self._files(media, pending.samples.frames[place])
             tasks = [
-                self._readers.submit(self._table.name, functools.partial(self._read_file, file))
-                for file, _ in files
+                self._readers.submit(
+                    self._table.name, functools.partial(self._read_file, file, wanted)
+                )
+                for file, wanted in files
             ]
             reads.append((place, media, files, tasks))
 
-        inputs = _Inputs([], [], [], [], [])
+        inputs = _Inputs([], [], [], [])
         for place, media, files, tasks in reads:
-            contents = [self._result(task, stopped) for task in tasks]
-            for (file, _), content in zip(files, contents, strict=True):
-                if isinstance(content, Cause):
-                    pending.earlier[place] = (file, content)
-            data = [content for content in contents if isinstance(content, np.ndarray)]
-            if len(data) == len(files):
+            results = [self._result(task, stopped) for task in tasks]
+            for (file, _), result in zip(files, results, strict=True):
+                if isinstance(result, Cause):
+                    pending.earlier[place] = (file, result)
+            contents = [result for result in results if isinstance(result, FileContent)]
+            if len(contents) == len(files):
                 inputs.places.append(place)
                 inputs.files.extend(file for file, _ in files)
-                inputs.frames.extend(frames for _, frames in files)
-                inputs.data.extend(data)
+                inputs.contents.extend(contents)
                 inputs.failed_before.extend(filter(self._tracker.failure_of, media))
         return inputs
 
-    def _files(self, media: Sequence[Media], frames: np.ndarray) -> list[tuple[Media, np.ndarray]]:
-        """What to decode for a sample: (file, frames), one a piece, or one a frame of a folder."""
+    def _files(
+        self, media: Sequence[Media], frames: np.ndarray
+    ) -> list[tuple[Media, np.ndarray | None]]:
+        """What to decode for a sample: one file a piece with its frames, or one image a frame."""
         if self._table.kind.is_folder:
-            return [(media[0].frame(frame), frames[:0]) for frame in frames.tolist()]
+            return [(media[0].frame(frame), None) for frame in frames.tolist()]
+        if self._table.kind.has_images:
+            return [(file, None) for file in media]
         return list(zip(media, frames.reshape(len(media), -1), strict=True))
 
-    def _read_file(self, media: Media, task: Task) -> np.ndarray | Cause | None:
-        """Read a file: its bytes, None if it is not what the probe saw, or why it fails."""
+    def _read_file(
+        self, media: Media, frames: np.ndarray | None, task: Task
+    ) -> FileContent | Cause | None:
+        """Read what is needed of a file; None if it is not what the probe saw, or why it fails."""
         task.mark_file(media)
         try:
-            if self._table.kind.has_images:
-                content = media.span.read_bytes(MAX_IMAGE_BYTES)
-                is_same = _is_probed_image(content, media)
-                return np.frombuffer(content, np.uint8) if is_same else None
-            is_same = stamp_of(media.span.path) == media.stamp
-            return np.frombuffer(media.span.read_bytes(), np.uint8) if is_same else None
+            return read_content(media, frames)
         except Exception as error:  # the CPU tries as well, and may say something else
             return cause_of(error)
 
     def _result(
-        self, task: Task[np.ndarray | Cause | None], stopped: Callable[[], bool]
-    ) -> np.ndarray | Cause | None:
+        self, task: Task[FileContent | Cause | None], stopped: Callable[[], bool]
+    ) -> FileContent | Cause | None:
         """What was read, or why it was not; None if it is of no use."""
         hang_seconds = self._tracker.limits.hang_seconds
         while not self._readers.wait(task, hang_seconds):
@@ -214,7 +231,7 @@ class DaliBackend:
     def _feeds(self, samples: Samples, inputs: _Inputs) -> tuple[type[Graph], Feeds]:
         """The graph that decodes the samples, and its feeds."""
         kind: type[Graph] = EncodedVideos
-        feeds: Feeds = {"data": inputs.data}
+        feeds: Feeds = {"data": [content.data for content in inputs.contents]}
         boxes, flips = (
             np.repeat(array[inputs.places], inputs.files_a_sample, axis=0)
             for array in (samples.boxes, samples.flips)
@@ -231,7 +248,9 @@ class DaliBackend:
         elif self._table.kind.has_images:
             kind = EncodedImages
         else:
-            feeds["frames"] = inputs.frames
+            feeds["frames"] = [content.frames for content in inputs.contents]
+            feeds["sides"] = [np.array(media.stored[::-1], np.int32) for media in inputs.files]
+            feeds["colours"] = [content.colours for content in inputs.contents]
 
         for view in range(boxes.shape[1]):
             edges = boxes[:, view].astype(np.float32)
@@ -241,8 +260,8 @@ class DaliBackend:
         return kind, feeds
 
     def _run_halves(
-        self, pending: PendingSamples, run: _GraphRun, part: list[int], *, reason: str
-    ) -> list[tuple[int, str]]:
+        self, pending: PendingSamples, run: _Run, part: list[int], *, reason: str
+    ) -> tuple[list[int], list[tuple[int, str]]]:
         """Run a batch that failed again in ever smaller parts: DALI does not say which file it was.
 
         Args:
@@ -252,39 +271,62 @@ class DaliBackend:
             reason: of the failure of all of them together.
 
         Returns:
-            Of those that fail alone: which of the run's samples, and why.
+            Places that decode and are left to the next back end all the same; and of those that
+            fail alone, which of the run's samples, and why.
         """
+        pieces = pending.samples.pieces[[run.inputs.places[number] for number in part]]
         if len(part) == 1:
-            return [(part[0], reason)]
+            for failing in self._failing_alone(run, part[0], pieces[0]):
+                self._failures.on_failed(failing, reason, pending.step)
+            return [], [(part[0], reason)]
 
-        failed = []
+        # those that an earlier run has shown to fail go, and the others are tried together
+        is_taken = self._failures.takes(pieces)
+        numbers = np.array(part)
+        failed = [(number, reason) for number in numbers[~is_taken].tolist()]
+        others = numbers[is_taken]
+        if not len(others):
+            return [], failed
+        left: list[int] = []
         count = run.inputs.files_a_sample
-        for half in np.array_split(part, 2):
+        for half in [others] if failed else np.array_split(others, 2):
             files = (half[:, None] * count + np.arange(count)).reshape(-1).tolist()
             feeds = {name: [values[file] for file in files] for name, values in run.feeds.items()}
+            places = [run.inputs.places[number] for number in half]
             try:
-                views = run.graph.run(feeds)
-                self._write_views(pending, [run.inputs.places[number] for number in half], views)
-                if pending.out.is_cuda:  # the next run may use the memory again
-                    torch.cuda.current_stream(pending.out.device).synchronize()
+                left += self._write_views(pending, places, run.graph.again(feeds))
+                self._failures.on_decoded(pending.samples.pieces[places])
             except PipelineError as error:
-                failed += self._run_halves(pending, run, half.tolist(), reason=str(error))
-        return failed
+                more = self._run_halves(pending, run, half.tolist(), reason=str(error))
+                left += more[0]
+                failed += more[1]
+        return left, failed
+
+    def _failing_alone(self, run: _Run, number: int, pieces: np.ndarray) -> list[np.ndarray]:
+        """Of a sample's pieces, int (P,), those that fail alone; all together if none does.
+
+        Args:
+            run: that failed.
+            number: of the sample in it.
+            pieces: of the sample.
+        """
+        count = run.inputs.files_a_sample
+        if len(pieces) == 1 or len(pieces) != count:  # one file, or a folder's images
+            return [pieces]
+        failing = []
+        for place, file in enumerate(range(number * count, (number + 1) * count)):
+            try:
+                run.graph.again({name: [values[file]] for name, values in run.feeds.items()})
+            except PipelineError:
+                failing.append(pieces[place : place + 1])
+        return failing or [pieces]
 
     def _note_failure(
-        self, pending: PendingSamples, run: _GraphRun, number: int, *, reason: str
+        self, pending: PendingSamples, run: _Run, number: int, *, reason: str
     ) -> None:
         """Keep the cause for the next back end; ``number`` is that of one of the run's samples."""
         media = run.inputs.files[number * run.inputs.files_a_sample]
         pending.earlier[run.inputs.places[number]] = (media, Cause(f"DALI: {reason}"))
-        if not self._has_warned:
-            self._has_warned = True
-            LOG.warning(
-                "%s: DALI cannot decode %s (%s); the CPU tries, here and from now on",
-                self._table.name,
-                media.path,
-                reason,
-            )
 
     def _note_decoded(self, media: Media, step: int, task: Task) -> None:
         task.mark_file(media)
@@ -292,17 +334,11 @@ class DaliBackend:
 
     def _write_views(
         self, pending: PendingSamples, places: Sequence[int], outputs: Sequence[object]
-    ) -> None:
-        """Write what a graph made, one tensor a view."""
-        for view, output in enumerate(outputs):
-            clips = torch.from_dlpack(output)
-            clips = clips.view(len(places), 1, -1, *clips.shape[2:])
-            pending.write(places, clips, slice(view, view + 1))
+    ) -> list[int]:
+        """Write what a graph made; arguments and result as of :func:`write_views`."""
+        is_video = not self._table.kind.has_images
+        blank = write_views(
+            pending, places, outputs=outputs, device=self._device, is_video=is_video
+        )
         self._tracker.on_clip_decoded()
-
-
-def _is_probed_image(content: bytes, media: Media) -> bool:
-    """Whether the image is still what the probe saw, and DALI's decoder reads its header, too."""
-    header = read_image_header(content)
-    seen = (header.codec, header.width, header.height)
-    return seen == (media.codec, media.width, media.height) and has_readable_header(content)
+        return blank

@@ -11,18 +11,17 @@ from omnidali.catalog.changes import would_change
 from omnidali.catalog.database.reader import CatalogReader
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.catalog.database.trial_copy import accept_trial, begin_trial
-from omnidali.catalog.listing.labels import read_class_names
-from omnidali.catalog.listing.scan import source_class_names
 from omnidali.config.files import data_file
 from omnidali.config.schema import EVALUATION, Config, MediaConfig, SourceConfig, key_of
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
+from omnidali.loading.class_names import find_names
 from omnidali.loading.failures.quarantine import Quarantine
 from omnidali.loading.fusion import FusionIterator, LoaderOptions
+from omnidali.loading.trial_outcome import Trial, hold_trial
 from omnidali.planning.camera_motion import load_motion
 from omnidali.planning.resampling import fraction_of, without_part
 from omnidali.planning.train_plan import TrainPlan
-from omnidali.utils.text_files import require_utf8_names
 
 QUARANTINE = "quarantine.jsonl"  # in the run folder
 
@@ -183,14 +182,17 @@ def open_loader(
     Args:
         config: of the run.
         data: of the config.
-        ranks: this process and its peers.
-        options: replace those of the config.
+        ranks: this process and its peers, all of which call this.
+        options: replace those of the config; without a ``trial``, one is held.
 
     Raises:
-        UserError: if the batch cannot be shared out over the ranks.
+        UserError: if the batch cannot be shared out over the ranks, or a source asks for DALI and
+            it does not work here.
     """
     check_shares(config, ranks.world)
     plan = make_plan(config, data)
+    if "trial" not in options:
+        options["trial"] = try_decoders(config, data, ranks)
     settings: LoaderOptions = {
         "end": count_steps(config, plan.steps_per_epoch),
         "target_apart": config.model.norm == "target_only",
@@ -198,6 +200,26 @@ def open_loader(
         **options,
     }
     return FusionIterator(plan, list(config.sources.values()), **settings)
+
+
+def try_decoders(config: Config, data: Data, ranks: Ranks = ONE_RANK, kept: object = None) -> Trial:
+    """Try DALI on the main rank, for the training sources and the held-out one.
+
+    Args:
+        config: of the run.
+        data: of the config.
+        ranks: this process and its peers, all of which call this.
+        kept: the outcome of an earlier start of the run, as its loader's state has it.
+
+    Raises:
+        UserError: if a source asks for DALI and it does not work here.
+    """
+    sources: list[tuple[SourceTable, MediaConfig]] = list(
+        zip(data.tables, config.sources.values(), strict=True)
+    )
+    if data.evaluation is not None and config.evaluation.source is not None:
+        sources.append((data.evaluation, config.evaluation.source))
+    return hold_trial(sources, ranks, config.loader, kept)
 
 
 def count_steps(config: Config, steps_per_epoch: float) -> int:
@@ -317,34 +339,3 @@ def _motion_file(config: Config, name: str) -> Path | None:
     if not motion:
         return None
     return data_file(config.data_root, motion, f"{key_of(name)}.motion", what)
-
-
-def find_names(config: Config) -> list[str] | None:
-    """The class names: of the config's file, of the target's folders, or of its list.
-
-    Returns:
-        None if the target's labels are numbers.
-
-    Raises:
-        UserError: for a wrong file, and if the target has numbers and another source class folders:
-            the numbers of those are unknown.
-    """
-    require_utf8_names()
-    root = Path(config.data_root)
-    if config.classes:
-        return read_class_names(data_file(root, config.classes, "classes", "a file of class names"))
-    (target, source), *others = config.sources.items()
-    names = source_class_names(target, source, root)
-    if names is not None:
-        return names
-
-    for name, other in others:
-        if not (other.list or other.tars) and source_class_names(name, other, root):
-            raise UserError(
-                "classes",
-                f"a file that names the classes, as sources.{name} is class folders and"
-                f" sources.{target} is not",
-                "nothing",
-                "Add it: one name a line, in label order.",
-            )
-    return None

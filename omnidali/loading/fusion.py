@@ -1,7 +1,6 @@
 """FusionIterator: the sources' clips, mixed as planned, one StepBatch a step."""
 
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import NotRequired, Self, TypedDict
@@ -9,17 +8,22 @@ from typing import NotRequired, Self, TypedDict
 import torch
 
 from omnidali.config.schema import LoaderConfig, MediaConfig
-from omnidali.decoding.routes import CPU, choose_routes, describe_routes
+from omnidali.decoding.routes import describe_codecs, describe_files, gives_same_pixels
 from omnidali.errors import UserError
+from omnidali.loading.backend import Workers
 from omnidali.loading.batch import StepBatch
 from omnidali.loading.buffer_pool import BufferPool, Trimmer
+from omnidali.loading.device_work import device_work
+from omnidali.loading.failures.dali_failures import DaliFailures, beside
 from omnidali.loading.failures.quarantine import Quarantine
 from omnidali.loading.failures.tracker import FailureTracker
 from omnidali.loading.prefetcher import ERROR_SECONDS, Prefetcher
 from omnidali.loading.source_decoder import SourceDecoder
+from omnidali.loading.source_routes import route_sources
 from omnidali.loading.stats import Meter, SourceStats
 from omnidali.loading.step_buffer import StepBuffer
-from omnidali.loading.thread_pool import AbandonableThreadPool
+from omnidali.loading.thread_plan import thread_plan
+from omnidali.loading.trial_outcome import NO_TRIAL, Trial, TrialRecord
 from omnidali.planning.evaluation_plan import EvaluationPlan
 from omnidali.planning.fingerprint import find_differences
 from omnidali.planning.train_plan import TrainPlan
@@ -32,11 +36,13 @@ class LoaderState(TypedDict):
         step: that the next batch belongs to.
         plan: everything that the order depends on.
         decoders: by source, what decodes it, on which the pixels depend; older states lack it.
+        trial: what a trial of DALI showed; older states lack it.
     """
 
     step: int
     plan: Mapping[str, object]
     decoders: NotRequired[Mapping[str, str]]
+    trial: NotRequired[TrialRecord]
 
 
 class LoaderOptions(TypedDict, total=False):
@@ -55,6 +61,7 @@ class LoaderOptions(TypedDict, total=False):
     stall_seconds: float
     target_apart: bool
     quarantine: Quarantine | None
+    trial: Trial
     end: int | None
 
 
@@ -77,13 +84,18 @@ class FusionIterator:
         stall_seconds: without a batch, after which a warning names late sources and their files.
         target_apart: keep the first source's clips in groups of their own, for batch norms that
             treat it in another way.
-        quarantine: names the files that fail; by default in memory.
+        quarantine: names the files that fail; by default in memory. A file beside it names those
+            that DALI alone does not decode.
+        trial: what DALI did with a few clips; by default the facts of the catalog alone decide what
+            it decodes.
         end: step before which to stop; None means never for training and after every item for
             evaluation.
 
     Attributes:
         next_step: the step that the next batch belongs to.
-        routes: a line a source: which decoder takes which of its codecs.
+        trial: what DALI did with a few clips.
+        file_routes: by source, what decodes each of its files.
+        routes: a line a source: which decoder takes how many of its files, and why.
 
     Raises:
         UserError: if a source asks for a decoder that cannot take its codecs.
@@ -120,6 +132,7 @@ class FusionIterator:
         stall_seconds: float = LoaderConfig.stall_seconds,
         target_apart: bool = False,
         quarantine: Quarantine | None = None,
+        trial: Trial = NO_TRIAL,
         end: int | None = None,
     ):
         self.plan = plan
@@ -140,17 +153,26 @@ class FusionIterator:
             stall_seconds=stall_seconds,
         )
 
-        routes = _choose_routes(plan, sources, self.device)
+        quarantine = quarantine or Quarantine()
+        self._left = beside(quarantine)
+        self.trial = trial
+        self.file_routes = route_sources(
+            plan.tables, sources, self.device, tried=trial.tried, left=self._left
+        )
+        on_gpu = self.device.type == "cuda"
         self.routes = [
-            describe_routes(table, codecs, self.device.type == "cuda", cpu_share)
-            for table, codecs in zip(plan.tables, routes, strict=True)
+            describe_files(table, routes, on_gpu, cpu_share)
+            for table, routes in zip(plan.tables, self.file_routes, strict=True)
         ]
 
-        self._pool = AbandonableThreadPool(self._settings.threads, "decode")
-        self._decoders = self._make_decoders(routes, quarantine or Quarantine())
+        # the number of threads is that of one rank already
+        threads_of = thread_plan(self._settings.threads, 1, len(plan.tables))
+        self._device = device_work(self.device)
+        self._workers = Workers(threads_of, self._device)
+        self._decoders = self._make_decoders(quarantine)
         shares = plan.mixing.shares if isinstance(plan, TrainPlan) else [1.0]
         self._meters = [
-            Meter(float(share), decoder.tracker)
+            Meter(float(share), decoder.tracker, decoder.failures)
             for share, decoder in zip(shares, self._decoders, strict=True)
         ]
         self._buffers = BufferPool()
@@ -161,21 +183,20 @@ class FusionIterator:
         self._closed = False
         self._prefetcher: Prefetcher | None = None
 
-    def _make_decoders(
-        self, routes: Sequence[Mapping[str, str]], quarantine: Quarantine
-    ) -> list[SourceDecoder]:
+    def _make_decoders(self, quarantine: Quarantine) -> list[SourceDecoder]:
         return [
             SourceDecoder(
                 self.plan,
                 number,
-                codecs,
-                pool=self._pool,
-                threads=self._settings.threads,
-                device=self.device,
+                routes,
+                workers=self._workers,
                 tracker=FailureTracker(table, quarantine, self.rank, self._settings),
+                failures=DaliFailures(table, routes.by_cpu, self._left, self.rank),
                 cpu_share=self._settings.cpu_share,
             )
-            for number, (table, codecs) in enumerate(zip(self.plan.tables, routes, strict=True))
+            for number, (table, routes) in enumerate(
+                zip(self.plan.tables, self.file_routes, strict=True)
+            )
         ]
 
     def __iter__(self) -> Self:
@@ -199,7 +220,7 @@ class FusionIterator:
                 first=self.next_step,
                 end=self.end,
                 ahead=self.prefetch,
-                device=self.device,
+                device=self._device,
                 rank=self.rank,
                 stall_seconds=self._settings.stall_seconds,
             )
@@ -222,7 +243,7 @@ class FusionIterator:
             meter.wait_seconds += max(0.0, finished_at - asked)
         self.next_step += 1
         self._trim()
-        return step.batch(self.device)
+        return step.batch()
 
     def _make_step(self, number: int) -> StepBuffer:
         return StepBuffer(
@@ -230,7 +251,7 @@ class FusionIterator:
             number,
             rank=self.rank,
             world=self.world,
-            device=self.device,
+            device=self._device,
             dtype=self.dtype,
             target_apart=self.target_apart,
             pool=self._buffers,
@@ -240,7 +261,12 @@ class FusionIterator:
         """The next step, everything that the order depends on, and the decoders, on which the
         pixels depend.
         """
-        return {"step": self.next_step, "plan": self._fingerprint(), "decoders": self._describe()}
+        return {
+            "step": self.next_step,
+            "plan": self._fingerprint(),
+            "decoders": self._describe(),
+            "trial": self.trial.record,
+        }
 
     def load_state_dict(self, state: LoaderState) -> list[str]:
         """Continue after the last step that was consumed when ``state`` was saved.
@@ -269,7 +295,7 @@ class FusionIterator:
         return [
             f"same order, but slightly other pixels from here on: {before[name]}; now {now[name]}"
             for name in before
-            if before[name] != now[name]
+            if not gives_same_pixels(before[name], now[name])
         ]
 
     def _fingerprint(self) -> dict[str, object]:
@@ -278,10 +304,12 @@ class FusionIterator:
 
     def _describe(self) -> dict[str, str]:
         """By source, what decodes it and where."""
-        place = "" if self.device.type == "cpu" else f", finished on {self.device.type}"
+        on_gpu = self.device.type == "cuda"
+        place = f", finished on {self.device.type}" if on_gpu else ""
+        share = self._settings.cpu_share
         return {
-            table.name: line + place
-            for table, line in zip(self.plan.tables, self.routes, strict=True)
+            table.name: describe_codecs(table, routes, on_gpu, share) + place
+            for table, routes in zip(self.plan.tables, self.file_routes, strict=True)
         }
 
     def stats(self) -> dict[str, SourceStats]:
@@ -302,9 +330,7 @@ class FusionIterator:
             return
         self._closed = True
         self._stop(patience)
-        for decoder in self._decoders:
-            decoder.close()
-        self._pool.close(patience)
+        self._workers.close(patience)
         self._decoders.clear()
 
     def __enter__(self) -> Self:
@@ -321,29 +347,3 @@ class FusionIterator:
         if self._prefetcher is not None:
             self._prefetcher.stop(patience)
             self._prefetcher = None
-
-
-def _choose_routes(
-    plan: TrainPlan | EvaluationPlan, sources: Sequence[MediaConfig], device: torch.device
-) -> list[dict[str, str]]:
-    """By source, the decoder of each codec.
-
-    Raises:
-        UserError: if a source asks for a decoder that cannot take its codecs, or DALI is needed and
-            Python has no docstrings, which its import needs.
-    """
-    on_gpu = device.type == "cuda"
-    capability = torch.cuda.get_device_capability(device) if on_gpu else None
-    routes = [
-        choose_routes(table, source.decode, capability)
-        for table, source in zip(plan.tables, sources, strict=True)
-    ]
-    needs_dali = device.type != "cpu" or any(set(codecs.values()) - {CPU} for codecs in routes)
-    if needs_dali and sys.flags.optimize > 1:
-        raise UserError(
-            "PYTHONOPTIMIZE",
-            "0 or 1, as DALI needs Python's docstrings",
-            str(sys.flags.optimize),
-            "Unset it, or use decode: cpu on a machine without a GPU.",
-        )
-    return routes

@@ -5,9 +5,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-import torch
-
 from omnidali.loading.backend import PendingSamples
+from omnidali.loading.device_work import DeviceWork
 from omnidali.loading.source_decoder import SourceDecoder
 from omnidali.loading.step_buffer import StepBuffer
 from omnidali.loading.thread_pool import cannot_start
@@ -42,7 +41,7 @@ class Prefetcher:
         first: int,
         end: int | None,
         ahead: int,
-        device: torch.device,
+        device: DeviceWork,
         rank: int,
         stall_seconds: float,
     ):
@@ -137,12 +136,10 @@ class Prefetcher:
     def _work(self, source: int, number: int) -> None:
         """Decode ahead: the CPU's part of later steps is decoded while DALI finishes this one."""
         decoder = self._decoders[source]
-        on_gpu = self._device.type == "cuda"
-        stream = torch.cuda.Stream(self._device) if on_gpu else None
         begun: deque[tuple[StepBuffer, PendingSamples | None]] = deque()
 
         try:
-            with torch.cuda.stream(stream):  # does nothing without a stream
+            with self._device.stream():
                 while True:
                     step = self._step_to_begin(number, waits=not begun)
                     if step is not None:
@@ -155,7 +152,7 @@ class Prefetcher:
                         begun.append((step, pending))
                         number += 1
                     elif begun and not self._stopped.is_set():
-                        self._finish(source, *begun.popleft(), stream)
+                        self._finish(source, *begun.popleft())
                     else:
                         break
         except BaseException as error:  # the consumer gets the first error, whatever it is
@@ -193,7 +190,6 @@ class Prefetcher:
         source: int,
         step: StepBuffer,
         pending: PendingSamples | None,
-        stream: torch.cuda.Stream | None,
     ) -> None:
         if pending is not None:
             try:
@@ -203,9 +199,6 @@ class Prefetcher:
                 raise
             if not self._stopped.is_set():  # else threads may still be at them
                 step.samples[source] = pending.decoded()
-        if stream is not None:
-            # DALI may reuse its output once it is let go: the copy must be over
-            stream.synchronize()
 
         with self._changed:
             step.finished_at[source] = time.perf_counter()

@@ -1,70 +1,58 @@
 """One source of a running loader: its samples are routed to the back ends."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from omnidali.decoding.routes import CPU, HYBRID, on_cpu
-from omnidali.loading.backend import Backend, GraphPool, PendingSamples
+from omnidali.decoding.routes import Routes, on_cpu
+from omnidali.loading.backend import Backend, PendingSamples, Workers
 from omnidali.loading.cpu_backend import CpuBackend
+from omnidali.loading.failures.dali_failures import DaliFailures
 from omnidali.loading.failures.tracker import FailureTracker
-from omnidali.loading.thread_pool import AbandonableThreadPool
 from omnidali.planning.evaluation_plan import EvaluationPlan
 from omnidali.planning.samples import Samples
 from omnidali.planning.train_plan import TrainPlan
 
 
 class SourceDecoder:
-    """Decodes the samples of one source with the back end of their codecs; what that does not
+    """Decodes the samples of one source with the back end of their files; what that does not
     decode, the next one does, and at last the CPU.
 
     Args:
         plan: names the substitutes of what fails.
         source: place of the source in the plan.
-        routes: {codec: decoder} of :func:`~omnidali.decoding.routes.choose_routes`.
-        pool: threads for decoding on the CPU, shared by all sources.
-        threads: DALI's threads.
-        device: where the clips go.
+        routes: of :func:`~omnidali.decoding.routes.choose_routes`.
+        workers: threads and graphs that all sources share.
         tracker: learns of every file that fails.
-        cpu_share: of the slots of codecs that DALI and the CPU share.
+        failures: learns of the files that DALI does not decode, and takes them away from it.
+        cpu_share: of the slots of a hybrid source.
     """
 
     def __init__(
         self,
         plan: TrainPlan | EvaluationPlan,
         source: int,
-        routes: Mapping[str, str],
+        routes: Routes,
         *,
-        pool: AbandonableThreadPool,
-        threads: int,
-        device: torch.device,
+        workers: Workers,
         tracker: FailureTracker,
+        failures: DaliFailures,
         cpu_share: float,
     ):
         self.table = plan.tables[source]
         self.tracker = tracker
-        self._cpu_share = cpu_share
-        self._cpu_codecs, self._shared_codecs = (
-            np.array([routes[name] == route for name in self.table.codec_names])
-            for route in (CPU, HYBRID)
-        )
+        self.failures = failures
+        self._cpu_share = cpu_share if routes.is_hybrid else 0.0
         self._backends: list[Backend] = [
-            CpuBackend(
-                plan,
-                self.table,
-                pool=pool,
-                graphs=GraphPool(threads, device) if device.type == "cuda" else None,
-                tracker=tracker,
-            )
+            CpuBackend(plan, self.table, workers=workers, tracker=tracker)
         ]
-        if any(routes[name] != CPU for name in self.table.codec_names):
+        if routes.uses_dali:
             # imports DALI, which takes a second
             from omnidali.loading.dali_backend import DaliBackend
 
-            self._backends.insert(
-                0, DaliBackend(self.table, graphs=GraphPool(threads, device), tracker=tracker)
-            )
+            dali = DaliBackend(self.table, workers=workers, tracker=tracker, failures=failures)
+            self._backends.insert(0, dali)
 
     def start(
         self, step: int, samples: Samples, out: torch.Tensor, stopped: Callable[[], bool]
@@ -111,14 +99,7 @@ class SourceDecoder:
             for media, seconds in backend.in_flight()
         ]
 
-    def close(self) -> None:
-        """End the threads of the back ends."""
-        for backend in self._backends:
-            backend.close()
-
     def _cpu_decodes(self, samples: Samples) -> np.ndarray:
         """Which samples the CPU decodes: bool (n,)."""
-        codecs = self.table.codecs[samples.pieces]
-        by_cpu = self._cpu_codecs[codecs].any(axis=1)
-        by_cpu |= self._shared_codecs[codecs].any(axis=1) & on_cpu(samples.slots, self._cpu_share)
-        return by_cpu | ~samples.valid
+        by_cpu = ~self.failures.takes(samples.pieces) | ~samples.valid
+        return by_cpu | on_cpu(samples.slots, self._cpu_share)

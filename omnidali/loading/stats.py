@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 
+from omnidali.loading.failures.dali_failures import DaliFailures
 from omnidali.loading.failures.tracker import FailureTracker
 
 
@@ -22,6 +23,8 @@ class SourceStats:
         substituted: clips that were replaced by another one, as their file failed.
         replaced_frames: frames that a damaged file did not give, replaced by a neighbour.
         bad_files: named in the quarantine, by any rank, and not recovered since.
+        left_to_cpu: files that DALI did not decode, on any rank, so that the CPU does.
+        by_dali: samples that DALI decoded on this rank, those that were made ready ahead included.
     """
 
     clips: int
@@ -33,15 +36,18 @@ class SourceStats:
     substituted: int
     replaced_frames: int
     bad_files: int
+    left_to_cpu: int
+    by_dali: int = 0
 
 
 @dataclass
 class Meter:
-    """Counts of one source, written by the consumer; those of ``tracker`` by other threads.
+    """Counts of one source, written by the consumer; those of failures by other threads.
 
     Attributes:
         planned_share: of all slots, by the weights.
         tracker: of the source's failures.
+        failures: of DALI alone.
         clips: delivered to the consumer.
         requests: batches that were requested.
         wait_seconds: how long the consumer stood still for this source.
@@ -50,6 +56,7 @@ class Meter:
 
     planned_share: float
     tracker: FailureTracker
+    failures: DaliFailures
     clips: int = 0
     requests: int = 0
     wait_seconds: float = 0.0
@@ -73,4 +80,6 @@ class Meter:
             substituted=self.tracker.substituted,
             replaced_frames=self.tracker.replaced_frames,
             bad_files=self.tracker.quarantine.count(self.tracker.table.name),
+            left_to_cpu=self.failures.count(),
+            by_dali=self.failures.decoded,
         )

@@ -8,6 +8,7 @@ import torch
 
 from omnidali.loading.batch import ClipBatch, StepBatch
 from omnidali.loading.buffer_pool import BufferPool
+from omnidali.loading.device_work import DeviceWork
 from omnidali.planning.evaluation_plan import EvaluationPlan
 from omnidali.planning.samples import Samples
 from omnidali.planning.train_plan import TrainPlan
@@ -59,7 +60,7 @@ class StepBuffer:
         *,
         rank: int,
         world: int,
-        device: torch.device,
+        device: DeviceWork,
         dtype: torch.dtype,
         target_apart: bool,
         pool: BufferPool,
@@ -70,6 +71,7 @@ class StepBuffer:
         self.unfinished = len(self.samples)
         self._step = step
         self._plan = plan
+        self._device = device
 
         # the sources that share a shape share a buffer, in the order of their first source
         groups: dict[tuple[int, int, bool], list[int]] = {}
@@ -84,32 +86,31 @@ class StepBuffer:
             counts = [len(self.samples[i]) * self.samples[i].boxes.shape[1] for i in members]
             if not members:
                 continue
-            buffer = pool.take((sum(counts), frames, size, size, 3), dtype, device)
+            buffer = pool.take((sum(counts), frames, size, size, 3), dtype, device.device)
             self._groups.append((members, buffer))
             for source, place in zip(members, buffer.split(counts), strict=True):
                 self.places[source] = place.view(len(self.samples[source]), -1, *buffer.shape[1:])
 
-    def batch(self, device: torch.device) -> StepBatch:
-        """The finished step; on a GPU its memory belongs to the consumer's stream from now on."""
+    def batch(self) -> StepBatch:
+        """The finished step; its memory is the consumer's from now on, who is this thread."""
         buffers = [buffer for _, buffer in self._groups]
-        if device.type == "cuda":
-            for buffer in buffers:
-                buffer.record_stream(torch.cuda.current_stream(device))
+        for buffer in buffers:
+            self._device.lend(buffer)
 
         soft_labels = None
         if isinstance(self._plan, TrainPlan) and self.samples[0].partners is not None:
             assert self._plan.classes is not None
             blends = [self._columns(members) for members, _ in self._groups]
-            buffers, soft_labels = _blend(buffers, blends, self._plan.classes)
+            buffers, soft_labels = _blend(
+                buffers, blends, classes=self._plan.classes, device=self._device
+            )
 
         batches = []
         for number, (members, _) in enumerate(self._groups):
             facts = torch.cat([self._facts(source) for source in members], dim=1)
-            if device.type == "cuda":
-                facts = facts.pin_memory().to(device, non_blocking=True)
-            labels, source, record, slot, valid = facts.unbind()
+            labels, source, record, slot, valid = self._device.upload(facts).unbind()
             if soft_labels is not None:
-                labels = soft_labels[number].to(device)
+                labels = self._device.upload(soft_labels[number])
             clips = buffers[number].permute(0, 4, 1, 2, 3)
             batches.append(ClipBatch(clips, labels, source, record, slot, valid.bool()))
 
@@ -146,14 +147,19 @@ class StepBuffer:
 
 
 def _blend(
-    buffers: Sequence[torch.Tensor], blends: Sequence[_Blend], classes: int
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    buffers: Sequence[torch.Tensor],
+    blends: Sequence[_Blend],
+    *,
+    classes: int,
+    device: DeviceWork,
+) -> tuple[list[torch.Tensor], list[np.ndarray]]:
     """Blend the groups of a step.
 
     Args:
         buffers: (N, T, S, S, 3) each, T being 1 or the clip's length.
         blends: of the groups.
         classes: of the soft labels.
+        device: that has the buffers.
 
     Returns:
         w * clip + (1 - w) * partner for every clip of every group; and of every group the labels,
@@ -168,13 +174,18 @@ def _blend(
     labels = []
     for buffer, group in zip(buffers, blends, strict=True):
         partners = np.array([place_of[slot] for slot in group.partners.tolist()])
-        clips.append(_blend_clips(buffer, group, buffers, partners))
+        clips.append(_blend_clips(buffer, group, buffers=buffers, partners=partners, device=device))
         labels.append(_blend_labels(group, blends, partners, classes))
     return clips, labels
 
 
 def _blend_clips(
-    buffer: torch.Tensor, group: _Blend, buffers: Sequence[torch.Tensor], partners: np.ndarray
+    buffer: torch.Tensor,
+    group: _Blend,
+    *,
+    buffers: Sequence[torch.Tensor],
+    partners: np.ndarray,
+    device: DeviceWork,
 ) -> torch.Tensor:
     """Blend one group's clips.
 
@@ -186,32 +197,32 @@ def _blend_clips(
         group: what they are blended with.
         buffers: as of :func:`_blend`.
         partners: int (N, 2), group of each partner and its place there.
+        device: that has the buffers.
     """
-    weights = torch.as_tensor(group.own_weights, dtype=buffer.dtype, device=buffer.device)
-    weights = weights.view(-1, 1, 1, 1, 1)
+    weights = device.upload(group.own_weights).to(buffer.dtype).view(-1, 1, 1, 1, 1)
     out = buffer * weights
 
     for theirs, other in enumerate(buffers):
         mine = np.flatnonzero((partners[:, 0] == theirs) & (group.partners != group.slots))
         if not len(mine):
             continue
-        places = torch.as_tensor(partners[mine, 1], device=buffer.device)
+        places = device.upload(partners[mine, 1])
         if buffer.shape[1] == 1 < other.shape[1]:
             frames = (group.partner_frames[mine] * other.shape[1]).astype(np.int64)
-            clips = other[places, torch.as_tensor(frames, device=buffer.device)][:, None]
+            clips = other[places, device.upload(frames)][:, None]
         else:
             clips = other[places]
-        rows = torch.as_tensor(mine, device=buffer.device)
+        rows = device.upload(mine)
         out[rows] += clips * (1 - weights[rows])
     return out
 
 
 def _blend_labels(
     group: _Blend, blends: Sequence[_Blend], partners: np.ndarray, classes: int
-) -> torch.Tensor:
+) -> np.ndarray:
     theirs = np.array([blends[other].labels[place] for other, place in partners.tolist()])
     soft = np.zeros((len(theirs), classes), np.float32)
     rows = np.arange(len(theirs))
     np.add.at(soft, (rows, group.labels), group.own_weights)
     np.add.at(soft, (rows, theirs), 1 - group.own_weights)
-    return torch.from_numpy(soft)
+    return soft

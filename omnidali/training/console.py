@@ -83,6 +83,7 @@ class ThroughputMeter:
             "occupancy": {name: row.occupancy for name, row in stats.items()},
             "mix_percent": {name: 100 * row.realised_share for name, row in stats.items()},
             "bad_files": {name: row.bad_files for name, row in stats.items()},
+            "left_to_cpu": {name: row.left_to_cpu for name, row in stats.items()},
             "memory_gib": _peak_memory(device),
             "eta_seconds": (self._steps - step) * seconds / max(done, 1),
         }
@@ -110,8 +111,9 @@ def step_line(
     """
     total = sources["all"]
     accuracies = {name: row["top1"] for name, row in sources.items() if name != "all"}
-    bad_files = [f"{name} {count}" for name, count in throughput["bad_files"].items() if count]
-    faults = [f"bad files: {', '.join(bad_files)}, {total['substituted']} clips substituted"]
+    bad_files = _counts(throughput["bad_files"])
+    left = _counts(throughput["left_to_cpu"])
+    faults = [f"bad files: {bad_files}, {total['substituted']} clips substituted"]
 
     parts = [
         f"step {step}/{steps} {100 * step / steps:.1f}%",
@@ -122,10 +124,16 @@ def step_line(
         f"wait {throughput['wait_percent']:.1f}%{_by_source(throughput['wait_percent_by_source'])}",
         "mix " + "/".join(f"{share:.1f}" for share in throughput["mix_percent"].values()),
         *(faults if bad_files else ()),
+        *([f"left to the CPU: {left} files"] if left else ()),
         f"{throughput['memory_gib']:.1f} GiB",
         f"eta {format_seconds(throughput['eta_seconds'])}",
     ]
     return " | ".join(parts)
+
+
+def _counts(by_source: Mapping[str, int]) -> str:
+    """Sources with a number that is not 0, and the number."""
+    return ", ".join(f"{name} {count}" for name, count in by_source.items() if count)
 
 
 def _by_source(values: Mapping[str, float]) -> str:

@@ -19,6 +19,7 @@ from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError, start_of
 from omnidali.loading.batch import StepBatch
 from omnidali.loading.clip_images import clip_grid, label_text
+from omnidali.loading.trial_outcome import TrialRecord
 from omnidali.models.checkpoint_file import remove_parts
 from omnidali.training.checkpointer import Checkpointer
 from omnidali.training.loggers import Logger, MetricsLog, PictureLog
@@ -32,6 +33,8 @@ from omnidali.utils.run_record import describe_environment
 # those of a resume have its step in the braces
 _CONFIG = "config{}.yaml"
 _ENVIRONMENT = "environment{}.json"
+_DECODERS = "decoders{}.json"
+_FILES = (_CONFIG, _ENVIRONMENT, _DECODERS)
 _STEPS = ("", "-[0-9]*")
 
 
@@ -126,15 +129,19 @@ class RunFolder:
         """Whether a checkpoint will be found, good or damaged."""
         return resume != "none" and (resume != "auto" or bool(self.checkpoints.found()))
 
-    def begin(self, config: Config, saved: dict | None) -> list[str]:
-        """Write the config and the environment of this start, once nothing can refuse it any more.
+    def begin(
+        self, config: Config, saved: dict | None, trial: TrialRecord | None = None
+    ) -> list[str]:
+        """Write the config, the environment and the decoders of this start, once nothing can refuse
+        it any more.
 
-        The first start writes config.yaml and environment.json; a resume adds its step to their
-        names.
+        The first start writes config.yaml, environment.json and, if DALI was tried, decoders.json;
+        a resume adds its step to their names.
 
         Args:
             config: of this start.
             saved: the checkpoint that the run continues from.
+            trial: what a trial of DALI has shown.
 
         Returns:
             A line for each setting that is not the one the checkpoint was trained with.
@@ -158,13 +165,15 @@ class RunFolder:
             self.path / _CONFIG.format(step): dump_config(config),
             self.path / _ENVIRONMENT.format(step): environment,
         }
+        if trial:
+            files[self.path / _DECODERS.format(step)] = json.dumps(trial, indent=2) + "\n"
         made = [path for path in files if not path.exists()]
         try:
             for path, text in files.items():
                 write_whole(path, text)
             remove_parts(
                 self.path,
-                *(name.format(part) for name in (_CONFIG, _ENVIRONMENT) for part in _STEPS),
+                *(name.format(part) for name in _FILES for part in _STEPS),
             )
             self.checkpoints.remove_parts()
         except OSError as error:

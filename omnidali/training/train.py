@@ -6,7 +6,7 @@ from omnidali.config.schema import Config
 from omnidali.distributed.failure_monitor import reporting_to_peers
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
-from omnidali.loading.data import check_shares, open_data, open_loader
+from omnidali.loading.data import check_shares, open_data, open_loader, try_decoders
 from omnidali.loading.failures.quarantine import Quarantine
 from omnidali.loading.fusion import LoaderOptions
 from omnidali.models.precision import DTYPES
@@ -94,8 +94,11 @@ def prepare(
     options: LoaderOptions = {"dtype": DTYPES[config.train.precision]}
     if dry_run is not None:
         options["quarantine"] = Quarantine()  # which is not written
+    saved, found = folder.checkpoints.load(resume)
+    kept = saved["loader"].get("trial") if saved is not None else None
+    trial = options["trial"] = try_decoders(config, data, ranks, kept)
     loader = open_loader(config, data, ranks, **options)
-    print_on_main(ranks, *data.summary, *loader.routes)
+    print_on_main(ranks, *data.summary, *loader.routes, *trial.lines)
 
     trainer = trainer_class(config, ranks, data, loader, folder, dry_run=dry_run, hooks=hooks)
     schedule = trainer.schedule
@@ -103,13 +106,12 @@ def prepare(
         config, steps=schedule.steps, steps_per_epoch=schedule.steps_per_epoch
     )
     print_on_main(ranks, *warnings)
-    saved, found = folder.checkpoints.load(resume)
     if saved is not None:
         found += trainer.load_state_dict(saved)
     ranks.require_equal(trainer.state.step, "resume", "the same checkpoint on every rank")
 
     # nothing refuses this start any more: from here on it writes
-    changes = ranks.on_main(lambda: folder.begin(config, saved))
+    changes = ranks.on_main(lambda: folder.begin(config, saved, trial.record))
     data.keep_catalog(ranks)
     print_on_main(ranks, *found, *changes)
     return trainer

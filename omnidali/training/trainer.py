@@ -328,6 +328,7 @@ class Trainer:
             config=self.config,
             ranks=self.ranks,
             autocast=self.autocast,
+            trial=self.loader.trial,
             stop=lambda: self.signals.received is not None,
         )
         if scores is None:

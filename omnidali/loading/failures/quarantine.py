@@ -23,7 +23,8 @@ QUARANTINED = "quarantined"
 FAILED = "failed"  # a clip of it did not decode, others may
 DAMAGED = "damaged"  # frames of it did not decode and were replaced by their neighbours
 RECOVERED = "recovered"  # it decodes again, and earlier records of it do not count any more
-_GRADES = {RECOVERED: -1, DAMAGED: 0, FAILED: 1, QUARANTINED: 2}
+LEFT_TO_CPU = "left to the CPU"  # DALI does not decode it; in a file of its own, beside the others
+_GRADES = {RECOVERED: -1, LEFT_TO_CPU: 0, DAMAGED: 0, FAILED: 1, QUARANTINED: 2}
 # how often a file may recover; one that keeps failing again stays counted
 _RECOVERIES = 3
 _RECOVERIES_SECONDS = 3600.0
@@ -39,7 +40,8 @@ class FailureRecord:
         source: name of the source.
         path: what failed, as in :attr:`~omnidali.catalog.database.media.Media.path`.
         reason: why.
-        state: ``quarantined``, ``failed``, ``damaged`` or ``recovered``.
+        state: ``quarantined``, ``failed``, ``damaged`` or ``recovered``; in the file of what DALI
+            does not decode ``left to the CPU``.
         step: where the file was first seen in this state.
         rank: that saw it.
         file: that lies on the disk: the path, or the tar of a member.
@@ -147,8 +149,11 @@ class Quarantine:
 
     def failing(self, source: str) -> list[FailureRecord]:
         """The records of a source's files that cost clips."""
-        records = list(self._records.values())
-        return [record for record in records if record.source == source and record.costs_clips]
+        return [record for record in self.records(source) if record.costs_clips]
+
+    def records(self, source: str) -> list[FailureRecord]:
+        """The records of a source's files, as far as this rank has read them."""
+        return [record for record in list(self._records.values()) if record.source == source]
 
     def add(self, record: FailureRecord) -> None:
         """Name a file, unless it is named already.
@@ -164,7 +169,9 @@ class Quarantine:
                 self._unwritten.append(record)
             self._write()
         has_recovered = record.state == RECOVERED
-        if is_news and (not is_known or has_recovered or record.state == QUARANTINED):
+        is_harmless = record.state == LEFT_TO_CPU
+        is_told = not is_known or has_recovered or record.state == QUARANTINED
+        if is_news and is_told and not is_harmless:
             LOG.warning(
                 "%s: %s: %s%s: %s (step %d, rank %d)",
                 record.source,
