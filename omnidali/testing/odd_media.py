@@ -180,6 +180,29 @@ def write_cmyk_jpeg(path: Path, file: int) -> None:
     path.write_bytes(b"\xff\xd8" + adobe + tables + frame + b"".join(scans) + b"\xff\xd9")
 
 
+def turned_jpeg(orientation: int) -> MediaMaker:
+    """A maker of JPEGs that are stored turned or mirrored, as cameras store them, with the EXIF
+    orientation, 1 to 8, by which viewers show them upright.
+    """
+    # EXIF 2.3, tag 274: where the first row and the first column of what is stored belong
+    is_turned = orientation >= 5
+    flips_rows = orientation in (3, 4, 7, 8)
+    flips_columns = orientation in (2, 3, 6, 7)
+
+    def make(path: Path, file: int) -> None:
+        picture = numbered_image(file, 0, IMAGE_WIDTH, IMAGE_HEIGHT)[:, :, ::-1]
+        picture = picture[:: -1 if flips_rows else 1, :: -1 if flips_columns else 1]
+        if is_turned:
+            picture = picture.transpose(1, 0, 2)
+        jpeg = cv2.imencode(".jpg", np.ascontiguousarray(picture))[1].tobytes()
+        entry = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
+        exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4)
+        segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+        path.write_bytes(jpeg[:2] + segment + jpeg[2:])
+
+    return make
+
+
 def _segments(jpeg: bytes) -> list[tuple[int, bytes]]:
     """(marker, segment with its marker) of a baseline JPEG; the scan extends to EOI."""
     found = []

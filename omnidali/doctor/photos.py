@@ -1,0 +1,106 @@
+"""Photos through DALI: orientations, rare kinds and damage, beside the CPU's decoder."""
+
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+
+from omnidali.doctor.device import Device
+from omnidali.doctor.faults import compare_roads, judge
+from omnidali.doctor.findings import Findings
+from omnidali.doctor.first_look import NEAR
+from omnidali.doctor.media import MediaFolder
+from omnidali.doctor.pictures import cpu_image, difference, media_of, wrong_numbers
+from omnidali.doctor.roads import image_feeds, image_graph, run_timed
+from omnidali.doctor.world import World
+from omnidali.pipelines import Graph
+from omnidali.testing.odd_media import MediaMaker, odd_image, turned_jpeg, write_cmyk_jpeg
+
+_FILE = 11
+_STEPS = 6  # of the loader
+_LOADED = "photos through the loader"
+_PROGRESSIVE = (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+
+
+def _sampled(factor: int) -> MediaMaker:
+    return odd_image(".jpg", cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor)
+
+
+# the makers, and whether DALI has to give the CPU's picture: the routes leave the others to the CPU
+_KINDS: dict[str, tuple[MediaMaker, bool]] = {
+    "jpeg": (odd_image(".jpg"), True),
+    "jpeg 4:4:4": (_sampled(cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444), True),
+    "jpeg 4:2:2": (_sampled(cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422), True),
+    "jpeg 4:4:0": (_sampled(cv2.IMWRITE_JPEG_SAMPLING_FACTOR_440), True),
+    "jpeg 4:1:1": (_sampled(cv2.IMWRITE_JPEG_SAMPLING_FACTOR_411), True),
+    "jpeg progressive": (odd_image(".jpg", *_PROGRESSIVE), True),
+    "jpeg grey": (odd_image(".jpg", grey=True), True),
+    "jpeg CMYK": (write_cmyk_jpeg, False),
+    **{f"jpeg EXIF {number}": (turned_jpeg(number), True) for number in range(1, 9)},
+    "png": (odd_image(".png"), True),
+    "webp": (odd_image(".webp"), True),
+}
+
+
+def look_at_photos(findings: Findings) -> None:
+    """Decode photos of all kinds on both roads, then load whole and damaged ones."""
+    device = Device(findings.context.device_id)
+    folder = Path(findings.context.scratch, "photos")
+    folder.mkdir(exist_ok=True)
+    right = 0
+    graph: Graph | None = None
+    for name in findings.cases([*_KINDS, _LOADED]):
+        try:
+            if name == _LOADED:
+                _look_at_loader(findings, device)
+                continue
+            graph = graph or image_graph(device)
+            right += _look_at(findings, device, graph, name, folder)
+        except Exception as error:
+            graph = None  # its state is unknown
+            is_sure = _KINDS[name][1] if name in _KINDS else True
+            findings.error(name, error, is_sure)
+    say = findings.good if right == len(_KINDS) else findings.note
+    say(f"{right} of {len(_KINDS)} kinds of photos are the same on both roads")
+
+
+def _look_at(findings: Findings, device: Device, graph: Graph, name: str, folder: Path) -> bool:
+    """Compare one kind; returns whether both roads give one picture."""
+    make, is_sure = _KINDS[name]
+    path = folder / name.replace(" ", "-").replace(":", "")
+    make(path, _FILE)
+    media = media_of(path, is_image=True)
+    pixels, milliseconds = run_timed(device, graph, image_feeds([media]))
+    wrong = wrong_numbers(pixels[0], _FILE, [0])
+    away = round(difference(pixels[0], cpu_image(media)), 2)
+    findings.fact(
+        name, {"codec": media.codec, "wrong": wrong, "difference": away, "ms": milliseconds}
+    )
+    if not wrong and away <= NEAR:
+        return True
+    (findings.bad if is_sure else findings.note)(
+        f"{name}: {wrong[0] if wrong else f'{away} of 255 from the picture of the CPU'}"
+    )
+    return False
+
+
+def _look_at_loader(findings: Findings, device: Device) -> None:
+    """Load photos of which some were damaged after the probe."""
+    files = MediaFolder(findings.context.scratch)
+    folder = files.folder / "loaded-photos"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    paths = []
+    for number in range(12):
+        paths.append(folder / f"{number}.jpg")
+        shutil.copyfile(files.image(number), paths[-1])
+    world = World(folder, {"photos": paths}, {"photos": {"kind": "image"}})
+    world.build()
+
+    os.truncate(paths[1], paths[1].stat().st_size // 2)
+    paths[2].unlink()
+    paths[3].write_bytes(b"no picture at all")
+    found = compare_roads(world, device, _STEPS)
+    findings.fact(_LOADED, vars(found))
+    judge(findings, _LOADED, found, allowed=3)
