@@ -21,8 +21,10 @@ from omnidali.catalog.probing.packet_index import PacketIndex
 from omnidali.catalog.probing.video_container import open_video
 from omnidali.decoding.image import decode_image
 from omnidali.decoding.video import decode_video, indexed_frames
+from omnidali.distributed.devices import count_gpus
 from omnidali.errors import UserError
-from omnidali.pipelines import EncodedImages, EncodedVideos
+from omnidali.loading.dali_inputs import read_content
+from omnidali.pipelines import EncodedImages, EncodedVideos, Feeds
 from omnidali.planning.samples import Samples
 from omnidali.planning.train_plan import TrainPlan
 from omnidali.utils.run_record import write_record
@@ -35,16 +37,18 @@ _LABELS = ("bench", "media")  # of a record
 _DEPTHS = (1, 4, 7, 8, 14, 16, 32)  # samples that a GPU gets at once
 
 
-def bench_decode(out: str | Path, only: list[str] | None) -> list[dict]:
+def bench_decode(out: str | Path, only: list[str] | None, device: str = "auto") -> list[dict]:
     """Measure each kind of generated media; writes and prints one record each.
 
     Args:
         out: folder for media and records.
         only: beginnings of the media's names; None for all.
+        device: ``cpu`` for the cores alone; ``auto``, ``cuda``: a GPU, too.
 
     Raises:
-        UserError: for unknown names.
+        UserError: for unknown names, and for ``cuda`` without a GPU.
     """
+    on_gpu = count_gpus(device) > 0
     loads = {
         load.sources[0].root: load
         for load in reversed(WORKLOADS)
@@ -72,7 +76,7 @@ def bench_decode(out: str | Path, only: list[str] | None) -> list[dict]:
         media = [table.media(record) for record in table.records[:_FILES].tolist()]
         measure = _images if table.kind.is_still else _videos
         row = {"bench": "decode", "media": root, **measure(media)}
-        if torch.cuda.is_available():
+        if on_gpu:
             row |= _on_gpu(workload_plan([table], load, 0), table.kind.is_still)
         records.append(write_record(out, row))
         figures = [f"{name} {value}" for name, value in row.items() if name not in _LABELS]
@@ -182,31 +186,35 @@ def _gpu_rate(
     """Samples a second by DALI, with ``depth`` of them at once."""
     kind = EncodedImages if images else EncodedVideos
     graph = kind(_SIZE, 1, batch=depth, threads=max(8, depth), device_id=0)
-    feeds = []
-    for first in range(0, len(places), depth):
-        part = places[first : first + depth]
-        boxes = samples.boxes[part, 0].astype(np.float32)
-        feed = {
-            "start0": list(boxes[:, :2]),
-            "end0": list(boxes[:, 2:]),
-            "flip0": [np.array(0, np.int32)] * len(part),
-        }
-        if not images:
-            feed["frames"] = list(samples.frames[part])
-        feeds.append(feed)
 
     for _ in range(2):  # the first turn makes the decoders
         start = time.perf_counter()
-        for number, feed in enumerate(feeds):
-            files = media[number * depth : (number + 1) * depth]
-            graph.run(
-                {
-                    **feed,
-                    "data": [np.frombuffer(file.span.read_bytes(), np.uint8) for file in files],
-                }
-            )
+        for first in range(0, len(places), depth):
+            part = slice(first, first + depth)
+            graph.run(_feeds(samples, places[part], media[part], images))
         torch.cuda.synchronize()
     return len(places) / (time.perf_counter() - start)
+
+
+def _feeds(samples: Samples, places: Sequence[int], media: Sequence[Media], images: bool) -> Feeds:
+    """What a graph is fed of some samples, read now."""
+    contents = [
+        read_content(file, None if images else samples.frames[place])
+        for file, place in zip(media, places, strict=True)
+    ]
+    whole = [content for content in contents if content is not None]
+    boxes = samples.boxes[places, 0].astype(np.float32)
+    feeds: Feeds = {
+        "data": [content.data for content in whole],
+        "start0": list(boxes[:, :2]),
+        "end0": list(boxes[:, 2:]),
+        "flip0": [np.array(0, np.int32)] * len(places),
+    }
+    if not images:
+        feeds["frames"] = [content.frames for content in whole]
+        feeds["sides"] = [np.array(file.stored[::-1], np.int32) for file in media]
+        feeds["colours"] = [content.colours for content in whole]
+    return feeds
 
 
 def _best(work: Callable[[Media], object], media: Sequence[Media]) -> float:

@@ -83,32 +83,29 @@ def _pieces(gop: int) -> SourceConfig:
     )
 
 
-_TSN = ClipConfig(num_clips=8)
+TSN = ClipConfig(num_clips=8)
 _SLOWONLY = ClipConfig(num_clips=1, clip_len=8, frame_interval=8)
 _SLOWONLY_4 = ClipConfig(num_clips=1, clip_len=4, frame_interval=16)
 _FOUR = ClipConfig(num_clips=4, clip_len=8, frame_interval=8)
 _GOPS = (250, 16, 8)
 WORKLOADS = (
     Workload("W1 jpeg", (_images(),), ClipConfig(num_clips=1), 64),
+    *(Workload(f"W2 tsn-8 h264 gop {gop}", (_videos(f"h264-gop{gop}"),), TSN, 16) for gop in _GOPS),
     *(
-        Workload(f"W2 tsn-8 h264 gop {gop}", (_videos(f"h264-gop{gop}"),), _TSN, 16)
-        for gop in _GOPS
-    ),
-    *(
-        Workload(f"W2 tsn-8 {codec} gop 16", (_videos(f"{codec}-gop16"),), _TSN, 16)
+        Workload(f"W2 tsn-8 {codec} gop 16", (_videos(f"{codec}-gop16"),), TSN, 16)
         for codec in ("hevc", "vp9")
     ),
-    Workload("W2 tsn-8 mjpeg", (_videos("mjpeg-gop1"),), _TSN, 16),
+    Workload("W2 tsn-8 mjpeg", (_videos("mjpeg-gop1"),), TSN, 16),
     *(
         Workload(f"W3 slowonly-8x8 h264 gop {gop}", (_videos(f"h264-gop{gop}"),), _SLOWONLY, 16)
         for gop in _GOPS
     ),
     *(
         Workload(f"{name} {FAST_COPY}", (_videos(f"fast-gop{RECIPES['fast'].gop}"),), clip, 16)
-        for name, clip in (("W2 tsn-8", _TSN), ("W3 slowonly-8x8", _SLOWONLY))
+        for name, clip in (("W2 tsn-8", TSN), ("W3 slowonly-8x8", _SLOWONLY))
     ),
     Workload("W3 slowonly-4x16 h264 gop 16", (_videos("h264-gop16"),), _SLOWONLY_4, 16),
-    *(Workload(f"W4 tsn-8 of 5 min gop {gop}", (_pieces(gop),), _TSN, 16) for gop in (250, 30)),
+    *(Workload(f"W4 tsn-8 of 5 min gop {gop}", (_pieces(gop),), TSN, 16) for gop in (250, 30)),
     *(
         Workload(f"W4 4 clips 8x8 of 5 min gop {gop}", (_pieces(gop),), _FOUR, 4)
         for gop in (250, 30)
@@ -116,7 +113,7 @@ WORKLOADS = (
     Workload(
         "W5 fused 2:1:1",
         (_images(weight=2), _videos("h264-gop16"), _videos("h264-gop8")),
-        _TSN,
+        TSN,
         32,
         False,
     ),
