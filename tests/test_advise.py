@@ -46,9 +46,15 @@ def test_advise_prints_every_copy_and_one_sentence_a_source(tmp_path, capsys, wo
         if line.startswith("| ")
     ]
     assert {len(row) for row in rows} == {len(advice._HEAD)}
-    assert [row[1] for row in rows if row[0] == "clips"] == ["original", "fast", "small", "intra"]
+    assert [row[1] for row in rows if row[0] == "clips"] == [
+        "original",
+        "fast",
+        "access",
+        "small",
+        "intra",
+    ]
     assert [row[1] for row in rows if row[0] == "photos"] == ["original", "copy"]
-    assert [row[4] for row in rows if row[0] == "clips"][1:] == ["8", "14", "1"]
+    assert [row[4] for row in rows if row[0] == "clips"][1:] == ["8", "14", "14", "1"]
     sentences = [line for line in lines if line.startswith("`")]
     assert [line.split("`")[1] for line in sentences] == ["clips", "pieces", "photos", "folders"]
 

@@ -273,5 +273,7 @@ def test_files_outside_of_the_data_root_are_copied_below_it(tmp_path, capsys):
 
 def test_unknown_recipe_is_refused(capsys):
     assert cli.main(["transcode", "--config", "x", "--out", "y", "--recipe", "none"]) == 2
-    assert "--recipe: expected one of fast, small, intra, got none." in capsys.readouterr().err
-    assert list(RECIPES) == ["fast", "small", "intra"]
+    assert (
+        "--recipe: expected one of fast, access, small, intra, got none." in capsys.readouterr().err
+    )
+    assert list(RECIPES) == ["fast", "access", "small", "intra"]

@@ -14,9 +14,12 @@ from helpers.copies import (
     content,
     small,
 )
+from omnidali.catalog.database.reader import CatalogReader
 from omnidali.cli import main as cli
+from omnidali.config.load import load_config
 from omnidali.curation.copies import advise as advice
 from omnidali.curation.copies import copy_gain as copies
+from omnidali.curation.copies import encode
 from omnidali.curation.copies.encode import ENCODERS
 from omnidali.media_kind import MediaKind
 from omnidali.testing.numbered_media import write_video
@@ -65,6 +68,24 @@ def test_full_disk_leaves_no_half_copy_and_a_second_start_completes_it(
     again = count_encodes(monkeypatch)
     assert cli.main(command) == 0 and len(again) == 2 and not set(done) & set(again)
     assert not (tmp_path / "copy/.transcode").exists()
+
+
+def test_copies_of_another_size_stay(tmp_path, monkeypatch):
+    """Those of earlier versions had even sides, and decode as ever."""
+    command = small(tmp_path, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(encode, "video_size", lambda *_: (98, 66))
+        patch.setattr(encode, "call_isolated", lambda work, *given: work(*given))
+        assert cli.main(command) == 0
+    before = content(tmp_path / "copy")
+    write_video(tmp_path / "media/v/0.mp4", 7, frames=10, **PLAIN)  # is copied again
+    again = count_encodes(monkeypatch)
+    assert cli.main(command) == 0 and again == ["0.mp4"]
+    after = content(tmp_path / "copy")
+    assert after["v/1.mp4"] == before["v/1.mp4"] and after["v/0.mp4"] != before["v/0.mp4"]
+    reader = CatalogReader(load_config(tmp_path / "copy/config.yaml").catalog_path)
+    table = reader.table("v")
+    assert (table.widths.tolist(), table.heights.tolist()) == ([96, 98], [64, 66])
 
 
 def test_file_size_limit_leaves_no_half_copy(tmp_path):

@@ -19,6 +19,7 @@ from omnidali.catalog.probing.image_header import read_image_header
 from omnidali.catalog.probing.limits import UnsupportedMediaError
 from omnidali.catalog.probing.video_container import open_video, video_stream
 from omnidali.curation.copies.copy_check import check_headers, compare_with_original, copied_matrix
+from omnidali.curation.copies.copy_size import image_size, video_size
 from omnidali.decoding.demuxer import frames_from
 from omnidali.decoding.failure_cause import cause_of
 from omnidali.decoding.image import orientation_flag, upright
@@ -38,37 +39,44 @@ _FINE = Fraction(1, 1_000_000)  # seconds between frames that had the same times
 
 @dataclass(frozen=True)
 class Recipe:
-    """How videos are encoded: H.264, 8-bit 4:2:0, closed GOPs, no B-frames.
+    """How videos are encoded: H.264, 8-bit 4:2:0, closed GOPs.
 
     Attributes:
         gop: frames of each GOP.
         crf: quality, smaller is better.
         preset: of x264, what encoding may cost.
         tune: of x264; ``fastdecode`` leaves out the loop filter, CABAC and weighted prediction.
+        b_frames: between two other frames; no frame refers to them.
     """
 
     gop: int
     crf: int
     preset: str
     tune: str
+    b_frames: int = 0
 
     @property
     def options(self) -> dict[str, str]:
         """For FFmpeg's libx264; a copy that is made again has the same bytes."""
-        exact = f"keyint={self.gop}:min-keyint={self.gop}:scenecut=0:bframes=0"
+        exact = f"keyint={self.gop}:min-keyint={self.gop}:scenecut=0:bframes={self.b_frames}"
+        if self.b_frames:  # as many as there may be: x264 would choose fewer, of which some refer
+            exact += ":b-adapt=0:b-pyramid=none"
         return repeatable(
             {"preset": self.preset, "crf": str(self.crf), "tune": self.tune, "x264-params": exact}
         )
 
     def __str__(self) -> str:
-        return f"h264 gop {self.gop}, crf {self.crf}, {self.preset}, tune {self.tune}"
+        text = f"h264 gop {self.gop}, crf {self.crf}, {self.preset}, tune {self.tune}"
+        # the texts of copies that have none are older than B-frames
+        return f"{text}, {self.b_frames} B-frames" if self.b_frames else text
 
 
 # README says what each costs and brings. Slower presets save 3 % at the same PSNR for 2.5 times the
 # encoding; CABAC saves 8 % for 1.8 times the decoding. Keyframes alone need a lower crf for the
-# PSNR of `small`.
+# PSNR of `small`, and B-frames for that of `fast`: RESULTS.md compares GOPs with them.
 RECIPES = {
     "fast": Recipe(8, 23, "veryfast", "fastdecode"),
+    "access": Recipe(16, 21, "veryfast", "fastdecode", b_frames=7),
     "small": Recipe(16, 26, "veryfast", "fastdecode"),
     "intra": Recipe(1, 21, "veryfast", "fastdecode"),
 }
@@ -86,22 +94,6 @@ class ScaledFrame(NamedTuple):
     planes: np.ndarray
     matrix: int
     decoded: bool
-
-
-def scaled_size(width: int, height: int, short_side: int, even: bool = False) -> tuple[int, int]:
-    """(width, height) with the short side scaled down to ``short_side``, never up.
-
-    >>> scaled_size(852, 480, 256, even=True), scaled_size(97, 64, 256, even=True)
-    ((454, 256), (96, 64))
-    """
-    scale = min(1.0, short_side / min(width, height))
-    unit = 2 if even else 1
-    # a whole pixel is cut off rather than made up where an odd side must become even
-    rounding = 0.5 if scale < 1 else 0
-    return (
-        max(unit, int(width * scale / unit + rounding) * unit),
-        max(unit, int(height * scale / unit + rounding) * unit),
-    )
 
 
 def encode_image(media: Media, path: Path, short_side: int) -> None:
@@ -130,7 +122,7 @@ def encode_image(media: Media, path: Path, short_side: int) -> None:
         found = "no picture" if image is None else f"{image.shape[1]}x{image.shape[0]} pixels"
         raise DecodeError(f"{found} where the header said {media.width}x{media.height}")
 
-    size = scaled_size(*stored, short_side)
+    size = image_size(*stored, short_side)
     if size != stored:
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     if size != stored or header.codec != "jpeg":
@@ -149,7 +141,7 @@ def encode_video(
         media: the original.
         path: of the copy.
         recipe: how it is encoded.
-        short_side: pixels; a smaller video keeps its size.
+        short_side: pixels, as :func:`~omnidali.curation.copies.copy_size.video_size` means it.
         limit: how many frames are written at most.
 
     Returns:
@@ -160,7 +152,7 @@ def encode_video(
         OSError, av.FFmpegError: if the copy cannot be written.
     """
     count = min(media.frames, limit or media.frames)
-    size = scaled_size(media.width, media.height, short_side, even=True)
+    size = video_size(media.width, media.height, short_side)
     seconds, ticks, tick = _timing(media, count)
     replaced: list[int] = []
 
@@ -175,9 +167,8 @@ def encode_video(
 
         def write(frame: av.VideoFrame | None) -> None:
             for packet in stream.encode(frame):
-                assert packet.pts is not None
-                # without B-frames packets come in presentation order
-                packet.pts = packet.dts = int(ticks[packet.pts])
+                assert packet.pts is not None and packet.dts is not None
+                packet.pts, packet.dts = _ticks_of(packet.pts, ticks), _ticks_of(packet.dts, ticks)
                 packet.time_base = tick
                 copy.mux(packet)
 
@@ -198,6 +189,14 @@ def encode_video(
     check_headers(path, seconds, size, recipe.gop)
     compare_with_original(media, path, replaced)
     return len(replaced)
+
+
+def _ticks_of(number: int, ticks: np.ndarray) -> int:
+    """The time of a frame; with B-frames a decoder begins before the first one is shown."""
+    if number >= 0:
+        return int(ticks[number])
+    distance = int(ticks[1] - ticks[0]) if len(ticks) > 1 else 1
+    return int(ticks[0]) + number * distance
 
 
 def scaled_frames(media: Media, width: int, height: int, count: int) -> Iterator[ScaledFrame]:
