@@ -15,6 +15,7 @@ _RECORDS_OUT = option(
 _MEDIA_OUT = option(
     "--out", default="benchmarks", help="folder for media and records.jsonl (default: %(default)s)"
 )
+_DEVICE = option("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
 
 
 def _repeats(default: int, what: str = "measurements of each") -> Option:
@@ -28,6 +29,7 @@ def _loader_options(loaders: list[str] | None) -> tuple[Option, ...]:
         _MEDIA_OUT,
         option("--workloads", nargs="+", metavar="W", help="only these (default: all)"),
         _repeats(5),
+        _DEVICE,
         option(
             "--seconds",
             type=float,
@@ -50,7 +52,13 @@ def _loader_options(loaders: list[str] | None) -> tuple[Option, ...]:
 def _decode(options: argparse.Namespace) -> None:
     from benchmarks.decode_cost import bench_decode
 
-    bench_decode(options.out, options.media)
+    bench_decode(options.out, options.media, options.device)
+
+
+def _excerpts(options: argparse.Namespace) -> None:
+    from benchmarks.excerpt_cost import bench_excerpts
+
+    bench_excerpts(options.out, options.media)
 
 
 def _probe(options: argparse.Namespace) -> None:
@@ -68,6 +76,7 @@ def _loader(options: argparse.Namespace) -> None:
         loaders=options.loaders,
         repeats=options.repeats,
         seconds=options.seconds,
+        device=options.device,
     )
 
 
@@ -114,7 +123,22 @@ def _dedup(options: argparse.Namespace) -> None:
         require(least >= 1, f"--{name}", "1 or more", least)
     require(options.repeats >= 1, "--repeats", "1 or more", options.repeats)
     web, evaluation = options.rows
-    bench_dedup(options.out, web, evaluation, options.dimensions, repeats=options.repeats)
+    bench_dedup(
+        options.out,
+        web,
+        evaluation,
+        options.dimensions,
+        repeats=options.repeats,
+        device=options.device,
+    )
+
+
+def _recipes(options: argparse.Namespace) -> None:
+    from benchmarks.recipe_cost import bench_recipes
+
+    require(options.frames >= 1, "--frames", "1 or more", options.frames)
+    require(options.repeats >= 1, "--repeats", "1 or more", options.repeats)
+    bench_recipes(options.out, options.videos, options.frames, options.repeats)
 
 
 def _soak(options: argparse.Namespace) -> int:
@@ -139,6 +163,16 @@ _COMMANDS = (
                 metavar="NAME",
                 help="beginnings of media, such as h264 (default: all)",
             ),
+            _DEVICE,
+        ),
+    ),
+    Command(
+        name="excerpts",
+        summary="what excerpts of videos save DALI on one core",
+        run=_excerpts,
+        options=(
+            _MEDIA_OUT,
+            option("--media", nargs="+", metavar="NAME", help="beginnings of media, such as vp9"),
         ),
     ),
     Command(
@@ -152,7 +186,7 @@ _COMMANDS = (
     ),
     Command(
         name="loader",
-        summary="our loader on generated media: clips a second, processor time, memory",
+        summary="our loader on generated media: clips a second, CPU time, memory",
         run=_loader,
         options=_loader_options(["omnidali"]),
     ),
@@ -253,6 +287,23 @@ _COMMANDS = (
                 help="of features (default: 256 2048)",
             ),
             _repeats(3),
+            _DEVICE,
+        ),
+    ),
+    Command(
+        name="recipes",
+        summary="copies with B-frames beside those without: bytes, time a clip",
+        run=_recipes,
+        options=(
+            _RECORDS_OUT,
+            option("--videos", nargs="+", metavar="FILE", required=True, help="real footage"),
+            option(
+                "--frames",
+                type=int,
+                default=240,
+                help="of each video that are copied at most (default: %(default)s)",
+            ),
+            _repeats(3, "decodings of each clip"),
         ),
     ),
     Command(

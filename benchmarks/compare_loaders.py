@@ -35,6 +35,7 @@ from benchmarks.workloads import (
 )
 from omnidali.catalog.probing.packet_index import PacketIndex
 from omnidali.curation.copies.encode import RECIPES
+from omnidali.distributed.devices import count_gpus
 from omnidali.errors import UserError
 from omnidali.utils.run_record import write_record
 from omnidali.utils.untrusted_text import say
@@ -70,6 +71,7 @@ def compare_loaders(
     loaders: Sequence[str] | None,
     repeats: int,
     seconds: float,
+    device: str = "auto",
 ) -> list[dict]:
     """Measure workloads with loaders; writes a record for each pair and prints the tables.
 
@@ -79,10 +81,12 @@ def compare_loaders(
         loaders: names; None for all.
         repeats: measurements of each loader on each workload.
         seconds: about how long one measurement of our loader takes.
+        device: of our loader, as the setting of this name.
 
     Raises:
-        UserError: for unknown names.
+        UserError: for unknown names, and for ``cuda`` without a GPU.
     """
+    count_gpus(device)  # or every child would refuse it
     out = Path(out)
     chosen = _choose_workloads(only)
     unknown = [name for name in loaders or () if name not in _KNOWN]
@@ -94,7 +98,7 @@ def compare_loaders(
 
     with tempfile.TemporaryDirectory() as folder:
         benches = [
-            _Workbench(load, out / "media", Path(folder, str(number)), seconds)
+            _Workbench(load, out / "media", Path(folder, str(number)), seconds, device)
             for number, load in enumerate(chosen)
         ]
         fields = [
@@ -154,13 +158,17 @@ class _Workbench:
         media: folder of the media.
         folder: for the tasks of the children.
         seconds: about how long one measurement of our loader takes.
+        device: of our loader.
     """
 
-    def __init__(self, load: Workload, media: Path, folder: Path, seconds: float):
+    def __init__(
+        self, load: Workload, media: Path, folder: Path, seconds: float, device: str = "auto"
+    ):
         self.load = load
         self.media = media
         self.folder = folder
         self.seconds = seconds
+        self.device = device
         self.steps = _STEPS[0]
         self.facts: dict[str, float] = {}
         self.tables = open_tables(media, load)
@@ -209,6 +217,7 @@ class _Workbench:
             "settings": contender.settings,
             "workload": self.load.name,
             "media": str(self.media),
+            "device": self.device,
             "seed": seed,
             "steps": steps,
             "job": str(job),

@@ -11,6 +11,7 @@ import torch
 from omnidali.curation.dedup.features import FeatureSimilarity, Whitening
 from omnidali.curation.dedup.nearest import best_matches
 from omnidali.curation.dedup.perceptual_hash import SKETCH_BYTES, HashSimilarity
+from omnidali.distributed.devices import count_gpus
 from omnidali.utils.run_record import write_record
 from omnidali.utils.untrusted_text import say
 
@@ -18,7 +19,13 @@ _LEAST = 0.6  # similarity that random features do not reach
 
 
 def bench_dedup(
-    out: str | Path, web: int, validation: int, dimensions: Sequence[int], *, repeats: int
+    out: str | Path,
+    web: int,
+    validation: int,
+    dimensions: Sequence[int],
+    *,
+    repeats: int,
+    device: str = "auto",
 ) -> list[dict]:
     """Compare random features of several widths and random hashes; writes one record each.
 
@@ -33,18 +40,22 @@ def bench_dedup(
         validation: frames that they are compared with.
         dimensions: of the features.
         repeats: measurements of each; the median counts.
+        device: as the setting of this name.
+
+    Raises:
+        UserError: for ``cuda`` without a GPU.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = torch.device("cuda" if count_gpus(device) else "cpu")
     records = []
     for width in dimensions:
-        times = _time_features(web, validation, width, repeats, device)
+        times = _time_features(web, validation, width, repeats, place)
         row = {
             "bench": "dedup",
             "kind": "features",
             "web": web,
             "validation": validation,
             "dimensions": width,
-            "device": device.type,
+            "device": place.type,
             "threads": torch.get_num_threads(),
             "plain_seconds": round(times["plain"], 3),
             "chunked_seconds": round(times["chunked"], 3),
@@ -59,7 +70,7 @@ def bench_dedup(
             f" {times['whole']:.2f} s"
         )
 
-    seconds = _time_hashes(web, validation, repeats, device)
+    seconds = _time_hashes(web, validation, repeats, place)
     nanoseconds = 1e9 * seconds / web / validation
     row = {
         "bench": "dedup",

@@ -24,6 +24,7 @@ import torch
 from benchmarks.child_process import child_environment, module_command
 from omnidali.cli.error_report import run_reporting_errors
 from omnidali.config.load import load_config
+from omnidali.distributed.devices import take_device
 from omnidali.distributed.ranks import start_process_group
 from omnidali.errors import UserError
 from omnidali.loading.batch import StepBatch
@@ -189,8 +190,9 @@ def run_feed(
 
     hooks = Hooks(wrap_loader=feed)
     with contextlib.redirect_stdout(io.StringIO()):
-        ranks = start_process_group()
-        train(load_config(config, overrides), ranks, dry_run=steps, hooks=hooks)
+        run = load_config(config, overrides)
+        ranks = take_device(start_process_group(), run.device)
+        train(run, ranks, dry_run=steps, hooks=hooks)
     return feeds[0].rate()
 
 

@@ -24,6 +24,7 @@ from benchmarks.loader_task import LoaderTask
 from benchmarks.workloads import WORKLOADS, Workload, open_tables, workload_plan
 from omnidali.catalog.probing.packet_index import PacketIndex
 from omnidali.decoding.video import indexed_frames
+from omnidali.distributed.devices import count_gpus
 from omnidali.loading.batch import StepBatch
 from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.train_plan import TrainPlan
@@ -126,6 +127,7 @@ def _load_ours(
     seed: int,
     steps: int,
     *,
+    device: str,
     check: bool = False,
     rank: int = 0,
     world: int = 1,
@@ -135,7 +137,7 @@ def _load_ours(
         load.sources,
         rank=rank,
         world=world,
-        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        device="cuda" if count_gpus(device) else "cpu",
         end=steps,
         threads=max(1, len(os.sched_getaffinity(0)) // world),
     ) as batches:
@@ -243,6 +245,7 @@ def main(spec: dict) -> dict[str, float]:
     load = next(load for load in WORKLOADS if load.name == spec["workload"])
     media = Path(spec["media"])
     steps = spec["steps"]
+    device = spec.get("device", "auto")
     torch.set_num_threads(1)
     deliver: Callable[..., Iterator] | None = None
     if loader not in (OURS, CODEC):
@@ -256,7 +259,7 @@ def main(spec: dict) -> dict[str, float]:
     if spec["check"] and loader != CODEC:
         plan = workload_plan(open_tables(media, load), load, 99, check=True)
         if deliver is None:
-            proof: Iterator = _load_ours(load, media, 99, 2, check=True)
+            proof: Iterator = _load_ours(load, media, 99, 2, device=device, check=True)
         else:
             proof = deliver(LoaderTask.read(spec["check_job"]), **spec["settings"])
         check_numbers(proof, wanted_frames(plan, 2))
@@ -271,7 +274,9 @@ def main(spec: dict) -> dict[str, float]:
     elif loader == OURS:
         rank = spec.get("rank", 0)
         world = spec.get("world", 1)
-        batches = _load_ours(load, media, spec["seed"], steps, rank=rank, world=world)
+        batches = _load_ours(
+            load, media, spec["seed"], steps, device=device, rank=rank, world=world
+        )
     else:
         batches = _decode_alone(load, media, spec["seed"], steps)
     return measure_batches(batches, asked, steps)

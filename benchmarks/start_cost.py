@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from benchmarks.child_process import child_environment, module_command
 from omnidali.config.load import load_config
+from omnidali.distributed.devices import take_device
 from omnidali.distributed.ranks import start_process_group
 from omnidali.errors import UserError
 from omnidali.loading.data import open_data, open_loader
@@ -234,7 +235,7 @@ def _peak_mb(status: Path) -> float:
 def main(config_path: str) -> dict:
     """Start a run as a training does, up to its first batch; returns cost and what was probed."""
     config = load_config(config_path, [])
-    ranks = start_process_group()
+    ranks = take_device(start_process_group(), config.device)
 
     begun = time.perf_counter()
     data = open_data(config, ranks)

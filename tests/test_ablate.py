@@ -146,6 +146,7 @@ def test_run_that_was_not_planned_keeps_its_result(media_root, tmp_path, faked, 
 
 def test_table_is_written_and_finished_runs_are_kept(media_root, tmp_path, faked, capsys):
     (tmp_path / "c.yaml").write_text("""
+device: cpu
 sources:
   clips: {kind: video, root: clips, list: clips.txt, weight: 2}
   photos: {kind: image, root: photos, list: photos.txt}

@@ -30,6 +30,7 @@ FAST = {"width": 160, "height": 120, "gop": 8, "options": {"preset": "ultrafast"
 
 
 CONFIG = """
+device: cpu
 classes: names.txt
 sources:
   clips: {kind: video, root: clips, list: clips.txt}

@@ -23,6 +23,7 @@ from omnidali.models.recognizers import TSN
 from omnidali.testing.numbered_media import write_video
 
 CONFIG = """
+device: cpu
 classes: names.txt
 sources:
   target: {kind: video, root: target, list: target.txt}

@@ -182,6 +182,7 @@ def test_all_pieces_of_a_long_video_belong_to_one_held_out_part(world, tmp_path)
 
 
 FOLDERS = """
+device: cpu
 sources:
   clips: {kind: video, root: classes}
   photos: {kind: image, root: crawled}

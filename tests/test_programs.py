@@ -35,7 +35,7 @@ def test_run_writes_what_the_readme_promises(options, tmp_path):
     output = run("train", *options).stdout
     folder = tmp_path / "run"
     assert "clips: 9 samples, read as path_label (recognised), 9 files probed now" in output
-    assert "clips: h264 by PyAV on the CPU" in output
+    assert "clips: 9 files (h264): PyAV on the CPU" in output
     assert "step 8/8 100.0% | loss " in output
     assert "(clips " in output and "| mix 66.7/33.3 |" in output
 

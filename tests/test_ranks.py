@@ -13,11 +13,11 @@ import torch
 import torch.distributed as dist
 
 from conftest import free_port
+from omnidali.distributed.devices import take_device
 from omnidali.distributed.main_address import MainView
 from omnidali.distributed.ranks import (
     Ranks,
     _average_each_alone,
-    _choose_device,
     _Place,
     end_process_group,
     start_process_group,
@@ -73,7 +73,8 @@ def report_threads(rank, port, cores, found):
         MASTER_PORT=str(port),
     )
     os.sched_getaffinity = lambda _: cores
-    found.put((rank, start_process_group().threads, torch.get_num_threads()))
+    ranks = take_device(start_process_group(), "cpu")
+    found.put((rank, ranks.threads, torch.get_num_threads()))
     end_process_group()
 
 
@@ -107,17 +108,6 @@ def test_ranks_of_other_machines_share_no_cores():
     view = MainView((), ())
     places = [_Place(machine, frozenset({0, 1}), view) for machine in ("a", "a", "b")]
     assert [place.count_core_sharers(places) for place in places] == [2, 2, 1]
-
-
-@pytest.mark.parametrize("gpus, local_rank, index", [(8, 3, 3), (1, 3, 0), (2, 3, 1)])
-def test_rank_takes_a_gpu_that_it_sees(monkeypatch, gpus, local_rank, index):
-    """With --gpus-per-task=1 each task sees its own GPU alone, as number 0."""
-    taken = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    assert _choose_device(local_rank) == torch.device("cuda", index)
-    assert taken == [torch.device("cuda", index)]
 
 
 def test_port_of_another_program_is_reported(monkeypatch):

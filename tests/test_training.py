@@ -34,7 +34,7 @@ def test_meter_by_source():
             torch.tensor([1.0, 2.0, 3.0]), logits, torch.tensor([0, 0, 0]), torch.tensor([0, 0, 1])
         )
     stats = {
-        name: SourceStats(0, 0.0, 0.0, 0.0, 0.5, 0.5, substituted, 2 * substituted, 1)
+        name: SourceStats(0, 0.0, 0.0, 0.0, 0.5, 0.5, substituted, 2 * substituted, 1, 0)
         for name, substituted in (("web", 3), ("k", 4))
     }
     assert meter.read(stats) == {
@@ -57,26 +57,25 @@ def test_step_line_is_that_of_the_readme():
         "k400": {"top1": 35.0},
         "web": {"top1": 20.1},
     }
-    line = step_line(
-        1200,
-        90000,
-        sources=sources,
-        throughput={
-            "bad_files": {"k400": 0, "web": 3},
-            "clips_per_second": 1842.3,
-            "wait_percent": 2.1,
-            "wait_percent_by_source": {"k400": 1.8, "web": 0.3},
-            "mix_percent": {"k400": 66.7, "web": 33.3},
-            "memory_gib": 14.2,
-            "eta_seconds": 18720,
-        },
-        lr=0.01,
-    )
+    throughput = {
+        "bad_files": {"k400": 0, "web": 3},
+        "left_to_cpu": {"k400": 0, "web": 0},
+        "clips_per_second": 1842.3,
+        "wait_percent": 2.1,
+        "wait_percent_by_source": {"k400": 1.8, "web": 0.3},
+        "mix_percent": {"k400": 66.7, "web": 33.3},
+        "memory_gib": 14.2,
+        "eta_seconds": 18720,
+    }
+    line = step_line(1200, 90000, sources=sources, throughput=throughput, lr=0.01)
     assert line == (
         "step 1200/90000 1.3% | loss 3.412 | top1 31.2 (k400 35.0, web 20.1) | lr 0.01"
         " | 1,842 clips/s | wait 2.1% (k400 1.8, web 0.3) | mix 66.7/33.3"
         " | bad files: web 3, 5 clips substituted | 14.2 GiB | eta 5h12m"
     )
+    throughput["left_to_cpu"]["web"] = 2
+    line = step_line(1200, 90000, sources=sources, throughput=throughput, lr=0.01)
+    assert " clips substituted | left to the CPU: web 2 files | 14.2 GiB" in line
 
 
 @given(st.integers(1, 60), st.integers(2, 9), st.integers(0, 10**6))

@@ -33,6 +33,7 @@ ROOT = Path(__file__).parent.parent
 
 
 CONFIG = """
+device: cpu
 sources:
   target: {kind: video, root: clips}
   photos: {kind: image, root: photos, list: photos.csv, format: slowfast_csv, labels: map.json}

@@ -84,11 +84,13 @@ _FILTER_OPTIONS = (
 
 def _filter(options: argparse.Namespace) -> None:
     from omnidali.curation.filter.filter import filter_sources
+    from omnidali.distributed.devices import take_device
     from omnidali.distributed.ranks import end_process_group, start_process_group
 
     rules = rules_from(options)
     ranks = start_process_group()
     config = load_config_apart_from_output(options, *options.checkpoint)
+    ranks = take_device(ranks, config.device)
     with reporting_to_peers():
         filter_sources(
             config,
@@ -190,11 +192,13 @@ _DEDUP_OPTIONS = (
 
 def _dedup(options: argparse.Namespace) -> None:
     from omnidali.curation.dedup.dedup import dedup
+    from omnidali.distributed.devices import take_device
     from omnidali.distributed.ranks import end_process_group, start_process_group
 
     settings = dedup_settings_from(options)
     ranks = start_process_group()
     config = load_config_apart_from_output(options, options.checkpoint)
+    ranks = take_device(ranks, config.device)
     with reporting_to_peers():
         dedup(
             config,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import omnidali
 from omnidali.cli.command import Command, Program
 from omnidali.cli.curation_commands import DEDUP, FILTER
+from omnidali.cli.doctor_command import DOCTOR
 from omnidali.cli.error_report import run_reporting_errors
 from omnidali.cli.help_texts import topic_help
 from omnidali.cli.inspect_commands import INFO, LINT, PREVIEW
@@ -45,7 +46,7 @@ OMNIDALI = Program(
         "evaluate": (EVALUATE,),
         "prepare data": (DEDUP, FILTER, CURATE, TRANSCODE, MOTION_ESTIMATE),
         "look": (LINT, INFO, PREVIEW),
-        "measure": (ADVISE, ABLATE),
+        "measure": (DOCTOR, ADVISE, ABLATE),
         "more": (HELP,),
     },
     closing=(

@@ -96,9 +96,10 @@ TRANSCODE = Command(
         ),
         option(
             "--recipe",
-            choices=("fast", "small", "intra"),
+            choices=("fast", "access", "small", "intra"),
             default="fast",
-            help="fast: any frame decodes fast; small: fewer bytes; intra: keyframes only"
+            help="fast: any frame decodes fast; access: the same in fewer bytes, with B-frames;"
+            " small: fewest bytes; intra: keyframes only"
             " (default: %(default)s)",
         ),
         sources_option("all"),
@@ -106,7 +107,8 @@ TRANSCODE = Command(
             "--short-side",
             type=int,
             default=256,
-            help="pixels; nothing is enlarged (default: %(default)s)",
+            help="pixels; nothing is enlarged; sides of videos become multiples of 16 where that"
+            " stretches the picture by 1/32 or less (default: %(default)s)",
         ),
         option(
             "--workers", type=int, default=0, help="files at a time (default: as many as cores)"

@@ -13,7 +13,7 @@ from omnidali.utils import streams
 from omnidali.utils.untrusted_text import say
 
 # of a dry run, in its last line, for programs
-_SPEED = ("steps", "seconds_per_step", "clips_per_second", "eta_seconds")
+_SPEED = ("steps", "seconds_per_step", "clips_per_second", "wait_percent", "eta_seconds")
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -23,6 +23,7 @@ def _train(options: argparse.Namespace) -> None:
         say(*dump_config(load_config(options.config, options.overrides)).splitlines())
         return
 
+    from omnidali.distributed.devices import take_device
     from omnidali.distributed.ranks import end_process_group, start_process_group
     from omnidali.training.train import train
 
@@ -30,6 +31,7 @@ def _train(options: argparse.Namespace) -> None:
     # first, so that a mistake in one machine's copy of the config ends all ranks
     ranks = start_process_group()
     config = load_config(options.config, options.overrides)
+    ranks = take_device(ranks, config.device)
     figures = train(config, ranks, resume=options.resume, dry_run=options.dry_run)
     end_process_group()
     if options.dry_run and figures and ranks.is_main:
@@ -37,11 +39,13 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from omnidali.distributed.devices import take_device
     from omnidali.distributed.ranks import end_process_group, start_process_group
     from omnidali.evaluation.evaluate import evaluate, reports_folder
 
     ranks = start_process_group()
     config = load_config(options.config, options.overrides)
+    ranks = take_device(ranks, config.device)
     with reporting_to_peers():
         result = evaluate(config, ranks, checkpoint=options.checkpoint, protocol=options.protocol)
     end_process_group()

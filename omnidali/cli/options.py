@@ -23,8 +23,8 @@ CONFIG = option("--config", required=True, help=CONFIG_HELP)
 RANKS = option(
     "--ranks",
     type=int,
-    default=1,
-    help="processes of each program that it runs (default: %(default)s)",
+    help="processes of each program that it runs (default: one for each GPU, as far as the batch"
+    " can be shared out; 1 without a GPU)",
 )
 
 

@@ -30,8 +30,9 @@ def _demo(options: argparse.Namespace) -> None:
 def _ablate(options: argparse.Namespace) -> None:
     from omnidali.distributed.ranks import Ranks
     from omnidali.experiments.ablate import ablate
+    from omnidali.experiments.training_runs import choose_ranks
 
-    load_config_apart_from_output(options)
+    config = load_config_apart_from_output(options)
     shares = options.fractions
     are_shares = all(0 < share <= 1 for share in shares) and len(set(shares)) == len(shares)
     require(are_shares, "--fractions", "shares above 0 and at most 1, each once", shares)
@@ -41,7 +42,7 @@ def _ablate(options: argparse.Namespace) -> None:
         out=options.out,
         seeds=options.seeds,
         fractions=shares,
-        ranks=options.ranks,
+        ranks=choose_ranks(config, options.ranks),
         take=reserve_output("ablate", options, Ranks(), earlier="runs"),
     )
 
@@ -51,13 +52,14 @@ def _curate(options: argparse.Namespace) -> None:
     from omnidali.curation.copies.copy_layout import keep_clear
     from omnidali.distributed.ranks import Ranks
     from omnidali.experiments.curate import CurationOptions, check_options, curate, in_windows
+    from omnidali.experiments.training_runs import choose_ranks
 
     config = load_config_apart_from_output(options)
     take = reserve_output("curate", options, Ranks())
     asked = CurationOptions(
         seeds=options.seeds,
         rounds=options.rounds,
-        ranks=options.ranks,
+        ranks=choose_ranks(config, options.ranks),
         together=options.together,
         folds=options.folds,
     )

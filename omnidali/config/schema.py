@@ -32,14 +32,6 @@ def key_of(name: str) -> str:
     return "evaluation.source" if name == EVALUATION else f"sources.{name}"
 
 
-def has_number(pattern: str) -> bool:
-    """Whether a pattern of file names, such as img_{:05}.jpg, gives every number another name."""
-    try:
-        return pattern.format(1) != pattern.format(2)
-    except (IndexError, KeyError, ValueError, AttributeError):
-        return False
-
-
 @dataclass(frozen=True, kw_only=True)
 class MediaConfig:
     """Where media lie, how they are listed, and which decoder reads them."""
@@ -322,6 +314,9 @@ class Config:
     )
     classes: str | None = setting(None, "file of class names, one a line; relative to data_root")
     seed: Natural = setting(0, "seed of the plan and of the initial weights")
+    device: Literal["auto", "cpu", "cuda"] = setting(
+        "auto", "where networks run and clips go; auto: a GPU for each rank, where there are GPUs"
+    )
     sources: Mapping[str, SourceConfig] = field(
         default_factory=lambda: MappingProxyType({}),
         metadata={"meaning": "training sources by name", "unit": ""},

@@ -4,7 +4,8 @@ import dataclasses
 import typing
 from collections.abc import Iterator, Mapping
 
-from omnidali.config.schema import RESERVED, Config, MediaConfig, SourceConfig, has_number
+from omnidali.config.patterns import has_number
+from omnidali.config.schema import RESERVED, Config, MediaConfig, SourceConfig
 from omnidali.config.setting import range_of
 from omnidali.errors import UserError
 

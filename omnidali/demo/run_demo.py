@@ -1,4 +1,4 @@
-"""The demo: make the world, train with two processes, evaluate, and say where everything is."""
+"""The demo: make the world, train, evaluate, and say where everything is."""
 
 import time
 from collections.abc import Sequence
@@ -7,13 +7,14 @@ from pathlib import Path
 from omnidali.config.files import shipped_path
 from omnidali.config.load import load_config
 from omnidali.demo.world import make_world
+from omnidali.distributed.devices import count_gpus
 from omnidali.errors import UserError
 from omnidali.loading.data import check_shares
 from omnidali.models.pretrained import check_pretrained
 from omnidali.processes.launch import run_program
 from omnidali.utils.untrusted_text import for_shell, say
 
-RANKS = 2  # of both programs
+RANKS = 2  # of both programs; fewer where there are fewer GPUs
 _OPTIONS = {"data_root": "Use --out.", "run_dir": "Use --out.", "seed": "Use --seed."}
 
 
@@ -37,11 +38,11 @@ def run_demo(folder: str | Path, seed: int = 0, overrides: Sequence[str] = ()) -
     run = Path(folder, f"run-{seed}")
     config = str(shipped_path("demo"))
     settings = [f"data_root={world}", f"run_dir={run}", f"seed={seed}", *overrides]
-    _check(config, settings, overrides)
+    ranks = _check(config, settings, overrides)
 
     make_world(world, seed)
-    run_program("train", "--config", config, "--resume", "auto", *settings, ranks=RANKS)
-    row = run_program("evaluate", "--config", config, *settings, ranks=RANKS)
+    run_program("train", "--config", config, "--resume", "auto", *settings, ranks=ranks)
+    row = run_program("evaluate", "--config", config, *settings, ranks=ranks)
     assert row is not None, "evaluate prints its row"
 
     plots = sorted((run / "pictures").glob("*.png"))
@@ -55,8 +56,11 @@ def run_demo(folder: str | Path, seed: int = 0, overrides: Sequence[str] = ()) -
     return row
 
 
-def _check(config: str, settings: Sequence[str], overrides: Sequence[str]) -> None:
+def _check(config: str, settings: Sequence[str], overrides: Sequence[str]) -> int:
     """Refuse settings that a program would refuse once the world is made, or the network trained.
+
+    Returns:
+        The number of ranks.
 
     Raises:
         UserError: naming the setting.
@@ -66,9 +70,12 @@ def _check(config: str, settings: Sequence[str], overrides: Sequence[str]) -> No
         if key in _OPTIONS:
             raise UserError(key, "no setting, as the demo sets it itself", override, _OPTIONS[key])
     found = load_config(config, settings)
-    check_shares(found, RANKS)
+    # two show that ranks work together, also without a GPU
+    ranks = min(RANKS, count_gpus(found.device) or RANKS)
+    check_shares(found, ranks)
     check_pretrained(found.model)
     if found.evaluation.source is None:
         raise UserError(
             "evaluation.source", "labelled data to evaluate on", "nothing", "Leave it as it is."
         )
+    return ranks

@@ -34,12 +34,15 @@ class Ranks:
         rank: number of this process.
         world: number of all processes.
         core_sharers: number of the processes that may use this one's cores, itself included.
-        device: the GPU of this process, or the CPU.
+        local_rank: number of this process among those that one launcher started on this machine.
+        device: the GPU of this process, or the CPU; of
+            :func:`~omnidali.distributed.devices.take_device`.
     """
 
     rank: int = 0
     world: int = 1
     core_sharers: int = 1
+    local_rank: int = 0
     device: torch.device = torch.device("cpu")
 
     @property
@@ -51,6 +54,11 @@ class Ranks:
     def threads(self) -> int:
         """This process's share of the cores that it may use, at least 1."""
         return max(1, len(os.sched_getaffinity(0)) // self.core_sharers)
+
+    @property
+    def group(self) -> dist.ProcessGroup | None:
+        """The group whose collectives take tensors of :attr:`device`; None for torch's own one."""
+        return _gpu_group() if self.world > 1 and self.device.type == "cuda" else None
 
     def on_main(self, work: Callable[[], T]) -> T:
         """Run ``work`` on rank 0, and return its result or raise its error on every rank.
@@ -82,10 +90,11 @@ class Ranks:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
         known = inspect.signature(DistributedDataParallel.__init__).parameters
+        wrap = functools.partial(DistributedDataParallel, model, devices, process_group=self.group)
         if "forward_sync_buffers" in known:  # since torch 2.13, which warns about the old name
-            network = DistributedDataParallel(model, devices, forward_sync_buffers=False)
+            network = wrap(forward_sync_buffers=False)
         else:
-            network = DistributedDataParallel(model, devices, broadcast_buffers=False)
+            network = wrap(broadcast_buffers=False)
         if self.device.type == "cpu":
             network.register_comm_hook(self.world, _average_each_alone)
         return network
@@ -93,7 +102,7 @@ class Ranks:
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum ``values`` over all ranks, in place."""
         if self.world > 1:
-            dist.all_reduce(values)
+            dist.all_reduce(values, group=self.group)
         return values
 
     def gather(self, value: T) -> list[T]:
@@ -142,13 +151,19 @@ class Ranks:
         """Give every rank the main rank's batch-norm statistics, instead of its own."""
         if self.world > 1:
             for buffer in model.buffers():
-                dist.broadcast(buffer, src=0)
+                dist.broadcast(buffer, src=0, group=self.group)
 
 
 @functools.lru_cache(maxsize=1)
 def _patient_group() -> dist.ProcessGroup:
     """A group without the usual limit of minutes: a first probe of many files takes hours."""
     return dist.new_group(backend="gloo", timeout=datetime.timedelta(days=7))
+
+
+@functools.lru_cache(maxsize=1)
+def _gpu_group() -> dist.ProcessGroup:
+    """A group for tensors on GPUs. All ranks make it together, once each has a GPU of its own."""
+    return dist.new_group(backend="nccl")
 
 
 def _average_each_alone(world: int, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
@@ -174,10 +189,13 @@ def _average_each_alone(world: int, bucket: dist.GradBucket) -> torch.futures.Fu
 def start_process_group() -> Ranks:
     """Join the job that torchrun or srun describes in the environment, or stand alone without one.
 
-    Joining waits for the other ranks as long as torch does, 10 minutes with GPUs and 30 without:
-    imports from a cold network disk take minutes. Only that limit notices a rank that dies before
-    it has joined, unless the launcher ends the others: torchrun does, srun with
-    --kill-on-bad-exit. From then on all ranks learn of the failure of one.
+    Joining waits for the other ranks as long as torch does, 30 minutes: imports from a cold network
+    disk take minutes. Only that limit notices a rank that dies before it has joined, unless the
+    launcher ends the others: torchrun does, srun with --kill-on-bad-exit. From then on all ranks
+    learn of the failure of one.
+
+    The ranks join over gloo, and have the CPU: whether each has a GPU can only be asked when all
+    hear the answer. :func:`~omnidali.distributed.devices.take_device` comes next.
 
     torchrun forwards SIGTERM and ends with code 1, whatever its ranks end with. If it is killed,
     the kernel sends them a SIGTERM: they save, and make room for the next start.
@@ -190,12 +208,11 @@ def start_process_group() -> Ranks:
 
     rank = int(os.environ.get("RANK", 0))
     world = int(os.environ.get("WORLD_SIZE", 1))
-    device = _choose_device(int(os.environ.get("LOCAL_RANK", 0)))
     core_sharers = 1
     if world > 1:
         is_joining = not dist.is_initialized()
         if is_joining:
-            _init_process_group("nccl" if device.type == "cuda" else "gloo")
+            _init_process_group()
 
         is_single_host = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) == world
         # a single host needs no look-up of names, which may take seconds
@@ -208,19 +225,17 @@ def start_process_group() -> Ranks:
             if relay is not None:
                 failure_monitor.join(rank, relay)
 
-    ranks = Ranks(rank, world, core_sharers=core_sharers, device=device)
-    if device.type == "cpu":
-        torch.set_num_threads(ranks.threads)
-    return ranks
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    return Ranks(rank, world, core_sharers=core_sharers, local_rank=local_rank)
 
 
-def _init_process_group(backend: str) -> None:
+def _init_process_group() -> None:
     if "SLURM_STEP_ID" in os.environ and os.environ["RANK"] == "0":
         # variables that are left over from a step of srun would look like a program that hangs
         place = f"{os.environ.get('MASTER_ADDR')}, port {os.environ.get('MASTER_PORT')}"
         say(f"waiting for {os.environ['WORLD_SIZE']} ranks at {place}")
     try:
-        dist.init_process_group(backend)
+        dist.init_process_group("gloo")
     except dist.DistNetworkError as error:
         if "EADDRINUSE" not in str(error):
             raise
@@ -230,19 +245,6 @@ def _init_process_group(backend: str) -> None:
             f"{os.environ['MASTER_PORT']}, which another program uses",
             "Set it to another one, on all ranks.",
         ) from None
-
-
-def _choose_device(local_rank: int) -> torch.device:
-    """This rank's GPU, which becomes torch's current one; the CPU if there is none.
-
-    A rank that sees some GPUs of the machine alone, as srun's --gpus-per-task has it, counts them
-    from 0. Two ranks on one GPU are an error of NCCL's.
-    """
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    device = torch.device("cuda", local_rank % torch.cuda.device_count())
-    torch.cuda.set_device(device)
-    return device
 
 
 @dataclass(frozen=True)
@@ -302,3 +304,4 @@ def end_process_group() -> None:
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
         _patient_group.cache_clear()
+        _gpu_group.cache_clear()

@@ -9,6 +9,7 @@ from omnidali.evaluation.accuracy import measure_accuracy
 from omnidali.evaluation.reports import write_reports
 from omnidali.evaluation.score import score_items
 from omnidali.loading.data import open_data
+from omnidali.loading.trial_outcome import hold_trial
 from omnidali.models.checkpoint_file import BEST, load_checkpoint, load_weights
 from omnidali.models.precision import make_autocast
 from omnidali.models.recognizers import build_model
@@ -50,6 +51,9 @@ def evaluate(
     load_weights(model, {**state, "state_dict": best_weights(state)}, str(path))
     model.to(ranks.device)
 
+    # an evaluation of the training may have decoded the same files
+    kept = state.get("loader", {}).get("trial")
+    trial = hold_trial([(data.evaluation, config.evaluation.source)], ranks, config.loader, kept)
     views = getattr(config.evaluation, protocol)
     scores = score_items(
         model,
@@ -59,6 +63,7 @@ def evaluate(
         config=config,
         ranks=ranks,
         autocast=make_autocast(config.train.precision, ranks.device),
+        trial=trial,
     )
     assert scores is not None  # only a training abandons an evaluation
     accuracy = measure_accuracy(scores, data.evaluation.labels)

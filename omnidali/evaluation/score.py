@@ -15,6 +15,7 @@ from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.loading.data import QUARANTINE, rank_options
 from omnidali.loading.fusion import FusionIterator
+from omnidali.loading.trial_outcome import Trial, hold_trial
 from omnidali.models.recognizers import Recognizer
 from omnidali.planning.evaluation_plan import EvaluationPlan
 
@@ -27,6 +28,7 @@ def score_items(
     config: Config,
     ranks: Ranks,
     autocast: torch.autocast,
+    trial: Trial | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> np.ndarray | None:
     """Mean score of every item over its views.
@@ -41,6 +43,7 @@ def score_items(
         config: clip length and interval, batch, and options of the loader.
         ranks: that share the items.
         autocast: context of the forward pass.
+        trial: that includes the source; None: one is held.
         stop: whether to abandon the evaluation; called after every batch, on each rank for itself.
 
     Returns:
@@ -69,6 +72,7 @@ def score_items(
         config=config,
         ranks=ranks,
         autocast=autocast,
+        trial=trial,
     ):
         if stop():
             table_scores.fill(np.nan)  # the sum makes it known to all ranks
@@ -117,6 +121,7 @@ def run_over(
     config: Config,
     ranks: Ranks,
     autocast: torch.autocast,
+    trial: Trial | None = None,
     title: str = "evaluate",
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield a network's outputs for this rank's items, averaged over their views, by batch.
@@ -132,6 +137,7 @@ def run_over(
         config: clip length and interval, batch, and options of the loader.
         ranks: that share the items.
         autocast: context of the forward pass.
+        trial: that includes the source; None: one is held.
         title: of the progress bar.
 
     Yields:
@@ -142,10 +148,12 @@ def run_over(
         RuntimeError: if an item was not seen exactly as often as it has views.
     """
     plan = EvaluationPlan(table, config.clip, views, config.evaluation.batch)
+    options = rank_options(config, ranks)
+    options["trial"] = trial or hold_trial([(table, source)], ranks, config.loader)
     seen = None
     hidden = None if ranks.is_main else True  # None: on a terminal only
     with (
-        FusionIterator(plan, [source], **rank_options(config, ranks)) as batches,
+        FusionIterator(plan, [source], **options) as batches,
         tqdm(total=batches.end, desc=title, unit="batch", disable=hidden, leave=False) as bar,
     ):
         for batch in batches:

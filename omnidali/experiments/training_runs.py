@@ -1,5 +1,6 @@
 """The trainings of an experiment: variants of a config, each trained and evaluated by programs."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ import torch
 from omnidali.config.load import dump_config
 from omnidali.config.schema import Config
 from omnidali.config.validate import find_mistakes
+from omnidali.distributed.devices import count_gpus
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.experiments.expected_time import ExpectedTime, PlannedRun
@@ -34,6 +36,26 @@ _RUNS = "runs"  # folder of the runs
 _RESULT = "result.json"  # in the folder of a finished run
 
 
+def choose_ranks(config: Config, asked: int | None) -> int:
+    """How many ranks the programs of an experiment have.
+
+    Args:
+        config: of the largest training.
+        asked: ``--ranks``; None: a rank for each GPU, as far as the batch can be shared out, and
+            one without a GPU.
+
+    Raises:
+        UserError: if there is no GPU for ``device: cuda``.
+    """
+    if asked is not None:
+        return asked
+    for ranks in range(count_gpus(config.device), 1, -1):
+        with contextlib.suppress(UserError):
+            check_shares(config, ranks)
+            return ranks
+    return 1
+
+
 def check_experiment(config: Config, ranks: int, seeds: Sequence[int]) -> None:
     """Refuse what no experiment can use, and warn of trainings that make little sense.
 
@@ -50,11 +72,13 @@ def check_experiment(config: Config, ranks: int, seeds: Sequence[int]) -> None:
     if ranks < 1:
         raise UserError("--ranks", "1 or more", str(ranks), "Correct the number.")
 
-    gpus = torch.cuda.device_count()
-    has_gpu = torch.cuda.is_available()
-    if has_gpu and ranks > gpus:
+    gpus = count_gpus(config.device)
+    if gpus and ranks > gpus:
         raise UserError(
-            "--ranks", f"at most {gpus}, the number of GPUs", str(ranks), "Correct the number."
+            "--ranks",
+            f"at most {gpus}, the number of GPUs",
+            str(ranks),
+            "Correct the number, or set device=cpu.",
         )
 
     if min(seeds) < 0 or len(set(seeds)) < len(seeds):
@@ -66,7 +90,7 @@ def check_experiment(config: Config, ranks: int, seeds: Sequence[int]) -> None:
             "evaluation.source", "labelled data to compare on", "nothing", "Add it to the config."
         )
 
-    device = torch.device("cuda" if has_gpu else "cpu")
+    device = torch.device("cuda" if gpus else "cpu")
     say(*check_and_warn(config, Ranks(world=ranks, core_sharers=ranks, device=device)))
 
 
@@ -150,7 +174,9 @@ def _run_folder(config: Config, data: Data, out: Path, name: str) -> Path:
     """
     assert data.evaluation is not None
     tables = (*data.tables, data.evaluation)
-    named = dump_config(replace(config, run_dir=""))  # which is the folder that is sought
+    # run_dir is the folder that is sought; a network trained elsewhere is as good, also one that
+    # was trained before there was a choice
+    named = dump_config(replace(config, run_dir="", device="auto")).replace("device: auto\n", "")
     identity = named + "".join(table.fingerprint for table in tables)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
     return out / _RUNS / f"{run_name(name, config.seed)}-{digest}"

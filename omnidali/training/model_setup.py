@@ -36,7 +36,7 @@ def make_model(
             )
         )
     if config.model.sync_norm:
-        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model, ranks.group)
 
     return model.to(  # type: ignore[call-overload]  # torch's hints lack it
         ranks.device, memory_format=memory_format(config.model)

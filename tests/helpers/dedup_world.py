@@ -16,6 +16,7 @@ from omnidali.config.schema import Config
 from omnidali.testing.numbered_media import add_stream, numbered_image, write_image, write_video
 
 CONFIG = """
+device: cpu
 classes: classes.txt
 sources:
   target: {kind: video, root: target, list: target.txt}

@@ -20,6 +20,7 @@ NAMES = ["run", "high jump", "swim", "ski"]
 PHOTOS, BROKEN = 40, 39  # how many, and the one that is cut off
 FAST = {"width": 64, "height": 48, "gop": 8, "options": {"preset": "ultrafast"}}
 CONFIG = """
+device: cpu
 classes: names.txt
 sources:
   clips: {kind: video, root: clips, list: clips.txt}

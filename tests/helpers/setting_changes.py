@@ -182,6 +182,7 @@ HARMLESS = {
     **{
         name: [([], f"{name}={value}")]
         for name, value in {
+            "device": "cpu",
             "model.name": "slowonly",
             "model.depth": 34,
             "model.dropout": 0.1,

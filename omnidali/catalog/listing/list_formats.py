@@ -11,14 +11,14 @@ from typing import NamedTuple, TypeGuard
 
 from omnidali.catalog.listing.folders import is_video_name
 from omnidali.catalog.listing.labels import NumberLabel
-from omnidali.config.schema import MediaConfig, has_number, key_of
+from omnidali.config.patterns import has_number
+from omnidali.config.schema import MediaConfig, key_of
 from omnidali.errors import UserError
 from omnidali.media_kind import MediaKind
 from omnidali.utils.text_files import is_line, is_text, is_whole, read_json, read_lines
 
 REMOVED = "removed_clip_inds"  # key of the release's JSON that only we write and read
-# of one long video: the longest that is let through, in pieces of a second
-MAX_PIECES = 200_000
+MAX_PIECES = 200_000  # a second each, of the longest video that is let through
 NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{0,30})?")
 _KINETICS = ("label", "youtube_id", "time_start", "time_end")
 

@@ -16,6 +16,7 @@ from omnidali.curation.dedup.compared_items import ComparedItems
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError, start_of
 from omnidali.evaluation.score import allow_again, run_over
+from omnidali.loading.trial_outcome import hold_trial
 from omnidali.models.precision import make_autocast
 
 TODO, DONE, UNREADABLE = 0, 1, 2  # marks of items
@@ -118,6 +119,7 @@ def fill_cache(
     todo, tried = ranks.on_main(cache.find_missing)
     config = allow_again(config, tried)
     config = replace(config, clip=replace(config.clip, clip_len=1, frame_interval=1))
+    trial = hold_trial([(items.table, source)], ranks, config.loader)
 
     try:
         for count in np.unique(items.counts[todo]).tolist():
@@ -132,6 +134,7 @@ def fill_cache(
                 config=replace(config, evaluation=replace(config.evaluation, batch=batch)),
                 ranks=ranks,
                 autocast=make_autocast(precision, ranks.device),
+                trial=trial,
                 title=f"{title}, {count} frame{'s' if count > 1 else ''} each",
             ):
                 cache.put(rows[places], decoded, pack(outputs))

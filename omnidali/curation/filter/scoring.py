@@ -20,6 +20,7 @@ from omnidali.curation.source_selection import FRAME_SECONDS, WHOLE_FILES
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.evaluation.score import allow_again, run_over
+from omnidali.loading.trial_outcome import hold_trial
 from omnidali.models.precision import make_autocast
 from omnidali.models.recognizers import TSN, SlowOnly
 
@@ -134,6 +135,7 @@ def _outcomes(
         # torch's hints know no memory_format here
         model.to(ranks.device, memory_format=layout)  # type: ignore[call-overload]
 
+    trial = hold_trial([(missing, task.source)], ranks, config.loader)
     for models, rows in teacher.juries(missing):
         part = missing.take(rows, "of a jury")
         for outcome in run_over(
@@ -145,6 +147,7 @@ def _outcomes(
             config=replace(config, clip=task.clip),
             ranks=ranks,
             autocast=make_autocast(config.train.precision, ranks.device),
+            trial=trial,
             title=f"score {part.name}",
         ):
             yield part, outcome

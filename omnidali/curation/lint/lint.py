@@ -26,7 +26,7 @@ from omnidali.curation.lint.list_checks import check_file_names, check_list_line
 from omnidali.curation.lint.source_stats import MediaStats, compute_media_stats
 from omnidali.curation.source_selection import all_sources, choose_sources
 from omnidali.errors import ConfigError, NoUsableFilesError, UserError
-from omnidali.loading.data import find_names
+from omnidali.loading.class_names import find_names
 from omnidali.utils.atomic_write import writing_to
 from omnidali.utils.untrusted_text import say
 
