@@ -142,17 +142,15 @@ def test_identity_keeps_the_bits_of_the_decoder(tmp_path, graph, is_full):
 
 @pytest.mark.parametrize("matrix", [*MATRICES.values(), 0, 2, 10])
 @every_range
-@pytest.mark.parametrize("decoded_as_full", [False, True, None])
-def test_correction_takes_bt601_to_the_right_colours(matrix, is_full, decoded_as_full):
+def test_correction_takes_bt601_to_the_right_colours(matrix, is_full):
     levels = np.array([*itertools.product((16, 80, 235), repeat=3)], float)
     planes = np.column_stack([levels, np.ones(len(levels))])
-    done = planes @ rgb_matrix(5, is_full if decoded_as_full is None else decoded_as_full).T
+    done = planes @ rgb_matrix(5, is_full).T
     right = planes @ rgb_matrix(matrix, is_full).T
-    correction = rgb_correction(matrix, is_full, decoded_as_full)
+    correction = rgb_correction(matrix, is_full)
     assert (correction.shape, correction.dtype) == ((3, 4), np.float32)
     assert np.allclose(done @ correction[:, :3].T + correction[:, 3], right, atol=1e-2)
-    agree = matrix in (5, 6, 0, 2) and decoded_as_full in (None, is_full)
-    assert np.array_equal(correction, IDENTITY) == agree
+    assert np.array_equal(correction, IDENTITY) == (matrix in (5, 6, 0, 2))
 
 
 GPU_SIDE = 160  # pixels: NVDEC takes no HEVC below 144

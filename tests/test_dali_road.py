@@ -4,6 +4,7 @@ are those of the CPU's.
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -29,9 +30,10 @@ CLIPS = {
 }
 
 
-def write_source(folder):
-    """Files of every kind; some are damaged, one is known to be so, and some change later."""
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Files of every kind; some are damaged, which `recheck` finds, and some will change."""
+    folder = tmp_path_factory.mktemp("v")
     cases = {case.name: case for case in [*matrix.matrix(), *extras.extras()]}
     for name in (
         "vp9-plain-edit.mp4",
@@ -39,7 +41,7 @@ def write_source(folder):
         "vp9-plain-of-1.webm",
         "vp9-plain-of-2.webm",
         "vp9-plain-restart.webm",
-        "vp8-hidden-references.webm",
+        "vp8-plain-constant.webm",
         "vp9-plain-falling-times.mkv",
         "mjpeg-plain-late.avi",
     ):
@@ -49,7 +51,7 @@ def write_source(folder):
         write_video(folder / f"{name}.avi", 5, frames=40, width=160, height=128, **MJPEG)
     for ending in ("webm", "avi"):
         write_zeros(0.45, 0.6)(folder / f"known.{ending}", 0)
-    return sorted(path.name for path in folder.iterdir())
+    return folder
 
 
 def damage(folder):
@@ -85,8 +87,9 @@ def numbers_of(clips):
 
 
 @pytest.mark.parametrize("clip", CLIPS)
-def test_dalis_road_gives_the_frames_substitutes_and_counts_of_the_cpu(clip, tmp_path):
-    names = write_source(tmp_path / "v")
+def test_dalis_road_gives_the_frames_substitutes_and_counts_of_the_cpu(clip, written, tmp_path):
+    shutil.copytree(written, tmp_path / "v")
+    names = sorted(path.name for path in written.iterdir())
     (tmp_path / "l.txt").write_text("".join(f"{name} {n % 2}\n" for n, name in enumerate(names)))
     sources = {
         decode: {"v": SourceConfig(kind="video", root="v", list="l.txt", decode=decode)}
@@ -104,7 +107,7 @@ def test_dalis_road_gives_the_frames_substitutes_and_counts_of_the_cpu(clip, tmp
             make_plan([table], source, CLIPS[clip], batch=8),
             list(source.values()),
             threads=2,
-            end=20,
+            end=12,
             max_bad_ratio=1.0,
             max_bad_in_a_row=10**6,
             quarantine=Quarantine(quarantine),
@@ -126,3 +129,27 @@ def test_dalis_road_gives_the_frames_substitutes_and_counts_of_the_cpu(clip, tmp
     assert numbers_of(shown[whole]) == numbers_of(pixels[whole])
     assert np.abs(shown[whole] - pixels[whole]).mean() < 3
     assert stats.by_dali > len(shown) / 2 and expected.by_dali == 0
+
+
+def test_pieces_of_a_long_video_show_the_frames_of_the_cpus_road(tmp_path):
+    """A piece at the end of a video costs what one at its beginning costs."""
+    (tmp_path / "v").mkdir()
+    write_video(
+        tmp_path / "v/long.webm", 6, frames=300, width=96, height=80, gop=8, rate=15, **VP9
+    )
+    (tmp_path / "l.txt").write_text("long.webm 1 4 0\nlong.webm 16 20 0\n")
+    found = {}
+    for decode in ("dali", "cpu"):
+        source = SourceConfig(
+            kind="untrimmed", root="v", list="l.txt", format="pieces", decode=decode
+        )
+        build_catalog(tmp_path / "c.sqlite", {"v": source}, tmp_path, progress=False)
+        table = CatalogReader(tmp_path / "c.sqlite").table("v")
+        plan = make_plan([table], {"v": source}, CLIPS["tsn"], batch=6)
+        with FusionIterator(plan, [source], threads=2, end=4) as loader:
+            facts, shown = seen(loader)
+            found[decode] = facts, numbers_of(shown), loader.stats()["v"].by_dali
+    assert found["dali"][:2] == found["cpu"][:2]
+    assert found["dali"][2] >= 24 and found["cpu"][2] == 0
+    frames = [number for clip in found["dali"][1] for _, number in clip]
+    assert min(frames) >= 15 and max(frames) >= 240

@@ -1,5 +1,6 @@
 """`omnidali doctor`: its checks on any machine, its processes, its report and its advice."""
 
+import configparser
 import json
 import os
 import re
@@ -217,7 +218,7 @@ def test_small_machine_is_told_what_to_set(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "memory_limit", lambda: 1 << 30)
     _, lines = collect(machine.look_at_machine, scratch=str(tmp_path))
     notes = texts(lines, "note")
-    assert "may use 0.5 at a time: set loader.threads to 1" in notes[0]
+    assert "the container may use 0.5 at a time" in notes[0]
     assert "1.0 GiB of memory can be used" in notes[1]
 
 
@@ -259,6 +260,14 @@ def test_package_that_is_missing_is_named(tmp_path, monkeypatch):
     assert bad.startswith("none-such does not load (ModuleNotFoundError") and "tests" in bad
     assert "pip install none-such (or add them" in texts(lines, "note")[0]
     assert findings.facts["versions"]["none-such"] is None
+
+
+def test_every_package_of_the_project_is_looked_at():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    lines = setup["options"]["install_requires"].split("\n")
+    needed = {re.split("[<>=]", line)[0] for line in lines if line and not line.startswith("#")}
+    assert needed == {package.distribution for package in versions._PACKAGES}
 
 
 WORKS = {"driver": {"libnvcuvid": {"loads": True}}}

@@ -49,7 +49,7 @@ def test_missing_video_decoder_is_named_with_advice(monkeypatch, tmp_path, lies_
     monkeypatch.setattr(driver, "find_library", lambda name: find(name, (str(tmp_path),)))
     findings, lines = collect(driver.look_at_driver, scratch=str(tmp_path), device_id=0)
     (bad,) = texts(lines, "bad")
-    advice = f"LD_LIBRARY_PATH={tmp_path / 'deep'}" if lies_elsewhere else "compute,video,utility"
+    advice = f"LD_LIBRARY_PATH={tmp_path / 'deep'}" if lies_elsewhere else "compute,utility,video"
     assert advice in bad and not findings.facts["libnvcuvid"]["loads"]
 
 
@@ -61,6 +61,7 @@ def test_driver_that_fails(monkeypatch, tmp_path):
     libraries(monkeypatch, FakeCuvid(fails_at=4))
     _, lines = collect(driver.look_at_driver, scratch=str(tmp_path), device_id=0)
     assert texts(lines, "bad") == ["NVDEC, h264: cuvidGetDecoderCaps failed: error 1"]
+    assert any("NVDEC, vp9: 48x48" in text for text in texts(lines, "good"))  # the others are asked
     assert driver.has_gpu()  # the stand-in's cuInit works
     libraries(monkeypatch, FakeCuvid(), fails="cuInit")
     monkeypatch.setattr(os.path, "exists", lambda path: False)

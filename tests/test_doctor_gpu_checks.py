@@ -2,11 +2,10 @@
 first time on the one day that there is a GPU.
 """
 
-import json
-
 import pytest
 import torch
 
+from helpers.doctor_findings import collect, texts
 from omnidali.doctor import (
     codec_matrix,
     device,
@@ -21,7 +20,6 @@ from omnidali.doctor import (
 )
 from omnidali.doctor.device import VIDEO_CODECS, Device
 from omnidali.doctor.doctor import _GPU
-from omnidali.doctor.findings import Context, Findings
 from omnidali.doctor.media import MediaFolder
 from omnidali.doctor.pictures import cpu_video, media_of, wrong_numbers
 from omnidali.pipelines import PipelineError
@@ -62,34 +60,23 @@ def mjpeg(monkeypatch):
     monkeypatch.setattr(device, "_ON_CPU", ("mjpeg",))
 
 
-def look(function, scratch, monkeypatch=None, quick=True, **context):
+def look(function, scratch, quick=True):
     """Run a check; returns the facts, and the texts by level."""
-    texts = {"good": [], "note": [], "bad": []}
-    tracebacks = []
-
-    def emit(message):
-        json.dumps(message)
-        if "level" in message:
-            texts[message["level"]].append(message["text"])
-        tracebacks.extend([message["traceback"]] if "traceback" in message else [])
-
-    findings = Findings(Context(str(scratch), quick=quick, **context), emit)
-    function(findings)
-    texts["tracebacks"] = tracebacks
-    return findings.facts, texts
+    findings, lines = collect(function, scratch=str(scratch), quick=quick)
+    return findings.facts, {level: texts(lines, level) for level in ("good", "note", "bad")}
 
 
 def test_first_look(scratch):
-    facts, texts = look(first_look.look_first, scratch)
-    assert not texts["bad"] and len(texts["good"]) == 5
+    facts, said = look(first_look.look_first, scratch)
+    assert not said["bad"] and len(said["good"]) == 5
     assert facts["video"]["codec"] == "vp9" and not facts["video"]["wrong"]
     assert len(facts["video"]["ms"]) == 8 and max(facts["colours"].values()) < 3
     assert not facts["photo"]["wrong"]
 
 
 def test_every_codec_and_size_on_both_roads(scratch):
-    facts, texts = look(codec_matrix.look_at_codecs, scratch, quick=False)
-    assert not texts["bad"] and texts["good"] == [
+    facts, said = look(codec_matrix.look_at_codecs, scratch, quick=False)
+    assert not said["bad"] and said["good"] == [
         f"{len(facts)} of {len(facts)} videos are the same on both roads, with the right frames"
     ]
     assert {name.split()[0] for name in facts} == {"vp9", "vp8", "mjpeg"}
@@ -97,16 +84,16 @@ def test_every_codec_and_size_on_both_roads(scratch):
 
 
 def test_odd_and_damaged_files(scratch, mjpeg, few_faults):
-    facts, texts = look(faults.look_at_faults, scratch)
-    assert not texts["bad"] and len(facts) == len(texts["good"]) == 2
+    facts, said = look(faults.look_at_faults, scratch)
+    assert not said["bad"] and len(facts) == len(said["good"]) == 2
     damaged = facts["files damaged after the probe"]
     assert damaged["bad_files"][0] > 0 and damaged["bad_files"][0] == damaged["bad_files"][1]
     assert all(row["by_dali"] > 0 for row in facts.values())
 
 
 def test_photos(scratch):
-    facts, texts = look(photos.look_at_photos, scratch)
-    assert not texts["bad"] and f"{len(facts) - 1} of {len(facts) - 1} kinds" in texts["good"][-1]
+    facts, said = look(photos.look_at_photos, scratch)
+    assert not said["bad"] and f"{len(facts) - 1} of {len(facts) - 1} kinds" in said["good"][-1]
     assert facts["photos through the loader"]["bad_files"] == (3, 3)
 
 
@@ -117,15 +104,15 @@ def test_more_than_a_hundred_sizes_are_decoded():
 
 
 def test_whole_loader(scratch, mjpeg):
-    facts, texts = look(loader_speed.look_at_loader, scratch)
-    assert not texts["bad"] and list(facts) == list(loader_speed.WORKLOADS)
+    facts, said = look(loader_speed.look_at_loader, scratch)
+    assert not said["bad"] and list(facts) == list(loader_speed.WORKLOADS)
     assert all(row["gpu"] > 0 and row["cpu"] > 0 for row in facts.values())
     assert not any(row["left to cpu"] for row in facts.values())
 
 
 def test_stages(scratch, mjpeg):
-    facts, texts = look(stages.look_at_stages, scratch)
-    assert not texts["bad"] and len(texts["good"]) == 12
+    facts, said = look(stages.look_at_stages, scratch)
+    assert not said["bad"] and len(said["good"]) == 12
     assert facts.pop("clip") == "8 frames of a video of 340x256, mjpeg, GOP 8"
     assert len(facts) == 12 and all(rate > 0 for rate in facts.values())
 
@@ -135,11 +122,11 @@ def test_training_without_a_second_gpu(scratch, mjpeg, monkeypatch):
     monkeypatch.setitem(training.CASES, "one rank", lambda path: figures)
     quick = {"wait_percent": 1.0, "clips_per_second": 100.0}
     monkeypatch.setitem(training.CASES, "two ranks", lambda path: quick)
-    _, texts = look(training.look_at_training, scratch)
-    assert "1.0 % of the time waiting" in texts["good"][0]
+    _, said = look(training.look_at_training, scratch)
+    assert "1.0 % of the time waiting" in said["good"][0]
     monkeypatch.setattr(training, "has_two", lambda device: False)
-    _, texts = look(training.look_at_training, scratch)
-    assert "40.0 % of the time waiting" in texts["note"][0] and "no second GPU" in texts["note"][1]
+    _, said = look(training.look_at_training, scratch)
+    assert "40.0 % of the time waiting" in said["note"][0] and "no second GPU" in said["note"][1]
 
 
 @pytest.mark.parametrize(
@@ -166,11 +153,11 @@ def test_graph_that_fails_is_a_line_for_each_case(
     monkeypatch.setattr(roads.Graph, "collect", fail)
     for case in training.CASES:
         monkeypatch.setitem(training.CASES, case, fail)
-    _, texts = look(function, scratch)
+    _, said = look(function, scratch)
     works = ("copied", "sent", "read", "excerpt", "one core", "all cores")  # stages without DALI
-    others = [text for text in texts["good"] if not any(map(text.count, works))]
-    assert texts["bad"] and not others
-    assert texts["good"] == [] or function is stages.look_at_stages
+    others = [text for text in said["good"] if not any(map(text.count, works))]
+    assert said["bad"] and not others
+    assert said["good"] == [] or function is stages.look_at_stages
 
 
 def changed_by(change, function):
@@ -192,43 +179,43 @@ def test_wrong_frames_and_colours_are_seen(scratch, mjpeg, monkeypatch, what):
     for module in (first_look, photos):
         monkeypatch.setattr(module, "run_timed", changed_by(change, roads.run_timed))
 
-    _, texts = look(first_look.look_first, scratch)
-    assert any("colours beside the CPU's" in text for text in texts["bad"])
-    assert any("shows frame" in text for text in texts["bad"]) == (what == "numbers")
+    _, said = look(first_look.look_first, scratch)
+    assert any("colours beside the CPU's" in text for text in said["bad"])
+    assert any("shows frame" in text for text in said["bad"]) == (what == "numbers")
     for check in (codec_matrix.look_at_codecs, photos.look_at_photos):
-        facts, texts = look(check, scratch)
+        facts, said = look(check, scratch)
         wrong = [name for name, row in facts.items() if row.get("wrong")]
         assert len(wrong) == (len(facts) - (check is photos.look_at_photos)) * (what == "numbers")
-        said = "shows frame" if what == "numbers" else "of 255 from"
-        assert any(said in text for text in texts["bad"]) and "0 of" in texts["note"][-1]
+        reason = "shows frame" if what == "numbers" else "of 255 from"
+        assert any(reason in text for text in said["bad"]) and "0 of" in said["note"][-1]
 
 
 def test_wrong_frames_of_the_cpu_are_seen(scratch, mjpeg, monkeypatch):
     right = codec_matrix.cpu_video
     monkeypatch.setattr(codec_matrix, "cpu_video", lambda *arguments: 255 - right(*arguments))
-    _, texts = look(codec_matrix.look_at_codecs, scratch)
-    assert any("on the CPU: frame" in text for text in texts["bad"])
+    _, said = look(codec_matrix.look_at_codecs, scratch)
+    assert any("on the CPU: frame" in text for text in said["bad"])
 
 
 def test_other_clips_on_one_road_are_seen(scratch, mjpeg, few_faults, monkeypatch):
     right = faults.shown_numbers
     calls = []
 
-    def shown(batch):
-        calls.append(batch)
-        return right(batch) if len(calls) % 2 else [(slot, ()) for slot, _ in right(batch)]
+    def shown(clip):
+        calls.append(clip)
+        return right(clip) if len(calls) % 2 else ()
 
     monkeypatch.setattr(faults, "shown_numbers", shown)
-    _, texts = look(faults.look_at_faults, scratch)
-    assert len(texts["bad"]) == 2 and "clips differ, slot" in texts["bad"][0]
-    assert "on the CPU, () by DALI" in texts["bad"][0]
+    _, said = look(faults.look_at_faults, scratch)
+    assert len(said["bad"]) == 2 and "clips differ, slot" in said["bad"][0]
+    assert "on the CPU, () by DALI" in said["bad"][0]
 
     def fail(*arguments):
         raise PipelineError("no road at all")
 
     monkeypatch.setattr(faults, "compare_roads", fail)
-    _, texts = look(faults.look_at_faults, scratch)
-    assert texts["bad"][0] == "ordinary files: PipelineError: no road at all"
+    _, said = look(faults.look_at_faults, scratch)
+    assert said["bad"][0] == "ordinary files: PipelineError: no road at all"
 
 
 def test_roads_that_differ_are_seen(scratch, monkeypatch):
@@ -242,8 +229,8 @@ def test_roads_that_differ_are_seen(scratch, monkeypatch):
         ({"left_to_cpu": 3}, "DALI did not decode 3 files"),
     ):
         changed = faults.Comparison(**{**vars(found), **change})
-        _, texts = look(lambda findings, one=changed: faults.judge(findings, "it", one, 2), scratch)
-        assert text in texts["bad"][0] and not texts["good"]
+        _, said = look(lambda findings, one=changed: faults.judge(findings, "it", one, 2), scratch)
+        assert text in said["bad"][0] and not said["good"]
 
 
 @pytest.mark.parametrize("codec", VIDEO_CODECS)

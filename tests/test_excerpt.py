@@ -1,54 +1,27 @@
-"""Excerpts decode to the wanted frames, hold no packet more than they need, and notice changes.
+"""Excerpts hold no packet more than they need, read no more, and notice changes.
 
-A tenth of the frame matrix and one container of every extra kind are checked, and all of them where
-OMNIDALI_MATRIX=whole.
+The frame matrix checks that they decode to the wanted frames (test_frame_matrix.py).
 """
 
+import io
 import os
 from dataclasses import replace
 
+import av
 import numpy as np
 import pytest
 
 from conftest import media_of, needs_tool
-from helpers.frame_matrix import extras, matrix
-from helpers.frame_matrix.excerpts import excerpt_problems, has_excerpts
+from helpers.frame_matrix import extras
+from helpers.frame_matrix.reference import painted
 from omnidali.catalog.probing.file_span import FileSpan, Region
 from omnidali.catalog.probing.packet_index import PacketIndex
+from omnidali.catalog.probing.vpx_av1_headers import split_superframe
+from omnidali.decoding.coded_pictures import one_picture_each
 from omnidali.decoding.excerpt import make_excerpt
 from omnidali.errors import DecodeError
+from omnidali.loading.dali_inputs import read_content
 from omnidali.testing.numbered_media import write_video
-
-MATRIX = matrix.matrix()
-CASES = [*matrix.representative(MATRIX), *matrix.one_of_each(extras.extras())]
-if os.environ.get("OMNIDALI_MATRIX") == "whole":
-    CASES = [*MATRIX, *extras.extras()]
-CODECS = ("av1", "h264", "hevc", "mjpeg", "mpeg4", "vp8", "vp9")
-CASES = sorted(
-    (
-        case
-        for case in CASES
-        if case.name.startswith(CODECS) and not case.damaged and case.used is None
-    ),
-    key=lambda case: case.name,
-)
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_excerpts_decode_to_the_wanted_frames(case, tmp_path):
-    if case.program or os.environ.get("OMNIDALI_REQUIRE_TOOLS") == "1":
-        needs_tool("ffmpeg")
-    path = tmp_path / case.name
-    case.make(path)
-    media = media_of(path)
-    if has_excerpts(media):
-        assert excerpt_problems(path) == []
-    elif media.codec.partition(":")[2].startswith(("indirect", "uncounted")):
-        with pytest.raises(DecodeError, match="no excerpt"):
-            make_excerpt(media, np.array([0]))
-    else:
-        assert media.codec.partition(":")[2], "the reason why it is the CPU's"
-
 
 VP9 = {"codec": "libvpx-vp9", "options": {"deadline": "realtime", "cpu-used": "8", "b": "500k"}}
 SEGMENTS = np.arange(8) * 37 + 18  # a frame of each of TSN's eight, of 300
@@ -77,6 +50,27 @@ def test_excerpt_holds_no_more_packets_than_the_gop_makes_it(options, last, clip
     assert make_excerpt(media, np.array([299])).packets <= last
     assert make_excerpt(media, np.array([0])).packets == 1
     assert make_excerpt(media, SEGMENTS).packets <= clip
+
+
+@pytest.mark.parametrize(
+    "ending, codec", [("mp4", "libx264"), ("avi", "mpeg4"), ("mkv", "libx264")]
+)
+def test_dali_gets_a_container_of_our_own(ending, codec, tmp_path):
+    """Of the file itself it gets packets alone, no header, index, name or reference."""
+    path = tmp_path / f"a.{ending}"
+    write_video(path, 1, frames=12, width=64, height=64, codec=codec)
+    media = media_of(path)
+    index = PacketIndex.unpack(media.packets)
+    content = read_content(media, np.array([3]))
+    data = content.data.tobytes()
+    assert data.startswith(b"\x1a\x45\xdf\xa3") and b"matroska" in data[:32]
+    whole = path.read_bytes()
+    packets = sum(index.sizes[:4].tolist())
+    assert packets <= len(data) <= packets + len(index.extradata) + 40 * 4 + 256
+    with av.open(io.BytesIO(data)) as video:
+        assert not video.metadata and len(video.streams) == 1
+    head = whole[: int(index.offsets[0])].replace(index.extradata or b"-", b"")
+    assert not any(head[place : place + 24] in data for place in range(0, len(head) - 24, 24))
 
 
 def test_only_the_wanted_runs_are_read(tmp_path, monkeypatch):
@@ -147,3 +141,51 @@ def test_file_that_ends_early_is_an_error(tmp_path):
     cut = replace(media, stamp=(status.st_size, status.st_mtime_ns))
     with pytest.raises(DecodeError, match="changed after the probe"):
         make_excerpt(cut, np.array([29]))
+
+
+HIDDEN = [case for case in extras.extras() if case.name.startswith(("vp8-hidden", "vp9-hidden"))]
+
+
+@pytest.mark.parametrize("case", HIDDEN, ids=lambda case: case.name)
+def test_places_where_hidden_pictures_come_out_too(case, tmp_path):
+    """As on a GPU: a packet is one coded picture, and the wanted ones are where they shall be."""
+    needs_tool("ffmpeg")
+    path = tmp_path / case.name
+    case.make(path)
+    media = media_of(path)
+    wanted = np.array([39, 3, 21, 18, 3])
+    excerpt = make_excerpt(media, wanted, shows_hidden=True)
+    with av.open(io.BytesIO(excerpt.data)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        assert [packet.pts for packet in packets] == list(range(excerpt.packets))
+        frames = [packet.decode() for packet in packets]
+    assert not all(frames), "there is a hidden one"
+    assert all(len(split_superframe(bytes(packet))) == 1 for packet in packets)
+    shown = [painted(frames[place][0].to_ndarray(format="rgb24")) for place in excerpt.places]
+    assert shown == wanted.tolist()
+
+
+def test_pictures_that_no_decoder_gives_again_are_the_cpus(tmp_path):
+    """VP9's frame that is shown again, and AV1's packets of several pictures."""
+    frame, again = b"\x82hidden", b"\x88"
+    pictures, origins, shown = one_picture_each("vp9", [b"\x80hidden", frame])
+    assert (pictures, origins, shown) == ([b"\x80hidden", frame], [0, 1], [False, True])
+    with pytest.raises(DecodeError, match="shown again"):
+        one_picture_each("vp9", [frame, again])
+    header, repeat = b"\x1a\x01\x10", b"\x1a\x01\x80"  # units of a frame's header, with their size
+    assert one_picture_each("av1", [header]) == ([header], [0], [True])
+    for packet in (header + header, repeat, header + repeat):
+        with pytest.raises(DecodeError, match="AV1"):
+            one_picture_each("av1", [packet])
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_excerpt_names_full_range(is_full, tmp_path):
+    """DALI's decoder on a GPU goes by the stream or the container: it may be known from neither."""
+    path = tmp_path / "a.mp4"
+    write_video(path, 1, frames=3, width=64, height=64)
+    media = media_of(path)
+    index = replace(PacketIndex.unpack(media.packets), is_full_range=is_full)
+    excerpt = make_excerpt(replace(media, packets=index.pack()), np.arange(3))
+    with av.open(io.BytesIO(excerpt.data)) as container:
+        assert (container.streams.video[0].codec_context.color_range == 2) == is_full

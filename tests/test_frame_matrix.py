@@ -15,11 +15,12 @@ import pytest
 
 import omnidali
 from conftest import needs_tool
-from helpers.frame_matrix import check, encoding, extras, matrix, reference
+from helpers.frame_matrix import check, encoding, excerpts, extras, matrix, reference
 from helpers.frame_matrix.case import DECOY
 from helpers.frame_matrix.containers import CONTAINERS
 from helpers.frame_matrix.matrix import CODECS, STRUCTURES, TIMINGS
 from omnidali.catalog.probing import video_probe
+from omnidali.decoding.excerpt import make_excerpt
 from omnidali.testing.numbered_media import numbered_image
 
 MATRIX = matrix.matrix()
@@ -58,6 +59,20 @@ def test_tenth_covers_every_container_codec_structure_and_timing():
     assert len(TENTH) == len(MATRIX) // 10
     for axis, values in enumerate((CONTAINERS, CODECS, STRUCTURES, TIMINGS)):
         assert {case.kind[axis] for case in TENTH} == set(values)
+
+
+@pytest.mark.parametrize("name", ["h264-pyramid-constant.mp4", "mjpeg-plain-constant.avi"])
+def test_wrong_excerpt_is_detected(name, tmp_path, monkeypatch):
+    def shifted(media, frames):
+        excerpt = make_excerpt(media, frames)
+        return replace(excerpt, places=(excerpt.places - 1).clip(0))
+
+    (case,) = [case for case in MATRIX if case.name == name]
+    assert check.check(case, tmp_path / name) == []
+    monkeypatch.setattr(excerpts, "make_excerpt", shifted)
+    found = check.check(case, tmp_path / name)
+    assert any(problem.endswith("frame 7 differs") for problem in found)
+    assert any(problem.startswith("DALI shows ") for problem in found) == name.startswith("mjpeg")
 
 
 # mistakes of a reader, and how the check describes them

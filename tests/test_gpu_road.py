@@ -21,12 +21,11 @@ from omnidali.doctor.device import VIDEO_CODECS, Device
 from omnidali.doctor.faults import compare_roads, fault_cases, make_case_world
 from omnidali.doctor.findings import Context, Findings
 from omnidali.doctor.media import MediaFolder, Video
-from omnidali.doctor.pictures import cpu_video, difference, media_of, wrong_numbers
+from omnidali.doctor.pictures import NEAR, cpu_video, difference, media_of, wrong_numbers
 from omnidali.doctor.roads import show_frames, video_graph, whole_file
 from omnidali.doctor.world import Road, World
 from omnidali.loading.source_routes import capability_of
 
-NEAR = 4.0  # mean difference of one picture on both roads, on the scale 0..255
 CPU = None
 GPU = 0
 ON_GPU = pytest.param(GPU, marks=pytest.mark.needs_gpu, id="gpu")
@@ -129,8 +128,7 @@ def rescue(folder, number):
         {"videos": sorted(folder.glob("*-*"))},
         {"videos": {"kind": "video"}},
     )
-    found = compare_roads(world, Device(number), steps=4)
-    return {**vars(found)}
+    return vars(compare_roads(world, Device(number), steps=4))
 
 
 @pytest.mark.parametrize("number", DEVICES)
@@ -201,9 +199,15 @@ def train(files, number, case):
     return training.CASES[case](path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", DEVICES)
-@pytest.mark.parametrize("case", ["one rank", "two ranks"])
+@pytest.mark.parametrize(
+    "number, case",
+    [
+        pytest.param(CPU, "one rank", id="cpu"),
+        pytest.param(GPU, "one rank", id="gpu", marks=pytest.mark.needs_gpu),
+        # on the CPU, other tests train on two ranks
+        pytest.param(GPU, "two ranks", id="two-gpus", marks=pytest.mark.needs_gpu),
+    ],
+)
 def test_training_in_bf16(files, mjpeg, number, case, one_thread):
     if case == "two ranks" and not training.has_two(Device(number)):
         pytest.skip("no second GPU")

@@ -23,9 +23,9 @@ KINDS = {
     # graph: its feeds for all views, its feeds for each view, its operators for each view
     EncodedImages: ({"data"}, VIEW_FEEDS, ["Resize", "CropMirrorNormalize", "ExpandDims"]),
     EncodedVideos: (
-        {"data", "frames", "sides", "colours"},
+        {"data", "frames", "order", "sides", "colours"},
         VIEW_FEEDS,
-        ["Resize", "CoordTransform", "CropMirrorNormalize"],
+        ["Resize", "SequenceRearrange", "CoordTransform", "CropMirrorNormalize"],
     ),
 }
 VIEWS = [1, 2, 3, 10]
@@ -46,10 +46,12 @@ ON_GPU = {
         "decoders__Video mixed: cpu data, cpu frames",
         "Slice gpu: gpu decoders__Video, cpu sides",
         "Resize gpu: gpu Slice, cpu end0, cpu start0",
-        "CoordTransform gpu: gpu Resize, cpu colours",
+        "SequenceRearrange gpu: gpu Resize, cpu order",
+        "CoordTransform gpu: gpu SequenceRearrange, cpu colours",
         "CropMirrorNormalize gpu: gpu CoordTransform, cpu flip0",
         "Resize gpu: gpu Slice, cpu end1, cpu start1",
-        "CoordTransform gpu: gpu Resize, cpu colours",
+        "SequenceRearrange gpu: gpu Resize, cpu order",
+        "CoordTransform gpu: gpu SequenceRearrange, cpu colours",
         "CropMirrorNormalize gpu: gpu CoordTransform, cpu flip1",
     ],
     MovingImages: [

@@ -176,6 +176,7 @@ def test_clips_and_labels_blend_as_planned(tables, blended, device):
                     soft[clips[slot][1]] += weight
                     soft[other_label] += 1 - weight
                     assert torch.allclose(label, soft, atol=1e-6)
+        assert (batches.stats()["photos"].by_dali > 0) == (device == "cuda")
     assert kinds == {(4, 4), (4, 1), (1, 4), (1, 1)}
 
 

@@ -107,11 +107,26 @@ def test_escapes_are_put_back():
         assert not any(code in escaped for code in (b"\0\0\0", b"\0\0\1", b"\0\0\2"))
 
 
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+def test_parameter_sets_between_keyframes_lose_their_cropping_too(codec, tmp_path):
+    """Where pictures are renewed piece by piece, no later packet is a keyframe."""
+    path = tmp_path / ("a.avi" if codec == "h264" else "a.mkv")
+    encoder = OPTIONS[codec]["codec"]
+    params = "keyint=8:intra-refresh=1:repeat-headers=1"
+    options = {f"{encoder[3:]}-params": f"{params}:log-level=none"}
+    write_video(path, 3, frames=30, width=162, height=170, codec=encoder, options=options)
+    media = media_of(path)
+    assert PacketIndex.unpack(media.packets).key_packets.tolist() == [0]
+    shown = decode(make_excerpt(media, np.arange(30)).data)
+    assert len(shown) == 30 and len({(frame.width, frame.height) for frame in shown}) == 1
+
+
 def test_keyframe_of_hevc_begins_to_count_anew_after_a_cut():
-    cra = bytes([21 << 1, 1, 0x80, 7])
+    """It drops none of the pictures before it, which may wait to be shown."""
+    cra = bytes([21 << 1, 1, 0xC0, 7])
     other = bytes([1 << 1, 1, 0x80, 7])
     packet = b"".join(len(unit).to_bytes(4, "big") + unit for unit in (cra, other))
     editor = NalEditor("hevc", b"\1" + bytes(20) + b"\3\0")
-    assert editor.edit_keyframe(packet, is_cut=False) == packet
-    edited = editor.edit_keyframe(packet, is_cut=True)
+    assert editor.edit_packet(packet, is_cut=False) == packet
+    edited = editor.edit_packet(packet, is_cut=True)
     assert edited == packet.replace(cra, bytes([18 << 1, 1, 0x80, 7]))

@@ -152,6 +152,7 @@ def test_wheel_holds_the_package_alone(packages):
     assert held == {name for name in packages.names if name.startswith("omnidali/")}
     assert {"omnidali/py.typed", "omnidali/planning/motion.json"} < held
     assert {"omnidali/configs/demo.yaml", "omnidali/pipelines/graphs.py"} < held
+    assert "omnidali/doctor/child.py" in held  # runs as a program
 
 
 def test_sdist_holds_all_but_the_benchmarks(packages):

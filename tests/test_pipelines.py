@@ -91,6 +91,30 @@ def check_image(path, device_id, tolerance):
         assert (by_dali[0] - by_cpu[view]).abs().mean() < tolerance
 
 
+def test_repeated_frames_are_decoded_once(tmp_path, monkeypatch):
+    """DALI's decoder begins anew for each: half a short video again for every one of them."""
+    path = tmp_path / "a.webm"
+    write_video(path, 21, frames=30, width=WIDTH, height=HEIGHT, **ENCODINGS["a.webm"])
+    graph = EncodedVideos(SIZE, 1, batch=1, threads=1, device_id=None)
+    fed = []
+    monkeypatch.setattr(graph._pipeline, "feed_input", feed_noting(graph._pipeline, fed))
+    for frames in ([29, 3, 3, 17], [5, 5, 5, 5], [0, 1, 2, 3]):
+        (output,) = graph.run(video_feeds(path, frames) | box_feeds(BOXES[:1], FLIPS[:1]))
+        assert [read_numbers(shown.numpy())[1] for shown in as_pixels(output)[0]] == frames
+        assert fed.pop().tolist() == sorted(set(frames))
+
+
+def feed_noting(pipeline, fed):
+    feed = pipeline.feed_input
+
+    def note(name, arrays):
+        if name == "frames":
+            fed.extend(arrays)
+        feed(name, arrays)
+
+    return note
+
+
 @pytest.mark.parametrize("name", ["a.webm", "a.avi"])
 def test_dali_and_cpu_decoders_agree_on_video(tmp_path, name):
     check_video(tmp_path / name, None, 2)

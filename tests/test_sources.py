@@ -53,7 +53,7 @@ def root(tmp_path_factory):
             for frame in range(20):
                 write_image(root / f"frames/{n}/img_{frame + 1:05}.jpg", n, 96, 64, frame=frame)
     for n in range(2):
-        write_video(root / f"vp9/{n}.webm", n, frames=40, width=80, height=64, **vp9)
+        write_video(root / f"vp9/{n}.webm", n, frames=40, width=144, height=128, **vp9)
         for part in range(3):
             write_video(
                 root / f"parts/{n}/part_{part}.mp4",
@@ -205,6 +205,8 @@ def test_planned_frames_come_out(root, tmp_path, name, device):
                     path = table.media(table.records[pieces[place // each]]).path
                     assert str(file) == file_number(path)
                     seen.setdefault(file, set()).add(number)
+        asks = source.decode == "dali" or device == "cuda"
+        assert (batches.stats()["s"].by_dali > 0) == ("DALI on" in batches.routes[0]) == asks
     assert seen.keys() == allowed.keys()
     for file, frames in seen.items():
         assert frames <= set(allowed[file])

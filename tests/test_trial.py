@@ -21,7 +21,7 @@ from omnidali.decoding.routes import choose_routes
 from omnidali.errors import UserError
 from omnidali.loading import dali_inputs, source_routes, trial_outcome
 from omnidali.loading.failures.quarantine import Quarantine
-from omnidali.loading.trial import MOST_DIFFERENCE, Roads, make_samples
+from omnidali.loading.trial import MOST_DIFFERENCE, SourceTrial, make_samples
 from omnidali.media_kind import MediaKind
 from omnidali.pipelines import Graph
 from omnidali.testing.numbered_media import write_image, write_video
@@ -73,7 +73,7 @@ def test_sound_roads_are_alike(world, caplog):
     for name, codecs in (("v", ["mjpeg", "vp9"]), ("p", ["jpeg"])):
         table, _ = world[name]
         routes = choose_routes(table, "dali", None)
-        trials = Roads(
+        trials = SourceTrial(
             table, routes, device=torch.device("cpu"), threads=2, hang_seconds=60
         ).try_codecs()
         assert [(trial.codec, trial.clips, trial.failure) for trial in trials] == [
@@ -95,7 +95,9 @@ def test_road_that_shows_neighbouring_frames_is_not_taken(shift, world, monkeypa
     monkeypatch.setattr(
         dali_inputs,
         "make_excerpt",
-        lambda media, frames: right(media, (frames + shift).clip(0, media.frames - 1)),
+        lambda media, frames, **options: right(
+            media, (frames + shift).clip(0, media.frames - 1), **options
+        ),
     )
     trial = hold(world, "v", "hybrid")
     for codec, cause in trial.tried["v"].items():
@@ -107,7 +109,7 @@ def test_road_that_shows_neighbouring_frames_is_not_taken(shift, world, monkeypa
 
 
 def test_nothing_is_tried_where_nobody_asks_for_dali(world, monkeypatch):
-    monkeypatch.setattr(Roads, "try_codecs", None)
+    monkeypatch.setattr(SourceTrial, "try_codecs", None)
     for decode in ("cpu", "auto"):
         assert hold(world, "v", decode).record == {}
 
@@ -298,7 +300,7 @@ def test_kept_dali_gives_way_where_it_cannot_work(world, monkeypatch, caplog, gp
     "kept", [None, 3, "x", {"v": 3}, {"v": {SETTING: {"vp9": 7, 3: ""}, 4: {}}}, {5: {}}]
 )
 def test_strange_checkpoints_keep_nothing(world, monkeypatch, kept):
-    monkeypatch.setattr(Roads, "try_codecs", lambda roads: [])
+    monkeypatch.setattr(SourceTrial, "try_codecs", lambda roads: [])
     trial = hold(world, "v", "hybrid", kept)
     assert trial.tried == {"v": {"mjpeg": "", "vp9": ""}}
     json.dumps(trial.record)

@@ -24,6 +24,13 @@ def pictures(clips):
     return (clips.permute(0, 2, 3, 4, 1) * torch.tensor(STD) + torch.tensor(MEAN)).numpy()
 
 
+def assert_decoded_by_dali(loader, *names):
+    """DALI has decoded clips of these sources, and left none of their files to the CPU."""
+    stats = loader.stats()
+    for name in names:
+        assert stats[name].by_dali > 0 and stats[name].left_to_cpu == 0, (name, stats[name])
+
+
 def assert_restores_at_every_step(make, steps):
     """The rest of the stream after a restore at any step equals the uninterrupted one.
 

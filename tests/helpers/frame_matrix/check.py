@@ -11,6 +11,7 @@ import numpy as np
 
 import omnidali
 from helpers.frame_matrix.case import Case
+from helpers.frame_matrix.excerpts import excerpt_problems
 from helpers.frame_matrix.reference import (
     Reference,
     decode_by_program,
@@ -58,9 +59,9 @@ def problems(
 
 
 def check(case: Case, path: Path) -> list[str]:
-    """Make a case's file at ``path`` and check it."""
+    """Make a case's file at ``path``, and check it and excerpts of it."""
     case.make(path)
-    return problems(
+    found = problems(
         path,
         case.expected,
         by_pyav=case.by_pyav,
@@ -68,6 +69,8 @@ def check(case: Case, path: Path) -> list[str]:
         damaged=case.damaged,
         permitted=case.permitted,
     )
+    is_whole = not case.damaged and case.used is None and not case.permitted
+    return found + excerpt_problems(path) if is_whole else found
 
 
 def _readings(count: int, name: str) -> Iterator[tuple[str, list[int]]]:

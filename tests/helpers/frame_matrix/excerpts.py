@@ -16,10 +16,12 @@ from helpers.frame_matrix.reference import decode_by_program, decode_by_pyav, pa
 from omnidali.catalog.database.media import Media
 from omnidali.catalog.probing.frame_planes import PLANAR, frame_planes
 from omnidali.catalog.probing.packet_decoder import decoder_options, use_one_thread
+from omnidali.catalog.probing.probe import IRREGULAR
 from omnidali.catalog.probing.video_container import open_video, video_stream
 from omnidali.decoding.excerpt import make_excerpt
+from omnidali.decoding.matroska import CODECS
+from omnidali.decoding.routes import dali_codecs
 
-DALI_CODECS = {"vp8", "vp9", "mjpeg"}  # of DALI's decoder on the CPU
 # FFmpeg since version 7 or 8 takes a keyframe of HEVC after a cut for a mistake if it has the
 # count of a picture before it. Its program of version 5 does not, nor does the standard.
 _BY_PROGRAM = ("hevc-open-restart",)
@@ -29,15 +31,7 @@ Planes = list[np.ndarray]
 
 def has_excerpts(media: Media) -> bool:
     """Whether the catalog's facts say that excerpts of a video can be made."""
-    return media.codec.removesuffix(":irregular") in {
-        "av1",
-        "h264",
-        "hevc",
-        "mjpeg",
-        "mpeg4",
-        "vp8",
-        "vp9",
-    }
+    return media.codec.removesuffix(IRREGULAR) in CODECS
 
 
 def excerpt_problems(path: Path) -> list[str]:
@@ -47,6 +41,8 @@ def excerpt_problems(path: Path) -> list[str]:
     and by DALI if it can.
     """
     media = media_of(path)
+    if not has_excerpts(media):
+        return []
     if path.stem.startswith(_BY_PROGRAM):
         whole = [_painted_alone(frame) for frame in decode_by_pyav(path)]
     else:
@@ -66,7 +62,7 @@ def excerpt_problems(path: Path) -> list[str]:
                 problems.append(f"{wanted}: {len(shown)} frames came, {place} was to be {number}")
             elif not _is_same(shown[place], whole[number]):
                 problems.append(f"{wanted}: frame {number} differs")
-    if media.codec.partition(":")[0] in DALI_CODECS:
+    if media.codec.partition(":")[0] in dali_codecs(None):
         problems += _dali_problems(media, path.name)
     return problems
 
