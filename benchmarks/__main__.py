@@ -18,8 +18,15 @@ _MEDIA_OUT = option(
 _DEVICE = option("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
 
 
+_MEDIA = option("--media", nargs="+", metavar="NAME", help="beginnings of media, such as vp9")
+
+
+def _number(name: str, default: int, what: str) -> Option:
+    return option(name, type=int, default=default, help=f"{what} (default: %(default)s)")
+
+
 def _repeats(default: int, what: str = "measurements of each") -> Option:
-    return option("--repeats", type=int, default=default, help=f"{what} (default: %(default)s)")
+    return _number("--repeats", default, what)
 
 
 def _loader_options(loaders: list[str] | None) -> tuple[Option, ...]:
@@ -36,13 +43,7 @@ def _loader_options(loaders: list[str] | None) -> tuple[Option, ...]:
             default=5.0,
             help="length of a measurement of ours (default: %(default)s)",
         ),
-        option(
-            "--loaders",
-            nargs="+",
-            metavar="NAME",
-            default=loaders,
-            help=f"only these (default: {known})",
-        ),
+        option("--loaders", nargs="+", metavar="NAME", default=loaders, help=f"(default: {known})"),
     )
 
 
@@ -157,12 +158,7 @@ _COMMANDS = (
         run=_decode,
         options=(
             _MEDIA_OUT,
-            option(
-                "--media",
-                nargs="+",
-                metavar="NAME",
-                help="beginnings of media, such as h264 (default: all)",
-            ),
+            _MEDIA,
             _DEVICE,
         ),
     ),
@@ -172,7 +168,7 @@ _COMMANDS = (
         run=_excerpts,
         options=(
             _MEDIA_OUT,
-            option("--media", nargs="+", metavar="NAME", help="beginnings of media, such as vp9"),
+            _MEDIA,
         ),
     ),
     Command(
@@ -221,7 +217,7 @@ _COMMANDS = (
                 help="to compare (default: fp32 bf16)",
             ),
             _repeats(3, "runs of each"),
-            option("--steps", type=int, default=20, help="of a run (default: %(default)s)"),
+            _number("--steps", 20, "of a run"),
         ),
     ),
     Command(
@@ -297,12 +293,7 @@ _COMMANDS = (
         options=(
             _RECORDS_OUT,
             option("--videos", nargs="+", metavar="FILE", required=True, help="real footage"),
-            option(
-                "--frames",
-                type=int,
-                default=240,
-                help="of each video that are copied at most (default: %(default)s)",
-            ),
+            _number("--frames", 240, "of each video that are copied at most"),
             _repeats(3, "decodings of each clip"),
         ),
     ),
@@ -323,18 +314,8 @@ _COMMANDS = (
                 type=int,
                 help="clips at the least (default: in proportion to 200,000 in 30 minutes)",
             ),
-            option(
-                "--seed",
-                type=int,
-                default=0,
-                help="of what goes bad, and when (default: %(default)s)",
-            ),
-            option(
-                "--ranks",
-                type=int,
-                default=1,
-                help="processes that load together (default: %(default)s)",
-            ),
+            _number("--seed", 0, "of what goes bad, and when"),
+            _number("--ranks", 1, "processes that load together"),
         ),
     ),
 )

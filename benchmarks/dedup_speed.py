@@ -71,6 +71,12 @@ def bench_dedup(
         )
 
     seconds = _time_hashes(web, validation, repeats, place)
+    records.append(_write_hashes(out, web, validation, seconds))
+    return records
+
+
+def _write_hashes(out: str | Path, web: int, validation: int, seconds: float) -> dict:
+    """The record of the comparison of hashes."""
     nanoseconds = 1e9 * seconds / web / validation
     row = {
         "bench": "dedup",
@@ -80,9 +86,8 @@ def bench_dedup(
         "seconds": round(seconds, 3),
         "nanoseconds_a_pair": round(nanoseconds, 3),
     }
-    records.append(write_record(out, row))
     say(f"{web:,} x {validation:,} hashes: {seconds:.2f} s, {nanoseconds:.2f} ns a pair")
-    return records
+    return write_record(out, row)
 
 
 def _time_features(

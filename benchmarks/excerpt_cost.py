@@ -15,9 +15,12 @@ from benchmarks.workloads import TSN, Workload, make_workload_media, open_tables
 from omnidali.catalog.database.media import Media
 from omnidali.config.schema import SourceConfig
 from omnidali.decoding.excerpt import make_excerpt
+from omnidali.decoding.routes import dali_codecs
 from omnidali.decoding.video import decode_video
-from omnidali.loading.dali_inputs import read_content
-from omnidali.pipelines import EncodedVideos, Feeds
+from omnidali.doctor.device import Device
+from omnidali.doctor.pictures import middle
+from omnidali.doctor.roads import StreamMaker, excerpt_of, video_feeds, whole_file
+from omnidali.pipelines import EncodedVideos, Graph
 from omnidali.utils.run_record import write_record
 from omnidali.utils.untrusted_text import say
 
@@ -27,7 +30,7 @@ KINDS = (
     *(f"h264-gop{gop}" for gop in (8, 16, 250)),
     "hevc-gop16",
 )
-_DALI = ("vp9", "mjpeg")  # codecs of DALI's decoder on the CPU
+_CPU = Device(None)
 _SIZE = 224
 _CLIPS = 6
 _REPEATS = 5
@@ -53,7 +56,8 @@ def bench_excerpts(out: str | Path, only: Sequence[str] | None = None) -> list[d
             (table.media(int(table.records[samples.pieces[place, 0]])), samples.frames[place])
             for place in range(_CLIPS)
         ]
-        row = {"bench": "excerpts", "media": kind, **_measure(clips, kind.startswith(_DALI))}
+        by_dali = kind.partition("-")[0] in dali_codecs(None)
+        row = {"bench": "excerpts", "media": kind, **_measure(clips, by_dali)}
         records.append(write_record(out, row))
         figures = [f"{name} {value}" for name, value in row.items() if name not in ("bench",)]
         say(", ".join(figures))
@@ -83,44 +87,22 @@ def _measure(clips: Sequence[tuple[Media, np.ndarray]], by_dali: bool) -> dict[s
         "last_frame": [(media, np.array([media.frames - 1])) for media, _ in clips],
     }
     for name, wanted in chosen.items():
-        for way, decode in (("excerpt", _from_excerpt), ("whole_file", _from_whole_file)):
-            row[f"dali_{name}_{way}_ms"] = _best([partial(decode, graph, *clip) for clip in wanted])
+        for way, make_stream in (("excerpt", excerpt_of), ("whole_file", whole_file)):
+            row[f"dali_{name}_{way}_ms"] = _best(
+                [partial(_decode_by_dali, graph, make_stream, *clip) for clip in wanted]
+            )
     return row
-
-
-def _square(media: Media) -> np.ndarray:
-    """The middle of the picture: top, left, bottom, right."""
-    margin = (media.width - media.height) // 2
-    return np.array([[0, margin, media.height, media.width - margin]])
 
 
 def _decode_by_cpu(media: Media, frames: np.ndarray) -> None:
     pixels = np.empty((1, len(frames), _SIZE, _SIZE, 3), np.uint8)
-    decode_video(media, frames, _square(media), _SIZE, pixels)
+    decode_video(media, frames, middle(media), _SIZE, pixels)
 
 
-def _from_excerpt(graph: EncodedVideos, media: Media, frames: np.ndarray) -> None:
-    content = read_content(media, frames)
-    assert content is not None
-    graph.run(_feeds(media, content.data, content.frames, content.colours))
-
-
-def _from_whole_file(graph: EncodedVideos, media: Media, frames: np.ndarray) -> None:
-    data = np.frombuffer(media.span.read_bytes(), np.uint8)
-    graph.run(_feeds(media, data, frames.astype(np.int32), np.eye(3, 4, dtype=np.float32)))
-
-
-def _feeds(media: Media, data: np.ndarray, frames: np.ndarray, colours: np.ndarray) -> Feeds:
-    (box,) = _square(media).astype(np.float32)
-    return {
-        "data": [data],
-        "frames": [frames],
-        "sides": [np.array(media.stored[::-1], np.int32)],
-        "colours": [colours],
-        "start0": [box[:2]],
-        "end0": [box[2:]],
-        "flip0": [np.array(0, np.int32)],
-    }
+def _decode_by_dali(
+    graph: Graph, make_stream: StreamMaker, media: Media, frames: np.ndarray
+) -> None:
+    graph.run(video_feeds([media], [make_stream(media, frames.tolist(), _CPU)]))
 
 
 def _best(works: Sequence[Callable[[], object]]) -> float:

@@ -16,11 +16,12 @@ Scaling is bilinear with an antialiasing triangle filter if it shrinks.
 
 from collections.abc import Sequence
 
+import numpy as np
 from nvidia.dali import fn
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.types import DALIDataType, DALIImageType, DALIInterpType
 
-from omnidali.pipelines.graph import Graph
+from omnidali.pipelines.graph import Feeds, Graph
 from omnidali.utils.constants import MEAN, STD
 
 
@@ -79,12 +80,21 @@ class EncodedVideos(Graph):
     Colours are corrected in the crops, which are smaller than the frames, and clamped as on the
     CPU. What BT.601 cannot show is lost before: on saturated colours of BT.709 up to 40 levels.
 
-    The decoder knows no rotation metadata: rotated files must not come here.
+    The decoder knows no rotation metadata: rotated files must not come here. It begins anew for
+    every repeated frame: each is decoded once, and its crop copied.
     """
+
+    def start(self, feeds: Feeds) -> None:
+        """As of :class:`Graph`."""
+        distinct = [np.unique(frames, return_inverse=True) for frames in feeds["frames"]]
+        frames = [values for values, _ in distinct]
+        orders = [order.astype(np.int32) for _, order in distinct]
+        super().start({**feeds, "frames": frames, "order": orders})
 
     def define(self) -> Sequence[DataNode]:
         data = fn.external_source(name="data", dtype=DALIDataType.UINT8, ndim=1, no_copy=True)
         frames = fn.external_source(name="frames", dtype=DALIDataType.INT32, ndim=1)
+        order = fn.external_source(name="order", dtype=DALIDataType.INT32, ndim=1)
         sides = fn.external_source(name="sides", dtype=DALIDataType.INT32, ndim=1)
         colours = fn.external_source(name="colours", dtype=DALIDataType.FLOAT, ndim=2)
 
@@ -94,6 +104,7 @@ class EncodedVideos(Graph):
         )
         videos = fn.slice(videos, start=[0, 0], shape=sides, axes=[1, 2])
         crops = [_cut_and_scale(videos, view, [self.size, self.size]) for view in range(self.views)]
+        crops = [fn.sequence_rearrange(crop, new_order=order) for crop in crops]
         crops = [fn.coord_transform(crop, MT=colours, dtype=DALIDataType.UINT8) for crop in crops]
         return [
             _normalise(crop, f"flip{view}", on_gpu=self.on_gpu, layout="FHWC")

@@ -134,9 +134,7 @@ def test_dalis_road_gives_the_frames_substitutes_and_counts_of_the_cpu(clip, wri
 def test_pieces_of_a_long_video_show_the_frames_of_the_cpus_road(tmp_path):
     """A piece at the end of a video costs what one at its beginning costs."""
     (tmp_path / "v").mkdir()
-    write_video(
-        tmp_path / "v/long.webm", 6, frames=300, width=96, height=80, gop=8, rate=15, **VP9
-    )
+    write_video(tmp_path / "v/long.webm", 6, frames=300, width=96, height=80, gop=8, rate=15, **VP9)
     (tmp_path / "l.txt").write_text("long.webm 1 4 0\nlong.webm 16 20 0\n")
     found = {}
     for decode in ("dali", "cpu"):

@@ -286,9 +286,8 @@ def test_all_that_compute_take_their_device_from_the_setting():
     """Nothing else asks for GPUs, and who joins other ranks takes a device next."""
     for path in sorted([*ROOT.glob("omnidali/**/*.py"), *ROOT.glob("benchmarks/*.py")]):
         text = path.read_text()
-        if (
-            path.parent.name != "doctor" and path.name != "devices.py"
-        ):  # doctor reports what it sees
+        # doctor reports what it sees
+        if path.parent.name != "doctor" and path.name != "devices.py":
             assert "cuda.is_available" not in text and "cuda.device_count" not in text, path
         if "start_process_group()" in text and path.name != "ranks.py":
             assert "take_device(" in text, path

@@ -12,6 +12,7 @@ from omnidali.catalog.probing.nal_reader import unescape
 from omnidali.catalog.probing.packet_index import PacketIndex
 from omnidali.decoding.excerpt import make_excerpt
 from omnidali.decoding.nal_edits import NalEditor, edit_units, escape
+from omnidali.errors import DecodeError
 from omnidali.testing.numbered_media import write_video
 
 OPTIONS = {
@@ -65,9 +66,12 @@ def test_cropping_at_the_left_or_top_stays(tmp_path):
             for edited in edit.filter(packet if packet.size else None):
                 edited.stream = copy
                 out.mux(edited)
-    extradata = PacketIndex.unpack(media_of(tmp_path / "cropped.mp4").packets).extradata
+    media = media_of(tmp_path / "cropped.mp4")
+    extradata = PacketIndex.unpack(media.packets).extradata
     editor = NalEditor("h264", extradata)
     assert editor.extradata == extradata and editor.coded_size is None
+    with pytest.raises(DecodeError, match="cut at their left or top"):  # the CPU's
+        make_excerpt(media, np.array([0]))
 
 
 def test_ordinary_parameter_sets_stay_as_they_are(tmp_path):

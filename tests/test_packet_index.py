@@ -2,13 +2,15 @@
 
 from dataclasses import replace
 
+import av
 import numpy as np
 import pytest
 
 from conftest import media_of, watch_decoder
-from omnidali.catalog.probing.file_span import Region
+from omnidali.catalog.probing.file_span import FileSpan, Region
 from omnidali.catalog.probing.packet_decoder import PacketDecoder
 from omnidali.catalog.probing.packet_index import PacketIndex
+from omnidali.catalog.probing.video_probe import probe_video
 from omnidali.decoding.image import DecodeError
 from omnidali.decoding.video import decode_video, indexed_frames
 from omnidali.testing.numbered_media import numbered_image, read_numbers, write_video
@@ -127,6 +129,27 @@ def test_unneeded_b_frames_are_not_decoded(tmp_path):
     with Region(media.span) as file:
         assert [number for number, _ in decoder.frames(index, file.read_at, [50])] == [50]
     assert len(came) <= 60 // 4 + 4
+
+
+def test_known_damage_keeps_all_packets(tmp_path):
+    """What a decoder makes up depends on everything that came before."""
+    path = tmp_path / "a.mp4"
+    write_video(path, 3, frames=30, width=160, height=128, b_frames=2)
+    index = PacketIndex.unpack(media_of(path).packets)
+    assert index.disposable.any()
+    data = bytearray(path.read_bytes())
+    begin, size = int(index.offsets[0]), int(index.sizes[0])
+    noise = np.random.default_rng(1).integers(1, 256, size // 2, np.uint8)
+    data[begin + size - len(noise) : begin + size] = noise.tobytes()
+    path.write_bytes(data)
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)  # as the child that probes has it
+    try:
+        probe = probe_video(FileSpan(str(path)), decodes_all=True)
+    finally:
+        av.logging.set_level(level)
+    assert probe.codec == "h264:damaged"
+    assert not PacketIndex.unpack(probe.packets).disposable.any()
 
 
 def test_leading_frame_decodes_from_the_keyframe_before():

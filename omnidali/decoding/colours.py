@@ -103,29 +103,25 @@ def rgb_matrix(colorspace: int, is_full_range: bool) -> np.ndarray:
 
 
 @functools.cache
-def rgb_correction(
-    colorspace: int, is_full_range: bool, decoded_as_full: bool | None = None
-) -> np.ndarray:
+def rgb_correction(colorspace: int, is_full_range: bool) -> np.ndarray:
     """What takes the RGB of DALI's video decoders to the right RGB, both 0 to 255.
 
     DALI converts by BT.601, whatever the file names, and goes by the range. Its CPU decoder was
     measured with VP9 of five matrices in both ranges, VP8 and MJPEG (``yuvj420p``): to the level
     what FFmpeg makes of BT.601 in the range of the decoded frame. NVDEC's frames go through
-    ``VideoColorSpaceConversion`` (DALI 2.4, dali/operators/video/color_space.cu), BT.601 in the
-    range of ``video_full_range_flag``, which NVIDIA's parser reads from the stream alone
-    (frames_decoder_gpu.cc, ``InitGpuDecoder``): a range that only the container names is unknown
-    to it.
+    ``VideoColorSpaceConversion`` (DALI 2.4, dali/operators/video/color_space.cu), BT.601 in full
+    range if the stream says so, which NVIDIA's parser reads, or the container
+    (``FramesDecoderGpu::IsFullRange``): so an excerpt names it.
 
     Args:
         colorspace: FFmpeg's number of the file's matrix.
-        is_full_range: the file's range.
-        decoded_as_full: the range that the decoder goes by; None for the file's.
+        is_full_range: the file's range, by which the decoder goes, too.
 
     Returns:
         float32 (3, 4), [M | T]; the identity where the decoder is right.
     """
     right = rgb_matrix(colorspace, is_full_range)
-    done = rgb_matrix(_UNKNOWN, is_full_range if decoded_as_full is None else decoded_as_full)
+    done = rgb_matrix(_UNKNOWN, is_full_range)
     if np.array_equal(right, done):  # ordinary files keep their bits
         return np.eye(3, 4, dtype=np.float32)
     factor = right[:, :3].astype(np.float64) @ np.linalg.inv(done[:, :3].astype(np.float64))

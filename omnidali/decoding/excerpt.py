@@ -14,6 +14,7 @@ from omnidali.catalog.database.media import Media
 from omnidali.catalog.probing.file_span import ReadAt, Region
 from omnidali.catalog.probing.packet_index import PacketIndex, Run
 from omnidali.catalog.probing.run_checksums import checksum_of
+from omnidali.decoding.coded_pictures import may_hide, one_picture_each
 from omnidali.decoding.matroska import CODECS, write_matroska
 from omnidali.decoding.nal_edits import NalEditor, has_units
 from omnidali.errors import DecodeError
@@ -42,7 +43,7 @@ class Excerpt:
     is_full_range: bool
 
 
-def make_excerpt(media: Media, frames: np.ndarray) -> Excerpt:
+def make_excerpt(media: Media, frames: np.ndarray, *, shows_hidden: bool = False) -> Excerpt:
     """Cut out what is needed to decode some frames of a video.
 
     Only the bytes of the wanted runs are read, and compared with the checksums of the probe.
@@ -50,6 +51,7 @@ def make_excerpt(media: Media, frames: np.ndarray) -> Excerpt:
     Args:
         media: the video.
         frames: int (F,), frame numbers, in any order, repeats allowed.
+        shows_hidden: whether the decoder gives hidden pictures, too, as DALI's on a GPU does.
 
     Raises:
         DecodeError: if the file is not what the probe saw, or no excerpt of it can be made.
@@ -68,22 +70,29 @@ def make_excerpt(media: Media, frames: np.ndarray) -> Excerpt:
         raise DecodeError("no excerpt can be made of such a file")
     numbers, places_in = np.unique(frames, return_inverse=True)
 
-    builder = _Builder(codec, index)
+    builder = _Builder(codec, index, shows_hidden and may_hide(codec))
     with Region(media.span) as file:
         if file.stamp != media.stamp:
             raise DecodeError("the file changed after the probe")
         for run in index.runs(numbers.tolist()):
             builder.add(run, file.read_at)
 
-    editor = builder.editor
+    extradata = index.extradata
+    size: tuple[int, int] | None = media.stored
+    if builder.editor is not None:
+        extradata = builder.editor.extradata
+        # FFmpeg would cut the pictures to the size of the container
+        size = builder.editor.coded_size
+    if size is None:  # decoders disagree; NVIDIA's cuts at the right and at the bottom alone
+        raise DecodeError("pictures that are cut at their left or top")
     data = write_matroska(
         codec,
-        editor.extradata if editor is not None else index.extradata,
-        # FFmpeg would cut the pictures to the size of the container
-        (editor and editor.coded_size) or media.stored,
+        extradata,
+        size,
         builder.packets,
         times=builder.times,
         keys=builder.keys,
+        is_full_range=index.is_full_range,
     )
     places = np.array([builder.places[number] for number in numbers.tolist()], np.int32)
     return Excerpt(
@@ -98,6 +107,11 @@ def make_excerpt(media: Media, frames: np.ndarray) -> Excerpt:
 class _Builder:
     """Collects the packets of an excerpt, run by run.
 
+    Args:
+        codec: name of the codec.
+        index: of the video.
+        shows_hidden: whether hidden pictures come out as well.
+
     Attributes:
         packets: in decoding order.
         times: by packet, its place if all of them were shown.
@@ -106,7 +120,7 @@ class _Builder:
         editor: of a stream of NAL units.
     """
 
-    def __init__(self, codec: str, index: PacketIndex) -> None:
+    def __init__(self, codec: str, index: PacketIndex, shows_hidden: bool) -> None:
         self.packets: list[bytes | memoryview] = []
         self.times: list[int] = []
         self.keys: list[bool] = []
@@ -116,6 +130,7 @@ class _Builder:
 
         self._codec = codec
         self._index = index
+        self._shows_hidden = shows_hidden
         self._shown = 0  # frames that come out of the runs before
         self._bytes = 0
 
@@ -129,21 +144,26 @@ class _Builder:
         if self._bytes > _MAX_BYTES:
             raise DecodeError("too many bytes from keyframe to keyframe for a decoder in memory")
 
-        self.packets += _read_checked(self._index, packets, read)
+        pictures = list(_read_checked(self._index, packets, read))
+        numbers = self._index.numbers[packets]
+        if self._shows_hidden:
+            pictures, origins, is_shown = one_picture_each(self._codec, pictures)
+            numbers = np.where(is_shown, numbers[origins], -1)
+            keys = keys[origins] & (np.diff(origins, prepend=-1) > 0)
+        self.packets += pictures
         self.keys += keys.tolist()
         if self.editor is not None:
-            for place in (begin + np.flatnonzero(keys)).tolist():
-                packet = bytes(self.packets[place])
+            for place in range(begin, len(self.packets)):
+                packet = self.packets[place]
                 is_cut = place == begin > 0
-                self.packets[place] = self.editor.edit_keyframe(packet, is_cut=is_cut)
+                self.packets[place] = self.editor.edit_packet(packet, is_cut=is_cut)
 
-        numbers = self._index.numbers[packets]
-        order = _show_order(numbers, self._codec in _REORDERED)
-        ranks = np.argsort(np.argsort(order, kind="stable"))
-        self.times += (begin + ranks).tolist()
-        shown = np.sort(numbers[numbers != -1])
+        order = np.argsort(_show_order(numbers, self._codec in _REORDERED), kind="stable")
+        self.times += (begin + np.argsort(order)).tolist()
+        numbers = numbers[order]
+        shown = numbers if self._shows_hidden else numbers[numbers != -1]
         for number in run.frames.values():
-            self.places[number] = self._shown + int(np.searchsorted(shown, number))
+            self.places[number] = self._shown + int(np.flatnonzero(shown == number)[0])
         self._shown += len(shown)
 
 

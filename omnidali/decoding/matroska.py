@@ -22,6 +22,7 @@ CODECS = frozenset(_CODECS)  # that can be written
 _TICK = 1_000_000  # nanoseconds of one unit of a timestamp; a frame has one
 _CLUSTER = 16_000  # frames of a cluster at most: times in it are 16-bit numbers with a sign
 _KEY = 0x80
+_FULL_RANGE = b"\2"
 _TRACK = b"\x81"  # number 1, as a block names it
 
 # Elements, by their names in the specification.
@@ -42,6 +43,8 @@ _CODEC_PRIVATE = b"\x63\xa2"
 _VIDEO = b"\xe0"
 _PIXEL_WIDTH = b"\xb0"
 _PIXEL_HEIGHT = b"\xba"
+_COLOUR = b"\x55\xb0"
+_RANGE = b"\x55\xb9"
 _CLUSTER_ID = b"\x1f\x43\xb6\x75"
 _TIMESTAMP = b"\xe7"
 _SIMPLE_BLOCK = b"\xa3"
@@ -55,6 +58,7 @@ def write_matroska(
     *,
     times: Sequence[int],
     keys: Sequence[bool],
+    is_full_range: bool = False,
 ) -> bytes:
     """Write a stream.
 
@@ -65,7 +69,14 @@ def write_matroska(
         packets: in decoding order.
         times: by packet, when its frame is shown, a frame lasting one unit; not negative.
         keys: by packet, whether decoding may begin there.
+        is_full_range: whether black is 0 and white 255. Limited range is not named: the decoder
+            knows it.
     """
+    picture = [
+        _element(_PIXEL_WIDTH, _number(size[0])),
+        _element(_PIXEL_HEIGHT, _number(size[1])),
+        _element(_COLOUR, _element(_RANGE, _FULL_RANGE)) if is_full_range else b"",
+    ]
     entry = [
         _element(_TRACK_NUMBER, b"\1"),
         _element(_TRACK_UID, b"\1"),
@@ -73,10 +84,7 @@ def write_matroska(
         _element(_DEFAULT_DURATION, _number(_TICK)),
         _element(_CODEC_ID, _CODECS[codec]),
         _element(_CODEC_PRIVATE, extradata) if extradata else b"",
-        _element(
-            _VIDEO,
-            _element(_PIXEL_WIDTH, _number(size[0])) + _element(_PIXEL_HEIGHT, _number(size[1])),
-        ),
+        _element(_VIDEO, b"".join(picture)),
     ]
     info = [
         _element(_TIMESTAMP_SCALE, _number(_TICK)),

@@ -19,7 +19,9 @@ Edit = Callable[[bytes], bytes]  # of one NAL unit
 _START_CODE = re.compile(rb"\x00\x00\x01")
 _ESCAPED = re.compile(rb"\x00\x00(?=[\x00-\x03])")
 _SPS = {"h264": 7, "hevc": 33}  # kinds of sequence parameter sets
+_SLICES = {"h264": range(1, 6), "hevc": range(32)}
 _HEVC_CRA = 21
+_DROPS_PRIOR = 0x40  # in the first byte of a keyframe's slice header
 _HEVC_BLA = 18  # a keyframe after a cut, without pictures that are shown before it
 
 
@@ -49,22 +51,35 @@ class NalEditor:
             self._length_size = 1 + (extradata[4 if codec == "h264" else 21] & 3)
         self.extradata = self._edit_extradata(extradata)
 
-    def edit_keyframe(self, data: bytes, *, is_cut: bool) -> bytes:
-        """Take the cropping out of a keyframe's own parameter sets.
+    def edit_packet(self, data: bytes | memoryview, *, is_cut: bool) -> bytes | memoryview:
+        """Take the cropping out of a packet's own parameter sets.
+
+        Packets between keyframes may repeat them, too, where pictures are renewed piece by piece.
 
         Args:
             data: the packet.
             is_cut: whether the packets before it are not those that it follows in the video. Then
                 a keyframe of HEVC that would count on from them begins to count anew.
         """
+        if not is_cut and self._begins_with_slice(data):
+            return data
+        data = bytes(data)
 
         def edit(unit: bytes) -> bytes:
-            is_cra = self._codec == "hevc" and unit and unit[0] >> 1 & 63 == _HEVC_CRA
+            is_cra = self._codec == "hevc" and len(unit) > 2 and _kind("hevc", unit) == _HEVC_CRA
             if is_cut and is_cra:
-                return bytes([unit[0] & 0x81 | _HEVC_BLA << 1]) + unit[1:]
+                # no_output_of_prior_pics_flag would drop pictures that wait to be shown (C.5.2.2)
+                head = bytes([unit[0] & 0x81 | _HEVC_BLA << 1, unit[1], unit[2] & ~_DROPS_PRIOR])
+                return head + unit[3:]
             return self._edit_unit(unit)
 
         return edit_units(data, self._length_size, edit)
+
+    def _begins_with_slice(self, data: bytes | memoryview) -> bool:
+        """Whether a packet has no parameter sets: they come before its slices."""
+        place = self._length_size or bytes(data[:4]).find(1) + 1
+        unit = bytes(data[place : place + 1])
+        return bool(unit) and _kind(self._codec, unit) in _SLICES[self._codec]
 
     def _edit_extradata(self, extradata: bytes) -> bytes:
         if not self._length_size:

@@ -137,7 +137,7 @@ def choose_routes(
         causes = dict.fromkeys(table.codec_names, "")
         return Routes(decoders, causes, reasons=[""], why=none, by_cpu=np.ones(len(none), bool))
 
-    able = _able(capability)
+    able = dali_codecs(capability)
     _check_able(table, decode, able, capability)
     tried = tried or {}
     causes = {codec: _cause(codec, able, capability, tried) for codec in table.codec_names}
@@ -152,8 +152,8 @@ def choose_routes(
     return Routes(decoders, causes, reasons=reasons, why=why, by_cpu=why > 0)
 
 
-def _able(capability: tuple[int, int] | None) -> set[str]:
-    """The codecs that DALI decodes here."""
+def dali_codecs(capability: tuple[int, int] | None) -> set[str]:
+    """The codecs that DALI decodes on a GPU of this compute capability, or, None, on the CPU."""
     if capability is None:
         return _DALI_ON_CPU
     has_av1 = capability >= _AV1_SINCE and capability not in _NO_AV1

@@ -9,7 +9,6 @@ import torch
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 
-AUTO = "auto"
 CPU = "cpu"
 CUDA = "cuda"
 

@@ -50,13 +50,8 @@ def _advise_threads(advice: Advice, machine: Mapping) -> None:
     cores = machine.get("cores", {})
     quota = cores.get("quota")
     if quota is not None and quota < cores.get("allowed", 0):
-        threads = max(1, math.floor(quota))
-        _set(
-            advice,
-            "loader.threads",
-            threads,
-            "cores that the container may use at a time, divided by the ranks on this machine",
-        )
+        reason = f"the container may use {quota:g} cores at a time; divide it by the ranks in it"
+        _set(advice, "loader.threads", max(1, math.floor(quota)), reason)
     else:
         _set(advice, "loader.threads", 0, "the cores divided by the ranks of this machine")
 

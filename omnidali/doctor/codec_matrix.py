@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 from omnidali.doctor.device import Device
 from omnidali.doctor.findings import Findings
-from omnidali.doctor.first_look import NEAR
 from omnidali.doctor.media import MediaFolder, Video
-from omnidali.doctor.pictures import cpu_video, difference, media_of, wrong_numbers
+from omnidali.doctor.pictures import compare, cpu_video, judge_pictures, media_of
 from omnidali.doctor.roads import show_frames, video_graph
 from omnidali.pipelines import Graph
 
@@ -94,44 +93,27 @@ def look_at_codecs(findings: Findings) -> None:
     }
     files.videos(case.video for case in cases.values())
 
-    rows: dict[str, dict] = {}
+    right = tried = 0
     graph: Graph | None = None
     for name in findings.cases(cases):
         graph = graph or video_graph(device)
         case = cases[name]
         try:
-            rows[name] = _compare(device, graph, case, files)
+            row = _compare(device, graph, case, files)
         except Exception as error:
             graph = None  # its state is unknown
             findings.error(name, error, case.is_sure)
             continue
-        findings.fact(name, rows[name])
-        _judge(findings, case, rows[name])
-    right = sum(not row["wrong"] and row["difference"] <= NEAR for row in rows.values())
-    say = findings.good if right == len(rows) and rows else findings.note
-    say(f"{right} of {len(rows)} videos are the same on both roads, with the right frames")
+        tried += 1
+        findings.fact(name, row)
+        right += judge_pictures(findings, name, row, case.is_sure)
+    say = findings.good if tried and right == tried else findings.note
+    say(f"{right} of {tried} videos are the same on both roads, with the right frames")
 
 
 def _compare(device: Device, graph: Graph, case: Case, files: MediaFolder) -> dict:
     media = media_of(files.video(case.video))
     frames = case.frames
-    by_cpu = cpu_video(media, frames)
     by_dali, milliseconds = show_frames(device, graph, media, frames)
-    return {
-        "codec": media.codec,
-        "wrong": wrong_numbers(by_dali, case.video.file, frames),
-        "wrong on the CPU": wrong_numbers(by_cpu, case.video.file, frames),
-        "difference": round(difference(by_dali, by_cpu), 2),
-        "ms": round(milliseconds, 2),
-    }
-
-
-def _judge(findings: Findings, case: Case, row: dict) -> None:
-    """Say what is wrong with a case; the right ones are counted."""
-    say = findings.bad if case.is_sure else findings.note
-    if row["wrong on the CPU"]:
-        findings.bad(f"{case.name} on the CPU: {row['wrong on the CPU'][0]}")
-    if row["wrong"]:
-        say(f"{case.name} through DALI: {row['wrong'][0]}")
-    elif row["difference"] > NEAR:
-        say(f"{case.name}: {row['difference']} of 255 from the CPU's picture")
+    row = compare(by_dali, cpu_video(media, frames), case.video.file, frames)
+    return {"codec": media.codec, "ms": round(milliseconds, 2), **row}

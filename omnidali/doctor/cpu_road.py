@@ -7,12 +7,7 @@ import av
 
 from omnidali.doctor.findings import Findings
 from omnidali.doctor.media import MediaFolder, Video
-from omnidali.doctor.pictures import (
-    cpu_image,
-    cpu_video,
-    media_of,
-    wrong_numbers,
-)
+from omnidali.doctor.pictures import cpu_image, cpu_video, media_of, wrong_numbers
 
 _DECODERS = ("h264", "hevc", "av1", "mpeg4", "vp8", "vp9", "mjpeg")
 _ENCODERS = {"libx264": "`omnidali transcode`", "libx265": "the demo", "libvpx-vp9": "the demo"}

@@ -5,10 +5,8 @@ Structures and numbers are those of cuviddec.h of the Video Codec SDK 13 and of 
 
 import ctypes
 from dataclasses import dataclass
-from typing import Protocol
 
 CUDA_LIBRARY = "libcuda.so.1"
-CUVID_LIBRARY = "libnvcuvid.so.1"
 CODECS = {"mpeg4": 2, "h264": 4, "mjpeg": 5, "hevc": 8, "vp8": 9, "vp9": 10, "av1": 11}
 CHROMAS = {"4:2:0": 1, "4:2:2": 2, "4:4:4": 3}
 DEPTHS = (8, 10, 12)
@@ -59,12 +57,6 @@ class DecoderLimits:
 
 class DriverError(RuntimeError):
     """A call of the driver failed."""
-
-
-class Library(Protocol):
-    """A loaded library: its functions are its attributes."""
-
-    def __getattr__(self, name: str) -> object: ...
 
 
 class Driver:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from omnidali.decoding.routes import dali_codecs
 from omnidali.utils.constants import MEAN, STD
 
-# what DALI decodes: on a GPU all of them (AV1 on some chips), on the CPU the last three
-VIDEO_CODECS = ("h264", "hevc", "mpeg4", "av1", "vp9", "vp8", "mjpeg")
-_ON_CPU = ("vp9", "vp8", "mjpeg")
+VIDEO_CODECS = ("h264", "hevc", "mpeg4", "av1", "vp9", "vp8", "mjpeg")  # worth a try on a GPU
+_ON_CPU = tuple(codec for codec in VIDEO_CODECS if codec in dali_codecs(None))
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,8 @@ class Device:
         return len(os.sched_getaffinity(0))
 
     def must_decode(self, codec: str) -> bool:
-        """Whether every chip of this kind decodes a codec of :attr:`codecs`.
-
-        AV1 came with some chips of 2020 and 2022; NVDEC takes MJPEG on none through DALI.
-        """
-        return self.number is None or codec not in ("av1", "mjpeg")
+        """Whether DALI has to decode a codec of :attr:`codecs`, as the routes take for granted."""
+        return codec in dali_codecs(self.capability)
 
     def synchronise(self) -> None:
         """Wait until all that was queued on the device is done."""
@@ -77,7 +74,7 @@ class Device:
         """Bytes of the GPU that nobody uses; 0 for the stand-in."""
         return 0 if self.number is None else torch.cuda.mem_get_info(self.number)[0]
 
-    def pixels(self, output: object) -> np.ndarray:
-        """What a graph made, on the scale 0..255: float32 (n, F, S, S, 3)."""
-        clips = torch.from_dlpack(output).float().cpu()
-        return (clips * torch.tensor(STD) + torch.tensor(MEAN)).numpy()
+
+def pixels_of(clips: torch.Tensor) -> np.ndarray:
+    """Normalised clips (..., 3) on the scale 0..255: float32."""
+    return (clips.float().cpu() * torch.tensor(STD) + torch.tensor(MEAN)).numpy()

@@ -11,7 +11,7 @@ from pathlib import Path
 import omnidali
 from omnidali.doctor.advice import LOADER, advise
 from omnidali.doctor.driver import has_gpu
-from omnidali.doctor.findings import Context
+from omnidali.doctor.findings import BAD, GOOD, NOTE, Context
 from omnidali.doctor.runner import Check, Outcome, run_check
 from omnidali.errors import UserError, start_of
 from omnidali.utils.atomic_write import write_whole
@@ -21,7 +21,7 @@ FORMAT = 1  # of the JSON file
 _SECONDS = 30.0  # of a machine without a GPU
 _GPU_SECONDS = 290.0
 _QUICK_GPU_SECONDS = 90.0
-_MARKS = {"good": "ok  ", "note": "note", "bad": "BAD "}
+_MARKS = {GOOD: "ok  ", NOTE: "note", BAD: "BAD "}
 
 _MODULE = "omnidali.doctor."
 _VERSIONS = Check("versions", _MODULE + "versions:look_at_versions", 25.0)
@@ -51,13 +51,11 @@ class Examination:
         folders: that the user wants to be looked at besides.
         quick: a few examples only.
         rehearse: run the GPU's checks on the CPU, which shows that they work.
-        seconds: for everything; None: what suits the machine.
     """
 
     folders: tuple[str, ...] = ()
     quick: bool = False
     rehearse: bool = False
-    seconds: float | None = None
 
 
 def examine(wanted: Examination, out: str | Path) -> bool:
@@ -75,7 +73,7 @@ def examine(wanted: Examination, out: str | Path) -> bool:
     """
     begun = time.monotonic()
     on_gpu = has_gpu()
-    seconds = wanted.seconds or _budget(wanted, on_gpu)
+    seconds = _budget(wanted, on_gpu)
     report = Report(Path(out), wanted, on_gpu)
     report.write()
 

@@ -11,7 +11,6 @@ from omnidali.doctor.cuvid import (
     CHROMAS,
     CODECS,
     CUDA_LIBRARY,
-    CUVID_LIBRARY,
     DEPTHS,
     DecoderLimits,
     Driver,
@@ -19,6 +18,8 @@ from omnidali.doctor.cuvid import (
     decoder_limits,
 )
 from omnidali.doctor.findings import Findings
+from omnidali.doctor.machine import read_text
+from omnidali.utils.constants import CUVID_LIBRARY, VIDEO_CAPABILITY
 
 _SEARCH_SECONDS = 3.0
 _FIRST = (
@@ -33,14 +34,14 @@ _FIRST = (
 _NEVER = {"/proc", "/sys", "/dev"}
 _NO_VIDEO = (
     "Containers get it only with the driver's `video` capability: start them with"
-    " NVIDIA_DRIVER_CAPABILITIES=compute,video,utility (Docker's default lacks video)."
+    f" {VIDEO_CAPABILITY} (Docker's default lacks video)."
     " Until then videos are decoded by the CPU."
 )
 
 
 def look_at_driver(findings: Findings) -> None:
     """Driver, device, libnvcuvid, and what NVDEC says that it takes."""
-    text = _read(Path("/proc/driver/nvidia/version"))
+    text = read_text(Path("/proc/driver/nvidia/version"))
     findings.fact("kernel driver", text)
     findings.fact("capabilities", os.environ.get("NVIDIA_DRIVER_CAPABILITIES"))
     try:
@@ -92,8 +93,10 @@ def _look_at_video_decoder(findings: Findings) -> None:
         try:
             found = decoder_limits(cuvid, codec, chroma, depth)
         except DriverError as error:
-            findings.bad(f"NVDEC, {codec}: {error}")
-            break
+            # some drivers refuse to answer for what no chip decodes
+            if (chroma, depth) == ("4:2:0", 8):
+                findings.bad(f"NVDEC, {codec}: {error}")
+            continue
         if found.is_supported:
             limits[f"{codec} {chroma} {depth} bits"] = found
     findings.fact("decoder limits", {name: vars(found) for name, found in limits.items()})
@@ -139,12 +142,5 @@ def has_gpu() -> bool:
 
 def _loaded_path(name: str) -> str:
     """Where a loaded library lies."""
-    lines = _read(Path("/proc/self/maps")).splitlines()
+    lines = read_text(Path("/proc/self/maps")).splitlines()
     return next((line.split()[-1] for line in lines if name in line), name)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return ""

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +10,12 @@ import numpy as np
 
 from omnidali.doctor.device import Device
 from omnidali.doctor.findings import Findings
-from omnidali.doctor.first_look import NEAR
 from omnidali.doctor.media import MediaFolder, Video
-from omnidali.doctor.world import CENTRED, Road, World, pixels_of, shown_numbers
+from omnidali.doctor.pictures import NEAR, difference
+from omnidali.doctor.world import CENTRED, Road, World, clips_of, shown_numbers
 from omnidali.loading.fusion import LoaderOptions
+
+Damage = Callable[[list[Path]], None]
 
 _STEPS = 6
 _BATCH = 8
@@ -58,20 +60,22 @@ def compare_roads(world: World, device: Device, steps: int) -> Comparison:
         world.loader(Road(device, is_dali=True), CENTRED, _BATCH, **options) as by_dali,
     ):
         for one, other in zip(by_cpu, by_dali, strict=True):
-            for wanted, shown in zip(shown_numbers(one), shown_numbers(other), strict=True):
+            for (slot, right), (_, clip) in zip(clips_of(one), clips_of(other), strict=True):
+                wanted, shown = shown_numbers(right), shown_numbers(clip)
                 if wanted != shown:
-                    differing.append(
-                        f"slot {wanted[0]}: {wanted[1]} on the CPU, {shown[1]} by DALI"
-                    )
-            differences.append(float(np.abs(pixels_of(one) - pixels_of(other)).mean()))
-        failed = [sum(row.bad_files for row in way.stats().values()) for way in (by_cpu, by_dali)]
+                    differing.append(f"slot {slot}: {wanted} on the CPU, {shown} by DALI")
+                differences.append(difference(right, clip))
+        rows = by_dali.stats().values()
         return Comparison(
             routes=list(by_dali.routes),
             differing=differing,
             difference=round(float(np.mean(differences)), 2),
-            left_to_cpu=sum(row.left_to_cpu for row in by_dali.stats().values()),
-            bad_files=(failed[0], failed[1]),
-            by_dali=sum(row.by_dali for row in by_dali.stats().values()),
+            left_to_cpu=sum(row.left_to_cpu for row in rows),
+            bad_files=(
+                sum(row.bad_files for row in by_cpu.stats().values()),
+                sum(row.bad_files for row in rows),
+            ),
+            by_dali=sum(row.by_dali for row in rows),
         )
 
 
@@ -87,7 +91,7 @@ class FaultCase:
     """
 
     videos: list[Video]
-    damage: Callable[[list[Path]], None] | None = None
+    damage: Damage | None = None
     allowed: int = 0
     steps: int = 0
 
@@ -132,16 +136,29 @@ def fault_cases(device: Device, quick: bool = False) -> dict[str, FaultCase]:
 def make_case_world(files: MediaFolder, name: str, case: FaultCase) -> World:
     """A world of copies of the videos, damaged after the probe."""
     folder = files.folder / name.replace(" ", "-")
+    return make_damaged_world(folder, files.videos(case.videos), "video", case.damage)
+
+
+def make_damaged_world(
+    folder: Path, files: Sequence[Path], kind: str, damage: Damage | None
+) -> World:
+    """A world of copies of files, damaged after the probe.
+
+    Args:
+        folder: for the copies; it is made anew.
+        files: to copy; their names count their places in the list.
+        kind: of media.
+        damage: applied to the copies; None: nothing.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    copies = []
-    for path, video in zip(files.videos(case.videos), case.videos, strict=True):
-        copies.append(folder / f"{video.file}{path.suffix}")
-        shutil.copyfile(path, copies[-1])
-    world = World(folder, {"videos": copies}, {"videos": {"kind": "video"}})
+    copies = [folder / f"{number}{path.suffix}" for number, path in enumerate(files)]
+    for path, copy in zip(files, copies, strict=True):
+        shutil.copyfile(path, copy)
+    world = World(folder, {"files": copies}, {"files": {"kind": kind}})
     world.build()
-    if case.damage is not None:
-        case.damage(copies)
+    if damage is not None:
+        damage(copies)
     return world
 
 

@@ -3,7 +3,16 @@
 from omnidali.doctor.device import Device
 from omnidali.doctor.findings import Findings
 from omnidali.doctor.media import BT601, BT709, FULL, LIMITED, MediaFolder, Video
-from omnidali.doctor.pictures import cpu_image, cpu_video, difference, media_of, wrong_numbers
+from omnidali.doctor.pictures import (
+    NEAR,
+    compare,
+    cpu_image,
+    cpu_video,
+    difference,
+    judge_pictures,
+    media_of,
+    wrong_numbers,
+)
 from omnidali.doctor.roads import (
     excerpt_of,
     image_feeds,
@@ -15,7 +24,6 @@ from omnidali.doctor.roads import (
 )
 
 FRAMES = 300  # ten seconds
-NEAR = 4.0  # mean difference of one picture on both roads, on the scale 0..255
 _REPEATS = 4
 _COLOURS = {
     "BT.601 limited": (BT601, LIMITED),
@@ -106,8 +114,8 @@ def _look_at_photo(findings: Findings, device: Device, files: MediaFolder) -> No
         pixels, milliseconds = run_timed(device, graph, image_feeds([media]))
         times.append(round(milliseconds, 2))
 
-    wrong = wrong_numbers(pixels[0], 7, [0])
-    away = difference(pixels[0], cpu_image(media))
-    findings.fact("photo", {"ms": times, "wrong": wrong, "difference": round(away, 2)})
-    text = f"JPEG of 500x375 through DALI: {min(times):.1f} ms, {away:.1f} of 255 from the CPU's"
-    (findings.bad if wrong or away > NEAR else findings.good)(text)
+    row = compare(pixels[0], cpu_image(media), 7, [0])
+    findings.fact("photo", {"ms": times, **row})
+    name = "JPEG of 500x375"
+    if judge_pictures(findings, name, row):
+        findings.good(f"{name} through DALI: {min(times):.1f} ms, {row['difference']} of 255 away")

@@ -29,10 +29,7 @@ def _look_at_cores(findings: Findings) -> None:
     findings.fact("cores", {"machine": os.cpu_count(), "allowed": cores, "quota": quota})
     text = f"{cores} of {os.cpu_count()} cores, {_cpu_name()}"
     if quota is not None and quota < cores:
-        findings.note(
-            f"{text}, but the container may use {quota:g} at a time:"
-            f" set loader.threads to {max(1, int(quota))}"
-        )
+        findings.note(f"{text}, but the container may use {quota:g} at a time")
     else:
         findings.good(text)
 
@@ -76,11 +73,11 @@ def cpu_quota(root: Path = _GROUPS, own: Path = _OWN_GROUPS) -> float | None:
     """
     quotas = []
     for folder in _groups(root, own, "cpu"):
-        words = _read(folder / "cpu.max").split()
+        words = read_text(folder / "cpu.max").split()
         if len(words) == 2 and words[0].isdecimal():
             quotas.append(int(words[0]) / int(words[1]))
-        quota = _read(folder / "cpu.cfs_quota_us")
-        period = _read(folder / "cpu.cfs_period_us")
+        quota = read_text(folder / "cpu.cfs_quota_us")
+        period = read_text(folder / "cpu.cfs_period_us")
         if quota.isdecimal() and period.isdecimal() and int(period):
             quotas.append(int(quota) / int(period))
     return min(quotas, default=None)
@@ -91,7 +88,7 @@ def memory_limit(root: Path = _GROUPS, own: Path = _OWN_GROUPS) -> int | None:
     limits = []
     for folder in _groups(root, own, "memory"):
         for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
-            text = _read(folder / name)
+            text = read_text(folder / name)
             if text.isdecimal() and int(text) < _UNLIMITED:
                 limits.append(int(text))
     return min(limits, default=None)
@@ -100,7 +97,7 @@ def memory_limit(root: Path = _GROUPS, own: Path = _OWN_GROUPS) -> int | None:
 def _groups(root: Path, own: Path, controller: str) -> list[Path]:
     """The folders of this process's control groups, and of those around them."""
     folders = {root, root / controller}
-    for line in _read(own).splitlines():
+    for line in read_text(own).splitlines():
         _, controllers, path = line.split(":", 2)
         base = root / controller if controller in controllers.split(",") else root
         group = base / path.lstrip("/")
@@ -111,20 +108,21 @@ def _groups(root: Path, own: Path, controller: str) -> list[Path]:
 
 
 def _meminfo(name: str) -> int | None:
-    for line in _read(Path("/proc/meminfo")).splitlines():
+    for line in read_text(Path("/proc/meminfo")).splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
     return None
 
 
 def _cpu_name() -> str:
-    for line in _read(Path("/proc/cpuinfo")).splitlines():
+    for line in read_text(Path("/proc/cpuinfo")).splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """What a file of the kernel says; "" if there is none."""
     try:
         return path.read_text(errors="replace").strip()
     except OSError:

@@ -1,19 +1,16 @@
 """Photos through DALI: orientations, rare kinds and damage, beside the CPU's decoder."""
 
 import os
-import shutil
 from pathlib import Path
 
 import cv2
 
 from omnidali.doctor.device import Device
-from omnidali.doctor.faults import compare_roads, judge
+from omnidali.doctor.faults import compare_roads, judge, make_damaged_world
 from omnidali.doctor.findings import Findings
-from omnidali.doctor.first_look import NEAR
 from omnidali.doctor.media import MediaFolder
-from omnidali.doctor.pictures import cpu_image, difference, media_of, wrong_numbers
+from omnidali.doctor.pictures import compare, cpu_image, judge_pictures, media_of
 from omnidali.doctor.roads import image_feeds, image_graph, run_timed
-from omnidali.doctor.world import World
 from omnidali.pipelines import Graph
 from omnidali.testing.odd_media import MediaMaker, odd_image, turned_jpeg, write_cmyk_jpeg
 
@@ -72,35 +69,22 @@ def _look_at(findings: Findings, device: Device, graph: Graph, name: str, folder
     make(path, _FILE)
     media = media_of(path, is_image=True)
     pixels, milliseconds = run_timed(device, graph, image_feeds([media]))
-    wrong = wrong_numbers(pixels[0], _FILE, [0])
-    away = round(difference(pixels[0], cpu_image(media)), 2)
-    findings.fact(
-        name, {"codec": media.codec, "wrong": wrong, "difference": away, "ms": milliseconds}
-    )
-    if not wrong and away <= NEAR:
-        return True
-    (findings.bad if is_sure else findings.note)(
-        f"{name}: {wrong[0] if wrong else f'{away} of 255 from the picture of the CPU'}"
-    )
-    return False
+    row = compare(pixels[0], cpu_image(media), _FILE, [0])
+    findings.fact(name, {"codec": media.codec, "ms": round(milliseconds, 2), **row})
+    return judge_pictures(findings, name, row, is_sure)
 
 
 def _look_at_loader(findings: Findings, device: Device) -> None:
     """Load photos of which some were damaged after the probe."""
     files = MediaFolder(findings.context.scratch)
-    folder = files.folder / "loaded-photos"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    paths = []
-    for number in range(12):
-        paths.append(folder / f"{number}.jpg")
-        shutil.copyfile(files.image(number), paths[-1])
-    world = World(folder, {"photos": paths}, {"photos": {"kind": "image"}})
-    world.build()
-
-    os.truncate(paths[1], paths[1].stat().st_size // 2)
-    paths[2].unlink()
-    paths[3].write_bytes(b"no picture at all")
+    photos = [files.image(number) for number in range(12)]
+    world = make_damaged_world(files.folder / "loaded-photos", photos, "image", _damage)
     found = compare_roads(world, device, _STEPS)
     findings.fact(_LOADED, vars(found))
     judge(findings, _LOADED, found, allowed=3)
+
+
+def _damage(photos: list[Path]) -> None:
+    os.truncate(photos[1], photos[1].stat().st_size // 2)
+    photos[2].unlink()
+    photos[3].write_bytes(b"no picture at all")

@@ -11,9 +11,11 @@ from omnidali.catalog.probing.image_probe import probe_image
 from omnidali.catalog.probing.video_probe import probe_video
 from omnidali.decoding.image import decode_image
 from omnidali.decoding.video import decode_video
+from omnidali.doctor.findings import Findings
 from omnidali.testing.numbered_media import read_numbers
 
 SIZE = 160  # side of the crops, pixels
+NEAR = 4.0  # mean difference of one picture on both roads, on the scale 0..255
 
 
 def media_of(path: Path, is_image: bool = False) -> Media:
@@ -31,7 +33,7 @@ def middle(media: Media) -> np.ndarray:
 
 
 def cpu_video(media: Media, frames: Sequence[int]) -> np.ndarray:
-    """The same of the CPU's road: uint8 (F, S, S, 3).
+    """The middle of frames of a video on the CPU's road: uint8 (F, S, S, 3).
 
     Raises:
         DecodeError: if none of the frames comes.
@@ -42,7 +44,7 @@ def cpu_video(media: Media, frames: Sequence[int]) -> np.ndarray:
 
 
 def cpu_image(media: Media) -> np.ndarray:
-    """An image on the CPU's road: uint8 (1, S, S, 3).
+    """The middle of an image on the CPU's road: uint8 (1, S, S, 3).
 
     Raises:
         DecodeError: if it does not decode.
@@ -60,6 +62,43 @@ def wrong_numbers(pixels: np.ndarray, file: int, frames: Sequence[int]) -> list[
         for (name, number), frame in zip(shown, frames, strict=True)
         if (name, number) != (file, frame)
     ]
+
+
+def compare(shown: np.ndarray, right: np.ndarray, file: int, frames: Sequence[int]) -> dict:
+    """How DALI's pictures and the CPU's differ from each other, and from what they should show.
+
+    Args:
+        shown: by DALI, (F, S, S, 3).
+        right: by the CPU, likewise.
+        file: its number.
+        frames: their numbers.
+    """
+    return {
+        "wrong": wrong_numbers(shown, file, frames),
+        "wrong on the CPU": wrong_numbers(right, file, frames),
+        "difference": round(difference(shown, right), 2),
+    }
+
+
+def judge_pictures(findings: Findings, name: str, row: dict, is_sure: bool = True) -> bool:
+    """Say what is wrong in a row of :func:`compare`; returns whether DALI's pictures are right.
+
+    Args:
+        findings: of the check.
+        name: of the case.
+        row: what was found.
+        is_sure: whether DALI has to decode it; else a failure is only worth knowing.
+    """
+    if row["wrong on the CPU"]:
+        findings.bad(f"{name} on the CPU: {row['wrong on the CPU'][0]}")
+    fault = ""
+    if row["wrong"]:
+        fault = f"{name} through DALI: {row['wrong'][0]}"
+    elif row["difference"] > NEAR:
+        fault = f"{name}: {row['difference']} of 255 from the CPU's picture"
+    if fault:
+        (findings.bad if is_sure else findings.note)(fault)
+    return not fault
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> float:

@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from omnidali.catalog.database.media import Media
 from omnidali.catalog.probing.packet_index import PacketIndex
 from omnidali.decoding.colours import rgb_correction
 from omnidali.decoding.excerpt import make_excerpt
-from omnidali.doctor.device import Device
+from omnidali.doctor.device import Device, pixels_of
 from omnidali.doctor.pictures import SIZE, middle
 from omnidali.pipelines import EncodedImages, EncodedVideos, Feeds, Graph
 
@@ -30,21 +31,21 @@ class Stream:
     colours: np.ndarray
 
 
-StreamMaker = Callable[[Media, Sequence[int]], Stream]
+StreamMaker = Callable[[Media, Sequence[int], Device], Stream]
 
 
-def excerpt_of(media: Media, frames: Sequence[int]) -> Stream:
+def excerpt_of(media: Media, frames: Sequence[int], device: Device) -> Stream:
     """What some frames of a video need, as the loader feeds it.
 
     Raises:
         DecodeError: if no excerpt of the file can be made.
     """
-    excerpt = make_excerpt(media, np.array(frames))
+    excerpt = make_excerpt(media, np.array(frames), shows_hidden=device.number is not None)
     colours = rgb_correction(excerpt.colorspace, excerpt.is_full_range)
     return Stream(excerpt.data, excerpt.places, colours)
 
 
-def whole_file(media: Media, frames: Sequence[int]) -> Stream:
+def whole_file(media: Media, frames: Sequence[int], device: Device) -> Stream:
     """The whole video, for comparison."""
     index = PacketIndex.unpack(media.packets)
     return Stream(
@@ -102,7 +103,7 @@ def run_timed(device: Device, graph: Graph, feeds: Feeds) -> tuple[np.ndarray, f
     (output,) = graph.run(feeds)
     device.synchronise()
     milliseconds = 1000 * (time.perf_counter() - begun)
-    return device.pixels(output), milliseconds
+    return pixels_of(torch.from_dlpack(output)), milliseconds
 
 
 def show_frames(
@@ -118,7 +119,7 @@ def show_frames(
         PipelineError, DecodeError: if they do not decode.
     """
     begun = time.perf_counter()
-    feeds = video_feeds([media], [make_stream(media, frames)])
+    feeds = video_feeds([media], [make_stream(media, frames, device)])
     before = 1000 * (time.perf_counter() - begun)
     pixels, milliseconds = run_timed(device, graph, feeds)
     return pixels[0], before + milliseconds

@@ -31,14 +31,12 @@ class Check:
             :class:`~omnidali.doctor.findings.Findings`.
         seconds: that it may take.
         case_seconds: that one of its cases may take.
-        needs_gpu: whether it looks at a GPU.
     """
 
     name: str
     function: str
     seconds: float
     case_seconds: float = 20.0
-    needs_gpu: bool = False
 
 
 @dataclass

@@ -119,7 +119,7 @@ def _decoder(
             batch = [clips[(first + place) % len(clips)] for place in range(count)]
             media = [one for one, _ in batch]
             batches.append(
-                video_feeds(media, [maker(one, frames.tolist()) for one, frames in batch])
+                video_feeds(media, [maker(one, frames.tolist(), device) for one, frames in batch])
             )
 
         def decode(turn: int) -> int:

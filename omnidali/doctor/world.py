@@ -13,12 +13,11 @@ from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.reader import CatalogReader
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.config.schema import ClipConfig, SourceConfig
-from omnidali.doctor.device import Device
+from omnidali.doctor.device import Device, pixels_of
 from omnidali.loading.batch import StepBatch
 from omnidali.loading.fusion import FusionIterator, LoaderOptions
 from omnidali.planning.train_plan import TrainPlan
 from omnidali.testing.numbered_media import read_numbers
-from omnidali.utils.constants import MEAN, STD
 
 _SEED = 7
 # middle crops, so that painted numbers can be read
@@ -120,23 +119,15 @@ class World:
             yield loader
 
 
-def shown_numbers(batch: StepBatch) -> list[tuple[int, tuple[tuple[int, int], ...]]]:
-    """(slot, ((file, frame), ...)) of each clip that a step shows, by the painted numbers."""
-    shown = []
+def clips_of(batch: StepBatch) -> list[tuple[int, np.ndarray]]:
+    """(slot, clip (T, S, S, 3) on the scale 0..255) of a step, by slot."""
+    clips: list[tuple[int, np.ndarray]] = []
     for group in batch.groups:
-        clips = group.clips.float().cpu().permute(0, 2, 3, 4, 1)
-        pixels = (clips * torch.tensor(STD) + torch.tensor(MEAN)).numpy()
-        for slot, clip in zip(group.slot.tolist(), pixels, strict=True):
-            shown.append((slot, tuple(map(read_numbers, clip))))
-    return sorted(shown)
+        pixels = pixels_of(group.clips.permute(0, 2, 3, 4, 1))
+        clips += zip(group.slot.tolist(), pixels, strict=True)
+    return sorted(clips, key=lambda clip: clip[0])
 
 
-def pixels_of(batch: StepBatch) -> np.ndarray:
-    """All clips of a step, by slot, on the scale 0..255, as one row each."""
-    rows = []
-    for group in batch.groups:
-        clips = group.clips.float().cpu().permute(0, 2, 3, 4, 1) * torch.tensor(STD)
-        pixels = (clips + torch.tensor(MEAN)).numpy()
-        rows += list(zip(group.slot.tolist(), pixels, strict=True))
-    rows.sort(key=lambda row: row[0])
-    return np.concatenate([pixels.reshape(-1) for _, pixels in rows])
+def shown_numbers(clip: np.ndarray) -> tuple[tuple[int, int], ...]:
+    """(file, frame) of each frame of a clip, by the painted numbers."""
+    return tuple(map(read_numbers, clip))

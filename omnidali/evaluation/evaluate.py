@@ -1,5 +1,6 @@
 """Score a checkpoint on held-out data: each item with all views, on any number of ranks."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from omnidali.config.schema import Config
@@ -40,13 +41,7 @@ def evaluate(
     data = open_data(config, ranks, training=False, classes=state.get("classes"))
     assert data.evaluation is not None and config.evaluation.source is not None
     names = state.get("classes") or list(data.class_names)
-    if list(data.class_names) != names[: len(data.class_names)]:
-        raise UserError(
-            "evaluation.source",
-            f"the checkpoint's classes ({', '.join(names[:3])}, ...)",
-            f"{', '.join(data.class_names[:3])}, ...",
-            "Use the classes and lists of the training.",
-        )
+    _check_classes(names, data.class_names)
     model = build_model(config.model, len(names), config.clip.clip_len)
     load_weights(model, {**state, "state_dict": best_weights(state)}, str(path))
     model.to(ranks.device)
@@ -81,6 +76,17 @@ def evaluate(
         write_record(config.run_dir, record)
         write_reports(reports_folder(config, protocol), accuracy, scores, data.evaluation, names)
     return result
+
+
+def _check_classes(trained: Sequence[str], found: Sequence[str]) -> None:
+    """Refuse data of other classes than those of the training."""
+    if list(found) != list(trained[: len(found)]):
+        raise UserError(
+            "evaluation.source",
+            f"the checkpoint's classes ({', '.join(trained[:3])}, ...)",
+            f"{', '.join(found[:3])}, ...",
+            "Use the classes and lists of the training.",
+        )
 
 
 def reports_folder(config: Config, protocol: str) -> Path:

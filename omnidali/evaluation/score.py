@@ -55,12 +55,9 @@ def score_items(
         RuntimeError: if an item was not scored exactly as often as it has views.
     """
 
-    def probabilities(clips: torch.Tensor) -> torch.Tensor:
-        return model(clips).float().softmax(dim=1)
-
     was_training = model.training
     model.eval()
-    network = model if views.average == "score" else probabilities
+    network = model if views.average == "score" else _giving_probabilities(model)
     # The last column counts the ranks that scored the item.
     table_scores = np.zeros((len(table), model.cls_head.fc_cls.out_features + 1))
     for rows, outputs, decoded in run_over(
@@ -81,6 +78,10 @@ def score_items(
     model.train(was_training)
 
     return _check_scores(ranks.sum(torch.from_numpy(table_scores).to(ranks.device)).cpu().numpy())
+
+
+def _giving_probabilities(model: Recognizer) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda clips: model(clips).float().softmax(dim=1)
 
 
 def _check_scores(table_scores: np.ndarray) -> np.ndarray | None:
@@ -168,9 +169,7 @@ def run_over(
                 raise RuntimeError(
                     f"items were seen {counts.min()} to {counts.max()} times, not {seen} times"
                 )
-            decoded = np.ones(len(rows), bool)
-            decoded[places[~group.valid.cpu().numpy()]] = False
-
+            decoded = ~np.isin(np.arange(len(rows)), places[~group.valid.cpu().numpy()])
             inside = rows < len(table)  # rows past the end only fill up the last step
             yield rows[inside], means[inside], decoded[inside]
             bar.update()

@@ -123,11 +123,8 @@ def ablate(
     planned = [(names[key], seed, trainings[key]) for seed in seeds for key in trainings]
     runs = TrainingRuns(out, ranks, plan_runs(planned, data, out))
     take()
-    runs.times.announce(
-        out,
-        ranks,
-        f"variants: {len(variants)}, shares of the labels: {len(fractions)}, seeds: {len(seeds)}",
-    )
+    what = f"variants: {len(variants)}, shares of the labels: {len(fractions)}, seeds: {len(seeds)}"
+    runs.times.announce(out, ranks, what)
 
     results: dict[tuple[float, str], list[dict]] = {}
     for seed in seeds:

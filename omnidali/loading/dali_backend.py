@@ -214,7 +214,7 @@ class DaliBackend:
         """Read what is needed of a file; None if it is not what the probe saw, or why it fails."""
         task.mark_file(media)
         try:
-            return read_content(media, frames)
+            return read_content(media, frames, shows_hidden=self._graphs.on_gpu)
         except Exception as error:  # the CPU tries as well, and may say something else
             return cause_of(error)
 

@@ -28,12 +28,15 @@ class FileContent:
     colours: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
-def read_content(media: Media, frames: np.ndarray | None) -> FileContent | None:
+def read_content(
+    media: Media, frames: np.ndarray | None, *, shows_hidden: bool = False
+) -> FileContent | None:
     """Read what is needed of a file.
 
     Args:
         media: the file.
         frames: int (F / P,), the wanted frames of a video; none of an image.
+        shows_hidden: as of :func:`~omnidali.decoding.excerpt.make_excerpt`.
 
     Returns:
         None if the file is not what the probe saw: the CPU says what is wrong with it, or decodes
@@ -46,7 +49,7 @@ def read_content(media: Media, frames: np.ndarray | None) -> FileContent | None:
         data = media.span.read_bytes(MAX_IMAGE_BYTES)
         return FileContent(np.frombuffer(data, np.uint8)) if _is_probed(data, media) else None
     try:
-        excerpt = make_excerpt(media, frames)
+        excerpt = make_excerpt(media, frames, shows_hidden=shows_hidden)
     except DecodeError:
         return None
     colours = rgb_correction(excerpt.colorspace, excerpt.is_full_range)

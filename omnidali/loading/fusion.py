@@ -8,7 +8,7 @@ from typing import NotRequired, Self, TypedDict
 import torch
 
 from omnidali.config.schema import LoaderConfig, MediaConfig
-from omnidali.decoding.routes import describe_codecs, describe_files, gives_same_pixels
+from omnidali.decoding.routes import describe_codecs, gives_same_pixels
 from omnidali.errors import UserError
 from omnidali.loading.backend import Workers
 from omnidali.loading.batch import StepBatch
@@ -19,7 +19,7 @@ from omnidali.loading.failures.quarantine import Quarantine
 from omnidali.loading.failures.tracker import FailureTracker
 from omnidali.loading.prefetcher import ERROR_SECONDS, Prefetcher
 from omnidali.loading.source_decoder import SourceDecoder
-from omnidali.loading.source_routes import route_sources
+from omnidali.loading.source_routes import describe_sources, route_sources
 from omnidali.loading.stats import Meter, SourceStats
 from omnidali.loading.step_buffer import StepBuffer
 from omnidali.loading.thread_plan import thread_plan
@@ -159,22 +159,14 @@ class FusionIterator:
         self.file_routes = route_sources(
             plan.tables, sources, self.device, tried=trial.tried, left=self._left
         )
-        on_gpu = self.device.type == "cuda"
-        self.routes = [
-            describe_files(table, routes, on_gpu, cpu_share)
-            for table, routes in zip(plan.tables, self.file_routes, strict=True)
-        ]
+        self.routes = describe_sources(plan.tables, self.file_routes, self.device, cpu_share)
 
         # the number of threads is that of one rank already
         threads_of = thread_plan(self._settings.threads, 1, len(plan.tables))
         self._device = device_work(self.device)
         self._workers = Workers(threads_of, self._device)
         self._decoders = self._make_decoders(quarantine)
-        shares = plan.mixing.shares if isinstance(plan, TrainPlan) else [1.0]
-        self._meters = [
-            Meter(float(share), decoder.tracker, decoder.failures)
-            for share, decoder in zip(shares, self._decoders, strict=True)
-        ]
+        self._meters = self._make_meters()
         self._buffers = BufferPool()
         self._trim = Trimmer(self._buffers, self._settings.threads)
 
@@ -197,6 +189,13 @@ class FusionIterator:
             for number, (table, routes) in enumerate(
                 zip(self.plan.tables, self.file_routes, strict=True)
             )
+        ]
+
+    def _make_meters(self) -> list[Meter]:
+        shares = self.plan.mixing.shares if isinstance(self.plan, TrainPlan) else [1.0]
+        return [
+            Meter(float(share), decoder.tracker, decoder.failures)
+            for share, decoder in zip(shares, self._decoders, strict=True)
         ]
 
     def __iter__(self) -> Self:

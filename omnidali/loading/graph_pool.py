@@ -103,11 +103,15 @@ class GraphPool:
     Args:
         plan: of the threads.
         device: where the clips go.
+
+    Attributes:
+        on_gpu: whether the graphs run there.
     """
 
     def __init__(self, plan: ThreadPlan, device: torch.device):
         self._plan = plan
         self._device_id = device.index or 0 if device.type == "cuda" else None
+        self.on_gpu = self._device_id is not None
         self._lock = threading.Lock()
         self._waiting: list[GraphRun] = []
         self._at_work: list[GraphRun] = []

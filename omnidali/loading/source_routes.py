@@ -7,7 +7,7 @@ import torch
 
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.config.schema import MediaConfig
-from omnidali.decoding.routes import Routes, choose_routes
+from omnidali.decoding.routes import Routes, choose_routes, describe_files
 from omnidali.errors import UserError
 from omnidali.loading.failures.dali_failures import known_records
 from omnidali.loading.failures.quarantine import Quarantine
@@ -53,6 +53,20 @@ def route_sources(
             "Unset it, or use decode: cpu.",
         )
     return routes
+
+
+def describe_sources(
+    tables: Sequence[SourceTable],
+    routes: Sequence[Routes],
+    device: torch.device,
+    cpu_share: float,
+) -> list[str]:
+    """A line a source, as of :func:`~omnidali.decoding.routes.describe_files`."""
+    on_gpu = device.type == "cuda"
+    return [
+        describe_files(table, of_source, on_gpu, cpu_share)
+        for table, of_source in zip(tables, routes, strict=True)
+    ]
 
 
 def capability_of(device: torch.device) -> tuple[int, int] | None:

@@ -64,8 +64,8 @@ class CodecTrial:
         return self.difference <= MOST_DIFFERENCE and 2 * self.misplaced <= self.clips
 
 
-class Roads:
-    """The two ways to decode a few clips of one source; nothing of them is kept or reported.
+class SourceTrial:
+    """Decodes a few clips of one source both ways; nothing of them is kept or reported.
 
     Args:
         table: of the source.

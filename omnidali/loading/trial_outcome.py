@@ -12,14 +12,13 @@ from omnidali.decoding.routes import DALI, HYBRID, choose_routes
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.loading.source_routes import capability_of
-from omnidali.loading.trial import MOST_DIFFERENCE, CodecTrial, Roads
+from omnidali.loading.trial import MOST_DIFFERENCE, CodecTrial, SourceTrial
+from omnidali.utils.constants import CUVID_LIBRARY, VIDEO_CAPABILITY
 from omnidali.utils.log import LOG
 
 # By source, by setting and kind of device ("auto on a GPU"), and by codec: why the CPU decodes it,
 # or "" if DALI does. A run that moves to another kind of device and back finds its own again.
 TrialRecord = Mapping[str, Mapping[str, Mapping[str, str]]]
-
-_LIBRARY = "libnvcuvid.so.1"
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class _Outcome:
             return {}  # nothing to choose
         self._record.setdefault(table.name, {})[setting] = record
 
-        trials = Roads(
+        trials = SourceTrial(
             table,
             routes,
             device=self._device,
@@ -152,12 +151,10 @@ class _Outcome:
         """Stop, or say once that the CPU steps in."""
         codecs = ", ".join(broken)
         reason = next(iter(broken.values()))
-        lacks_library = _LIBRARY in reason
         advice = "Run `omnidali doctor`"
-        if lacks_library:
+        if CUVID_LIBRARY in reason:
             advice = (
-                "Start the container with the driver's capability `video`"
-                " (NVIDIA_DRIVER_CAPABILITIES=compute,utility,video)"
+                f"Start the container with the driver's capability `video` ({VIDEO_CAPABILITY})"
             )
         if decode == DALI or (decode == HYBRID and is_all):
             raise UserError(
@@ -179,7 +176,7 @@ class _Outcome:
         """Why nothing of a codec was decoded."""
         is_video = not table.kind.has_images
         if is_video and self._capability is not None and not _has_library():
-            return f"no {_LIBRARY}, NVIDIA's decoder of videos: {trial.failure}"
+            return f"no {CUVID_LIBRARY}, NVIDIA's decoder of videos: {trial.failure}"
         return trial.failure
 
     @property
@@ -189,7 +186,7 @@ class _Outcome:
 
 def _has_library() -> bool:
     try:
-        ctypes.CDLL(_LIBRARY)
+        ctypes.CDLL(CUVID_LIBRARY)
     except OSError:
         return False
     return True

@@ -215,11 +215,14 @@ def make_index(scan: PacketScan, frames: Frames, read: ReadAt) -> PacketIndex:
 
 
 def _disposable(scan: PacketScan) -> np.ndarray:
-    """Packets that may be left out, bool (P,): none if the headers of others are unclear."""
-    is_known = scan.unclear is None
+    """Packets that may be left out, bool (P,): none if the headers of others are unclear, or some
+    are known to be damaged.
+    """
+    # what FFmpeg makes up for a damaged picture depends on all that it decoded before
+    is_known = scan.unclear is None and not scan.damaged
     if scan.context.codec.canonical_name == "mpeg4":  # only a decoder counts its frames
         # FFmpeg takes the distance of fields from the first picture that no other refers to
-        is_known = not scan.has_packed_pictures and not scan.is_interlaced
+        is_known = not (scan.has_packed_pictures or scan.is_interlaced or scan.damaged)
     return np.array([is_known and packet.is_disposable for packet in scan.packets], bool)
 
 

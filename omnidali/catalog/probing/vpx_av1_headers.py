@@ -90,7 +90,8 @@ class Vp9Reader(_ShownReader):
         self._size: tuple[int, ...] | None = None
 
     def _frames(self, data: bytes) -> list[_Frame]:
-        return [self._read_frame(BitReader(frame[:_VP9_HEADER])) for frame in _split(data)]
+        frames = split_superframe(data)
+        return [self._read_frame(BitReader(frame[:_VP9_HEADER])) for frame in frames]
 
     def _read_frame(self, bits: BitReader) -> _Frame:
         if bits.take(2) != 2:
@@ -147,7 +148,7 @@ def _read_colours(bits: BitReader, profile: int) -> tuple[int, ...]:
     return depth, bits.take(3) if profile & 1 else 0
 
 
-def _split(data: bytes) -> list[bytes]:
+def split_superframe(data: bytes) -> list[bytes]:
     """The frames of a VP9 superframe (annex B), or the packet itself."""
     mark = data[-1]
     count = (mark & 7) + 1
@@ -249,6 +250,11 @@ class Av1Reader(_ShownReader):
         self._picture_format = self._picture_format or self._sequence.picture_format
         if self._sequence.picture_format != self._picture_format:
             raise UnclearHeadersError("the picture size changes")
+
+
+def frame_headers(data: bytes) -> list[bytes]:
+    """The units of an AV1 packet that begin with a frame's header."""
+    return [unit for kind, unit in _units(data) if kind in (_FRAME_HEADER, _FRAME)]
 
 
 def _units(data: bytes) -> Iterator[tuple[int, bytes]]:

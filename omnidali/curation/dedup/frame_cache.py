@@ -117,10 +117,9 @@ def fill_cache(
     """
     cache = FrameCache(folder, items, width, dtype, ranks)
     todo, tried = ranks.on_main(cache.find_missing)
-    config = allow_again(config, tried)
-    config = replace(config, clip=replace(config.clip, clip_len=1, frame_interval=1))
+    clip = replace(config.clip, clip_len=1, frame_interval=1)
+    config = replace(allow_again(config, tried), clip=clip)
     trial = hold_trial([(items.table, source)], ranks, config.loader)
-
     try:
         for count in np.unique(items.counts[todo]).tolist():
             rows = todo[items.counts[todo] == count]
