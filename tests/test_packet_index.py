@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 
+import omnidali
 from conftest import media_of, watch_decoder
 from omnidali.catalog.probing.file_span import FileSpan, Region
 from omnidali.catalog.probing.packet_decoder import PacketDecoder
@@ -203,3 +204,39 @@ def test_file_changed_after_the_probe_falls_back_to_the_demuxer(tmp_path):
     with pytest.raises(DecodeError, match="changed after the probe"):
         # its packets are not even tried
         next(indexed_frames(media, PacketIndex.unpack(media.packets), [3]))
+
+
+def test_hevc_pictures_that_others_refer_to_stay_whatever_their_headers_say(tmp_path):
+    """An encoder that calls all of them disposable: without one, those after it are wrong."""
+    path = tmp_path / "a.mp4"
+    options = {"x265-params": "log-level=none:bframes=0:keyint=12"}
+    write_video(path, 1, frames=24, width=160, height=128, codec="libx265", options=options)
+    media = media_of(path)
+    index = PacketIndex.unpack(media.packets)
+    data = bytearray(path.read_bytes())
+    for offset in index.offsets[~index.keys].tolist():
+        assert data[offset + 4] >> 1 == 1  # TRAIL_R
+        data[offset + 4] = 0  # TRAIL_N
+    path.write_bytes(data)
+
+    right = PacketIndex.unpack(media_of(path).packets)
+    assert not right.disposable.any()
+    whole = omnidali.read_frames(path, range(24))
+    for number in (11, 20, 5):
+        assert np.array_equal(omnidali.read_frames(path, [number])[0], whole[number])
+
+
+def test_join_of_two_encodings_is_the_cpus(tmp_path):
+    """The parameter sets of the second one take the numbers of the first one's, once."""
+    for name, options in (("a", {"crf": "20"}), ("b", {"x264-params": "cabac=0:8x8dct=0:ref=1"})):
+        write_video(tmp_path / f"{name}.h264", 1, frames=12, width=64, height=64, options=options)
+    joined = (tmp_path / "a.h264").read_bytes() + (tmp_path / "b.h264").read_bytes()
+    (tmp_path / "j.h264").write_bytes(joined)
+    with av.open(str(tmp_path / "j.h264")) as video, av.open(str(tmp_path / "j.mkv"), "w") as out:
+        stream = video.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        for number, packet in enumerate(packet for packet in video.demux(stream) if packet.size):
+            packet.pts = packet.dts = number
+            packet.stream = copy
+            out.mux(packet)
+    assert media_of(tmp_path / "j.mkv").codec.startswith("h264:edited")

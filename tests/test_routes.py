@@ -111,7 +111,7 @@ def test_gpu_that_lacks_av1(capability):
         ("h264:irregular", 639, 360, "with odd sides"),
         ("h264:open-gop:irregular", 640, 360, "with open GOPs"),
         ("h264:uncounted:irregular", 640, 360, "whose frames no packet tells apart"),
-        ("h264:edited", 640, 360, "cut by their edit list in the middle"),
+        ("h264:edited", 640, 360, "with frames left out or settings that change"),
         ("h264:damaged", 640, 360, "damaged"),
         ("h264:anamorphic", 640, 360, "with stretched pixels"),
         ("hevc:yuv420p10le", 640, 360, "in yuv420p10le, which is not 8-bit 4:2:0"),

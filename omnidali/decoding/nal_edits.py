@@ -110,8 +110,9 @@ class NalEditor:
 
     def _edit_unit(self, unit: bytes) -> bytes:
         head = 1 if self._codec == "h264" else 2
-        is_set = len(unit) > head and _kind(self._codec, unit) == _SPS[self._codec]
-        if not is_set:
+        if len(unit) <= head or _kind(self._codec, unit) != _SPS[self._codec]:
+            return unit
+        if head == 2 and (unit[0] & 1 or unit[1] & 0xF8):  # of another layer: a second view
             return unit
         edited, self.coded_size = _without_cropping(self._codec, unit)
         return edited

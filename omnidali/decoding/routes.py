@@ -43,7 +43,7 @@ _VARIANTS = {
     "anamorphic": "with stretched pixels",
     "cmyk": "in CMYK",
     "damaged": "damaged",
-    "edited": "cut by their edit list in the middle",
+    "edited": "with frames left out or settings that change",
     "indirect": "in a container that cuts packets up",
     "interlaced": "interlaced",
     "open-gop": "with open GOPs",

@@ -18,6 +18,7 @@ _MAX_REORDER = 16  # frames, of H.264 and HEVC
 _MAX_SIDE = 65_535  # pixels, of the index's fields
 _TRIED_KEYS = 8  # keyframes to decode from; if one of these fails, all others are tried as well
 _TRIED_PACKETS = 64  # after each of them at most
+_TRIED_DISPOSABLE = 12  # packets from which those that no other refers to are left out
 # Codecs of which each packet gives one frame, in order, and none refers to another.
 _STILLS = {"mjpeg"}
 # Codecs of which a packet gives no frame for reasons that decoders see differently.
@@ -205,6 +206,9 @@ def make_index(scan: PacketScan, frames: Frames, read: ReadAt) -> PacketIndex:
     if index.is_direct:
         trial = _Trial(scan, index, read)
         if trial.gives_first_frame():
+            if codec == "hevc" and not trial.needs_no_disposable():
+                index = replace(index, disposable=None)
+                trial = _Trial(scan, index, read)
             return replace(index, keys=trial.true_keys())
         index = replace(index, is_direct=False)
 
@@ -238,6 +242,24 @@ class _Trial:
     def gives_first_frame(self) -> bool:
         assert self._scan.first is not None
         return self._checksums([0]) == {0: frame_checksum(self._scan.first)}
+
+    def needs_no_disposable(self) -> bool:
+        """Whether the frames after the first keyframe decode whole without disposable packets.
+
+        Those of HEVC are so by their own word alone: an encoder may be wrong.
+        """
+        assert self._index.disposable is not None
+        is_tried = ~self._index.disposable[:_TRIED_DISPOSABLE]
+        is_tried[[len(is_tried) // 2, -1]] = True  # a wanted one may refer to one that is not
+        numbers = self._index.numbers[: len(is_tried)][is_tried]
+        wanted = numbers[numbers >= max(0, self._index.numbers[0])].tolist()
+        codec = self._scan.context.codec.canonical_name
+        decoder = PacketDecoder(codec, self._index)
+        try:
+            frames = [frame for _, frame in decoder.frames(self._index, self._read, wanted)]
+        except (av.FFmpegError, ValueError):
+            return False
+        return len(frames) == len(wanted) and not any(frame.is_corrupt for frame in frames)
 
     def true_keys(self) -> np.ndarray:
         """The keyframes from which on all frames have the pixels that they have without a jump.

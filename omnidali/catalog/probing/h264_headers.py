@@ -83,9 +83,11 @@ class H264Reader(NalReader):
         bits = BitReader(unescape(unit[1:]))
         if kind == _SPS:
             number, sps = read_h264_sps(bits)
+            self.replaces_sets |= number in self._sps
             self._sps[number] = sps
         else:
             number, sps_number = bits.golombs(2)
+            self.replaces_sets |= number in self._pps
             self._pps[number] = Pps(sps_number)
 
     def _read_slice(self, data: bytes, flagged: bool) -> CodedPicture:

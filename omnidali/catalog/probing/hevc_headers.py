@@ -63,9 +63,11 @@ class HevcReader(NalReader):
         bits = BitReader(unescape(unit[2:]))
         if kind == _SPS:
             number, sps = read_hevc_sps(bits)
+            self.replaces_sets |= number in self._sps
             self._sps[number] = sps
         else:
             number, sps_number = bits.golombs(2)
+            self.replaces_sets |= number in self._pps
             bits.take(1)  # dependent slices
             self._pps[number] = Pps(sps_number, bool(bits.take(1)), bits.take(3))
 

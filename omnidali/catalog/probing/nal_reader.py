@@ -89,10 +89,13 @@ class NalReader:
     Attributes:
         max_reorder: how many frames a decoder holds back, as the stream says; None if it does
             not.
+        replaces_sets: whether a parameter set has taken the number of another one. A decoder that
+            jumps may have the wrong one.
     """
 
     def __init__(self, extradata: bytes) -> None:
         self.max_reorder: int | None = 0
+        self.replaces_sets = False
         self._sps: dict[int, Sps] = {}
         self._pps: dict[int, Pps] = {}
         self._known_sets: set[bytes] = set()

@@ -14,6 +14,7 @@ from omnidali.catalog.probing.h264_headers import H264Reader
 from omnidali.catalog.probing.hevc_headers import HevcReader
 from omnidali.catalog.probing.limits import check_video
 from omnidali.catalog.probing.mpeg4_headers import count_pictures, is_lone_b_picture
+from omnidali.catalog.probing.nal_reader import NalReader
 from omnidali.catalog.probing.packet_index import FRAMING
 from omnidali.catalog.probing.run_checksums import RunChecksums
 from omnidali.catalog.probing.vpx_av1_headers import Av1Reader, Vp9Reader
@@ -271,6 +272,11 @@ class PacketScan:
         Then a decoder that jumps there shows others, and counts them.
         """
         return isinstance(self._reader, H264Reader) and self._reader.has_open_gop
+
+    @property
+    def replaces_sets(self) -> bool:
+        """Whether a parameter set has taken the number of another one."""
+        return isinstance(self._reader, NalReader) and self._reader.replaces_sets
 
     @property
     def may_have_fields(self) -> bool:

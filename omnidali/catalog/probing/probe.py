@@ -16,7 +16,7 @@ DAMAGED = ":damaged"
 UNCOUNTED = ":uncounted"
 # Files of which no excerpt of packets can be decoded from front to back: their container cuts
 # packets up, they have fields, keyframes leave the pictures before them in place, or packets give
-# no frame, which an edit list hides between others, too.
+# no frame, which an edit list hides between others, too, or their settings change.
 INDIRECT = ":indirect"
 INTERLACED = ":interlaced"
 OPEN_GOP = ":open-gop"

@@ -236,4 +236,4 @@ def _variant(scan: PacketScan, frames: Frames, *, is_turned: bool) -> str:
         return INTERLACED
     if scan.has_open_gop:
         return OPEN_GOP
-    return EDITED if frames.is_edited else ""
+    return EDITED if frames.is_edited or scan.replaces_sets else ""
