@@ -30,6 +30,13 @@ def has_units(codec: str) -> bool:
     return codec in ("h264", "hevc")
 
 
+@functools.cache
+def _slice_heads(codec: str) -> frozenset[int]:
+    """First bytes of the units that are slices."""
+    heads = range(256)
+    return frozenset(head for head in heads if _kind(codec, bytes([head])) in _SLICES[codec])
+
+
 class NalEditor:
     """Edits one stream.
 
@@ -46,6 +53,7 @@ class NalEditor:
     def __init__(self, codec: str, extradata: bytes) -> None:
         self.coded_size: tuple[int, int] | None = None
         self._codec = codec
+        self._slice_heads = _slice_heads(codec)
         self._length_size = 0  # bytes of the length before a unit; 0: start codes
         if extradata.startswith(b"\1"):
             self._length_size = 1 + (extradata[4 if codec == "h264" else 21] & 3)
@@ -78,8 +86,7 @@ class NalEditor:
     def _begins_with_slice(self, data: bytes | memoryview) -> bool:
         """Whether a packet has no parameter sets: they come before its slices."""
         place = self._length_size or bytes(data[:4]).find(1) + 1
-        unit = bytes(data[place : place + 1])
-        return bool(unit) and _kind(self._codec, unit) in _SLICES[self._codec]
+        return place < len(data) and data[place] in self._slice_heads
 
     def _edit_extradata(self, extradata: bytes) -> bytes:
         if not self._length_size:
