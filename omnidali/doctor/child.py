@@ -32,7 +32,8 @@ def main(arguments: Sequence[str]) -> None:
     with open(int(descriptor), "w", encoding="utf-8") as pipe:
 
         def emit(message: dict) -> None:
-            print(json.dumps(message), file=pipe, flush=True)
+            pipe.write(f"{json.dumps(message)}\n")
+            pipe.flush()
 
         findings = Findings(Context(**context), emit)
         try:

@@ -137,7 +137,8 @@ class _Child:
         with tempfile.TemporaryFile() as output, open(reader, "rb", buffering=0) as pipe:
             try:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "omnidali.doctor.child", str(writer), job],
+                    # -u: what it prints is not lost with it
+                    [sys.executable, "-u", "-m", "omnidali.doctor.child", str(writer), job],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
