@@ -23,7 +23,7 @@ from omnidali.loading.failures.dali_failures import (
     beside,
 )
 from omnidali.loading.failures.quarantine import Quarantine
-from omnidali.pipelines import Graph, PipelineError
+from omnidali.pipelines import Graph
 from omnidali.testing.numbered_media import write_video
 
 
@@ -144,20 +144,7 @@ def test_one_of_the_files_of_a_sample_is_found(tmp_path, monkeypatch):
         content[offset : offset + size]
         for offset, size in zip(index.offsets.tolist(), index.sizes.tolist(), strict=True)
     ]
-    start, collect = Graph.start, Graph.collect
-
-    def remember(graph, feeds):
-        graph.fails = any(part in data.tobytes() for data in feeds["data"] for part in packets)
-        start(graph, feeds)
-
-    def fail(graph):
-        outputs = collect(graph)
-        if graph.fails:
-            raise PipelineError("no such codec")
-        return outputs
-
-    monkeypatch.setattr(Graph, "start", remember)
-    monkeypatch.setattr(Graph, "collect", fail)
+    dali_refuses(monkeypatch, packets)
     with open_images(
         table,
         {"web": source},

@@ -182,12 +182,12 @@ def attempts(batches) -> int:
 
 
 def dali_refuses(monkeypatch, refused) -> None:
-    """Let every batch of DALI fail that holds one of these files, given by their bytes."""
+    """Let every batch of DALI fail that holds one of these files or packets, given by bytes."""
     start = Graph.start
     collect = Graph.collect
 
     def remember(graph, feeds):
-        graph.fails = any(data.tobytes() in refused for data in feeds["data"])
+        graph.fails = any(part in data.tobytes() for data in feeds["data"] for part in refused)
         start(graph, feeds)
 
     def fail(graph):

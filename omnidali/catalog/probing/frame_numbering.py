@@ -1,6 +1,8 @@
 """From the packets of a video to its frames, and to a packet index that was tried out."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import av
 import numpy as np
@@ -10,6 +12,8 @@ from omnidali.catalog.probing.frame_planes import frame_checksum, is_full_range
 from omnidali.catalog.probing.packet_decoder import PacketDecoder
 from omnidali.catalog.probing.packet_index import PacketIndex
 from omnidali.catalog.probing.packet_scan import PacketScan
+
+T = TypeVar("T")
 
 # Usual steps that a clock goes back by where it starts again; reordered frames go back by 16 at
 # most.
@@ -253,13 +257,8 @@ class _Trial:
         is_tried[[len(is_tried) // 2, -1]] = True  # a wanted one may refer to one that is not
         numbers = self._index.numbers[: len(is_tried)][is_tried]
         wanted = numbers[numbers >= max(0, self._index.numbers[0])].tolist()
-        codec = self._scan.context.codec.canonical_name
-        decoder = PacketDecoder(codec, self._index)
-        try:
-            frames = [frame for _, frame in decoder.frames(self._index, self._read, wanted)]
-        except (av.FFmpegError, ValueError):
-            return False
-        return len(frames) == len(wanted) and not any(frame.is_corrupt for frame in frames)
+        corrupt = self._decode(wanted, lambda frame: frame.is_corrupt)
+        return corrupt is not None and len(corrupt) == len(wanted) and not any(corrupt.values())
 
     def true_keys(self) -> np.ndarray:
         """The keyframes from which on all frames have the pixels that they have without a jump.
@@ -294,12 +293,16 @@ class _Trial:
 
     def _checksums(self, wanted: list[int]) -> dict[int, int] | None:
         """The checksums of frames by number; None if the packets do not decode."""
+        return self._decode(wanted, frame_checksum)
+
+    def _decode(self, wanted: list[int], look: Callable[[av.VideoFrame], T]) -> dict[int, T] | None:
+        """What ``look`` finds in frames, by number; None if the packets do not decode."""
         try:
             if self._decoder is None:
                 codec = self._scan.context.codec.canonical_name
                 self._decoder = PacketDecoder(codec, self._index)
             return {
-                number: frame_checksum(frame)
+                number: look(frame)
                 for number, frame in self._decoder.frames(self._index, self._read, wanted)
             }
         except av.error.MemoryError:
