@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.workloads import TSN, Workload, make_workload_media, open_tables, workload_plan
 from omnidali.catalog.database.media import Media
-from omnidali.config.schema import SourceConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.decoding.excerpt import make_excerpt
 from omnidali.decoding.routes import dali_codecs
 from omnidali.decoding.video import decode_video

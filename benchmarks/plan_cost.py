@@ -13,7 +13,8 @@ from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.columns import write_columns
 from omnidali.catalog.database.connection import connect
 from omnidali.catalog.database.reader import CatalogReader
-from omnidali.config.schema import ClipConfig, SourceConfig
+from omnidali.config.schema import ClipConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.train_plan import TrainPlan
 from omnidali.testing.numbered_media import write_image

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-from omnidali.config.schema import ClipConfig, Config, LoaderConfig, SourceConfig, TrainConfig
+from omnidali.config.schema import ClipConfig, Config, LoaderConfig, TrainConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.testing.damaged_media import (
     BASES,
     FAILS,

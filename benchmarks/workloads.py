@@ -13,7 +13,8 @@ from benchmarks.loader_task import ClipRequest, LoaderTask
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.reader import CatalogReader
 from omnidali.catalog.database.source_table import SourceTable
-from omnidali.config.schema import ClipConfig, SourceConfig
+from omnidali.config.schema import ClipConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.curation.copies.encode import RECIPES
 from omnidali.planning.camera_motion import load_motion
 from omnidali.planning.train_plan import TrainPlan

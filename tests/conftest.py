@@ -25,7 +25,7 @@ from omnidali.catalog.database.reader import CatalogReader
 from omnidali.catalog.probing.file_span import FileSpan
 from omnidali.catalog.probing.image_probe import probe_image
 from omnidali.catalog.probing.video_probe import probe_video
-from omnidali.config.schema import SourceConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.loading.thread_pool import Task
 from omnidali.testing.numbered_media import write_image, write_video
 

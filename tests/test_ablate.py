@@ -11,7 +11,8 @@ import pytest
 from conftest import SMALL
 from omnidali.cli import main as cli
 from omnidali.config.load import load_config
-from omnidali.config.schema import Config, OptimizerConfig, SourceConfig, TrainConfig
+from omnidali.config.schema import Config, OptimizerConfig, TrainConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.errors import UserError
 from omnidali.experiments import ablate, expected_time, training_runs
 from omnidali.experiments.training_runs import TrainingRuns

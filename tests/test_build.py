@@ -12,7 +12,7 @@ from omnidali.catalog import probe_new
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.reader import CatalogReader
 from omnidali.catalog.database.teacher_scores import Scorer, ScoreStore
-from omnidali.config.schema import MediaConfig, SourceConfig
+from omnidali.config.sources import MediaConfig, SourceConfig
 from omnidali.curation.lint.findings import Issues
 from omnidali.curation.lint.list_checks import check_file_names
 from omnidali.errors import UserError

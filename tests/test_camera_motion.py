@@ -13,7 +13,8 @@ from conftest import media_of
 from helpers.batches import assert_restores_at_every_step, pictures
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.reader import CatalogReader
-from omnidali.config.schema import ClipConfig, SourceConfig
+from omnidali.config.schema import ClipConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.decoding.image import decode_image
 from omnidali.errors import UserError
 from omnidali.loading.fusion import FusionIterator

@@ -13,7 +13,7 @@ import torch
 from omnidali.catalog.build import build_catalog
 from omnidali.cli.main import main
 from omnidali.config.load import load_config
-from omnidali.config.schema import SourceConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.curation.dedup.frame_cache import UNREADABLE
 from omnidali.curation.output_folder import OWNER, take_folder
 from omnidali.errors import UserError

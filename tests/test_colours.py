@@ -24,7 +24,8 @@ from helpers.image_source import make_plan, open_images
 from helpers.oriented_images import made_picture
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.reader import CatalogReader
-from omnidali.config.schema import ClipConfig, SourceConfig
+from omnidali.config.schema import ClipConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.decoding.colours import rgb_correction, rgb_matrix
 from omnidali.decoding.video import decode_video
 from omnidali.pipelines import EncodedVideos

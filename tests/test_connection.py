@@ -17,7 +17,7 @@ from omnidali.catalog.database.connection import writing
 from omnidali.catalog.database.integrity import damage, trouble
 from omnidali.catalog.database.reader import CatalogReader
 from omnidali.catalog.database.teacher_scores import Scorer, ScoreStore
-from omnidali.config.schema import SourceConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.errors import UserError
 from omnidali.testing.numbered_media import write_image
 

@@ -14,7 +14,7 @@ from helpers.image_source import CENTER, image_source, make_plan, open_images, t
 from helpers.outages import Outage, attempts, dali_refuses, load, make_source, open_source
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.reader import CatalogReader
-from omnidali.config.schema import SourceConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.decoding.decoders import DECODERS
 from omnidali.errors import DecodeError
 from omnidali.loading.failures.quarantine import Quarantine

@@ -15,7 +15,7 @@ from helpers.outages import dali_refuses
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.reader import CatalogReader
 from omnidali.catalog.probing.packet_index import PacketIndex
-from omnidali.config.schema import SourceConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.loading.failures.dali_failures import (
     FAILED_IN_A_ROW,
     LEFT_FILES,

@@ -18,7 +18,7 @@ from helpers.image_source import make_plan, open_images
 from helpers.oriented_images import ORIENTATIONS, encoded, jpeg, made_picture, webp
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.reader import CatalogReader
-from omnidali.config.schema import SourceConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.decoding.image import decode_image, is_cut_off
 from omnidali.pipelines import EncodedImages, MovingImages, PipelineError
 

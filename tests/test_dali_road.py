@@ -15,7 +15,8 @@ from helpers.image_source import make_plan
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.reader import CatalogReader
 from omnidali.catalog.verify import recheck
-from omnidali.config.schema import ClipConfig, SourceConfig
+from omnidali.config.schema import ClipConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.loading.failures.quarantine import Quarantine
 from omnidali.loading.fusion import FusionIterator
 from omnidali.testing.damaged_media import truncate_file, write_zeros

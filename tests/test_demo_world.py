@@ -9,7 +9,7 @@ import pytest
 
 from conftest import InProcess
 from omnidali.catalog.build import build_catalog
-from omnidali.config.schema import SourceConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.curation.copies.encode import RECIPES
 from omnidali.demo import world
 from omnidali.demo.scene import ACTIONS

@@ -6,7 +6,7 @@ import tarfile
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.connection import connect
 from omnidali.catalog.database.reader import CatalogReader
-from omnidali.config.schema import MediaConfig
+from omnidali.config.sources import MediaConfig
 from omnidali.curation.exact_duplicates import find_exact_duplicates
 from omnidali.testing.numbered_media import write_image
 

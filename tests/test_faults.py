@@ -15,7 +15,8 @@ from helpers.batches import pictures
 from helpers.failures import lines_of
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.reader import CatalogReader
-from omnidali.config.schema import ClipConfig, SourceConfig
+from omnidali.config.schema import ClipConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.decoding.decoders import DECODERS
 from omnidali.errors import DecodeError
 from omnidali.loading.failures.quarantine import Quarantine

@@ -16,7 +16,8 @@ import torch
 from helpers.program_runs import CONFIG
 from helpers.setting_changes import HARMLESS, ORDER, PIXELS
 from omnidali.config.load import load_config
-from omnidali.config.schema import ClipConfig, Config, MediaConfig, SourceConfig, ViewsConfig
+from omnidali.config.schema import ClipConfig, Config, ViewsConfig
+from omnidali.config.sources import MediaConfig, SourceConfig
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.loading.data import open_data, open_loader

@@ -9,7 +9,8 @@ import torch
 from conftest import SMALL
 from omnidali.config.files import shipped_names
 from omnidali.config.load import load_config
-from omnidali.config.schema import Config, OptimizerConfig, SourceConfig, TrainConfig
+from omnidali.config.schema import Config, OptimizerConfig, TrainConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.distributed.ranks import Ranks
 from omnidali.loading.data import check_shares
 from omnidali.training import forewarnings

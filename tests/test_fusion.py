@@ -14,7 +14,8 @@ from helpers.batches import (
     pictures,
 )
 from helpers.image_source import CENTER, RANDOM, make_plan
-from omnidali.config.schema import SourceConfig, ViewsConfig
+from omnidali.config.schema import ViewsConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.errors import UserError
 from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.evaluation_plan import EvaluationPlan

@@ -19,7 +19,7 @@ from omnidali.catalog.probing.image_header import read_image_header
 from omnidali.catalog.probing.limits import UnsupportedMediaError
 from omnidali.catalog.probing.sniff import describe_head, sniff_video
 from omnidali.config.load import dump_config, load_config, parse_yaml
-from omnidali.config.schema import MediaConfig
+from omnidali.config.sources import MediaConfig
 from omnidali.errors import UserError
 from omnidali.media_kind import MediaKind
 from omnidali.models.weights import read_weights

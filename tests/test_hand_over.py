@@ -14,7 +14,7 @@ from helpers.fake_device import FakeDevice
 from helpers.image_source import CENTER, image_source, truncate
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.reader import CatalogReader
-from omnidali.config.schema import SourceConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.decoding.decoders import DECODERS
 from omnidali.errors import BadSourceError, DecodeError
 from omnidali.loading import device_work

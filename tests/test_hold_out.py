@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from helpers.small_builds import write
-from omnidali.config.schema import Config, SourceConfig
+from omnidali.config.schema import Config
+from omnidali.config.sources import SourceConfig
 from omnidali.errors import UserError
 from omnidali.loading.data import open_data
 from omnidali.planning.resampling import parts_of

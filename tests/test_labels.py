@@ -7,7 +7,7 @@ from helpers.small_builds import write
 from omnidali.catalog.listing.labels import read_class_names, read_label_map
 from omnidali.catalog.listing.list_formats import Entry
 from omnidali.catalog.listing.list_reader import find_class_names
-from omnidali.config.schema import MediaConfig
+from omnidali.config.sources import MediaConfig
 from omnidali.errors import UserError
 
 

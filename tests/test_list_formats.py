@@ -15,7 +15,7 @@ from omnidali.catalog.listing.labels import Labels
 from omnidali.catalog.listing.list_formats import FORMATS, Entry
 from omnidali.catalog.listing.list_reader import read_list, recognise
 from omnidali.config import schema as config
-from omnidali.config.schema import MediaConfig
+from omnidali.config.sources import MediaConfig
 from omnidali.curation.list_writer import LINE_WRITERS
 from omnidali.errors import UserError
 from omnidali.media_kind import MediaKind

@@ -8,7 +8,7 @@ from helpers.small_builds import write
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.listed_items import flatten, read_items
 from omnidali.catalog.database.reader import CatalogReader
-from omnidali.config.schema import SourceConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.curation.list_writer import write_list
 from omnidali.testing.numbered_media import write_video
 

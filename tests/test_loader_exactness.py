@@ -9,7 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from conftest import SOURCES
 from helpers.recorder import checksums, consumed
-from omnidali.config.schema import ClipConfig, ResampleConfig, ViewsConfig
+from omnidali.config.schema import ClipConfig, ViewsConfig
+from omnidali.config.sources import ResampleConfig
 from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.evaluation_plan import EvaluationPlan
 from omnidali.planning.train_plan import TrainPlan

@@ -19,7 +19,7 @@ from omnidali.catalog.database.reader import CatalogReader
 from omnidali.catalog.database.sql_schema import MEDIA_COLUMNS
 from omnidali.cli import main as cli
 from omnidali.config.load import load_config
-from omnidali.config.schema import SourceConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.decoding.excerpt import make_excerpt
 from omnidali.errors import UserError
 from omnidali.loading.data import open_data, open_loader

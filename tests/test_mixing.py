@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from conftest import SOURCES
 from helpers.plans import flat, made_up_table
-from omnidali.config.schema import ClipConfig, Config, SourceConfig, TrainConfig
+from omnidali.config.schema import ClipConfig, Config, TrainConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.loading.data import Data, open_loader

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from conftest import SOURCES
 from helpers.batches import assert_restores_at_every_step
 from helpers.plans import made_up_table
-from omnidali.config.schema import ClipConfig, ResampleConfig, SourceConfig
+from omnidali.config.schema import ClipConfig
+from omnidali.config.sources import ResampleConfig, SourceConfig
 from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.mixup import Mixup, assign_ranks
 from omnidali.planning.philox import Stream

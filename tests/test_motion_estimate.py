@@ -8,7 +8,7 @@ import numpy as np
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.reader import CatalogReader
 from omnidali.cli import main as cli
-from omnidali.config.schema import SourceConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.curation.motion_estimate import estimate_motion, homography
 
 

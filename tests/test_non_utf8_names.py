@@ -15,7 +15,7 @@ from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.reader import CatalogReader
 from omnidali.cli import main as cli
 from omnidali.config.load import load_config
-from omnidali.config.schema import SourceConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.errors import UserError
 from omnidali.testing.numbered_media import write_image, write_video
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from helpers.plans import flat, made_up_table
 from omnidali.catalog.database.source_table import SourceTable
-from omnidali.config.schema import ClipConfig, SourceConfig, ViewsConfig
+from omnidali.config.schema import ClipConfig, ViewsConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.media_kind import MediaKind
 from omnidali.planning import crops
 from omnidali.planning.evaluation_plan import EvaluationPlan

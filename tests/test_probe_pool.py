@@ -12,7 +12,7 @@ import pytest
 from helpers.small_builds import ROOT, make_images, run_build, write
 from omnidali.catalog.database.reader import CatalogReader
 from omnidali.catalog.probing import probe_child, probe_pool
-from omnidali.config.schema import SourceConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.errors import UserError
 from omnidali.processes.isolated_process import IsolatedProcess
 from omnidali.testing.numbered_media import write_image

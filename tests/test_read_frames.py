@@ -19,7 +19,7 @@ from omnidali.catalog.probing.file_span import FileSpan, Region
 from omnidali.catalog.probing.packet_decoder import PacketDecoder
 from omnidali.catalog.probing.packet_index import PacketIndex
 from omnidali.catalog.probing.video_probe import probe_video
-from omnidali.config.schema import SourceConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.decoding import demuxer
 from omnidali.decoding.demuxer import demuxed_frames
 from omnidali.decoding.video import decode_video

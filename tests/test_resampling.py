@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.plans import made_up_table
-from omnidali.config.schema import ResampleConfig
+from omnidali.config.sources import ResampleConfig
 from omnidali.planning.philox import Stream
 from omnidali.planning.resampling import RowOrder, fraction_of, quotas
 

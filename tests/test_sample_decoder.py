@@ -21,7 +21,7 @@ from omnidali.catalog.database.reader import CatalogReader
 from omnidali.catalog.probing.file_span import FileSpan
 from omnidali.catalog.probing.packet_decoder import PacketDecoder
 from omnidali.catalog.probing.packet_index import PacketIndex
-from omnidali.config.schema import SourceConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.decoding import video
 from omnidali.decoding.recheck import is_decodable
 from omnidali.decoding.video import decode_video

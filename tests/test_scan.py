@@ -6,7 +6,8 @@ import pytest
 
 from helpers.small_builds import write
 from omnidali.catalog.build import build_catalog
-from omnidali.config.schema import Config, SourceConfig
+from omnidali.config.schema import Config
+from omnidali.config.sources import SourceConfig
 from omnidali.errors import UserError
 from omnidali.loading.data import open_data
 from omnidali.testing.numbered_media import write_image

@@ -11,7 +11,8 @@ from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.columns import ANOTHER_SIZE, NO_POSITIVE
 from omnidali.catalog.database.listed_items import OUTSIDE
 from omnidali.catalog.database.reader import CatalogReader
-from omnidali.config.schema import ClipConfig, SourceConfig, ViewsConfig
+from omnidali.config.schema import ClipConfig, ViewsConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.loading.fusion import FusionIterator
 from omnidali.planning.evaluation_plan import EvaluationPlan
 from omnidali.planning.train_plan import TrainPlan

@@ -10,7 +10,7 @@ from helpers.small_builds import write
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.reader import CatalogReader
 from omnidali.catalog.listing.tars import find_tars, read_tar
-from omnidali.config.schema import SourceConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.errors import UserError
 from omnidali.media_kind import MediaKind
 from omnidali.testing.numbered_media import numbered_image

@@ -16,7 +16,7 @@ from helpers.trials import SETTING, change_dali_pixels, hold
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.reader import CatalogReader
 from omnidali.catalog.database.source_table import SourceTable
-from omnidali.config.schema import SourceConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.decoding.routes import choose_routes
 from omnidali.errors import UserError
 from omnidali.loading import dali_inputs, source_routes, trial_outcome

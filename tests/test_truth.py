@@ -8,7 +8,7 @@ import pytest
 from conftest import InProcess
 from omnidali.catalog.build import build_catalog
 from omnidali.config.load import load_config
-from omnidali.config.schema import EVALUATION
+from omnidali.config.sources import EVALUATION
 from omnidali.demo import world as worlds
 from omnidali.demo.truth import (
     duplicate_quality,

@@ -11,7 +11,7 @@ from helpers.small_builds import ROOT, make_images, run_build, write
 from omnidali.catalog.listing.labels import Labels, read_label_map
 from omnidali.catalog.listing.list_reader import read_list
 from omnidali.catalog.probing.root_guard import escape_reason
-from omnidali.config.schema import MediaConfig, SourceConfig
+from omnidali.config.sources import MediaConfig, SourceConfig
 from omnidali.errors import UserError
 from omnidali.planning.camera_motion import load_motion
 from omnidali.testing.numbered_media import write_image

@@ -10,7 +10,7 @@ from helpers.raw_png import raw_png
 from helpers.small_builds import run_build, write
 from omnidali.catalog.listing import tars
 from omnidali.catalog.listing.tars import read_tar
-from omnidali.config.schema import SourceConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.media_kind import MediaKind
 
 

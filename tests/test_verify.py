@@ -14,7 +14,7 @@ from omnidali.catalog.database.reader import CatalogReader
 from omnidali.catalog.probing.packet_index import PacketIndex
 from omnidali.catalog.verify import recheck
 from omnidali.cli import main as cli
-from omnidali.config.schema import SourceConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.decoding.routes import choose_routes
 from omnidali.errors import UserError
 from omnidali.planning.fingerprint import describe_content

@@ -22,7 +22,7 @@ from omnidali.catalog.listing.scan import SourceScan
 from omnidali.catalog.probe_new import probe_new
 from omnidali.catalog.probing.probe_pool import ProbePool
 from omnidali.catalog.summary import Summary, summarise
-from omnidali.config.schema import MediaConfig
+from omnidali.config.sources import MediaConfig
 from omnidali.utils.text_files import require_utf8_names
 
 

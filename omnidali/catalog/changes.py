@@ -18,7 +18,7 @@ from omnidali.catalog.database.sql_schema import NEW
 from omnidali.catalog.listing.scan import SourceScan
 from omnidali.catalog.probing.file_span import stamp_of
 from omnidali.catalog.probing.probe import OK, UNREADABLE
-from omnidali.config.schema import MediaConfig
+from omnidali.config.sources import MediaConfig
 from omnidali.errors import UserError
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from omnidali.catalog.changes import parse_stored
 from omnidali.catalog.listing.scan import SourceScan
 from omnidali.catalog.probing.probe import OK
-from omnidali.config.schema import MediaConfig, key_of
+from omnidali.config.sources import MediaConfig, key_of
 from omnidali.errors import NoUsableFilesError
 from omnidali.utils.untrusted_text import for_terminal
 

@@ -16,7 +16,7 @@ from omnidali.catalog.probing.packet_index import PacketIndex
 from omnidali.catalog.probing.probe import OK, UNREADABLE, Probe
 from omnidali.catalog.probing.probe_child import ProbeRequest, ProbeResult
 from omnidali.catalog.probing.probe_pool import ProbePool
-from omnidali.config.schema import MediaConfig
+from omnidali.config.sources import MediaConfig
 
 TOO_SLOW = "takes more than"  # how the state of a file that the probe gave up begins
 

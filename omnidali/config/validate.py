@@ -5,8 +5,9 @@ import typing
 from collections.abc import Iterator, Mapping
 
 from omnidali.config.patterns import has_number
-from omnidali.config.schema import RESERVED, Config, MediaConfig, SourceConfig
+from omnidali.config.schema import Config
 from omnidali.config.setting import range_of
+from omnidali.config.sources import RESERVED, MediaConfig, SourceConfig
 from omnidali.errors import UserError
 
 

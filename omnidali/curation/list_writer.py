@@ -23,7 +23,8 @@ from omnidali.catalog.database.listed_items import (
 from omnidali.catalog.listing.folders import is_video_name
 from omnidali.catalog.listing.list_formats import REMOVED
 from omnidali.config.load import dump_config
-from omnidali.config.schema import EVALUATION, Config, MediaConfig, SourceConfig
+from omnidali.config.schema import Config
+from omnidali.config.sources import EVALUATION, MediaConfig, SourceConfig
 from omnidali.curation.source_selection import files_of
 from omnidali.errors import UserError
 from omnidali.utils.atomic_write import csv_lines, write_whole

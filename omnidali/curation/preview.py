@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from omnidali.catalog.database.media import Media
 from omnidali.catalog.database.source_table import SourceTable
-from omnidali.config.schema import EVALUATION, Config
+from omnidali.config.schema import Config
+from omnidali.config.sources import EVALUATION
 from omnidali.curation.source_selection import all_sources, choose_sources
 from omnidali.decoding.decoders import decode_thumbnail
 from omnidali.distributed.ranks import Ranks

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from omnidali.catalog.listing.list_reader import recognise
-from omnidali.config.schema import EVALUATION, Config, MediaConfig, key_of
+from omnidali.config.schema import Config
+from omnidali.config.sources import EVALUATION, MediaConfig, key_of
 from omnidali.errors import UserError
 
 FRAME_SECONDS = 1.0  # a 2D teacher looks at a frame a second of long videos (OmniSource, Sec. 3.3)

@@ -6,7 +6,8 @@ import numpy as np
 
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.catalog.probing.packed_numbers import unpack_numbers
-from omnidali.config.schema import ClipConfig, SourceConfig
+from omnidali.config.schema import ClipConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.planning.camera_motion import load_motion
 from omnidali.planning.frame_sampling import frames_decoded
 from omnidali.planning.train_plan import TrainPlan

@@ -14,7 +14,7 @@ import numpy as np
 
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.catalog.probing.probe import IRREGULAR, planned_codec
-from omnidali.config.schema import key_of
+from omnidali.config.sources import key_of
 from omnidali.errors import UserError
 from omnidali.media_kind import MediaKind
 

@@ -12,7 +12,8 @@ import torch
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.reader import CatalogReader
 from omnidali.catalog.database.source_table import SourceTable
-from omnidali.config.schema import ClipConfig, SourceConfig
+from omnidali.config.schema import ClipConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.doctor.device import Device, pixels_of
 from omnidali.loading.batch import StepBatch
 from omnidali.loading.fusion import FusionIterator, LoaderOptions

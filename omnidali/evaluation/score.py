@@ -10,7 +10,8 @@ import torch
 from tqdm import tqdm
 
 from omnidali.catalog.database.source_table import SourceTable
-from omnidali.config.schema import Config, MediaConfig, ViewsConfig
+from omnidali.config.schema import Config, ViewsConfig
+from omnidali.config.sources import MediaConfig
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.loading.data import QUARANTINE, rank_options

@@ -12,7 +12,8 @@ from omnidali.catalog.database.reader import CatalogReader
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.catalog.database.trial_copy import accept_trial, begin_trial
 from omnidali.config.files import data_file
-from omnidali.config.schema import EVALUATION, Config, MediaConfig, SourceConfig, key_of
+from omnidali.config.schema import Config
+from omnidali.config.sources import EVALUATION, MediaConfig, SourceConfig, key_of
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.loading.class_names import find_names

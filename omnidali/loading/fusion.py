@@ -7,7 +7,8 @@ from typing import NotRequired, Self, TypedDict
 
 import torch
 
-from omnidali.config.schema import LoaderConfig, MediaConfig
+from omnidali.config.schema import LoaderConfig
+from omnidali.config.sources import MediaConfig
 from omnidali.decoding.routes import describe_codecs, gives_same_pixels
 from omnidali.errors import UserError
 from omnidali.loading.backend import Workers

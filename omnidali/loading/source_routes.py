@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from omnidali.catalog.database.source_table import SourceTable
-from omnidali.config.schema import MediaConfig
+from omnidali.config.sources import MediaConfig
 from omnidali.decoding.routes import Routes, choose_routes, describe_files
 from omnidali.errors import UserError
 from omnidali.loading.failures.dali_failures import known_records

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from omnidali.catalog.database.source_table import SourceTable
-from omnidali.config.schema import LoaderConfig, MediaConfig, key_of
+from omnidali.config.schema import LoaderConfig
+from omnidali.config.sources import MediaConfig, key_of
 from omnidali.decoding.routes import DALI, HYBRID, choose_routes
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from omnidali.config.schema import SourceConfig
+from omnidali.config.sources import SourceConfig
 
 _LONGEST_PERIOD = 1 << 16
 

@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 
 from omnidali.catalog.database.source_table import SourceTable
-from omnidali.config.schema import ResampleConfig
+from omnidali.config.sources import ResampleConfig
 from omnidali.planning.philox import Purpose, Stream, below
 
 # Rows that are looked at at once.

@@ -6,7 +6,8 @@ from functools import cached_property
 import numpy as np
 
 from omnidali.catalog.database.source_table import SourceTable
-from omnidali.config.schema import ClipConfig, SourceConfig
+from omnidali.config.schema import ClipConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.errors import UserError
 from omnidali.planning import camera_motion, crops
 from omnidali.planning.camera_motion import Motion

@@ -10,7 +10,8 @@ from dataclasses import replace
 import numpy as np
 
 from omnidali.catalog.database.source_table import SourceTable
-from omnidali.config.schema import ClipConfig, SourceConfig
+from omnidali.config.schema import ClipConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.planning.camera_motion import Motion
 from omnidali.planning.mixing import make_mixing
 from omnidali.planning.mixup import Mixup, assign_ranks

@@ -4,7 +4,7 @@ import json
 
 from omnidali.catalog.listing.labels import Labels
 from omnidali.catalog.listing.list_reader import read_list
-from omnidali.config.schema import MediaConfig
+from omnidali.config.sources import MediaConfig
 
 
 def read_file(path, names=None, **settings):

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.reader import CatalogReader
 from omnidali.catalog.database.source_table import SourceTable
-from omnidali.config.schema import ClipConfig, SourceConfig
+from omnidali.config.schema import ClipConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.loading.fusion import FusionIterator
 from omnidali.pipelines import Graph, PipelineError
 from omnidali.planning.train_plan import TrainPlan

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from omnidali.catalog.build import build_catalog
-from omnidali.config.schema import SourceConfig
+from omnidali.config.sources import SourceConfig
 from omnidali.testing.numbered_media import write_image
 
 ROOT = str(Path(__file__).parents[2])

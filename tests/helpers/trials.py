@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from omnidali.catalog.database.source_table import SourceTable
-from omnidali.config.schema import LoaderConfig, MediaConfig
+from omnidali.config.schema import LoaderConfig
+from omnidali.config.sources import MediaConfig
 from omnidali.distributed.ranks import Ranks
 from omnidali.loading.trial_outcome import Trial, hold_trial
 from omnidali.pipelines import Graph

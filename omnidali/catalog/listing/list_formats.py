@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeGuard
 from omnidali.catalog.listing.folders import is_video_name
 from omnidali.catalog.listing.labels import NumberLabel
 from omnidali.config.patterns import has_number
-from omnidali.config.schema import MediaConfig, key_of
+from omnidali.config.sources import MediaConfig, key_of
 from omnidali.errors import UserError
 from omnidali.media_kind import MediaKind
 from omnidali.utils.text_files import is_line, is_text, is_whole, read_json, read_lines

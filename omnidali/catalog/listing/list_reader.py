@@ -11,7 +11,7 @@ from omnidali.catalog.listing.folders import is_video_name
 from omnidali.catalog.listing.labels import NumberLabel
 from omnidali.catalog.listing.list_formats import FORMATS, NUMBER, Entry, ListFile, fields_of
 from omnidali.catalog.probing.root_guard import MAX_PATH, escape_reason
-from omnidali.config.schema import MediaConfig, key_of
+from omnidali.config.sources import MediaConfig, key_of
 from omnidali.errors import UserError
 from omnidali.media_kind import MediaKind
 from omnidali.utils.text_files import is_text, is_whole, read_lines

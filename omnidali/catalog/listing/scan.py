@@ -17,7 +17,7 @@ from omnidali.catalog.listing.list_reader import find_class_names, read_list
 from omnidali.catalog.listing.tars import find_tars, read_tar
 from omnidali.catalog.probing.file_span import stamp_of
 from omnidali.config.files import data_file
-from omnidali.config.schema import MediaConfig, key_of
+from omnidali.config.sources import MediaConfig, key_of
 from omnidali.errors import UserError, start_of
 from omnidali.utils.text_files import NOT_UTF8, is_text
 from omnidali.utils.untrusted_text import for_terminal

@@ -19,7 +19,7 @@ from omnidali.catalog.probing.probe_child import (
     patience,
     probe_from_json,
 )
-from omnidali.config.schema import MediaConfig
+from omnidali.config.sources import MediaConfig
 from omnidali.media_kind import MediaKind
 from omnidali.processes.isolated_process import IsolatedProcess, ProcessDiedError
 

@@ -15,7 +15,8 @@ from omnidali.catalog.probing.folder_probe import probe_frames
 from omnidali.catalog.probing.image_probe import probe_image
 from omnidali.catalog.probing.packed_numbers import unpack_numbers
 from omnidali.catalog.probing.video_probe import probe_video
-from omnidali.config.schema import ClipConfig, Config, SourceConfig, key_of
+from omnidali.config.schema import ClipConfig, Config
+from omnidali.config.sources import SourceConfig, key_of
 from omnidali.curation.copies.copy_gain import compare_rates, decoding_cost
 from omnidali.curation.copies.encode import ENCODERS, RECIPES
 from omnidali.curation.table_sample import decoded_per_used, evenly_spread

@@ -13,7 +13,8 @@ import numpy as np
 from omnidali.catalog.database.media import Media
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.catalog.probing.video_container import open_video, video_stream
-from omnidali.config.schema import ClipConfig, Config, SourceConfig
+from omnidali.config.schema import ClipConfig, Config
+from omnidali.config.sources import SourceConfig
 from omnidali.curation.copies.encode import scaled_frames
 from omnidali.curation.copies.transcode import CopyResult
 from omnidali.curation.table_sample import evenly_spread, plan_of_table

@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from omnidali.config.load import config_files
-from omnidali.config.schema import EVALUATION, Config, MediaConfig, key_of
+from omnidali.config.schema import Config
+from omnidali.config.sources import EVALUATION, MediaConfig, key_of
 from omnidali.curation.source_selection import all_sources, choose_sources, files_of
 from omnidali.errors import UserError
 

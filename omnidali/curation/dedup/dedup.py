@@ -18,7 +18,8 @@ import numpy as np
 
 from omnidali.catalog.database.listed_items import flatten
 from omnidali.catalog.database.reader import CatalogReader
-from omnidali.config.schema import EVALUATION, Config, SourceConfig, key_of
+from omnidali.config.schema import Config
+from omnidali.config.sources import EVALUATION, SourceConfig, key_of
 from omnidali.curation.dedup import perceptual_hash
 from omnidali.curation.dedup.compared_items import ComparedItems, find_compared_items
 from omnidali.curation.dedup.dedup_report import write_dedup_report

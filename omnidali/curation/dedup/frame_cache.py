@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from omnidali.config.schema import Config, MediaConfig, ViewsConfig
+from omnidali.config.schema import Config, ViewsConfig
+from omnidali.config.sources import MediaConfig
 from omnidali.curation.dedup.compared_items import ComparedItems
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError, start_of

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from omnidali.config.schema import EVALUATION, MediaConfig
+from omnidali.config.sources import EVALUATION, MediaConfig
 from omnidali.curation.dedup.compared_items import ComparedItems
 from omnidali.curation.dedup.duplicates import HASH, BestPairs, SourceDuplicates, just_below
 from omnidali.curation.dedup.frame_cache import DONE, UNREADABLE, FrameCache

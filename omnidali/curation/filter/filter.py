@@ -9,7 +9,8 @@ from types import MappingProxyType
 import numpy as np
 
 from omnidali.catalog.database.teacher_scores import ScoreStore
-from omnidali.config.schema import EVALUATION, Config, MediaConfig, SourceConfig, key_of
+from omnidali.config.schema import Config
+from omnidali.config.sources import EVALUATION, MediaConfig, SourceConfig, key_of
 from omnidali.curation.filter.filter_report import FilteredSource, write_filter_report
 from omnidali.curation.filter.rules import Rules, TeacherScores, apply_rules, scores_of_queries
 from omnidali.curation.filter.scoring import ScoringTask, make_task, score

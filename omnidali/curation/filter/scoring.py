@@ -14,7 +14,8 @@ import torch
 from omnidali.catalog.database.listed_items import flatten, list_format, read_items
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.catalog.database.teacher_scores import Scorer, ScoreStore
-from omnidali.config.schema import ClipConfig, Config, MediaConfig, ViewsConfig, key_of
+from omnidali.config.schema import ClipConfig, Config, ViewsConfig
+from omnidali.config.sources import MediaConfig, key_of
 from omnidali.curation.filter.teacher import Teacher
 from omnidali.curation.source_selection import FRAME_SECONDS, WHOLE_FILES
 from omnidali.distributed.ranks import Ranks

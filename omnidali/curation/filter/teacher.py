@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from omnidali.catalog.database.source_table import SourceTable
-from omnidali.config.schema import key_of
+from omnidali.config.sources import key_of
 from omnidali.errors import UserError
 from omnidali.models.checkpoint_file import BEST, load_checkpoint, load_weights
 from omnidali.models.pretrained import first_few, infer_architecture

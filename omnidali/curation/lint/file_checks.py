@@ -10,7 +10,8 @@ import numpy as np
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.catalog.probing.probe import OK
 from omnidali.catalog.summary import Summary
-from omnidali.config.schema import EVALUATION, ClipConfig, MediaConfig, SourceConfig, ViewsConfig
+from omnidali.config.schema import ClipConfig, ViewsConfig
+from omnidali.config.sources import EVALUATION, MediaConfig, SourceConfig
 from omnidali.curation.lint.findings import Finding, Issues, Level
 from omnidali.curation.lint.source_stats import MediaStats, find_short_rows
 from omnidali.utils.text_files import NOT_UTF8

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from omnidali.catalog.database.reader import CatalogReader
 from omnidali.catalog.probing.probe import OK
-from omnidali.config.schema import EVALUATION, MediaConfig
+from omnidali.config.sources import EVALUATION, MediaConfig
 from omnidali.curation.exact_duplicates import find_exact_duplicates
 from omnidali.curation.lint.findings import Issues
 from omnidali.media_kind import MediaKind

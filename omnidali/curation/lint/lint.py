@@ -10,7 +10,8 @@ from omnidali.catalog.database.connection import connect
 from omnidali.catalog.database.reader import CatalogReader
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.catalog.verify import recheck
-from omnidali.config.schema import EVALUATION, Config, MediaConfig
+from omnidali.config.schema import Config
+from omnidali.config.sources import EVALUATION, MediaConfig
 from omnidali.curation.lint.file_checks import (
     check_balance,
     check_cost,

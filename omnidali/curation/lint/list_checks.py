@@ -8,7 +8,7 @@ from omnidali.catalog.listing.folders import IMAGE_ENDINGS, VIDEO_ENDINGS, class
 from omnidali.catalog.listing.labels import UNLABELLED, Labels
 from omnidali.catalog.listing.list_reader import read_list
 from omnidali.config.files import data_file
-from omnidali.config.schema import MediaConfig, key_of
+from omnidali.config.sources import MediaConfig, key_of
 from omnidali.curation.lint.findings import Issues
 from omnidali.errors import UserError
 from omnidali.utils.text_files import is_text

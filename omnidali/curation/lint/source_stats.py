@@ -11,7 +11,8 @@ import numpy as np
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.catalog.probing.packed_numbers import unpack_numbers
 from omnidali.catalog.probing.probe import OK
-from omnidali.config.schema import ClipConfig, MediaConfig, SourceConfig, ViewsConfig
+from omnidali.config.schema import ClipConfig, ViewsConfig
+from omnidali.config.sources import MediaConfig, SourceConfig
 from omnidali.curation.table_sample import decoded_per_used, evenly_spread
 from omnidali.planning.frame_sampling import sample_test, sample_train
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from omnidali.catalog.database.media import Media
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.catalog.probing.file_span import stamp_of
-from omnidali.config.schema import LoaderConfig, key_of
+from omnidali.config.schema import LoaderConfig
+from omnidali.config.sources import key_of
 from omnidali.decoding.failure_cause import Cause
 from omnidali.errors import HANG, BadSourceError
 from omnidali.loading.failures.quarantine import (
