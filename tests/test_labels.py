@@ -1,11 +1,14 @@
 """Classes: files of names, label maps, and the labels of lists."""
 
+import json
+
 import pytest
 
 from helpers.list_files import read_file, read_text
 from helpers.small_builds import write
-from omnidali.catalog.listing.labels import read_class_names, read_label_map
-from omnidali.catalog.listing.list_formats import Entry
+from omnidali.catalog.listing.class_files import ClassNames, read_class_names, read_label_map
+from omnidali.catalog.listing.labels import label_text
+from omnidali.catalog.listing.list_file import Entry
 from omnidali.catalog.listing.list_reader import find_class_names
 from omnidali.config.sources import MediaConfig
 from omnidali.errors import UserError
@@ -90,3 +93,130 @@ def test_label_map_gives_the_labels_of_a_list(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             read_label_map(write(tmp_path / "map", text))
+
+
+NUMBERED = [("a b", 0), ("Ünder", 1), ("c, d", 2)]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize(
+    "form", ["{n} {name}", "{n},{name}", "{n}\t{name}", "{name} {n}", "{name},{n}"]
+)
+@pytest.mark.parametrize("frame", ["{}", "\ufeff{}", "{}\n\n", "id,name\n{}"])
+def test_numbers_beside_class_names_give_the_order_and_go(tmp_path, first, form, frame):
+    for order in ((0, 1, 2), (2, 0, 1)):
+        rows = [NUMBERED[place] for place in order]
+        lines = [form.format(name=name, n=number + first) for name, number in rows]
+        for end in ("\n", " \r\n"):
+            path = tmp_path / "c.txt"
+            path.write_bytes(frame.format(end.join(lines)).encode())
+            names = read_class_names(path)
+            assert names == ["a b", "Ünder", "c, d"] and names.counted_from == first
+
+
+@pytest.mark.parametrize(
+    "text, names",
+    [
+        ("take 1\ntake 2\n", ["take 1", "take 2"]),
+        ("10 km run\n5 km walk\nmarathon\n", ["10 km run", "5 km walk", "marathon"]),
+        ("0\n2\n1\n", ["0", "2", "1"]),
+        ("#run\nid,name\n", ["#run", "id,name"]),
+        ('["a", " b"]', ["a", " b"]),
+        ('{"b": 1, "a": "0"}', ["a", "b"]),
+        ('{"1": "b", "0": "a"}', ["a", "b"]),
+        ('{"\\"riding a bike\\"": 0, "abseiling": 1}', ["riding a bike", "abseiling"]),
+    ],
+)
+def test_class_names_are_read_from_usual_files(tmp_path, text, names):
+    assert read_class_names(write(tmp_path / "c.txt", text)) == names
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("1 a\n2 b\n4 c\n", "line 3: expected after 2 the number 3, got 4 for 'c'"),
+        ("1 a\n2 b\n2 c\n", "line 3: expected after 2 the number 3, got 2 for 'c'"),
+        ("2 a\n3 b\n", "line 1: expected class numbers from 0 or 1, got 2 for 'a'"),
+        ("1 a\n2 b\nc\n", "line 3: expected a class and its number, as in other lines, got 'c'"),
+        ("a\n1 b\n2 c\n", "line 1: expected a class and its number, as in other lines, got 'a'"),
+        (
+            "caf\u00e9\nx\ncafe\u0301\n",
+            "line 3: expected a class name of its own, got 'cafe\u0301'",
+        ),
+        ("a\nb\na\n", "c.txt, line 1 names, too"),
+        ("a\n\nb\n", "line 2: expected a class name of its own, got none"),
+        ('{"a": 0, "b": 2}', "expected after 0 the number 1, got 2 for 'b'"),
+        ('{"a": true}', "expected a class number from 0 to 1,000,000, got 'a: True'"),
+    ],
+)
+def test_wrong_files_of_class_names_are_refused_with_their_line(tmp_path, text, message):
+    with pytest.raises(UserError) as caught:
+        read_class_names(write(tmp_path / "c.txt", text))
+    assert message in str(caught.value) and "c.txt" in str(caught.value)
+
+
+def test_odd_line_of_a_label_map_is_named(tmp_path):
+    path = write(tmp_path / "map", "a 0\nb 1\nodd\nc 2\n")
+    with pytest.raises(UserError, match="map, line 3: expected a class and its number"):
+        read_label_map(path)
+
+
+def test_unicode_forms_of_a_name_are_one(tmp_path):
+    composed, split = "caf\u00e9", "cafe\u0301"
+    for known, listed in ((composed, split), (split, composed)):
+        names = read_class_names(write(tmp_path / "c.txt", f"x\n{known}\n"))
+        assert read_text(tmp_path, f"a.mp4 {listed}\n", names)[1] == [Entry("a.mp4", 1)]
+        assert read_text(tmp_path, f"a.mp4 {listed}\n", mapping={known: 2})[1][0].label == 2
+    path = write(tmp_path / "l.txt", f"a.mp4 {composed}\nb.mp4 {split}\n")
+    assert find_class_names(path, MediaConfig(kind="video"), "s") == [composed]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("mapping", [None, {"x": 1, "y": 2, "z": 3}])
+def test_lists_count_from_where_their_class_names_do(tmp_path, first, mapping):
+    names = ClassNames(["a", "b", "c"], first=first, counted_from=first)
+    labels = ["1", "2", "3"] if mapping is None else list(mapping)
+    for label, text in enumerate(labels, 1 - first):
+        if label < 3:
+            assert read_text(tmp_path, f"a.mp4 {text}\n", names, mapping)[1][0].label == label
+    wrong = {0: labels[2], 1: "0" if mapping is None else "none"}[first]
+    with pytest.raises(UserError, match="list.txt, line 2: expected a"):
+        read_text(tmp_path, f"a.mp4 {labels[0]}\nb.mp4 {wrong}\n", names, mapping)
+
+
+def test_numbers_mean_nothing_beside_names_of_folders(tmp_path):
+    names = ClassNames(["10", "2", "ant"], origin="the folders of sources.t")
+    with pytest.raises(UserError, match=r"line 1: expected a class name, as the classes are the f"):
+        read_text(tmp_path, "a.mp4 1\n", names)
+    with pytest.raises(UserError, match=r"line 1: expected one of 3 class names, which are the fo"):
+        read_text(tmp_path, "a.mp4 bee\n", names)
+    assert read_text(tmp_path, "a.mp4 2\n", names)[1] == [Entry("a.mp4", 1)]  # a folder's name
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (1, "1"),
+        (1.0, "1"),
+        (0.0, "0"),
+        ("archery", "archery"),
+        ("1", "1"),
+        (1.5, None),
+        (True, None),
+        (None, None),
+        ([1], None),
+        ("two\nlines", None),
+        (1e300, None),
+        (float("inf"), None),
+        (float("nan"), None),
+    ],
+)
+def test_json_says_a_label_as_a_list_does(tmp_path, value, text):
+    assert label_text(value) == text
+    item = {"video_dir": "a", "label": value, "num_clips": 1, "positive_clip_inds": [0]}
+    path = write(tmp_path / "l.json", json.dumps([item]))
+    if text == "1":
+        assert read_file(path, kind="untrimmed")[0].label == 1
+    elif text is None:
+        with pytest.raises(UserError, match="l.json"):
+            read_file(path, kind="untrimmed")

@@ -174,9 +174,13 @@ def test_files_that_class_folders_leave_out_are_reported(lint, tmp_path):
     for n, name in enumerate(("jump", "run")):
         write_image(folder / name / f"{n}.jpg", n, 80, 60)
     assert lint(sets=("sources.images={kind: image, root: " + str(folder) + "}",))[:2] == (0, [])
-    (folder / "run/picture.jfif").write_bytes((folder / "run/1.jpg").read_bytes())
+    (folder / "run/picture.aspx").write_bytes((folder / "run/1.jpg").read_bytes())
+    (folder / "run/page.aspx").write_text("<html>")
     code, issues, _ = lint(sets=("sources.images={kind: image, root: " + str(folder) + "}",))
-    assert code == 0 and issues == [("images", "run/picture.jfif", "ending")]
+    assert code == 0 and issues == [
+        ("images", "run/page.aspx", "left out"),
+        ("images", "run/picture.aspx", "copy"),
+    ]
 
 
 def test_only_chosen_sources_are_checked(lint):

@@ -12,8 +12,10 @@ from helpers.list_files import read_file, read_text
 from helpers.small_builds import write
 from omnidali.catalog.database.listed_items import ListedItem
 from omnidali.catalog.listing.labels import Labels
-from omnidali.catalog.listing.list_formats import FORMATS, Entry
-from omnidali.catalog.listing.list_reader import read_list, recognise
+from omnidali.catalog.listing.list_file import Entry
+from omnidali.catalog.listing.list_formats import FORMATS
+from omnidali.catalog.listing.list_reader import read_list
+from omnidali.catalog.listing.list_recognition import recognise
 from omnidali.config import schema as config
 from omnidali.config.sources import MediaConfig
 from omnidali.curation.list_writer import LINE_WRITERS

@@ -15,6 +15,7 @@ from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database import sql_schema
 from omnidali.catalog.database.connection import connect
 from omnidali.catalog.database.integrity import crc_of
+from omnidali.catalog.database.left_out_table import left_out_path
 from omnidali.catalog.database.reader import CatalogReader
 from omnidali.catalog.database.sql_schema import MEDIA_COLUMNS
 from omnidali.cli import main as cli
@@ -54,8 +55,18 @@ def fifth(tmp_path, monkeypatch):
     return tmp_path / "world"
 
 
+@pytest.fixture
+def sixth(tmp_path, monkeypatch):
+    """A run folder with a catalog of version 6, which passed a JPEG named .aspx over."""
+    with tarfile.open(ARCHIVE.with_name("catalog-6.tar.xz")) as archive:
+        archive.extractall(tmp_path, filter="data")
+    relocate(tmp_path / "world/run/catalog.sqlite", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "world")
+    return tmp_path / "world"
+
+
 def relocate(catalog, root):
-    """Write another folder into a catalog of version 4 or 5, as if it had been made there."""
+    """Write another folder into an older catalog, as if it had been made there."""
     db = sqlite3.connect(catalog)
     for source, *texts in db.execute("SELECT id, root, signature, watched FROM sources").fetchall():
         texts = [text.replace(BUILT_IN, root) for text in texts]
@@ -120,7 +131,7 @@ def test_runs_resume_or_are_refused_with_a_new_catalog(old):
 def test_info_reports_how_to_upgrade_an_old_catalog(old, capsys):
     assert cli.main(["info", "--catalog", "run_right/catalog.sqlite"]) == 2
     assert (
-        "expected a catalog of version 6, got version 4. Start the training, or `omnidali lint`"
+        "expected a catalog of version 7, got version 4. Start the training, or `omnidali lint`"
         in capsys.readouterr().err
     )
 
@@ -276,3 +287,38 @@ def test_upgrade_from_version_5_keeps_scores(fifth):
     open_data(load_config("run/config.yaml"))
     db = connect("run/catalog.sqlite", read_only=True)
     assert [path for (path,) in db.execute("SELECT path FROM scores ORDER BY path")] == paths
+
+
+def test_run_resumes_with_a_catalog_of_version_6_as_it_was_read(sixth, capfd):
+    """Only a fresh start reads folders by the new rules."""
+    config = load_config("run/config.yaml", ["train.steps=3"])
+    state = torch.load("run/checkpoints/last.pt")["loader"]
+    with open_loader(config, open_data(config, as_begun=True)) as loader:
+        assert loader.load_state_dict(state) == []
+        next(loader)
+    assert "a catalog of an older version is brought up to date" in capfd.readouterr().err
+    assert len(CatalogReader("run/catalog.sqlite").table("pics")) == 4
+
+    data = open_data(config)
+    assert "5 samples" in data.summary[0] and "1 left out (1 not a photo: text" in data.summary[0]
+    assert "1 files probed now" in data.summary[0] and "probed now" not in data.summary[1]
+    rows = left_out_path(Path("run/catalog.sqlite")).read_text().splitlines()
+    assert rows[1:] == [
+        "pics,cat/notes.txt,,,not a photo: text,",
+        "clips,gone.mp4,clips.txt,3,missing file,",
+    ]
+
+
+def test_upgraded_catalog_has_the_tables_of_a_new_one(sixth, tmp_path):
+    open_data(load_config("run/config.yaml"))
+    columns = {}
+    connect(tmp_path / "new.sqlite").close()
+    for path in ("run/catalog.sqlite", tmp_path / "new.sqlite"):
+        db = connect(path, read_only=True)
+        tables = db.execute("SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")
+        columns[path] = {
+            name: {row[1:] for row in db.execute(f"PRAGMA table_info({name})")}
+            for (name,) in tables.fetchall()
+        }
+    one, other = columns.values()
+    assert one == other and "left_out" in one

@@ -12,6 +12,7 @@ import pytest
 
 from helpers.odd_names import ODD
 from omnidali.catalog.build import build_catalog
+from omnidali.catalog.database.left_out_table import left_out_path
 from omnidali.catalog.database.reader import CatalogReader
 from omnidali.cli import main as cli
 from omnidali.config.load import load_config
@@ -60,7 +61,7 @@ def odd(tmp_path):
 
 def test_class_folders_leave_out_names_that_are_not_utf8(odd):
     summary = build(odd)
-    assert summary.usable == 4 and summary.refused == {f"{REASON}, such as 0/caf\\xe9.jpg": 2}
+    assert summary.usable == 4 and summary.refused == {REASON: 2}
     assert "2 left out (2 name is not UTF-8: rename it, such as 0/caf\\xe9.jpg)" in str(summary)
     assert build(odd).probed == 0
     os.rename(odd / "pics/0" / os.fsdecode(b"caf\xe9.jpg"), odd / "pics/0/café.jpg")
@@ -103,7 +104,10 @@ def test_list_lines_with_bad_names_are_left_out(odd, form, rows):
     for settings in ({"format": form}, {}):
         summary = build(odd, list="l.txt", **settings)
         assert summary.usable == 2
-        assert summary.refused == {f"{REASON}, such as 0/caf\\xe9.jpg ({odd / 'l.txt'}, line 2)": 2}
+        assert summary.refused == {REASON: 2}
+        assert summary.examples[REASON] == "0/caf\\xe9.jpg"
+        table = left_out_path(odd / "c.sqlite").read_text()
+        assert f"0/caf\\xe9.jpg,{odd / 'l.txt'},2,{REASON}" in table
 
 
 def test_frame_folders_and_long_videos_with_bad_names_are_left_out(tmp_path):
@@ -115,13 +119,13 @@ def test_frame_folders_and_long_videos_with_bad_names_are_left_out(tmp_path):
     (tmp_path / "l.txt").write_bytes(b"caf\xe9 2 0\ngood 2 0\n")
     summary = build(tmp_path, kind="frames", list="l.txt")
     assert summary.usable == 1
-    assert list(summary.refused) == [f"{REASON}, such as caf\\xe9 ({tmp_path / 'l.txt'}, line 1)"]
+    assert summary.refused == {REASON: 1} and summary.examples[REASON] == "caf\\xe9"
     for name in (b"a.mp4", b"b\xe9.mp4"):
         write_video(tmp_path / "pics" / os.fsdecode(name), 1, frames=9, width=64, height=48)
     (tmp_path / "l.txt").write_bytes(b"b\xe9.mp4 0 0.1 0\na.mp4 0 0.1 0\n")
     summary = build(tmp_path, kind="untrimmed", list="l.txt")
     assert summary.usable == 1
-    assert summary.refused == {f"{REASON}, such as b\\xe9.mp4 ({tmp_path / 'l.txt'}, line 1)": 1}
+    assert summary.refused == {REASON: 1} and summary.examples[REASON] == "b\\xe9.mp4"
 
 
 def test_list_in_another_encoding_is_refused_with_its_line(odd):

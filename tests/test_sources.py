@@ -9,7 +9,7 @@ import pytest
 from helpers.batches import assert_restores_at_every_step, content, pictures
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.columns import ANOTHER_SIZE, NO_POSITIVE
-from omnidali.catalog.database.listed_items import OUTSIDE
+from omnidali.catalog.database.listed_items import FEWER_FRAMES, OUTSIDE
 from omnidali.catalog.database.reader import CatalogReader
 from omnidali.config.schema import ClipConfig, ViewsConfig
 from omnidali.config.sources import SourceConfig
@@ -309,7 +309,7 @@ def test_frame_folders_with_too_few_frames_are_left_out(root, tmp_path):
     write(tmp_path / "l.txt", "0 21 0\n1 20 1\nphantom 3 0\n")
     source = SourceConfig(kind="frames", root="frames", list=str(tmp_path / "l.txt"))
     (summary,) = build_catalog(tmp_path / "c.sqlite", {"s": source}, root, progress=False)
-    assert summary.usable == 1 and summary.refused == {OUTSIDE: 1, "missing file": 1}
+    assert summary.usable == 1 and summary.refused == {FEWER_FRAMES: 1, "missing file": 1}
     (summary,) = build_catalog(tmp_path / "c.sqlite", {"s": source}, root, progress=False)
     assert summary.probed == 0
 

@@ -1,15 +1,16 @@
 """WebDataset tars: their members, classes and changes."""
 
+import importlib
 import io
 import tarfile
 
 import cv2
 import pytest
 
-from helpers.small_builds import write
+from helpers.small_builds import read_members, write
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.reader import CatalogReader
-from omnidali.catalog.listing.tars import find_tars, read_tar
+from omnidali.catalog.listing.tars import find_tars
 from omnidali.config.sources import SourceConfig
 from omnidali.errors import UserError
 from omnidali.media_kind import MediaKind
@@ -64,7 +65,7 @@ def test_odd_members_of_tars_are_left_out(tmp_path):
             ("9.cls", b"0"),
         ],
     )
-    members, left_out = read_tar(str(tmp_path), "a.tar", MediaKind.IMAGE)
+    members, left_out = read_members(tmp_path, "a.tar")
     assert [(name, text) for name, _, _, text in members] == [
         ("1.jpg", "2"),
         ("2.jpg", "1"),
@@ -87,8 +88,7 @@ def test_odd_members_of_tars_are_left_out(tmp_path):
     )
     assert "read as webdataset tars" in str(summary) and summary.usable == 3
     assert (
-        summary.refused["member without a class"] == 1
-        and summary.refused["not a JPEG, PNG or WebP image: text"] == 1
+        summary.refused["member without a class"] == 1 and summary.refused["not a photo: text"] == 1
     )
     assert CatalogReader(tmp_path / "c.sqlite").table("w").labels.tolist() == [2, 1, 1]
     assert (
@@ -176,3 +176,44 @@ def test_resumed_run_keeps_lost_tars_and_takes_no_new_ones(tmp_path):
     assert "4 gone, changed or broken since the run began: substitutes replace them" in str(summary)
     with pytest.raises(UserError, match="tars that exist, got no 0.tar"):
         build_catalog(path, sources, tmp_path, ["0"], progress=False)
+
+
+@pytest.mark.parametrize("first", ["x.jpg", "x.seg.png"])
+def test_only_usual_endings_make_a_sample(tmp_path, first):
+    masks = ("x.seg.png", "x.mask.0.png", "x.thumb.jpg")
+    names = sorted(("x.jpg", *masks), key=lambda name: name != first)
+    make_tar(tmp_path / "a.tar", [*((name, photo(1)) for name in names), ("x.cls", b"1")])
+    members, left_out = read_members(tmp_path, "a.tar")
+    assert [(member.name, member.label) for member in members] == [("x.jpg", "1")]
+    assert left_out == {"member with more than an ending after the first dot of its name": 3}
+    assert read_members(tmp_path, "a.tar", MediaKind.VIDEO)[0] == []
+
+
+@pytest.mark.parametrize(
+    "label, expected",
+    [("1.0", "1"), ("1", "1"), ('"1"', "1"), ('"cat"', "cat"), ("1.5", "d"), ("true", "d")],
+)
+def test_whole_numbers_are_labels_however_they_are_written(tmp_path, label, expected):
+    """Other values give no class, so that the folder does."""
+    data = f'{{"label": {label}}}'.encode()
+    make_tar(tmp_path / "a.tar", [("d/x.jpg", photo(1)), ("d/x.json", data)])
+    assert [member.label for member in read_members(tmp_path, "a.tar")[0]] == [expected]
+
+
+@pytest.mark.parametrize("ending, program", [("gz", "gzip"), ("xz", "lzma"), ("bz2", "bz2")])
+def test_compressed_tars_say_so_and_what_to_do(tmp_path, ending, program):
+    make_tar(tmp_path / "plain.tar", [("d/x.jpg", photo(1))])
+    packed = importlib.import_module(program).compress((tmp_path / "plain.tar").read_bytes())
+    name = f"web-00.tar.{ending}"
+    write(tmp_path / "web" / name, packed)
+
+    def build(pattern):
+        sources = {"w": SourceConfig(kind="image", root="web", tars=pattern)}
+        return build_catalog(tmp_path / "c.sqlite", sources, tmp_path, progress=False)
+
+    with pytest.raises(UserError, match=rf"no {name[:-3]}.*, but {name}, which is compressed"):
+        build(name.removesuffix(f".{ending}"))
+    with pytest.raises(UserError, match=r"no \*\.tar in .*, but .* compressed\. Decompress"):
+        build("*.tar")
+    with pytest.raises(UserError, match=f"tar compressed with .*, such as {name}"):
+        build("web-*")

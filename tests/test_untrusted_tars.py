@@ -7,11 +7,10 @@ import tarfile
 import time
 
 from helpers.raw_png import raw_png
-from helpers.small_builds import run_build, write
+from helpers.small_builds import read_members, run_build, write
 from omnidali.catalog.listing import tars
-from omnidali.catalog.listing.tars import read_tar
+from omnidali.catalog.probing.root_guard import LINK_LEAVES
 from omnidali.config.sources import SourceConfig
-from omnidali.media_kind import MediaKind
 
 
 def make_tar(path, members, form=tarfile.GNU_FORMAT):
@@ -42,7 +41,7 @@ def test_hostile_tars_are_refused_or_read_safely(tmp_path):
             ("0/\x1b.png", photo),
         ],
     )
-    found, left_out = read_tar(str(tmp_path), "a.tar", MediaKind.IMAGE)
+    found, left_out = read_members(tmp_path, "a.tar")
     assert [member[0] for member in found] == ["0/a.png"]
     assert (
         left_out["member whose name leaves the tar"] == 2 and left_out["member that is a link"] == 2
@@ -58,19 +57,13 @@ def test_hostile_tars_are_refused_or_read_safely(tmp_path):
         ("cut.tar", whole[:540], "member cut off"),
         ("text.tar", b"hello" * 200, "tar broken"),
     ):
-        found, left_out = read_tar(
-            str(tmp_path), write(tmp_path / name, data).name, MediaKind.IMAGE
-        )
+        found, left_out = read_members(tmp_path, write(tmp_path / name, data).name)
         assert not found and any(reason.startswith(expected) for reason in left_out), left_out
     os.mkfifo(tmp_path / "pipe.tar")
-    assert read_tar(str(tmp_path), "pipe.tar", MediaKind.IMAGE)[1] == {
-        "tar that is no regular file": 1
-    }
+    assert read_members(tmp_path, "pipe.tar")[1] == {"tar that is no regular file": 1}
     (tmp_path / "root").mkdir()
     (tmp_path / "root/out.tar").symlink_to(tmp_path / "a.tar")
-    assert read_tar(str(tmp_path / "root"), "out.tar", MediaKind.IMAGE)[1] == {
-        "tar whose path leaves the root": 1
-    }
+    assert read_members(tmp_path / "root", "out.tar")[1] == {f"tar whose {LINK_LEAVES}": 1}
 
 
 def test_unreadable_tar_is_tried_at_the_next_start(tmp_path, monkeypatch):
@@ -120,9 +113,7 @@ def test_false_tar_headers_are_refused(tmp_path):
         header(b"77777777777\0", b"x"),
     ):
         began = time.thread_time()
-        found, left_out = read_tar(
-            str(tmp_path), write(tmp_path / "h.tar", data + bytes(1024)).name, MediaKind.IMAGE
-        )
+        found, left_out = read_members(tmp_path, write(tmp_path / "h.tar", data + bytes(1024)).name)
         assert not found and time.thread_time() - began < 5
 
 
@@ -147,7 +138,5 @@ def test_tar_that_ends_early_is_reported(tmp_path):
         (emptied, 2, {"tar broken: ends at byte 3,072 of 10,240": 1}),
         (whole + whole, 4, {"tar broken: ends at byte 6,144 of 20,480": 1}),
     ):
-        found, left_out = read_tar(
-            str(tmp_path), write(tmp_path / "t.tar", bytes(data)).name, MediaKind.IMAGE
-        )
+        found, left_out = read_members(tmp_path, write(tmp_path / "t.tar", bytes(data)).name)
         assert (len(found), left_out) == (members, expected)

@@ -4,7 +4,6 @@ import json
 import os
 import sqlite3
 import zlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,12 +17,23 @@ from omnidali.catalog.database.integrity import (
     only_build,
     reporting_damage,
 )
+from omnidali.catalog.database.left_out_table import (
+    LISTING,
+    clear_left_out,
+    left_out_path,
+    write_left_out,
+    write_left_out_csv,
+)
+from omnidali.catalog.database.sql_schema import NEW
+from omnidali.catalog.listing.left_out import LeftOut
 from omnidali.catalog.listing.scan import SourceScan
 from omnidali.catalog.probe_new import probe_new
 from omnidali.catalog.probing.probe_pool import ProbePool
 from omnidali.catalog.summary import Summary, summarise
 from omnidali.config.sources import MediaConfig
 from omnidali.utils.text_files import require_utf8_names
+
+REPEATED = "line that repeats another"
 
 
 def build_catalog(
@@ -89,11 +99,17 @@ def _update(
 ) -> list[Summary]:
     """Update all sources; ``options`` are those of :func:`_update_source`."""
     with writing(path) as db:
-        return [_update_source(db, scan, pool, **options) for scan in scans]
+        before = db.total_changes
+        try:
+            return [_update_source(db, path, scan, pool, **options) for scan in scans]
+        finally:  # also where a source has no usable file: it says which are not, and why
+            if db.total_changes != before or not left_out_path(path).exists():
+                write_left_out_csv(db, path)
 
 
 def _update_source(
     db: sqlite3.Connection,
+    path: Path,
     scan: SourceScan,
     pool: ProbePool,
     *,
@@ -133,7 +149,15 @@ def _update_source(
             keep_all=scan.config.pieces == "all",
         )
     db.commit()
-    return summarise(db, source, scan, probed=probed, repeated=repeated, lost=lost)
+    return summarise(
+        db,
+        source,
+        scan,
+        probed=probed,
+        repeated=repeated,
+        lost=lost,
+        left_out=left_out_path(path),
+    )
 
 
 def _write_entries(db: sqlite3.Connection, known: KnownSource, scan: SourceScan) -> int:
@@ -149,18 +173,23 @@ def _write_entries(db: sqlite3.Connection, known: KnownSource, scan: SourceScan)
     config = scan.config
     db.execute(
         "CREATE TEMP TABLE IF NOT EXISTS listed (path TEXT, label INTEGER, unit TEXT, first REAL,"
-        " last REAL, video TEXT, positive INTEGER, archive TEXT, offset INTEGER, size INTEGER)"
+        " last REAL, video TEXT, positive INTEGER, line INTEGER, list INTEGER, archive TEXT,"
+        " offset INTEGER, size INTEGER)"
     )
     db.execute("DELETE FROM listed")
-    left_out: Counter[str] = Counter()
+    clear_left_out(db, source, LISTING)
+    left_out = LeftOut(partial(write_left_out, db, source, LISTING))
     form, rows, watched = scan.read(left_out)
     total = db.executemany(
-        "INSERT INTO listed VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
+        "INSERT INTO listed VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
     ).rowcount
+    left_out.flush()
     db.execute("CREATE INDEX IF NOT EXISTS temp.listed_path ON listed (path)")
 
     if (known.root, known.kind, known.pattern) != (scan.root, config.kind, config.pattern):
         db.execute("DELETE FROM media WHERE source = ?", (source,))
+    elif known.links != config.links:  # the reason of many states
+        db.execute("UPDATE media SET state = ? WHERE source = ?", (NEW, source))
     _match_media(db, source)
     kept = _replace_entries(db, source, by_video=config.media_kind.has_pieces)
 
@@ -169,9 +198,9 @@ def _write_entries(db: sqlite3.Connection, known: KnownSource, scan: SourceScan)
         "root": scan.root,
         "pattern": config.pattern,
         "format": form,
-        "left_out": json.dumps(left_out),
+        "left_out": json.dumps(left_out.counts),
         "pixel_aspect": config.pixel_aspect,
-        "signature": scan.signature(watched, scan.tars()),
+        "signature": scan.signature(watched, scan.matches()),
         "watched": json.dumps(watched),
         "fingerprint": None,
         "entries_crc": _entries_crc(db, source),
@@ -180,7 +209,20 @@ def _write_entries(db: sqlite3.Connection, known: KnownSource, scan: SourceScan)
         f"UPDATE sources SET {', '.join(f'{name} = :{name}' for name in found)} WHERE id = :id",
         {**found, "id": source},
     )
+    if total > kept:
+        _note_repeated(db, source, watched)
     return total - kept
+
+
+def _note_repeated(db: sqlite3.Connection, source: int, lists: Sequence[str]) -> None:
+    """Name the lines that repeat another; they are counted on their own."""
+    repeated = LeftOut(partial(write_left_out, db, source, LISTING))
+    for path, line, number in db.execute(
+        "SELECT path, line, list FROM listed WHERE rowid NOT IN"
+        " (SELECT MIN(rowid) FROM listed GROUP BY path, label, unit, first, last)"
+    ):
+        repeated.add(path, REPEATED, f"{lists[number]}, line {line}" if line else "")
+    repeated.flush()
 
 
 def _match_media(db: sqlite3.Connection, source: int) -> None:
@@ -208,8 +250,10 @@ def _replace_entries(db: sqlite3.Connection, source: int, by_video: bool) -> int
     # a removed piece whose file is not needed is an entry all the same: the numbers of the others
     # count it
     return db.execute(
-        "INSERT INTO entries (source, media, label, unit, first, last, video, positive)"
-        " SELECT ?, COALESCE(m.id, 0), l.label, l.unit, l.first, l.last, l.video, l.positive"
+        "INSERT INTO entries"
+        " (source, media, label, unit, first, last, video, positive, line, list)"
+        " SELECT ?, COALESCE(m.id, 0), l.label, l.unit, l.first, l.last, l.video, l.positive,"
+        " l.line, l.list"
         " FROM listed l LEFT JOIN media m ON m.source = ? AND m.path = l.path WHERE l.rowid IN"
         " (SELECT MIN(rowid) FROM listed GROUP BY path, label, unit, first, last)"
         f" ORDER BY {order}",

@@ -15,7 +15,7 @@ from omnidali.catalog.database.connection import connect
 from omnidali.catalog.database.integrity import DamagedCatalogError
 from omnidali.catalog.database.source_table import COLUMNS
 from omnidali.catalog.database.sql_schema import NEW
-from omnidali.catalog.listing.scan import SourceScan
+from omnidali.catalog.listing.scan import SIGNED, SourceScan
 from omnidali.catalog.probing.file_span import stamp_of
 from omnidali.catalog.probing.probe import OK, UNREADABLE
 from omnidali.config.sources import MediaConfig
@@ -56,6 +56,12 @@ class KnownSource(NamedTuple):
         ).fetchone()
         return None if row is None else cls._make(row)
 
+    @property
+    def links(self) -> object:
+        """The setting ``links`` with which the list was read; None: it never was."""
+        settings = parse_stored(self.signature, list)[0] if self.signature else []
+        return dict(zip(SIGNED, settings, strict=False)).get("links")
+
     def needs_reading(self, scan: SourceScan, as_begun: bool) -> bool:
         """Whether the list is to be read, as it is new or changed.
 
@@ -68,10 +74,10 @@ class KnownSource(NamedTuple):
             return True
         watched = parse_stored(self.watched or "[]", list)
         if as_begun and self.signature is not None:
-            now = scan.signature(watched, tars=[])
+            now = scan.signature(watched, matches=[])
             return _users_part(self.signature, scan) != _users_part(now, scan)
 
-        if scan.signature(watched, scan.tars()) != self.signature:
+        if scan.signature(watched, scan.matches()) != self.signature:
             return True
         # the disk may give by now what it did not give then
         left_out = parse_stored(self.left_out or "{}", dict)
@@ -189,6 +195,8 @@ def parse_stored(text: str, kind: type[T]) -> T:
 
 def _users_part(signature: str, scan: SourceScan) -> tuple[object, ...]:
     """The part of a signature that the user decides on, without the files found in folders."""
-    settings, root, classes, _, watched = parse_stored(signature, list)
-    lists = [str(scan.data_root / path) for path in (scan.config.list, scan.config.labels) if path]
+    settings, root, classes, _, watched, *_ = parse_stored(signature, list)
+    lists = [str(path) for path in scan.lists()]
+    if scan.config.labels:
+        lists.append(str(scan.data_root / scan.config.labels))
     return settings, root, classes, [[path, stamp] for path, stamp in watched if path in lists]

@@ -5,8 +5,10 @@ import sqlite3
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from omnidali.catalog.changes import parse_stored
+from omnidali.catalog.database.left_out_table import left_out_examples
 from omnidali.catalog.listing.scan import SourceScan
 from omnidali.catalog.probing.probe import OK
 from omnidali.config.sources import MediaConfig, key_of
@@ -29,6 +31,7 @@ class Summary:
         lost: files that are gone, changed or broken since the run began, and that stay in its plan.
         noted: how many files are damaged, or used in part.
         a_note: path and note of one of them.
+        left_out: the table that names each thing left out.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Summary:
     lost: int = 0
     noted: int = 0
     a_note: tuple[str, str | None] = ("", "")
+    left_out: str = ""
 
     def __str__(self) -> str:
         text = f"{self.name}: {self.usable:,} samples, read as {self.form}"
@@ -52,6 +56,7 @@ class Summary:
         if self.refused:
             reasons = "; ".join(map(self._refusal, self.refused))
             text += f", {sum(self.refused.values()):,} left out ({reasons})"
+            text += f", each in {self.left_out}" if self.left_out else ""
         if self.noted:
             example = for_terminal(": ".join(map(str, self.a_note)))
             text += f", {self.noted:,} damaged or used in part (such as {example})"
@@ -71,7 +76,14 @@ class Summary:
 
 
 def summarise(
-    db: sqlite3.Connection, source: int, scan: SourceScan, *, probed: int, repeated: int, lost: int
+    db: sqlite3.Connection,
+    source: int,
+    scan: SourceScan,
+    *,
+    probed: int,
+    repeated: int,
+    lost: int,
+    left_out: Path,
 ) -> Summary:
     """Count what the catalog holds of a source.
 
@@ -82,6 +94,7 @@ def summarise(
         probed: files probed just now.
         repeated: lines that repeat another.
         lost: files that are gone, changed or broken since the run began.
+        left_out: the table that names each thing left out.
 
     Raises:
         NoUsableFilesError: if no sample is usable.
@@ -110,6 +123,7 @@ def summarise(
         lost=lost,
         noted=noted,
         a_note=(path, note),
+        left_out=str(left_out),
     )
     if usable:
         return summary
@@ -143,7 +157,8 @@ def _count_refused(db: sqlite3.Connection, source: int) -> tuple[Counter[str], d
     ).fetchone()
     refused.update(parse_stored(left_out, dict))
     refused.update(parse_stored(unusable, dict))
-    return refused, {state: path for state, _, path in found}
+    examples = {state: path for state, _, path in found}
+    return refused, {**left_out_examples(db, source), **examples}
 
 
 def _how_read(config: MediaConfig) -> str:

@@ -43,6 +43,10 @@ class MediaConfig:
         "parts",
         "parts_json",
         "pieces",
+        "ucf101",
+        "hmdb51",
+        "something_json",
+        "something_csv",
     ] = setting("auto", "of the list; auto: recognised from its first lines")
     tars: str | None = setting(
         None, 'WebDataset tars under root instead of a list: "*.tar", "train-{000..099}.tar"'

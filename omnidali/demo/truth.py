@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omnidali.catalog.listing.labels import Labels, read_class_names
-from omnidali.catalog.listing.list_formats import Entry
+from omnidali.catalog.listing.class_files import read_class_names
+from omnidali.catalog.listing.labels import Labels
+from omnidali.catalog.listing.list_file import Entry
 from omnidali.catalog.listing.list_reader import read_list
 from omnidali.config.schema import Config
 from omnidali.demo.world_plan import PART_SECONDS, PARTS, TRUTH, WHOLE

@@ -11,12 +11,13 @@ from omnidali.catalog.changes import would_change
 from omnidali.catalog.database.reader import CatalogReader
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.catalog.database.trial_copy import accept_trial, begin_trial
+from omnidali.catalog.listing.class_files import ClassNames
 from omnidali.config.files import data_file
 from omnidali.config.schema import Config
 from omnidali.config.sources import EVALUATION, MediaConfig, SourceConfig, key_of
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
-from omnidali.loading.class_names import find_names
+from omnidali.loading.class_names import check_first_labels, find_names, found_names
 from omnidali.loading.failures.quarantine import Quarantine
 from omnidali.loading.fusion import FusionIterator, LoaderOptions
 from omnidali.loading.trial_outcome import Trial, hold_trial
@@ -41,6 +42,7 @@ class Data:
         summary: lines that say what was found and what was left out, and why.
         reader: of the catalog.
         catalog: where the catalog belongs; the reader's is elsewhere if it was built for a trial.
+        first_label: the number of the first class in lists whose labels are numbers.
     """
 
     tables: tuple[SourceTable, ...]
@@ -50,6 +52,7 @@ class Data:
     summary: tuple[str, ...]
     reader: CatalogReader | None = None
     catalog: Path | None = None
+    first_label: int = 0
 
     def keep_catalog(self, ranks: Ranks = ONE_RANK) -> None:
         """Replace the old catalog by one that was built for a trial; every rank calls this.
@@ -117,6 +120,7 @@ def open_data(
         evaluation=evaluation,
         class_names=tuple(names or map(str, range(count))),
         named=bool(names),
+        first_label=names.first if names else 0,
         summary=tuple(summary),
         reader=reader,
         catalog=Path(config.catalog_path),
@@ -128,10 +132,16 @@ def _build(
     sources: Mapping[str, MediaConfig],
     classes: Sequence[str] | None,
     as_begun: bool,
-) -> tuple[Path, list[str] | None, list[str]]:
+) -> tuple[Path, ClassNames | None, list[str]]:
     """Build the catalog; returns where it lies, the class names, and a line a source."""
-    names = list(classes) if classes and not config.classes else find_names(config)
     root = Path(config.data_root)
+    if classes and not config.classes:
+        names: ClassNames | None = found_names(classes, "those of the checkpoint")
+    else:
+        names = find_names(config)
+    if not as_begun:
+        check_first_labels(sources, names, root)
+
     path = Path(config.catalog_path)
 
     changes = would_change(path, sources, root, names) if as_begun else None
@@ -140,7 +150,8 @@ def _build(
     summaries = build_catalog(
         path, sources, root, names, as_begun=as_begun, is_current=changes is False
     )
-    return path, names, [str(summary) for summary in summaries]
+    notes = [names.note] if names and names.note else []
+    return path, names, [*notes, *map(str, summaries)]
 
 
 def drawn_part(table: SourceTable, source: MediaConfig, seed: int) -> SourceTable:

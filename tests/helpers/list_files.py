@@ -8,13 +8,14 @@ from omnidali.config.sources import MediaConfig
 
 
 def read_file(path, names=None, **settings):
-    """The entries of a list, by default of a source of videos."""
+    """The entries of a list, by default of a source of videos, without their lines."""
     source = MediaConfig(**{"kind": "video", **settings})
-    return list(read_list(path, source, Labels(names).number, "s")[1])
+    entries = read_list(path, source, Labels(names).number, "s")[1]
+    return [entry._replace(line=0) for entry in entries]
 
 
 def read_text(folder, text, names=None, mapping=None, **settings):
-    """The format and the entries of a list with this text."""
+    """The format and the entries of a list with this text, without their lines."""
     path = folder / "list.txt"
     path.write_text(text)
     map_path = None
@@ -25,4 +26,4 @@ def read_text(folder, text, names=None, mapping=None, **settings):
     form, entries = read_list(
         path, MediaConfig(**{"kind": "video", **settings}), labels.number, "s"
     )
-    return form, list(entries)
+    return form, [entry._replace(line=0) for entry in entries]

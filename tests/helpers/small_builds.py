@@ -1,10 +1,13 @@
 """Catalogs of a few small files that a test damages."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 from omnidali.catalog.build import build_catalog
+from omnidali.catalog.listing.tars import read_tar
 from omnidali.config.sources import SourceConfig
+from omnidali.media_kind import MediaKind
 from omnidali.testing.numbered_media import write_image
 
 ROOT = str(Path(__file__).parents[2])
@@ -23,6 +26,12 @@ def write(path, data):
 
 def run_build(folder, sources=IMAGES, **options):
     return build_catalog(folder / "c.sqlite", sources, folder, progress=False, **options)[0]
+
+
+def read_members(folder, name, kind=MediaKind.IMAGE):
+    """The members of a tar that are media, and the counts of what is not used by reason."""
+    members, left_out = read_tar(str(folder), name, kind)
+    return members, Counter(item.reason for item in left_out)
 
 
 def make_images(folder, count=6):

@@ -4,14 +4,15 @@ import hashlib
 import json
 import sqlite3
 from array import array
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain, groupby, islice
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from omnidali.catalog.database.integrity import DamagedCatalogError, crc_of
+from omnidali.catalog.database.left_out_table import PIECES, clear_left_out, write_left_out
 from omnidali.catalog.database.listed_items import (
     ListedItem,
     read_entries,
@@ -20,6 +21,7 @@ from omnidali.catalog.database.listed_items import (
     stretches_pixels,
 )
 from omnidali.catalog.database.source_table import COLUMNS, PIECE_COLUMNS
+from omnidali.catalog.listing.left_out import LeftOut
 from omnidali.catalog.probing.probe import IRREGULAR, OK, planned_codec
 
 ANOTHER_SIZE = "piece of another size than its video's first"
@@ -29,6 +31,8 @@ _CHUNK = 1 << 20  # rows in one row of the table of packed columns
 _FETCHED = 10_000  # rows that are in memory at once, apart from the columns
 # some samples: their columns by name, and the paths of their files
 _Chunk: TypeAlias = tuple[Mapping[str, "array[int]"], list[str]]
+# takes an item that is not used, the reason and a detail
+LeaveOut: TypeAlias = Callable[[ListedItem, str, str], None]
 _SHOWN = 3  # irregular files that are named
 
 
@@ -59,12 +63,14 @@ def write_columns(
     ).fetchone()
     db.execute("DELETE FROM packed WHERE source = ?", (source,))
 
-    unusable: Counter[str] = Counter()
+    clear_left_out(db, source, PIECES)
+    left_out = LeftOut(partial(write_left_out, db, source, PIECES))
+    leave_out = partial(_leave_out, left_out, _lists_of(db, source))
     files = read_entries(db, source)
     if by_video:
-        chunks = _pack_videos(files, codec_places, keep_all, unusable)
+        chunks = _pack_videos(files, codec_places, keep_all, leave_out)
     else:
-        chunks = _pack_pieces(files, codec_places, unusable)
+        chunks = _pack_pieces(files, codec_places, leave_out)
 
     # damage that was found later makes no other plan
     sound = [planned_codec(name) for name in codecs]
@@ -93,8 +99,9 @@ def write_columns(
     _write(db, source, "fingerprint", 0, f"{digest.hexdigest()} of {count}")
     db.execute(
         "UPDATE sources SET fingerprint = ?, unusable = ? WHERE id = ?",
-        (digest.hexdigest(), json.dumps(unusable), source),
+        (digest.hexdigest(), json.dumps(left_out.counts), source),
     )
+    left_out.flush()
 
 
 def read_columns(db: sqlite3.Connection, source: int, fingerprint: str) -> dict[str, list[bytes]]:
@@ -121,6 +128,21 @@ def _write(db: sqlite3.Connection, source: int, name: str, chunk: int, data: byt
         "INSERT INTO packed VALUES (?, ?, ?, ?, ?)",
         (source, name, chunk, data, crc_of(source, name, chunk, data)),
     )
+
+
+def _lists_of(db: sqlite3.Connection, source: int) -> list[str]:
+    """The lists of a source, as its entries number them."""
+    (watched,) = db.execute("SELECT watched FROM sources WHERE id = ?", (source,)).fetchone()
+    return json.loads(watched or "[]")
+
+
+def _leave_out(
+    left_out: LeftOut, lists: Sequence[str], item: ListedItem, reason: str, detail: str
+) -> None:
+    """Note an item that is not used, of a long video the video."""
+    where = f"{lists[item.list]}, line {item.line}" if item.line else ""
+    path = item.video if reason == NO_POSITIVE else item.path
+    left_out.add(path, reason, where, detail)
 
 
 def _codec_names(db: sqlite3.Connection, source: int) -> list[str]:
@@ -156,7 +178,7 @@ def _extend(
 
 
 def _pack_pieces(
-    files: Iterator[ListedItem], codec_places: Mapping[str, int], unusable: Counter[str]
+    files: Iterator[ListedItem], codec_places: Mapping[str, int], leave_out: LeaveOut
 ) -> Iterator[_Chunk]:
     """Yield chunks in which every entry is a sample of one piece."""
     for file in files:
@@ -166,7 +188,7 @@ def _pack_pieces(
         # a million rows would take several times the memory of the columns made of them
         while part := list(islice(entries, _FETCHED)):
             found = [
-                (row, first, count) for row in part for _, first, count in spans(row, unusable)
+                (row, first, count) for row in part for _, first, count in spans(row, leave_out)
             ]
             samples = [(row.label, row.width, row.height) for row, _, _ in found]
             pieces = [
@@ -185,7 +207,7 @@ def _pack_videos(
     files: Iterator[ListedItem],
     codec_places: Mapping[str, int],
     keep_all: bool,
-    unusable: Counter[str],
+    leave_out: LeaveOut,
 ) -> Iterator[_Chunk]:
     """Yield chunks in which the entries of one video and label make a sample.
 
@@ -202,7 +224,7 @@ def _pack_videos(
         paths_by_record = {}
         for file in entries:
             paths_by_record[file.record] = file.path
-            for _, first, count in spans(file, unusable):
+            for _, first, count in spans(file, leave_out):
                 piece = _Piece(file.record, count, codec_places[file.codec], first=first)
                 if file.positive is None:
                     removed.append(piece)
@@ -212,10 +234,10 @@ def _pack_videos(
                 if (file.width, file.height) == size:
                     (shown if file.positive else others).append(piece)
                 else:  # one box is cut out of all frames of a sample
-                    unusable[ANOTHER_SIZE] += 1
+                    leave_out(file, ANOTHER_SIZE, f"{file.width}x{file.height}")
 
         if not shown and not (others and keep_all):
-            unusable[NO_POSITIVE] += 1
+            leave_out(file, NO_POSITIVE, "")
             continue
         if not others and file.unit == "seconds":
             others = _gaps(shown, removed, file.frames)

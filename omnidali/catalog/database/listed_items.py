@@ -1,8 +1,7 @@
 """The items of a source's list with their probed files, and the frames that each one names."""
 
 import sqlite3
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -20,11 +19,12 @@ from omnidali.catalog.probing.probe import OK, stretched
 
 RATE_IF_UNKNOWN = 25.0  # frames a second of a file that has neither timestamps nor a rate
 OUTSIDE = "piece outside of its file"
+FEWER_FRAMES = "fewer frames than listed"
 TOO_MANY = f"video of more than {MAX_PIECES:,} windows: raise window_seconds or --window"
 _ENTRIES = (
     "SELECT e.label, m.width, m.height, m.id, m.frames, m.codec, m.path, e.unit, e.first, e.last,"
     " e.video, e.positive, m.frame_rate, m.tick,"
-    " CASE WHEN e.unit IN ('seconds', 'windows') THEN m.timing END, m.aspect"
+    " CASE WHEN e.unit IN ('seconds', 'windows') THEN m.timing END, m.aspect, e.line, e.list"
     " FROM entries e JOIN media m ON m.id = e.media"
     " WHERE e.source = ? AND m.state = ? ORDER BY e.id"
 )
@@ -51,6 +51,8 @@ class ListedItem(NamedTuple):
         tick: unit of the timestamps, seconds.
         timing: packed timestamps, where pieces need them.
         aspect: width of a stored pixel by its height.
+        line: of the list; 0: in none.
+        list: number of the list among several.
         begin: frame of the file that the piece begins with.
         number: of the piece in its video, also counting files that are missing.
     """
@@ -71,6 +73,8 @@ class ListedItem(NamedTuple):
     tick: float = 0
     timing: bytes | None = None
     aspect: float = 1
+    line: int = 0
+    list: int = 0
     begin: int = 0
     number: int = 0
 
@@ -100,7 +104,9 @@ def stretched_codec(name: str) -> str:
     return f"{name.partition(':')[0]}:anamorphic"
 
 
-def spans(item: ListedItem, unusable: Counter[str]) -> Iterator[tuple[int, int, int]]:
+def spans(
+    item: ListedItem, leave_out: Callable[[ListedItem, str, str], None] = lambda *_: None
+) -> Iterator[tuple[int, int, int]]:
     """Yield (number of the window, first frame, frames) of what an entry names.
 
     Windows without a frame are left out. A written list has windows by their numbers: the frames
@@ -109,7 +115,7 @@ def spans(item: ListedItem, unusable: Counter[str]) -> Iterator[tuple[int, int, 
 
     Args:
         item: the entry.
-        unusable: counts the reasons why an entry is left out.
+        leave_out: is called with an entry that names no frame, the reason and a detail.
     """
     # a whole file, by far the most common
     if not item.unit:
@@ -127,7 +133,7 @@ def spans(item: ListedItem, unusable: Counter[str]) -> Iterator[tuple[int, int, 
             count = max(1, int(min(length / item.last + 0.5, MAX_PIECES + 1)))
             # left out, not refused: an untrusted video of a day shall not stop a run
             if count > MAX_PIECES:
-                unusable[TOO_MANY] += 1
+                leave_out(item, TOO_MANY, "")
                 return
             edges = [number * item.last for number in range(count)] + [length + 1]
 
@@ -136,10 +142,18 @@ def spans(item: ListedItem, unusable: Counter[str]) -> Iterator[tuple[int, int, 
         cuts = list(pairwise(places))
 
     if not any(end > begin for begin, end in cuts):
-        unusable[OUTSIDE] += 1
+        leave_out(item, *_why_outside(item))
     for number, (begin, end) in enumerate(cuts):
         if end > begin:
             yield number, begin, end - begin
+
+
+def _why_outside(item: ListedItem) -> tuple[str, str]:
+    """The reason why an entry names no frame of its file, and the figures."""
+    if item.unit == "frames":
+        return FEWER_FRAMES, f"{item.frames:,} frames where the list needs {item.last:,.0f}"
+    seconds = item.frames / (item.rate or RATE_IF_UNKNOWN)
+    return OUTSIDE, f"{item.first:g} to {item.last:g} s of {seconds:.1f} s"
 
 
 def _frame_seconds(item: ListedItem) -> np.ndarray:
@@ -177,7 +191,7 @@ def read_items(catalog: str | Path, name: str) -> Iterator[ListedItem]:
             if entry.positive is None:  # removed
                 continue
 
-            for window, begin, frames in spans(entry, Counter()):
+            for window, begin, frames in spans(entry):
                 item = entry._replace(timing=None, begin=begin, frames=frames, number=number)
                 if entry.unit == "windows":
                     # as much as spans adds to the last

@@ -2,19 +2,20 @@
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from omnidali.catalog.database.integrity import crc_of
 from omnidali.utils.untrusted_text import say
 
-VERSION = 6
-UPGRADED = (4, 5)  # the versions that can be brought up to the present one
+VERSION = 7
+UPGRADED = (4, 5, 6)  # the versions that can be brought up to the present one
 NEW = "new"  # the state of a file before its probe
 
-# media: a row a file, as probed; entries: a row an item of the list, in its order. A file's id is
-# never given to another one: a run that reads an older list shall miss a file rather than show
-# another's pictures.
+# media: a row a file, as probed; entries: a row an item of the list, in its order, with the number
+# of its line and of its list among several; left_out: what is passed over, by the stage that did.
+# A file's id is never given to another one: a run that reads an older list shall miss a file rather
+# than show another's pictures.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS sources (
     id INTEGER PRIMARY KEY, name TEXT UNIQUE, kind TEXT, root TEXT, pattern TEXT, format TEXT, signature TEXT,
@@ -29,10 +30,15 @@ CREATE INDEX IF NOT EXISTS media_state ON media (source, state);
 CREATE INDEX IF NOT EXISTS media_note ON media (source) WHERE note <> '';
 CREATE TABLE IF NOT EXISTS entries (
     id INTEGER PRIMARY KEY, source INTEGER NOT NULL, media INTEGER NOT NULL, label INTEGER NOT NULL, unit TEXT,
-    first REAL, last REAL, video TEXT, positive INTEGER);
+    first REAL, last REAL, video TEXT, positive INTEGER, line INTEGER NOT NULL DEFAULT 0,
+    list INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX IF NOT EXISTS entries_source ON entries (source, id);
 CREATE TABLE IF NOT EXISTS packed (
     source INTEGER, name TEXT, chunk INTEGER, data BLOB, crc INTEGER, PRIMARY KEY (source, name, chunk));
+CREATE TABLE IF NOT EXISTS left_out (
+    source INTEGER NOT NULL, stage TEXT NOT NULL, path TEXT NOT NULL, reason TEXT NOT NULL,
+    place TEXT NOT NULL, detail TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS left_out_source ON left_out (source, stage, reason);
 """  # noqa: E501 (SQLite keeps the text as it is, and catalogs are compared by it)
 
 # what the checksum of a file's row covers: all that the probe found, and where the file is
@@ -65,6 +71,11 @@ _COLUMNS = (
     "ALTER TABLE media ADD COLUMN note TEXT NOT NULL DEFAULT ''",
     "CREATE INDEX media_note ON media (source) WHERE note <> ''",
 )
+_TABLES = (
+    "ALTER TABLE entries ADD COLUMN line INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE entries ADD COLUMN list INTEGER NOT NULL DEFAULT 0",
+    *(statement for statement in SCHEMA.split(";") if " left_out" in statement),
+)
 # Files that are probed again, by the version of the catalog. A run that still reads their rows does
 # without an index of packets. NULL marks those of which frames may have other numbers.
 _VIDEOS = "source IN (SELECT id FROM sources WHERE kind IN ('video', 'untrimmed'))"
@@ -94,8 +105,8 @@ def upgrade(db: sqlite3.Connection, path: Path) -> None:
     """Bring an older catalog up to the present version.
 
     Version 5 numbers frames in a decoder's order; version 6 knows which packets no other refers to,
-    and their checksums. The build that follows probes again what is affected; ids, teachers' scores
-    and JPEGs stay.
+    and their checksums; version 7 knows lines, and what is left out. The build that follows probes
+    again what is affected; ids, teachers' scores and JPEGs stay.
     """
     with db:  # which rolls back after an error
         db.execute("BEGIN IMMEDIATE")
@@ -104,28 +115,37 @@ def upgrade(db: sqlite3.Connection, path: Path) -> None:
             return
 
         if version == 4:
-            _add_columns(db)
-        again = db.execute(_AGAIN[version]).rowcount
+            _add(db, _COLUMNS, "ignore")  # pixel_aspect
+            db.execute("UPDATE sources SET pixel_aspect = 'ignore'")
+        _add(db, _TABLES, "below", "auto")  # links and split
+        again = db.execute(_AGAIN[version]).rowcount if version in _AGAIN else 0
         db.execute(_INCOMPLETE)
         db.execute(f"PRAGMA user_version = {VERSION}")
         db.commit()
 
-    say(f"{path}: a catalog of an older version: {again:,} {_NOTES[version]}", error=True)
+    if version in _NOTES:
+        done = f": {again:,} {_NOTES[version]}"
+    else:
+        done = " is brought up to date: it knows what lists and folders leave out now"
+    say(f"{path}: a catalog of an older version{done}", error=True)
 
 
-def _add_columns(db: sqlite3.Connection) -> None:
-    """Add what version 5 added to version 4."""
-    for statement in _COLUMNS:
+def _add(db: sqlite3.Connection, statements: Sequence[str], *settings: str) -> None:
+    """Add what a version added to the one before: columns, tables, and settings of sources.
+
+    Args:
+        db: the open catalog.
+        statements: of SQL.
+        *settings: values of the new settings, with which lists are read as they were.
+    """
+    for statement in statements:
         db.execute(statement)
     for source, signature in db.execute(
         "SELECT id, signature FROM sources WHERE signature IS NOT NULL"
     ).fetchall():
         try:
-            settings, *others = json.loads(signature)
-            signature = json.dumps([[*settings, "ignore"], *others])
+            known, *others = json.loads(signature)
+            signature = json.dumps([[*known, *settings], *others])
         except (ValueError, TypeError):  # damaged: the build reads the list again
             signature = None
-        db.execute(
-            "UPDATE sources SET pixel_aspect = 'ignore', signature = ? WHERE id = ?",
-            (signature, source),
-        )
+        db.execute("UPDATE sources SET signature = ? WHERE id = ?", (signature, source))

@@ -1,31 +1,24 @@
-"""Media found in folders."""
+"""Media found in folders: by their content where a name does not tell, never by a name alone."""
 
 import os
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
+from omnidali.catalog.listing.class_files import same_form
+from omnidali.catalog.listing.folder_walk import FolderWalk, class_folders
 from omnidali.catalog.listing.labels import UNLABELLED
+from omnidali.catalog.listing.left_out import LeftOut
+from omnidali.catalog.probing.formats import IMAGE_ENDINGS, VIDEO_ENDINGS
+from omnidali.catalog.probing.probe import UNREADABLE
+from omnidali.catalog.probing.root_guard import escape_reason
+from omnidali.catalog.probing.sniff import HEAD_BYTES, refusal_of
 from omnidali.errors import UserError
 from omnidali.media_kind import MediaKind
-from omnidali.utils.text_files import is_line, is_text
+from omnidali.utils.text_files import NOT_UTF8, is_text
 
-IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".jpe"}
-VIDEO_ENDINGS = {
-    ".mp4",
-    ".m4v",
-    ".mov",
-    ".mkv",
-    ".webm",
-    ".avi",
-    ".flv",
-    ".mpg",
-    ".mpeg",
-    ".ts",
-    ".m2ts",
-    ".ivf",
-    ".3gp",
-    ".wmv",
-}
+HIDDEN_FILE = "hidden file"
+OUTSIDE_CLASSES = "file beside the class folders"
 
 
 def is_video_name(path: str) -> bool:
@@ -33,7 +26,7 @@ def is_video_name(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in VIDEO_ENDINGS
 
 
-def endings_of(kind: MediaKind) -> set[str]:
+def endings_of(kind: MediaKind) -> frozenset[str]:
     """The endings of the files that items of a kind are, or consist of."""
     return IMAGE_ENDINGS if kind.has_images else VIDEO_ENDINGS
 
@@ -42,16 +35,20 @@ def scan_folder(
     root: Path,
     kind: MediaKind,
     names: list[str] | None,
-    leave_out: Callable[[str], None] = lambda path: None,
+    left_out: LeftOut,
+    follows_links: bool = False,
 ) -> tuple[list[tuple[str, int]], list[str]]:
     """Find media below ``root``, a folder of class folders (ImageFolder) or of unlabelled files.
+
+    A file with a usual ending of the kind is an item; the probe looks into it. Of any other file
+    the first bytes decide.
 
     Args:
         root: of the source.
         kind: of the source.
         names: class names; none: the sorted folder names are the classes.
-        leave_out: is called with each path that is not UTF-8, which neither lists nor the catalog
-            can hold.
+        left_out: receives what is passed over, and class folders without an item.
+        follows_links: whether links may lead out of the root.
 
     Returns:
         (path, label) in sorted order, and the folders that were visited.
@@ -61,106 +58,96 @@ def scan_folder(
     """
     folders = class_folders(root)
     labels = _folder_labels(root, folders, names)
-    endings = endings_of(kind)
 
     entries = []
     visited = []
-    for folder, files in walk(root, folders):
+    filled = set()
+    for folder, files in FolderWalk(root, left_out, follows_links).folders(folders):
         visited.append(folder)
         relative = os.path.relpath(folder, root)
-        label = labels.get(relative.split(os.sep)[0], UNLABELLED)
-        found = [name for name in sorted(files) if os.path.splitext(name)[1].lower() in endings]
-        if kind.is_folder:
-            found = [""] if found else []
-        for name in found:
-            path = os.path.normpath(os.path.join(relative, name))
-            if is_text(path):
-                entries.append((path, label))
+        top = relative.split(os.sep)[0]
+        is_loose = bool(folders) and top not in labels
+
+        for path in _items_in(root, relative, files, kind, left_out, follows_links):
+            if is_loose:
+                left_out.add(path, OUTSIDE_CLASSES)
             else:
-                leave_out(path)
+                filled.add(top)
+                entries.append((path, labels.get(top, UNLABELLED)))
 
     if not entries:
+        reasons = "; ".join(f"{count:,} {reason}" for reason, count in left_out.counts.items())
         raise UserError(
-            str(root), f"{kind} files in class folders", "none", "Check root, or name a list."
+            str(root),
+            f"{kind} files in class folders",
+            f"none ({reasons})" if reasons else "none",
+            "Check root, or name a list.",
         )
-    if folders:  # loose files beside class folders have no class
-        entries = [entry for entry in entries if entry[1] != UNLABELLED]
+    for folder in folders:
+        if folder not in filled:
+            left_out.add(folder, f"class folder without {kind} files, which keeps its number")
     return entries, visited
+
+
+def _items_in(
+    root: Path,
+    folder: str,
+    files: list[str],
+    kind: MediaKind,
+    left_out: LeftOut,
+    follows_links: bool,
+) -> Iterator[str]:
+    """Yield the paths of the items of one folder; what is passed over goes to ``left_out``."""
+    endings = endings_of(kind)
+    for name in sorted(files):
+        path = os.path.normpath(os.path.join(folder, name))
+        reason = None
+        if name.startswith("."):
+            reason = HIDDEN_FILE
+        elif os.path.splitext(name)[1].lower() not in endings:
+            reason = _refusal_of_file(root, path, kind, follows_links)
+
+        if reason is not None and kind.is_folder:
+            continue
+        if kind.is_folder:  # the folder of this frame is the item
+            path = os.path.normpath(folder)
+        if reason is None and not is_text(path):  # neither lists nor the catalog can hold it
+            reason = NOT_UTF8
+
+        if reason is None:
+            yield path
+        else:
+            left_out.add(path, reason)
+        if kind.is_folder:
+            return
+
+
+def _refusal_of_file(root: Path, path: str, kind: MediaKind, follows_links: bool) -> str | None:
+    """Why a file with an unusual ending is no item, by its first bytes; None if it is one."""
+    reason = escape_reason(os.path.realpath(root), path, follows_links) if is_text(path) else None
+    if reason is not None:
+        return reason
+    try:
+        full = os.path.join(root, path)
+        if not stat.S_ISREG(os.stat(full).st_mode):  # a pipe would be waited for
+            return "not a regular file"
+        with open(full, "rb", buffering=0) as file:
+            return refusal_of(file.read(HEAD_BYTES), kind)
+    except FileNotFoundError:
+        return "link to a file that is not there"
+    except OSError as error:
+        return f"{UNREADABLE}: {error.strerror}"
 
 
 def _folder_labels(root: Path, folders: list[str], names: list[str] | None) -> dict[str, int]:
     names = folders if names is None else names
-    labels = {name: label for label, name in enumerate(names)}
+    labels = {same_form(name): label for label, name in enumerate(names)}
     for folder in folders:
-        if folder not in labels:
+        if same_form(folder) not in labels:
             raise UserError(
                 str(root / folder),
                 f"a folder named like a class ({names[0]}, ...)",
                 repr(folder),
                 "Rename or move it, or use a list.",
             )
-    return {folder: labels[folder] for folder in folders}
-
-
-def walk(root: str | Path, folders: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """Yield (folder, names of its files) of ``root`` and all below its ``folders``, sorted.
-
-    Args:
-        root: of the source.
-        folders: as :func:`class_folders` gives them; none: all of them, hidden ones too.
-
-    Raises:
-        UserError: for a folder that cannot be read; its files would be gone without a word.
-    """
-
-    def refuse(error: OSError) -> None:
-        # a folder deleted since its parent was listed is no loss: a start a moment later would find
-        # the same
-        if not isinstance(error, FileNotFoundError):
-            raise _unreadable(root, error) from None
-
-    try:
-        for folder, below, files in os.walk(root, onerror=refuse):
-            below[:] = folders if folders and folder == str(root) else sorted(below)
-            yield folder, files
-    except RecursionError:
-        raise UserError(
-            str(root), "folders of a few levels", "hundreds of levels", "Flatten them."
-        ) from None
-
-
-def class_folders(root: str | Path) -> list[str]:
-    """The sorted names of the folders in ``root``, hidden ones aside.
-
-    Raises:
-        UserError: if it cannot be read, or a name cannot be that of a class: it has to fit into a
-            line of a list.
-    """
-    try:
-        names = sorted(
-            entry.name
-            for entry in os.scandir(root)
-            if entry.is_dir() and not entry.name.startswith(".")
-        )
-    except OSError as error:
-        raise _unreadable(root, error) from None
-
-    for name in names:
-        if not is_line(name):
-            got = "a name with a line break" if is_text(name) else "a name that is not UTF-8"
-            raise UserError(
-                os.path.join(root, name),
-                "a class folder whose name is a line of UTF-8",
-                got,
-                "Rename it.",
-            )
-    return names
-
-
-def _unreadable(root: str | Path, error: OSError) -> UserError:
-    return UserError(
-        str(error.filename or root),
-        "a folder that can be read",
-        str(error.strerror),
-        "Correct its permissions, or start again once its disk answers.",
-    )
+    return {folder: labels[same_form(folder)] for folder in folders}

@@ -1,143 +1,82 @@
 """From what a list says of a class to the class's number."""
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol
 
+from omnidali.catalog.listing.class_files import MAX_LABEL, ClassNames, read_label_map, same_form
 from omnidali.errors import UserError
-from omnidali.utils.text_files import is_whole, parse_json, read_lines
+from omnidali.utils.text_files import is_line
 
 UNLABELLED = -1
-MAX_LABEL = 1_000_000  # a slip in a list must not make a classifier that no memory holds
-# the label of an item, by the arguments of :meth:`Labels.number`
-NumberLabel: TypeAlias = Callable[[str | None, str, str], int]
-_NUMBER_NAME = re.compile(r"(\d+)\s*[,\s]\s*(.+)")
+_EXACT = 2**53  # above it, floating-point numbers leave out whole numbers
 
 
-def read_class_names(path: Path) -> list[str]:
-    """Read class names, one a line; the line number, counted from 0, is the label.
+class NumberLabel(Protocol):
+    """Gives the label of an item, by the arguments of :meth:`Labels.number`."""
 
-    Raises:
-        UserError: if the file is missing, empty or names a class twice.
+    def __call__(
+        self, text: str | None, where: str, path: str, listed: int | None = None, /
+    ) -> int: ...
+
+
+def label_text(value: object) -> str | None:
+    """What a JSON value says of a class, as a list would say it; None if it is no label.
+
+    Args:
+        value: a word, or a whole number in any notation.
+
+    >>> label_text(3), label_text(1.0), label_text("archery"), label_text(1.5), label_text(True)
+    ('3', '1', 'archery', None, None)
     """
-    lines = list(read_lines(path, "classes"))
-    while lines and not lines[-1][1]:
-        lines.pop()
-    if not lines:
-        raise UserError(
-            str(path), "one class name a line", "an empty file", "Write the names in label order."
-        )
-
-    names: dict[str, int] = {}
-    for where, name in lines:
-        if not name or name in names:
-            raise UserError(where, "a class name of its own", repr(name[:200]), "Correct the line.")
-        names[name] = len(names)
-    return list(names)
-
-
-def read_label_map(path: Path) -> dict[str, int]:
-    """Read which number a list's word for a class means: its name, a video's id, another number.
-
-    JSON objects {key: number} and lists of names, and text files with lines of names, ``key
-    number`` or ``number,name`` are understood; numbers may be written as text.
-
-    Raises:
-        UserError: naming the file, and its line if there is one.
-    """
-    lines = list(read_lines(path, "label map"))
-    text = "\n".join(line for _, line in lines)
-    if text.lstrip().startswith(("{", "[")):
-        pairs = _json_pairs(path, text)
-    else:
-        pairs = _line_pairs([row for row in lines if row[1] and not row[1].startswith("#")])
-
-    mapping: dict[str, int] = {}
-    for where, key, number in pairs:
-        if not (is_whole(number) and int(number) <= MAX_LABEL):
-            raise UserError(
-                where,
-                f"a class number from 0 to {MAX_LABEL:,}",
-                repr(f"{key[:100]}: {number[:100]}"),
-                "Correct the label map.",
-            )
-        if mapping.setdefault(key, int(number)) != int(number):
-            raise UserError(
-                where,
-                "every key once",
-                f"{key[:200]!r} again with another number",
-                "Remove one of them.",
-            )
-    if not mapping:
-        raise UserError(
-            str(path), "classes and their numbers", "an empty file", "Fill it, or leave labels out."
-        )
-    return mapping
-
-
-def _json_pairs(path: Path, text: str) -> list[tuple[str, str, str]]:
-    values = parse_json(text, str(path))
-    if isinstance(values, dict):
-        return [(str(path), str(key), str(number)) for key, number in values.items()]
-    assert isinstance(values, list)
-    return [(str(path), str(name), str(number)) for number, name in enumerate(values)]
-
-
-def _line_pairs(lines: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
-    for parse in (_key_number, _number_name):
-        found = [parse(line) for _, line in lines]
-        # the first line may be a header
-        if sum(map(bool, found)) >= len(lines) - 1 and all(found[1:]):
-            return [(where, *pair) for (where, _), pair in zip(lines, found, strict=True) if pair]
-    return [(where, name, str(number)) for number, (where, name) in enumerate(lines)]
-
-
-def _key_number(line: str) -> tuple[str, str] | None:
-    """(key, number) of ``key number`` or ``key,number``."""
-    head = line.rstrip("0123456789")
-    key = head.rstrip().removesuffix(",").rstrip()
-    return (key, line[len(head) :]) if key and key != head and head != line else None
-
-
-def _number_name(line: str) -> tuple[str, str] | None:
-    """(name, number) of ``number,name``."""
-    match = _NUMBER_NAME.fullmatch(line)
-    return (match[2], match[1]) if match else None
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        value = int(value)
+    if isinstance(value, int):
+        return str(value)
+    return value if isinstance(value, str) and is_line(value) else None
 
 
 class Labels:
     """Numbers for the words that lists use for classes.
 
     Args:
-        names: class names in label order, which limit the numbers.
-        map_path: a file for :func:`read_label_map`, through which everything that a list says then
-            goes.
+        names: class names in label order, which limit the numbers. Those of a
+            :class:`~omnidali.catalog.listing.class_files.ClassNames` say from where lists count.
+        map_path: a file for :func:`~omnidali.catalog.listing.class_files.read_label_map`, through
+            which everything that a list says then goes.
 
     Raises:
         UserError: for a label map that cannot be read.
     """
 
     def __init__(self, names: Sequence[str] | None = None, map_path: Path | None = None):
+        known = names if isinstance(names, ClassNames) else ClassNames(names or ())
         self.names = names
+        self._first = known.first
+        self._counted_from = known.counted_from
+        self._origin = known.origin
         self._map_path = map_path
         self._mapping = read_label_map(map_path) if map_path else {}
-        self._by_name = {name: number for number, name in enumerate(names or ())}
+        self._by_name = {same_form(name): number for number, name in enumerate(known)}
 
-    def number(self, text: str | None, where: str, path: str) -> int:
+    def number(self, text: str | None, where: str, path: str, listed: int | None = None) -> int:
         """The label of an item.
 
         Args:
             text: what the list says of its class; none: the label map knows the path or its stem.
             where: file and line, for errors.
             path: of the item.
+            listed: the number, counted from 1, that the list has beside a class name.
 
         Raises:
             UserError: with ``where``.
         """
         if self._mapping:
             keys = [text] if text is not None else [path, Path(path).name, Path(path).stem]
-            label = self._mapped(keys, where)
+            number = self._mapped(keys, where)
+            label = self._counted(number, where, str(number))
         elif text is None:
             raise UserError(
                 where,
@@ -145,26 +84,50 @@ class Labels:
                 repr(path[:200]),
                 "Add the label, or name a label map with `labels:`.",
             )
-        elif text.isascii() and text.isdigit():
-            label = int(text) if len(text) < 10 else MAX_LABEL + 1
+        # a folder that gives a class its name may be called by a number
+        elif text.isascii() and text.isdigit() and not (self._origin and text in self._by_name):
+            number = int(text) if len(text) < 10 else MAX_LABEL + 2
+            label = self._counted(number, where, text)
         else:
             label = self._named(text, where)
 
-        if label > MAX_LABEL:
-            raise UserError(
-                where, f"a label of at most {MAX_LABEL:,}", str(text)[:200], "Correct the line."
-            )
-        if self.names is not None and label >= len(self.names):
+        if listed is not None and self._counted_from == 1 and listed != label + 1:
             raise UserError(
                 where,
-                f"a label below {len(self.names)}, the number of class names",
-                str(label),
-                "Correct the label or add the class name.",
+                f"{label + 1}, the number of {text} in the file of class names",
+                str(listed),
+                "Correct the line, or name the list's `format:` if its classes are numbers alone.",
             )
         return label
 
+    def _counted(self, number: int, where: str, text: str) -> int:
+        """The label of a number that a list or a label map gives as ``text``.
+
+        Raises:
+            UserError: if it is out of range, or nothing says what numbers mean.
+        """
+        if self._origin:
+            raise UserError(
+                where,
+                f"a class name, as the classes are {self._origin}",
+                text[:200],
+                "Name a file with `classes:`: one class name a line, in the order of the numbers.",
+            )
+        label = number - self._first
+        if label > MAX_LABEL:
+            raise UserError(
+                where, f"a label of at most {MAX_LABEL:,}", text[:200], "Correct the line."
+            )
+        if self.names is None or 0 <= label < len(self.names):
+            return label
+        last = len(self.names) - 1 + self._first
+        expected = f"a label below {len(self.names)}, the number of class names"
+        if self._first:
+            expected = f"a label from {self._first} to {last}, as in the file of class names"
+        raise UserError(where, expected, str(number), "Correct the label or add the class name.")
+
     def _mapped(self, keys: Sequence[str], where: str) -> int:
-        for key in keys:
+        for key in map(same_form, keys):
             if key in self._mapping:
                 return self._mapping[key]
         raise UserError(
@@ -175,11 +138,14 @@ class Labels:
         )
 
     def _named(self, text: str, where: str) -> int:
-        if text in self._by_name:
-            return self._by_name[text]
+        label = self._by_name.get(same_form(text))
+        if label is not None:
+            return label
         expected = "a class number of 0 or more"
         if self._by_name:
             expected += f", or one of {len(self._by_name)} class names"
+        if self._origin:
+            expected = f"one of {len(self._by_name)} class names, which are {self._origin}"
         raise UserError(
             where,
             expected,

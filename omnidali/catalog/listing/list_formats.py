@@ -1,131 +1,45 @@
 """The list formats of other projects, in one table with their readers."""
 
-import csv
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import starmap
-from pathlib import Path
 from typing import NamedTuple, TypeGuard
 
-from omnidali.catalog.listing.folders import is_video_name
-from omnidali.catalog.listing.labels import NumberLabel
+from omnidali.catalog.listing import dataset_lists
+from omnidali.catalog.listing.folders import endings_of, is_video_name
+from omnidali.catalog.listing.labels import label_text
+from omnidali.catalog.listing.list_file import NUMBER, Entry, ListFile, fields_of
 from omnidali.config.patterns import has_number
-from omnidali.config.sources import MediaConfig, key_of
+from omnidali.config.sources import key_of
 from omnidali.errors import UserError
 from omnidali.media_kind import MediaKind
-from omnidali.utils.text_files import is_line, is_text, is_whole, read_json, read_lines
+from omnidali.utils.text_files import is_text, is_whole
 
 REMOVED = "removed_clip_inds"  # key of the release's JSON that only we write and read
 MAX_PIECES = 200_000  # a second each, of the longest video that is let through
-NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{0,30})?")
 _KINETICS = ("label", "youtube_id", "time_start", "time_end")
+_MEDIA_ENDINGS = endings_of(MediaKind.IMAGE) | endings_of(MediaKind.VIDEO)
 
 
-class Entry(NamedTuple):
-    """One item of a list.
-
-    Attributes:
-        path: relative to the source's root; a folder where the kind is ``frames``.
-        label: number of the class.
-        unit: what ``first`` and ``last`` (exclusive) count: ``frames`` or ``seconds`` of a piece;
-            ``windows`` for a long video that is cut into pieces of ``last`` seconds; empty for the
-            whole file.
-        first: begin of the piece.
-        last: its end.
-        video: of kind ``untrimmed``: entries of one video make one sample, of which each draw takes
-            a piece.
-        positive: whether the piece shows its class; None for one that was removed, and only counts.
-    """
-
-    path: str
-    label: int
-    unit: str = ""
-    first: float = 0
-    last: float = 0
-    video: str = ""
-    positive: bool | None = True
-
-
-class ListFile(NamedTuple):
-    """A list, and what its lines are read with.
-
-    Attributes:
-        path: of the list.
-        name: of the source.
-        source: gives kind, pattern and window length.
-        number: gives the label of an item.
-        expected: what a line looks like.
-        passes_over: see :func:`~omnidali.utils.text_files.read_lines`.
-    """
-
-    path: Path
-    name: str
-    source: MediaConfig
-    number: NumberLabel
-    expected: str
-    passes_over: Callable[[str, str], bool]
-
-    def lines(self) -> Iterator[tuple[str, str]]:
-        """Yield ("FILE, line N", line) of every line that is neither empty nor a comment."""
-        lines = read_lines(self.path, "list", self.passes_over)
-        return ((where, line) for where, line in lines if line and not line.startswith("#"))
-
-    def wrong(self, where: str, line: str) -> UserError:
-        """The error of a line that does not look as expected."""
-        return UserError(
-            where,
-            f"`{self.expected}`",
-            repr(line[:200]),
-            "Correct the line, or name the list's `format:`.",
-        )
-
-    def fill_pattern(self, default: str, **known: object) -> str:
-        """Make a path by the source's pattern, or by the default one."""
-        pattern = self.source.pattern or default
-        try:
-            return pattern.format(**known)
-        except (LookupError, ValueError, AttributeError, MemoryError, OverflowError) as error:
-            raise UserError(
-                f"{key_of(self.name)}.pattern",
-                f"a pattern with {', '.join(f'{{{key}}}' for key in known)}",
-                f"{pattern!r} ({error})",
-                "Correct the pattern.",
-            ) from None
-
-
-def whole_files(items: Iterable[tuple[str, int]], source: MediaConfig) -> Iterator[Entry]:
-    """The entries of (path, label) of whole files; long videos are cut into windows."""
-    if not source.media_kind.has_pieces:
-        return starmap(Entry, items)
-    seconds = source.window_seconds
-    return (Entry(path, label, "windows", 0, seconds, video=path) for path, label in items)
-
-
-def fields_of(line: str) -> list[str]:
-    """Split a line at its commas, or at white space if it has none."""
-    if "," not in line:
-        return line.split()
-    try:
-        return [field.strip() for field in next(csv.reader([line]))]
-    except csv.Error:  # a quote that never ends, or a NUL
-        return [line]
+def split_label(line: str) -> tuple[str, str | None]:
+    """The path of a line, and the label after it; None if the line is a path alone."""
+    cut = line.rfind("\t") if "\t" in line else max(line.rfind(" "), line.rfind(","))
+    path = line[:cut].rstrip(" \t,")
+    text = line[cut + 1 :]
+    is_alone = cut < 0 or not path or not text or "." in text or "/" in text
+    return (line, None) if is_alone else (path, text)
 
 
 def _path_label(file: ListFile) -> Iterator[Entry]:
-    return whole_files(_labelled_paths(file), file.source)
-
-
-def _labelled_paths(file: ListFile) -> Iterator[tuple[str, int]]:
     for where, line in file.lines():
-        cut = line.rfind("\t") if "\t" in line else max(line.rfind(" "), line.rfind(","))
-        path = line[:cut].rstrip(" \t,")
-        text: str | None = line[cut + 1 :]
-        if cut < 0 or not path or not text or "." in text or "/" in text:  # a path alone
-            path = line
-            text = None
-        yield path, file.number(text, where, path)
+        path, text = split_label(line)
+        yield file.whole_file(path, file.number(text, where, path), where)
+
+
+def _fits_path_label(line: str) -> bool:
+    path, text = split_label(line)
+    has_ending = any(path.lower().endswith(ending) for ending in _MEDIA_ENDINGS)
+    return has_ending or (text is not None and is_whole(text))
 
 
 def _slowfast_csv(file: ListFile) -> Iterator[Entry]:
@@ -133,7 +47,12 @@ def _slowfast_csv(file: ListFile) -> Iterator[Entry]:
         row = fields_of(line)
         if len(row) != 2 or not row[0]:
             raise file.wrong(where, line)
-        yield Entry(row[0], file.number(row[1], where, row[0]))
+        yield file.listed(Entry(row[0], file.number(row[1], where, row[0])), where)
+
+
+def _fits_slowfast(line: str) -> bool:
+    row = fields_of(line)
+    return "," in line and len(row) == 2 and not re.search(r"\s\d+$", row[1])
 
 
 def _kinetics_csv(file: ListFile) -> Iterator[Entry]:
@@ -157,7 +76,7 @@ def _kinetics_csv(file: ListFile) -> Iterator[Entry]:
 
         split = row.get("split", "")
         path = file.fill_pattern(default, label=label, id=name, start=start, end=end, split=split)
-        entry = Entry(path, file.number(label, where, name))
+        entry = file.listed(Entry(path, file.number(label, where, name)), where)
         if whole:
             entry = entry._replace(unit="seconds", first=start, last=end, video=path)
         yield entry
@@ -166,10 +85,18 @@ def _kinetics_csv(file: ListFile) -> Iterator[Entry]:
 def _video_ids(file: ListFile) -> Iterator[Entry]:
     for where, line in file.lines():
         row = fields_of(line)
+        if row[0] == "video_id":  # a header
+            continue
         if len(row) != 3:
             raise file.wrong(where, line)
         path = file.fill_pattern("{id}.mp4", id=row[0], label=row[2])
-        yield Entry(path, file.number(row[2], where, row[0]))
+        yield file.listed(Entry(path, file.number(row[2], where, row[0])), where)
+
+
+def _fits_video_ids(line: str) -> bool:
+    row = fields_of(line)
+    is_row = "," in line and len(row) == 3 and not is_video_name(row[0])
+    return is_row and all(NUMBER.fullmatch(field) for field in row[1:])
 
 
 def _rawframes(file: ListFile, has_offset: bool = False) -> Iterator[Entry]:
@@ -181,7 +108,17 @@ def _rawframes(file: ListFile, has_offset: bool = False) -> Iterator[Entry]:
             raise file.wrong(where, line)
         first = int(numbers[0]) if has_offset else 0
         label = file.number(row[-1], where, row[0])
-        yield Entry(row[0], label, "frames", first, first + int(numbers[-1]))
+        last = first + int(numbers[-1])
+        yield file.listed(Entry(row[0], label, "frames", first, last), where)
+
+
+def _fits_rawframes(line: str, has_offset: bool = False) -> bool:
+    row = fields_of(line)
+    if "," in line:
+        return len(row) == 3 + has_offset and all(map(is_whole, row[1:-1]))
+    if has_offset:
+        return len(row) >= 4 and all(map(is_whole, row[-3:]))
+    return len(row) >= 3 and is_whole(row[-2])
 
 
 def _pieces(file: ListFile) -> Iterator[Entry]:
@@ -195,7 +132,13 @@ def _pieces(file: ListFile) -> Iterator[Entry]:
                 where, "start before end, in seconds", f"{first} to {last}", "Correct the line."
             )
         number = file.number(label, where, path)
-        yield Entry(path, number, "seconds", float(first), float(last), video=path)
+        entry = Entry(path, number, "seconds", float(first), float(last), video=path)
+        yield file.listed(entry, where)
+
+
+def _fits_pieces(line: str) -> bool:
+    row = fields_of(line) if "," in line else line.rsplit(None, 3)
+    return len(row) == 4 and is_video_name(row[0])
 
 
 def _parts(file: ListFile) -> Iterator[Entry]:
@@ -208,11 +151,16 @@ def _parts(file: ListFile) -> Iterator[Entry]:
         yield from _parts_of(file, where, row[0], label, count, positives=positives)
 
 
+def _fits_parts(line: str) -> bool:
+    row = fields_of(line)
+    return len(row) >= 3 and "." not in row[1] and all(map(is_whole, row[2:]))
+
+
 def _parts_json(file: ListFile) -> Iterator[Entry]:
-    for where, item in _read_objects(file.path):
+    for where, item in file.objects():
         values = item if isinstance(item, dict) else {}
         video = values.get("video_dir")
-        label = values.get("label")
+        label = label_text(values.get("label"))
         count = values.get("num_clips")
         positives = values.get("positive_clip_inds")
         removed = values.get(REMOVED, [])
@@ -220,15 +168,14 @@ def _parts_json(file: ListFile) -> Iterator[Entry]:
         if (
             not isinstance(video, str)
             or not is_text(video)
-            or type(label) not in (int, str)
-            or not is_line(str(label))
+            or label is None
             or type(count) is not int
             or not _are_numbers(positives)
             or not _are_numbers(removed)
         ):
-            raise UserError(where, file.expected, json.dumps(item)[:200], "Correct the object.")
+            raise file.wrong_object(where, item)
 
-        number = file.number(str(label), where, video)
+        number = file.number(label, where, video)
         yield from _parts_of(
             file, where, video, number, count, positives=positives, removed=removed
         )
@@ -236,20 +183,6 @@ def _parts_json(file: ListFile) -> Iterator[Entry]:
 
 def _are_numbers(values: object) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(value) is int for value in values)
-
-
-def _read_objects(path: Path) -> Iterator[tuple[str, object]]:
-    """Yield ("FILE, line N", object) of a JSON list, or of JSON lines."""
-    text = "\n".join(line for _, line in read_lines(path, "list"))
-    starts = re.compile(r"[^\s,\[\]]")  # anything but a separator
-    position = 0
-    line = 1
-    while match := starts.search(text, position):
-        line += text.count("\n", position, match.start())
-        item, end = read_json(text, match.start(), str(path))
-        yield f"{path}, line {line}", item
-        line += text.count("\n", match.start(), end)
-        position = end
 
 
 def _parts_of(
@@ -301,12 +234,13 @@ def _parts_of(
         **dict.fromkeys(removed, None),
     }
     for index, positive in shows_class.items():
-        if not whole:
-            yield Entry(f"{video}/{pattern.format(index)}", label, video=video, positive=positive)
-            continue
-        # a remainder of less than half a window belongs to the last one, as without numbers
-        end = index + (1 if index < count - 1 else 1.5)
-        yield Entry(video, label, "seconds", index * length, end * length, video, positive)
+        if whole:
+            # a remainder of less than half a window belongs to the last one, as without numbers
+            end = index + (1 if index < count - 1 else 1.5)
+            entry = Entry(video, label, "seconds", index * length, end * length)
+        else:
+            entry = Entry(f"{video}/{pattern.format(index)}", label)
+        yield file.listed(entry._replace(video=video, positive=positive), where)
 
 
 class ListFormat(NamedTuple):
@@ -316,35 +250,63 @@ class ListFormat(NamedTuple):
         line: what a line or an object looks like.
         kinds: of the sources that may use the format.
         read: gives the entries; UserError with file and line if it cannot.
+        fits: whether a line may be one of the format.
     """
 
     line: str
     kinds: tuple[MediaKind, ...]
     read: Callable[[ListFile], Iterator[Entry]]
+    fits: Callable[[str], bool] = lambda line: False
 
 
 _FILES = (MediaKind.VIDEO, MediaKind.IMAGE)
 _LONG = (MediaKind.UNTRIMMED,)
 FORMATS = {
     # mmaction2, OmniSource's release; spaces, tabs or a comma, and the path may hold spaces
-    "path_label": ListFormat("path label", tuple(MediaKind), _path_label),
+    "path_label": ListFormat("path label", tuple(MediaKind), _path_label, _fits_path_label),
     # PySlowFast
-    "slowfast_csv": ListFormat("path,label", _FILES, _slowfast_csv),
+    "slowfast_csv": ListFormat("path,label", _FILES, _slowfast_csv, _fits_slowfast),
     # Kinetics, under a header that may also name a split
     "kinetics_csv": ListFormat(",".join(_KINETICS), (MediaKind.VIDEO, *_LONG), _kinetics_csv),
     # the K400 validation list of the reference
-    "video_ids": ListFormat("video_id, num_frames, label_index", _FILES, _video_ids),
+    "video_ids": ListFormat(
+        "video_id, num_frames, label_index", _FILES, _video_ids, _fits_video_ids
+    ),
     # mmaction2
-    "rawframes": ListFormat("folder num_frames label", (MediaKind.FRAMES,), _rawframes),
+    "rawframes": ListFormat(
+        "folder num_frames label", (MediaKind.FRAMES,), _rawframes, _fits_rawframes
+    ),
     "rawframes_offset": ListFormat(
-        "folder offset num_frames label", (MediaKind.FRAMES,), partial(_rawframes, has_offset=True)
+        "folder offset num_frames label",
+        (MediaKind.FRAMES,),
+        partial(_rawframes, has_offset=True),
+        partial(_fits_rawframes, has_offset=True),
     ),
     # mmaction2's RawVideoDataset
-    "parts": ListFormat("folder label num_clips positive positive ...", _LONG, _parts),
+    "parts": ListFormat("folder label num_clips positive positive ...", _LONG, _parts, _fits_parts),
     # OmniSource's release; ours also have removed_clip_inds, of pieces that curation took out
     "parts_json": ListFormat(
         "an object with video_dir, label, num_clips and positive_clip_inds", _LONG, _parts_json
     ),
     # long videos whose pieces are known, in seconds
-    "pieces": ListFormat("path start end label", _LONG, _pieces),
+    "pieces": ListFormat("path start end label", _LONG, _pieces, _fits_pieces),
+    # the data sets' own
+    "ucf101": ListFormat(
+        "class/v_class_g01_c01.avi number",
+        (MediaKind.VIDEO,),
+        dataset_lists.read_ucf101,
+        dataset_lists.fits_ucf101,
+    ),
+    "hmdb51": ListFormat(
+        "file 0|1|2", (MediaKind.VIDEO,), dataset_lists.read_hmdb51, dataset_lists.fits_hmdb51
+    ),
+    "something_json": ListFormat(
+        "an object with id and template", (MediaKind.VIDEO,), dataset_lists.read_something_json
+    ),
+    "something_csv": ListFormat(
+        "id;label",
+        (MediaKind.VIDEO, MediaKind.FRAMES),
+        dataset_lists.read_something_csv,
+        dataset_lists.fits_something_csv,
+    ),
 }

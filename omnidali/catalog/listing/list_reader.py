@@ -1,232 +1,173 @@
-"""The entries of a list, in any format, and the names of its classes."""
+"""The entries of a list or of several, in any format, and the names of their classes."""
 
+import glob
 import itertools
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from omnidali.catalog.listing.folders import is_video_name
+from omnidali.catalog.listing.class_files import same_form
+from omnidali.catalog.listing.comments import CommentRule, LeaveOut, ignore
 from omnidali.catalog.listing.labels import NumberLabel
-from omnidali.catalog.listing.list_formats import FORMATS, NUMBER, Entry, ListFile, fields_of
-from omnidali.catalog.probing.root_guard import MAX_PATH, escape_reason
+from omnidali.catalog.listing.list_file import Entry, ListFile
+from omnidali.catalog.listing.list_formats import FORMATS
+from omnidali.catalog.listing.list_recognition import recognise
+from omnidali.config.files import data_file
 from omnidali.config.sources import MediaConfig, key_of
 from omnidali.errors import UserError
-from omnidali.media_kind import MediaKind
-from omnidali.utils.text_files import is_text, is_whole, read_lines
 
-_LOOKED_AT = 200  # lines that decide on the format
-_NUMBERED = ""  # collected for a label that is a number, or missing
-_Rows = Sequence[Sequence[str]]  # the fields of lines
-_ENDS = 64  # of paths in a line that is not UTF-8: a path may hold spaces and commas
+
+def find_lists(name: str, source: MediaConfig, data_root: Path) -> list[Path]:
+    """The list of a source, or the lists that fit its pattern, in sorted order; none without one.
+
+    Args:
+        name: of the source, for errors.
+        source: its settings.
+        data_root: folder that a relative pattern starts from.
+
+    Raises:
+        UserError: if there is no such file.
+    """
+    pattern = source.list
+    if pattern is None:
+        return []
+    if glob.has_magic(pattern) and not os.path.exists(data_root / pattern):
+        found = sorted(glob.glob(pattern, root_dir=data_root, recursive=True))
+        files = [data_root / path for path in found if os.path.isfile(data_root / path)]
+        if files:
+            return files
+    return [data_file(data_root, pattern, f"{key_of(name)}.list", "a list file")]
 
 
 def read_list(
-    path: Path,
+    paths: Path | Sequence[Path],
     source: MediaConfig,
     number: NumberLabel,
     name: str,
     *,
     root: str | Path | None = None,
-    leave_out: Callable[[str, str], None] = lambda path, where: None,
+    leave_out: LeaveOut = ignore,
+    split: str = "train",
 ) -> tuple[str, Iterator[Entry]]:
     """The format of a list, and its entries, which are read as they are requested.
 
     A line that is not UTF-8 ends the reading, unless it names what lies below the root: then the
-    list is right and the file has an odd name, which the catalog cannot hold.
+    list is right and the file has an odd name, which the catalog cannot hold. A line that begins
+    with ``#`` is a comment, unless it names what lies below the root.
 
     Args:
-        path: of the list.
+        paths: of the list, or of several lists of one format.
         source: gives kind, format, pattern and window length.
         number: gives the label of an item.
         name: of the source, for errors.
-        root: of the source; none: not known.
-        leave_out: is called with path and line of each file with an odd name.
+        root: of the source; none: not known, so that ``#`` always begins a comment.
+        leave_out: receives (path, reason, "FILE, line N") of each line that looks like an item and
+            is passed over.
+        split: ``train`` or ``test``, of lists that hold both.
 
     Raises:
         UserError: naming file and line, also while the entries are read.
     """
-    is_known = source.format != "auto"
-    form = source.format if is_known else recognise(path, source.media_kind, root)
-    expected, kinds, read = FORMATS[form]
+    paths = [paths] if isinstance(paths, Path) else list(paths)
+    form = _format_of(paths, source, root)
+    expected, kinds, read, fits = FORMATS[form]
     if source.media_kind not in kinds:
         raise UserError(
             f"{key_of(name)}.format",
             f"a list format for kind {source.kind}",
-            f"{form} in {path}",
+            f"{form} in {paths[0]}",
             f"Use kind: {' or '.join(kinds)}.",
         )
 
-    passes_over = partial(_passes_over, root, leave_out)
-    file = ListFile(path, name, source, number, expected=expected, passes_over=passes_over)
-    return form, _not_empty(path, form, read(file))
+    rule = CommentRule(
+        root,
+        leave_out,
+        is_item=lambda line: bool(line[1:2].strip()) and fits(line),
+        follows_links=source.links == "follow",
+    )
+    make = partial(
+        ListFile,
+        name=name,
+        source=source,
+        number=number,
+        form=form,
+        expected=expected,
+        comments=rule,
+        split=split,
+    )
+    files = (make(path, index) for index, path in enumerate(paths))
+    entries = itertools.chain.from_iterable(map(read, files))
+    return form, _not_empty(paths, form, entries)
 
 
-def recognise(path: Path, kind: MediaKind, root: str | Path | None = None) -> str:
-    """Recognise a list's format from its first lines.
-
-    Args:
-        path: of the list.
-        kind: of the source.
-        root: of the source; none: not known.
+def _format_of(paths: Sequence[Path], source: MediaConfig, root: str | Path | None) -> str:
+    """The format of all lists of a source.
 
     Raises:
-        UserError: if the list cannot be read, or holds no line.
+        UserError: if they have different ones.
     """
-    odd: list[str] = []  # if there are lines that are left out
-    known = read_lines(
-        path, "list", partial(_passes_over, root, lambda path, where: odd.append(where))
-    )
-    lines = [
-        line for _, line in itertools.islice(known, _LOOKED_AT) if line and not line.startswith("#")
-    ]
-
-    if not lines and odd:
-        raise UserError(
-            odd[0],
-            "a path in UTF-8",
-            "one that is not, as in all lines",
-            "Rename the files, here too.",
-        )
-    if not lines:
-        raise UserError(
-            str(path),
-            "lines of `path label`",
-            "an empty list",
-            "Check that the right file is named.",
-        )
-
-    if kind.has_pieces and lines[0].startswith(("[", "{")):
-        return "parts_json"
-    rows = [fields_of(line) for line in lines]
-    if "youtube_id" in rows[0]:
-        return "kinetics_csv"
-    return _RECOGNISE[kind](path, lines, rows)
+    if source.format != "auto":
+        return source.format
+    first = recognise(paths[0], source.media_kind, root)
+    for path in paths[1:]:
+        form = recognise(path, source.media_kind, root)
+        if form != first:
+            raise UserError(
+                str(path),
+                f"the format {first}, as in {paths[0]}",
+                form,
+                "Correct the pattern of the lists, or name their `format:`.",
+            )
+    return first
 
 
 def find_class_names(
-    path: Path, source: MediaConfig, name: str, root: str | Path | None = None
+    paths: Path | Sequence[Path],
+    source: MediaConfig,
+    name: str,
+    root: str | Path | None = None,
+    split: str = "train",
 ) -> list[str] | None:
-    """Find the sorted class names that a list's labels are; None if they are numbers.
+    """Find the class names that a list's labels are; None if they are numbers.
+
+    They are in the order of the numbers beside them where all have one, else sorted.
 
     Args:
-        path: of the list.
+        paths: of the list, or of several lists of one format.
         source: gives kind, format, pattern and window length.
         name: of the source, for errors.
         root: of the source; none: not known.
+        split: ``train`` or ``test``, of lists that hold both.
     """
-    found: set[str] = set()
+    found: dict[str, tuple[str, int | None]] = {}  # two Unicode forms are one name
+    numbered: list[str] = []
 
-    def collect(text: str | None, where: str, path: str) -> int:
-        found.add(_NUMBERED if text is None or text.isdigit() else text)
+    def collect(text: str | None, where: str, path: str, listed: int | None = None) -> int:
+        if text is None or text.isdigit():
+            numbered.append(where)
+        else:
+            found.setdefault(same_form(text), (text, listed))
         return 0
 
-    _, entries = read_list(path, source, collect, name, root=root)
+    _, entries = read_list(paths, source, collect, name, root=root, split=split)
     for _ in entries:
-        if _NUMBERED in found:
+        if numbered:
             return None
-    return sorted(found)
+    order = {text: number for text, number in found.values() if number is not None}
+    names = [text for text, _ in found.values()]
+    return sorted(names, key=order.__getitem__) if len(order) == len(names) else sorted(names)
 
 
-def _not_empty(path: Path, form: str, entries: Iterator[Entry]) -> Iterator[Entry]:
+def _not_empty(paths: Sequence[Path], form: str, entries: Iterator[Entry]) -> Iterator[Entry]:
     first = next(entries, None)
     if first is None:
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         raise UserError(
-            str(path),
+            f"{paths[0]}{more}",
             f"lines of the format {form}",
             "none that can be used",
             "Check that the right file is named.",
         )
     yield first
     yield from entries
-
-
-def _passes_over(
-    root: str | Path | None, leave_out: Callable[[str, str], None], where: str, line: str
-) -> bool:
-    path = None if root is None else _find_odd_name(os.path.realpath(root), line)
-    if path is not None:
-        leave_out(path, where)
-    return path is not None
-
-
-def _find_odd_name(root: str, line: str) -> str | None:
-    """Find the path that is not UTF-8 with which a line begins.
-
-    It counts if it is there below ``root``, or a folder on its way is.
-    """
-    ends = itertools.islice(re.finditer(r"[ \t,]+|$", line[: MAX_PATH + 1]), _ENDS)
-    for path in (line[: end.start()].strip('"') for end in ends):
-        if is_text(path):
-            continue
-
-        parts = path.split("/")
-        odd = next(place for place, part in enumerate(parts) if not is_text(part))
-        # lists may begin with the root's own name
-        for first in (0, 1) if parts[0] == os.path.basename(root) else (0,):
-            name = "/".join(parts[first : odd + 1])
-            if (
-                name
-                and escape_reason(root, name) is None
-                and os.path.lexists(os.path.join(root, name))
-            ):
-                return path
-    return None
-
-
-def _recognise_files(path: Path, lines: Sequence[str], rows: _Rows) -> str:
-    if not all("," in line for line in lines):
-        return "path_label"
-    if _have_numbers(rows, 3, at=(1, 2)) and not any(is_video_name(row[0]) for row in rows):
-        return "video_ids"
-    is_csv = all(len(row) == 2 for row in rows) and not any(
-        re.search(r"\s\d+$", row[1]) for row in rows
-    )
-    return "slowfast_csv" if is_csv else "path_label"
-
-
-def _recognise_frames(path: Path, lines: Sequence[str], rows: _Rows) -> str:
-    if all(len(row) >= 4 and all(map(is_whole, row[-3:])) for row in rows):
-        return "rawframes_offset"
-    if all(len(row) >= 3 and is_whole(row[-2]) for row in rows):
-        return "rawframes"
-    return "path_label"
-
-
-def _recognise_untrimmed(path: Path, lines: Sequence[str], rows: _Rows) -> str:
-    files = all(is_video_name(row[0]) for row in rows)
-    pieces = files and all(len(row) == 4 for row in rows)
-    parts = all(len(row) >= 3 and "." not in row[1] and all(map(is_whole, row[2:])) for row in rows)
-
-    if pieces and parts and all(int(field) < int(row[2]) for row in rows for field in row[3:]):
-        seconds = _have_numbers(rows, 4, at=(1,)) and all(
-            float(row[1]) < float(row[2]) for row in rows
-        )
-        if not seconds:
-            return "parts"
-        raise UserError(
-            str(path),
-            "lines that are clearly `path start end label` or `video label num_clips positive ...`",
-            repr(lines[0][:200]),
-            "Name the list's format: pieces or parts.",
-        )
-
-    if pieces:
-        return "pieces"
-    return "parts" if parts else "path_label"
-
-
-def _have_numbers(rows: _Rows, count: int, at: tuple[int, ...]) -> bool:
-    """Whether all rows have ``count`` fields, those ``at`` these places being numbers."""
-    return all(
-        len(row) == count and all(NUMBER.fullmatch(row[place]) for place in at) for row in rows
-    )
-
-
-_RECOGNISE: Mapping[MediaKind, Callable[[Path, Sequence[str], _Rows], str]] = {
-    MediaKind.VIDEO: _recognise_files,
-    MediaKind.IMAGE: _recognise_files,
-    MediaKind.FRAMES: _recognise_frames,
-    MediaKind.UNTRIMMED: _recognise_untrimmed,
-}

@@ -1,30 +1,36 @@
 """The entries of a source before the probe: from its list, its class folders or its tars."""
 
 import dataclasses
+import glob
 import itertools
 import json
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from omnidali.catalog.listing.folders import class_folders, scan_folder
+from omnidali.catalog.listing.class_files import signed_names
+from omnidali.catalog.listing.folder_walk import class_folders
+from omnidali.catalog.listing.folders import scan_folder
 from omnidali.catalog.listing.labels import Labels
-from omnidali.catalog.listing.list_formats import Entry, whole_files
-from omnidali.catalog.listing.list_reader import find_class_names, read_list
+from omnidali.catalog.listing.left_out import LeftOut
+from omnidali.catalog.listing.list_file import Entry, whole_files
+from omnidali.catalog.listing.list_reader import find_class_names, find_lists, read_list
 from omnidali.catalog.listing.tars import find_tars, read_tar
 from omnidali.catalog.probing.file_span import stamp_of
+from omnidali.catalog.probing.root_guard import RootPaths
 from omnidali.config.files import data_file
-from omnidali.config.sources import MediaConfig, key_of
+from omnidali.config.sources import EVALUATION, MediaConfig, key_of
 from omnidali.errors import UserError, start_of
-from omnidali.utils.text_files import NOT_UTF8, is_text
-from omnidali.utils.untrusted_text import for_terminal
+from omnidali.utils.text_files import is_text
 
 # an entry, and archive, offset and size where it is a member of a tar
 ScanRow = tuple[object, ...]
+# Of the rules by which lists, folders and tars are read: where they change, a start reads again.
+RULES = 2
 
+# Settings that decide what reading finds.
+SIGNED = [field.name for field in dataclasses.fields(MediaConfig) if field.name != "decode"]
 _FILES = {"list": "a list file", "labels": "a label map"}  # that settings name
 _WHOLE = (None, None, None)  # archive, offset, size of a file of its own
 _LOOKED_AT = 1000  # entries of a list whose files are looked for
@@ -47,6 +53,18 @@ class SourceScan:
     root: str
     data_root: Path
     classes: list[str] | None
+
+    @property
+    def follows_links(self) -> bool:
+        """Whether links may lead out of the root."""
+        return self.config.links == "follow"
+
+    @property
+    def split(self) -> str:
+        """``train`` or ``test``: the part that is read of a list that holds both."""
+        if self.config.split != "auto":
+            return self.config.split
+        return "test" if self.name == EVALUATION else "train"
 
     @classmethod
     def of(
@@ -74,9 +92,10 @@ class SourceScan:
                 "Rename it, or move the data.",
             )
         scan = cls(name, config, root, Path(data_root), classes)
-        for setting in _FILES:  # now, as the probe of the sources before may take hours
-            if getattr(config, setting):
-                scan._file(setting)
+        # now, as the probe of the sources before may take hours
+        scan.lists()
+        if config.labels:
+            scan._file("labels")
         return scan
 
     def tars(self) -> list[str]:
@@ -88,26 +107,30 @@ class SourceScan:
         pattern = self.config.tars
         return find_tars(Path(self.root), pattern, f"{key_of(self.name)}.tars") if pattern else []
 
-    def signature(self, watched: Sequence[str], tars: Sequence[str]) -> str:
+    def matches(self) -> list[str]:
+        """The files that the source's pattern of tars or lists fits now; none without one."""
+        if self.config.list and glob.has_magic(self.config.list):
+            return [str(path) for path in self.lists()]
+        return self.tars()
+
+    def signature(self, watched: Sequence[str], matches: Sequence[str]) -> str:
         """Text that stays the same as long as reading would find the same entries again.
 
         Args:
             watched: paths of lists and folders.
-            tars: names of the source's tars.
+            matches: those of :meth:`matches`.
         """
-        settings = [
-            getattr(self.config, field.name)
-            for field in dataclasses.fields(MediaConfig)
-            if field.name != "decode"
-        ]
+        settings = [getattr(self.config, name) for name in SIGNED]
         stamps = [[path, stamp_of(path)] for path in watched]
-        return json.dumps([settings, self.root, self.classes, tars, stamps])
+        # how lists count their labels follows from all of them
+        classes, origin = signed_names(self.classes)
+        return json.dumps([settings, self.root, classes, matches, stamps, RULES, origin])
 
-    def read(self, left_out: Counter[str]) -> tuple[str, Iterator[ScanRow], list[str]]:
+    def read(self, left_out: LeftOut) -> tuple[str, Iterator[ScanRow], list[str]]:
         """The format, the rows, and the files to watch for changes.
 
         Args:
-            left_out: gets reasons and counts while the rows are read.
+            left_out: receives what is passed over while the rows are read.
 
         Raises:
             UserError: for missing files and wrong lines, also while the rows are read.
@@ -115,46 +138,70 @@ class SourceScan:
         source = self.config
         map_path = self._file("labels") if source.labels else None
         labels = Labels(self.classes, map_path)
-        watched = [str(map_path)] if map_path else []
+        also = [str(map_path)] if map_path else []
 
         if source.tars:
             tars = self.tars()
-            watched += [os.path.join(self.root, tar) for tar in tars]
-            return "webdataset tars", self._from_tars(tars, labels, left_out), watched
+            watched = [os.path.join(self.root, tar) for tar in tars]
+            return "webdataset tars", self._from_tars(tars, labels, left_out), watched + also
 
-        leave_out = partial(_count_odd_name, left_out)
         if source.list:
-            path = self._file("list")
-            form, entries = read_list(
-                path, source, labels.number, self.name, root=self.root, leave_out=leave_out
-            )
-            entries = _below_root(entries, self.root)
-            if source.pieces == "positive":  # the other ones are never drawn, nor probed
-                entries = (entry for entry in entries if entry.positive)
-            watched.append(str(path))
+            form, entries, paths = self._from_list(labels, left_out)
+            watched = list(map(str, paths))  # entries hold their places
         else:
             form = "class folders"
             found, folders = scan_folder(
-                Path(self.root), source.media_kind, self.classes, leave_out
+                Path(self.root),
+                source.media_kind,
+                self.classes,
+                left_out=left_out,
+                follows_links=self.follows_links,
             )
             entries = whole_files(found, source)
-            watched += folders
-        return form, ((*entry, *_WHOLE) for entry in entries), watched
+            watched = folders
+        return form, ((*entry, *_WHOLE) for entry in entries), watched + also
+
+    def lists(self) -> list[Path]:
+        """The source's list, or the lists that fit a pattern, in sorted order.
+
+        Raises:
+            UserError: if there is none.
+        """
+        return find_lists(self.name, self.config, self.data_root)
+
+    def _from_list(
+        self, labels: Labels, left_out: LeftOut
+    ) -> tuple[str, Iterator[Entry], list[Path]]:
+        source = self.config
+        paths = self.lists()
+        form, entries = read_list(
+            paths,
+            source,
+            labels.number,
+            self.name,
+            root=self.root,
+            leave_out=left_out.add,
+            split=self.split,
+        )
+        entries = _below_root(entries, self.root, Path(self.data_root, source.root))
+        if source.pieces == "positive":  # the other ones are never drawn, nor probed
+            entries = (entry for entry in entries if entry.positive)
+        return form, entries, paths
 
     def _file(self, setting: str) -> Path:
         """The path of a file that a setting of the source names."""
         key = f"{key_of(self.name)}.{setting}"
         return data_file(self.data_root, getattr(self.config, setting), key, _FILES[setting])
 
-    def _from_tars(
-        self, tars: list[str], labels: Labels, left_out: Counter[str]
-    ) -> Iterator[ScanRow]:
+    def _from_tars(self, tars: list[str], labels: Labels, left_out: LeftOut) -> Iterator[ScanRow]:
         for name in tars:
-            members, unused = read_tar(self.root, name, self.config.media_kind)
-            left_out.update(unused)
+            kind = self.config.media_kind
+            members, unused = read_tar(self.root, name, kind, self.follows_links)
+            for item in unused:
+                left_out.add(*item)
             for member, offset, size, text in members:
                 if text is None and not self.config.labels:
-                    left_out["member without a class"] += 1
+                    left_out.add(f"{name}:{member}", "member without a class")
                 else:
                     label = labels.number(text, f"{name}: {member}", member)
                     yield (*Entry(f"{name}:{member}", label), name, offset, size)
@@ -177,27 +224,30 @@ def source_class_names(name: str, source: MediaConfig, data_root: Path) -> list[
         }
         return None if all(text.isdigit() for text in texts) else sorted(texts)
     if source.list:
-        path = data_file(data_root, source.list, f"{key_of(name)}.list", "a list file")
-        return find_class_names(path, source, name, root)
+        scan = SourceScan.of(name, source, data_root, classes=None)
+        return find_class_names(scan.lists(), source, name, root, scan.split)
     return class_folders(root) or None
 
 
-def _count_odd_name(left_out: Counter[str], path: str, where: str = "") -> None:
-    """Count a file whose name is not UTF-8, under one reason that shows the first.
+def _below_root(entries: Iterator[Entry], root: str, given: Path) -> Iterator[Entry]:
+    """Make the paths of a list relative to the root.
+
+    Absolute ones that lie below it lose its path, and those of a list that begins with the root's
+    own name lose that.
 
     Args:
-        left_out: reasons and counts.
-        path: of the file.
-        where: line of a list that names it.
+        entries: of the list.
+        root: real path.
+        given: the root as the config names it, maybe by a link.
     """
-    begin = f"{NOT_UTF8}, such as "
-    place = f" ({where})" if where else ""
-    new = f"{begin}{for_terminal(path)}{place}"
-    left_out[next((reason for reason in left_out if reason.startswith(begin)), new)] += 1
+    below = RootPaths(os.path.abspath(given)).relative
+    entries = (
+        entry._replace(path=below(entry.path), video=below(entry.video))
+        if entry.path.startswith("/")
+        else entry
+        for entry in entries
+    )
 
-
-def _below_root(entries: Iterator[Entry], root: str) -> Iterator[Entry]:
-    """Let lists whose paths begin with the root's own name mean what lies in it."""
     prefix = os.path.basename(root) + "/"
     first = list(itertools.islice(entries, _LOOKED_AT))
     entries = itertools.chain(first, entries)

@@ -1,35 +1,44 @@
 """WebDataset tars: their members, found by walking the headers; nothing is ever unpacked.
 
-Members of one sample share everything up to the first dot of their file name: ``x/0001.jpg`` with
-``x/0001.cls`` (the class as text) or ``x/0001.json`` (its ``label``, ``cls`` or ``class``). Without
-either, the first folder in the member's name is its class.
+Members of one sample share everything up to the first dot of their file name, and the rest says
+what they are: ``x/0001.jpg`` with ``x/0001.cls`` (the class as text) or ``x/0001.json`` (its
+``label``, ``cls`` or ``class``), while ``x/0001.seg.png`` is no photo. Without a class of either
+kind, the first folder in the member's name is its class.
 """
 
 import io
+import itertools
 import os
 import re
 import tarfile
-from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from omnidali.catalog.listing.folders import IMAGE_ENDINGS, VIDEO_ENDINGS, endings_of
+from omnidali.catalog.listing.folders import endings_of
+from omnidali.catalog.listing.labels import label_text
+from omnidali.catalog.listing.left_out import LeftOutItem
+from omnidali.catalog.probing.formats import IMAGE_ENDINGS, VIDEO_ENDINGS
 from omnidali.catalog.probing.limits import UnsupportedMediaError
 from omnidali.catalog.probing.probe import UNREADABLE
 from omnidali.catalog.probing.root_guard import escape_reason
 from omnidali.errors import UserError
 from omnidali.media_kind import MediaKind
-from omnidali.utils.text_files import NOT_UTF8, is_line, is_text, parse_json
+from omnidali.utils.text_files import NOT_UTF8, is_text, parse_json
 
+_CLASS_KEYS = ("label", "cls", "class")  # of a sample's JSON
 _SMALL = 1 << 20  # largest member that is read for its label, and longest header, bytes
 _MAX_TARS = 1_000_000  # of a pattern with ranges
+# By the first bytes of a file: the format, and the program that unpacks it.
 _COMPRESSED = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"PK\3\4": "zip",
+    b"\x1f\x8b": ("gzip", "gunzip"),
+    b"BZh": ("bzip2", "bunzip2"),
+    b"\xfd7zXZ": ("xz", "unxz"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
+    b"\x04\x22\x4d\x18": ("lz4", "unlz4"),
+    b"PK\3\4": ("zip", "unzip"),
 }
+_COMPRESSED_ENDINGS = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".lz4", ".zip")
 
 
 class TarMember(NamedTuple):
@@ -75,39 +84,60 @@ def find_tars(root: Path, pattern: str, where: str) -> list[str]:
                 where, "a pattern of tars below root", f"{name!r} ({error})", "Correct it."
             ) from None
         if not matches:
-            raise UserError(
-                where, "tars that exist", f"no {name} in {root}", "Check the pattern and root."
-            )
+            raise _no_tars(root, name, where)
         found += matches
     return found
 
 
-def read_tar(root: str, name: str, kind: MediaKind) -> tuple[list[TarMember], Counter[str]]:
+def _no_tars(root: Path, name: str, where: str) -> UserError:
+    """The error of a pattern that no file fits, maybe as the tars are compressed."""
+    packed = sorted(
+        str(path.relative_to(root))
+        for ending in _COMPRESSED_ENDINGS
+        for begin in (name, name.removesuffix(".tar"))
+        for path in itertools.islice(root.glob(begin + ending), 1)
+    )
+    if not packed:
+        return UserError(
+            where, "tars that exist", f"no {name} in {root}", "Check the pattern and root."
+        )
+    return UserError(
+        where,
+        "tars that exist",
+        f"no {name} in {root}, but {packed[0]}, which is compressed",
+        "Decompress it, such as with gunzip: members are read in place.",
+    )
+
+
+def read_tar(
+    root: str, name: str, kind: MediaKind, follows_links: bool = False
+) -> tuple[list[TarMember], list[LeftOutItem]]:
     """Walk the headers of one tar.
 
     Args:
         root: folder that the name starts from.
         name: of the tar.
         kind: which members are media.
+        follows_links: whether the tar may be a link that leads out of the root.
 
     Returns:
-        The media files, in order; and the reasons for which members are not used, with their
-            counts.
+        The media files, in order; and what is not used: members, or the tar itself.
     """
     members: list[TarMember] = []
-    left_out: Counter[str] = Counter()
+    left_out: list[LeftOutItem] = []
     classes: dict[str, str] = {}
     path = os.path.join(root, name)
     try:
-        _check(root, name)
+        _check(root, name, follows_links)
         with _Headers(path) as headers, open(path, "rb") as file:
-            _walk(headers, file, kind, members=members, left_out=left_out, classes=classes)
+            reasons = _walk(headers, file, kind, members=members, classes=classes)
+            left_out += (LeftOutItem(f"{name}:{member}", reason) for member, reason in reasons)
     except UnsupportedMediaError as refusal:
-        left_out[str(refusal)] += 1
+        left_out.append(LeftOutItem(name, str(refusal)))
     except OSError as error:
-        left_out[f"{UNREADABLE} tar: {error.strerror or error}"] += 1
+        left_out.append(LeftOutItem(name, f"{UNREADABLE} tar: {error.strerror or error}"))
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
-        left_out[f"tar broken: {error}"] += 1
+        left_out.append(LeftOutItem(name, f"tar broken: {error}"))
 
     # the class of a member may stand after it
     return [member._replace(label=_label(member.name, classes)) for member in members], left_out
@@ -132,10 +162,13 @@ def _walk(
     kind: MediaKind,
     *,
     members: list[TarMember],
-    left_out: Counter[str],
     classes: dict[str, str],
-) -> None:
-    """Fill ``members`` and ``left_out``, and ``classes`` with the class of each sample."""
+) -> Iterator[tuple[str, str]]:
+    """Fill ``members``, and ``classes`` with the class of each sample.
+
+    Yields:
+        Name and reason of each member that is not used.
+    """
     size = os.fstat(file.fileno()).st_size
     endings = endings_of(kind)
     position = -1
@@ -152,25 +185,38 @@ def _walk(
                 continue
 
             key, ending = _split(member.name)
-            last = os.path.splitext(ending)[1] or ending
             reason = _odd(member, size)
-            if reason:
-                left_out[reason] += 1
-            elif last in endings and member.name in names:
-                left_out["member with the name of another"] += 1
-            elif last in endings:
-                names.add(member.name)
-                members.append(TarMember(member.name, member.offset_data, member.size, None))
-            elif ending in (".cls", ".json") and member.size <= _SMALL:
+            if reason is None and ending in endings:
+                reason = "member with the name of another" if member.name in names else None
+                if reason is None:
+                    names.add(member.name)
+                    members.append(TarMember(member.name, member.offset_data, member.size, None))
+            elif reason is None and ending in (".cls", ".json") and member.size <= _SMALL:
                 file.seek(member.offset_data)
                 text = _class_text(ending, file.read(member.size))
                 if text is not None:
                     classes[key] = text
-            elif last in IMAGE_ENDINGS | VIDEO_ENDINGS:
-                left_out[f"member that is no {kind}"] += 1
+            elif reason is None:
+                reason = _other_media(ending, kind)
+
+            if reason is not None:
+                yield member.name, reason
 
         if not _ends_at(file, archive.offset):  # tarfile takes a damaged header for the end
             raise tarfile.ReadError(f"ends at byte {archive.offset:,} of {size:,}")
+
+
+def _other_media(ending: str, kind: MediaKind) -> str | None:
+    """Why a member with another ending is no sample, where it looks like one.
+
+    Captions and the like, which belong to a sample, are no loss.
+    """
+    last = os.path.splitext(ending)[1]
+    if last and last != ending and last in endings_of(kind):
+        return "member with more than an ending after the first dot of its name"
+    return (
+        f"member that is no {kind}" if (last or ending) in IMAGE_ENDINGS | VIDEO_ENDINGS else None
+    )
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -190,12 +236,12 @@ def _label(name: str, classes: dict[str, str]) -> str | None:
     return classes.get(key, folder if slash else None)
 
 
-def _check(root: str, name: str) -> None:
+def _check(root: str, name: str, follows_links: bool) -> None:
     """Raise UnsupportedMediaError for anything but a tar within the root."""
     path = os.path.join(root, name)
     if not is_text(name):
         raise UnsupportedMediaError(f"tar whose {NOT_UTF8}")
-    reason = escape_reason(os.path.realpath(root), name)
+    reason = escape_reason(os.path.realpath(root), name, follows_links)
     if reason:
         raise UnsupportedMediaError(f"tar whose {reason}")
 
@@ -203,9 +249,9 @@ def _check(root: str, name: str) -> None:
         raise UnsupportedMediaError("tar that is no regular file")
     with open(path, "rb") as file:
         head = file.read(6)
-    for magic, program in _COMPRESSED.items():
+    for magic, (form, program) in _COMPRESSED.items():
         if head.startswith(magic):
-            raise UnsupportedMediaError(f"tar compressed with {program}: decompress it")
+            raise UnsupportedMediaError(f"tar compressed with {form}: decompress it with {program}")
 
 
 def _ends_at(file: BinaryIO, position: int) -> bool:
@@ -247,8 +293,7 @@ def _class_text(ending: str, data: bytes) -> str | None:
         return None
     if not isinstance(values, dict):
         return None
-    label = next((values[key] for key in ("label", "cls", "class") if key in values), None)
-    return str(label) if type(label) in (int, str) and is_line(str(label)) else None
+    return label_text(next((values[key] for key in _CLASS_KEYS if key in values), None))
 
 
 def _expand(pattern: str) -> list[str]:

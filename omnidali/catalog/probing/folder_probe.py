@@ -14,7 +14,9 @@ from omnidali.catalog.probing.probe import Probe
 from omnidali.catalog.probing.root_guard import escape_reason
 
 
-def probe_frames(span: FileSpan, pattern: str, root: str | None = None) -> Probe:
+def probe_frames(
+    span: FileSpan, pattern: str, root: str | None = None, follows_links: bool = False
+) -> Probe:
     """Count the images of a folder, from 0 or 1 on without a gap.
 
     Args:
@@ -22,6 +24,7 @@ def probe_frames(span: FileSpan, pattern: str, root: str | None = None) -> Probe
         pattern: of the images' names, such as ``img_{:05}.jpg``.
         root: real path of the folder that links among the frames may not leave; none: the folder
             itself.
+        follows_links: whether links may lead out of the root after all.
 
     Raises:
         UnsupportedMediaError: with the reason.
@@ -35,7 +38,8 @@ def probe_frames(span: FileSpan, pattern: str, root: str | None = None) -> Probe
         entry = entries.get(pattern.format(number))
         if entry is None:
             return False
-        if entry.is_symlink() and escape_reason(root, os.path.relpath(entry.path, root)):
+        is_checked = entry.is_symlink() and not follows_links
+        if is_checked and escape_reason(root, os.path.relpath(entry.path, root)):
             raise UnsupportedMediaError("a frame is a link that leaves the root")
         if not entry.is_file():  # a pipe would be waited for
             raise UnsupportedMediaError("a frame is not a regular file")

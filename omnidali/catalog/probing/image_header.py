@@ -1,11 +1,16 @@
-"""The headers of JPEG, PNG and WebP files, read without any library."""
+"""The headers of photos, read without any library."""
+
+from __future__ import annotations
 
 import itertools
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+from omnidali.catalog.probing.avif_header import read_avif_header
+from omnidali.catalog.probing.bmp_header import read_bmp_header
 from omnidali.catalog.probing.limits import (
     MAX_HEADER_BYTES,
     MAX_SCANS,
@@ -13,7 +18,10 @@ from omnidali.catalog.probing.limits import (
     UnsupportedMediaError,
     check_size,
 )
-from omnidali.catalog.probing.sniff import HEAD_BYTES, describe_head
+from omnidali.catalog.probing.sniff import HEAD_BYTES, sniff_photo
+
+if TYPE_CHECKING:  # a probe of images loads no library
+    import numpy as np
 
 # A segment's marker that is followed by a length: neither stuffing (00, 01) nor a restart or start
 # of image (D0 to D8).
@@ -35,13 +43,18 @@ class ImageHeader:
     """Size of an image as a viewer shows it, after EXIF rotation.
 
     Attributes:
-        codec: ``jpeg``, ``png`` or ``webp``; ``jpeg:cmyk`` for four-component JPEG, ``png:rotated``
-            and ``webp:rotated`` where the pixels do not lie as they are shown.
+        codec: ``jpeg``, ``png``, ``webp``, ``bmp`` or ``avif``; ``jpeg:cmyk`` for four-component
+            JPEG, ``png:rotated``, ``webp:rotated`` and ``avif:rotated`` where the pixels do not lie
+            as they are shown.
         width: in pixels.
         height: in pixels.
-        orientation: EXIF's, 1 to 8, by which a PNG or WebP is turned once it is decoded. Of a JPEG
-            it is 1: its decoders turn it.
+        orientation: EXIF's, 1 to 8, by which other pictures than JPEGs are turned once they are
+            decoded. Of a JPEG it is 1: its decoders turn it.
         has_scans: whether it is a JPEG of several scans, which follow its header.
+        crop: left, top, right, bottom of what is shown of the decoded picture, before it is turned;
+            None: all of it.
+        least_bytes: of a file that holds all of the picture, as far as the header tells.
+        metadata: places of the names of an AVIF's items that hold metadata.
     """
 
     codec: str
@@ -49,19 +62,46 @@ class ImageHeader:
     height: int
     orientation: int = 1
     has_scans: bool = False
+    crop: tuple[int, int, int, int] | None = None
+    least_bytes: int = 0
+    metadata: tuple[int, ...] = ()
+
+    @property
+    def container(self) -> str:
+        """The codec without its variant."""
+        return self.codec.partition(":")[0]
 
     @property
     def is_jpeg(self) -> bool:
-        return self.codec.partition(":")[0] == "jpeg"
+        return self.container == "jpeg"
+
+    def without_metadata(self, data: bytes) -> bytes:
+        """The file as OpenCV shall get it.
+
+        OpenCV 5.0 does not take a file for an AVIF if metadata of its picture begin after byte 500.
+        """
+        if not self.metadata:
+            return data
+        changed = bytearray(data)
+        for place in self.metadata:
+            changed[place : place + 4] = b"skip"
+        return bytes(changed)
+
+    def cut(self, picture: np.ndarray) -> np.ndarray:
+        """The part of a decoded picture (H, W, C) that is shown; a view."""
+        if self.crop is None:
+            return picture
+        left, top, right, bottom = self.crop
+        return picture[top:bottom, left:right]
 
 
 def read_image_header(data: bytes, whole: bool = True) -> ImageHeader:
-    """Parse the header of a JPEG, PNG or WebP file.
+    """Parse the header of a photo.
 
     Args:
         data: the file from its start; the first 256 KiB are enough unless metadata is larger or
             follows the picture. Scans are counted as far as they come: of a picture with
-            ``has_scans`` all of the file is needed.
+            ``has_scans`` all of the file is needed. Of an AVIF all coded pictures are.
         whole: whether there is no more to be had: an orientation that does not come is 1 then, not
             cut off.
 
@@ -70,19 +110,39 @@ def read_image_header(data: bytes, whole: bool = True) -> ImageHeader:
             here takes, and pictures over the limits.
     """
     try:
-        if data.startswith(b"\xff\xd8\xff"):
+        form = sniff_photo(data[:HEAD_BYTES])
+        if form == "jpeg":
             header = _read_jpeg(data)
-        elif data.startswith(b"\x89PNG\r\n\x1a\n"):
+        elif form == "png":
             header = _read_png(data[:MAX_HEADER_BYTES], whole)
-        elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        elif form == "webp":
             header = _read_webp(data[:MAX_HEADER_BYTES], whole)
+        elif form == "bmp":
+            header = _read_bmp(data)
         else:
-            found = describe_head(data[:HEAD_BYTES])
-            raise UnsupportedMediaError(f"not a JPEG, PNG or WebP image: {found}")
+            header = _read_avif(data)
     except (struct.error, IndexError):
         raise UnsupportedMediaError("header cut off") from None
     check_size(header.width, header.height)
+    if whole and len(data) < header.least_bytes:
+        raise UnsupportedMediaError(f"cut off: {len(data):,} of {header.least_bytes:,} bytes")
     return header
+
+
+def _read_bmp(data: bytes) -> ImageHeader:
+    bmp = read_bmp_header(data)
+    return ImageHeader("bmp", bmp.width, bmp.height, least_bytes=bmp.least_bytes)
+
+
+def _read_avif(data: bytes) -> ImageHeader:
+    """EXIF is not asked: by the standard the file's own boxes alone turn the picture."""
+    avif = read_avif_header(data)
+    width, height = avif.width, avif.height
+    if avif.crop is not None:
+        left, top, right, bottom = avif.crop
+        width, height = right - left, bottom - top
+    header = _turned("avif", width, height, avif.orientation)
+    return replace(header, crop=avif.crop, metadata=avif.metadata)
 
 
 def _read_png(data: bytes, whole: bool) -> ImageHeader:

@@ -2,7 +2,9 @@
 
 import os
 
+from omnidali.catalog.probing.avif_support import decodes_avif
 from omnidali.catalog.probing.file_span import FileSpan
+from omnidali.catalog.probing.formats import is_avif
 from omnidali.catalog.probing.image_header import read_image_header
 from omnidali.catalog.probing.limits import (
     MAX_HEADER_BYTES,
@@ -31,11 +33,16 @@ def probe_image(span: FileSpan) -> Probe:
     except UnsupportedMediaError as refusal:
         if str(refusal) != "header cut off" or len(data) < IMAGE_HEADER_BYTES:
             raise
-        data = span.read_bytes(MAX_HEADER_BYTES)  # long metadata, or after the picture
+        # long metadata, or after the picture; those of an AVIF point into all of it
+        data = span.read_bytes(MAX_IMAGE_BYTES if is_avif(data) else MAX_HEADER_BYTES)
         header = read_image_header(data)
+    if size < header.least_bytes:
+        raise UnsupportedMediaError(f"cut off: {size:,} of {header.least_bytes:,} bytes")
+    if header.container == "avif" and not decodes_avif():
+        raise UnsupportedMediaError("AVIF photos are not decoded by the OpenCV that is installed")
     if header.has_scans and len(data) < size:
         read_image_header(span.read_bytes(MAX_IMAGE_BYTES))  # refuses too many scans
-    return Probe(header.codec.partition(":")[0], header.codec, header.width, header.height)
+    return Probe(header.container, header.codec, header.width, header.height)
 
 
 def check_image(span: FileSpan, probe: Probe) -> Probe:
@@ -48,15 +55,19 @@ def check_image(span: FileSpan, probe: Probe) -> Probe:
     import cv2
     import numpy as np
 
-    data = np.frombuffer(span.read_bytes(), np.uint8)
+    data = span.read_bytes()
+    header = read_image_header(data)
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(
+            np.frombuffer(header.without_metadata(data), np.uint8),
+            cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION,
+        )
     except cv2.error as error:
         raise UnsupportedMediaError(str(error.err)) from None
     if image is None:
         raise UnsupportedMediaError("no picture comes out")
 
-    height, width = image.shape[:2]
+    height, width = header.cut(image).shape[:2]
     if sorted((height, width)) != sorted((probe.width, probe.height)):
         raise UnsupportedMediaError(
             f"{width}x{height} pixels where the header says {probe.width}x{probe.height}"

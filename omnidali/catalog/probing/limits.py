@@ -22,28 +22,6 @@ MAX_VIDEO_FRAMES = 1 << 22  # 19 hours at 60 a second; the probe keeps 500 bytes
 MAX_UNITS = 4096
 MAX_HIDDEN = 64
 MAX_STREAMS = 64  # of a container; a film with all its dubs has fewer
-# FFmpeg has 500 decoders. Those that web videos and research sets use are few, and maintained.
-VIDEO_DECODERS = (
-    "h264",
-    "hevc",
-    "libdav1d",
-    "av1",
-    "vp8",
-    "vp9",
-    "libvpx",
-    "libvpx-vp9",
-    "mpeg4",
-    "mpeg1video",
-    "mpeg2video",
-    "mjpeg",
-    "h263",
-    "flv",
-    "msmpeg4",
-    "msmpeg4v2",
-    "theora",
-    "prores",
-    "ffv1",
-)
 
 
 class UnsupportedMediaError(Exception):

@@ -14,7 +14,7 @@ _DECODERS = {"av1": "libdav1d"}  # FFmpeg's own av1 needs hardware
 # Codecs whose packets say how large the picture is.
 _SELF_SIZED = {"h264", "hevc", "vp8", "vp9", "av1", "mjpeg"}
 # Decoders that keep some state of earlier frames when they are reset.
-KEEPS_STATE = {"mpeg4", "ffv1"}
+KEEPS_STATE = {"mpeg4", "ffv1", "gif"}
 
 
 def make_context(codec: str, index: PacketIndex) -> av.VideoCodecContext:

@@ -32,6 +32,7 @@ _READERS: dict[str, type[HeaderReader]] = {
 # Containers without presentation times: what FFmpeg makes up for them is wrong if frames are
 # reordered.
 _TIMELESS = {"avi"}
+_THEORA_HEADER = b"\x80"  # the lowest first byte of a header, by Theora's specification, 6.1
 _BLOCK = 1 << 16  # bytes of the file that are read at once
 _CHECKED = 1024  # packets between two checks of how many there are
 
@@ -109,6 +110,7 @@ class PacketScan:
         self.has_packed_pictures = False
         self.damaged: set[int] = set()
 
+        self._has_new_tables = False
         self._stream = stream
         self._read = read
         self._block = b""
@@ -142,7 +144,8 @@ class PacketScan:
                 if self.decodes_all or (self.first is None and not self.damaged):
                     complaints.clear()  # of the demuxer
                     self._decode(packet)
-                    if any(level <= av.logging.ERROR for level, _, _ in complaints):
+                    is_loud = any(level <= av.logging.ERROR for level, _, _ in complaints)
+                    if is_loud and not self._is_header(bytes(packet)):
                         self.damaged.add(len(self.packets) - 1)
 
     def _add(self, packet: av.Packet) -> None:
@@ -186,7 +189,8 @@ class PacketScan:
     def _read_headers(self, data: bytes, flagged: bool, has_new_settings: bool) -> bool:
         """Read the headers of a packet; returns whether decoding may begin with it."""
         if self._reader is None:
-            return flagged
+            self._has_new_tables |= self._is_header(data)
+            return flagged and not self._has_new_tables
         if self.unclear is None and has_new_settings:
             self.unclear = "the decoder's settings change"
         if self.unclear is None:
@@ -199,6 +203,13 @@ class PacketScan:
             return self._reader.is_key(data, flagged)
         except (UnclearHeadersError, IndexError):
             return False
+
+    def _is_header(self, data: bytes) -> bool:
+        """Whether a packet is a header of Theora, as where files were joined: frames after it need
+        its tables, and it shows none.
+        """
+        is_theora = self.context.codec.canonical_name == "theora"
+        return is_theora and data[:1] >= _THEORA_HEADER
 
     def _is_disposable(self, data: bytes) -> bool:
         """Whether no other packet refers to the one whose headers were read last."""
@@ -216,7 +227,8 @@ class PacketScan:
         except av.error.MemoryError:
             raise
         except av.FFmpegError:
-            self.damaged.add(number)
+            if not self._is_header(bytes(packet)):
+                self.damaged.add(number)
             return
 
         for frame in frames:
@@ -252,7 +264,9 @@ class PacketScan:
         self.delay = int((np.arange(len(order)) - np.argsort(order)).max())
         shown = order[~self.is_hidden[order]]
         times = [self.packets[number].time for number in shown.tolist()]
-        if self.delay > (self._reader.max_reorder or 0):
+        if not times:
+            self.unclear = "all frames are hidden"
+        elif self.delay > (self._reader.max_reorder or 0):
             self.unclear = "more frames are reordered than the stream says"
         elif None in times or (np.diff(np.array(times, np.int64)) < 0).any():
             self.unclear = "timestamps that are missing, or in another order than the frames"

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from omnidali.catalog.probing.file_span import FileSpan, stamp_of
 from omnidali.catalog.probing.image_probe import check_image, probe_image
 from omnidali.catalog.probing.limits import UnsupportedMediaError
+from omnidali.catalog.probing.missing_hint import missing_state
 from omnidali.catalog.probing.probe import OK, UNREADABLE, Probe
 from omnidali.catalog.probing.root_guard import escape_reason
 from omnidali.media_kind import MediaKind
@@ -39,12 +40,14 @@ class ProbeTask:
         pattern: of the names in a folder of frames.
         root: real path of the source's folder.
         decodes_all: whether to decode whole files, and to believe no header.
+        follows_links: whether links may lead out of the root.
     """
 
     kind: MediaKind
     pattern: str
     root: str
     decodes_all: bool
+    follows_links: bool = False
 
 
 class ProbeRequest(NamedTuple):
@@ -99,7 +102,7 @@ def _probe_image(span: FileSpan, task: ProbeTask, size: int) -> Probe:
 def _probe_folder(span: FileSpan, task: ProbeTask, size: int) -> Probe:
     from omnidali.catalog.probing.folder_probe import check_folder, probe_frames
 
-    probe = probe_frames(span, task.pattern, task.root)
+    probe = probe_frames(span, task.pattern, task.root, task.follows_links)
     return check_folder(span, probe) if task.decodes_all else probe
 
 
@@ -139,7 +142,8 @@ def probe_file(task: ProbeTask, request: ProbeRequest, size: int) -> tuple[str, 
     Raises:
         MemoryError: if there is not enough.
     """
-    if (reason := escape_reason(task.root, request.file)) is not None:
+    reason = escape_reason(task.root, request.file, task.follows_links)
+    if reason is not None:
         return reason, None
 
     path = os.path.join(task.root, request.file)
@@ -152,7 +156,7 @@ def probe_file(task: ProbeTask, request: ProbeRequest, size: int) -> tuple[str, 
     except UnsupportedMediaError as error:
         return str(error), None
     except FileNotFoundError:
-        return "missing file", None
+        return missing_state(task.root, request.file, task.kind, task.follows_links), None
     except OSError as error:
         return f"{UNREADABLE}: {error.strerror}", None
     except MemoryError:

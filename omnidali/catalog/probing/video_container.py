@@ -7,7 +7,8 @@ import av
 from av.stream import Disposition
 
 from omnidali.catalog.probing.file_span import FileSpan, Region
-from omnidali.catalog.probing.limits import MAX_STREAMS, VIDEO_DECODERS
+from omnidali.catalog.probing.formats import DECODERS_OF
+from omnidali.catalog.probing.limits import MAX_STREAMS, MAX_VIDEO_PIXELS, check_size
 from omnidali.catalog.probing.mp4_boxes import OVERLAP, check_boxes, check_compression
 from omnidali.catalog.probing.packet_decoder import decoder_options
 
@@ -34,7 +35,8 @@ def open_video(
             any case.
 
     Raises:
-        UnsupportedMediaError: if its boxes claim more than they can hold, or hide its header.
+        UnsupportedMediaError: if its boxes claim more than they can hold, or hide its header;
+            if a GIF is too large.
         OSError: if the file could not be read, whatever FFmpeg made of it; at the latest at the
             end.
         av.FFmpegError: if its content is not as it must be.
@@ -42,7 +44,7 @@ def open_video(
     options = {
         "protocol_whitelist": "none",
         "format_whitelist": container,
-        "codec_whitelist": ",".join(VIDEO_DECODERS),
+        "codec_whitelist": ",".join(DECODERS_OF[container]),
         "max_streams": str(MAX_STREAMS),
         "enable_drefs": "0",
     }
@@ -50,6 +52,8 @@ def open_video(
     with Region(span, check_compression if is_mp4 else None, OVERLAP) as file:
         if is_mp4:
             check_boxes(file.read_at, file.size, with_fragments=checks_fragments)
+        if container == "gif":  # whose pictures are as large as its canvas
+            check_canvas(file.read_at(0, 10))
         try:
             with av.open(
                 file, mode="r", format=container, options=options, buffer_size=_BUFFER_BYTES
@@ -67,6 +71,15 @@ def open_video(
             raise
         if file.error is not None:
             raise file.error
+
+
+def check_canvas(head: bytes) -> None:
+    """Raise UnsupportedMediaError for a GIF that is larger than a video may be.
+
+    Source: GIF89a specification, 18.
+    """
+    width, height = (int.from_bytes(head[place : place + 2], "little") for place in (6, 8))
+    check_size(width, height, MAX_VIDEO_PIXELS)
 
 
 def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:

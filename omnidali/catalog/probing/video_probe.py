@@ -8,6 +8,7 @@ import av
 import numpy as np
 
 from omnidali.catalog.probing.file_span import FileSpan, ReadAt, Region
+from omnidali.catalog.probing.formats import DECODERS_OF
 from omnidali.catalog.probing.frame_numbering import (
     Frames,
     frames_by_decoding,
@@ -20,7 +21,6 @@ from omnidali.catalog.probing.image_probe import read_start
 from omnidali.catalog.probing.limits import (
     MAX_SIDE,
     MAX_VIDEO_PIXELS,
-    VIDEO_DECODERS,
     UnsupportedMediaError,
     check_size,
     check_video,
@@ -44,6 +44,13 @@ from omnidali.catalog.probing.sniff import HEAD_BYTES, sniff_video
 from omnidali.catalog.probing.video_container import open_video, video_stream
 
 _MAX_ASPECT = 8  # of a pixel; what claims more is a mistake
+_USUAL_PIXELS = {"gif": ("bgra",)}  # of codecs that have no 4:2:0
+# Codecs that a user knows by another name, and that no encoder here writes for a test.
+_UNREAD_CODECS = {
+    "wmv3": "WMV 9 video",
+    "vc1": "VC-1 video",
+    "msmpeg4v1": "MS MPEG-4 version 1 video",
+}
 
 
 def probe_video(
@@ -89,7 +96,7 @@ def _examine(
 ) -> Probe | None:
     """One pass over the file; None if its headers alone do not determine the frames."""
     with open_video(span, demuxer, checks_fragments=True) as container:
-        stream = _checked_stream(container)
+        stream = _checked_stream(container, demuxer)
         scan = PacketScan(stream, demuxer, read, decodes_all)
         if scan.decodes_all:
             before_decoding()
@@ -97,6 +104,8 @@ def _examine(
         check_video(0, len(scan.packets))
         if not scan.packets:
             raise UnsupportedMediaError("no frames")
+        if demuxer == "gif" and len(scan.packets) == 1:
+            raise UnsupportedMediaError("a still GIF: one picture is no video")
 
         if scan.decodes_all:
             if scan.first is None:
@@ -128,18 +137,18 @@ def _order_by_times(span: FileSpan, demuxer: str) -> np.ndarray:
     return shown[np.argsort(np.array(times, np.int64), kind="stable")]
 
 
-def _checked_stream(container: av.container.InputContainer) -> av.VideoStream:
+def _checked_stream(container: av.container.InputContainer, demuxer: str) -> av.VideoStream:
     """The stream to decode, checked before a decoder takes memory."""
     stream = video_stream(container)
     if stream is None:
-        raise UnsupportedMediaError("no video stream")
+        raise UnsupportedMediaError("sound alone" if container.streams.audio else "no video stream")
     context = stream.codec_context
     if context is None:
         raise UnsupportedMediaError("no decoder for its codec")
-    if context.codec.name not in VIDEO_DECODERS:
-        raise UnsupportedMediaError(
-            f"a codec that the gate does not let through: {context.codec.canonical_name}"
-        )
+    if context.codec.name not in DECODERS_OF[demuxer]:
+        codec = context.codec.canonical_name
+        name = _UNREAD_CODECS.get(codec, "video")
+        raise UnsupportedMediaError(f"{name} ({codec}): not read, convert it to H.264")
     check_size(context.width or 1, context.height or 1, MAX_VIDEO_PIXELS)
     check_video((container.duration or 0) / av.time_base, 1)
     use_one_thread(context)
@@ -226,7 +235,7 @@ def _variant(scan: PacketScan, frames: Frames, *, is_turned: bool) -> str:
     pixels = scan.first.format.name
     if is_turned:
         return ":rotated"
-    if pixels not in ("yuv420p", "yuvj420p"):
+    if pixels not in _USUAL_PIXELS.get(scan.context.codec.canonical_name, ("yuv420p", "yuvj420p")):
         return f":{pixels}"
     if frames.is_damaged:
         return DAMAGED

@@ -22,7 +22,7 @@ _AV1C = b"\x81"  # how the container's own header begins; units follow after 4 b
 _SELECT = 2  # of AV1's sequence: each frame says for itself
 
 # Kinds of AV1's units.
-_SEQUENCE = 1
+AV1_SEQUENCE = 1
 _FRAME_HEADER = 3
 _FRAME = 6
 
@@ -232,8 +232,8 @@ class Av1Reader(_ShownReader):
 
     def _frames(self, data: bytes) -> list[_Frame]:
         frames: list[_Frame] = []
-        for kind, unit in _units(data):
-            if kind == _SEQUENCE:
+        for kind, unit in av1_units(data):
+            if kind == AV1_SEQUENCE:
                 self._use_sequence(unit)
             elif kind in (_FRAME_HEADER, _FRAME):
                 frames.append(self._sequence.read_frame(BitReader(unit[:_AV1_HEADER])))
@@ -254,10 +254,10 @@ class Av1Reader(_ShownReader):
 
 def frame_headers(data: bytes) -> list[bytes]:
     """The units of an AV1 packet that begin with a frame's header."""
-    return [unit for kind, unit in _units(data) if kind in (_FRAME_HEADER, _FRAME)]
+    return [unit for kind, unit in av1_units(data) if kind in (_FRAME_HEADER, _FRAME)]
 
 
-def _units(data: bytes) -> Iterator[tuple[int, bytes]]:
+def av1_units(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield (kind, payload) of the units of an AV1 packet (5.3)."""
     place = 0
     while place < len(data):

@@ -7,28 +7,37 @@ from pathlib import Path
 
 import numpy as np
 
+from omnidali.catalog.build import REPEATED
 from omnidali.catalog.database.source_table import SourceTable
+from omnidali.catalog.probing.missing_hint import MISSING
 from omnidali.catalog.probing.probe import OK
-from omnidali.catalog.summary import Summary
 from omnidali.config.schema import ClipConfig, ViewsConfig
 from omnidali.config.sources import EVALUATION, MediaConfig, SourceConfig
 from omnidali.curation.lint.findings import Finding, Issues, Level
 from omnidali.curation.lint.source_stats import MediaStats, find_short_rows
 from omnidali.utils.text_files import NOT_UTF8
 
-_MISSING = "missing file"  # the state of a file that is not there
 _UNEVEN = 10  # times as many samples in the largest class as in the median one
 _SLOW = 8  # frames decoded for each that is used
 _MAX_SHOWN = 5  # names of classes
 
 
-def check_left_out(summary: Summary, source: MediaConfig, issues: Issues) -> None:
-    """Note the items that reading the list left out, where no single file is the reason."""
-    for reason, count in summary.refused.items():
-        # a list's lines with such names are issues of their own
-        is_known = reason.startswith(NOT_UTF8) and not source.tars
-        if reason not in summary.examples and not is_known:
-            issues.add(summary.name, "", "left out", f"{count:,} {reason}", count)
+def check_left_out(db: sqlite3.Connection, name: str, issues: Issues) -> None:
+    """Note what reading a source left out: lines, members of tars, and what lies in folders.
+
+    Args:
+        db: the catalog.
+        name: of the source.
+        issues: receives the findings.
+    """
+    for path, reason, place, detail in db.execute(
+        "SELECT l.path, l.reason, l.place, l.detail FROM left_out l JOIN sources s"
+        " ON s.id = l.source WHERE s.name = ? AND l.reason <> ? ORDER BY l.rowid",
+        (name, REPEATED),  # which the check of the list has found
+    ):
+        problem = "not UTF-8" if reason.startswith(NOT_UTF8) else "left out"
+        facts = [place] if problem == "not UTF-8" else [reason, detail, place]
+        issues.add(name, path, problem, ", ".join(filter(None, facts)))
 
 
 def check_files(db: sqlite3.Connection, name: str, source: MediaConfig, issues: Issues) -> None:
@@ -44,7 +53,7 @@ def check_files(db: sqlite3.Connection, name: str, source: MediaConfig, issues: 
     for path, state in db.execute(
         "SELECT path, state FROM media WHERE source = ? AND state <> ? ORDER BY id", (number, OK)
     ):
-        issues.add(name, path, "missing" if state == _MISSING else "refused", state)
+        issues.add(name, path, "missing" if state.startswith(MISSING) else "refused", state)
 
     for path, note in db.execute(
         "SELECT path, note FROM media WHERE source = ? AND note <> '' AND state = ? ORDER BY id",

@@ -86,11 +86,6 @@ PROBLEMS = {
         "files have pixels that are not square, which is ignored, as by the reference",
         "Set pixel_aspect: apply to stretch them.",
     ),
-    "ending": Problem(
-        Level.WARN,
-        "files have an ending that is not looked at",
-        "Rename them; the first bytes of a file say what it holds.",
-    ),
     "left out": Problem(
         Level.WARN,
         "items are left out",

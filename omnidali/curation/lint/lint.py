@@ -23,7 +23,7 @@ from omnidali.curation.lint.file_checks import (
 from omnidali.curation.lint.findings import Finding, Issues, Level, writing_issues
 from omnidali.curation.lint.leak_checks import check_equal_files, check_video_ids
 from omnidali.curation.lint.lint_report import write_tables
-from omnidali.curation.lint.list_checks import check_file_names, check_list_lines
+from omnidali.curation.lint.list_checks import check_list_lines
 from omnidali.curation.lint.source_stats import MediaStats, compute_media_stats
 from omnidali.curation.source_selection import all_sources, choose_sources
 from omnidali.errors import ConfigError, NoUsableFilesError, UserError
@@ -100,6 +100,8 @@ def _read_sources(
     naming_errors: list[Finding] = []
     try:
         class_names = find_names(config)
+        if class_names and class_names.note:
+            say(class_names.note)
     except UserError as error:
         naming_errors = _errors_as_findings("classes", error)
 
@@ -162,7 +164,6 @@ def _read_source(
     """
     catalog = Path(config.catalog_path)
     data_root = Path(config.data_root)
-    check_file_names(name, source, data_root, issues)
     if not check_list_lines(name, source, data_root, names, issues, words_are_fine=words_are_fine):
         return False
 
@@ -170,7 +171,8 @@ def _read_source(
     say(summary)
     if decodes and _decode_files(catalog, name, source, sample, issues):
         (summary,) = build_catalog(catalog, {name: source}, data_root, names)
-    check_left_out(summary, source, issues)
+    with contextlib.closing(connect(catalog, read_only=True)) as db:
+        check_left_out(db, name, issues)
     return True
 
 

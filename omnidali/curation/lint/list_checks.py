@@ -4,14 +4,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from omnidali.catalog.listing.folders import IMAGE_ENDINGS, VIDEO_ENDINGS, class_folders, walk
 from omnidali.catalog.listing.labels import UNLABELLED, Labels
 from omnidali.catalog.listing.list_reader import read_list
+from omnidali.catalog.listing.scan import SourceScan
 from omnidali.config.files import data_file
 from omnidali.config.sources import MediaConfig, key_of
 from omnidali.curation.lint.findings import Issues
 from omnidali.errors import UserError
-from omnidali.utils.text_files import is_text
 
 
 class _CollectingLabels(Labels):
@@ -43,45 +42,14 @@ class _CollectingLabels(Labels):
         self._words_are_fine = words_are_fine
         self.wrong = False
 
-    def number(self, text: str | None, where: str, path: str) -> int:
+    def number(self, text: str | None, where: str, path: str, listed: int | None = None) -> int:
         try:
-            return super().number(text, where, path)
+            return super().number(text, where, path, listed)
         except UserError as error:
             self.wrong = True
             if text is None or not self._words_are_fine:
                 self._issues.add(self._source, path, "label", str(error))
             return UNLABELLED
-
-
-def check_file_names(name: str, source: MediaConfig, data_root: Path, issues: Issues) -> None:
-    """Look for files in class folders that the catalog leaves out because of their names.
-
-    These are files whose ending does not fit the source's kind, and files whose name is not UTF-8.
-
-    Args:
-        name: of the source.
-        source: its settings.
-        data_root: folder that the source's root starts from.
-        issues: receives the findings.
-
-    Raises:
-        UserError: for a folder that cannot be read.
-    """
-    root = os.path.realpath(data_root / source.root)
-    # The build reports a root that is missing.
-    if source.list or source.tars or not os.path.isdir(root):
-        return
-
-    endings = IMAGE_ENDINGS if source.media_kind.has_images else VIDEO_ENDINGS
-    for folder, files in walk(root, class_folders(root)):
-        for file in sorted(files):
-            ending = os.path.splitext(file)[1]
-            path = os.path.relpath(os.path.join(folder, file), root)
-            if ending.lower() in endings:
-                if not is_text(path):
-                    issues.add(name, path, "not UTF-8", "")
-            elif not file.startswith("."):
-                issues.add(name, path, "ending", ending or "none")
 
 
 def check_list_lines(
@@ -122,14 +90,9 @@ def check_list_lines(
         names=names,
         map_path=map_path,
     )
-    _, entries = read_list(
-        data_file(data_root, source.list, f"{key_of(name)}.list", "a list file"),
-        source,
-        labels.number,
-        name,
-        root=data_root / source.root,
-        leave_out=lambda path, where: issues.add(name, path, "not UTF-8", where),
-    )
+    root = os.path.realpath(data_root / source.root)
+    scan = SourceScan(name, source, root, data_root, classes=names)
+    _, entries = read_list(scan.lists(), source, labels.number, name, root=root, split=scan.split)
 
     # Hashes instead of entries: a list may have millions.
     seen: set[int] = set()

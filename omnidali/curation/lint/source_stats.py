@@ -223,7 +223,13 @@ def _repeats_frames(lengths: np.ndarray, clip: ClipConfig, views: ViewsConfig | 
         )
     else:
         clips = views.num_clips
-        frames = sample_test(lengths, clip.clip_len, clip.frame_interval, clips)
+        frames = sample_test(
+            lengths,
+            clip.clip_len,
+            interval=clip.frame_interval,
+            clips=clips,
+            positions=views.positions,
+        )
 
     frames = frames.reshape(len(lengths), clips, clip.clip_len)
     inside = np.diff(np.sort(frames, axis=2), axis=2) == 0

@@ -1,0 +1,60 @@
+"""Whether a source counts its classes from 0."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from omnidali.catalog.listing.class_files import read_label_map
+from omnidali.catalog.listing.list_reader import read_list
+from omnidali.catalog.listing.scan import SourceScan
+from omnidali.catalog.listing.tars import read_tar
+from omnidali.config.sources import MediaConfig
+from omnidali.errors import UserError
+
+
+def find_zero(name: str, source: MediaConfig, data_root: Path) -> str | None:
+    """Where a source calls a class 0: in its label map, its list or its tars; None if nowhere.
+
+    What cannot be read holds no 0: the build says what is wrong with it.
+
+    Args:
+        name: of the source.
+        source: its settings.
+        data_root: folder that its files start from.
+    """
+    with contextlib.suppress(UserError):
+        scan = SourceScan.of(name, source, data_root, classes=None)
+        if source.labels:
+            path = data_root / source.labels
+            return str(path) if 0 in read_label_map(path).values() else None
+        texts = _tar_labels(scan) if source.tars else _list_labels(scan)
+        return next((where for text, where in texts if text.strip("0") == ""), None)
+    return None
+
+
+def _tar_labels(scan: SourceScan) -> Iterator[tuple[str, str]]:
+    """Yield (label, place) of the members of a source's tars."""
+    for tar in scan.tars():
+        members, _ = read_tar(scan.root, tar, scan.config.media_kind, scan.follows_links)
+        for member in members:
+            if member.label:
+                yield member.label, f"{tar}: {member.name}"
+
+
+def _list_labels(scan: SourceScan) -> Iterator[tuple[str, str]]:
+    """Yield (label, "FILE, line N") of the entries of a source's list; nothing of class folders."""
+    if not scan.config.list:
+        return
+    found: list[tuple[str, str]] = []
+
+    def collect(text: str | None, where: str, path: str, listed: int | None = None) -> int:
+        if text:
+            found.append((text, where))
+        return 0
+
+    _, entries = read_list(
+        scan.lists(), scan.config, collect, scan.name, root=scan.root, split=scan.split
+    )
+    for _ in entries:
+        yield from found
+        found.clear()
