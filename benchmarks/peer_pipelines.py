@@ -90,6 +90,16 @@ def _dali_feeds(task: LoaderTask) -> Iterator[tuple[list[np.ndarray], ...]]:
 # ---- mmaction2 ----
 
 
+def complete_mmaction2() -> None:
+    """Put an empty module in the place of the one that the wheel of 1.2.0 lacks."""
+    name = "mmaction.models.localizers.drn"
+    if name not in sys.modules:
+        sys.modules[name] = ModuleType(name)
+        inner = ModuleType(f"{name}.drn")
+        vars(inner)["DRN"] = None
+        sys.modules[inner.__name__] = inner
+
+
 def _mmaction2_box(results: dict) -> dict:
     """Crop the planned box, as the random crop does with its own."""
     top, left, bottom, right = results["box"]
@@ -123,12 +133,7 @@ class _Samples(Dataset):
 
 def mmaction2(task: LoaderTask, layout: str) -> Iterator[torch.Tensor]:
     """mmaction2's transforms and preprocessor; frames, box and flip are given instead of drawn."""
-    name = "mmaction.models.localizers.drn"
-    if name not in sys.modules:  # forgotten in the wheel of 1.2.0
-        sys.modules[name] = ModuleType(name)
-        inner = ModuleType(f"{name}.drn")
-        vars(inner)["DRN"] = None
-        sys.modules[inner.__name__] = inner
+    complete_mmaction2()
     from mmaction.datasets.transforms import (
         DecordDecode,
         DecordInit,

@@ -15,6 +15,8 @@ from omnidali.models.recognizers import TSN, SlowOnly, build_model
         (lambda: SlowOnly(50, 200, 0.5, 8), 32_044_296, 320),
         (lambda: SlowOnly(50, 400, 0.5, 4), 32_454_096, 320),
         (lambda: SlowOnly(101, 400, 0.5, 8), 60_359_120, 626),
+        (lambda: SlowOnly(18, 400, 0.5, 8), 32_025_552, 122),
+        (lambda: SlowOnly(34, 400, 0.5, 8), 61_008_080, 218),
     ],
 )
 def test_networks_have_as_many_parameters_as_reference(model, parameters, keys):
@@ -50,6 +52,21 @@ def test_slowonly_kernels_span_time_in_late_stages_only():
             assert shapes[f"{place}.conv1.conv.weight"] == ((1, 1, 1) if stage < 3 else (3, 1, 1))
             assert shapes[f"{place}.conv2.conv.weight"] == (1, 3, 3)
             assert shapes[f"{place}.conv3.conv.weight"] == (1, 1, 1)
+
+
+@pytest.mark.parametrize("depth", [18, 34])
+def test_both_kernels_of_late_basic_blocks_span_time(depth):
+    """As in mmaction2's BasicBlock3d; ``tests/of_benchmarks/test_mmaction2.py`` compares them."""
+    with torch.device("meta"):
+        model = SlowOnly(depth, 5, 0.5, 8)
+    for stage in (1, 2, 3, 4):
+        time = 1 if stage < 3 else 3
+        for block in getattr(model.backbone, f"layer{stage}"):
+            for conv in (block.conv1.conv, block.conv2.conv):
+                assert conv.kernel_size == (time, 3, 3)
+                assert conv.padding == (time // 2, 1, 1) and conv.stride[0] == 1
+            assert block.conv2.conv.stride == (1, 1, 1)
+            assert block.downsample is None or block.downsample.conv.kernel_size == (1, 1, 1)
 
 
 def test_tsn_consensus_is_the_mean_over_frames():

@@ -252,7 +252,7 @@ def test_file_that_does_not_fit_is_refused(tmp_path):
         ("none.pth", "expected a checkpoint, got no such file"),
         ("34.pth", "Set model.name and model.depth"),
         ("no.pth", "with weights, bare or under state_dict, got the entries net"),
-        ("vit.pth", "conv1.conv.weight is missing"),
+        ("vit.pth", "got weights of another network: encoder.weight. Use those of a ResNet-18"),
         ("evil.pth", "a checkpoint that can be read safely"),
         ("cut.safetensors", "that can be read safely"),
     ):

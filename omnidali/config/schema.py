@@ -47,6 +47,11 @@ class ViewsConfig:
     """The views of one item in an evaluation."""
 
     num_clips: Count = setting(8, "clips of a video, evenly spaced")
+    positions: Literal["centered", "ends"] = setting(
+        "centered",
+        "clips of several frames in the middle of equal parts, as mmaction2 0.x has them; ends:"
+        " from the first frame to the last, as mmaction2 1.x and, but for rounding, PySlowFast",
+    )
     crops: Literal["center", "three", "ten"] = setting("center", "crops of every clip")
     size: Count = setting(256, "side of the crop", unit="pixels")
     short_side: Count = setting(
@@ -55,6 +60,17 @@ class ViewsConfig:
     average: Literal["score", "prob"] = setting(
         "score", "mean over views of logits or of probabilities (TSN: a crop's frames)"
     )
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """The settings that tell views apart.
+
+        What was kept before there were ``positions`` had them centered, and stays valid.
+        """
+        values = vars(self).copy()
+        if self.positions == "centered":
+            del values["positions"]
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +93,8 @@ class EvaluationConfig:
 class ModelConfig:
     """The network.
 
-    TSN is mmaction2's Recognizer2D with average consensus, SlowOnly a 3D ResNet, inflated 3x1x1.
+    TSN is mmaction2's Recognizer2D with average consensus, SlowOnly its Recognizer3D on
+    ResNet3dSlowOnly: a 3D ResNet whose last two stages look at three frames.
     """
 
     name: Literal["tsn", "slowonly"] = setting("tsn", "kind of network")
@@ -206,7 +223,9 @@ class Config:
         None,
         "SQLite file of the media, relative to the current folder; null: catalog.sqlite in run_dir",
     )
-    classes: str | None = setting(None, "file of class names, one a line; relative to data_root")
+    classes: str | None = setting(
+        None, "file of class names in label order, or numbered; relative to data_root"
+    )
     seed: Natural = setting(0, "seed of the plan and of the initial weights")
     device: Literal["auto", "cpu", "cuda"] = setting(
         "auto", "where networks run and clips go; auto: a GPU for each rank, where there are GPUs"

@@ -66,6 +66,7 @@ def evaluate(
         "checkpoint": str(path),
         "protocol": protocol,
         "num_clips": views.num_clips,
+        "positions": views.positions,
         "crops": views.crops,
         "size": views.size,
         "average": views.average,

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from omnidali.errors import UserError, start_of
-from omnidali.models.pretrained import UNKNOWN, first_few, fit_weights
+from omnidali.models.pretrained import fit_weights
+from omnidali.models.weight_names import UNKNOWN, find_other_network, first_few
 from omnidali.models.weights import DIGEST, digest_of, read_weights
 from omnidali.utils.untrusted_text import say
 
@@ -152,7 +153,7 @@ def load_run(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: as :func:`load_checkpoint`, and for weights alone.
     """
-    state = load_checkpoint(path)
+    state = load_checkpoint(path, foreign=False)
     if "loader" not in state:
         raise UserError(
             str(path),
@@ -188,18 +189,21 @@ def find_checkpoint(path: str | Path, preferred: str = LAST) -> Path:
     )
 
 
-def load_checkpoint(path: str | Path, preferred: str = LAST) -> dict[str, Any]:
+def load_checkpoint(
+    path: str | Path, preferred: str = LAST, *, foreign: bool = True
+) -> dict[str, Any]:
     """Read a checkpoint; its checksum is compared, and pickled code in it is refused, not run.
 
     Args:
         path: as in :func:`find_checkpoint`.
         preferred: as in :func:`find_checkpoint`.
+        foreign: as in :func:`~omnidali.models.weights.read_weights`.
 
     Raises:
         UserError: if it is missing, damaged or no checkpoint.
     """
     path = find_checkpoint(path, preferred)
-    state = read_weights(path)
+    state = read_weights(path, foreign=foreign)
     if "loader" in state and DIGEST not in state and os.environ.get("RANK", "0") == "0":
         say(
             f"{path} was saved without a checksum: damage to its contents would not be noticed",
@@ -208,20 +212,34 @@ def load_checkpoint(path: str | Path, preferred: str = LAST) -> dict[str, Any]:
     return state
 
 
-def load_weights(model: torch.nn.Module, state: Mapping[str, Any], where: str) -> None:
+def load_weights(
+    model: torch.nn.Module, state: Mapping[str, Any], where: str, *, resumes: bool = False
+) -> None:
     """Put a checkpoint's weights into a model.
 
-    Every name and shape must match, but for a ``module.`` before the names.
+    Every name and shape must match, but for what may stand before the names; see
+    :mod:`~omnidali.models.weight_names`. Weights of SlowOnly-18 and -34 from before 0.2 are
+    brought up to date.
 
     Args:
         model: ours.
         state: of the checkpoint.
         where: the file, for errors.
+        resumes: whether a training goes on, which needs the same network as before.
 
     Raises:
         UserError: naming up to five weights that do not match.
     """
     fitting, report = fit_weights(model, state["state_dict"], takes_head=True)
+    if report.lengthened and resumes:
+        raise UserError(
+            where,
+            "a checkpoint of this network, in whose late blocks both convolutions look at three"
+            " frames",
+            "one from before 0.2, when the second looked at one",
+            "Finish the run with OmniDALI 0.1, or start another run_dir from its weights by"
+            " model.pretrained.",
+        )
     wrong = [
         *(f"{name} is missing" for name in report.missing),
         *report.wrong,
@@ -230,11 +248,22 @@ def load_weights(model: torch.nn.Module, state: Mapping[str, Any], where: str) -
     ]
 
     if wrong:
-        made_for = ", ".join(f"{key} {value}" for key, value in (state.get("model") or {}).items())
-        raise UserError(
-            where,
-            "the weights of this config's model",
+        made_for = _made_for(state.get("model"))
+        other = None if made_for else find_other_network(state["state_dict"])
+        got, advice = other or (
             first_few(wrong),
             f"It was made for: {made_for or 'an unknown model'}. Set model.* and classes to match.",
         )
+        raise UserError(where, "the weights of this config's model", got, advice)
+    if report.lengthened and os.environ.get("RANK", "0") == "0":
+        say(f"{where}: {report.note_on_lengthened}", error=True)
     model.load_state_dict(fitting, strict=False)
+
+
+def _made_for(model: object) -> str:
+    """The network that a checkpoint of ours names; nothing for other projects' entries."""
+    if not isinstance(model, Mapping):
+        return ""
+    return ", ".join(
+        f"{key} {value}" for key, value in model.items() if isinstance(value, (str, int))
+    )

@@ -1,15 +1,8 @@
-"""Weights of other projects for our networks: names, inflation, and a report of what matched.
+"""Weights of other projects for our networks: inflation, and a report of what matched.
 
-The name of the first convolution identifies the family of a file's names:
-
-- ``backbone.conv1.conv.weight``: ours, and mmaction2 0.x and 1.x; the names are kept.
-- ``backbone.conv1.weight``: mmaction2 1.x OmniSource; named as in torchvision below ``backbone.``,
-  its heads have no counterpart.
-- ``conv1.weight``: torchvision and timm; ``layer1.0.conv1.weight`` becomes
-  ``backbone.layer1.0.conv1.conv.weight`` and so on.
-
-A 2D kernel becomes a 3D one by repeating it over time and dividing by the length, so that a still
-clip gives the 2D response (I3D, Carreira and Zisserman, CVPR 2017).
+Their names are those of :mod:`~omnidali.models.weight_names`. A 2D kernel becomes a 3D one by
+repeating it over time and dividing by the length, so that a still clip gives the 2D response (I3D,
+Carreira and Zisserman, CVPR 2017).
 """
 
 import os
@@ -23,19 +16,22 @@ import torch
 from omnidali.config.schema import ModelConfig
 from omnidali.errors import UserError, start_of
 from omnidali.models.resnet import LAYERS
+from omnidali.models.weight_names import (
+    HEAD,
+    UNKNOWN,
+    depth_of,
+    find_other_network,
+    first_few,
+    rename_weights,
+)
 from omnidali.models.weights import best_weights, read_weights
 
-# The names of the classifier begin so.
-HEAD = "cls_head.fc_cls."
-
-# Reasons for which a tensor is left out.
-UNKNOWN = "unknown to this model"
-_OTHER_NORMALISATION = "normalisation of the input, which is ours"
-_OTHER_HEAD = "classifier of another kind"
+# A reason for which a tensor is left out.
 _FRESH_HEAD = "asked for with pretrained_head: fresh"
 
 _FRESH_ADVICE = "Set model.pretrained_head: fresh to train a classifier for other classes."
-_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+# The second convolutions of the late blocks of SlowOnly-18 and -34.
+_LATE_CONV2 = re.compile(r"(.*\.)?layer[34]\.\d+\.conv2\.conv\.weight")
 
 
 @dataclass
@@ -46,6 +42,8 @@ class WeightsReport:
         family: the project that the names of the file come from.
         matched: taken as they are.
         inflated: from 2D to 3D.
+        lengthened: of those taken, the kernels that have zeros around them now; see
+            :func:`lengthen_kernels`.
         left_out: of the file, with the reason.
         missing: of the model, which keep their initial values.
         wrong: those of the backbone or the classifier that do not fit, each with the reason.
@@ -55,6 +53,7 @@ class WeightsReport:
     left_out: dict[str, str]
     matched: list[str] = field(default_factory=list)
     inflated: list[str] = field(default_factory=list)
+    lengthened: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
@@ -63,6 +62,8 @@ class WeightsReport:
             f"weights with {self.family}'s names: {len(self.matched)} tensors as they are,"
             f" {len(self.inflated)} inflated to 3D"
         )
+        if self.lengthened:
+            text += f"; {self.note_on_lengthened}"
         for reason in dict.fromkeys(self.left_out.values()):
             names = [name for name, other in self.left_out.items() if other == reason]
             text += f"; left out, {reason}: {first_few(sorted(names))}"
@@ -70,65 +71,13 @@ class WeightsReport:
             text += f"; at their initial values: {first_few(self.missing)}"
         return text
 
-
-def first_few(names: Sequence[str]) -> str:
-    """The first five names, and how many more there are."""
-    return "; ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def rename_weights(
-    weights: Mapping[str, torch.Tensor],
-) -> tuple[str, dict[str, torch.Tensor], dict[str, str]]:
-    """Give weights our names.
-
-    Returns:
-        The family of the names, the weights under ours, and the names without a counterpart with
-        the reason.
-    """
-    weights = {name.removeprefix("module."): value for name, value in weights.items()}
-    if "backbone.conv1.conv.weight" in weights:
-        left_out = {
-            name: _OTHER_NORMALISATION for name in weights if name.startswith("data_preprocessor.")
-        }
-        known = {name: value for name, value in weights.items() if name not in left_out}
-        return "mmaction2", known, left_out
-
-    known = {}
-    left_out = {}
-    prefix = "backbone." if "backbone.conv1.weight" in weights else ""
-    for name, value in weights.items():
-        ours = _from_torchvision(name.removeprefix(prefix)) if name.startswith(prefix) else None
-        if ours is not None:
-            known[ours] = value
-        elif name.startswith(("fc.", "head.fc.", "cls_head.")):
-            left_out[name] = _OTHER_HEAD
-        else:
-            left_out[name] = "no counterpart"
-    return "mmaction2 1.x OmniSource" if prefix else "torchvision", known, left_out
-
-
-def _from_torchvision(name: str) -> str | None:
-    """Our name of one of torchvision's weights.
-
-    >>> _from_torchvision("layer1.0.bn2.running_mean")
-    'backbone.layer1.0.conv2.bn.running_mean'
-    >>> _from_torchvision("layer2.0.downsample.0.weight")
-    'backbone.layer2.0.downsample.conv.weight'
-    """
-    match = re.fullmatch(r"(layer[1-4]\.\d+\.)?(conv|bn)([1-3])\.(\w+)", name)
-    if match and (match[1] or match[3] == "1"):
-        block, kind, number, part = match.groups(default="")
-        ours = f"backbone.{block}conv{number}.{kind}.{part}"
-    else:
-        match = re.fullmatch(r"(layer[1-4]\.0\.)downsample\.([01])\.(\w+)", name)
-        if not match:
-            return None
-        block, number, part = match.groups()
-        kind = "conv" if number == "0" else "bn"
-        ours = f"backbone.{block}downsample.{kind}.{part}"
-
-    parts = ("weight",) if kind == "conv" else _NORM
-    return ours if part in parts else None
+    @property
+    def note_on_lengthened(self) -> str:
+        """What was done to weights from before 0.2."""
+        return (
+            f"{len(self.lengthened)} kernels of before 0.2 got zeros for the frames around,"
+            " which changes no output"
+        )
 
 
 def infer_architecture(
@@ -146,24 +95,14 @@ def infer_architecture(
     Raises:
         UserError: if it is none of ours, or has no classifier.
     """
-    _, known, _ = rename_weights(weights)
-    blocks = tuple(
-        len({name.split(".")[2] for name in known if name.startswith(f"backbone.layer{stage}.")})
-        for stage in (1, 2, 3, 4)
-    )
-    is_bottleneck = any(".conv3." in name for name in known)
-    depths = {layers: depth for depth, layers in LAYERS.items()}
-    depth = depths.get((blocks, is_bottleneck))
-
-    first = known.get("backbone.conv1.conv.weight")
-    if first is None or first.ndim not in (4, 5) or depth is None:
+    known = rename_weights(weights)[1]
+    depth = depth_of(known)
+    other = find_other_network(weights)
+    if other is not None or depth is None:
+        got, advice = other or ("weights of another network", "Use another checkpoint.")
         kinds = ", ".join(f"-{depth}" for depth in LAYERS)
-        raise UserError(
-            str(where),
-            f"a TSN or SlowOnly on a ResNet{kinds}",
-            f"stages of {', '.join(map(str, blocks))} blocks",
-            "Use another checkpoint.",
-        )
+        raise UserError(str(where), f"a TSN or SlowOnly on a ResNet{kinds}", got, advice)
+
     last = known.get(f"{HEAD}weight")
     if last is None or last.ndim != 2:
         raise UserError(
@@ -172,12 +111,40 @@ def infer_architecture(
             "none",
             "Use the checkpoint of a network that was trained on the classes.",
         )
-    return ModelConfig(name="tsn" if first.ndim == 4 else "slowonly", depth=depth), len(last)
+    is_2d = known["backbone.conv1.conv.weight"].ndim == 4
+    return ModelConfig(name="tsn" if is_2d else "slowonly", depth=depth), len(last)
 
 
 def inflate(weight: torch.Tensor, length: int) -> torch.Tensor:
     """A 2D kernel (O, I, H, W) as a 3D one (O, I, length, H, W)."""
     return weight[:, :, None].repeat(1, 1, length, 1, 1) / length
+
+
+def lengthen_kernels(
+    weights: Mapping[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Weights of SlowOnly-18 and -34 from before 0.2, as those networks are now.
+
+    Both convolutions of a late block look at three frames, as in mmaction2; before 0.2 the second
+    one looked at one. With zeros around that frame's kernel it computes the same.
+
+    Args:
+        weights: with mmaction2's names, and anything before them.
+
+    Returns:
+        All weights, and the names of those that were lengthened: none for other networks.
+    """
+    short = [
+        name
+        for name, value in weights.items()
+        if _LATE_CONV2.fullmatch(name) and value.ndim == 5 and tuple(value.shape[2:]) == (1, 3, 3)
+    ]
+    # the first convolution of a bottleneck is 3x1x1
+    first = [weights.get(name.replace(".conv2.", ".conv1.")) for name in short]
+    if not all(value is not None and tuple(value.shape[2:]) == (3, 3, 3) for value in first):
+        short = []
+    longer = {name: torch.nn.functional.pad(weights[name], (0, 0, 0, 0, 1, 1)) for name in short}
+    return {**weights, **longer}, short
 
 
 def fit_weights(
@@ -192,7 +159,8 @@ def fit_weights(
     """
     own = model.state_dict()
     family, known, left_out = rename_weights(weights)
-    report = WeightsReport(family, left_out)
+    known, lengthened = lengthen_kernels(known)
+    report = WeightsReport(family, left_out, lengthened=lengthened)
     fitting = {}
     for name, value in known.items():
         wanted = own.get(name)
@@ -253,19 +221,19 @@ def load_pretrained(
             missing though it is wanted.
     """
     state = read_weights(path)
-    fitting, report = fit_weights(model, best_weights(state), takes_head=head == "keep")
+    weights = best_weights(state)
+    fitting, report = fit_weights(model, weights, takes_head=head == "keep")
 
     lacking = [name for name in report.missing if not name.startswith(HEAD)]
     if report.wrong or lacking:
         only_head = not lacking and all(text.startswith(HEAD) for text in report.wrong)
-        raise UserError(
-            str(path),
-            "the weights of this config's model",
-            first_few([*report.wrong, *(f"{name} is missing" for name in lacking)]),
-            _FRESH_ADVICE
-            if only_head
-            else "Set model.name and model.depth to what the file was made for.",
-        )
+        got = first_few([*report.wrong, *(f"{name} is missing" for name in lacking)])
+        advice = "Set model.name and model.depth to what the file was made for."
+        if only_head:
+            advice = _FRESH_ADVICE
+        else:
+            got, advice = find_other_network(weights) or (got, advice)
+        raise UserError(str(path), "the weights of this config's model", got, advice)
     if not fitting:
         raise UserError(
             str(path), "weights of a ResNet", first_few(list(report.left_out)), "Use another file."

@@ -82,7 +82,7 @@ class TSN(nn.Module):
 
 
 class SlowOnly(nn.Module):
-    """The slow pathway of SlowFast alone, inflated 3x1x1.
+    """The slow pathway of SlowFast alone, as mmaction2's ResNet3dSlowOnly has it.
 
     Source: Feichtenhofer et al., ICCV 2019. Each group of clips has a forward pass, and so batch
     statistics, of its own.

@@ -82,7 +82,8 @@ class Block(nn.Module):
         stride: over height and width.
         bottleneck: whether it is one, with four times ``width`` channels in its output.
         dims: 2 for images, 3 for clips.
-        time: length of the first convolution's kernel over time (inflate style 3x1x1).
+        time: length over time of the first convolution's kernel (inflate style 3x1x1), and of the
+            second one's in a block without bottleneck.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Block(nn.Module):
             self.conv3 = ConvBN(width, outside, kernel=1, dims=dims, relu=False)
         else:
             self.conv1 = ConvBN(inside, width, kernel=3, stride=stride, dims=dims, time=time)
-            self.conv2 = ConvBN(width, outside, kernel=3, dims=dims, relu=False)
+            self.conv2 = ConvBN(width, outside, kernel=3, dims=dims, time=time, relu=False)
         if stride != 1 or inside != outside:
             self.downsample = ConvBN(
                 inside, outside, kernel=1, stride=stride, dims=dims, relu=False
@@ -126,8 +127,9 @@ class ResNet(nn.Module):
 
     Args:
         depth: 18, 34, 50 or 101.
-        dims: 2 or 3. In 3D, time is never strided; the first convolution of every block of the last
-            two stages looks at three frames, all others at one.
+        dims: 2 or 3. In 3D, time is never strided. Of the blocks of the last two stages, the first
+            convolution looks at three frames, and without bottlenecks the second one, too; all
+            others look at one.
 
     Attributes:
         channels: C.

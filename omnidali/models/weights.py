@@ -4,7 +4,6 @@ import hashlib
 import io
 import itertools
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,21 @@ import safetensors.torch
 import torch
 
 from omnidali.errors import UserError, start_of
+from omnidali.models.foreign_types import as_list
+from omnidali.models.safe_load import WRAPPERS, read_entries
 from omnidali.utils.atomic_write import write_whole
 
-# Entries under which other projects keep the weights.
-_WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model")
 # The entry of a checkpoint that holds the digest of the others.
 DIGEST = "digest"
 
 
-def read_weights(path: str | Path) -> dict[str, Any]:
+def read_weights(path: str | Path, *, foreign: bool = True) -> dict[str, Any]:
     """Read a checkpoint file without running code from it.
 
     Args:
         path: ``.safetensors``, or a file of torch.save: ours, mmaction2's, torchvision's, timm's.
+        foreign: whether the file may be another project's. NumPy's scalars are then plain values;
+            its arrays and mmengine's ``HistoryBuffer`` are objects that do nothing.
 
     Returns:
         The file's entries, with the tensors under ``state_dict``.
@@ -33,7 +34,7 @@ def read_weights(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: if it is missing, damaged, holds more than plain data, or holds no weights.
     """
-    entries = _read_entries(Path(path))
+    entries = read_entries(Path(path), foreign=foreign)
     weights = _find_weights(entries)
     if weights is None:
         got = type(entries).__name__
@@ -50,8 +51,11 @@ def read_weights(path: str | Path) -> dict[str, Any]:
     state = {**({} if weights is entries else entries), "state_dict": dict(weights)}
     _check_tensors(path, state["state_dict"])
     _check_tensors(path, state.get("ema") or {})
-    if not all(isinstance(name, str) for name in state.get("classes") or ()):
-        raise UserError(str(path), "names under classes", "something else", "Use another file.")
+    if state.get("classes") is not None:
+        names = as_list(state["classes"])
+        if names is None or not all(isinstance(name, str) for name in names):
+            raise UserError(str(path), "names under classes", "something else", "Use another file.")
+        state["classes"] = names
     _check_digest(path, state)
     return state
 
@@ -61,62 +65,34 @@ def best_weights(state: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
     return state.get("ema") or state["state_dict"]
 
 
-def _read_entries(path: Path) -> Any:
-    if path.is_dir():
-        raise UserError(
-            str(path),
-            "a checkpoint file",
-            f"a folder{start_of(path)}",
-            "Name a file in it, such as checkpoints/best.pt.",
-        )
-    if path.exists() and not path.is_file():  # reading a pipe would wait for a writer
-        raise UserError(str(path), "a checkpoint file", "no regular file", "Name a file.")
+def class_names(state: Mapping[str, Any]) -> list[Any]:
+    """What a checkpoint holds as the names of its classes, in label order; empty if nothing.
 
-    try:
-        _check_size(path)
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(str(path))
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(
-            str(path), "a checkpoint", f"no such file{start_of(path)}", "Check the path."
-        ) from None
-    except Exception as error:  # both readers raise many kinds for damaged files
-        text = str(error)
-        reason = (text.partition("WeightsUnpickler error: ")[2] or text).strip() or "nothing"
-        raise UserError(
-            str(path),
-            "a checkpoint that can be read safely",
-            reason.splitlines()[0][:200],
-            "The file is damaged or foreign; use another one.",
-        ) from None
+    Ours stand under ``classes``, those of mmaction2 0.x under ``CLASSES`` in ``meta``, and those of
+    1.x in its ``dataset_meta``.
+    """
+    meta = state.get("meta")
+    places = [state, meta, meta.get("dataset_meta") if isinstance(meta, Mapping) else None]
+    for place in places:
+        if isinstance(place, Mapping):
+            for key in ("classes", "CLASSES"):
+                names = as_list(place.get(key))
+                if names:
+                    return names
+    return []
 
 
 def _find_weights(entries: Any) -> Mapping[Any, Any] | None:
     """The entry with the weights, or ``entries`` itself if it holds tensors alone."""
     if not isinstance(entries, dict):
         return None
-    for key in _WRAPPERS:
+    for key in WRAPPERS:
         inner = entries.get(key)
         if isinstance(inner, Mapping) and (
             key == "state_dict" or any(map(torch.is_tensor, inner.values()))
         ):
             return inner
     return entries if entries and all(map(torch.is_tensor, entries.values())) else None
-
-
-def _check_size(path: Path) -> None:
-    """Raise ValueError for an archive with entries that unpack to more than the file holds.
-
-    torch.save compresses nothing.
-    """
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        claimed = sum(entry.file_size for entry in archive.infolist())
-    size = path.stat().st_size
-    if claimed > size:
-        raise ValueError(f"entries of {claimed:,} bytes in a file of {size:,}")
 
 
 def _check_digest(path: str | Path, state: Mapping[str, object]) -> None:

@@ -37,7 +37,7 @@ class EvaluationPlan:
         return {
             "batch": self.batch,
             "clip": vars(self.clip).copy(),
-            "views": vars(self.views).copy(),
+            "views": self.views.identity,
             "sources": {self.tables[0].name: describe_content(self.tables[0])},
         }
 
@@ -78,7 +78,11 @@ class EvaluationPlan:
         if table.kind.is_still:
             return np.zeros((len(rows), 1), np.int32)
         frames = sample_test(
-            table.frames[rows], self.clip.clip_len, self.clip.frame_interval, self.views.num_clips
+            table.frames[rows],
+            self.clip.clip_len,
+            interval=self.clip.frame_interval,
+            clips=self.views.num_clips,
+            positions=self.views.positions,
         )
         return frames if table.firsts is None else frames + table.firsts[rows][:, None]
 

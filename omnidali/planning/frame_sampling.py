@@ -4,6 +4,8 @@ There are C clips of L frames at interval I; the span of a clip is L * I. Frames
 video wrap around (mode 'loop').
 """
 
+from typing import Literal
+
 import numpy as np
 
 from omnidali.planning.philox import below
@@ -40,17 +42,57 @@ def sample_train(
     return _expand(offsets, lengths, clip_len, interval)
 
 
-def sample_test(lengths: np.ndarray, clip_len: int, interval: int, clips: int) -> np.ndarray:
-    """Frames for evaluation: the middle of each of C equal parts; see :func:`sample_train`.
+def sample_test(
+    lengths: np.ndarray,
+    clip_len: int,
+    interval: int,
+    clips: int,
+    positions: Literal["centered", "ends"] = "centered",
+) -> np.ndarray:
+    """Frames for evaluation: C evenly spaced clips; see :func:`sample_train`.
+
+    Args:
+        lengths: int (n,), frames of each video.
+        clip_len: L.
+        interval: I, frames.
+        clips: C.
+        positions: ``centered``, the middle of each of C equal parts, as in mmaction2 0.x; or
+            ``ends``, the first clip begins with the video and the last one ends with it, as in
+            mmaction2 1.x. There single frames (L = 1) are centered, too.
+
+    Returns:
+        int32 (n, C * L), frame indices, 0 <= index < length.
 
     >>> sample_test(np.array([300]), clip_len=1, interval=1, clips=3)
     array([[ 50, 150, 250]], dtype=int32)
+    >>> sample_test(np.array([300]), clip_len=2, interval=100, clips=3, positions="ends")
+    array([[  0, 100, 100, 200, 199, 299]], dtype=int32)
     """
     lengths = np.asarray(lengths, np.int64)[:, None]
+    if positions == "ends":
+        return _expand(
+            _offsets_to_ends(lengths, clip_len, interval, clips), lengths, clip_len, interval
+        )
+
     span = clip_len * interval
     average = (lengths - span + 1) / clips
     offsets = (np.arange(clips) * average + average / 2).astype(np.int64)
     return _expand(np.where(lengths > span - 1, offsets, 0), lengths, clip_len, interval)
+
+
+def _offsets_to_ends(lengths: np.ndarray, clip_len: int, interval: int, clips: int) -> np.ndarray:
+    """First frames (n, C) of clips from the begin of videos of ``lengths`` (n, 1) to their end.
+
+    The order of the operations is mmaction2 1.2's, so that they round alike: halves to even.
+    """
+    numbers = np.arange(clips)
+    if clip_len == 1:
+        average = lengths / clips
+        return (numbers * average + average / 2).astype(np.int64)
+    room = np.maximum(lengths - ((clip_len - 1) * interval + 1), 0)
+    if clips == 1:
+        return room // 2
+    return np.round(numbers * (room / (clips - 1))).astype(np.int64)
 
 
 def frames_decoded(wanted: np.ndarray, keyframes: np.ndarray) -> int:

@@ -172,7 +172,7 @@ class TrainingState:
         Raises:
             UserError: if the checkpoint is of another model, plan or set of classes.
         """
-        load_weights(self._model, saved, "resume")
+        load_weights(self._model, saved, "resume", resumes=True)
         notes = self._loader.load_state_dict(saved["loader"])
         if saved["classes"] != self._classes:
             raise UserError(

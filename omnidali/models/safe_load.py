@@ -1,0 +1,135 @@
+"""Reading of checkpoint files without running code from them."""
+
+import contextlib
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from omnidali.errors import UserError, start_of
+from omnidali.models.foreign_types import STAND_INS, standing_in
+from omnidali.utils.untrusted_text import for_shell
+
+# Entries under which projects keep the weights.
+WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model")
+
+# Functions that no checkpoint needs, with which a pickle runs a program or reaches one.
+_RUNS_CODE = re.compile(
+    r"(_?pickle|bdb|code|codeop|commands|ctypes|cProfile|importlib|nt|operator|os|pdb|platform|posix"
+    r"|profile|pty|pydoc|runpy|shutil|socket|subprocess|sys|timeit|webbrowser)(\..*)?"
+    r"|(builtins\.)?(__import__|apply|breakpoint|compile|delattr|eval|exec|execfile|getattr"
+    r"|globals|input|locals|map|open|setattr|vars)"
+)
+_OLDEST_PROTOCOL = 2  # of torch.save, and the only one that torch reads with care
+_STRIP = (
+    "import sys, torch; c = torch.load(sys.argv[1], 'cpu', weights_only=False);"
+    " w = c if hasattr(c, 'state_dict') else"
+    f" next((c[k] for k in {WRAPPERS} if k in c), c);"
+    " w = w.state_dict() if hasattr(w, 'state_dict') else w;"
+    " torch.save({'state_dict': w}, sys.argv[2])"
+).replace("'", '"')
+
+
+def read_entries(path: Path, *, foreign: bool) -> Any:
+    """Read what a checkpoint file holds.
+
+    Args:
+        path: ``.safetensors``, or a file of torch.save.
+        foreign: whether other projects' types may be in it; see
+            :mod:`~omnidali.models.foreign_types`.
+
+    Raises:
+        UserError: if it is missing or damaged, or holds other objects than tensors and plain data.
+            Those of another type are named.
+    """
+    if path.is_dir():
+        raise UserError(
+            str(path),
+            "a checkpoint file",
+            f"a folder{start_of(path)}",
+            "Name a file in it, such as checkpoints/best.pt.",
+        )
+    if path.exists() and not path.is_file():  # reading a pipe would wait for a writer
+        raise UserError(str(path), "a checkpoint file", "no regular file", "Name a file.")
+
+    try:
+        _check_size(path)
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(str(path))
+        with standing_in() if foreign else contextlib.nullcontext():
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(
+            str(path), "a checkpoint", f"no such file{start_of(path)}", "Check the path."
+        ) from None
+    except Exception as error:  # both readers raise many kinds for damaged files
+        raise _refusal(path, str(error), foreign) from None
+
+
+def _check_size(path: Path) -> None:
+    """Raise ValueError for an archive with entries that unpack to more than the file holds.
+
+    torch.save compresses nothing.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        claimed = sum(entry.file_size for entry in archive.infolist())
+    size = path.stat().st_size
+    if claimed > size:
+        raise ValueError(f"entries of {claimed:,} bytes in a file of {size:,}")
+
+
+def _refusal(path: Path, text: str, foreign: bool) -> UserError:
+    """The error about a file that torch or safetensors does not read.
+
+    Args:
+        path: of the file.
+        text: of their error.
+        foreign: as in :func:`read_entries`.
+    """
+    expected = "a checkpoint that can be read safely"
+    named = re.search(r"\bGLOBAL (\S+)", text)
+    if named and named[1] in STAND_INS and not foreign:
+        advice = "It is another project's: start from its weights by model.pretrained."
+        return UserError(str(path), expected, f"an object of {named[1]}", advice)
+    if named and _RUNS_CODE.fullmatch(named[1]):
+        advice = "No checkpoint needs that: do not load the file by any means."
+        return UserError(str(path), expected, f"one that calls {named[1][:200]}", advice)
+
+    protocol = _protocol(path) if "Unsupported operand" in text else _OLDEST_PROTOCOL
+    if named or protocol > _OLDEST_PROTOCOL:
+        got = f"pickle protocol {protocol}" if named is None else f"an object of {named[1][:200]}"
+        return UserError(str(path), expected, got, _how_to_strip(path))
+
+    reason = (text.partition("WeightsUnpickler error: ")[2] or text).strip() or "nothing"
+    advice = "The file is damaged or foreign; use another one."
+    return UserError(str(path), expected, reason.splitlines()[0][:200], advice)
+
+
+def _how_to_strip(path: Path) -> str:
+    """Advice to keep the weights alone, with a command."""
+    out = path.with_name(f"{path.stem}-weights.pth")
+    return (
+        "If you trust its author, since this runs what the file asks for, keep the weights alone"
+        " where the library that wrote it is installed: "
+        + for_shell("python", "-c", _STRIP, path, out)
+    )
+
+
+def _protocol(path: Path) -> int:
+    """The version of the pickle in a file of torch.save; 0 where there is none."""
+    begin = b""
+    with contextlib.suppress(OSError, ValueError, zipfile.BadZipFile, RuntimeError):
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                names = [name for name in archive.namelist() if name.endswith("data.pkl")]
+                with archive.open(names[0] if names else "") as file:
+                    begin = file.read(2)
+        else:
+            with open(path, "rb") as file:
+                begin = file.read(2)
+    return begin[1] if begin[:1] == b"\x80" and len(begin) == 2 else 0

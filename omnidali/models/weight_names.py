@@ -1,0 +1,280 @@
+"""Names of weights: the project that they come from, what stands before them, and ours for them.
+
+The name of the first convolution identifies the family of a file's names:
+
+- ``backbone.conv1.conv.weight``: ours, and mmaction2 0.x and 1.x; the names are kept.
+- ``conv1.weight``: torchvision and timm; ``layer1.0.conv1.weight`` becomes
+  ``backbone.layer1.0.conv1.conv.weight`` and so on. mmaction2 1.x OmniSource has the same names
+  below ``backbone.``, and heads without a counterpart.
+
+Before it may stand ``module.`` (DistributedDataParallel), ``_orig_mod.`` (torch.compile),
+``model.`` (Lightning), ``encoder.`` and ``backbone.``, in any order and number.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import torch
+
+from omnidali.models.resnet import LAYERS, Depth
+
+# The names of the classifier begin so.
+HEAD = "cls_head.fc_cls."
+
+# Reasons for which a tensor is left out.
+UNKNOWN = "unknown to this model"
+_OTHER_NORMALISATION = "normalisation of the input, which is ours"
+_OTHER_HEAD = "classifier of another kind"
+_NO_COUNTERPART = "no counterpart"
+
+_STEM = "backbone.conv1.conv.weight"
+_STEM_ENDINGS = ("conv1.conv.weight", "conv1.weight")  # mmaction2's, torchvision's
+_PREFIXES = ("model", "encoder", "backbone")
+# These stand before any module, the inner ones of a network too.
+_WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod)\.")
+_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+# ResNets that other projects have, by the blocks of their stages and whether these are bottlenecks.
+_OTHER_RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
+    ((1, 1, 1, 1), False): "ResNet-10",
+    ((1, 1, 1, 1), True): "ResNet-14",
+    ((2, 2, 2, 2), True): "ResNet-26",
+    ((3, 8, 36, 3), True): "ResNet-152",
+    ((3, 24, 36, 3), True): "ResNet-200",
+}
+# Names that give other networks away: those of ResNets whose first convolution is called as ours,
+# and those of all others. The first one that is found counts.
+_OTHER_BLOCKS = {
+    r"\.conv1\.(conv\.)?net\.": "TSM, with temporal shifts",
+    r"\.se\.|\.se_module\.": "a ResNet with squeeze-and-excitation",
+    r"\.downsample\.2\.": "ResNet-D",
+}
+_OTHER_STEMS = {
+    r"(slow|fast)_path|pathway1": "SlowFast, with two pathways",
+    r"conv1_s\.|\.conv_xy\.": "X3D",
+    r"\.conv_s\.|conv[123]\.0\.0\.weight$": "R(2+1)D, with convolutions in two parts",
+    r"cls_token|pos_embed|patch_embed|\.attn\.|attention": "a transformer",
+    r"(^|\.)stem\.0\.weight$": "R3D, or a ResNet with several convolutions in its stem",
+    r"(^|\.)(conv1|stem)\.0\.(conv\.)?weight$": "ResNet-D",
+    r"pathway0": "PySlowFast's, with names of its own",
+}
+
+
+def first_few(names: Sequence[str]) -> str:
+    """The first five names, and how many more there are."""
+    return "; ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def rename_weights(
+    weights: Mapping[str, torch.Tensor],
+) -> tuple[str, dict[str, torch.Tensor], dict[str, str]]:
+    """Give weights our names.
+
+    Returns:
+        The family of the names, the weights under ours, and the names without a counterpart with
+        the reason.
+
+    >>> names = ("module.model.conv1.weight", "module.model.bn1.bias", "module.model.fc.bias")
+    >>> family, known, left_out = rename_weights(dict.fromkeys(names, torch.zeros(9)))
+    >>> family, list(known)
+    ('torchvision', ['backbone.conv1.conv.weight', 'backbone.conv1.bn.bias'])
+    >>> left_out
+    {'model.fc.bias': 'classifier of another kind'}
+    """
+    weights = _unwrap(weights)
+    prefix, ending = _find_backbone(weights)
+    is_ours = ending == _STEM_ENDINGS[0]
+    has_cls_head = False
+
+    known: dict[str, torch.Tensor] = {}
+    left_out = {}
+    for name, value in weights.items():
+        bare = _without_prefixes(name)
+        has_cls_head |= bare.startswith("cls_head.")
+        ours, reason = _our_name(name, bare, prefix=prefix, is_ours=is_ours)
+        if ours is None or ours in known:
+            left_out[name] = reason
+        else:
+            known[ours] = value
+
+    if is_ours:
+        return "mmaction2", known, left_out
+    is_omni = has_cls_head and prefix.endswith("backbone.")
+    return "mmaction2 1.x OmniSource" if is_omni else "torchvision", known, left_out
+
+
+def _unwrap(weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """Remove what wrappers of modules add; nothing where two names would become one.
+
+    >>> list(_unwrap({"module.backbone._orig_mod.conv1.conv.weight": torch.zeros(1)}))
+    ['backbone.conv1.conv.weight']
+    """
+    bare = {_WRAPPERS.sub("", name): value for name, value in weights.items()}
+    return bare if len(bare) == len(weights) else weights
+
+
+def _without_prefixes(name: str) -> str:
+    """A name without the parts that stand before those of a network.
+
+    >>> _without_prefixes("model.encoder.cls_head.fc_cls.bias")
+    'cls_head.fc_cls.bias'
+    """
+    parts = name.split(".")
+    first = next((at for at, part in enumerate(parts) if part not in _PREFIXES), 0)
+    return ".".join(parts[first:])
+
+
+def _stems(weights: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, str]]:
+    """What stands before each first convolution, and how its name ends."""
+    for name in weights:
+        for ending in _STEM_ENDINGS:
+            prefix = name.removesuffix(ending)
+            is_inner = re.search(r"(^|\.)layer\d", prefix)
+            if prefix != name and (not prefix or prefix.endswith(".")) and not is_inner:
+                yield prefix, ending
+
+
+def _find_backbone(weights: Mapping[str, torch.Tensor]) -> tuple[str, str]:
+    """What stands before the names of the backbone, and how that of its first convolution ends.
+
+    Of two networks the one with the shortest prefix counts.
+    """
+    found = [
+        (prefix.count("."), order, prefix, ending)
+        for order, (prefix, ending) in enumerate(_stems(weights))
+        if all(part in _PREFIXES for part in prefix.split(".")[:-1])
+    ]
+    return min(found)[2:] if found else ("", _STEM_ENDINGS[1])
+
+
+def _our_name(name: str, bare: str, *, prefix: str, is_ours: bool) -> tuple[str | None, str]:
+    """Our name for a weight, or None with the reason.
+
+    Args:
+        name: in the file.
+        bare: the name without known prefixes.
+        prefix: of the backbone's names.
+        is_ours: whether they are ours below the prefix.
+    """
+    if is_ours:
+        if bare.startswith("data_preprocessor."):
+            return None, _OTHER_NORMALISATION
+        if bare.startswith("cls_head."):
+            return bare, _NO_COUNTERPART
+        inside = name.startswith(prefix)
+        return f"backbone.{name.removeprefix(prefix)}" if inside else name, _NO_COUNTERPART
+
+    if bare.startswith(("fc.", "head.fc.", "cls_head.")):
+        return None, _OTHER_HEAD
+    if not name.startswith(prefix):
+        return None, _NO_COUNTERPART
+    return _from_torchvision(name.removeprefix(prefix)), _NO_COUNTERPART
+
+
+def _from_torchvision(name: str) -> str | None:
+    """Our name of one of torchvision's weights.
+
+    >>> _from_torchvision("layer1.0.bn2.running_mean")
+    'backbone.layer1.0.conv2.bn.running_mean'
+    >>> _from_torchvision("layer2.0.downsample.0.weight")
+    'backbone.layer2.0.downsample.conv.weight'
+    """
+    match = re.fullmatch(r"(layer[1-4]\.\d+\.)?(conv|bn)([1-3])\.(\w+)", name)
+    if match and (match[1] or match[3] == "1"):
+        block, kind, number, part = match.groups(default="")
+        ours = f"backbone.{block}conv{number}.{kind}.{part}"
+    else:
+        match = re.fullmatch(r"(layer[1-4]\.0\.)downsample\.([01])\.(\w+)", name)
+        if not match:
+            return None
+        block, number, part = match.groups()
+        kind = "conv" if number == "0" else "bn"
+        ours = f"backbone.{block}downsample.{kind}.{part}"
+
+    parts = ("weight",) if kind == "conv" else _NORM
+    return ours if part in parts else None
+
+
+def depth_of(known: Mapping[str, torch.Tensor]) -> Depth | None:
+    """Layers of the ResNet of weights with our names; None if it is none of ours."""
+    return {layers: depth for depth, layers in LAYERS.items()}.get(_layers(known))
+
+
+def _layers(known: Mapping[str, torch.Tensor]) -> tuple[tuple[int, ...], bool]:
+    """Blocks of the stages, and whether they are bottlenecks."""
+    blocks = tuple(
+        len({name.split(".")[2] for name in known if name.startswith(f"backbone.layer{stage}.")})
+        for stage in (1, 2, 3, 4)
+    )
+    return blocks, any(".conv3." in name for name in known)
+
+
+def find_other_network(weights: Mapping[str, torch.Tensor]) -> tuple[str, str] | None:
+    """Why weights are of none of our networks: what they are, and what to do.
+
+    Args:
+        weights: with the file's names.
+
+    Returns:
+        None if their names and stages are those of one of our networks.
+    """
+    known = rename_weights(weights)[1]
+    has_stem = _STEM in known
+    what = _find_telling_name(weights, _OTHER_BLOCKS if has_stem else _OTHER_STEMS)
+    if what is None and has_stem:
+        what = _describe_other_resnet(known)
+        if what is None:
+            return None
+
+    prefix = None if what else _find_unknown_prefix(weights)
+    if prefix is not None:
+        return (
+            f"names that begin with `{prefix[:100]}`",
+            "Strip it from the names under state_dict, and leave out those that do not begin so.",
+        )
+    depths = ", ".join(f"-{depth}" for depth in LAYERS)
+    what = what or first_few([name[:100] for name in weights]) or "no names"
+    return f"weights of another network: {what}", f"Use those of a ResNet{depths}."
+
+
+def _find_telling_name(weights: Iterable[str], table: Mapping[str, str]) -> str | None:
+    """The network that a name gives away, with the name."""
+    for pattern, network in table.items():
+        for name in weights:
+            if re.search(pattern, name):
+                return f"{network} ({name[:100]})"
+    return None
+
+
+def _find_unknown_prefix(weights: Mapping[str, torch.Tensor]) -> str | None:
+    """What stands before the names of a network that is one of ours without it."""
+    for stem_prefix, _ in _stems(weights):
+        # known words at its end may stay
+        prefix = re.sub(rf"(?<=\.)(({'|'.join(_PREFIXES)})\.)+$", "", stem_prefix)
+        inner = {
+            name.removeprefix(prefix): value
+            for name, value in weights.items()
+            if name.startswith(prefix)
+        }
+        if depth_of(rename_weights(inner)[1]) is not None:
+            return prefix
+    return None
+
+
+def _describe_other_resnet(known: Mapping[str, torch.Tensor]) -> str | None:
+    """What tells a ResNet with our names from ours; None if nothing does."""
+    blocks, is_bottleneck = _layers(known)
+    if depth_of(known) is None:
+        name = _OTHER_RESNETS.get((blocks, is_bottleneck))
+        stages = f"stages of {', '.join(map(str, blocks))} blocks"
+        return f"{stages} ({name})" if name else stages
+
+    stem = known[_STEM]
+    inner = known.get("backbone.layer1.0.conv1.conv.weight")
+    if stem.ndim == 5 and stem.shape[2] != 1:
+        return f"a first convolution over {stem.shape[2]} frames (I3D or R3D)"
+    if stem.ndim not in (4, 5):
+        return f"a first convolution of shape {tuple(stem.shape)}"
+    if inner is not None and len(inner) != 64:
+        return f"{len(inner)} channels in the first block instead of 64 (ResNeXt or wide ResNet)"
+    return None
