@@ -4,6 +4,7 @@ A value that does not fit its type becomes a mistake in a list; the rest is conv
 """
 
 import dataclasses
+import datetime
 import difflib
 import types
 import typing
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="DataclassInstance")
 
-_VALUES = {str: "the text", bool: "the truth value", list: "the list"}
+_VALUES = {
+    str: "the text",
+    bool: "the truth value",
+    list: "the list",
+    datetime.date: "the date",
+    datetime.datetime: "the time",
+}
 
 
 def build_config(
@@ -117,7 +124,7 @@ def _convert(value: object, hint: typing.Any, where: str, errors: list[UserError
 
     if not _fits(value, hint):
         errors.append(
-            UserError(where, describe_type(hint), _show(value), _advise(value, hint, inner))
+            UserError(where, describe_type(hint), _show(value), _advise(value, hint, inner, where))
         )
         return None
     if isinstance(value, str) and not value.isprintable():
@@ -182,7 +189,7 @@ def _show(value: object) -> str:
         return "nothing"
     if isinstance(value, dict):
         return "settings"
-    text = str(value) if isinstance(value, int) else repr(value)
+    text = repr(value) if isinstance(value, (str, list, float)) else str(value)
     return f"{_VALUES.get(type(value), 'the number')} {_short(text)}"
 
 
@@ -191,12 +198,32 @@ def _short(value: object) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-def _advise(value: object, hint: object, choices: Sequence[object]) -> str:
+def _advise(value: object, hint: object, choices: Sequence[object], where: str) -> str:
     if hint is float and isinstance(value, str):
         return "YAML reads this as text; write numbers as 0.001 or 1.0e-3."
+    if hint is str and isinstance(value, bool):
+        return f"YAML reads on, off, yes and no as truth values; write {_quoted(where, 'yes')}."
+    if hint is str and value is not None:
+        return f"If it is text, put it in quotes: {_quoted(where, _as_yaml(value))}"
     if isinstance(value, bool) and choices:
         return "YAML reads on, off, yes and no as truth values; put the word in quotes."
     return _did_you_mean(value, choices, "Correct the value.")
+
+
+def _quoted(where: str, text: str) -> str:
+    """A setting of text as it stands in a file."""
+    return f'{where.rpartition(".")[2]}: "{_short(text)}"'
+
+
+def _as_yaml(value: object) -> str:
+    """A plain value as it may have been written: YAML takes ``{id}`` for a mapping.
+
+    What a mapping holds is left out.
+    """
+    if isinstance(value, (dict, list)):
+        inside = ["..." if isinstance(item, (dict, list)) else str(item) for item in value]
+        return f"[{', '.join(inside)}]" if isinstance(value, list) else f"{{{', '.join(inside)}}}"
+    return str(value)
 
 
 def _name_elsewhere(key: str) -> str:

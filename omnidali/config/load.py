@@ -4,7 +4,6 @@ Precedence: defaults < ``base`` files < the file < ``key.path=value``. All mista
 once.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,72 +11,11 @@ import yaml
 
 from omnidali.config.convert import build_config, config_to_dict
 from omnidali.config.files import find_config
+from omnidali.config.overrides import apply_override, find_expanded
 from omnidali.config.schema import Config
+from omnidali.config.strict_yaml import parse_yaml
 from omnidali.config.validate import find_mistakes
 from omnidali.errors import ConfigError, UserError, start_of
-from omnidali.utils.text_files import is_text
-
-_MAX_NUMBER = (1 << 63) - 1
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML without repeated keys, of which PyYAML keeps the last in silence, and huge numbers."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        lines: dict[object, int] = {}
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            line = key_node.start_mark.line + 1
-            if key in lines:
-                raise UserError(
-                    f"{self.name}, line {line}",
-                    f"every key once (first on line {lines[key]})",
-                    f"{key!r} again",
-                    "Remove one of them.",
-                )
-            lines[key] = line
-        return super().construct_mapping(node, deep)
-
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        number = super().construct_yaml_int(node)
-        if abs(number) > _MAX_NUMBER:
-            raise UserError(
-                f"{self.name}, line {node.start_mark.line + 1}",
-                f"whole numbers of at most {_MAX_NUMBER:,}",
-                f"{node.value[:20]}...",
-                "Correct the value.",
-            )
-        return number
-
-
-_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
-
-
-def parse_yaml(text: str, name: str) -> object:
-    """Parse YAML text.
-
-    Args:
-        text: YAML of plain values.
-        name: of the text, for errors.
-
-    Raises:
-        UserError: for broken YAML, tags that would make objects, and numbers beyond 64 bits.
-    """
-    try:
-        loader = _StrictLoader(text)
-        loader.name = name
-        return loader.get_single_data()
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{name}, line {mark.line + 1}" if mark else name
-        problem = str(getattr(error, "problem", None) or error).splitlines()[0]
-        raise UserError(where, "YAML", problem[:200], "Correct the syntax.") from None
-    except UserError:
-        raise
-    except (TypeError, ValueError, RecursionError) as error:
-        # Such as a list as a key, a date that does not exist, or hundreds of levels.
-        problem = str(error).splitlines()[0][:200]
-        raise UserError(name, "YAML", problem, "Put the value in quotes, or correct it.") from None
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -87,17 +25,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         path: YAML file, or the name of a shipped config. Its optional key ``base`` names another
             one to build on, a file relative to this one or a shipped config, or a list of them,
             of which later ones win.
-        overrides: ``key.path=value`` texts; the value is YAML.
+        overrides: ``key.path=value`` texts, as :func:`~omnidali.config.overrides.apply_override`
+            takes them.
 
     Raises:
         ConfigError: with every mistake of the file and the overrides.
         UserError: if a file cannot be read or is no YAML.
     """
     _, values = _read_with_base(find_config(path), ())
-    errors: list[UserError] = []
+    errors = list(find_expanded(overrides))
     for text in overrides:
         try:
-            _override(values, text)
+            apply_override(values, text)
         except UserError as error:
             errors.append(error)
     config = build_config(Config, values, errors)
@@ -120,11 +59,11 @@ def with_settings(config: Config, overrides: Sequence[str]) -> Config:
 
     Args:
         config: stays as it is.
-        overrides: ``key.path=value`` texts; the value is YAML.
+        overrides: ``key.path=value`` texts.
     """
     values = config_to_dict(config)
     for text in overrides:
-        _override(values, text)
+        apply_override(values, text)
     changed = build_config(Config, values, [])
     assert changed is not None  # all fields of a Config have defaults
     return changed
@@ -226,54 +165,3 @@ def _merge(below: dict, above: dict) -> dict:
     }
     merged = {**below, **above, **in_both}
     return {key: value for key, value in merged.items() if key not in cleared}
-
-
-def _override(values: dict, text: str) -> None:
-    key, equals, value = text.partition("=")
-    parts = _split_key(key.strip(), values.get("sources"))
-    if not equals or not all(parts):
-        raise UserError(
-            f"override {text!r}", "key.path=value", text, "Write, for example, train.batch=64."
-        )
-    if not is_text(text):
-        raise UserError(
-            f"override {key}",
-            "text in UTF-8",
-            f"{value}, a name that is not",
-            "Rename the file or folder, or make a link to it that has another name.",
-        )
-
-    place = values
-    *above, last = parts
-    for part in above:
-        if not isinstance(place.get(part), dict):
-            place[part] = {}
-        place = place[part]
-
-    parsed = parse_yaml(value, f"override {key}")
-    if parsed is None and above == ["sources"] and last not in place:
-        close = difflib.get_close_matches(last, map(str, place), n=1)
-        raise UserError(
-            key,
-            f"a source of the config ({', '.join(map(str, place))})",
-            last,
-            f"Did you mean sources.{close[0]}=null?" if close else "Leave it out.",
-        )
-    if parsed is None and isinstance(place.get(last), dict):
-        del place[last]
-    else:
-        place[last] = parsed
-
-
-def _split_key(key: str, sources: object) -> list[str]:
-    """The parts of a key; the name of a source, which is one of them, may hold dots."""
-    named = [
-        name
-        for name in (sources if isinstance(sources, dict) else ())
-        if f"{key}.".startswith(f"sources.{name}.")
-    ]
-    if not named:
-        return key.split(".")
-    name = max(named, key=lambda name: len(str(name)))
-    rest = key.removeprefix(f"sources.{name}").removeprefix(".")
-    return ["sources", name, *(rest.split(".") if rest else ())]

@@ -12,8 +12,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from omnidali.processes.signals import FORWARDED, end_with_parent
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -51,11 +55,22 @@ def _launch(arguments: Sequence[str]) -> tuple[int, str]:
         _, first = failed.get_first_failure()
         if first.exitcode < 0:
             return 128 - first.exitcode, f"killed by {first.signal_name()}"
-        is_known = os.path.isfile(first.error_file) and isinstance(first.message, str)
-        return first.exitcode, first.message if is_known else ""
+        # the first one to be noticed may have ended because of another
+        known = [failure for failure in failed.failures.values() if _has_text(failure)]
+        told = min(known, key=lambda failure: failure.timestamp, default=first)
+        return told.exitcode, told.message if known else ""
     except SignalException as stopped:
         return 128 + stopped.sigval, f"ended by {signal.Signals(stopped.sigval).name}"
     return 0, ""
+
+
+def _has_text(failure: "ProcessFailure") -> bool:
+    """Whether a rank has left the text of its error."""
+    return (
+        failure.exitcode > 0
+        and os.path.isfile(failure.error_file)
+        and isinstance(failure.message, str)
+    )
 
 
 if __name__ == "__main__":

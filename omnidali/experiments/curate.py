@@ -39,6 +39,7 @@ from omnidali.experiments.variants import (
 from omnidali.loading.data import Data, open_data
 from omnidali.models.checkpoint_file import LAST
 from omnidali.processes.launch import run_program
+from omnidali.processes.program_log import log_of
 from omnidali.utils.atomic_write import write_whole, writing_to
 from omnidali.utils.run_record import write_record
 from omnidali.utils.untrusted_text import say
@@ -281,7 +282,8 @@ class _Curation:
     def _run(self, command: str, config_file: Path, out: Path, *words: str) -> Config:
         """Run dedup or filter; returns the config that it has written."""
         paths = ("--config", str(config_file), "--out", str(out))
-        run_program(command, *paths, *words, ranks=self.options.ranks)
+        log = log_of(self.out, out.name)
+        run_program(command, *paths, *words, ranks=self.options.ranks, log=log)
         return load_config(str(out / CURATED))
 
     def _train(self, config: Config, name: str, seed: int, row: CurationRow | None = None) -> Path:

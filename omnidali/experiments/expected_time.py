@@ -9,6 +9,7 @@ from pathlib import Path
 from omnidali.config.load import dump_config
 from omnidali.config.schema import Config, ViewsConfig
 from omnidali.processes.launch import run_program
+from omnidali.processes.program_log import log_of
 from omnidali.training.console import format_seconds
 from omnidali.training.schedule import evaluation_distance
 from omnidali.training.step_cost import TRAINING, frames_of_step
@@ -121,7 +122,10 @@ class ExpectedTime:
             write_whole(config_file, dump_config(config))
 
         row = run_program(
-            "train", "--config", str(config_file), "--dry-run", str(steps), ranks=ranks
+            "train",
+            *("--config", str(config_file), "--dry-run", str(steps)),
+            ranks=ranks,
+            log=log_of(out, _TRIAL),
         )
         assert row is not None, "a dry run prints its row"
         seconds = row["seconds_per_step"]

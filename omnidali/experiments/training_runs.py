@@ -28,6 +28,7 @@ from omnidali.models.checkpoint_file import LAST
 from omnidali.models.pretrained import load_pretrained
 from omnidali.models.recognizers import build_model
 from omnidali.processes.launch import run_program
+from omnidali.processes.program_log import log_of
 from omnidali.training.forewarnings import check_and_warn
 from omnidali.utils.atomic_write import write_whole, writing_to
 from omnidali.utils.untrusted_text import say
@@ -227,15 +228,12 @@ class TrainingRuns:
         config_file = f"{config.run_dir}.yaml"
         with writing_to(self._out):
             write_whole(Path(config_file), dump_config(config))
-        run_program("train", "--config", config_file, "--resume", "auto", ranks=self._ranks)
+        log = log_of(self._out, Path(config.run_dir).name)
+        words = ("--config", config_file, "--resume", "auto")
+        run_program("train", *words, ranks=self._ranks, log=log)
+
         checkpoint = Path(config.run_dir, "checkpoints", LAST)
-        row = run_program(
-            "evaluate",
-            "--config",
-            config_file,
-            "--checkpoint",
-            str(checkpoint),
-            ranks=self._ranks,
-        )
+        words = ("--config", config_file, "--checkpoint", str(checkpoint))
+        row = run_program("evaluate", *words, ranks=self._ranks, log=log)
         assert row is not None, "evaluate prints its row"
         return row

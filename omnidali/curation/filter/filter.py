@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
+from omnidali.catalog.database.source_table import SourceTable
 from omnidali.catalog.database.teacher_scores import ScoreStore
 from omnidali.config.schema import Config
 from omnidali.config.sources import EVALUATION, MediaConfig, SourceConfig, key_of
@@ -15,6 +16,12 @@ from omnidali.curation.filter.filter_report import FilteredSource, write_filter_
 from omnidali.curation.filter.rules import Rules, TeacherScores, apply_rules, scores_of_queries
 from omnidali.curation.filter.scoring import ScoringTask, make_task, score
 from omnidali.curation.filter.teacher import Teacher, load_teachers
+from omnidali.curation.filter.teacher_check import (
+    LabelledSource,
+    TeacherCheck,
+    check_teacher,
+    open_labelled,
+)
 from omnidali.curation.list_writer import check_list_paths, write_config, write_list
 from omnidali.curation.source_selection import (
     FRAME_SECONDS,
@@ -65,14 +72,14 @@ def filter_sources(
         UserError: for other classes, unused windows, nothing to keep, files that are not writable.
     """
     out = Path(os.path.abspath(out))
-    scoring_config, teacher, tasks = _prepare(
+    prepared = _prepare(
         config, checkpoints, out=out, names=names, window=window, lists=not score_only, ranks=ranks
     )
+    teacher, tasks, scoring_config = prepared.teacher, prepared.tasks, prepared.config
+    labelled = open_labelled(config, scoring_config, prepared.tables, ranks)
     take()
 
-    if ranks.is_main:
-        for remark in _remarks(teacher, tasks):
-            say(remark)
+    check = _check(prepared, labelled, ranks)
     counts = {name: _score(teacher, task, scoring_config, ranks) for name, task in tasks.items()}
     if not score_only:
         counts = ranks.on_main(
@@ -83,14 +90,37 @@ def filter_sources(
                 config=config,
                 scoring_config=scoring_config,
                 rules=rules,
+                check=check,
                 keep_negatives=keep_negatives,
+                first_label=prepared.first_label,
             )
         )
     if ranks.is_main:
         used = None if score_only else str(rules)
-        judge = {"checkpoint": teacher.path, "digest": teacher.digest}
+        judge = {"checkpoint": teacher.path, "digest": teacher.digest, "check": check.as_row()}
         write_record(out, {"filter": counts, **judge, "rules": used, "ranks": ranks.world})
     return counts
+
+
+@dataclass(frozen=True, repr=False)
+class _Prepared:
+    """What is known before anything is scored.
+
+    Attributes:
+        config: to score with.
+        teacher: that scores.
+        tasks: by source.
+        tables: of all sources that were opened, by name.
+        class_names: a name for each output of the teacher.
+        first_label: the number that lists give to the first class.
+    """
+
+    config: Config
+    teacher: Teacher
+    tasks: dict[str, ScoringTask]
+    tables: dict[str, SourceTable]
+    class_names: tuple[str, ...]
+    first_label: int
 
 
 def _prepare(
@@ -102,8 +132,8 @@ def _prepare(
     window: float | None,
     lists: bool,
     ranks: Ranks,
-) -> tuple[Config, Teacher, dict[str, ScoringTask]]:
-    """The config to score with, the teacher and its tasks; nothing but the catalog is written."""
+) -> _Prepared:
+    """Open the sources and the teacher; nothing but the catalog is written."""
     chosen = choose_crawled(config, names, lists=lists)
     sources = {name: all_sources(config)[name] for name in chosen}
     check_window(window, sources, config.data_root)
@@ -140,7 +170,14 @@ def _prepare(
     }
     for task in tasks.values():
         teacher.juries(task.table)  # refuses items that no network may score
-    return config, teacher, tasks
+    return _Prepared(
+        config,
+        teacher,
+        tasks,
+        tables=tables,
+        class_names=class_names,
+        first_label=data.first_label,
+    )
 
 
 def _remarks(teacher: Teacher, tasks: Mapping[str, ScoringTask]) -> Iterator[str]:
@@ -161,6 +198,26 @@ def _remarks(teacher: Teacher, tasks: Mapping[str, ScoringTask]) -> Iterator[str
             )
 
 
+def _check(prepared: "_Prepared", labelled: LabelledSource, ranks: Ranks) -> TeacherCheck:
+    """Check the teacher; prints how it sees the sources, and what came of the check."""
+    if ranks.is_main:
+        for remark in _remarks(prepared.teacher, prepared.tasks):
+            say(remark)
+    check = check_teacher(
+        prepared.teacher,
+        labelled,
+        config=prepared.config,
+        names=prepared.class_names,
+        scored=sum(len(task.table) for task in prepared.tasks.values()),
+        ranks=ranks,
+    )
+    if ranks.is_main:
+        say(check)
+        for warning in check.warnings():
+            say(f"WARNING: {warning}", error=True)
+    return check
+
+
 def _score(teacher: Teacher, task: ScoringTask, config: Config, ranks: Ranks) -> dict:
     """Score a source; returns the first of its counts."""
     scored, seconds = score(teacher, task, config, ranks)
@@ -179,7 +236,9 @@ def _write_results(
     config: Config,
     scoring_config: Config,
     rules: Rules,
+    check: TeacherCheck,
     keep_negatives: bool,
+    first_label: int,
 ) -> dict[str, dict]:
     """Apply the rules, and write everything that ``out`` gets; adds to the counts what was kept."""
     catalog, sources = scoring_config.catalog_path, all_sources(config)
@@ -201,6 +260,7 @@ def _write_results(
                 kept=outcome.kept,
                 labels=outcome.labels,
                 stays=np.ones_like(outcome.kept) if keep_negatives else None,
+                first_label=first_label,
             )
             all_counts[name] = {
                 **counts[name],
@@ -210,8 +270,11 @@ def _write_results(
                 "relabelled": int(source.relabelled.sum()),
                 "samples": samples,
             }
-        write_filter_report(out, filtered, all_counts, rules=rules, config=scoring_config)
-        write_config(out, config, lists, next(iter(filtered.values())).class_names)
+        write_filter_report(
+            out, filtered, all_counts, rules=rules, check=check, config=scoring_config
+        )
+        class_names = next(iter(filtered.values())).class_names
+        write_config(out, config, lists, class_names, first_label=first_label)
 
     for name, source in filtered.items():
         _print_result(name, source, all_counts[name])
@@ -263,6 +326,8 @@ def _print_result(name: str, source: FilteredSource, counts: dict) -> None:
         text += f"; {counts['unreadable']:,} do not decode"
     say(text)
 
+    if favourite := source.favourite():
+        say(f"WARNING: {name}: the teacher says {favourite}", error=True)
     for label, listed, kept_of_class in source.classes():
         if listed and not kept_of_class:
             say(

@@ -12,6 +12,7 @@ from omnidali.catalog.database.listed_items import ListedItem, read_items
 from omnidali.config.schema import ClipConfig, Config, ViewsConfig
 from omnidali.curation.filter.rules import RuleOutcome, Rules, TeacherScores
 from omnidali.curation.filter.scoring import ScoringTask
+from omnidali.curation.filter.teacher_check import TeacherCheck, find_favourite, predictions
 from omnidali.curation.table_sample import evenly_spread
 from omnidali.distributed.ranks import Ranks
 from omnidali.loading.clip_images import clip_grid, tile
@@ -62,6 +63,12 @@ class FilteredSource:
         own = self.scores.probability[(self.task.table.labels == label) & self.scores.decoded]
         return float(own.max()) if len(own) else float("nan")
 
+    def favourite(self) -> str:
+        """The class that the teacher gives to most items of other queries, in words; or nothing."""
+        labels = self.task.table.labels[self.scores.decoded]
+        favourite = find_favourite(predictions(self.scores, labels), labels, len(self.class_names))
+        return favourite.describe(self.class_names) if favourite else ""
+
     def reason(self, row: int, rules: Rules) -> str:
         """Why an item is dropped, or with which label it was found; empty for others."""
         if not self.scores.decoded[row]:
@@ -83,6 +90,7 @@ def write_filter_report(
     counts: Mapping[str, dict],
     *,
     rules: Rules,
+    check: TeacherCheck,
     config: Config,
 ) -> None:
     """Write report.md, two tables a source, and plots.
@@ -92,6 +100,7 @@ def write_filter_report(
         sources: by name.
         counts: by source, how many items were kept, dropped and so on.
         rules: that were applied.
+        check: of the teacher.
         config: that was scored with; its catalog knows the items.
 
     Raises:
@@ -103,6 +112,9 @@ def write_filter_report(
         "",
         f"Rule: {rules}. Teacher: {for_markdown(teacher, None)}.",
         "",
+        f"{for_markdown(check, None).capitalize()}.",
+        "",
+        *(f"**Warning**: {for_markdown(warning, None)}.\n" for warning in check.warnings()),
         "| source | items | kept | share | dropped | relabelled | do not decode | samples |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -129,6 +141,8 @@ def _section(
 ) -> Iterator[str]:
     """The lines of the report about one source."""
     yield from ("", f"## {for_markdown(name)}", "")
+    if favourite := source.favourite():
+        yield from (f"**Warning**: the teacher says {for_markdown(favourite)}.", "")
     yield from ("| class | items | kept | share | best probability |", "|---|---|---|---|---|")
     for label, listed, kept in source.classes():
         share = f" {100 * kept / listed:.1f} % | {source.best(label):.3f} |" if listed else " | |"

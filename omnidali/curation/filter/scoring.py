@@ -1,7 +1,6 @@
 """Score sources with a teacher: every item once, on any number of ranks."""
 
 import contextlib
-import dataclasses
 import json
 import math
 import time
@@ -64,7 +63,7 @@ def make_task(
     settings: dict[str, object] = {
         "clip_len": clip.clip_len,
         "frame_interval": clip.frame_interval,
-        **dataclasses.asdict(views),
+        **views.identity,
         "precision": config.train.precision,
     }
     # the same weights have other scores if they say nothing of what they were trained on

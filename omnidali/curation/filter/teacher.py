@@ -12,9 +12,10 @@ from omnidali.catalog.database.source_table import SourceTable
 from omnidali.config.sources import key_of
 from omnidali.errors import UserError
 from omnidali.models.checkpoint_file import BEST, load_checkpoint, load_weights
-from omnidali.models.pretrained import first_few, infer_architecture
+from omnidali.models.pretrained import infer_architecture
 from omnidali.models.recognizers import TSN, SlowOnly, build_model
-from omnidali.models.weights import best_weights, digest_of
+from omnidali.models.weight_names import first_few
+from omnidali.models.weights import best_weights, class_names, digest_of
 from omnidali.planning.resampling import parts_of
 
 
@@ -152,7 +153,7 @@ def load_teacher(checkpoint: str | Path, clip_len: int) -> Teacher:
     meta = state.get("meta")
     if not isinstance(meta, dict):
         meta = {}
-    classes = state.get("classes") or meta.get("CLASSES") or ()
+    classes = class_names(state)
     numbers = list(map(str, range(outputs)))
     are_names = (
         len(classes) == outputs
