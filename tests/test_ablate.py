@@ -73,7 +73,7 @@ def faked(monkeypatch):
     """Programs that take no time: top-1 grows with the number of sources and shows the seed."""
     calls = []
 
-    def run(program, *arguments, ranks):
+    def run(program, *arguments, ranks, log):
         calls.append(program)
         config = load_config(arguments[1])
         if program == "train":
@@ -99,7 +99,7 @@ def test_trial_comes_first_and_trains_what_the_largest_variant_does(
 ):
     trials = []
 
-    def trial(program, *arguments, ranks):
+    def trial(program, *arguments, ranks, log):
         assert not faked
         trials.append((program, load_config(arguments[1]), arguments[2:], ranks))
         return {"seconds_per_step": 3.0}

@@ -40,7 +40,7 @@ def trials(monkeypatch):
     """A trial with 2 seconds a step; returns the calls."""
     calls = []
 
-    def run(*words, ranks):
+    def run(*words, ranks, log):
         calls.append(words)
         return {"seconds_per_step": 2.0}
 

@@ -186,7 +186,7 @@ device: cpu
 sources:
   clips: {kind: video, root: classes}
   photos: {kind: image, root: crawled}
-  frames: {kind: frames, root: frames, list: frames.txt}
+  frames: {kind: frames, root: frames, list: frames.txt, format: rawframes_offset}
 clip: {num_clips: 2, size: 32}
 model: {depth: 18}
 train: {batch: 10, steps: 2}
@@ -206,7 +206,7 @@ def test_class_folders_and_folders_of_frames_become_lists(flat, tmp_path):
             write_image(tmp_path / f"crawled/{name}/{photo},.jpg", 10 * n + photo, 64, 48)
     for frame in range(12):
         write_image(tmp_path / f"frames/a b/img_{frame + 1:05}.jpg", 70, 64, 48, frame=frame)
-    (tmp_path / "frames.txt").write_text("a b 0 6 0\na b 6 6 3\n")
+    (tmp_path / "frames.txt").write_text(f"a b 0 6 {names[0]}\na b 6 6 {names[3]}\n")
     (tmp_path / "c.yaml").write_text(FOLDERS)
     torch.save({"state_dict": flat.state_dict(), "classes": names}, tmp_path / "x.pt")
     assert (

@@ -90,7 +90,8 @@ def test_class_with_nothing_kept_is_warned_of(world, filtered, flat, teacher, ca
         )
         == 0
     )
-    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("WARNING")]
+    errors = capsys.readouterr().err.splitlines()
+    warnings = [line for line in errors if line.startswith("WARNING: photos: nothing")]
     assert len(warnings) == 1 and f"class {lowest} ({NAMES[lowest]})" in warnings[0]
 
 

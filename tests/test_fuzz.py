@@ -8,21 +8,28 @@ import random
 import tarfile
 import time
 
+import numpy as np
 from hypothesis import strategies as st
 
+from helpers.avif_files import clap, grid_avif, imir, irot, picture_avif
+from helpers.bmp_files import RLE8, bmp
 from helpers.fuzzing import SLOWEST, fuzz, mutate, record_counts, token
-from omnidali.catalog.listing.labels import Labels, read_label_map
+from omnidali.catalog.listing.class_files import read_label_map
+from omnidali.catalog.listing.labels import Labels
 from omnidali.catalog.listing.list_formats import FORMATS
 from omnidali.catalog.listing.list_reader import read_list
 from omnidali.catalog.listing.tars import read_tar
 from omnidali.catalog.probing.image_header import read_image_header
-from omnidali.catalog.probing.limits import UnsupportedMediaError
-from omnidali.catalog.probing.sniff import describe_head, sniff_video
-from omnidali.config.load import dump_config, load_config, parse_yaml
+from omnidali.catalog.probing.limits import MAX_PIXELS, UnsupportedMediaError
+from omnidali.catalog.probing.sniff import describe_head, refusal_of, sniff_photo, sniff_video
+from omnidali.catalog.probing.video_container import check_canvas
+from omnidali.config.load import dump_config, load_config
 from omnidali.config.sources import MediaConfig
+from omnidali.config.strict_yaml import parse_yaml
 from omnidali.errors import UserError
 from omnidali.media_kind import MediaKind
 from omnidali.models.weights import read_weights
+from omnidali.testing.numbered_media import numbered_image
 
 record = record_counts()
 
@@ -141,20 +148,54 @@ STARTS = [
     b"DKIF",
     b"G" * 400,
     b"#EXTM3U",
-    b"GIF8",
+    b"GIF89a",
+    b"BM" + bytes(8) + b"\x36\0\0\0\x28\0\0\0",
+    b"\0\0\0\x14ftypavif\0\0\0\0avif\0\0\0\x60meta\0\0\0\0",
+    b"\0\0\0\x10ftypheic",
+    b"OggS\0\2" + bytes(22) + b"\x80theora",
+    bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"),
+    b"<?xml",
 ]
 
 
 def test_gate():
     def check(data):
-        for parse in (read_image_header, sniff_video):
+        for parse in (read_image_header, sniff_photo, sniff_video, check_canvas):
             try:
                 parse(data)
             except UnsupportedMediaError as refusal:
                 assert str(refusal).isprintable() and len(str(refusal)) < 200
         assert describe_head(data).isprintable()
+        for kind in MediaKind:
+            refusal = refusal_of(data, kind)
+            assert refusal is None or refusal.isprintable()
 
     fuzz("gate", st.tuples(st.sampled_from(STARTS), st.binary(max_size=600)).map(b"".join), check)
+
+
+def test_photo_headers():
+    """AVIF and BMP are full of places and counts: none leads out of the file, or on for long."""
+    picture = numbered_image(1, 0, 40, 32)
+    bases = [
+        picture_avif(picture, irot(1), imir(1), clap(20, 16)),
+        grid_avif(picture, 2, 2),
+        bmp(40, 32, 24, bytes(40 * 32 * 3)),
+        bmp(40, 32, 8, b"\0\1", compression=RLE8, palette=[(1, 2, 3)] * 256),
+    ]
+
+    def check(seed):
+        rng = random.Random(seed)
+        data = mutate(rng, rng.choice(bases))
+        began = time.process_time()
+        try:
+            header = read_image_header(data, whole=rng.random() < 0.5)
+            assert 0 < header.width * header.height <= MAX_PIXELS
+            assert len(header.without_metadata(data)) == len(data)
+        except UnsupportedMediaError as refusal:
+            assert str(refusal).isprintable() and len(str(refusal)) < 200
+        assert time.process_time() - began < SLOWEST
+
+    fuzz("photo headers", st.integers(0, 2**60), check)
 
 
 def test_config(tmp_path):
@@ -262,7 +303,12 @@ def test_checkpoints(tmp_path):
     import torch
 
     torch.save(
-        {"state_dict": {"a.weight": torch.zeros(3, 3)}, "epoch": 1, "classes": ["a"]},
+        {
+            "state_dict": {"a.weight": torch.zeros(3, 3)},
+            "epoch": 1,
+            "classes": np.array(["a"]),
+            "meta": {"epoch": np.int64(1), "best": np.float32(0.5), "log": np.zeros((2, 2))},
+        },
         tmp_path / "a.pth",
     )
     torch.save(

@@ -12,6 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from helpers.frame_matrix.containers import make_file
+from helpers.frame_matrix.reference import has_program
 from helpers.fuzzing import COUNTS, IN_CI, SECONDS, SHARES, SLOWEST, mutate, record_counts
 from omnidali.catalog.database.media import Media
 from omnidali.catalog.probing.file_span import FileSpan
@@ -46,6 +48,11 @@ def make_media(folder):
         "j.mp4": {"options": fast, "rotation": 90},
     }.items():
         write_video(folder / name, 1, **small, **options)
+    codecs = {"p.ogv": "vp8", "q.wmv": "wmv2", "r.gif": "gif"}
+    if has_program():
+        codecs["v.ogv"] = "theora"
+    for name, codec in codecs.items():
+        make_file(folder / name, name[2:], codec, "plain")
     image = cv2.cvtColor(numbered_image(1, 0, 90, 60), cv2.COLOR_RGB2BGR)
     for name, options in {
         "k.jpg": [],
@@ -53,6 +60,9 @@ def make_media(folder):
         "m.png": [],
         "n.webp": [],
         "o.jpg": [cv2.IMWRITE_JPEG_RST_INTERVAL, 2],
+        "s.bmp": [],
+        "t.bmp": [cv2.IMWRITE_BMP_COMPRESSION, cv2.IMWRITE_BMP_COMPRESSION_RGB],
+        "u.avif": [],
     }.items():
         (folder / name).write_bytes(cv2.imencode(name[1:], image, options)[1].tobytes())
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
@@ -93,7 +103,17 @@ def try_media(folder, seed, count, seconds):
 
 def check_media(path, row):
     """A file that the probe takes must decode, or fail as decoders may."""
-    span, image = FileSpan(str(path)), path.suffix in (".jpg", ".png", ".webp")
+    span, image = (
+        FileSpan(str(path)),
+        path.suffix
+        in (
+            ".jpg",
+            ".png",
+            ".webp",
+            ".bmp",
+            ".avif",
+        ),
+    )
     try:
         probe = (probe_image if image else probe_video)(span)
     except UnsupportedMediaError as refusal:

@@ -32,7 +32,7 @@ def test_info_shows_a_catalog_and_leaves_it_unchanged(world, tmp_path, capsys):
         2,
         {"jpeg": 2},
     )
-    assert images["refused"] == {"missing file": 1, "not a JPEG, PNG or WebP image: a web page": 1}
+    assert images["refused"] == {"missing file": 1, "not a photo: a web page": 1}
     assert found["scores"] is None and found["quarantine"] == [fault | {"trouble": "file"}]
     assert cli.main(["info", "--catalog", str(catalog)]) == 0
     shown = capsys.readouterr().out

@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -15,17 +16,22 @@ from omnidali.cli import main as cli
 from omnidali.errors import UserError
 from omnidali.processes import launch
 from omnidali.processes.launch import ProgramFailedError, run_program
+from omnidali.processes.program_log import ProgramLog
 
 ROOT = Path(__file__).parent.parent
 ENDINGS = {
-    "refused": ("raise UserError('a.b', 'one', 'two', 'Do it.')", 2),
+    "refused": (
+        "raise ConfigError([UserError('a.b', 'one', 'two', 'Do it.'), UserError(*'cdef')])",
+        2,
+    ),
     "wrong": ("raise RuntimeError('no such thing')", 1),
     "killed": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 137),
+    "silent": ("import os; os._exit(7)", 7),
 }
 PROGRAM = """
 import sys
 from omnidali.cli.error_report import run_reporting_errors
-from omnidali.errors import UserError
+from omnidali.errors import ConfigError, UserError
 def run():
     {0}
 sys.exit(run_reporting_errors(run))
@@ -59,17 +65,63 @@ def test_command_reports_the_error_of_its_program(tmp_path, monkeypatch, capfd, 
     what, code = ENDINGS[ending]
     (tmp_path / "program.py").write_text(PROGRAM.format(what))
     monkeypatch.setattr(launch, "_PROGRAM", (str(tmp_path / "program.py"),))
+    log = tmp_path / "logs/step.log"
     with pytest.raises(UserError if code == 2 else ProgramFailedError) as raised:
-        run_program("train", ranks=1)
-    message = {
-        "refused": "train: expected a good end, got this error: a.b: expected one, got two. Do"
-        " it. Correct it",
-        "wrong": "train failed with exit code 1: RuntimeError: no such thing",
-        "killed": "train failed with exit code 137: killed by SIGKILL",
-    }[ending]
-    assert message in str(raised.value)
+        run_program("train", ranks=1, log=log)
+    assert (
+        str(raised.value)
+        == {
+            "refused": "train, a.b: expected one, got two. Do it.\ntrain, c: expected d, got e. f",
+            "wrong": "train failed: RuntimeError: no such thing",
+            "killed": "train failed: killed by SIGKILL",
+            "silent": "train failed: it ended with exit code 7, without a reason",
+        }[ending]
+    )
     assert code == 2 or raised.value.code == code
-    assert "ChildFailedError" not in capfd.readouterr().err
+    errors = capfd.readouterr().err
+    assert "ChildFailedError" not in errors
+    assert f"all that train printed is in {log}; what is finished is kept" in errors
+
+
+def test_log_of_a_program_has_all_that_it_printed(tmp_path, monkeypatch, capfd):
+    """Also what it printed on stderr, after what an earlier start did."""
+    log = tmp_path / "logs/step.log"
+    log.parent.mkdir()
+    log.write_text("before\n")
+    what = "print('sec\\x1bond'); print('odd \\r 5%\\r 100%', file=sys.stderr)"
+    (tmp_path / "program.py").write_text(PROGRAM.format(what))
+    monkeypatch.setattr(launch, "_PROGRAM", (str(tmp_path / "program.py"),))
+    run_program("train", ranks=1, log=log)
+    shown = capfd.readouterr()
+    assert "sec" in shown.out and "odd \r 5%\r 100%\n" in shown.err
+    first, command, *rest = log.read_text().splitlines()
+    assert first == "before" and command.startswith("$ torchrun --nproc-per-node 1 ")
+    assert {"sec\\x1bond", " 100%"} <= set(rest)
+
+
+def test_program_of_a_terminal_has_a_terminal(tmp_path):
+    """Its bars are shown as if it had been started alone, and the log has their last state."""
+    program = "import os, sys; print('5%\\r', os.get_terminal_size(2).columns, file=sys.stderr)"
+    parent = (
+        "import subprocess, sys; from pathlib import Path;"
+        " from omnidali.processes.program_log import ProgramLog\n"
+        f"with ProgramLog(Path({str(tmp_path / 'log')!r})) as log, log.copying_stderr() as error:\n"
+        f"    subprocess.run([sys.executable, '-c', {program!r}], stderr=error, check=True)"
+    )
+    reader, writer = os.openpty()
+    termios.tcsetwinsize(writer, (24, 123))
+    subprocess.run([sys.executable, "-c", parent], stderr=writer, cwd=ROOT, check=True)
+    os.close(writer)
+    assert os.read(reader, 1000) == b"5%\r 123\r\n"
+    os.close(reader)
+    assert (tmp_path / "log").read_text() == " 123\n"
+
+
+def test_log_that_cannot_be_written_is_done_without(tmp_path):
+    (tmp_path / "logs").write_text("no folder")
+    with ProgramLog(tmp_path / "logs/step.log") as log, log.copying_stderr() as stderr:
+        log.add("a line")
+        assert log.path is None and stderr is None
 
 
 def test_command_that_starts_ranks_is_no_rank_itself(monkeypatch):

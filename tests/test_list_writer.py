@@ -7,10 +7,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from helpers.dedup_world import QUICK
 from omnidali.catalog.database.listed_items import flatten
+from omnidali.catalog.listing.class_files import read_class_names
 from omnidali.config.load import load_config
+from omnidali.curation.copies.copy_layout import lay_out
 from omnidali.curation.list_writer import write_config, write_list
 from omnidali.loading.data import open_data
 from omnidali.testing.numbered_media import write_image, write_video
@@ -27,21 +30,23 @@ def test_written_list_of_every_format_reads_back(tmp_path):
         "./#first.jpg\tfirst\nwith\ttab.jpg\tsecond\na b.jpg\tsecond\ngone.jpg\tfirst\n"
     )
     (tmp_path / "windows.txt").write_text("long.mp4 second\n")
-    (tmp_path / "odd.txt").write_text("odd 1\n")
-    (tmp_path / "pieces.txt").write_text("long.mp4 0 1.5 0\nlong.mp4 2 3.25 0\nlong.mp4 3.5 5 1\n")
+    (tmp_path / "odd.txt").write_text("odd second\n")
+    (tmp_path / "pieces.txt").write_text(
+        "long.mp4 0 1.5 first\nlong.mp4 2 3.25 first\nlong.mp4 3.5 5 second\n"
+    )
     (tmp_path / "whole.json").write_text(
         json.dumps(
             [
                 {
                     "video_dir": "root/long.mp4",
-                    "label": 1,
+                    "label": "second",
                     "num_clips": 3,
                     "positive_clip_inds": [0, 2],
                 }
             ]
         )
     )
-    (tmp_path / "frames.txt").write_text('"frames, of it",2,4,1\n"frames, of it",0,8,0\n')
+    (tmp_path / "frames.txt").write_text('"frames, of it",2,4,second\n"frames, of it",0,8,first\n')
     (tmp_path / "config.yaml").write_text(f"""
 data_root: {tmp_path}
 run_dir: {tmp_path / "run"}
@@ -111,3 +116,74 @@ train: {{batch: 6, steps: 1}}
             ]
         )
         assert shown == [pieces(name, tables)[place] for place in places]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_written_lists_count_as_the_other_lists_do(tmp_path, first):
+    """The class file counts from 1. A line with 0, which says that the lists do not, may be cut."""
+    for number in range(3):
+        write_image(tmp_path / f"root/{number}.jpg", number, 64, 48)
+    (tmp_path / "classInd.txt").write_text("1 b\n2 a\n3 c\n")
+    for name in ("web", "rest"):
+        lines = [f"{number}.jpg {number + first}\n" for number in range(3)]
+        (tmp_path / f"{name}.txt").write_text("".join(lines[name == "rest" :]))
+    (tmp_path / "config.yaml").write_text(f"""
+data_root: {tmp_path}
+run_dir: {tmp_path / "run"}
+classes: classInd.txt
+sources:
+  web: {{kind: image, root: root, list: web.txt}}
+  rest: {{kind: image, root: root, list: rest.txt}}
+train: {{batch: 4, steps: 1}}
+""")
+    config = load_config(tmp_path / "config.yaml", [])
+    data = open_data(config)
+    assert data.first_label == first
+    kept = np.array([False, True, True])
+    new, _ = write_list(
+        tmp_path / "out",
+        config.catalog_path,
+        "web",
+        config.sources["web"],
+        kept,
+        data.tables[0].labels,
+        first_label=data.first_label,
+    )
+    out = tmp_path / "out"
+    write_config(out, config, {"web": new}, data.class_names, first_label=data.first_label)
+    made = open_data(load_config(out / "config.yaml", []))
+    assert made.class_names == ("b", "a", "c")
+    assert [table.labels.tolist() for table in made.tables] == [[1, 2], [1, 2]]
+
+
+@pytest.mark.parametrize("names", [["a", "b c"], ["1 a", "2 b"], ["take 1", "cut 2"], [" a", "a "]])
+def test_written_class_names_read_back(tmp_path, names):
+    for name in names:
+        write_image(tmp_path / "root" / name / "0.jpg", 1, 64, 48)
+    (tmp_path / "config.yaml").write_text(
+        f"data_root: {tmp_path}\nrun_dir: {tmp_path}/run\ntrain: {{steps: 1}}\n"
+        "sources: {s: {kind: image, root: root}}\n"
+    )
+    config = load_config(tmp_path / "config.yaml", [])
+    names = open_data(config).class_names
+    write_config(tmp_path / "out", config, {}, names)
+    assert tuple(read_class_names(tmp_path / "out/classes.txt")) == names
+
+
+def test_copies_take_all_lists_of_a_pattern(tmp_path):
+    for split in ("a_test_split1.txt", "b_test_split1.txt", "b_test_split2.txt"):
+        (tmp_path / "data/splits").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data/splits" / split).write_text("x.avi 1\n")
+    (tmp_path / "data/root").mkdir()
+    (tmp_path / "config.yaml").write_text(
+        f"data_root: {tmp_path}/data\ntrain: {{steps: 1}}\n"
+        "sources: {s: {kind: video, root: root, list: splits/*_test_split1.txt}}\n"
+        "evaluation: {source: {kind: video, root: root, list: splits/*_test_split1.txt}}\n"
+    )
+    layout = lay_out(load_config(tmp_path / "config.yaml", []), [], tmp_path / "out")
+    assert layout.config.sources["s"].list == "splits/*_test_split1.txt"
+    assert layout.config.evaluation.source.list == "splits/*_test_split1.txt"
+    assert {str(place.relative_to(tmp_path / "out")) for place in layout.files.values()} == {
+        "splits/a_test_split1.txt",
+        "splits/b_test_split1.txt",
+    }

@@ -16,6 +16,7 @@ from omnidali.catalog.probing.packed_numbers import pack_numbers, unpack_numbers
 from omnidali.catalog.probing.sniff import sniff_video
 from omnidali.catalog.probing.video_probe import probe_video
 from omnidali.testing.numbered_media import write_image, write_video
+from omnidali.testing.odd_media import odd_video
 
 
 @pytest.mark.parametrize(
@@ -106,6 +107,12 @@ def test_video_probe_reads_size_frames_and_rotation(tmp_path):
     write_video(tmp_path / "phone.mp4", 1, frames=5, width=90, height=62, rotation=90)
     probe = probe_video(FileSpan(str(tmp_path / "phone.mp4")))
     assert (probe.codec, probe.width, probe.height, probe.rotation) == ("h264:rotated", 62, 90, 90)
+
+
+def test_video_whose_edit_list_hides_all_frames_is_refused(tmp_path):
+    odd_video(begin=-100)(tmp_path / "a.mp4", 1)
+    with pytest.raises(UnsupportedMediaError, match="no frame decodes"):
+        probe_video(FileSpan(str(tmp_path / "a.mp4")))
 
 
 def test_broken_videos_are_refused_with_a_reason(tmp_path):

@@ -117,7 +117,7 @@ def test_files_that_break_later_do_not_end_a_run(own_media, tmp_path, caplog, ra
     assert all(row["state"] == "quarantined" and row["reason"] for row in rows)
     assert {row["source"] for row in rows} == {"photos", "evaluation"}
     assert (
-        f"photos: quarantined: {bad[0]}: file: not a JPEG, PNG or WebP image: text"
+        f"photos: quarantined: {bad[0]}: file: not a photo: text"
         in done.stderr + caplog.text
     )
     assert "bad files: photos 2, " in done.stdout and "/4), mean class" in done.stdout

@@ -34,6 +34,7 @@ ROOT = Path(__file__).parent.parent
 
 CONFIG = """
 device: cpu
+classes: classes.json
 sources:
   target: {kind: video, root: clips}
   photos: {kind: image, root: photos, list: photos.csv, format: slowfast_csv, labels: map.json}
@@ -83,6 +84,7 @@ def crawl(tmp_path_factory):
     (root / "map.json").write_text(
         json.dumps({f"{name} key": number for number, name in enumerate(CLASSES)})
     )
+    (root / "classes.json").write_text(json.dumps(CLASSES))
     (root / "shards").mkdir()
     with tarfile.open(root / "shards" / "=1+1 <b>\u202e.tar", "w") as tar:
         for number, name in enumerate([*NAMES[:8], "\x1b[31mred", "bidi\u202e"]):

@@ -73,6 +73,7 @@ def _print_result(result: Mapping[str, object], folder: Path) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from omnidali.models.checkpoint_file import BEST, load_checkpoint
+    from omnidali.models.pretrained import lengthen_kernels
     from omnidali.models.weights import best_weights, check_export, export_weights
 
     check_export(options.out, options.checkpoint)
@@ -81,7 +82,8 @@ def _export(options: argparse.Namespace) -> None:
     if state.get("hold_out"):  # `filter` has to know it
         meta["hold_out"] = state["hold_out"]
 
-    weights = best_weights(state)
+    # mmaction2 reads no weights of SlowOnly-18 and -34 from before 0.2
+    weights, _ = lengthen_kernels(best_weights(state))
     export_weights(weights, options.out, meta=meta)
     say(f"{len(weights)} tensors{', averaged weights' if state.get('ema') else ''}: {options.out}")
 

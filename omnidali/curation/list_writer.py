@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +20,7 @@ from omnidali.catalog.database.listed_items import (
     listed_pieces,
     read_items,
 )
+from omnidali.catalog.listing.class_files import read_class_names
 from omnidali.catalog.listing.folders import is_video_name
 from omnidali.catalog.listing.list_formats import REMOVED
 from omnidali.config.load import dump_config
@@ -43,6 +44,7 @@ def write_list(
     labels: np.ndarray,
     stays: np.ndarray | None = None,
     removed: np.ndarray | None = None,
+    first_label: int = 0,
 ) -> tuple[_MediaT, int]:
     """Write the list of a source's kept items.
 
@@ -60,6 +62,7 @@ def write_list(
             None: those that are kept.
         removed: bool (n,): pieces that no use of the list shall draw or score again, as pieces that
             do not show their class may be. Pieces that the old list calls removed stay so.
+        first_label: the number that lists give to the first class.
 
     Returns:
         The source with the new list, and the number of samples in it.
@@ -78,6 +81,7 @@ def write_list(
         videos = _video_rows(
             zip(items, kept.tolist(), stays.tolist(), removed.tolist(), strict=True),
             listed_pieces(catalog, name),
+            first_label=first_label,
         )
         rows = [json.dumps(video, ensure_ascii=False) for video in videos]
         write_whole(path, ["[\n", ",\n".join(rows), "\n]\n"])
@@ -85,7 +89,7 @@ def write_list(
     else:
         path = folder / f"{name}.txt"
         write_line = LINE_WRITERS[form]
-        listed = zip(items, kept.tolist(), labels.tolist(), strict=True)
+        listed = zip(items, kept.tolist(), (labels + first_label).tolist(), strict=True)
         write_whole(path, (write_line(item, label) for item, is_kept, label in listed if is_kept))
         count = int(kept.sum())
 
@@ -128,6 +132,7 @@ def _list_format(catalog: str, name: str, source: MediaConfig) -> WrittenFormat:
 def _video_rows(
     pieces: Iterable[tuple[ListedItem, bool, bool, bool]],
     listed: Mapping[tuple[str, int], list[bool]],
+    first_label: int = 0,
 ) -> Iterator[dict[str, object]]:
     """Yield the rows of the release's list: the long videos, or folders of parts, that stay.
 
@@ -135,6 +140,7 @@ def _video_rows(
         pieces: of all videos, one video after the other: each item, and whether it is kept, stays
             and is removed; see :func:`write_list`.
         listed: of each (video, label): whether the old list calls each of its pieces removed.
+        first_label: see :func:`write_list`.
     """
     for (path, label), grouped in itertools.groupby(
         pieces, key=lambda piece: (piece[0].video, piece[0].label)
@@ -150,7 +156,7 @@ def _video_rows(
         gone.update(np.flatnonzero(listed[path, label]).tolist())
         row: dict[str, object] = {
             "video_dir": path,
-            "label": label,
+            "label": label + first_label,
             "num_clips": count,
             "positive_clip_inds": positives,
         }
@@ -220,7 +226,11 @@ def _readable_path(path: str, stripped: str | None) -> str:
 
 
 def write_config(
-    out: Path, config: Config, new: Mapping[str, MediaConfig], names: Iterable[str] | None
+    out: Path,
+    config: Config,
+    new: Mapping[str, MediaConfig],
+    names: Sequence[str] | None,
+    first_label: int = 0,
 ) -> None:
     """Write ``out/config.yaml``: the config with new sources, absolute paths, and a run folder.
 
@@ -234,15 +244,17 @@ def write_config(
         new: the sources that replace them, ``evaluation`` among them.
         names: of the classes. They are written if the config names no file of them, as new lists
             hold numbers. None: they are unknown.
+        first_label: as for :func:`write_list`. Names are also written where the config's file of
+            them counts from another number: new lists may have lost the line that tells.
 
     Raises:
         OSError: if something cannot be written.
     """
     root = os.path.abspath(config.data_root)
     classes = config.classes and os.path.join(root, config.classes)
-    if not classes and names:
+    if names and (not classes or read_class_names(Path(classes)).first != first_label):
         classes = str(out / "classes.txt")
-        write_whole(Path(classes), (f"{name}\n" for name in names))
+        _write_names(Path(classes), names)
     catalog = out / "catalog.sqlite"
     if not catalog.exists():
         _copy_catalog(Path(config.catalog_path), catalog)
@@ -267,6 +279,15 @@ def write_config(
     )
     # Last: where it is, everything is.
     write_whole(out / "config.yaml", dump_config(changed_config))
+
+
+def _write_names(path: Path, names: Sequence[str]) -> None:
+    """Write a file of class names: a line each, or as JSON where lines would not read back."""
+    write_whole(path, (f"{name}\n" for name in names))
+    with contextlib.suppress(UserError):
+        if read_class_names(path) == list(names):
+            return
+    write_whole(path, [json.dumps(list(names), ensure_ascii=False)])
 
 
 def _with_absolute_files(source: _MediaT, root: str) -> _MediaT:

@@ -88,27 +88,28 @@ def frames_from(media: Media, first: int = 0) -> Iterator[tuple[int, av.VideoFra
         DecodeError: if the file cannot be read, or is not the one that was probed.
     """
     try:
-        with open_video(media.span, media.container) as container:
-            stream = _open_stream(container)
-            if not media.packets:
-                yield from itertools.islice(enumerate(_all_frames(container, stream)), first, None)
+        if not media.packets:
+            with open_video(media.span, media.container) as container:
+                frames = enumerate(_all_frames(container, _open_stream(container)))
+                yield from itertools.islice(frames, first, None)
+            return
+
+        index = PacketIndex.unpack(media.packets)
+        begin = index.runs([first])[0].first
+        left = first
+        # The seek may land elsewhere; then the file is read from its start, opened anew: demuxers
+        # remember where they were.
+        for seeks in (True, False) if begin else (False,):
+            with open_video(media.span, media.container) as container, suppress(_NotFoundError):
+                source = _IndexedSource(container, _open_stream(container), media, index)
+                packets = source.packets(begin, seeks, may_end=not seeks)
+                for packet in itertools.chain(packets, [None]):
+                    for frame in _decode(source.stream, packet):
+                        number = -1 if frame.pts is None else int(index.numbers[frame.pts])
+                        if number >= left:
+                            left = number + 1
+                            yield number, frame
                 return
-
-            index = PacketIndex.unpack(media.packets)
-            source = _IndexedSource(container, stream, media, index)
-            begin = index.runs([first])[0].first
-            left = first
-
-            # The seek may land elsewhere; then the file is read from its start.
-            for seeks in (True, False):
-                with suppress(_NotFoundError):
-                    for packet in itertools.chain(source.packets(begin, seeks), [None]):
-                        for frame in _decode(stream, packet):
-                            number = -1 if frame.pts is None else int(index.numbers[frame.pts])
-                            if number >= left:
-                                left = number + 1
-                                yield number, frame
-                    return
     except (UnsupportedMediaError, av.FFmpegError, OSError, ValueError, IndexError) as error:
         raise cause_of(error).error() from None
     raise DecodeError("the file changed after the probe")
@@ -133,36 +134,47 @@ class _IndexedSource:
     media: Media
     index: PacketIndex
 
-    def packets(self, first: int, seeks: bool) -> Iterator[av.Packet]:
+    def packets(self, first: int, seeks: bool, may_end: bool = False) -> Iterator[av.Packet]:
         """Yield the packets from ``first`` on, each with its number in the index as its time.
+
+        Args:
+            first: number of the first packet.
+            seeks: whether to go there, or through the file from its start.
+            may_end: whether there may be fewer than in the index.
 
         Raises:
             _NotFoundError: if the demuxer gives others.
         """
-        by_bytes = self.media.container in _BY_BYTES
-        expected: int | None
+        expected = self._seek(first) if seeks else 0
         if not seeks:
+            by_bytes = self.media.container in _BY_BYTES
             self.container.seek(0, any_frame=True, unsupported_byte_offset=by_bytes)
-            expected = 0
-        elif by_bytes:
-            offset = int(self.index.offsets[first])
-            self.container.seek(offset, any_frame=True, unsupported_byte_offset=True)
-            expected = first
-        else:
+        yield from self._numbered(expected, first, may_end=may_end)
+
+    def _seek(self, first: int) -> int | None:
+        """Go to a packet, or a little before it; its number where it is the next one for sure."""
+        try:
+            if self.media.container in _BY_BYTES:
+                offset = int(self.index.offsets[first])
+                self.container.seek(offset, any_frame=True, unsupported_byte_offset=True)
+                return first
+
             times = self.media.frame_times
             number = int(self.index.numbers[first])
             if times is None or number < 0:
                 raise _NotFoundError
             self.container.seek(int(times[number]), stream=self.stream)
-            expected = None
-        yield from self._numbered(expected, first)
+            return None
+        except av.FFmpegError:  # no such time, as ASF says near its end
+            raise _NotFoundError from None
 
-    def _numbered(self, expected: int | None, first: int) -> Iterator[av.Packet]:
+    def _numbered(self, expected: int | None, first: int, *, may_end: bool) -> Iterator[av.Packet]:
         """Number packets by where they lie.
 
         Args:
             expected: the number of the first one, if its place does not say so.
             first: the first packet to yield.
+            may_end: whether there may be fewer than in the index.
         """
         number = None
         skipped = 0
@@ -184,21 +196,22 @@ class _IndexedSource:
                 packet.pts = number
                 yield packet
             number += 1
-        if number is None:
+        # After a seek, the demuxer of Ogg sees the end where files were joined.
+        if number is None or number <= first or (number < len(self.index.sizes) and not may_end):
             raise _NotFoundError
 
     def _find(self, packet: av.Packet, expected: int | None, first: int) -> int | None:
-        """The number of a packet by its place and size; None if the index has none such."""
+        """The number of a packet by its place and size; None if that does not tell it."""
         position = -1 if packet.pos is None else packet.pos
         alike = np.flatnonzero(self.index.sizes[: first + 1] == packet.size)
         offsets = self.index.offsets[alike]
-        # The bytes of a direct packet lie a few after the position that the demuxer reports.
+        # The bytes of a packet may lie a few after the position that the demuxer reports.
         after = offsets - position
-        is_here = (after >= 0) & (after < FRAMING) if self.index.is_direct else offsets == position
-        found = alike[is_here]
+        found = alike[(after >= 0) & (after < FRAMING)]
         if expected in found:
             return expected
-        return int(found[0]) if len(found) else None
+        # Packets of one size on one page of Ogg look the same: the next one will tell.
+        return int(found[0]) if len(found) == 1 else None
 
 
 def _all_frames(

@@ -1,6 +1,6 @@
 """Images on the CPU: the needed part of a JPEG through nvImageCodec, the rest through OpenCV.
 
-Both are libjpeg-turbo underneath and give the same pixels.
+For JPEGs both are libjpeg-turbo underneath and give the same pixels.
 """
 
 import os
@@ -130,10 +130,15 @@ def _decode_around(
 def orientation_flag(header: ImageHeader) -> int:
     """OpenCV's flag, which adds to that of the colours.
 
-    OpenCV turns a JPEG itself. Which PNG and WebP it turns depends on its version, so that it shall
-    leave them to :func:`upright`.
+    OpenCV turns a JPEG itself. Which other pictures it turns depends on its version, so that it
+    shall leave them to :func:`as_shown`.
     """
     return 0 if header.is_jpeg else cv2.IMREAD_IGNORE_ORIENTATION
+
+
+def as_shown(picture: np.ndarray, header: ImageHeader) -> np.ndarray:
+    """What a viewer shows of a decoded picture (H, W, C), upright."""
+    return upright(header.cut(picture), header.orientation)
 
 
 def upright(picture: np.ndarray, orientation: int) -> np.ndarray:
@@ -202,16 +207,20 @@ def _decode_part(data: bytes, media: Media, box: tuple[int, int, int, int]) -> n
 
 
 def _decode_whole(data: bytes, media: Media, factor: int, header: ImageHeader) -> np.ndarray:
-    flags = cv2.IMREAD_COLOR_RGB | orientation_flag(header)
+    # The reduced modes know no RGB. OpenCV 5.0 forgets it at an AVIF with transparency.
+    is_swapped = factor > 1 or header.container == "avif"
+    flags = cv2.IMREAD_COLOR if is_swapped else cv2.IMREAD_COLOR_RGB
+    flags |= orientation_flag(header)
     try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED.get(factor, flags))
-        if factor > 1 and picture is not None:  # the reduced modes know no RGB
+        content = np.frombuffer(header.without_metadata(data), np.uint8)
+        picture = cv2.imdecode(content, _REDUCED.get(factor, flags))
+        if is_swapped and picture is not None:
             picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
     except cv2.error as error:
         raise cause_of(error).error() from None
     if picture is None:
         raise DecodeError("OpenCV reads no picture in it")
-    picture = upright(picture, header.orientation)
+    picture = as_shown(picture, header)
 
     height, width = -(-media.height // factor), -(-media.width // factor)
     if picture.shape[:2] != (height, width):

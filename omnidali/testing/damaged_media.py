@@ -193,17 +193,17 @@ def _replaced(
 def _general_faults() -> Iterator[tuple[str, Fault]]:
     """The faults that can befall any file."""
     for base in ("mp4", "webm", "jpg"):
-        what = "not a JPEG, PNG or WebP image: " if base == "jpg" else "not a video: "
+        what = "not a photo: " if base == "jpg" else "not a video: "
         for name, apply, reason in (
             ("zero bytes", truncate_file(0), "empty file"),
-            ("zeros alone", write_zeros(0, 1), what + "unknown bytes"),
+            ("zeros alone", write_zeros(0, 1), what + "zeros, as of a download"),
             ("deleted", delete_file, "missing file"),
             ("a folder in its place", replace_by_folder, "not a regular file"),
             ("a link to itself", replace_by_loop, "symbolic links|leaves the root"),
             ("a web page", replace_by(HTML), what + "a web page"),
             ("an HLS playlist", replace_by(M3U8), what + "a playlist"),
             ("an ffconcat playlist", replace_by(FFCONCAT), what + "a playlist"),
-            ("a DASH playlist", replace_by(DASH), what + "a web page"),
+            ("a DASH playlist", replace_by(DASH), what + "a playlist"),
             ("hanging", make_hang, "not a regular file"),
             ("no permission", forbid_reading, "unreadable: Permission denied"),
         ):
@@ -246,7 +246,8 @@ _OTHER_VIDEOS = {
     "mp4: another file of another size": _replaced("mp4", odd_video(size=(64, 48)), EXACT, FAILS),
     "mp4: another file of the same size": _replaced("mp4", odd_video(gop=4), EXACT, EXACT),
     "mp4: an AVI by another name": _replaced("mp4", odd_video("avi", "mpeg4"), EXACT, FAILS),
-    "mp4: sound alone": _replaced("mp4", write_audio_only, REFUSED, FAILS, "no video stream"),
+    "mp4: an ASF by another name": _replaced("mp4", odd_video("asf", "mpeg4"), EXACT, FAILS),
+    "mp4: sound alone": _replaced("mp4", write_audio_only, REFUSED, FAILS, "sound alone"),
     "mp4: headers without frames": _replaced(
         "mp4", write_headers_only, REFUSED, FAILS, "no frames"
     ),
@@ -290,6 +291,7 @@ _OTHER_IMAGES = {
         "jpg", odd_image(".jpg", cv2.IMWRITE_JPEG_QUALITY, 60), EXACT, EXACT
     ),
     "jpg: a PNG by another name": _replaced("jpg", odd_image(".png"), EXACT, EXACT),
+    "jpg: a BMP by another name": _replaced("jpg", odd_image(".bmp"), EXACT, EXACT),
     "jpg: CMYK": _replaced("jpg", write_cmyk_jpeg, EXACT, EXACT),
     "jpg: a PNG of 16 bits": _replaced("jpg", odd_image(".png", deep=True), EXACT, EXACT),
     "jpg: a grey PNG of 16 bits": _replaced(

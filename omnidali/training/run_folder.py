@@ -12,8 +12,9 @@ import numpy as np
 
 from omnidali.catalog.database.trial_copy import drop_trial
 from omnidali.config.convert import config_to_dict
-from omnidali.config.load import dump_config, find_changes, parse_yaml
+from omnidali.config.load import dump_config, find_changes
 from omnidali.config.schema import Config
+from omnidali.config.strict_yaml import parse_yaml
 from omnidali.distributed import failure_monitor
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError, start_of

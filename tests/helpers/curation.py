@@ -19,7 +19,7 @@ def fake_programs(monkeypatch):
     """
     calls = []
 
-    def run(program, *arguments, ranks):
+    def run(program, *arguments, ranks, log):
         given = {}
         for text in arguments:
             if text.startswith("--"):

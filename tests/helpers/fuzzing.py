@@ -20,10 +20,11 @@ SHARES = {
     "lists": 0.1,
     "labels": 0.05,
     "gate": 0.05,
+    "photo headers": 0.05,
     "config": 0.1,
     "tars": 0.1,
     "checkpoints": 0.05,
-    "media": 0.55,
+    "media": 0.5,
 }
 
 
@@ -31,10 +32,11 @@ IN_CI = {
     "lists": 200,
     "labels": 100,
     "gate": 400,
+    "photo headers": 400,
     "config": 100,
     "tars": 150,
     "checkpoints": 60,
-    "media": 600,
+    "media": 800,
 }
 
 
@@ -147,6 +149,11 @@ def mutate(rng, data, others=()):
                     b"ctts",
                     b"stss",
                     b"elst",
+                    b"iloc",
+                    b"iinf",
+                    b"ipco",
+                    b"ipma",
+                    b"ispe",
                 )
                 if data.find(name) >= 4
             ]

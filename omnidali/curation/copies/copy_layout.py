@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from omnidali.catalog.listing.list_reader import find_lists
 from omnidali.config.load import config_files
 from omnidali.config.schema import Config
 from omnidali.config.sources import EVALUATION, MediaConfig, key_of
@@ -85,11 +86,33 @@ def _moved(layout: CopyLayout, name: str, source: MediaT, data_root: Path) -> Me
         changes = {key: str(data_root / path) for key, path in files_of(source).items()}
         return replace(source, root=str(data_root / source.root), **changes)
 
-    changes = {key: _take(layout, data_root, path, name) for key, path in files_of(source).items()}
+    files = files_of(source)
+    pattern = files.get("list", "")
+    lists = [str(path) for path in find_lists(name, source, data_root)]
+    if lists not in ([], [str(data_root / pattern)]):
+        del files["list"]
+    changes = {key: _take(layout, data_root, path, name) for key, path in files.items()}
+    if "list" not in files and pattern:
+        changes["list"] = _take_lists(layout, data_root, pattern, lists)
     # DALI on a CPU decodes no H.264: if it was requested, it decodes what it can
     if source.decode in ("dali", "hybrid") and not source.media_kind.has_images:
         changes["decode"] = "auto"
     return replace(source, root=os.path.relpath(layout.roots[name][1], layout.out), **changes)
+
+
+def _take_lists(layout: CopyLayout, data_root: Path, pattern: str, lists: list[str]) -> str:
+    """Plan to copy the lists of a pattern; returns the pattern that finds them in the copy.
+
+    Their names, which may give their class, stay. Those elsewhere stay where they are.
+    """
+    relative = _below(data_root, pattern)
+    places = [_below(data_root, path) for path in lists]
+    if not relative or not all(places):
+        return str(data_root / pattern)
+    layout.files.update(
+        (path, layout.out / str(place)) for path, place in zip(lists, places, strict=True)
+    )
+    return relative
 
 
 def _take(layout: CopyLayout, data_root: Path, path: str, name: str) -> str:

@@ -22,7 +22,7 @@ from omnidali.curation.copies.copy_check import check_headers, compare_with_orig
 from omnidali.curation.copies.copy_size import image_size, video_size
 from omnidali.decoding.demuxer import frames_from
 from omnidali.decoding.failure_cause import cause_of
-from omnidali.decoding.image import orientation_flag, upright
+from omnidali.decoding.image import as_shown, orientation_flag
 from omnidali.decoding.video import upright_size
 from omnidali.errors import DecodeError
 from omnidali.media_kind import MediaKind
@@ -109,7 +109,8 @@ def encode_image(media: Media, path: Path, short_side: int) -> None:
         data = media.span.read_bytes()
         header = read_image_header(data)
         image = cv2.imdecode(
-            np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | orientation_flag(header)
+            np.frombuffer(header.without_metadata(data), np.uint8),
+            cv2.IMREAD_COLOR | orientation_flag(header),
         )
     except UnsupportedMediaError as refusal:
         raise DecodeError(str(refusal)) from None
@@ -117,7 +118,7 @@ def encode_image(media: Media, path: Path, short_side: int) -> None:
         raise cause_of(error).error() from None
 
     stored = (media.width, media.height)
-    image = None if image is None else upright(image, header.orientation)
+    image = None if image is None else as_shown(image, header)
     if image is None or image.shape[1::-1] != stored:
         found = "no picture" if image is None else f"{image.shape[1]}x{image.shape[0]} pixels"
         raise DecodeError(f"{found} where the header said {media.width}x{media.height}")

@@ -317,8 +317,10 @@ def _write_results(
                 duplicates.items.table.labels,
                 stays=~duplicates.dropped if takes_all else None,
                 removed=duplicates.dropped,
+                first_label=data.first_label,
             )
-        write_config(out, config, written, data.class_names if data.named else None)
+        names = data.class_names if data.named else None
+        write_config(out, config, written, names, first_label=data.first_label)
 
     say(*found)
     training = for_shell("omnidali", "train", "--config", out / "config.yaml")

@@ -5,8 +5,7 @@ duplicates are pairs that are more similar than two crops of one frame are on av
 """
 
 import hashlib
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,21 +22,14 @@ from omnidali.curation.table_sample import evenly_spread
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.models.checkpoint_file import BEST, find_checkpoint
-from omnidali.models.pretrained import load_pretrained, rename_weights
+from omnidali.models.pretrained import load_pretrained
 from omnidali.models.recognizers import TSN
-from omnidali.models.resnet import Depth
+from omnidali.models.weight_names import depth_of, rename_weights
 from omnidali.models.weights import best_weights, read_weights
 from omnidali.planning.crops import RANDOM_RESIZED_NUMBERS, random_resized
 from omnidali.planning.philox import Purpose, Stream
 
 CROP_AREA = (0.5, 1.0)  # share of the frame in the crops that measure the threshold
-# by the number of blocks in layer3, and whether they are bottlenecks
-_DEPTHS: dict[tuple[int, bool], Depth] = {
-    (2, False): 18,
-    (6, False): 34,
-    (6, True): 50,
-    (23, True): 101,
-}
 _MAX_WHITENED = 32_768  # frames that the whitening is fitted to
 _MAX_CALIBRATED = 2000  # validation items whose crops are compared, one frame of each
 _MAX_HALF = 65504  # the largest float16
@@ -115,7 +107,9 @@ def load_image_network(path: str | Path, device: torch.device) -> ImageNetwork:
         UserError: if it cannot be read, or holds no weights of a ResNet for images.
     """
     path = find_checkpoint(path, preferred=BEST)
-    model = TSN(_depth_of(best_weights(read_weights(path))), classes=1, dropout=0.0)
+    known = rename_weights(best_weights(read_weights(path)))[1]
+    # where it is none of ours, loading reports the reason
+    model = TSN(depth_of(known) or 50, classes=1, dropout=0.0)
     load_pretrained(model, path, head="fresh")
     model.eval()
 
@@ -124,15 +118,6 @@ def load_image_network(path: str | Path, device: torch.device) -> ImageNetwork:
         digest.update(name.encode())
         digest.update(value.contiguous().numpy().tobytes())
     return ImageNetwork(model.backbone.to(device), model.backbone.channels, digest.hexdigest())
-
-
-def _depth_of(weights: Mapping[str, torch.Tensor]) -> Depth:
-    """Layers of the ResNet of these weights; 50 where unknown, as loading reports the reason."""
-    names = rename_weights(weights)[1]
-    blocks = {
-        int(match[1]) for name in names if (match := re.match(r"backbone\.layer3\.(\d+)\.", name))
-    }
-    return _DEPTHS.get((len(blocks), "backbone.layer1.0.conv3.conv.weight" in names), 50)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,9 @@ CONTAINERS = {
     "ts": "mpegts",
     "mpg": "mpeg",
     "3gp": "3gp",
+    "ogv": "ogg",
+    "wmv": "asf",
+    "gif": "gif",
 }
 
 # what PyAV does not let into a container though FFmpeg does, and where FFmpeg copies it from
@@ -42,8 +45,12 @@ COPIED_FROM = {
     ("mkv", "h263"): "nut",
     ("mkv", "flv1"): "nut",
     ("mkv", "msmpeg4v2"): "nut",
+    ("mkv", "wmv1"): "nut",
+    ("mkv", "wmv2"): "nut",
     ("mov", "flv1"): "nut",
     ("mov", "msmpeg4v2"): "nut",
+    ("mov", "wmv1"): "nut",
+    ("mov", "wmv2"): "nut",
     ("mov", "ffv1"): "nut",
     ("mov", "theora"): "mkv",
     ("avi", "hevc"): "mp4",
@@ -123,7 +130,7 @@ def make_file(
         return
     one = encode_for(container, codec, structure, count=SPLIT)
     two = encode_for(container, codec, structure, first=SPLIT, count=FRAMES - SPLIT)
-    if container in ("ts", "mpg"):
+    if container in ("ts", "mpg", "ogv"):
         pieces = []
         for part in (one, two):
             _write(path, container, codec=codec, parts=[(part, constant_clock)])

@@ -42,8 +42,11 @@ _ENCODERS = {
     "flv1": ("flv", "yuv420p", _LOW_LOSS),
     "msmpeg4v3": ("msmpeg4", "yuv420p", _LOW_LOSS),
     "msmpeg4v2": ("msmpeg4v2", "yuv420p", _LOW_LOSS),
+    "wmv1": ("wmv1", "yuv420p", _LOW_LOSS),
+    "wmv2": ("wmv2", "yuv420p", _LOW_LOSS),
     "prores": ("prores_ks", "yuv422p10le", {}),
     "ffv1": ("ffv1", "yuv420p", {}),
+    "gif": ("gif", "rgb8", {}),
 }
 
 _X264_STRUCTURES = {

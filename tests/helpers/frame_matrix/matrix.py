@@ -26,25 +26,33 @@ CODECS = (
     "flv1",
     "msmpeg4v3",
     "msmpeg4v2",
+    "wmv1",
+    "wmv2",
     "theora",
     "prores",
     "ffv1",
+    "gif",
 )
 
 STRUCTURES = ("plain", "b", "pyramid", "packed", "open", "refresh")
 TIMINGS = ("constant", "variable", "edit", "late", "restart")
 
+_VIDEO_CODECS = [codec for codec in CODECS if codec != "gif"]
 _HOLDS = {
     "mp4": "h264 hevc av1 vp9 mpeg4 xvid mpeg2 mpeg1 mjpeg ffv1",
-    "mov": "h264 hevc mpeg4 xvid mpeg2 mpeg1 mjpeg h263 flv1 msmpeg4v3 msmpeg4v2 theora prores"
-    " ffv1",
-    "mkv": " ".join(CODECS),
+    "mov": "h264 hevc mpeg4 xvid mpeg2 mpeg1 mjpeg h263 flv1 msmpeg4v3 msmpeg4v2 wmv1 wmv2 theora"
+    " prores ffv1",
+    "mkv": " ".join(_VIDEO_CODECS),
     "webm": "av1 vp8 vp9",
-    "avi": " ".join(CODECS),
+    "avi": " ".join(_VIDEO_CODECS),
     "flv": "h264 hevc av1 vp9 flv1",
     "ts": "h264 hevc mpeg4 xvid mpeg2 mpeg1",
     "mpg": "h264 hevc mpeg4 xvid mpeg2 mpeg1",
     "3gp": "h264 mpeg4 xvid h263",
+    "ogv": "vp8 theora",
+    "wmv": "h264 av1 vp8 vp9 mpeg4 xvid mpeg2 mpeg1 mjpeg h263 flv1 msmpeg4v3 msmpeg4v2 wmv1 wmv2"
+    " theora ffv1",
+    "gif": "gif",
 }
 
 # of the others: plain
@@ -78,6 +86,8 @@ _SHOWN_AFTER_EDIT = {
 def omission(container: str, codec: str, structure: str, timing: str) -> str | None:
     """The reason for which no case is made of this kind, or None if there is one."""
     if codec not in _HOLDS[container].split():
+        if codec == "gif":
+            return f"the decoder of GIF is let into no {container}"
         return f"FFmpeg writes no {codec} into {container} that it reads again"
     if structure not in _STRUCTURES_OF.get(codec, "plain").split():
         return _structure_omission(codec, structure)
@@ -87,8 +97,12 @@ def omission(container: str, codec: str, structure: str, timing: str) -> str | N
         return f"{container} has no edit lists"
     if timing == "restart" and container in _BOXES:
         return f"{container} holds durations, which never run backwards"
-    if timing == "restart" and container == "avi":
-        return "avi holds no timestamps"
+    if timing == "restart" and container in ("avi", "gif"):
+        return f"{container} holds no timestamps"
+    if timing == "restart" and container == "wmv":
+        return "FFmpeg reads nothing after an asf, and writes no time that runs backwards"
+    if timing == "late" and container == "gif":
+        return "gif holds delays, and none before its first picture"
     return None
 
 
