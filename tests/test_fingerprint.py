@@ -65,6 +65,8 @@ def root(media_root, tmp_path_factory):
     lines = (root / "photos.txt").read_text().splitlines()
     texts = {
         "fewer.txt": lines[:10],
+        "linked.txt": [*lines, "linked.jpg 0"],
+        "class 0_test_split1.txt": ["video 0.mp4 1", "video 4.mp4 2", "video 8.mp4 1"],
         "reversed.txt": lines[::-1],
         "relabelled.txt": [*lines[:-1], "13.jpg 0"],
         "renamed.txt": ["copy.jpg 0", *lines[1:]],
@@ -85,6 +87,8 @@ def root(media_root, tmp_path_factory):
     for name, rows in texts.items():
         (root / name).write_text("\n".join(rows) + "\n")
     shutil.copy(root / "photos" / "0.jpg", root / "photos" / "copy.jpg")
+    (root / "photos/linked.jpg").symlink_to(root / "spare.jpg")
+    shutil.copy(root / "photos/0.jpg", root / "spare.jpg")
     shutil.copytree(root / "clips" / "class 0", root / "ids")
     shutil.copy(root / "ids" / "video 0.mp4", root / "ids" / "video 0.mkv")
     for number in range(4):

@@ -21,6 +21,7 @@ POWER = "sources.photos={kind: image, root: photos, list: photos.txt, resample: 
 CLIPPED = "sources.photos={kind: image, root: photos, list: photos.txt, resample: {clipped: 2}}"
 PARTS = "sources.clips={kind: untrimmed, root: parts, list: parts.txt}"
 WIDE = "sources.clips={kind: video, root: wide}"
+SPLIT = "sources.clips={kind: video, root: clips, list: 'class 0_test_split1.txt'}"
 TARS = "sources.photos={kind: image, root: shards, tars: '0.tar'}"
 
 # field: [(settings before, the change, what the refusal says)]; these change the order, or what
@@ -65,13 +66,31 @@ ORDER = {
     ],
     "sources.*.kind": [
         (
-            [CLIPS],
+            [CLIPS, "classes=names.txt"],
             LONG.replace("weight: 2", "weight: 1"),
             "sources.clips.kind: video became untrimmed",
         )
     ],
     "sources.*.root": [
-        ([CLIPS], "sources.clips.root=other", "sources.clips had 9 samples and has 4, as its list")
+        (
+            [CLIPS, "classes=names.txt"],
+            "sources.clips.root=other",
+            "sources.clips had 9 samples and has 4, as its list",
+        )
+    ],
+    "sources.*.links": [
+        (
+            ["sources.photos.list=linked.txt"],
+            "sources.photos.links=follow",
+            "sources.photos had 14 samples and has 15",
+        )
+    ],
+    "sources.*.split": [
+        (
+            [SPLIT, "classes=names.txt"],
+            "sources.clips.split=test",
+            "sources.clips had 2 samples and has 1",
+        )
     ],
     "sources.*.list": [
         ([], "sources.photos.list=fewer.txt", "sources.photos had 14 samples and has 10"),
@@ -111,7 +130,7 @@ ORDER = {
     ],
     "sources.*.pixel_aspect": [
         (
-            [WIDE],
+            [WIDE, "classes=names.txt"],
             "sources.clips.pixel_aspect=apply",
             "sources.clips has files of other sizes or lengths",
         )
@@ -125,14 +144,14 @@ ORDER = {
     ],
     "sources.*.window_seconds": [
         (
-            [LONG],
+            [LONG, "classes=names.txt"],
             "sources.clips.window_seconds=0.8",
             "sources.clips had 34 pieces and has 18, as its list or window_seconds changed",
         )
     ],
     "sources.*.pieces": [
         (
-            [LONG],
+            [LONG, "classes=names.txt"],
             "sources.clips.pieces=one_positive_rest_negative",
             "pieces: positive became one_positive",
         )
