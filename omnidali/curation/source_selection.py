@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from omnidali.catalog.listing.list_reader import find_lists
+from omnidali.catalog.listing.list_reader import match_lists
 from omnidali.catalog.listing.list_recognition import recognise
 from omnidali.config.schema import Config
 from omnidali.config.sources import EVALUATION, MediaConfig, key_of
@@ -103,8 +103,8 @@ def is_cut_into_windows(source: MediaConfig, data_root: str) -> bool:
 
     form: str = source.format
     if form == "auto":
-        lists = find_lists("", source, Path(data_root))
-        form = recognise(lists[0], source.media_kind, Path(data_root, source.root))
+        path, *_ = match_lists(source.list, Path(data_root)) or [Path(data_root, source.list)]
+        form = recognise(path, source.media_kind, Path(data_root, source.root))
     return form in WHOLE_FILES
 
 

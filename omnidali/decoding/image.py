@@ -137,7 +137,9 @@ def orientation_flag(header: ImageHeader) -> int:
 
 
 def as_shown(picture: np.ndarray, header: ImageHeader) -> np.ndarray:
-    """What a viewer shows of a decoded picture (H, W, C), upright."""
+    """What a viewer shows of a decoded picture (H, W, 3), upright."""
+    if header.green_bits:  # OpenCV leaves the low bits at 0, and white grey
+        picture = picture | picture >> np.array([5, header.green_bits, 5], np.uint8)
     return upright(header.cut(picture), header.orientation)
 
 

@@ -29,15 +29,23 @@ def find_lists(name: str, source: MediaConfig, data_root: Path) -> list[Path]:
     Raises:
         UserError: if there is no such file.
     """
-    pattern = source.list
-    if pattern is None:
+    if source.list is None:
         return []
-    if glob.has_magic(pattern) and not os.path.exists(data_root / pattern):
-        found = sorted(glob.glob(pattern, root_dir=data_root, recursive=True))
-        files = [data_root / path for path in found if os.path.isfile(data_root / path)]
-        if files:
-            return files
-    return [data_file(data_root, pattern, f"{key_of(name)}.list", "a list file")]
+    found = match_lists(source.list, data_root)
+    return found or [data_file(data_root, source.list, f"{key_of(name)}.list", "a list file")]
+
+
+def match_lists(pattern: str, data_root: Path) -> list[Path]:
+    """The lists that fit a pattern, in sorted order; none if it is a path.
+
+    Args:
+        pattern: with ``*``, ``?``, ``[...]`` or ``**``.
+        data_root: folder that a relative pattern starts from.
+    """
+    if not glob.has_magic(pattern) or "\0" in pattern or os.path.exists(data_root / pattern):
+        return []
+    found = sorted(glob.glob(pattern, root_dir=data_root, recursive=True))
+    return [data_root / path for path in found if os.path.isfile(data_root / path)]
 
 
 def read_list(

@@ -18,8 +18,9 @@ _NAMES = {4: "JPEG", 5: "PNG", 6: "masks with alpha"}
 # Bits of a pixel by compression: those that OpenCV decodes.
 _BITS = {_RGB: (1, 4, 8, 16, 24, 32), _RLE8: (8,), _RLE4: (4,), _MASKS: (16, 32)}
 # Masks of red, green and blue that OpenCV decodes.
+_MASKS_565 = (0xF800, 0x07E0, 0x001F)
 _USUAL_MASKS = {
-    16: ((0x7C00, 0x03E0, 0x001F), (0xF800, 0x07E0, 0x001F)),
+    16: ((0x7C00, 0x03E0, 0x001F), _MASKS_565),
     32: ((0xFF0000, 0x00FF00, 0x0000FF),),
 }
 
@@ -69,9 +70,8 @@ def read_bmp_header(data: bytes) -> BmpHeader:
         raise UnsupportedMediaError(
             f"BMP of a rare kind: {bits} bits a pixel, compression {compression}{name}"
         )
-    if compression == _MASKS:
-        _check_masks(data, bits)
-    if bits == 16 and header_bytes > _USUAL_HEADER:
+    masks = _read_masks(data, bits) if compression == _MASKS else None
+    if bits == 16 and header_bytes != _USUAL_HEADER:
         raise UnsupportedMediaError(f"BMP of a rare kind: 16 bits a pixel, header {header_bytes}")
 
     # OpenCV reads the table of colours whatever there is room for.
@@ -80,21 +80,28 @@ def read_bmp_header(data: bytes) -> BmpHeader:
     table = 0
     if bits <= 8:
         table = (colours or 1 << bits) * (3 if header_bytes == _CORE_HEADER else 4)
-    masks = 12 if compression == _MASKS and header_bytes < _MASKS_WITHIN else 0
-    if offset < 14 + header_bytes + masks + table:
+    mask_bytes = 12 if masks is not None and header_bytes < _MASKS_WITHIN else 0
+    if offset < 14 + header_bytes + mask_bytes + table:
         raise UnsupportedMediaError(f"BMP whose picture begins in its header, at byte {offset:,}")
     size = offset + _picture_bytes(width, height, bits, compression)
-    green_bits = (6 if masks_found == _MASKS_565 else 5) if bits == 16 else 0
+    green_bits = 0
+    if bits == 16:
+        green_bits = 6 if masks == _MASKS_565 else 5
     return BmpHeader(width, height, size, green_bits)
 
 
-def _check_masks(data: bytes, bits: int) -> None:
-    """Raise UnsupportedMediaError for colours that lie elsewhere than OpenCV takes them from."""
+def _read_masks(data: bytes, bits: int) -> tuple[int, ...]:
+    """Where red, green and blue lie in a pixel.
+
+    Raises:
+        UnsupportedMediaError: if that is elsewhere than OpenCV takes them from.
+    """
     masks = struct.unpack_from("<III", data, 54)
     if masks not in _USUAL_MASKS[bits]:
         raise UnsupportedMediaError(
             f"BMP of a rare kind: masks {', '.join(f'{mask:08x}' for mask in masks)}"
         )
+    return masks
 
 
 def _picture_bytes(width: int, height: int, bits: int, compression: int) -> int:

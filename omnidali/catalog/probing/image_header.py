@@ -55,6 +55,7 @@ class ImageHeader:
             None: all of it.
         least_bytes: of a file that holds all of the picture, as far as the header tells.
         metadata: places of the names of an AVIF's items that hold metadata.
+        green_bits: of a BMP with 16 bits a pixel; 0 of all others.
     """
 
     codec: str
@@ -65,6 +66,7 @@ class ImageHeader:
     crop: tuple[int, int, int, int] | None = None
     least_bytes: int = 0
     metadata: tuple[int, ...] = ()
+    green_bits: int = 0
 
     @property
     def container(self) -> str:
@@ -131,7 +133,9 @@ def read_image_header(data: bytes, whole: bool = True) -> ImageHeader:
 
 def _read_bmp(data: bytes) -> ImageHeader:
     bmp = read_bmp_header(data)
-    return ImageHeader("bmp", bmp.width, bmp.height, least_bytes=bmp.least_bytes)
+    return ImageHeader(
+        "bmp", bmp.width, bmp.height, least_bytes=bmp.least_bytes, green_bits=bmp.green_bits
+    )
 
 
 def _read_avif(data: bytes) -> ImageHeader:
