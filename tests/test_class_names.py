@@ -7,6 +7,8 @@ import tarfile
 import pytest
 
 from helpers.small_builds import write
+from omnidali.catalog.listing.folders import scan_folder
+from omnidali.catalog.listing.labels import Labels
 from omnidali.catalog.listing.left_out import LeftOut
 from omnidali.catalog.listing.scan import SourceScan
 from omnidali.config.schema import Config, EvaluationConfig
@@ -14,6 +16,7 @@ from omnidali.config.sources import MediaConfig, SourceConfig
 from omnidali.errors import UserError
 from omnidali.loading.class_names import find_names, found_names
 from omnidali.loading.data import open_data
+from omnidali.media_kind import MediaKind
 from omnidali.testing.numbered_media import write_image
 
 NAMES = ["ant", "bee", "cat"]
@@ -241,3 +244,18 @@ def test_folders_named_by_their_numbers_fit_numbered_lists(tmp_path):
     source = MediaConfig(kind="image", root="images", list=str(path))
     rows = SourceScan.of("s", source, tmp_path, names).read(LeftOut())[1]
     assert [row[1] for row in rows] == [1, 2]
+
+
+@pytest.mark.parametrize("folder", ["eating cake", "eating_cake", "caf\u00e9", "cafe\u0301"])
+def test_folders_and_words_that_look_like_a_class_are_that_class(tmp_path, folder):
+    names = ["archery", "eating cake", "caf\u00e9"]
+    expected = 1 if "cake" in folder else 2
+    write_image(tmp_path / folder / "1.jpg", 1, 40, 30)
+    entries, _ = scan_folder(tmp_path, MediaKind.IMAGE, names, LeftOut())
+    assert [label for _, label in entries] == [expected]
+    assert Labels(names).number(folder, "l.txt, line 1", "1.jpg") == expected
+
+
+def test_classes_that_differ_by_underscores_alone_are_two(tmp_path):
+    labels = Labels(["a b", "a_b"])
+    assert [labels.number(name, "l.txt, line 1", "1.jpg") for name in ("a b", "a_b")] == [0, 1]

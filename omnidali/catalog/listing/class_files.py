@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -54,6 +55,42 @@ def signed_names(names: Sequence[str] | None) -> tuple[object, str]:
     if names.counted_from is None:
         return list(names), names.origin
     return [list(names), names.first, names.counted_from], names.origin
+
+
+class ClassIndex:
+    """The labels of classes by name.
+
+    Names that look the same are the same: in both of Unicode's forms, and with underscores instead
+    of spaces, as scripts name folders, unless two classes differ by these alone.
+
+    Args:
+        names: in label order.
+
+    >>> index = ClassIndex(["eating cake", "archery"])
+    >>> index.find("eating_cake"), index.find("archery"), index.find("cake")
+    (0, 1, None)
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._exact = {same_form(name): label for label, name in enumerate(names)}
+        spaced = Counter(map(_with_spaces, self._exact))
+        self._spaced = {
+            _with_spaces(name): label
+            for name, label in self._exact.items()
+            if spaced[_with_spaces(name)] == 1
+        }
+
+    def __len__(self) -> int:
+        return len(self._exact)
+
+    def find(self, name: str) -> int | None:
+        """The label of a class; None if there is no such class."""
+        label = self._exact.get(same_form(name))
+        return self._spaced.get(_with_spaces(same_form(name))) if label is None else label
+
+
+def _with_spaces(name: str) -> str:
+    return name.replace("_", " ")
 
 
 class _Pair(NamedTuple):

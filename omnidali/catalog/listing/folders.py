@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from omnidali.catalog.listing.class_files import same_form
+from omnidali.catalog.listing.class_files import ClassIndex
 from omnidali.catalog.listing.folder_walk import FolderWalk, class_folders
 from omnidali.catalog.listing.labels import UNLABELLED
 from omnidali.catalog.listing.left_out import LeftOut
@@ -141,13 +141,16 @@ def _refusal_of_file(root: Path, path: str, kind: MediaKind, follows_links: bool
 
 def _folder_labels(root: Path, folders: list[str], names: list[str] | None) -> dict[str, int]:
     names = folders if names is None else names
-    labels = {same_form(name): label for label, name in enumerate(names)}
+    index = ClassIndex(names)
+    labels = {}
     for folder in folders:
-        if same_form(folder) not in labels:
+        label = index.find(folder)
+        if label is None:
             raise UserError(
                 str(root / folder),
                 f"a folder named like a class ({names[0]}, ...)",
                 repr(folder),
                 "Rename or move it, or use a list.",
             )
-    return {folder: labels[same_form(folder)] for folder in folders}
+        labels[folder] = label
+    return labels

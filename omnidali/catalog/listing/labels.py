@@ -4,7 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from omnidali.catalog.listing.class_files import MAX_LABEL, ClassNames, read_label_map, same_form
+from omnidali.catalog.listing.class_files import (
+    MAX_LABEL,
+    ClassIndex,
+    ClassNames,
+    read_label_map,
+    same_form,
+)
 from omnidali.errors import UserError
 from omnidali.utils.text_files import is_line
 
@@ -59,7 +65,7 @@ class Labels:
         self._origin = known.origin
         self._map_path = map_path
         self._mapping = read_label_map(map_path) if map_path else {}
-        self._by_name = {same_form(name): number for number, name in enumerate(known)}
+        self._by_name = ClassIndex(known)
 
     def number(self, text: str | None, where: str, path: str, listed: int | None = None) -> int:
         """The label of an item.
@@ -85,7 +91,11 @@ class Labels:
                 "Add the label, or name a label map with `labels:`.",
             )
         # a folder that gives a class its name may be called by a number
-        elif text.isascii() and text.isdigit() and not (self._origin and text in self._by_name):
+        elif (
+            text.isascii()
+            and text.isdigit()
+            and not (self._origin and self._by_name.find(text) is not None)
+        ):
             number = int(text) if len(text) < 10 else MAX_LABEL + 2
             label = self._counted(number, where, text)
         else:
@@ -99,6 +109,10 @@ class Labels:
                 "Correct the line, or name the list's `format:` if its classes are numbers alone.",
             )
         return label
+
+    def _is_name(self, text: str) -> bool:
+        """Whether a number is the name of a class: of a folder, for example."""
+        return bool(self._origin) and self._by_name.find(text) is not None
 
     def _counted(self, number: int, where: str, text: str) -> int:
         """The label of a number that a list or a label map gives as ``text``.
@@ -138,11 +152,11 @@ class Labels:
         )
 
     def _named(self, text: str, where: str) -> int:
-        label = self._by_name.get(same_form(text))
+        label = self._by_name.find(text)
         if label is not None:
             return label
         expected = "a class number of 0 or more"
-        if self._by_name:
+        if len(self._by_name):
             expected += f", or one of {len(self._by_name)} class names"
         if self._origin:
             expected = f"one of {len(self._by_name)} class names, which are {self._origin}"
