@@ -33,7 +33,7 @@ def test_old_weights_compute_the_same_in_the_present_network(tmp_path, capsys):
     old = old_network(18)
     torch.save({"state_dict": old.state_dict()}, tmp_path / "old.pt")
     clips = torch.randn(2, 3, 4, 48, 64)
-    note = "4 kernels of before 0.2 got zeros"
+    note = "4 kernels from before 0.2 got zeros"
 
     evaluated = SlowOnly(18, 3, 0.0, 4).eval()
     load_weights(evaluated, read_weights(tmp_path / "old.pt"), "old.pt")

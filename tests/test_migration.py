@@ -322,3 +322,17 @@ def test_upgraded_catalog_has_the_tables_of_a_new_one(sixth, tmp_path):
         }
     one, other = columns.values()
     assert one == other and "left_out" in one
+
+
+def test_formats_that_were_refused_are_probed_again_by_a_fresh_start(sixth):
+    db = sqlite3.connect("run/catalog.sqlite")
+    for path, state in (
+        ("ant/1.jpg", "not a JPEG, PNG or WebP image: BMP"),
+        ("cat/3.jpg", "broken in another way"),
+    ):
+        db.execute("UPDATE media SET state = ? WHERE path = ?", (state, path))
+    db.commit()
+    db.close()
+    summary = open_data(load_config("run/config.yaml")).summary[0]
+    assert "4 samples" in summary and "2 files probed now" in summary  # 9.aspx is the other one
+    assert "2 left out (1 broken in another way, such as cat/3.jpg; " in summary

@@ -203,7 +203,7 @@ def test_held_out_source_that_is_gone_is_no_reason_to_end(world, teacher, tmp_pa
 
 
 def test_items_are_spread_over_the_classes(world, held_out, teacher, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("omnidali.curation.filter.teacher_check._MOST", 8)
+    monkeypatch.setattr("omnidali.curation.filter.teacher_check._MAX_ITEMS", 8)
     more = ["--sources", "photos", "--score-only"]
     assert cli.main(command(world, tmp_path, teacher, *more, sets=held_out)) == 0
     assert " of 8 items of evaluation.source" in capsys.readouterr().out

@@ -26,7 +26,7 @@ from omnidali.catalog.database.left_out_table import (
 )
 from omnidali.catalog.database.sql_schema import NEW
 from omnidali.catalog.listing.left_out import LeftOut
-from omnidali.catalog.listing.scan import SourceScan
+from omnidali.catalog.listing.scan import RULES, SourceScan
 from omnidali.catalog.probe_new import probe_new
 from omnidali.catalog.probing.probe_pool import ProbePool
 from omnidali.catalog.summary import Summary, summarise
@@ -190,6 +190,12 @@ def _write_entries(db: sqlite3.Connection, known: KnownSource, scan: SourceScan)
         db.execute("DELETE FROM media WHERE source = ?", (source,))
     elif known.links != config.links:  # the reason of many states
         db.execute("UPDATE media SET state = ? WHERE source = ?", (NEW, source))
+    elif known.rules != RULES:  # formats were refused that are read now
+        db.execute(
+            "UPDATE media SET state = ? WHERE source = ?"
+            " AND (state GLOB 'not a*:*' OR state GLOB 'a codec that the gate*')",
+            (NEW, source),
+        )
     _match_media(db, source)
     kept = _replace_entries(db, source, by_video=config.media_kind.has_pieces)
 

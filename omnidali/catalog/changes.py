@@ -62,6 +62,12 @@ class KnownSource(NamedTuple):
         settings = parse_stored(self.signature, list)[0] if self.signature else []
         return dict(zip(SIGNED, settings, strict=False)).get("links")
 
+    @property
+    def rules(self) -> object:
+        """The rules by which the list was read; None: by those before there were numbers."""
+        signature = parse_stored(self.signature, list) if self.signature else []
+        return signature[5] if len(signature) > 5 else None
+
     def needs_reading(self, scan: SourceScan, as_begun: bool) -> bool:
         """Whether the list is to be read, as it is new or changed.
 

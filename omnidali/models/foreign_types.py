@@ -26,7 +26,7 @@ _NUMBERS = {
     **{"i1": "b", "i2": "h", "i4": "i", "i8": "q"},
     **{"u1": "B", "u2": "H", "u4": "I", "u8": "Q"},
 }
-_MOST = 100_000  # values of an array that are decoded
+_MAX_VALUES = 100_000  # of an array that is decoded
 # torch's list of allowed types belongs to the whole process
 _LOCK = threading.Lock()
 
@@ -44,13 +44,13 @@ class Ignored:
 
 
 class HistoryBuffer(Ignored):
-    """Stands for mmengine's log of a value."""
+    """Replaces mmengine's log of a value."""
 
     __slots__ = ()
 
 
 class NumpyDtype(Ignored):
-    """Stands for ``numpy.dtype``.
+    """Replaces ``numpy.dtype``.
 
     Attributes:
         code: kind and size, as ``f8``.
@@ -82,7 +82,7 @@ class NumpyDtype(Ignored):
     def decode(self, data: bytes) -> list[Any] | None:
         """The numbers or texts in ``data``; None for other types, and for too many of them."""
         size = self.size
-        if not size or len(data) % size or len(data) > _MOST * size:
+        if not size or len(data) % size or len(data) > _MAX_VALUES * size:
             return None
         if self.code in _NUMBERS:
             pairs = struct.iter_unpack(self.order + _NUMBERS[self.code], data)
@@ -93,7 +93,7 @@ class NumpyDtype(Ignored):
 
 
 class NumpyArray(Ignored):
-    """Stands for ``numpy.ndarray``: keeps the bytes that the file holds, whatever it claims."""
+    """Replaces ``numpy.ndarray``: keeps the bytes that the file holds, whatever it claims."""
 
     __slots__ = ("_state",)
     _state: object
@@ -128,27 +128,27 @@ def as_list(value: object) -> list[Any] | None:
 
 
 def _scalar(*args: object) -> object:
-    """Stands for ``numpy._core.multiarray.scalar``: dtype and bytes become a plain value."""
+    """Replaces ``numpy._core.multiarray.scalar``: dtype and bytes become a plain value."""
     values = None
     if len(args) == 2 and isinstance(args[0], NumpyDtype) and isinstance(args[1], bytes):
         values = args[0].decode(args[1]) if len(args[1]) == args[0].size else None
     return values[0] if values else Ignored()
 
 
-def _make_array(*args: object) -> NumpyArray:
-    """Stands for ``numpy._core.multiarray._reconstruct``."""
+def _reconstruct(*args: object) -> NumpyArray:
+    """Replaces ``numpy._core.multiarray._reconstruct``."""
     return NumpyArray()
 
 
-def _method(*args: object) -> Ignored:
-    """Stands for ``getattr``, with which a ``HistoryBuffer`` names the methods of its class."""
+def _getattr(*args: object) -> Ignored:
+    """Replaces ``getattr``, with which a ``HistoryBuffer`` names the methods of its class."""
     if args and args[0] is HistoryBuffer:
         return Ignored()
     raise pickle.UnpicklingError("Unsupported global: GLOBAL getattr")
 
 
-def _no_bytes(*args: object) -> bytes:
-    """Stands for ``bytes``, of which protocol 2 makes the data of an empty array."""
+def _bytes(*args: object) -> bytes:
+    """Replaces ``bytes``, of which protocol 2 makes the data of an empty array."""
     if args:  # a number of them
         raise pickle.UnpicklingError("Unsupported global: GLOBAL bytes")
     return b""
@@ -162,14 +162,14 @@ _TYPES = (
 )
 # NumPy 1 has its functions in `numpy.core`, NumPy 2 in `numpy._core`
 STAND_INS: dict[str, Callable[..., object]] = {
-    "builtins.bytes": _no_bytes,
-    "builtins.getattr": _method,
+    "builtins.bytes": _bytes,
+    "builtins.getattr": _getattr,
     "mmengine.logging.history_buffer.HistoryBuffer": HistoryBuffer,
     "numpy.dtype": NumpyDtype,
     "numpy.ndarray": NumpyArray,
     **{f"numpy.{name}": Ignored for name in _TYPES},
     **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
-    **{f"numpy.{core}.multiarray._reconstruct": _make_array for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray._reconstruct": _reconstruct for core in ("core", "_core")},
 }
 
 

@@ -15,9 +15,9 @@ import torch
 
 from omnidali.config.schema import ModelConfig
 from omnidali.errors import UserError, start_of
-from omnidali.models.resnet import LAYERS
 from omnidali.models.weight_names import (
     HEAD,
+    OUR_RESNETS,
     UNKNOWN,
     depth_of,
     find_other_network,
@@ -75,7 +75,7 @@ class WeightsReport:
     def note_on_lengthened(self) -> str:
         """What was done to weights from before 0.2."""
         return (
-            f"{len(self.lengthened)} kernels of before 0.2 got zeros for the frames around,"
+            f"{len(self.lengthened)} kernels from before 0.2 got zeros for the frames around,"
             " which changes no output"
         )
 
@@ -100,8 +100,7 @@ def infer_architecture(
     other = find_other_network(weights)
     if other is not None or depth is None:
         got, advice = other or ("weights of another network", "Use another checkpoint.")
-        kinds = ", ".join(f"-{depth}" for depth in LAYERS)
-        raise UserError(str(where), f"a TSN or SlowOnly on a ResNet{kinds}", got, advice)
+        raise UserError(str(where), f"a TSN or SlowOnly on a {OUR_RESNETS}", got, advice)
 
     last = known.get(f"{HEAD}weight")
     if last is None or last.ndim != 2:

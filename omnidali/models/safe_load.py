@@ -14,7 +14,7 @@ from omnidali.models.foreign_types import STAND_INS, standing_in
 from omnidali.utils.untrusted_text import for_shell
 
 # Entries under which projects keep the weights.
-WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model")
+WEIGHT_ENTRIES = ("state_dict", "model_state", "model_state_dict", "model")
 
 # Functions that no checkpoint needs, with which a pickle runs a program or reaches one.
 _RUNS_CODE = re.compile(
@@ -27,7 +27,7 @@ _OLDEST_PROTOCOL = 2  # of torch.save, and the only one that torch reads with ca
 _STRIP = (
     "import sys, torch; c = torch.load(sys.argv[1], 'cpu', weights_only=False);"
     " w = c if hasattr(c, 'state_dict') else"
-    f" next((c[k] for k in {WRAPPERS} if k in c), c);"
+    f" next((c[k] for k in {WEIGHT_ENTRIES} if k in c), c);"
     " w = w.state_dict() if hasattr(w, 'state_dict') else w;"
     " torch.save({'state_dict': w}, sys.argv[2])"
 ).replace("'", '"')

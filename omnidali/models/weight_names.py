@@ -18,6 +18,8 @@ import torch
 
 from omnidali.models.resnet import LAYERS, Depth
 
+# The networks that weights can be of, for errors.
+OUR_RESNETS = f"ResNet{', '.join(f'-{depth}' for depth in LAYERS)}"
 # The names of the classifier begin so.
 HEAD = "cls_head.fc_cls."
 
@@ -30,8 +32,8 @@ _NO_COUNTERPART = "no counterpart"
 _STEM = "backbone.conv1.conv.weight"
 _STEM_ENDINGS = ("conv1.conv.weight", "conv1.weight")  # mmaction2's, torchvision's
 _PREFIXES = ("model", "encoder", "backbone")
-# These stand before any module, the inner ones of a network too.
-_WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod)\.")
+# These precede the name of any module, also within a network.
+_MODULE_PREFIXES = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod)\.")
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 # ResNets that other projects have, by the blocks of their stages and whether these are bottlenecks.
@@ -109,7 +111,7 @@ def _unwrap(weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
     >>> list(_unwrap({"module.backbone._orig_mod.conv1.conv.weight": torch.zeros(1)}))
     ['backbone.conv1.conv.weight']
     """
-    bare = {_WRAPPERS.sub("", name): value for name, value in weights.items()}
+    bare = {_MODULE_PREFIXES.sub("", name): value for name, value in weights.items()}
     return bare if len(bare) == len(weights) else weights
 
 
@@ -232,9 +234,8 @@ def find_other_network(weights: Mapping[str, torch.Tensor]) -> tuple[str, str] |
             f"names that begin with `{prefix[:100]}`",
             "Strip it from the names under state_dict, and leave out those that do not begin so.",
         )
-    depths = ", ".join(f"-{depth}" for depth in LAYERS)
     what = what or first_few([name[:100] for name in weights]) or "no names"
-    return f"weights of another network: {what}", f"Use those of a ResNet{depths}."
+    return f"weights of another network: {what}", f"Use those of a {OUR_RESNETS}."
 
 
 def _find_telling_name(weights: Iterable[str], table: Mapping[str, str]) -> str | None:

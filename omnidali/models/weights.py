@@ -13,7 +13,7 @@ import torch
 
 from omnidali.errors import UserError, start_of
 from omnidali.models.foreign_types import as_list
-from omnidali.models.safe_load import WRAPPERS, read_entries
+from omnidali.models.safe_load import WEIGHT_ENTRIES, read_entries
 from omnidali.utils.atomic_write import write_whole
 
 # The entry of a checkpoint that holds the digest of the others.
@@ -25,8 +25,9 @@ def read_weights(path: str | Path, *, foreign: bool = True) -> dict[str, Any]:
 
     Args:
         path: ``.safetensors``, or a file of torch.save: ours, mmaction2's, torchvision's, timm's.
-        foreign: whether the file may be another project's. NumPy's scalars are then plain values;
-            its arrays and mmengine's ``HistoryBuffer`` are objects that do nothing.
+        foreign: whether the file may be another project's. NumPy's scalars are then plain values,
+            its arrays are for :func:`~omnidali.models.foreign_types.as_list`, and other objects of
+            NumPy and mmengine do nothing.
 
     Returns:
         The file's entries, with the tensors under ``state_dict``.
@@ -86,7 +87,7 @@ def _find_weights(entries: Any) -> Mapping[Any, Any] | None:
     """The entry with the weights, or ``entries`` itself if it holds tensors alone."""
     if not isinstance(entries, dict):
         return None
-    for key in WRAPPERS:
+    for key in WEIGHT_ENTRIES:
         inner = entries.get(key)
         if isinstance(inner, Mapping) and (
             key == "state_dict" or any(map(torch.is_tensor, inner.values()))

@@ -247,13 +247,13 @@ def _numbered_names(lines: Sequence[tuple[str, str]]) -> list[_Pair] | None:
         UserError: for a line without a number among others that have one.
     """
     for parse in (_number_name, _key_number):
-        # "500 meters" is a name
+        # a number beyond the count of lines belongs to the name: "500 meters"
         found = [pair for pair in (parse(line) for _, line in lines) if pair]
         near = [number for _, number in found if is_whole(number) and int(number) <= len(lines) + 1]
         if 3 * len(near) < 2 * len(lines):
             continue
         pairs = _parsed(lines, parse)
-        # names such as "take 1" and "take 2" have no other names
+        # without their numbers, "take 1" and "take 2" would be one name
         if pairs is not None and len({pair.key for pair in pairs}) == len(pairs):
             return pairs
     return None

@@ -13,7 +13,7 @@ from omnidali.catalog.probing.root_guard import MAX_PATH, escape_reason
 from omnidali.utils.text_files import NOT_UTF8, is_text
 
 # receives (path, reason, "FILE, line N") of a line that is passed over
-LeaveOut: TypeAlias = Callable[[str, str, str], None]
+NoteLine: TypeAlias = Callable[[str, str, str], None]
 TAKEN_FOR_COMMENT = "begins with # and names no file: taken for a comment"
 _SEPARATORS = re.compile(r"[ \t,;]+|$")
 _ENDS = 64  # of paths in a line: a path may hold spaces and commas
@@ -35,7 +35,7 @@ class CommentRule:
     """
 
     root: str | Path | None = None
-    leave_out: LeaveOut = ignore
+    leave_out: NoteLine = ignore
     is_item: Callable[[str], bool] = lambda line: False
     follows_links: bool = False
 
@@ -59,13 +59,15 @@ class CommentRule:
                 return True
         return False
 
-    def skips(self, where: str, line: str) -> bool:
-        """Whether a line that begins with ``#`` is a comment: no file below the root is named so.
+    def is_comment(self, where: str, line: str) -> bool:
+        """Whether a line is a comment: it begins with ``#`` and names nothing below the root.
 
         Args:
             where: file and line.
             line: of the list.
         """
+        if not line.startswith("#"):
+            return False
         if self.root is None:
             return True
         if any(map(self._exists, _beginnings(line))):

@@ -78,10 +78,11 @@ class FolderWalk:
             UserError: for a folder that cannot be read; its files would be gone without a word.
         """
         try:
-            for folder, below, files in self._list(self._root):
+            top = next(self._list(self._root), None)
+            if top is not None:
+                folder, below, files = top
                 self._pass_over(folder, [name for name in below if not is_class_name(name)])
                 yield folder, files
-                break
             for name in classes:
                 yield from self._class(os.path.join(self._root, name))
         except RecursionError:

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from omnidali.catalog.listing.class_files import ClassIndex
@@ -98,32 +98,31 @@ def _items_in(
     follows_links: bool,
 ) -> Iterator[str]:
     """Yield the paths of the items of one folder; what is passed over goes to ``left_out``."""
-    endings = endings_of(kind)
-    for name in sorted(files):
-        path = os.path.normpath(os.path.join(folder, name))
-        reason = None
-        if name.startswith("."):
-            reason = HIDDEN_FILE
-        elif os.path.splitext(name)[1].lower() not in endings:
-            reason = _refusal_of_file(root, path, kind, follows_links)
+    paths = (os.path.normpath(os.path.join(folder, name)) for name in sorted(files))
+    found: Iterable[tuple[str, str | None]] = (
+        (path, _refusal_of_file(root, path, kind, follows_links)) for path in paths
+    )
+    # a folder with a frame is itself the item, and what lies beside its frames is no loss
+    if kind.is_folder:
+        has_frame = any(reason is None for _, reason in found)
+        found = [(os.path.normpath(folder), None)] if has_frame else []
 
-        if reason is not None and kind.is_folder:
-            continue
-        if kind.is_folder:  # the folder of this frame is the item
-            path = os.path.normpath(folder)
+    for path, reason in found:
         if reason is None and not is_text(path):  # neither lists nor the catalog can hold it
             reason = NOT_UTF8
-
         if reason is None:
             yield path
         else:
             left_out.add(path, reason)
-        if kind.is_folder:
-            return
 
 
 def _refusal_of_file(root: Path, path: str, kind: MediaKind, follows_links: bool) -> str | None:
-    """Why a file with an unusual ending is no item, by its first bytes; None if it is one."""
+    """Why a file is no item, by its name or else by its first bytes; None if it is one."""
+    name = os.path.basename(path)
+    if name.startswith("."):
+        return HIDDEN_FILE
+    if os.path.splitext(name)[1].lower() in endings_of(kind):
+        return None
     reason = escape_reason(os.path.realpath(root), path, follows_links) if is_text(path) else None
     if reason is not None:
         return reason

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from omnidali.catalog.listing.class_files import read_label_map
-from omnidali.catalog.listing.list_reader import read_list
 from omnidali.catalog.listing.scan import SourceScan
 from omnidali.catalog.listing.tars import read_tar
 from omnidali.config.sources import MediaConfig
@@ -52,9 +51,7 @@ def _list_labels(scan: SourceScan) -> Iterator[tuple[str, str]]:
             found.append((text, where))
         return 0
 
-    _, entries = read_list(
-        scan.lists(), scan.config, collect, scan.name, root=scan.root, split=scan.split
-    )
+    _, entries = scan.read_lists(collect)
     for _ in entries:
         yield from found
         found.clear()

@@ -90,12 +90,7 @@ class Labels:
                 repr(path[:200]),
                 "Add the label, or name a label map with `labels:`.",
             )
-        # a folder that gives a class its name may be called by a number
-        elif (
-            text.isascii()
-            and text.isdigit()
-            and not (self._origin and self._by_name.find(text) is not None)
-        ):
+        elif text.isascii() and text.isdigit() and not self._is_name(text):
             number = int(text) if len(text) < 10 else MAX_LABEL + 2
             label = self._counted(number, where, text)
         else:
@@ -111,7 +106,7 @@ class Labels:
         return label
 
     def _is_name(self, text: str) -> bool:
-        """Whether a number is the name of a class: of a folder, for example."""
+        """Whether a number is the name of a class, as that of a folder may be."""
         return bool(self._origin) and self._by_name.find(text) is not None
 
     def _counted(self, number: int, where: str, text: str) -> int:

@@ -18,7 +18,7 @@ from omnidali.media_kind import MediaKind
 from omnidali.utils.text_files import read_json, read_lines
 
 NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{0,30})?")
-_SEPARATOR = re.compile(r"[^\s,\[\]]")  # anything but what stands between the objects of a list
+_BEGIN_OF_OBJECT = re.compile(r"[^\s,\[\]]")  # anything but what stands between objects
 
 
 class Entry(NamedTuple):
@@ -84,8 +84,8 @@ class ListFile:
                 ``#`` and names no path below the root.
         """
         for where, line in read_lines(self.path, "list", self.comments.passes_over):
-            is_comment = line.startswith("#") and not (is_item and is_item(line))
-            if line and not (is_comment and self.comments.skips(where, line)):
+            fits = is_item is not None and is_item(line)
+            if line and (fits or not self.comments.is_comment(where, line)):
                 yield where, line
 
     def objects(self) -> Iterator[tuple[str, object]]:
@@ -93,7 +93,7 @@ class ListFile:
         text = "\n".join(line for _, line in read_lines(self.path, "list"))
         position = 0
         line = 1
-        while match := _SEPARATOR.search(text, position):
+        while match := _BEGIN_OF_OBJECT.search(text, position):
             line += text.count("\n", position, match.start())
             item, end = read_json(text, match.start(), str(self.path))
             yield f"{self.path}, line {line}", item

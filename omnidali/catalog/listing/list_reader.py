@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from omnidali.catalog.listing.class_files import same_form
-from omnidali.catalog.listing.comments import CommentRule, LeaveOut, ignore
+from omnidali.catalog.listing.comments import CommentRule, NoteLine, ignore
 from omnidali.catalog.listing.labels import NumberLabel
 from omnidali.catalog.listing.list_file import Entry, ListFile
 from omnidali.catalog.listing.list_formats import FORMATS
@@ -55,7 +55,7 @@ def read_list(
     name: str,
     *,
     root: str | Path | None = None,
-    leave_out: LeaveOut = ignore,
+    leave_out: NoteLine = ignore,
     split: str = "train",
 ) -> tuple[str, Iterator[Entry]]:
     """The format of a list, and its entries, which are read as they are requested.

@@ -23,6 +23,13 @@ _BY_KIND = {
     MediaKind.UNTRIMMED: ("pieces", "parts"),
 }
 _CATCH_ALL = "path_label"
+# The path of a line, by format: of those that are told apart by the files that they find.
+_PATHS: dict[str, Callable[[str], str]] = {
+    "path_label": lambda line: split_label(line)[0],
+    "rawframes": lambda line: _before(line, 2),
+    "rawframes_offset": lambda line: _before(line, 3),
+    "slowfast_csv": lambda line: fields_of(line)[0],
+}
 
 
 def recognise(path: Path, kind: MediaKind, root: str | Path | None = None) -> str:
@@ -64,9 +71,7 @@ def _first_lines(path: Path, root: str | Path | None) -> list[str]:
     rule = CommentRule(root, lambda path, reason, where: odd.append(where))
     known = itertools.islice(read_lines(path, "list", rule.passes_over), _LOOKED_AT)
     listed = [(where, line) for where, line in known if line]
-    lines = [
-        line for where, line in listed if not (line.startswith("#") and rule.skips(where, line))
-    ]
+    lines = [line for where, line in listed if not rule.is_comment(where, line)]
     # names that begin with # in folders that only the format knows
     lines = lines or [line for _, line in listed if line[1:2].strip()]
 
@@ -109,7 +114,7 @@ def _choose(path: Path, lines: Sequence[str], kind: MediaKind, root: str | Path 
         if form == "slowfast_csv" and _mixes_separators(lines):
             continue
 
-        if 3 * count >= 2 * len(lines):
+        if _is_most(count, lines):
             if best is None or _finds_more(form, best, lines, root=real_root):
                 best = form
         elif best is None and 3 * count > len(lines):
@@ -126,17 +131,18 @@ def _mixes_separators(lines: Sequence[str]) -> bool:
     return all("," not in line and split_label(line)[1] is not None for line in others)
 
 
-def _is_most(fitting: Sequence[str], lines: Sequence[str]) -> bool:
-    return 3 * len(fitting) >= 2 * len(lines)
+def _is_most(count: int, lines: Sequence[str]) -> bool:
+    return 3 * count >= 2 * len(lines)
 
 
 def _finds_more(form: str, other: str, lines: Sequence[str], root: str | None) -> bool:
-    """Whether more files of the lines exist if they are of a format than if of another one.
+    """Whether more files are found if the lines are of a format than if they are of another one.
 
-    Not if the other one is clear by itself: there an odd line is odd, though it names a file.
+    Never if the other one is clear by itself: there an odd line is odd, though it names a file.
     """
-    is_clear = other not in _PATHS
-    return not is_clear and _count_found(form, lines, root) > _count_found(other, lines, root)
+    if other not in _PATHS:
+        return False
+    return _count_found(form, lines, root) > _count_found(other, lines, root)
 
 
 def _require_unlike(path: Path, form: str, lines: Sequence[str], root: str | None) -> None:
@@ -153,15 +159,6 @@ def _require_unlike(path: Path, form: str, lines: Sequence[str], root: str | Non
         repr(lines[0][:200]),
         f"Name the list's format: {form} or {_CATCH_ALL}.",
     )
-
-
-# the path of a line, by format: of those that other lines may look like
-_PATHS: dict[str, Callable[[str], str]] = {
-    "path_label": lambda line: split_label(line)[0],
-    "rawframes": lambda line: _before(line, 2),
-    "rawframes_offset": lambda line: _before(line, 3),
-    "slowfast_csv": lambda line: fields_of(line)[0],
-}
 
 
 def _before(line: str, count: int) -> str:
@@ -185,7 +182,7 @@ def _recognise_untrimmed(path: Path, lines: Sequence[str]) -> str:
     parts = [line for line in lines if FORMATS["parts"].fits(line)]
     both = [line for line in pieces if line in set(parts)]
 
-    if _is_most(both, lines) and all(map(_counts_parts, both)):
+    if _is_most(len(both), lines) and all(map(_counts_parts, both)):
         if not all(map(_counts_seconds, both)):
             return "parts"
         raise UserError(
@@ -195,9 +192,9 @@ def _recognise_untrimmed(path: Path, lines: Sequence[str]) -> str:
             "Name the list's format: pieces or parts.",
         )
 
-    if _is_most(pieces, lines):
+    if _is_most(len(pieces), lines):
         return "pieces"
-    return "parts" if _is_most(parts, lines) else _CATCH_ALL
+    return "parts" if _is_most(len(parts), lines) else _CATCH_ALL
 
 
 def _counts_parts(line: str) -> bool:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omnidali.catalog.listing.class_files import signed_names
+from omnidali.catalog.listing.comments import NoteLine, ignore
 from omnidali.catalog.listing.folder_walk import class_folders
 from omnidali.catalog.listing.folders import scan_folder
-from omnidali.catalog.listing.labels import Labels
+from omnidali.catalog.listing.labels import Labels, NumberLabel
 from omnidali.catalog.listing.left_out import LeftOut
 from omnidali.catalog.listing.list_file import Entry, whole_files
 from omnidali.catalog.listing.list_reader import find_class_names, find_lists, read_list
@@ -146,8 +147,8 @@ class SourceScan:
             return "webdataset tars", self._from_tars(tars, labels, left_out), watched + also
 
         if source.list:
-            form, entries, paths = self._from_list(labels, left_out)
-            watched = list(map(str, paths))  # entries hold their places
+            form, entries = self._from_list(labels, left_out)
+            watched = list(map(str, self.lists()))  # entries hold their places
         else:
             form = "class folders"
             found, folders = scan_folder(
@@ -169,24 +170,34 @@ class SourceScan:
         """
         return find_lists(self.name, self.config, self.data_root)
 
-    def _from_list(
-        self, labels: Labels, left_out: LeftOut
-    ) -> tuple[str, Iterator[Entry], list[Path]]:
-        source = self.config
-        paths = self.lists()
-        form, entries = read_list(
-            paths,
-            source,
-            labels.number,
+    def read_lists(
+        self, number: NumberLabel, leave_out: NoteLine = ignore
+    ) -> tuple[str, Iterator[Entry]]:
+        """The format of the source's lists, and their entries as they are written.
+
+        Args:
+            number: gives the label of an item.
+            leave_out: as in :func:`~omnidali.catalog.listing.list_reader.read_list`.
+
+        Raises:
+            UserError: as there.
+        """
+        return read_list(
+            self.lists(),
+            self.config,
+            number,
             self.name,
             root=self.root,
-            leave_out=left_out.add,
+            leave_out=leave_out,
             split=self.split,
         )
-        entries = _below_root(entries, self.root, Path(self.data_root, source.root))
-        if source.pieces == "positive":  # the other ones are never drawn, nor probed
+
+    def _from_list(self, labels: Labels, left_out: LeftOut) -> tuple[str, Iterator[Entry]]:
+        form, entries = self.read_lists(labels.number, left_out.add)
+        entries = _below_root(entries, self.root, Path(self.data_root, self.config.root))
+        if self.config.pieces == "positive":  # the other ones are never drawn, nor probed
             entries = (entry for entry in entries if entry.positive)
-        return form, entries, paths
+        return form, entries
 
     def _file(self, setting: str) -> Path:
         """The path of a file that a setting of the source names."""
@@ -217,10 +228,10 @@ def source_class_names(name: str, source: MediaConfig, data_root: Path) -> list[
         return None
     if source.tars:
         texts = {
-            member[3]
+            member.label
             for tar in find_tars(root, source.tars, f"{key_of(name)}.tars")
             for member in read_tar(str(root), tar, source.media_kind)[0]
-            if member[3] is not None
+            if member.label is not None
         }
         return None if all(text.isdigit() for text in texts) else sorted(texts)
     if source.list:

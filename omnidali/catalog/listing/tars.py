@@ -186,11 +186,11 @@ def _walk(
 
             key, ending = _split(member.name)
             reason = _odd(member, size)
-            if reason is None and ending in endings:
-                reason = "member with the name of another" if member.name in names else None
-                if reason is None:
-                    names.add(member.name)
-                    members.append(TarMember(member.name, member.offset_data, member.size, None))
+            if reason is None and member.name in names:
+                reason = "member with the name of another"
+            elif reason is None and ending in endings:
+                names.add(member.name)
+                members.append(TarMember(member.name, member.offset_data, member.size, None))
             elif reason is None and ending in (".cls", ".json") and member.size <= _SMALL:
                 file.seek(member.offset_data)
                 text = _class_text(ending, file.read(member.size))
@@ -211,12 +211,10 @@ def _other_media(ending: str, kind: MediaKind) -> str | None:
 
     Captions and the like, which belong to a sample, are no loss.
     """
-    last = os.path.splitext(ending)[1]
-    if last and last != ending and last in endings_of(kind):
+    last = os.path.splitext(ending)[1] or ending
+    if last != ending and last in endings_of(kind):
         return "member with more than an ending after the first dot of its name"
-    return (
-        f"member that is no {kind}" if (last or ending) in IMAGE_ENDINGS | VIDEO_ENDINGS else None
-    )
+    return f"member that is no {kind}" if last in IMAGE_ENDINGS | VIDEO_ENDINGS else None
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -38,6 +38,27 @@ from omnidali.utils.run_record import write_record
 from omnidali.utils.untrusted_text import say
 
 
+@dataclass(frozen=True, repr=False)
+class _Prepared:
+    """What is known before anything is scored.
+
+    Attributes:
+        config: to score with.
+        teacher: that scores.
+        tasks: by source.
+        tables: of all sources that were opened, by name.
+        class_names: a name for each output of the teacher.
+        first_label: the number that lists give to the first class.
+    """
+
+    config: Config
+    teacher: Teacher
+    tasks: dict[str, ScoringTask]
+    tables: dict[str, SourceTable]
+    class_names: tuple[str, ...]
+    first_label: int
+
+
 def filter_sources(
     config: Config,
     checkpoints: Sequence[str | Path],
@@ -75,24 +96,24 @@ def filter_sources(
     prepared = _prepare(
         config, checkpoints, out=out, names=names, window=window, lists=not score_only, ranks=ranks
     )
-    teacher, tasks, scoring_config = prepared.teacher, prepared.tasks, prepared.config
-    labelled = open_labelled(config, scoring_config, prepared.tables, ranks)
+    teacher = prepared.teacher
+    labelled = open_labelled(config, prepared.config, prepared.tables, ranks)
     take()
 
     check = _check(prepared, labelled, ranks)
-    counts = {name: _score(teacher, task, scoring_config, ranks) for name, task in tasks.items()}
+    counts = {
+        name: _score(teacher, task, prepared.config, ranks) for name, task in prepared.tasks.items()
+    }
     if not score_only:
         counts = ranks.on_main(
             lambda: _write_results(
                 out,
-                tasks,
+                prepared,
                 counts,
                 config=config,
-                scoring_config=scoring_config,
                 rules=rules,
                 check=check,
                 keep_negatives=keep_negatives,
-                first_label=prepared.first_label,
             )
         )
     if ranks.is_main:
@@ -100,27 +121,6 @@ def filter_sources(
         judge = {"checkpoint": teacher.path, "digest": teacher.digest, "check": check.as_row()}
         write_record(out, {"filter": counts, **judge, "rules": used, "ranks": ranks.world})
     return counts
-
-
-@dataclass(frozen=True, repr=False)
-class _Prepared:
-    """What is known before anything is scored.
-
-    Attributes:
-        config: to score with.
-        teacher: that scores.
-        tasks: by source.
-        tables: of all sources that were opened, by name.
-        class_names: a name for each output of the teacher.
-        first_label: the number that lists give to the first class.
-    """
-
-    config: Config
-    teacher: Teacher
-    tasks: dict[str, ScoringTask]
-    tables: dict[str, SourceTable]
-    class_names: tuple[str, ...]
-    first_label: int
 
 
 def _prepare(
@@ -198,7 +198,7 @@ def _remarks(teacher: Teacher, tasks: Mapping[str, ScoringTask]) -> Iterator[str
             )
 
 
-def _check(prepared: "_Prepared", labelled: LabelledSource, ranks: Ranks) -> TeacherCheck:
+def _check(prepared: _Prepared, labelled: LabelledSource, ranks: Ranks) -> TeacherCheck:
     """Check the teacher; prints how it sees the sources, and what came of the check."""
     if ranks.is_main:
         for remark in _remarks(prepared.teacher, prepared.tasks):
@@ -230,19 +230,17 @@ def _score(teacher: Teacher, task: ScoringTask, config: Config, ranks: Ranks) ->
 
 def _write_results(
     out: Path,
-    tasks: Mapping[str, ScoringTask],
+    prepared: _Prepared,
     counts: Mapping[str, dict],
     *,
     config: Config,
-    scoring_config: Config,
     rules: Rules,
     check: TeacherCheck,
     keep_negatives: bool,
-    first_label: int,
 ) -> dict[str, dict]:
     """Apply the rules, and write everything that ``out`` gets; adds to the counts what was kept."""
-    catalog, sources = scoring_config.catalog_path, all_sources(config)
-    filtered = {name: _apply_rules(catalog, task, rules) for name, task in tasks.items()}
+    catalog, sources = prepared.config.catalog_path, all_sources(config)
+    filtered = {name: _apply_rules(catalog, task, rules) for name, task in prepared.tasks.items()}
     for name, source in filtered.items():
         _require_kept(source, rules)
         check_list_paths(catalog, name, sources[name], source.outcome.kept)
@@ -260,7 +258,7 @@ def _write_results(
                 kept=outcome.kept,
                 labels=outcome.labels,
                 stays=np.ones_like(outcome.kept) if keep_negatives else None,
-                first_label=first_label,
+                first_label=prepared.first_label,
             )
             all_counts[name] = {
                 **counts[name],
@@ -271,10 +269,10 @@ def _write_results(
                 "samples": samples,
             }
         write_filter_report(
-            out, filtered, all_counts, rules=rules, check=check, config=scoring_config
+            out, filtered, all_counts, rules=rules, check=check, config=prepared.config
         )
         class_names = next(iter(filtered.values())).class_names
-        write_config(out, config, lists, class_names, first_label=first_label)
+        write_config(out, config, lists, class_names, first_label=prepared.first_label)
 
     for name, source in filtered.items():
         _print_result(name, source, all_counts[name])

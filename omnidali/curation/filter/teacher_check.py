@@ -28,10 +28,10 @@ from omnidali.errors import UserError
 from omnidali.loading.data import open_data
 from omnidali.utils.untrusted_text import say
 
-_MOST = 400  # items that are looked at: an accuracy of 5 % is told from one of 1 %
-_LEAST = 100  # where there are few to score, so that looking does not take longer than that
-_UNLIKELY = 0.01  # a result that chance gives less often is none of chance
-_NOTHING = 1e-12
+_MAX_ITEMS = 400  # of a check: enough to tell an accuracy of 5 % from one of 1 %
+_MIN_ITEMS = 100  # else no more are checked than are scored, so that the check takes less time
+_UNLIKELY = 0.01  # probability below which a result is not taken for chance
+_NEGLIGIBLE = 1e-12  # share of a sum
 _ANY_NUMBER = 1 << 30
 
 
@@ -61,7 +61,7 @@ class TeacherCheck:
         correct: how many of them have the label first.
         chance: share that would be correct if its answers had nothing to do with the labels.
         can_tell: whether there are enough items to tell knowledge from chance.
-        favourite: what it says to most items, in words; empty if it tells them apart.
+        favourite: the class that it gives to most items of others, in words; or empty.
     """
 
     source: str
@@ -173,11 +173,11 @@ def check_teacher(
     Raises:
         UserError: if the catalog cannot be written, or a score is not finite.
     """
-    # a network may not judge what it was trained on, but it should know that
-    anything = replace(teacher, hold_outs=tuple({} for _ in teacher.models))
+    # a network may not judge what it was trained on, but that is what it should know
+    unrestricted = replace(teacher, hold_outs=tuple({} for _ in teacher.models))
     table, source = labelled
-    task = make_task(anything, table, source, config, names)
-    most = min(_MOST, max(_LEAST, scored))
+    task = make_task(unrestricted, table, source, config, names)
+    most = min(_MAX_ITEMS, max(_MIN_ITEMS, scored))
     rows = _spread(task.table.labels, most, len(names))
     if not len(rows):
         return TeacherCheck(table.name, items=0, correct=0, chance=0.0, can_tell=False)
@@ -186,7 +186,7 @@ def check_teacher(
 
     # files that fail are no fault of the teacher
     loader = replace(config.loader, max_bad_ratio=1.0, max_bad_in_a_row=_ANY_NUMBER)
-    score(anything, task, replace(config, loader=loader), ranks)
+    score(unrestricted, task, replace(config, loader=loader), ranks)
 
     def read() -> TeacherCheck:
         with ScoreStore(config.catalog_path, task.scorer) as store:
@@ -219,7 +219,7 @@ def judge_teacher(
         items=len(labels),
         correct=int((predicted == labels).sum()),
         chance=chance,
-        # all right, and no chance
+        # even chance could not get all of them right
         can_tell=binomial_tail(len(labels), len(labels), chance) <= _UNLIKELY,
         favourite=favourite.describe(names) if favourite else "",
     )
@@ -285,7 +285,7 @@ def binomial_tail(count: int, items: int, share: float) -> float:
             + (items - hits) * math.log1p(-share)
         )
         total += term
-        if hits > share * items and term < _NOTHING * total:  # as are all that follow, together
+        if hits > share * items and term < _NEGLIGIBLE * total:  # as are all that follow, together
             break
     return min(1.0, total)
 
