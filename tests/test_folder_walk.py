@@ -8,7 +8,7 @@ from helpers.small_builds import write
 from omnidali.catalog.listing.folder_walk import (
     HIDDEN_FOLDER,
     LINK_UP,
-    REPEATED,
+    VISITED,
     FolderWalk,
     class_folders,
 )
@@ -106,7 +106,7 @@ def test_links_are_followed_where_they_end_below_the_root(farm):
     empty = "class folder without image files, which keeps its number"
     assert left_out == {
         ("bee", LINK_LEAVES),
-        ("cat/more", REPEATED),
+        ("cat/more", VISITED),
         ("cat/up", LINK_UP),
         ("dog/3.photo", LINK_LEAVES),
         ("bee", empty),
@@ -117,7 +117,7 @@ def test_links_are_followed_where_they_end_below_the_root(farm):
 def test_links_lead_anywhere_with_follow(farm):
     entries, left_out = listed(farm, follows_links=True)
     assert {("bee/3.jpg", 1), ("dog/3.photo", 3)} < set(entries)
-    assert left_out == {("cat/more", REPEATED), ("cat/up", LINK_UP)}
+    assert left_out == {("cat/more", VISITED), ("cat/up", LINK_UP)}
 
 
 def test_many_links_to_each_other_end(tmp_path):

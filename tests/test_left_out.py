@@ -86,7 +86,7 @@ def test_folders_with_fewer_frames_than_listed_are_named(tmp_path):
     ]
 
 
-def test_members_of_tars_and_odd_names_are_named(tmp_path):
+def test_files_with_odd_names_are_named(tmp_path):
     write_image(tmp_path / "pics/cat/1.jpg", 0, 40, 30)
     for name in (b"cat/\xe9.jpg", b"cat/=cmd.txt"):
         write(tmp_path / "pics" / os.fsdecode(name), "x")

@@ -60,7 +60,15 @@ def sixth(tmp_path, monkeypatch):
     """A run folder with a catalog of version 6, which passed a JPEG named .aspx over."""
     with tarfile.open(ARCHIVE.with_name("catalog-6.tar.xz")) as archive:
         archive.extractall(tmp_path, filter="data")
-    relocate(tmp_path / "world/run/catalog.sqlite", str(tmp_path))
+    catalog = tmp_path / "world/run/catalog.sqlite"
+    relocate(catalog, str(tmp_path))
+    db = sqlite3.connect(catalog)
+    for folder, path, time in db.execute(
+        "SELECT s.root, m.path, m.mtime_ns FROM media m JOIN sources s ON s.id = m.source"
+        " WHERE m.mtime_ns IS NOT NULL"
+    ):
+        os.utime(os.path.join(folder, path), ns=(time, time))  # the archive has whole seconds
+    db.close()
     monkeypatch.chdir(tmp_path / "world")
     return tmp_path / "world"
 

@@ -11,7 +11,7 @@ from omnidali.utils.text_files import is_line, is_text
 
 HIDDEN_FOLDER = "hidden folder, or one of an operating system"
 LINK_UP = "link to a folder above it"
-REPEATED = "folder that its class has by another path"
+VISITED = "folder that its class has by another path"
 # what macOS, Synology, Linux and Windows leave in folders and archives
 _SYSTEM_FOLDERS = {
     "__MACOSX",
@@ -130,7 +130,7 @@ class FolderWalk:
 
         place = (status.st_dev, status.st_ino)
         if place in seen:
-            self._left_out.add(self._relative(folder), REPEATED)
+            self._left_out.add(self._relative(folder), VISITED)
             return False
         seen.add(place)
         return True
