@@ -134,8 +134,8 @@ def test_class_names_are_read_from_usual_files(tmp_path, text, names):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("1 a\n2 b\n4 c\n", "line 3: expected after 2 the number 3, got 4 for 'c'"),
-        ("1 a\n2 b\n2 c\n", "line 3: expected after 2 the number 3, got 2 for 'c'"),
+        ("1 a\n2 b\n4 c\n", "line 3: expected the number 3 after 2, got 4 for 'c'"),
+        ("1 a\n2 b\n2 c\n", "line 3: expected the number 3 after 2, got 2 for 'c'"),
         ("2 a\n3 b\n", "line 1: expected class numbers from 0 or 1, got 2 for 'a'"),
         ("1 a\n2 b\nc\n", "line 3: expected a class and its number, as in other lines, got 'c'"),
         ("a\n1 b\n2 c\n", "line 1: expected a class and its number, as in other lines, got 'a'"),
@@ -145,7 +145,7 @@ def test_class_names_are_read_from_usual_files(tmp_path, text, names):
         ),
         ("a\nb\na\n", "c.txt, line 1 names, too"),
         ("a\n\nb\n", "line 2: expected a class name of its own, got none"),
-        ('{"a": 0, "b": 2}', "expected after 0 the number 1, got 2 for 'b'"),
+        ('{"a": 0, "b": 2}', "expected the number 1 after 0, got 2 for 'b'"),
         ('{"a": true}', "expected a class number from 0 to 1,000,000, got 'a: True'"),
     ],
 )

@@ -75,20 +75,22 @@ def test_shifted_classes_are_a_guess():
     """As of a teacher with the same classes in another order."""
     labels = labels_of(100)
     (warning,) = judge((labels + 1) % CLASSES, labels).warnings()
-    assert "no better than a guess about evaluation.source" in warning
+    assert "no better than chance on evaluation.source" in warning
 
 
 @pytest.mark.parametrize("classes", [2, 4, 400])
 def test_one_answer_to_everything_is_named(classes):
     labels = labels_of(200, classes)
     guess, favourite = judge(np.full(200, 1), labels, classes).warnings()
-    assert "no better than a guess" in guess
-    assert "says class 1 to 100 % of the items of other classes in evaluation.source" in favourite
+    assert "no better than chance" in guess
+    assert (
+        "predicts class 1 for 100 % of the items of other classes in evaluation.source" in favourite
+    )
 
     # of three quarters, besides some knowledge
     mostly = np.where(np.arange(200) % 8 < 6, 1, labels)
     text = " ".join(judge(mostly, labels, classes).warnings())
-    assert ("says class 1 to" in text) == (classes > 2)
+    assert ("predicts class 1 for" in text) == (classes > 2)
 
 
 def test_frequent_class_is_no_favourite():
@@ -153,11 +155,11 @@ def test_teacher_with_one_answer_is_told_of_before_and_after_scoring(
     (before,) = printed
     assert "evaluation: 24 samples, read as path_label" in before.out
     assert (
-        "teacher: right about 6 of 24 items of evaluation.source (25.0 %); by chance it would be"
+        "teacher: correct for 6 of 24 items of evaluation.source (25.0 %); chance would give"
         " 25.0 %\n" in before.out
     )
-    assert "WARNING: the teacher is no better than a guess about evaluation.source" in before.err
-    one = "the teacher says swim to 100 % of the items of other classes"
+    assert "WARNING: the teacher is no better than chance on evaluation.source" in before.err
+    one = "the teacher predicts swim for 100 % of the items of other classes"
     assert f"WARNING: {one} in evaluation.source\n" in before.err
 
     after = capsys.readouterr()
@@ -181,8 +183,8 @@ def test_check_costs_nothing_twice_and_changes_no_score(world, held_out, teacher
     first, lines = scores(), capsys.readouterr().out.splitlines()
     assert cli.main(arguments) == 0
     again = capsys.readouterr().out.splitlines()
-    found = [line for line in lines if line.startswith("teacher: right about")]
-    assert found and found == [line for line in again if line.startswith("teacher: right about")]
+    found = [line for line in lines if line.startswith("teacher: correct for")]
+    assert found and found == [line for line in again if line.startswith("teacher: correct for")]
     assert scores() == first and sum(row[1].endswith(".png") for row in first) == 24
     # without a held-out source, the target is looked at, and the photos' scores are the same
     assert cli.main(command(world, tmp_path, teacher, *more)) == 0

@@ -209,10 +209,10 @@ def _require_contiguous(pairs: Sequence[_Pair]) -> int:
     first = min(int(pairs[0].number), 1)
     for place, pair in enumerate(pairs, first):
         if int(pair.number) != place:
-            before = f"after {place - 1} the number {place}"
+            following = f"the number {place} after {place - 1}"
             raise UserError(
                 pair.where,
-                before if place > first else "class numbers from 0 or 1",
+                following if place > first else "class numbers from 0 or 1",
                 f"{pair.number} for {pair.key[:100]!r}",
                 "Correct the numbers, or write the names alone in label order.",
             )

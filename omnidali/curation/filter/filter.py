@@ -325,7 +325,7 @@ def _print_result(name: str, source: FilteredSource, counts: dict) -> None:
     say(text)
 
     if favourite := source.favourite():
-        say(f"WARNING: {name}: the teacher says {favourite}", error=True)
+        say(f"WARNING: {name}: the teacher predicts {favourite}", error=True)
     for label, listed, kept_of_class in source.classes():
         if listed and not kept_of_class:
             say(

@@ -142,7 +142,7 @@ def _section(
     """The lines of the report about one source."""
     yield from ("", f"## {for_markdown(name)}", "")
     if favourite := source.favourite():
-        yield from (f"**Warning**: the teacher says {for_markdown(favourite)}.", "")
+        yield from (f"**Warning**: the teacher predicts {for_markdown(favourite)}.", "")
     yield from ("| class | items | kept | share | best probability |", "|---|---|---|---|---|")
     for label, listed, kept in source.classes():
         share = f" {100 * kept / listed:.1f} % | {source.best(label):.3f} |" if listed else " | |"

@@ -47,8 +47,8 @@ class Favourite(NamedTuple):
     share: float
 
     def describe(self, names: Sequence[str]) -> str:
-        """What the teacher says, in words; ``names`` are those of the classes."""
-        return f"{names[self.label]} to {100 * self.share:.0f} % of the items of other classes"
+        """What the teacher predicts, in words; ``names`` are those of the classes."""
+        return f"{names[self.label]} for {100 * self.share:.0f} % of the items of other classes"
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ class TeacherCheck:
         if not self.items:
             return f"teacher: not checked, as nothing of {key_of(self.source)} decodes"
         return (
-            f"teacher: right about {self.correct:,} of {self.items:,} items of"
+            f"teacher: correct for {self.correct:,} of {self.items:,} items of"
             f" {key_of(self.source)} ({100 * self.correct / self.items:.1f} %);"
-            f" by chance it would be {100 * self.chance:.1f} %"
+            f" chance would give {100 * self.chance:.1f} %"
         )
 
     def as_row(self) -> dict[str, object]:
@@ -88,12 +88,12 @@ class TeacherCheck:
         """Yield a line for each reason not to filter with this teacher."""
         if self.is_guess:
             yield (
-                f"the teacher is no better than a guess about {key_of(self.source)}: what it keeps"
-                " and drops is chance. Check its classes and their order, and that `clip` and"
+                f"the teacher is no better than chance on {key_of(self.source)}, and so is what it"
+                " keeps. Check its classes and their order, and that `clip` and"
                 " `evaluation.test` are those that it was trained for"
             )
         if self.favourite:
-            yield f"the teacher says {self.favourite} in {key_of(self.source)}"
+            yield f"the teacher predicts {self.favourite} in {key_of(self.source)}"
 
     @property
     def is_guess(self) -> bool:
