@@ -117,7 +117,7 @@ def test_the_last_of_repeated_settings_wins():
         ("--dry-run", "--dry-run: expected a value after it, got none."),
         ("--dry-run seed=3", "--dry-run: expected a whole number, got seed=3."),
         ("--print-config=3", "--print-config: expected no value, got 3."),
-        ("caf\udce9=1", "expected arguments in UTF-8, got caf\\xe9=1, a name that is not."),
+        ("caf\udce9=1", "expected arguments in UTF-8, got caf\\xe9=1, which is not."),
     ],
 )
 def test_mistake_says_what_was_meant(capsys, words, message):

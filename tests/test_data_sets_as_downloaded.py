@@ -15,23 +15,19 @@ ZUMBA = [f"YoYo/v_YoYo_g0{group}_c01.avi" for group in (1, 8)]
 
 
 @pytest.mark.parametrize("classes", ["", "classes: ucfTrainTestlist/classInd.txt"])
-@pytest.mark.parametrize("root", ["UCF-101", "."])
-def test_ucf101(tmp_path, classes, root):
+def test_ucf101(tmp_path, classes):
     add_media(tmp_path / "UCF-101", *ARCHERY, *HANDSTAND, *ZUMBA)
     lists = tmp_path / "ucfTrainTestlist"
     add_text(lists, "classInd.txt", "1 Archery\n2 HandstandPushups\n3 YoYo\n", ending="\r\n")
     train = f"{ARCHERY[1]} 1\n{HANDSTAND[1]} 2\n{ZUMBA[1]} 3\n"
     add_text(lists, "trainlist01.txt", train, ending="\r\n")
     add_text(lists, "testlist01.txt", f"{ZUMBA[0]}\n{ARCHERY[0]}\n{HANDSTAND[0]}\n", ending="\r\n")
-    if root == ".":  # as where the lists lie among the classes
-        os.rename(tmp_path / "UCF-101", tmp_path / "media")
-        root = "media"
 
     found = open_folder(
         tmp_path,
         f"{classes}\nsources:\n  ucf:"
-        f" {{kind: video, root: {root}, list: ucfTrainTestlist/trainlist01.txt}}\nevaluation:\n"
-        f"  source: {{kind: video, root: {root}, list: ucfTrainTestlist/testlist01.txt}}",
+        " {kind: video, root: UCF-101, list: ucfTrainTestlist/trainlist01.txt}\nevaluation:\n"
+        "  source: {kind: video, root: UCF-101, list: ucfTrainTestlist/testlist01.txt}",
     )
     names = ["Archery", "HandstandPushups", "YoYo"]
     assert found.classes == names and set(found.forms.values()) == {"ucf101"}

@@ -117,6 +117,13 @@ def test_program_of_a_terminal_has_a_terminal(tmp_path):
     assert (tmp_path / "log").read_text() == " 123\n"
 
 
+def test_log_has_the_last_line_of_a_program_that_is_killed(tmp_path):
+    program = "import os, sys; sys.stderr.write('0%\\r7%\\r8%'); sys.stderr.flush(); os.abort()"
+    with ProgramLog(tmp_path / "log") as log, log.copying_stderr() as stderr:
+        subprocess.run([sys.executable, "-c", program], stderr=stderr, check=False)
+    assert (tmp_path / "log").read_text() == "8%\n"
+
+
 def test_log_that_cannot_be_written_is_done_without(tmp_path):
     (tmp_path / "logs").write_text("no folder")
     with ProgramLog(tmp_path / "logs/step.log") as log, log.copying_stderr() as stderr:

@@ -116,10 +116,7 @@ def test_files_that_break_later_do_not_end_a_run(own_media, tmp_path, caplog, ra
     assert sorted(row["path"] for row in rows) == sorted(map(str, bad))
     assert all(row["state"] == "quarantined" and row["reason"] for row in rows)
     assert {row["source"] for row in rows} == {"photos", "evaluation"}
-    assert (
-        f"photos: quarantined: {bad[0]}: file: not a photo: text"
-        in done.stderr + caplog.text
-    )
+    assert f"photos: quarantined: {bad[0]}: file: not a photo: text" in done.stderr + caplog.text
     assert "bad files: photos 2, " in done.stdout and "/4), mean class" in done.stdout
     assert ", 1 items unreadable" in done.stdout
     metrics = read_rows(tmp_path / "run" / "metrics.jsonl")

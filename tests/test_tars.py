@@ -10,6 +10,7 @@ import pytest
 from helpers.small_builds import read_members, write
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.reader import CatalogReader
+from omnidali.catalog.listing.scan import source_class_names
 from omnidali.catalog.listing.tars import find_tars
 from omnidali.config.sources import SourceConfig
 from omnidali.errors import UserError
@@ -198,6 +199,15 @@ def test_whole_numbers_are_labels_however_they_are_written(tmp_path, label, expe
     data = f'{{"label": {label}}}'.encode()
     make_tar(tmp_path / "a.tar", [("d/x.jpg", photo(1)), ("d/x.json", data)])
     assert [member.label for member in read_members(tmp_path, "a.tar")[0]] == [expected]
+
+
+def test_words_in_tars_that_are_links_name_the_classes(tmp_path):
+    make_tar(tmp_path / "far.tar", [("1.jpg", photo(1)), ("1.cls", b"cat")])
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web/a.tar").symlink_to(tmp_path / "far.tar")
+    for links, names in (("follow", ["cat"]), ("below", None)):
+        source = SourceConfig(kind="image", root="web", tars="*.tar", links=links)
+        assert source_class_names("w", source, tmp_path) == names
 
 
 @pytest.mark.parametrize("ending, program", [("gz", "gzip"), ("xz", "lzma"), ("bz2", "bz2")])

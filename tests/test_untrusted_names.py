@@ -206,7 +206,7 @@ def test_commands_succeed(done):
     assert {what: codes[what] for what in good} == dict.fromkeys(good, 0), said
     assert codes["motion"] in (0, 2) and codes["lint"] in (0, 1), said
     assert [codes[what] for what in ("unknown", "name", "config", "bytes")] == [2] * 4, said
-    assert "a name that is not. Rename" in said
+    assert "which is not. Rename" in said
 
 
 def test_output_has_no_control_characters(done):

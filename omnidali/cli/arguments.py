@@ -133,7 +133,7 @@ def _check_words(
         UserError(
             prog,
             "arguments in UTF-8",
-            f"{text}, a name that is not",
+            f"{text}, which is not",
             "Rename the file or folder, or make a link to it that has another name.",
         )
         for text in arguments

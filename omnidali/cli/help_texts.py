@@ -15,7 +15,7 @@ _INTRODUCTION = """\
 Every setting of a config, with its default. On a command line a setting is
 written as here, key=value; in a config file, the parts of its key are nested.
 Values are YAML; null clears a setting. On a command line, text is taken as it
-is: sources.web.pattern={id}.mp4 needs no quotes but the shell's.
+is: sources.web.pattern={id}.mp4 needs only the shell's quotes.
 """
 
 

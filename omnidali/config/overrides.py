@@ -44,7 +44,7 @@ def apply_override(values: dict, text: str) -> None:
         raise UserError(
             f"override {key}",
             "text in UTF-8",
-            f"{value}, a name that is not",
+            f"{value}, which is not",
             "Rename the file or folder, or make a link to it that has another name.",
         )
 

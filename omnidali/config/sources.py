@@ -76,6 +76,11 @@ class MediaConfig:
     )
 
     @property
+    def follows_links(self) -> bool:
+        """Whether links may lead out of the root."""
+        return self.links == "follow"
+
+    @property
     def media_kind(self) -> MediaKind:
         """``kind`` with its facts."""
         return MediaKind(self.kind)

@@ -57,8 +57,8 @@ def _launch(arguments: Sequence[str]) -> tuple[int, str]:
             return 128 - first.exitcode, f"killed by {first.signal_name()}"
         # the first one to be noticed may have ended because of another
         known = [failure for failure in failed.failures.values() if _has_text(failure)]
-        told = min(known, key=lambda failure: failure.timestamp, default=first)
-        return told.exitcode, told.message if known else ""
+        reported = min(known, key=lambda failure: failure.timestamp, default=first)
+        return reported.exitcode, reported.message if known else ""
     except SignalException as stopped:
         return 128 + stopped.sigval, f"ended by {signal.Signals(stopped.sigval).name}"
     return 0, ""

@@ -12,7 +12,7 @@ from pathlib import Path
 from omnidali.utils.untrusted_text import for_terminal
 
 _STDERR = 2
-_PIECE = 1 << 16  # bytes
+_CHUNK = 1 << 16  # bytes
 _LAST_WORDS = 5.0  # seconds for what is still on its way when the program has ended
 
 
@@ -42,7 +42,6 @@ class ProgramLog:
         self.path: Path | None = None
         self._lock = threading.Lock()
         self._file: int | None = None
-        self._begun = b""  # of a line of stderr
         if path is not None:
             with contextlib.suppress(OSError):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,17 +85,23 @@ class ProgramLog:
             copier.join(_LAST_WORDS)
 
     def _copy(self, reader: int) -> None:
+        begun = b""  # of a line
         with contextlib.suppress(OSError):  # the end of a terminal is an error
-            while piece := os.read(reader, _PIECE):
+            while chunk := os.read(reader, _CHUNK):
                 with contextlib.suppress(OSError):
-                    os.write(_STDERR, piece)
-                *lines, self._begun = (self._begun + piece).split(b"\n")
+                    os.write(_STDERR, chunk)
+                *lines, begun = (begun + chunk).split(b"\n")
                 for line in lines:
-                    # of a bar, its last state
-                    last = line.rstrip(b"\r").rpartition(b"\r")[2]
-                    self.add(last.decode("utf-8", "backslashreplace"))
-                self._begun = self._begun[-_PIECE:]  # a bar is one line for hours
+                    self._add_last_state(line)
+                begun = begun[-_CHUNK:]  # a bar is one line for hours
         os.close(reader)
+        if begun:  # a program that is killed ends no line
+            self._add_last_state(begun)
+
+    def _add_last_state(self, line: bytes) -> None:
+        """Write a line of stderr; of a bar, which overwrites itself, what it showed at last."""
+        last = line.rstrip(b"\r").rpartition(b"\r")[2]
+        self.add(last.decode("utf-8", "backslashreplace"))
 
 
 def _open_like_stderr() -> tuple[int, int]:

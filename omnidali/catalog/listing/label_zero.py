@@ -34,7 +34,7 @@ def find_zero(name: str, source: MediaConfig, data_root: Path) -> str | None:
 def _tar_labels(scan: SourceScan) -> Iterator[tuple[str, str]]:
     """Yield (label, place) of the members of a source's tars."""
     for tar in scan.tars():
-        members, _ = read_tar(scan.root, tar, scan.config.media_kind, scan.follows_links)
+        members, _ = read_tar(scan.root, tar, scan.config.media_kind, scan.config.follows_links)
         for member in members:
             if member.label:
                 yield member.label, f"{tar}: {member.name}"

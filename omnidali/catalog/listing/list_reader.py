@@ -92,7 +92,7 @@ def read_list(
         root,
         leave_out,
         is_item=lambda line: bool(line[1:2].strip()) and fits(line),
-        follows_links=source.links == "follow",
+        follows_links=source.follows_links,
     )
     make = partial(
         ListFile,

@@ -56,11 +56,6 @@ class SourceScan:
     classes: list[str] | None
 
     @property
-    def follows_links(self) -> bool:
-        """Whether links may lead out of the root."""
-        return self.config.links == "follow"
-
-    @property
     def split(self) -> str:
         """``train`` or ``test``: the part that is read of a list that holds both."""
         if self.config.split != "auto":
@@ -156,7 +151,7 @@ class SourceScan:
                 source.media_kind,
                 self.classes,
                 left_out=left_out,
-                follows_links=self.follows_links,
+                follows_links=self.config.follows_links,
             )
             entries = whole_files(found, source)
             watched = folders
@@ -207,7 +202,7 @@ class SourceScan:
     def _from_tars(self, tars: list[str], labels: Labels, left_out: LeftOut) -> Iterator[ScanRow]:
         for name in tars:
             kind = self.config.media_kind
-            members, unused = read_tar(self.root, name, kind, self.follows_links)
+            members, unused = read_tar(self.root, name, kind, self.config.follows_links)
             for item in unused:
                 left_out.add(*item)
             for member, offset, size, text in members:
@@ -230,7 +225,7 @@ def source_class_names(name: str, source: MediaConfig, data_root: Path) -> list[
         texts = {
             member.label
             for tar in find_tars(root, source.tars, f"{key_of(name)}.tars")
-            for member in read_tar(str(root), tar, source.media_kind)[0]
+            for member in read_tar(str(root), tar, source.media_kind, source.follows_links)[0]
             if member.label is not None
         }
         return None if all(text.isdigit() for text in texts) else sorted(texts)

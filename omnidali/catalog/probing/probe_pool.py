@@ -87,7 +87,7 @@ class ProbePool:
             pattern=source.pattern or FRAME_PATTERN,
             root=root,
             decodes_all=decodes_all,
-            follows_links=source.links == "follow",
+            follows_links=source.follows_links,
         )
         batch_size = BATCH.get(source.media_kind, 1)
         waiting = iter(requests)

@@ -10,8 +10,6 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _URL = re.compile(
     r"[A-Za-z][A-Za-z0-9+.-]*://|(file|concat|concatf|pipe|data|subfile|crypto|async|cache|fd):"
 )
-
-
 OUTSIDE = "absolute path that is not below the root (root: / takes any)"
 LEAVES = "path leaves the root"
 LINK_LEAVES = "link that leads out of the root (links: follow takes any)"
