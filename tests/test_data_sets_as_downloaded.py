@@ -1,7 +1,6 @@
 """Data sets in the layouts in which people download them: read as they are, with equal labels."""
 
 import json
-import os
 
 import pytest
 
