@@ -25,7 +25,6 @@ from helpers.avif_files import (
     picture_avif,
 )
 from helpers.oriented_images import decoded, made_picture, media_with, tiff
-from helpers.plans import table_with
 from omnidali.catalog.probing import avif_support, image_probe
 from omnidali.catalog.probing.avif_support import decodes_avif
 from omnidali.catalog.probing.file_span import FileSpan
@@ -34,7 +33,6 @@ from omnidali.catalog.probing.image_header import read_image_header
 from omnidali.catalog.probing.image_probe import IMAGE_HEADER_BYTES, check_image, probe_image
 from omnidali.catalog.probing.limits import MAX_HIDDEN, UnsupportedMediaError
 from omnidali.curation.copies.encode import encode_image
-from omnidali.decoding.routes import choose_routes
 from omnidali.errors import DecodeError
 
 if not decodes_avif():
@@ -249,9 +247,3 @@ def test_file_that_is_replaced_after_the_probe_meets_the_limits(tmp_path):
     (tmp_path / "photo").write_bytes(HOSTILE["huge picture of a small size"][0])
     with pytest.raises(DecodeError, match="too large"):
         decoded(media, [(0, 0, 30, 30)], 30)
-
-
-def test_dali_gets_no_avif():
-    codecs = ["avif", "avif:rotated", "jpeg"]
-    routes = choose_routes(table_with(codecs, "image"), "auto", (9, 0))
-    assert routes.decoders == {"avif": "cpu", "avif:rotated": "cpu", "jpeg": "dali"}

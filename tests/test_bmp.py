@@ -10,13 +10,11 @@ import pytest
 from conftest import media_of
 from helpers.bmp_files import MASKS, MASKS_555, MASKS_565, RLE4, RLE8, bmp, bottom_up, top_down
 from helpers.oriented_images import decoded, made_picture, media_with
-from helpers.plans import table_with
 from omnidali.catalog.probing.file_span import FileSpan
 from omnidali.catalog.probing.image_header import read_image_header
 from omnidali.catalog.probing.image_probe import IMAGE_HEADER_BYTES, check_image, probe_image
 from omnidali.catalog.probing.limits import UnsupportedMediaError
 from omnidali.curation.copies.encode import encode_image
-from omnidali.decoding.routes import choose_routes
 from omnidali.errors import DecodeError
 
 WIDTH, HEIGHT = 37, 30
@@ -207,12 +205,6 @@ def test_training_copy_is_a_jpeg(tmp_path):
     assert (copy.codec, copy.width, copy.height) == ("jpeg", WIDTH, HEIGHT)
     picture = cv2.imread(str(tmp_path / "copy"), cv2.IMREAD_COLOR_RGB)
     assert np.abs(picture.astype(int) - PICTURE).mean() < 6
-
-
-def test_dali_gets_no_bmp():
-    routes = choose_routes(table_with(["jpeg", "bmp"], "image"), "auto", (9, 0))
-    assert routes.decoders == {"jpeg": "dali", "bmp": "cpu"}
-    assert routes.causes["bmp"] == "in bmp, which DALI does not decode on this GPU"
 
 
 def test_size_of_the_second_header_is_checked():

@@ -14,7 +14,7 @@ from omnidali.catalog.listing.scan import SourceScan
 from omnidali.config.schema import Config, EvaluationConfig
 from omnidali.config.sources import MediaConfig, SourceConfig
 from omnidali.errors import UserError
-from omnidali.loading.class_names import find_names, found_names
+from omnidali.loading.class_names import class_names_from, find_names
 from omnidali.loading.data import open_data
 from omnidali.media_kind import MediaKind
 from omnidali.testing.numbered_media import write_image
@@ -239,7 +239,7 @@ def test_folders_named_by_their_numbers_fit_numbered_lists(tmp_path):
     assert find_names(config) == ["000", "001", "002"]
     assert labels_of(config)["evaluation"] == [2, 0]
     # sorted as text, 10 comes before 2: a list's 10 is the folder 10, and a 1 is none
-    names = found_names(["0", "10", "2"], "the folders of sources.target")
+    names = class_names_from(["0", "10", "2"], "the folders of sources.target")
     path = write(tmp_path / "l.txt", numbers(10, 2))
     source = MediaConfig(kind="image", root="images", list=str(path))
     rows = SourceScan.of("s", source, tmp_path, names).read(LeftOut())[1]

@@ -10,9 +10,10 @@ import pytest
 from helpers.data_sets import FRAMES, add_frames, add_media, add_text, open_folder
 
 
-@pytest.mark.parametrize("separator", [" ", ","])
-@pytest.mark.parametrize("root", ["/", "{folder}", "{folder}/kinetics"])
-def test_pyslowfast_csv_with_absolute_paths(tmp_path, separator, root):
+@pytest.mark.parametrize(
+    "root, separator", [("/", " "), ("{folder}", ","), ("{folder}/kinetics", " ")]
+)
+def test_pyslowfast_csv_with_absolute_paths(tmp_path, root, separator):
     for part in ("train", "val"):
         files = [f"{part}/{name}/{part} {n}.mp4" for n, name in enumerate(("eating cake", "yoga"))]
         add_media(tmp_path / "kinetics", *files)

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from helpers.list_files import read_file, read_text
+from helpers.list_files import names_in, read_file, read_text
 from helpers.small_builds import write
 from omnidali.catalog.listing.class_files import read_class_names
 from omnidali.catalog.listing.labels import Labels
 from omnidali.catalog.listing.list_file import Entry
-from omnidali.catalog.listing.list_reader import find_class_names, read_list
+from omnidali.catalog.listing.list_reader import read_list
 from omnidali.catalog.listing.list_recognition import recognise
 from omnidali.config.sources import MediaConfig
 from omnidali.curation.lint.findings import writing_issues
@@ -52,10 +52,10 @@ def test_ucf101_takes_the_class_from_the_folder(tmp_path, numbers):
 @pytest.mark.parametrize("numbers, order", [(True, (2, 0, 1)), (False, (1, 2, 0))])
 def test_ucf101_names_its_classes_in_the_order_of_their_numbers(tmp_path, numbers, order):
     path = write(tmp_path / "trainlist01.txt", ucf101(numbers, order))
-    assert find_class_names(path, VIDEO, "s") == UCF101_NAMES
+    assert names_in(path) == UCF101_NAMES
     reverse = ucf101().replace(" 1", " 9")  # sorted by number, not by name
     if numbers:
-        names = find_class_names(write(path, reverse), VIDEO, "s")
+        names = names_in(write(path, reverse))
         assert names == [*UCF101_NAMES[1:], UCF101_NAMES[0]]
 
 
@@ -119,7 +119,7 @@ def test_hmdb51_gives_one_part_of_each_class(splits, root):
         )
         assert form == "hmdb51"
         assert [(entry.path, entry.label) for entry in entries] == [(files[0], 0), (files[1], 1)]
-        assert find_class_names(paths, VIDEO, "s", split=split) == names
+        assert names_in(splits / "*_test_split1.txt", split=split) == names
 
 
 def test_files_of_hmdb51_lie_where_the_pattern_says(splits):
@@ -173,7 +173,7 @@ def test_something_something_takes_the_class_from_the_template(tmp_path, indent)
     assert read_text(tmp_path, text, SOMETHING_NAMES, pattern="{label}/{id}.mp4")[1][1].path == (
         "Putting number of something onto something/42.mp4"
     )
-    assert find_class_names(tmp_path / "list.txt", VIDEO, "s") == SOMETHING_NAMES
+    assert names_in(tmp_path / "list.txt") == SOMETHING_NAMES
     # its file of labels, as class names and as a label map
     labels = {name: str(1 - number) for number, name in enumerate(SOMETHING_NAMES)}
     names = read_class_names(write(tmp_path / "labels.json", json.dumps(labels)))

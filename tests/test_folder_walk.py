@@ -129,3 +129,15 @@ def test_many_links_to_each_other_end(tmp_path):
     write_image(tmp_path / "cat/30/1.jpg", 0, 40, 30)
     visited = list(FolderWalk(tmp_path, LeftOut()).folders(["cat"]))
     assert len(visited) == 1 + 1 + 31
+
+
+def test_links_to_themselves_stop_nothing(tmp_path):
+    write_image(tmp_path / "cat/1.jpg", 0, 40, 30)
+    for folder in (tmp_path, tmp_path / "cat"):
+        (folder / "loop").symlink_to("loop")
+    entries, left_out = listed(tmp_path)
+    assert entries == [("cat/1.jpg", 0)]
+    assert left_out == {
+        ("loop", "link that leads to itself"),
+        ("cat/loop", "link that leads to itself"),
+    }

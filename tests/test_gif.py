@@ -9,14 +9,12 @@ import pytest
 
 import omnidali
 from conftest import media_of
-from helpers.plans import table_with
 from helpers.raw_gif import BACKGROUND, KEEP, PREVIOUS, GifPicture, gif
 from omnidali.catalog.probing.file_span import FileSpan
 from omnidali.catalog.probing.limits import MAX_VIDEO_PIXELS, UnsupportedMediaError
 from omnidali.catalog.probing.video_probe import probe_video
 from omnidali.curation.copies.encode import RECIPES, encode_video
 from omnidali.decoding.decoders import decode_thumbnail
-from omnidali.decoding.routes import choose_routes
 
 WIDTH, HEIGHT = 64, 48
 COUNT = 24
@@ -110,12 +108,6 @@ def test_training_copy_has_all_frames(tmp_path):
     media = media_of(write(tmp_path / "a.gif"))
     assert encode_video(media, tmp_path / "copy.mp4", RECIPES["fast"], 48) == 0
     assert omnidali.count_frames(tmp_path / "copy.mp4") == COUNT
-
-
-def test_dali_gets_no_gif(tmp_path):
-    routes = choose_routes(table_with(["gif", "h264"]), "auto", (9, 0))
-    assert routes.decoders == {"gif": "cpu", "h264": "dali"}
-    assert routes.causes["gif"] == "in gif, which DALI does not decode on this GPU"
 
 
 def test_still_gif_is_no_video(tmp_path):

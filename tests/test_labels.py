@@ -4,13 +4,11 @@ import json
 
 import pytest
 
-from helpers.list_files import read_file, read_text
+from helpers.list_files import names_in, read_file, read_text
 from helpers.small_builds import write
 from omnidali.catalog.listing.class_files import ClassNames, read_class_names, read_label_map
 from omnidali.catalog.listing.labels import label_text
 from omnidali.catalog.listing.list_file import Entry
-from omnidali.catalog.listing.list_reader import find_class_names
-from omnidali.config.sources import MediaConfig
 from omnidali.errors import UserError
 
 
@@ -50,11 +48,8 @@ def test_labels_of_lists_may_be_class_names(tmp_path):
     with pytest.raises(UserError, match="or one of 2 class names, got 'chess'"):
         read_text(tmp_path, "a.mp4 chess\n", names)
     path = write(tmp_path / "k.csv", KINETICS + "zoo,a,0,10,train\nant,b,0,10,train\n")
-    assert find_class_names(path, MediaConfig(kind="video"), "s") == ["ant", "zoo"]
-    assert (
-        find_class_names(write(tmp_path / "l.txt", "a.mp4 3\n"), MediaConfig(kind="video"), "s")
-        is None
-    )
+    assert names_in(path) == ["ant", "zoo"]
+    assert names_in(write(tmp_path / "l.txt", "a.mp4 3\n")) is None
 
 
 @pytest.mark.parametrize(
@@ -168,7 +163,7 @@ def test_unicode_forms_of_a_name_are_one(tmp_path):
         assert read_text(tmp_path, f"a.mp4 {listed}\n", names)[1] == [Entry("a.mp4", 1)]
         assert read_text(tmp_path, f"a.mp4 {listed}\n", mapping={known: 2})[1][0].label == 2
     path = write(tmp_path / "l.txt", f"a.mp4 {composed}\nb.mp4 {split}\n")
-    assert find_class_names(path, MediaConfig(kind="video"), "s") == [composed]
+    assert names_in(path) == [composed]
 
 
 @pytest.mark.parametrize("first", [0, 1])

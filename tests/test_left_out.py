@@ -1,7 +1,9 @@
 """What is left out of a source is named in a table, with list, line and reason."""
 
+import contextlib
 import csv
 import os
+import sqlite3
 
 import pytest
 
@@ -10,9 +12,10 @@ from omnidali.catalog.build import REPEATED, build_catalog
 from omnidali.catalog.database.left_out_table import left_out_path
 from omnidali.catalog.database.listed_items import FEWER_FRAMES
 from omnidali.catalog.database.reader import CatalogReader
+from omnidali.catalog.listing.folders import NO_FRAME
 from omnidali.catalog.probing.root_guard import LINK_LEAVES, OUTSIDE
 from omnidali.config.sources import SourceConfig
-from omnidali.errors import NoUsableFilesError
+from omnidali.errors import NoUsableFilesError, UserError
 from omnidali.testing.numbered_media import write_image
 
 
@@ -155,3 +158,61 @@ def test_new_list_that_fits_the_pattern_is_read(linked):
     write(linked / "lists/b.txt", "3.jpg 0\ngone.jpg 1\n")
     summary, rows = build(linked, list="lists/*.txt")
     assert summary.usable == 2 and shown(rows) == [("gone.jpg", "b.txt", "2")]
+
+
+def test_refused_start_leaves_the_table_as_it_was(linked):
+    write(linked / "l.txt", "1.jpg 0\n1.jpg 0\ngone.jpg 0\n")
+    _, rows = build(linked, list="l.txt")
+    for bad in ("1.jpg 0\nsays nothing\n", b"1.jpg 0\n\xff 0\n"):
+        kept = (linked / "l.txt").read_bytes()
+        stamp = (linked / "l.txt").stat().st_mtime_ns
+        write(linked / "l.txt", bad)
+        with pytest.raises(UserError):
+            build(linked, list="l.txt")
+        assert rows_of(linked) == rows
+        write(linked / "l.txt", kept)
+        os.utime(linked / "l.txt", ns=(stamp, stamp))
+        assert build(linked, list="l.txt")[1] == rows
+
+
+def test_file_that_moves_into_or_out_of_the_root_is_looked_at_again(tmp_path):
+    """Behind a folder that becomes a link, with the same size and time."""
+    write_image(tmp_path / "pics/1.jpg", 1, 40, 30)
+    write_image(tmp_path / "raw/v/2.jpg", 2, 40, 30)
+    (tmp_path / "pics/v").symlink_to("../raw/v")
+    write(tmp_path / "l.txt", "1.jpg 0\nv/2.jpg 1\n")
+    for _ in range(2):
+        assert build(tmp_path, list="l.txt")[0].refused == {LINK_LEAVES: 1}
+        (tmp_path / "pics/v").unlink()
+        (tmp_path / "raw/v").rename(tmp_path / "pics/v")
+        assert build(tmp_path, list="l.txt")[0].usable == 2
+        (tmp_path / "pics/v").rename(tmp_path / "raw/v")
+        (tmp_path / "pics/v").symlink_to("../raw/v")
+
+
+def test_folders_without_a_readable_frame_are_named(tmp_path):
+    write_image(tmp_path / "pics/cat/ok/img_00001.jpg", 0, 40, 30)
+    for name in ("cat/notes.txt", "cat/v/img_1.ppm", "cat/w/1.tiff", "cat/x/.img.jpg"):
+        write(tmp_path / "pics" / name, "P6")
+    summary, rows = build(tmp_path, kind="frames")
+    assert summary.usable == 1
+    assert [row["path"] for row in rows] == ["cat", "cat/v", "cat/w", "cat/x"]
+    assert {row["reason"] for row in rows} == {NO_FRAME}
+
+
+def test_lists_with_odd_names_are_named_all_the_same(tmp_path):
+    write_image(tmp_path / "pics/1.jpg", 1, 40, 30)
+    for name in (b"a\xff.txt", b"b.txt"):
+        write(tmp_path / "lists" / os.fsdecode(name), "1.jpg 0\n#x.jpg 0\n")
+    _, rows = build(tmp_path, list="lists/*.txt")
+    assert "a\\xff.txt" in {row["list"].rpartition("/")[2] for row in rows}
+
+
+def test_catalog_that_only_counted_promises_no_table(tmp_path):
+    write_image(tmp_path / "pics/cat/1.jpg", 0, 40, 30)
+    write(tmp_path / "pics/cat/notes.txt", "x")
+    assert "each in" in str(build(tmp_path)[0])
+    with contextlib.closing(sqlite3.connect(tmp_path / "c.sqlite")) as db:
+        db.execute("DELETE FROM left_out")
+        db.commit()
+    assert "1 left out" in str(build(tmp_path)[0]) and "each in" not in str(build(tmp_path)[0])

@@ -10,7 +10,7 @@ import pytest
 
 from helpers.small_builds import IMAGES, make_images, run_build, write
 from omnidali.catalog.probing import missing_hint
-from omnidali.catalog.probing.missing_hint import MISSING, missing_state
+from omnidali.catalog.probing.missing_hint import MISSING, MissingFiles
 from omnidali.catalog.probing.probe_child import ProbeRequest, ProbeTask, probe_file
 from omnidali.curation.lint.file_checks import check_files
 from omnidali.curation.lint.findings import Issues
@@ -52,11 +52,9 @@ CASES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def no_counts():
-    """What is known of the folders of other tests is forgotten."""
-    missing_hint._asked.clear()
-    missing_hint._not_below.clear()
+@pytest.fixture
+def state_of():
+    return MissingFiles().state_of
 
 
 @pytest.fixture
@@ -76,53 +74,53 @@ def make(root, name):
 @pytest.mark.parametrize("many", [1, 50], ids=["few", "many"])
 @pytest.mark.parametrize("kind, there, listed, hint", CASES)
 def test_file_under_another_form_of_its_name_is_hinted_at(
-    root, monkeypatch, kind, there, listed, hint, many
+    root, state_of, monkeypatch, kind, there, listed, hint, many
 ):
     """Also where the names of a folder are read at once, as many of its files are missing."""
     monkeypatch.setattr(missing_hint, "_MANY", 20)
     make(root, there)
     for _ in range(many):
-        state = missing_state(root, listed, MediaKind(kind))
+        state = state_of(root, listed, MediaKind(kind))
     assert state.startswith(f"{MISSING} (") and hint in state
-    assert missing_state(root, f"other {listed}", MediaKind(kind)) == MISSING
+    assert state_of(root, f"other {listed}", MediaKind(kind)) == MISSING
 
 
-def test_state_has_no_name_so_that_files_are_counted_together(root):
+def test_state_has_no_name_so_that_files_are_counted_together(root, state_of):
     states = set()
     for n in range(30):
         make(root, f"{n}.mp4")
-        states.add(missing_state(root, f"{n}.webm", MediaKind.VIDEO))
+        states.add(state_of(root, f"{n}.webm", MediaKind.VIDEO))
     assert len(states) == 1
 
 
-def test_no_hint_leads_out_of_the_root(root, tmp_path):
+def test_no_hint_leads_out_of_the_root(root, state_of, tmp_path):
     make(str(tmp_path / "data"), "secret.mp4")
     os.symlink(tmp_path / "data", os.path.join(root, "out"))
     for listed in ('"../secret.mp4"', "..\\secret.mp4", "%2e%2e/secret.mp4", "out/secret.webm"):
-        assert missing_state(root, listed, MediaKind.VIDEO) == MISSING
+        assert state_of(root, listed, MediaKind.VIDEO) == MISSING
     # with the user's leave
-    hint = missing_state(root, "out/secret.webm", MediaKind.VIDEO, follows_links=True)
+    hint = state_of(root, "out/secret.webm", MediaKind.VIDEO, follows_links=True)
     assert "there with the ending .mp4" in hint
-    assert missing_state(root, f'"{tmp_path}/data/secret.mp4"', MediaKind.VIDEO) == MISSING
+    assert state_of(root, f'"{tmp_path}/data/secret.mp4"', MediaKind.VIDEO) == MISSING
 
 
 def test_link_to_nothing_is_told_from_a_missing_file(root):
     os.symlink("gone.mp4", os.path.join(root, "a.mp4"))
     task = ProbeTask(MediaKind.VIDEO, "", root, decodes_all=False)
-    state, probe = probe_file(task, ProbeRequest(1, "a.mp4"), 0)
+    state, probe = probe_file(task, ProbeRequest(1, "a.mp4"), 0, MissingFiles())
     assert (state, probe) == ("missing file (a link to a file that is gone)", None)
 
 
-def test_files_that_come_later_are_seen(root, monkeypatch):
+def test_files_that_come_later_are_seen(root, state_of, monkeypatch):
     """The names of a folder that changes are read again."""
     monkeypatch.setattr(missing_hint, "_MANY", 0)
-    assert missing_state(root, "a.webm", MediaKind.VIDEO) == MISSING
+    assert state_of(root, "a.webm", MediaKind.VIDEO) == MISSING
     make(root, "a.mp4")
     os.utime(root, ns=(0, 10**18))
-    assert "there with the ending .mp4" in missing_state(root, "a.webm", MediaKind.VIDEO)
+    assert "there with the ending .mp4" in state_of(root, "a.webm", MediaKind.VIDEO)
 
 
-def test_a_list_of_missing_files_asks_the_disk_rarely(root, monkeypatch):
+def test_a_list_of_missing_files_asks_the_disk_rarely(root, state_of, monkeypatch):
     """A list of a million files costs no ten million questions to a network disk."""
     for n in range(100):
         make(root, f"videos/{n}.avi")
@@ -130,7 +128,7 @@ def test_a_list_of_missing_files_asks_the_disk_rarely(root, monkeypatch):
     exists = os.path.lexists
     monkeypatch.setattr(os.path, "lexists", lambda path: asked.append(path) or exists(path))
     for n in range(5000):
-        assert missing_state(root, f"videos/x{n}.mp4", MediaKind.VIDEO) == MISSING
+        assert state_of(root, f"videos/x{n}.mp4", MediaKind.VIDEO) == MISSING
     assert len(asked) < 500
 
 
@@ -139,18 +137,17 @@ def test_folders_of_the_root_are_not_searched_for_ever(root, monkeypatch):
         make(root, f"{name}/0.mp4")
     make(root, ".hidden/2.mp4")
     make(root, "a\nb/2.mp4")
-    assert missing_state(root, "2.mp4", MediaKind.VIDEO) == MISSING
-    missing_hint._not_below.clear()
+    assert MissingFiles().state_of(root, "2.mp4", MediaKind.VIDEO) == MISSING
+    missing = MissingFiles()
     asked = []
     exists = os.path.lexists
     monkeypatch.setattr(os.path, "lexists", lambda path: asked.append(path) or exists(path))
     for n in range(100):
-        assert missing_state(root, f"x{n}/1.mp4", MediaKind.VIDEO) == MISSING
+        assert missing.state_of(root, f"x{n}/1.mp4", MediaKind.VIDEO) == MISSING
     assert len([path for path in asked if "/val/" in path]) == 20
     # the root is right where it holds the first folder
-    missing_hint._not_below.clear()
     make(root, "train/cat/9.mp4")
-    assert missing_state(root, "cat/9.mp4", MediaKind.VIDEO) == MISSING
+    assert MissingFiles().state_of(root, "cat/9.mp4", MediaKind.VIDEO) == MISSING
 
 
 def test_start_counts_hints_with_an_example(tmp_path):

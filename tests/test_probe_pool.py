@@ -26,7 +26,7 @@ original = worker.probe_file
 def time_flies():
     signal.setitimer(signal.ITIMER_REAL, signal.getitimer(signal.ITIMER_REAL)[0] / 40)
     time.sleep(1000)
-def probe_file(task, request, size):
+def probe_file(task, request, size, missing):
     root, path = task.root, request.path
     if "segfault" in path or ("later" in path and os.path.exists(os.path.join(root, "poisoned"))):
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -41,7 +41,7 @@ def probe_file(task, request, size):
     if "lie" in path:
         os.write(1, b"[]")
         os._exit(0)
-    return original(task, request, size)
+    return original(task, request, size, missing)
 worker.probe_file = probe_file
 worker.main({memory})
 """.strip().replace("\n", "\\n")

@@ -123,6 +123,22 @@ def test_facts_decide_for_each_file(codec, width, height, reason):
     assert reasons_of(table, "auto", None) == [TAKEN, TAKEN]  # nobody asks for DALI
 
 
+@pytest.mark.parametrize(
+    "kind, codec, cause",
+    [
+        ("image", "avif", "in avif, which DALI does not decode on this GPU"),
+        ("image", "avif:rotated", "rotated"),
+        ("image", "bmp", "in bmp, which DALI does not decode on this GPU"),
+        ("video", "gif", "in gif, which DALI does not decode on this GPU"),
+    ],
+)
+def test_dali_gets_no_file_of_a_format_that_it_does_not_decode(kind, codec, cause):
+    taken = "jpeg" if kind == "image" else "h264"
+    routes = choose_routes(table_with([codec, taken], kind), "auto", HOPPER)
+    assert routes.decoders == {codec: "cpu", taken: "dali"}
+    assert routes.causes[codec] == cause
+
+
 def test_limits_of_the_gpu_do_not_bind_the_cpu():
     table = table_of([("vp9", 111, 81), ("vp9", 640, 360)])
     assert reasons_of(table, "dali", None) == [TAKEN, TAKEN]

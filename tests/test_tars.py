@@ -11,7 +11,7 @@ from helpers.small_builds import read_members, write
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.reader import CatalogReader
 from omnidali.catalog.listing.scan import source_class_names
-from omnidali.catalog.listing.tars import find_tars
+from omnidali.catalog.listing.tars import HIDDEN, find_tars
 from omnidali.config.sources import SourceConfig
 from omnidali.errors import UserError
 from omnidali.media_kind import MediaKind
@@ -227,3 +227,21 @@ def test_compressed_tars_say_so_and_what_to_do(tmp_path, ending, program):
         build("*.tar")
     with pytest.raises(UserError, match=f"tar compressed with .*, such as {name}"):
         build("web-*")
+
+
+@pytest.mark.parametrize("pattern", ["gone/**", "{1..1}/**", "."])
+def test_patterns_that_fit_no_file_are_reported(tmp_path, pattern):
+    with pytest.raises(UserError, match=r"w\.tars: expected"):
+        find_tars(tmp_path, pattern, "w.tars")
+
+
+def test_hidden_folders_of_a_tar_are_no_classes(tmp_path):
+    names = ("./cat/1.jpg", "__MACOSX/cat/._1.jpg", ".hid/2.jpg", "cat/._3.jpg", "cat/@eaDir/4.jpg")
+    members = [*((name, photo(1)) for name in names), ("dog/5.jpg", photo(5))]
+    make_tar(tmp_path / "a.tar", [*members, ("dog/5.cls", b"\xef\xbb\xbfcat\n")])
+    found, left_out = read_members(tmp_path, "a.tar")
+    assert [(member.name, member.label) for member in found] == [
+        ("./cat/1.jpg", "cat"),
+        ("dog/5.jpg", "cat"),
+    ]
+    assert left_out == {HIDDEN: 4}

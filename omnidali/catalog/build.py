@@ -21,8 +21,8 @@ from omnidali.catalog.database.left_out_table import (
     LISTING,
     clear_left_out,
     left_out_path,
+    update_left_out_csv,
     write_left_out,
-    write_left_out_csv,
 )
 from omnidali.catalog.database.sql_schema import NEW
 from omnidali.catalog.listing.left_out import LeftOut
@@ -31,6 +31,7 @@ from omnidali.catalog.probe_new import probe_new
 from omnidali.catalog.probing.probe_pool import ProbePool
 from omnidali.catalog.summary import Summary, summarise
 from omnidali.config.sources import MediaConfig
+from omnidali.errors import NoUsableFilesError
 from omnidali.utils.text_files import require_utf8_names
 
 REPEATED = "line that repeats another"
@@ -99,12 +100,13 @@ def _update(
 ) -> list[Summary]:
     """Update all sources; ``options`` are those of :func:`_update_source`."""
     with writing(path) as db:
-        before = db.total_changes
         try:
-            return [_update_source(db, path, scan, pool, **options) for scan in scans]
-        finally:  # also where a source has no usable file: it says which are not, and why
-            if db.total_changes != before or not left_out_path(path).exists():
-                write_left_out_csv(db, path)
+            summaries = [_update_source(db, path, scan, pool, **options) for scan in scans]
+        except NoUsableFilesError:  # the table says why
+            update_left_out_csv(db, path)
+            raise
+        update_left_out_csv(db, path)
+        return summaries
 
 
 def _update_source(
@@ -131,7 +133,7 @@ def _update_source(
         db.commit()
 
     if not is_current:
-        mark_changed(db, source, scan.root, as_begun=as_begun)
+        mark_changed(db, source, scan, as_begun=as_begun)
     probed, lost = probe_new(db, source, scan, pool, progress=progress, as_begun=as_begun)
 
     fingerprint, crc = db.execute(
@@ -190,7 +192,7 @@ def _write_entries(db: sqlite3.Connection, known: KnownSource, scan: SourceScan)
         db.execute("DELETE FROM media WHERE source = ?", (source,))
     elif known.links != config.links:  # the reason of many states
         db.execute("UPDATE media SET state = ? WHERE source = ?", (NEW, source))
-    elif known.rules != RULES:  # formats were refused that are read now
+    elif known.rules != RULES:  # files were left out whose formats are read now
         db.execute(
             "UPDATE media SET state = ? WHERE source = ?"
             " AND (state GLOB 'not a*:*' OR state GLOB 'a codec that the gate*')",

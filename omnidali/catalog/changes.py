@@ -7,7 +7,7 @@ import os
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from omnidali.catalog.database.sql_schema import NEW
 from omnidali.catalog.listing.scan import SIGNED, SourceScan
 from omnidali.catalog.probing.file_span import stamp_of
 from omnidali.catalog.probing.probe import OK, UNREADABLE
+from omnidali.catalog.probing.root_guard import LINK_LEAVES, escape_reason
 from omnidali.config.sources import MediaConfig
 from omnidali.errors import UserError
 
@@ -129,27 +130,28 @@ def _source_changed(db: sqlite3.Connection, scan: SourceScan) -> bool:
     return bool(new or _find_changed(db, known.id, scan.root, as_begun=True))
 
 
-def mark_changed(db: sqlite3.Connection, source: int, root: str, as_begun: bool) -> None:
+def mark_changed(db: sqlite3.Connection, source: int, scan: SourceScan, as_begun: bool) -> None:
     """Set files back to ``new`` whose size or time is not what it was at the probe.
+
+    So are files whose links lead elsewhere: those that left the root are looked at again, and
+    those that leave it now.
 
     Args:
         db: the open catalog.
         source: its id of the source.
-        root: real path of the source's folder.
-        as_begun: whether to look at usable files alone.
+        scan: the source.
+        as_begun: whether to look at usable files alone, and at what they hold alone.
     """
-    changed = _find_changed(db, source, root, as_begun)
+    changed = _find_changed(db, source, scan.root, as_begun)
+    if not as_begun and not scan.config.follows_links:
+        changed += _find_moved_links(db, source, scan.root)
     db.executemany("UPDATE media SET state = ? WHERE id = ?", [(NEW, record) for record in changed])
     db.commit()
 
 
 def _find_changed(db: sqlite3.Connection, source: int, root: str, as_begun: bool) -> list[int]:
     """The catalog ids of those files."""
-    chunks = db.execute(
-        "SELECT data FROM packed WHERE source = ? AND name = 'records' ORDER BY chunk", (source,)
-    )
-    usable = b"".join(data for (data,) in chunks)
-    groups = [np.frombuffer(usable, COLUMNS["records"])]
+    groups = [_usable_records(db, source)]
     if not as_begun:
         # two ranges instead of <>: the index finds them, and passes over millions of usable files
         refused = [
@@ -162,15 +164,7 @@ def _find_changed(db: sqlite3.Connection, source: int, root: str, as_begun: bool
         ]
         groups.append(np.array(refused, np.int64).reshape(-1))
 
-    rows = []
-    for records in groups:
-        if len(records) > CHECKED_AT_START:
-            records = records[np.linspace(0, len(records) - 1, SAMPLE_AT_START).astype(np.int64)]
-        rows += db.execute(
-            "SELECT id, COALESCE(archive, path), bytes, mtime_ns, archive FROM media WHERE id IN"
-            " (SELECT value FROM json_each(?))",
-            (json.dumps(records.tolist()),),
-        ).fetchall()
+    rows = [row for records in groups for row in _checked_rows(db, records)]
 
     # a tar has many members
     @functools.lru_cache(maxsize=1000)
@@ -181,6 +175,48 @@ def _find_changed(db: sqlite3.Connection, source: int, root: str, as_begun: bool
         record
         for record, path, size, mtime, archive in rows
         if (stamp(path)[1] != mtime if archive else stamp(path) != (size, mtime))
+    ]
+
+
+def _usable_records(db: sqlite3.Connection, source: int) -> np.ndarray:
+    """The catalog ids of the files that samples are made of: int64 (N,)."""
+    chunks = db.execute(
+        "SELECT data FROM packed WHERE source = ? AND name = 'records' ORDER BY chunk", (source,)
+    )
+    return np.frombuffer(b"".join(data for (data,) in chunks), COLUMNS["records"])
+
+
+def _checked_rows(db: sqlite3.Connection, records: np.ndarray) -> list[tuple[Any, ...]]:
+    """Id, path, size, time and tar of files, of many an even sample."""
+    if len(records) > CHECKED_AT_START:
+        records = records[np.linspace(0, len(records) - 1, SAMPLE_AT_START).astype(np.int64)]
+    return db.execute(
+        "SELECT id, COALESCE(archive, path), bytes, mtime_ns, archive FROM media WHERE id IN"
+        " (SELECT value FROM json_each(?))",
+        (json.dumps(records.tolist()),),
+    ).fetchall()
+
+
+def _find_moved_links(db: sqlite3.Connection, source: int, root: str) -> list[int]:
+    """The catalog ids of files that a link led out of the root, or leads now, but not both."""
+
+    @functools.lru_cache(maxsize=10_000)
+    def folder_leaves(folder: str) -> bool:
+        return escape_reason(root, folder) is not None
+
+    def leaves(path: str) -> bool:
+        if folder_leaves(os.path.dirname(path) or os.curdir):
+            return True
+        return os.path.islink(os.path.join(root, path)) and escape_reason(root, path) is not None
+
+    usable = _checked_rows(db, _usable_records(db, source))
+    refused = db.execute(
+        "SELECT id, COALESCE(archive, path) FROM media WHERE source = ? AND state = ?",
+        (source, LINK_LEAVES),
+    ).fetchall()
+    return [
+        *(record for record, path, *_ in usable if leaves(path)),
+        *(record for record, path in refused if not leaves(path)),
     ]
 
 

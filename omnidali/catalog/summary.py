@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omnidali.catalog.changes import parse_stored
-from omnidali.catalog.database.left_out_table import left_out_examples
+from omnidali.catalog.database.left_out_table import LISTING, left_out_examples
 from omnidali.catalog.listing.scan import SourceScan
 from omnidali.catalog.probing.probe import OK
 from omnidali.config.sources import MediaConfig, key_of
@@ -24,7 +24,7 @@ class Summary:
         name: of the source.
         form: what the list was read as, and whether that was recognised or asked for.
         usable: samples.
-        refused: counts by reason.
+        refused: counts of what is left out, by reason.
         probed: files probed just now.
         repeated: lines that repeat another.
         examples: a path for each reason, where a file is the reason.
@@ -123,7 +123,7 @@ def summarise(
         lost=lost,
         noted=noted,
         a_note=(path, note),
-        left_out=str(left_out),
+        left_out=str(left_out) if _has_rows(db, source) else "",
     )
     if usable:
         return summary
@@ -159,6 +159,16 @@ def _count_refused(db: sqlite3.Connection, source: int) -> tuple[Counter[str], d
     refused.update(parse_stored(unusable, dict))
     examples = {state: path for state, _, path in found}
     return refused, {**left_out_examples(db, source), **examples}
+
+
+def _has_rows(db: sqlite3.Connection, source: int) -> bool:
+    """Whether the catalog names what was left out; one of an older version only counted it."""
+    left_out, rows = db.execute(
+        "SELECT left_out, (SELECT COUNT(*) FROM left_out l WHERE l.source = s.id AND stage = ?)"
+        " FROM sources s WHERE id = ?",
+        (LISTING, source),
+    ).fetchone()
+    return sum(parse_stored(left_out, dict).values()) <= rows
 
 
 def _how_read(config: MediaConfig) -> str:

@@ -6,13 +6,14 @@ import json
 import os
 from pathlib import Path
 
+from omnidali.catalog.database.left_out_table import left_out_path
 from omnidali.errors import UserError, start_of
 from omnidali.utils.atomic_write import write_whole, writing_to
 
 OWNER = ".omnidali.json"  # file in the folder that names its command and config
 # A killed start may leave a half-written owner file. A refused start may leave a catalog, which
-# says only what the files are.
-_IGNORED = (OWNER, "catalog.sqlite")
+# says only what the files are, and its table of what is left out.
+_IGNORED = (OWNER, "catalog.sqlite", left_out_path(Path("catalog.sqlite")).name)
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 # These count if they concern the results: an original that cannot be read is a failed file.
 _ACCESS_ERRORS = {errno.EACCES, errno.EPERM, errno.EIO}

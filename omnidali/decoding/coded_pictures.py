@@ -7,7 +7,8 @@ calls that for every coded picture of a packet, but not for one that is shown ag
 
 from collections.abc import Sequence
 
-from omnidali.catalog.probing.vpx_av1_headers import frame_headers, split_superframe
+from omnidali.catalog.probing.av1_units import frame_headers
+from omnidali.catalog.probing.vpx_av1_headers import split_superframe
 from omnidali.errors import DecodeError
 
 _HIDING = {"vp8", "vp9", "av1"}

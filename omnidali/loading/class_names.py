@@ -6,7 +6,6 @@ from pathlib import Path
 from omnidali.catalog.listing.class_files import ClassNames, read_class_names
 from omnidali.catalog.listing.label_zero import find_zero
 from omnidali.catalog.listing.labels import Labels
-from omnidali.catalog.listing.list_reader import read_list
 from omnidali.catalog.listing.scan import SourceScan, source_class_names
 from omnidali.config.files import data_file
 from omnidali.config.schema import Config
@@ -39,7 +38,7 @@ def find_names(config: Config) -> ClassNames | None:
     (target, source), *others = sources.items()
     names = source_class_names(target, source, root)
     if names is not None:
-        return found_names(names, _origin(target, source))
+        return class_names_from(names, _origin(target, source))
 
     for name, other in others:
         if not (other.list or other.tars) and source_class_names(name, other, root):
@@ -53,7 +52,7 @@ def find_names(config: Config) -> ClassNames | None:
     return None
 
 
-def found_names(names: Sequence[str], origin: str) -> ClassNames:
+def class_names_from(names: Sequence[str], origin: str) -> ClassNames:
     """Class names that no file gives: numbers in lists mean them only where the names are numbers.
 
     Args:
@@ -84,9 +83,7 @@ def check_first_labels(
         if source.list:
             scan = SourceScan.of(name, source, data_root, classes=None)
             labels = Labels(names, data_root / source.labels if source.labels else None)
-            _, entries = read_list(
-                scan.lists(), source, labels.number, name, root=scan.root, split=scan.split
-            )
+            _, entries = scan.read_lists(labels.number)
             next(entries, None)
 
 

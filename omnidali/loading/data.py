@@ -17,7 +17,7 @@ from omnidali.config.schema import Config
 from omnidali.config.sources import EVALUATION, MediaConfig, SourceConfig, key_of
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
-from omnidali.loading.class_names import check_first_labels, find_names, found_names
+from omnidali.loading.class_names import check_first_labels, class_names_from, find_names
 from omnidali.loading.failures.quarantine import Quarantine
 from omnidali.loading.fusion import FusionIterator, LoaderOptions
 from omnidali.loading.trial_outcome import Trial, hold_trial
@@ -136,7 +136,7 @@ def _build(
     """Build the catalog; returns where it lies, the class names, and a line a source."""
     root = Path(config.data_root)
     if classes and not config.classes:
-        names: ClassNames | None = found_names(classes, "those of the checkpoint")
+        names: ClassNames | None = class_names_from(classes, "those of the checkpoint")
     else:
         names = find_names(config)
     if not as_begun:

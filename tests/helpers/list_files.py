@@ -4,6 +4,7 @@ import json
 
 from omnidali.catalog.listing.labels import Labels
 from omnidali.catalog.listing.list_reader import read_list
+from omnidali.catalog.listing.scan import source_class_names
 from omnidali.config.sources import MediaConfig
 
 
@@ -12,6 +13,12 @@ def read_file(path, names=None, **settings):
     source = MediaConfig(**{"kind": "video", **settings})
     entries = read_list(path, source, Labels(names).number, "s")[1]
     return [entry._replace(line=0) for entry in entries]
+
+
+def names_in(path, **settings):
+    """The class names of a list, or of a pattern of lists, of a source of videos."""
+    source = MediaConfig(kind="video", list=path.name, **settings)
+    return source_class_names("s", source, path.parent)
 
 
 def read_text(folder, text, names=None, mapping=None, **settings):

@@ -31,7 +31,7 @@ _CHUNK = 1 << 20  # rows in one row of the table of packed columns
 _FETCHED = 10_000  # rows that are in memory at once, apart from the columns
 # some samples: their columns by name, and the paths of their files
 _Chunk: TypeAlias = tuple[Mapping[str, "array[int]"], list[str]]
-# takes an item that is not used, the reason and a detail
+# takes an item that is left out, the reason and a detail
 LeaveOut: TypeAlias = Callable[[ListedItem, str, str], None]
 _SHOWN = 3  # irregular files that are named
 
@@ -139,7 +139,7 @@ def _lists_of(db: sqlite3.Connection, source: int) -> list[str]:
 def _leave_out(
     left_out: LeftOut, lists: Sequence[str], item: ListedItem, reason: str, detail: str
 ) -> None:
-    """Note an item that is not used, of a long video the video."""
+    """Note an item that is left out, of a long video the video."""
     where = f"{lists[item.list]}, line {item.line}" if item.line else ""
     path = item.video if reason == NO_POSITIVE else item.path
     left_out.add(path, reason, where, detail)

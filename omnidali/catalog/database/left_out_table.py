@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 from omnidali.catalog.database.sql_schema import NEW
 from omnidali.catalog.listing.left_out import LeftOutItem
+from omnidali.catalog.probing.file_span import stamp_of
 from omnidali.catalog.probing.probe import OK
 from omnidali.utils.atomic_write import table_lines, write_whole
 from omnidali.utils.log import LOG
 
-# The stages that leave something out, but for the probe: what it refuses stands in its own table.
+# The stages that leave something out, but for the probe: its own table has the reasons.
 LISTING = "list"
 PIECES = "pieces"
 _TRIAL = ".trial-"  # part of the name of a trial's copy of a catalog
@@ -53,7 +54,7 @@ def write_left_out(
         db: the open catalog.
         source: its id of the source.
         stage: one of the above.
-        items: that are not used.
+        items: that are left out.
     """
     db.executemany(
         "INSERT INTO left_out (source, stage, path, reason, place, detail)"
@@ -101,22 +102,27 @@ def left_out_path(catalog: Path) -> Path:
     return catalog.with_name(f"{Path(name).stem}.left_out.csv")
 
 
-def write_left_out_csv(db: sqlite3.Connection, catalog: Path) -> None:
-    """Write the table of all that is left out; there is none where nothing is.
+def update_left_out_csv(db: sqlite3.Connection, catalog: Path) -> None:
+    """Write the table of all that is left out, if it is older than the catalog.
 
-    It is for people: a disk that does not take it stops nothing.
+    There is none where nothing is left out. It is for people: a disk that does not take it stops
+    nothing.
 
     Args:
         db: the open catalog.
         catalog: its path.
     """
     path = left_out_path(catalog)
+    written, changed = stamp_of(str(path))[1], stamp_of(str(catalog))[1]
+    if written is not None and changed is not None and written > changed and not db.in_transaction:
+        return
+
     rows = read_left_out(db)
     try:
         first = next(rows, None)
-        if first is None:
+        if first is None and written is not None:
             path.unlink(missing_ok=True)
-        else:
+        elif first is not None:
             write_whole(path, table_lines(itertools.chain([LeftOutRow._fields, first], rows)))
     except OSError as error:
         LOG.warning("%s: cannot be written (%s)", path, error.strerror or error)

@@ -13,7 +13,7 @@ UPGRADED = (4, 5, 6)  # the versions that can be brought up to the present one
 NEW = "new"  # the state of a file before its probe
 
 # media: a row a file, as probed; entries: a row an item of the list, in its order, with the number
-# of its line and of its list among several; left_out: what is passed over, by the stage that did.
+# of its line and of its list among several; left_out: what no sample is made of, by stage.
 # A file's id is never given to another one: a run that reads an older list shall miss a file rather
 # than show another's pictures.
 SCHEMA = """

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from omnidali.catalog.probing.root_guard import MAX_PATH, escape_reason
 from omnidali.utils.text_files import NOT_UTF8, is_text
 
-# receives (path, reason, "FILE, line N") of a line that is passed over
+# receives (path, reason, "FILE, line N") of a line that is left out
 NoteLine: TypeAlias = Callable[[str, str, str], None]
 TAKEN_FOR_COMMENT = "begins with # and names no file: taken for a comment"
 _SEPARATORS = re.compile(r"[ \t,;]+|$")
@@ -25,11 +25,11 @@ def ignore(path: str, reason: str, where: str) -> None:
 
 @dataclass(frozen=True)
 class CommentRule:
-    """Decides on the lines of one list that may be passed over.
+    """Decides which lines of one list are comments, and which are left out.
 
     Args:
         root: of the source; none: not known, so that ``#`` always begins a comment.
-        leave_out: receives each line that is passed over, though it looks like an item.
+        leave_out: receives each line that is left out, though it looks like an item.
         is_item: whether a line looks like an item of the list's format.
         follows_links: whether links may lead out of the root.
     """
@@ -43,7 +43,7 @@ class CommentRule:
     def _real_root(self) -> str:
         return os.path.realpath(self.root or "")
 
-    def passes_over(self, where: str, line: str) -> bool:
+    def leaves_out(self, where: str, line: str) -> bool:
         """Whether to leave out a line that is not UTF-8.
 
         It is if it names what lies below the root: then the list is right, and the file has a name

@@ -50,7 +50,7 @@ def read_ucf101(file: ListFile) -> Iterator[Entry]:
                         "Correct the line.",
                     )
         listed = None if number is None else int(number)
-        yield file.whole_file(path, file.number(name, where, path, listed), where)
+        yield file.entry(path, file.number(name, where, path, listed), where)
 
 
 def ucf101_number(line: str) -> int | None:
@@ -104,7 +104,7 @@ def read_hmdb51(file: ListFile) -> Iterator[Entry]:
         video, part = fields
         if part == file.split:
             path = file.fill_pattern("{label}/{id}", label=name, id=video)
-            yield file.whole_file(path, file.number(name, where, path), where)
+            yield file.entry(path, file.number(name, where, path), where)
 
 
 def is_hmdb51_name(stem: str) -> bool:
@@ -139,7 +139,7 @@ def read_something_json(file: ListFile) -> Iterator[Entry]:
             raise file.wrong_object(where, item)
         name = " ".join(template.replace("[", "").replace("]", "").split())
         path = file.fill_pattern("{id}.webm", id=video, label=name)
-        yield file.whole_file(path, file.number(name, where, path), where)
+        yield file.entry(path, file.number(name, where, path), where)
 
 
 def fits_something_csv(line: str) -> bool:
@@ -163,4 +163,4 @@ def read_something_csv(file: ListFile) -> Iterator[Entry]:
             raise file.wrong(where, line)
         video, _, name = line.partition(";")
         path = file.fill_pattern(default, id=video, label=name.strip())
-        yield file.whole_file(path, file.number(name.strip(), where, path), where)
+        yield file.entry(path, file.number(name.strip(), where, path), where)

@@ -35,8 +35,11 @@ def class_folders(root: str | Path) -> list[str]:
             line of a list.
     """
     try:
+        # os.path.isdir, as entry.is_dir fails at a link to itself
         names = sorted(
-            entry.name for entry in os.scandir(root) if entry.is_dir() and is_class_name(entry.name)
+            entry.name
+            for entry in os.scandir(root)
+            if is_class_name(entry.name) and os.path.isdir(entry)
         )
     except OSError as error:
         raise _unreadable(root, error) from None
@@ -58,7 +61,7 @@ class FolderWalk:
 
     Args:
         root: of the source.
-        left_out: receives the folders that are passed over.
+        left_out: receives the folders that are left out.
         follows_links: whether links may lead out of the root.
     """
 
@@ -81,7 +84,7 @@ class FolderWalk:
             top = next(self._list(self._root), None)
             if top is not None:
                 folder, below, files = top
-                self._pass_over(folder, [name for name in below if not is_class_name(name)])
+                self._leave_out(folder, [name for name in below if not is_class_name(name)])
                 yield folder, files
             for name in classes:
                 yield from self._class(os.path.join(self._root, name))
@@ -104,7 +107,7 @@ class FolderWalk:
                 if not self._is_new(folder, seen):
                     below.clear()
                     continue
-                self._pass_over(folder, [name for name in below if not is_class_name(name)])
+                self._leave_out(folder, [name for name in below if not is_class_name(name)])
                 below[:] = sorted(filter(is_class_name, below))
 
                 links = [name for name in below if os.path.islink(os.path.join(folder, name))]
@@ -144,7 +147,7 @@ class FolderWalk:
         reason = escape_reason(self._real_root, self._relative(link), self._follows_links)
         return None if reason is None else LINK_LEAVES
 
-    def _pass_over(self, folder: str, names: Sequence[str]) -> None:
+    def _leave_out(self, folder: str, names: Sequence[str]) -> None:
         for name in sorted(names):
             self._left_out.add(self._relative(os.path.join(folder, name)), HIDDEN_FOLDER)
 

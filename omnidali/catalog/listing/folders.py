@@ -1,5 +1,6 @@
 """Media found in folders: by their content where a name does not tell, never by a name alone."""
 
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -9,15 +10,16 @@ from omnidali.catalog.listing.class_files import ClassIndex
 from omnidali.catalog.listing.folder_walk import FolderWalk, class_folders
 from omnidali.catalog.listing.labels import UNLABELLED
 from omnidali.catalog.listing.left_out import LeftOut
-from omnidali.catalog.probing.formats import IMAGE_ENDINGS, VIDEO_ENDINGS
+from omnidali.catalog.probing.formats import HEAD_BYTES, IMAGE_ENDINGS, VIDEO_ENDINGS
 from omnidali.catalog.probing.probe import UNREADABLE
 from omnidali.catalog.probing.root_guard import escape_reason
-from omnidali.catalog.probing.sniff import HEAD_BYTES, refusal_of
+from omnidali.catalog.probing.sniff import refusal_of
 from omnidali.errors import UserError
 from omnidali.media_kind import MediaKind
 from omnidali.utils.text_files import NOT_UTF8, is_text
 
 HIDDEN_FILE = "hidden file"
+NO_FRAME = "folder with files of which none is a frame"
 OUTSIDE_CLASSES = "file beside the class folders"
 
 
@@ -47,7 +49,7 @@ def scan_folder(
         root: of the source.
         kind: of the source.
         names: class names; none: the sorted folder names are the classes.
-        left_out: receives what is passed over, and class folders without an item.
+        left_out: receives what is left out, and class folders without an item.
         follows_links: whether links may lead out of the root.
 
     Returns:
@@ -58,6 +60,7 @@ def scan_folder(
     """
     folders = class_folders(root)
     labels = _folder_labels(root, folders, names)
+    real_root = Path(os.path.realpath(root))
 
     entries = []
     visited = []
@@ -68,7 +71,7 @@ def scan_folder(
         top = relative.split(os.sep)[0]
         is_loose = bool(folders) and top not in labels
 
-        for path in _items_in(root, relative, files, kind, left_out, follows_links):
+        for path in _items_in(real_root, relative, files, kind, left_out, follows_links):
             if is_loose:
                 left_out.add(path, OUTSIDE_CLASSES)
             else:
@@ -97,7 +100,7 @@ def _items_in(
     left_out: LeftOut,
     follows_links: bool,
 ) -> Iterator[str]:
-    """Yield the paths of the items of one folder; what is passed over goes to ``left_out``."""
+    """Yield the paths of the items of one folder; what is left out goes to ``left_out``."""
     paths = (os.path.normpath(os.path.join(folder, name)) for name in sorted(files))
     found: Iterable[tuple[str, str | None]] = (
         (path, _refusal_of_file(root, path, kind, follows_links)) for path in paths
@@ -105,7 +108,8 @@ def _items_in(
     # a folder with a frame is itself the item, and what lies beside its frames is no loss
     if kind.is_folder:
         has_frame = any(reason is None for _, reason in found)
-        found = [(os.path.normpath(folder), None)] if has_frame else []
+        is_counted = has_frame or (files and folder != os.curdir)
+        found = [(os.path.normpath(folder), None if has_frame else NO_FRAME)] if is_counted else []
 
     for path, reason in found:
         if reason is None and not is_text(path):  # neither lists nor the catalog can hold it
@@ -123,7 +127,7 @@ def _refusal_of_file(root: Path, path: str, kind: MediaKind, follows_links: bool
         return HIDDEN_FILE
     if os.path.splitext(name)[1].lower() in endings_of(kind):
         return None
-    reason = escape_reason(os.path.realpath(root), path, follows_links) if is_text(path) else None
+    reason = escape_reason(str(root), path, follows_links) if is_text(path) else None
     if reason is not None:
         return reason
     try:
@@ -135,6 +139,8 @@ def _refusal_of_file(root: Path, path: str, kind: MediaKind, follows_links: bool
     except FileNotFoundError:
         return "link to a file that is not there"
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "link that leads to itself"
         return f"{UNREADABLE}: {error.strerror}"
 
 

@@ -10,7 +10,7 @@ _KEPT = 10_000  # items in memory: a list may leave out millions
 
 
 class LeftOutItem(NamedTuple):
-    """A file, folder, line or member that is not used.
+    """A file, folder, line or member that no sample is made of.
 
     Attributes:
         path: below the source's root; of a member: the tar and its name.
@@ -51,7 +51,9 @@ class LeftOut:
         if self._write is None:
             return
         # a name that is not UTF-8 fits into no table
-        self._items.append(LeftOutItem(for_terminal(path, None), reason, where, detail))
+        self._items.append(
+            LeftOutItem(for_terminal(path, None), reason, for_terminal(where, None), detail)
+        )
         if len(self._items) >= _KEPT:
             self.flush()
 

@@ -3,10 +3,8 @@
 import csv
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import starmap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,7 +81,7 @@ class ListFile:
             is_item: of a format without comments: whether a line is an item, though it begins with
                 ``#`` and names no path below the root.
         """
-        for where, line in read_lines(self.path, "list", self.comments.passes_over):
+        for where, line in read_lines(self.path, "list", self.comments.leaves_out):
             fits = is_item is not None and is_item(line)
             if line and (fits or not self.comments.is_comment(where, line)):
                 yield where, line
@@ -100,19 +98,9 @@ class ListFile:
             line += text.count("\n", match.start(), end)
             position = end
 
-    def listed(self, entry: Entry, where: str) -> Entry:
-        """An entry with its place in the list, where "FILE, line N" is known."""
-        return entry._replace(line=_line_of(where), list=self.index)
-
-    def whole_file(self, path: str, label: int, where: str) -> Entry:
-        """The entry of a whole file; a long video is cut into windows."""
-        if self._has_pieces:
-            return self.listed(_windows(path, label, self.source), where)
-        return Entry(path, label, line=_line_of(where), list=self.index)  # lists have millions
-
-    @cached_property
-    def _has_pieces(self) -> bool:
-        return self.source.media_kind.has_pieces
+    def entry(self, path: str, label: int, where: str) -> Entry:
+        """The entry of a file with its place in the list, where "FILE, line N" is known."""
+        return Entry(path, label, line=_line_of(where), list=self.index)
 
     def wrong(self, where: str, line: str) -> UserError:
         """The error of a line that does not look as expected."""
@@ -143,15 +131,12 @@ class ListFile:
             ) from None
 
 
-def whole_files(items: Iterable[tuple[str, int]], source: MediaConfig) -> Iterator[Entry]:
-    """The entries of (path, label) of whole files; long videos are cut into windows."""
+def cut_into_windows(entries: Iterator[Entry], source: MediaConfig) -> Iterator[Entry]:
+    """The entries of whole files, which are cut into windows where they are long videos."""
     if not source.media_kind.has_pieces:
-        return starmap(Entry, items)
-    return (_windows(path, label, source) for path, label in items)
-
-
-def _windows(path: str, label: int, source: MediaConfig) -> Entry:
-    return Entry(path, label, "windows", 0, source.window_seconds, video=path)
+        return entries
+    seconds = source.window_seconds
+    return (entry._replace(unit="windows", last=seconds, video=entry.path) for entry in entries)
 
 
 def _line_of(where: str) -> int:

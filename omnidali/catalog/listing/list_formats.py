@@ -8,7 +8,13 @@ from typing import NamedTuple, TypeGuard
 from omnidali.catalog.listing import dataset_lists
 from omnidali.catalog.listing.folders import endings_of, is_video_name
 from omnidali.catalog.listing.labels import label_text
-from omnidali.catalog.listing.list_file import NUMBER, Entry, ListFile, fields_of
+from omnidali.catalog.listing.list_file import (
+    NUMBER,
+    Entry,
+    ListFile,
+    cut_into_windows,
+    fields_of,
+)
 from omnidali.config.patterns import has_number
 from omnidali.config.sources import key_of
 from omnidali.errors import UserError
@@ -31,9 +37,13 @@ def split_label(line: str) -> tuple[str, str | None]:
 
 
 def _path_label(file: ListFile) -> Iterator[Entry]:
+    return cut_into_windows(_labelled_paths(file), file.source)
+
+
+def _labelled_paths(file: ListFile) -> Iterator[Entry]:
     for where, line in file.lines():
         path, text = split_label(line)
-        yield file.whole_file(path, file.number(text, where, path), where)
+        yield file.entry(path, file.number(text, where, path), where)
 
 
 def _fits_path_label(line: str) -> bool:
@@ -47,7 +57,7 @@ def _slowfast_csv(file: ListFile) -> Iterator[Entry]:
         row = fields_of(line)
         if len(row) != 2 or not row[0]:
             raise file.wrong(where, line)
-        yield file.listed(Entry(row[0], file.number(row[1], where, row[0])), where)
+        yield file.entry(row[0], file.number(row[1], where, row[0]), where)
 
 
 def _fits_slowfast(line: str) -> bool:
@@ -76,7 +86,7 @@ def _kinetics_csv(file: ListFile) -> Iterator[Entry]:
 
         split = row.get("split", "")
         path = file.fill_pattern(default, label=label, id=name, start=start, end=end, split=split)
-        entry = file.listed(Entry(path, file.number(label, where, name)), where)
+        entry = file.entry(path, file.number(label, where, name), where)
         if whole:
             entry = entry._replace(unit="seconds", first=start, last=end, video=path)
         yield entry
@@ -90,7 +100,7 @@ def _video_ids(file: ListFile) -> Iterator[Entry]:
         if len(row) != 3:
             raise file.wrong(where, line)
         path = file.fill_pattern("{id}.mp4", id=row[0], label=row[2])
-        yield file.listed(Entry(path, file.number(row[2], where, row[0])), where)
+        yield file.entry(path, file.number(row[2], where, row[0]), where)
 
 
 def _fits_video_ids(line: str) -> bool:
@@ -109,7 +119,8 @@ def _rawframes(file: ListFile, has_offset: bool = False) -> Iterator[Entry]:
         first = int(numbers[0]) if has_offset else 0
         label = file.number(row[-1], where, row[0])
         last = first + int(numbers[-1])
-        yield file.listed(Entry(row[0], label, "frames", first, last), where)
+        entry = file.entry(row[0], label, where)
+        yield entry._replace(unit="frames", first=first, last=last)
 
 
 def _fits_rawframes(line: str, has_offset: bool = False) -> bool:
@@ -131,9 +142,8 @@ def _pieces(file: ListFile) -> Iterator[Entry]:
             raise UserError(
                 where, "start before end, in seconds", f"{first} to {last}", "Correct the line."
             )
-        number = file.number(label, where, path)
-        entry = Entry(path, number, "seconds", float(first), float(last), video=path)
-        yield file.listed(entry, where)
+        entry = file.entry(path, file.number(label, where, path), where)
+        yield entry._replace(unit="seconds", first=float(first), last=float(last), video=path)
 
 
 def _fits_pieces(line: str) -> bool:
@@ -237,10 +247,11 @@ def _parts_of(
         if whole:
             # a remainder of less than half a window belongs to the last one, as without numbers
             end = index + (1 if index < count - 1 else 1.5)
-            entry = Entry(video, label, "seconds", index * length, end * length)
+            entry = file.entry(video, label, where)
+            entry = entry._replace(unit="seconds", first=index * length, last=end * length)
         else:
-            entry = Entry(f"{video}/{pattern.format(index)}", label)
-        yield file.listed(entry._replace(video=video, positive=positive), where)
+            entry = file.entry(f"{video}/{pattern.format(index)}", label, where)
+        yield entry._replace(video=video, positive=positive)
 
 
 class ListFormat(NamedTuple):

@@ -1,4 +1,4 @@
-"""The entries of a list or of several, in any format, and the names of their classes."""
+"""The entries of a list or of several, in any format."""
 
 import glob
 import itertools
@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from omnidali.catalog.listing.class_files import same_form
 from omnidali.catalog.listing.comments import CommentRule, NoteLine, ignore
 from omnidali.catalog.listing.labels import NumberLabel
 from omnidali.catalog.listing.list_file import Entry, ListFile
@@ -44,7 +43,7 @@ def match_lists(pattern: str, data_root: Path) -> list[Path]:
     """
     if not glob.has_magic(pattern) or "\0" in pattern or os.path.exists(data_root / pattern):
         return []
-    found = sorted(glob.glob(pattern, root_dir=data_root, recursive=True))
+    found = sorted(set(glob.glob(pattern, root_dir=data_root, recursive=True)))
     return [data_root / path for path in found if os.path.isfile(data_root / path)]
 
 
@@ -71,7 +70,7 @@ def read_list(
         name: of the source, for errors.
         root: of the source; none: not known, so that ``#`` always begins a comment.
         leave_out: receives (path, reason, "FILE, line N") of each line that looks like an item and
-            is passed over.
+            is left out.
         split: ``train`` or ``test``, of lists that hold both.
 
     Raises:
@@ -128,43 +127,6 @@ def _format_of(paths: Sequence[Path], source: MediaConfig, root: str | Path | No
                 "Correct the pattern of the lists, or name their `format:`.",
             )
     return first
-
-
-def find_class_names(
-    paths: Path | Sequence[Path],
-    source: MediaConfig,
-    name: str,
-    root: str | Path | None = None,
-    split: str = "train",
-) -> list[str] | None:
-    """Find the class names that a list's labels are; None if they are numbers.
-
-    They are in the order of the numbers beside them where all have one, else sorted.
-
-    Args:
-        paths: of the list, or of several lists of one format.
-        source: gives kind, format, pattern and window length.
-        name: of the source, for errors.
-        root: of the source; none: not known.
-        split: ``train`` or ``test``, of lists that hold both.
-    """
-    found: dict[str, tuple[str, int | None]] = {}  # two Unicode forms are one name
-    numbered: list[str] = []
-
-    def collect(text: str | None, where: str, path: str, listed: int | None = None) -> int:
-        if text is None or text.isdigit():
-            numbered.append(where)
-        else:
-            found.setdefault(same_form(text), (text, listed))
-        return 0
-
-    _, entries = read_list(paths, source, collect, name, root=root, split=split)
-    for _ in entries:
-        if numbered:
-            return None
-    order = {text: number for text, number in found.values() if number is not None}
-    names = [text for text, _ in found.values()]
-    return sorted(names, key=order.__getitem__) if len(order) == len(names) else sorted(names)
 
 
 def _not_empty(paths: Sequence[Path], form: str, entries: Iterator[Entry]) -> Iterator[Entry]:

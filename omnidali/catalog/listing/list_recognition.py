@@ -69,7 +69,7 @@ def _first_lines(path: Path, root: str | Path | None) -> list[str]:
     """The first lines that are neither empty nor comments."""
     odd: list[str] = []
     rule = CommentRule(root, lambda path, reason, where: odd.append(where))
-    known = itertools.islice(read_lines(path, "list", rule.passes_over), _LOOKED_AT)
+    known = itertools.islice(read_lines(path, "list", rule.leaves_out), _LOOKED_AT)
     listed = [(where, line) for where, line in known if line]
     lines = [line for where, line in listed if not rule.is_comment(where, line)]
     # names that begin with # in folders that only the format knows

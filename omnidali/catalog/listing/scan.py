@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omnidali.catalog.listing.class_files import signed_names
+from omnidali.catalog.listing.class_files import same_form, signed_names
 from omnidali.catalog.listing.comments import NoteLine, ignore
 from omnidali.catalog.listing.folder_walk import class_folders
 from omnidali.catalog.listing.folders import scan_folder
 from omnidali.catalog.listing.labels import Labels, NumberLabel
 from omnidali.catalog.listing.left_out import LeftOut
-from omnidali.catalog.listing.list_file import Entry, whole_files
-from omnidali.catalog.listing.list_reader import find_class_names, find_lists, read_list
+from omnidali.catalog.listing.list_file import Entry, cut_into_windows
+from omnidali.catalog.listing.list_reader import find_lists, read_list
 from omnidali.catalog.listing.tars import find_tars, read_tar
 from omnidali.catalog.probing.file_span import stamp_of
 from omnidali.catalog.probing.root_guard import RootPaths
@@ -126,7 +126,7 @@ class SourceScan:
         """The format, the rows, and the files to watch for changes.
 
         Args:
-            left_out: receives what is passed over while the rows are read.
+            left_out: receives what is left out while the rows are read.
 
         Raises:
             UserError: for missing files and wrong lines, also while the rows are read.
@@ -153,7 +153,7 @@ class SourceScan:
                 left_out=left_out,
                 follows_links=self.config.follows_links,
             )
-            entries = whole_files(found, source)
+            entries = cut_into_windows(itertools.starmap(Entry, found), source)
             watched = folders
         return form, ((*entry, *_WHOLE) for entry in entries), watched + also
 
@@ -230,9 +230,32 @@ def source_class_names(name: str, source: MediaConfig, data_root: Path) -> list[
         }
         return None if all(text.isdigit() for text in texts) else sorted(texts)
     if source.list:
-        scan = SourceScan.of(name, source, data_root, classes=None)
-        return find_class_names(scan.lists(), source, name, root, scan.split)
+        return _listed_names(SourceScan.of(name, source, data_root, classes=None))
     return class_folders(root) or None
+
+
+def _listed_names(scan: SourceScan) -> list[str] | None:
+    """The class names that the labels of a source's list are; None if they are numbers.
+
+    They are in the order of the numbers beside them where all have one, else sorted.
+    """
+    found: dict[str, tuple[str, int | None]] = {}  # two Unicode forms are one name
+    numbered: list[str] = []
+
+    def collect(text: str | None, where: str, path: str, listed: int | None = None) -> int:
+        if text is None or text.isdigit():
+            numbered.append(where)
+        else:
+            found.setdefault(same_form(text), (text, listed))
+        return 0
+
+    _, entries = scan.read_lists(collect)
+    for _ in entries:
+        if numbered:
+            return None
+    order = {text: number for text, number in found.values() if number is not None}
+    names = [text for text, _ in found.values()]
+    return sorted(names, key=order.__getitem__) if len(order) == len(names) else sorted(names)
 
 
 def _below_root(entries: Iterator[Entry], root: str, given: Path) -> Iterator[Entry]:

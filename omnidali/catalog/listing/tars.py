@@ -7,7 +7,6 @@ kind, the first folder in the member's name is its class.
 """
 
 import io
-import itertools
 import os
 import re
 import tarfile
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from omnidali.catalog.listing.folder_walk import is_class_name
 from omnidali.catalog.listing.folders import endings_of
 from omnidali.catalog.listing.labels import label_text
 from omnidali.catalog.listing.left_out import LeftOutItem
@@ -26,6 +26,7 @@ from omnidali.errors import UserError
 from omnidali.media_kind import MediaKind
 from omnidali.utils.text_files import NOT_UTF8, is_text, parse_json
 
+HIDDEN = "member that is hidden, or an operating system's"
 _CLASS_KEYS = ("label", "cls", "class")  # of a sample's JSON
 _SMALL = 1 << 20  # largest member that is read for its label, and longest header, bytes
 _MAX_TARS = 1_000_000  # of a pattern with ranges
@@ -77,25 +78,30 @@ def find_tars(root: Path, pattern: str, where: str) -> list[str]:
 
     found: list[str] = []
     for name in names:
-        try:
-            matches = sorted(str(path.relative_to(root)) for path in root.glob(name))
-        except (NotImplementedError, ValueError) as error:
-            raise UserError(
-                where, "a pattern of tars below root", f"{name!r} ({error})", "Correct it."
-            ) from None
+        matches = _glob(root, name, where)
         if not matches:
             raise _no_tars(root, name, where)
         found += matches
     return found
 
 
+def _glob(root: Path, name: str, where: str) -> list[str]:
+    try:
+        return sorted(str(path.relative_to(root)) for path in root.glob(name))
+    except (NotImplementedError, ValueError, IndexError) as error:
+        raise UserError(
+            where, "a pattern of tars below root", f"{name!r} ({error})", "Correct it."
+        ) from None
+
+
 def _no_tars(root: Path, name: str, where: str) -> UserError:
     """The error of a pattern that no file fits, maybe as the tars are compressed."""
     packed = sorted(
-        str(path.relative_to(root))
+        path
         for ending in _COMPRESSED_ENDINGS
-        for begin in (name, name.removesuffix(".tar"))
-        for path in itertools.islice(root.glob(begin + ending), 1)
+        for begin in {name, name.removesuffix(".tar")}
+        if not begin.endswith("**")
+        for path in _glob(root, begin + ending, where)[:1]
     )
     if not packed:
         return UserError(
@@ -121,7 +127,7 @@ def read_tar(
         follows_links: whether the tar may be a link that leads out of the root.
 
     Returns:
-        The media files, in order; and what is not used: members, or the tar itself.
+        The media files, in order; and what is left out: members, or the tar itself.
     """
     members: list[TarMember] = []
     left_out: list[LeftOutItem] = []
@@ -167,7 +173,7 @@ def _walk(
     """Fill ``members``, and ``classes`` with the class of each sample.
 
     Yields:
-        Name and reason of each member that is not used.
+        Name and reason of each member that is left out.
     """
     size = os.fstat(file.fileno()).st_size
     endings = endings_of(kind)
@@ -185,7 +191,7 @@ def _walk(
                 continue
 
             key, ending = _split(member.name)
-            reason = _odd(member, size)
+            reason = _odd(member, size) or (HIDDEN if _is_hidden(member.name) else None)
             if reason is None and member.name in names:
                 reason = "member with the name of another"
             elif reason is None and ending in endings:
@@ -230,8 +236,13 @@ def _split(name: str) -> tuple[str, str]:
 
 def _label(name: str, classes: dict[str, str]) -> str | None:
     key, _ = _split(name)
-    folder, slash, _ = name.lstrip("./").partition("/")
+    folder, slash, _ = name.removeprefix("./").partition("/")
     return classes.get(key, folder if slash else None)
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a member, or a folder that it lies in, is hidden or an operating system's."""
+    return not all(map(is_class_name, name.removeprefix("./").split("/")))
 
 
 def _check(root: str, name: str, follows_links: bool) -> None:
@@ -267,7 +278,7 @@ def _ends_at(file: BinaryIO, position: int) -> bool:
 
 
 def _odd(member: tarfile.TarInfo, size: int) -> str | None:
-    """Why a member is not used."""
+    """Why a member is left out."""
     if member.issym() or member.islnk():
         return "member that is a link"
     if not member.isreg() or member.issparse():
@@ -285,7 +296,7 @@ def _odd(member: tarfile.TarInfo, size: int) -> str | None:
 
 def _class_text(ending: str, data: bytes) -> str | None:
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
         values = {"cls": text.strip() or None} if ending == ".cls" else parse_json(text, "")
     except ValueError:
         return None

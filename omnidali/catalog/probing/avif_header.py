@@ -1,7 +1,6 @@
 """The headers of AVIF pictures, read without any library.
 
-Source: ISO/IEC 23008-12 (HEIF), ISO/IEC 14496-12, the AV1 Image File Format, and the AV1 bitstream
-specification (5.5).
+Source: ISO/IEC 23008-12 (HEIF), ISO/IEC 14496-12, and the AV1 Image File Format.
 """
 
 import struct
@@ -9,6 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from omnidali.catalog.probing.av1_units import (
+    AV1_SEQUENCE,
+    SEQUENCE_BYTES,
+    av1_units,
+    frame_headers,
+    read_sequence_start,
+)
 from omnidali.catalog.probing.bit_reader import BitReader, UnclearHeadersError
 from omnidali.catalog.probing.formats import media_brands
 from omnidali.catalog.probing.limits import (
@@ -18,11 +24,9 @@ from omnidali.catalog.probing.limits import (
     UnsupportedMediaError,
     check_size,
 )
-from omnidali.catalog.probing.vpx_av1_headers import AV1_SEQUENCE, av1_units, frame_headers
 
 CUT_OFF = "header cut off"
 _METADATA = (b"Exif", b"mime")  # kinds of items
-_SEQUENCE_BYTES = 512  # that hold a sequence header's size after up to 32 operating points
 
 # A picture's corners, in rows, as EXIF's orientations 1 to 8 show them.
 _CORNERS = ("abcd", "badc", "dcba", "cdab", "acbd", "cadb", "dbca", "bdac")
@@ -233,53 +237,20 @@ def _content(data: bytes, item: _Item, idat: _Box | None) -> bytes:
 def _check_coded(content: bytes) -> None:
     """Check the sizes of a coded picture, and how many frames hide in it."""
     try:
-        sizes = [
-            _coded_size(BitReader(unit[:_SEQUENCE_BYTES]))
+        starts = [
+            read_sequence_start(BitReader(unit[:SEQUENCE_BYTES]))
             for kind, unit in av1_units(content)
             if kind == AV1_SEQUENCE
         ]
         frames = len(frame_headers(content))
     except (UnclearHeadersError, IndexError):
         raise UnsupportedMediaError("AVIF with broken AV1 in it") from None
-    if not sizes or not frames:
+    if not starts or not frames:
         raise UnsupportedMediaError("AVIF without a picture")
-    for size in sizes:
-        check_size(*size)
+    for start in starts:
+        check_size(start.width, start.height)
     if frames > MAX_HIDDEN:
         raise UnsupportedMediaError(f"AVIF with more than {MAX_HIDDEN} frames in a picture")
-
-
-def _coded_size(bits: BitReader) -> tuple[int, int]:
-    """Width and height in a sequence header, pixels (5.5.1)."""
-    bits.take(4)  # profile, still picture
-    if bits.take(1):  # a reduced header
-        bits.take(5)
-    else:
-        delay_bits = _skip_timing(bits) if bits.take(1) else 0
-        has_delays = bits.take(1)
-        for _ in range(bits.take(5) + 1):
-            bits.take(12)
-            if bits.take(5) > 7:
-                bits.take(1)
-            if delay_bits and bits.take(1):
-                bits.take(2 * delay_bits + 1)
-            if has_delays and bits.take(1):
-                bits.take(4)
-    widths = bits.take(4) + 1
-    heights = bits.take(4) + 1
-    return bits.take(widths) + 1, bits.take(heights) + 1
-
-
-def _skip_timing(bits: BitReader) -> int:
-    """Read timing_info and decoder_model_info: how many bits a delay has; 0 without a model."""
-    bits.take(64)
-    if bits.take(1):
-        bits.golomb()
-    if not bits.take(1):
-        return 0
-    delay_bits = bits.take(5) + 1
-    bits.take(42)
-    return delay_bits
 
 
 def _header_of(data: bytes, properties: list[_Box], metadata: tuple[int, ...]) -> AvifHeader:

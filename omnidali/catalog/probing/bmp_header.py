@@ -7,7 +7,6 @@ bitmap compression; OS/2's BITMAPCOREHEADER.
 import struct
 from dataclasses import dataclass
 
-from omnidali.catalog.probing.formats import BMP_HEADERS
 from omnidali.catalog.probing.limits import UnsupportedMediaError, check_size
 
 _CORE_HEADER = 12  # bytes, of OS/2
@@ -46,15 +45,13 @@ def read_bmp_header(data: bytes) -> BmpHeader:
     """Parse the header of a BMP.
 
     Args:
-        data: the file from its start.
+        data: the file from its start, which begins as a BMP.
 
     Raises:
         UnsupportedMediaError: for kinds that OpenCV does not decode, and pictures over the limits.
         struct.error: if it is cut off.
     """
     offset, header_bytes = struct.unpack_from("<II", data, 10)
-    if header_bytes not in BMP_HEADERS:
-        raise UnsupportedMediaError(f"BMP with a header of {header_bytes:,} bytes")
     compression = _RGB
     colours = 0
     if header_bytes == _CORE_HEADER:

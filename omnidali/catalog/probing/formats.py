@@ -58,7 +58,7 @@ _TS_PACKETS = ((0, 188), (4, 192))
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")  # its GUID
 _OGG_VIDEOS = (b"\x80theora", b"OVP80\1")  # how the first packets of the streams begin
 # Bytes of a BMP's second header: of OS/2 and of the versions of Windows.
-BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
+_BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 
 
 def media_brands(head: bytes) -> list[bytes]:
@@ -103,7 +103,7 @@ def _is_mov(head: bytes) -> bool:
 
 
 def _is_bmp(head: bytes) -> bool:
-    return head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in BMP_HEADERS
+    return head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADERS
 
 
 def _is_mpegts(head: bytes) -> bool:
@@ -145,5 +145,4 @@ VIDEOS = (
 
 IMAGE_ENDINGS = frozenset(ending for format_ in PHOTOS for ending in format_.endings)
 VIDEO_ENDINGS = frozenset(ending for format_ in VIDEOS for ending in format_.endings)
-VIDEO_DECODERS = tuple(dict.fromkeys(name for form in VIDEOS for name in form.decoders))
 DECODERS_OF = {form.container: form.decoders for form in VIDEOS}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from omnidali.catalog.probing.avif_header import read_avif_header
 from omnidali.catalog.probing.bmp_header import read_bmp_header
+from omnidali.catalog.probing.formats import HEAD_BYTES
 from omnidali.catalog.probing.limits import (
     MAX_HEADER_BYTES,
     MAX_SCANS,
@@ -18,7 +19,7 @@ from omnidali.catalog.probing.limits import (
     UnsupportedMediaError,
     check_size,
 )
-from omnidali.catalog.probing.sniff import HEAD_BYTES, sniff_photo
+from omnidali.catalog.probing.sniff import sniff_photo
 
 if TYPE_CHECKING:  # a probe of images loads no library
     import numpy as np

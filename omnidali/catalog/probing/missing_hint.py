@@ -6,6 +6,7 @@ a folder with which the root ends.
 """
 
 import functools
+import itertools
 import os
 import re
 import unicodedata
@@ -26,6 +27,7 @@ _ENDINGS = {
     MediaKind.FRAMES: ("",),
 }
 _QUOTES = "\"'`\u2018\u2019\u201c\u201d"
+_AROUND = " \t,;"
 _SEPARATORS = (",", ";", "\t", " ")  # of the fields of a line
 _ENDING = re.compile(r"\.[A-Za-z0-9]{1,5}")
 _MANY = 20  # missing files of one folder, from which on its names are read at once
@@ -34,40 +36,72 @@ _COUNTED_FOLDERS = 10_000
 _FEW_FOLDERS = 30  # below the root, in which files are looked for; class folders are more
 _HOPELESS = 20  # missing files, after which no other is looked for there
 
-# missing files by folder
-_asked: Counter[str] = Counter()
-# by root, how many files in a row were not below one of its folders
-_not_below: Counter[str] = Counter()
+# Another form of a path, and what to do if that is there.
+_Candidate = tuple[str, str]
 
 
-def missing_state(root: str, path: str, kind: MediaKind, follows_links: bool = False) -> str:
-    """The state of a file that is not there, with a hint if it is there in another form.
+class MissingFiles:
+    """Looks for files that are not there under other forms of their names.
 
-    Args:
-        root: real path of the source's folder.
-        path: of the list, below the root.
-        kind: of the source.
-        follows_links: whether links may lead out of the root.
+    It counts them, so that a list of a million missing files asks the disk rarely.
     """
-    folders = _Folders(root)
-    if os.path.islink(os.path.join(root, path)):
-        return f"{MISSING} (a link to a file that is gone)"
-    if path.startswith("~"):
-        return f"{MISSING} (no list expands ~: write the whole path)"
-    for other, hint in _candidates(root, path, kind, folders):
-        is_there = other and other != path and folders.holds(other)
-        if is_there and escape_reason(root, other, follows_links) is None:
-            return f"{MISSING} ({hint})"
-    return MISSING
+
+    def __init__(self) -> None:
+        # by folder
+        self._asked: Counter[str] = Counter()
+        # by root, how many in a row were not below one of its folders
+        self._not_below: Counter[str] = Counter()
+
+    def state_of(self, root: str, path: str, kind: MediaKind, follows_links: bool = False) -> str:
+        """The state of a file that is not there, with a hint if it is there in another form.
+
+        Args:
+            root: real path of the source's folder.
+            path: of the list, below the root.
+            kind: of the source.
+            follows_links: whether links may lead out of the root.
+        """
+        if os.path.islink(os.path.join(root, path)):
+            return f"{MISSING} (a link to a file that is gone)"
+        if path.startswith("~"):
+            return f"{MISSING} (no list expands ~: write the whole path)"
+
+        folders = _Folders(root, self._asked)
+        candidates = itertools.chain(
+            _other_spellings(path, folders),
+            _without_last_words(path),
+            _other_endings(path, kind),
+            _without_first_folders(path, root),
+            self._below_folders(path, root, folders),
+        )
+        for other, hint in candidates:
+            is_there = other and other != path and folders.holds(other)
+            if is_there and escape_reason(root, other, follows_links) is None:
+                return f"{MISSING} ({hint})"
+        return MISSING
+
+    def _below_folders(self, path: str, root: str, folders: "_Folders") -> Iterator[_Candidate]:
+        """Yield the path below a folder of the root, as of UCF-101 where root is above it."""
+        first, is_below, _ = path.partition("/")
+        if self._not_below[root] >= _HOPELESS or (is_below and folders.holds(first)):
+            return
+        try:
+            names = _sub_folders(root, os.stat(root).st_mtime_ns)
+        except OSError:
+            return
+        for name in names:
+            if folders.holds(f"{name}/{path}"):
+                self._not_below[root] = 0
+                yield f"{name}/{path}", f"there below the folder {name} of root: name that as root"
+                return
+        self._not_below[root] += 1
 
 
-def _candidates(
-    root: str, path: str, kind: MediaKind, folders: "_Folders"
-) -> Iterator[tuple[str, str]]:
-    """Yield other forms of a path, and what to do if one of them is there."""
+def _other_spellings(path: str, folders: "_Folders") -> Iterator[_Candidate]:
+    """Yield the path with other separators, without marks around it, decoded or recomposed."""
     if "\\" in path:
         yield path.replace("\\", "/"), r"there with / instead of \: replace them in the list"
-    stripped = path.strip(" \t,;")
+    stripped = path.strip(_AROUND)
     yield stripped, "there without the spaces or commas around it: correct the list"
     yield stripped.strip(_QUOTES), "there without the quotes around it: remove them from the list"
     if "%" in path:
@@ -75,12 +109,19 @@ def _candidates(
     if not path.isascii():
         yield from _other_forms(path, folders)
 
+
+def _without_last_words(path: str) -> Iterator[_Candidate]:
+    """Yield the path without what may be other fields of its line."""
+    stripped = path.strip(_AROUND)
     for separator in _SEPARATORS:
         if separator in stripped:
             hint = "there without the last words of its name: name the list's `format:`"
             yield stripped.partition(separator)[0], hint
             yield stripped.rpartition(separator)[0], hint
 
+
+def _other_endings(path: str, kind: MediaKind) -> Iterator[_Candidate]:
+    """Yield the path with its ending in another case, and with those that copies have."""
     stem, ending = os.path.splitext(path)
     if not _ENDING.fullmatch(ending):  # what follows a dot in a name need not be an ending
         stem, ending = path, ""
@@ -92,34 +133,21 @@ def _candidates(
         if not ending[1:].isalpha():
             yield path + usual, f"{hint}: correct the list, or its `pattern`"
 
-    # such as videos/a.mp4 below the root data/videos
+
+def _without_first_folders(path: str, root: str) -> Iterator[_Candidate]:
+    """Yield the path without the folders with which the root ends.
+
+    Such is videos/a.mp4 below the root data/videos.
+    """
     parts = path.split("/")
     for count in (1, 2):
         above = f"/{'/'.join(parts[:count])}"
         if len(parts) > count and root.endswith(above):
             hint = "there without the folders with which root ends: name the folder above as root"
             yield "/".join(parts[count:]), hint
-    yield from _below_folders(root, path, folders)
 
 
-def _below_folders(root: str, path: str, folders: "_Folders") -> Iterator[tuple[str, str]]:
-    """Yield the path below a folder of the root, as of UCF-101 where root is the folder above."""
-    first, is_below, _ = path.partition("/")
-    if _not_below[root] >= _HOPELESS or (is_below and folders.holds(first)):
-        return
-    try:
-        names = _sub_folders(root, os.stat(root).st_mtime_ns)
-    except OSError:
-        return
-    for name in names:
-        if folders.holds(f"{name}/{path}"):
-            _not_below[root] = 0
-            yield f"{name}/{path}", f"there below the folder {name} of root: name that as root"
-            return
-    _not_below[root] += 1
-
-
-def _other_forms(path: str, folders: "_Folders") -> Iterator[tuple[str, str]]:
+def _other_forms(path: str, folders: "_Folders") -> Iterator[_Candidate]:
     """Yield the path with each name in that Unicode form in which it is there."""
     found = ""
     used = ""
@@ -144,10 +172,12 @@ class _Folders:
 
     Args:
         root: real path of the folder in which the paths start.
+        asked: counts the missing files of each folder.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, asked: Counter[str]) -> None:
         self._root = root
+        self._asked = asked
         self._names: dict[str, frozenset[str] | None] = {}
 
     def holds(self, path: str) -> bool:
@@ -163,12 +193,12 @@ class _Folders:
         """The names in a folder; None if it is cheaper to ask for each."""
         if folder in self._names:
             return self._names[folder]
-        if len(_asked) > _COUNTED_FOLDERS:
-            _asked.clear()
-        _asked[folder] += 1
+        if len(self._asked) > _COUNTED_FOLDERS:
+            self._asked.clear()
+        self._asked[folder] += 1
 
         names = None
-        if _asked[folder] > _MANY:
+        if self._asked[folder] > _MANY:
             try:
                 names = _read_names(folder, os.stat(folder).st_mtime_ns)
             except OSError:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-# The state of a file that is used. Any other one but "new" is the reason why it is not used.
+# The state of a file that is used. Any other one but "new" is the reason why it is left out.
 OK = "ok"
 UNREADABLE = "unreadable"  # how states begin that may pass: the disk was to blame
 HUNGRY = "needs too much memory"

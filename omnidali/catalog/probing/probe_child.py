@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from omnidali.catalog.probing.file_span import FileSpan, stamp_of
 from omnidali.catalog.probing.image_probe import check_image, probe_image
 from omnidali.catalog.probing.limits import UnsupportedMediaError
-from omnidali.catalog.probing.missing_hint import missing_state
+from omnidali.catalog.probing.missing_hint import MissingFiles
 from omnidali.catalog.probing.probe import OK, UNREADABLE, Probe
 from omnidali.catalog.probing.root_guard import escape_reason
 from omnidali.media_kind import MediaKind
@@ -78,7 +78,7 @@ class ProbeResult(NamedTuple):
 
     Attributes:
         record: its id in the catalog.
-        state: ``ok``, or the reason why it is not used.
+        state: ``ok``, or the reason why it is left out.
         probe: None unless it is used.
         stamp: size and time of change of the file at the probe.
     """
@@ -128,13 +128,16 @@ _PROBES: dict[MediaKind, Callable[[FileSpan, ProbeTask, int], Probe]] = {
 }
 
 
-def probe_file(task: ProbeTask, request: ProbeRequest, size: int) -> tuple[str, Probe | None]:
+def probe_file(
+    task: ProbeTask, request: ProbeRequest, size: int, missing: MissingFiles
+) -> tuple[str, Probe | None]:
     """Probe one file.
 
     Args:
         task: what the files of its batch have in common.
         request: the file.
         size: in bytes, as far as it is known; decides how long decoding may take.
+        missing: looks for the file elsewhere if it is not there.
 
     Returns:
         Its state, and what the catalog keeps of it if that is ``ok``.
@@ -156,7 +159,7 @@ def probe_file(task: ProbeTask, request: ProbeRequest, size: int) -> tuple[str, 
     except UnsupportedMediaError as error:
         return str(error), None
     except FileNotFoundError:
-        return missing_state(task.root, request.file, task.kind, task.follows_links), None
+        return missing.state_of(task.root, request.file, task.kind, task.follows_links), None
     except OSError as error:
         return f"{UNREADABLE}: {error.strerror}", None
     except MemoryError:
@@ -191,6 +194,7 @@ def main(memory: int) -> None:
         memory: bytes that the process may take.
     """
     answers = enter_isolation(memory)
+    missing = MissingFiles()
     for line in sys.stdin:
         batch = json.loads(line)
         task = ProbeTask(**{**batch["task"], "kind": MediaKind(batch["task"]["kind"])})
@@ -200,7 +204,7 @@ def main(memory: int) -> None:
             size = request.size or stamp[0] or 0
             set_alarm(patience(size))
             try:
-                state, probe = probe_file(task, request, size)
+                state, probe = probe_file(task, request, size, missing)
                 fields = None if probe is None else vars(probe)
                 answer = json.dumps([request.record, state, fields, stamp], default=_bytes_to_json)
             except MemoryError:

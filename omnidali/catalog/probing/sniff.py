@@ -1,6 +1,5 @@
 """Recognises a file by its first bytes: no name is believed and no decoder is tried."""
 
-from omnidali.catalog.probing.formats import HEAD_BYTES as HEAD_BYTES
 from omnidali.catalog.probing.formats import ISO_PICTURES, PHOTOS, VIDEOS, Format, media_brands
 from omnidali.catalog.probing.limits import UnsupportedMediaError
 from omnidali.media_kind import MediaKind
@@ -94,7 +93,7 @@ def sniff_photo(head: bytes) -> str:
 def refusal_of(head: bytes, kind: MediaKind) -> str | None:
     """Why a file that begins like this is nothing that a source reads; None if it may be.
 
-    The probe may still refuse the file: for what it holds, and if it is broken.
+    The probe may still leave the file out: for what it holds, and if it is broken.
 
     Args:
         head: the file's first ``HEAD_BYTES``.

@@ -8,7 +8,7 @@ import av
 import numpy as np
 
 from omnidali.catalog.probing.file_span import FileSpan, ReadAt, Region
-from omnidali.catalog.probing.formats import DECODERS_OF
+from omnidali.catalog.probing.formats import DECODERS_OF, HEAD_BYTES
 from omnidali.catalog.probing.frame_numbering import (
     Frames,
     frames_by_decoding,
@@ -40,7 +40,7 @@ from omnidali.catalog.probing.probe import (
     Probe,
     stretched,
 )
-from omnidali.catalog.probing.sniff import HEAD_BYTES, sniff_video
+from omnidali.catalog.probing.sniff import sniff_video
 from omnidali.catalog.probing.video_container import open_video, video_stream
 
 _MAX_ASPECT = 8  # of a pixel; what claims more is a mistake

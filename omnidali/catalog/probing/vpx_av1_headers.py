@@ -5,10 +5,16 @@ frames, which others refer to. Sources: the VP9 bitstream specification (6.2, an
 one (5.5, 5.9).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from omnidali.catalog.probing.av1_units import (
+    AV1_FRAME_HEADERS,
+    AV1_SEQUENCE,
+    SEQUENCE_BYTES,
+    av1_units,
+    read_sequence_start,
+)
 from omnidali.catalog.probing.bit_reader import BitReader, CodedPicture, UnclearHeadersError
 from omnidali.catalog.probing.limits import MAX_HIDDEN, UnsupportedMediaError
 
@@ -16,15 +22,9 @@ _VP9_HEADER = 24  # bytes that hold a frame's size, whatever comes before it
 _SYNC_CODE = 0x498342
 _RGB = 7  # colour space of VP9
 _AV1_HEADER = 16  # bytes that hold all fields up to the size flag
-_SEQUENCE_BYTES = 256  # that hold all fields of a sequence header
 _AV1C = b"\x81"  # how the container's own header begins; units follow after 4 bytes
 
 _SELECT = 2  # of AV1's sequence: each frame says for itself
-
-# Kinds of AV1's units.
-AV1_SEQUENCE = 1
-_FRAME_HEADER = 3
-_FRAME = 6
 
 # Kinds of AV1's frames.
 _KEY_FRAME = 0
@@ -235,7 +235,7 @@ class Av1Reader(_ShownReader):
         for kind, unit in av1_units(data):
             if kind == AV1_SEQUENCE:
                 self._use_sequence(unit)
-            elif kind in (_FRAME_HEADER, _FRAME):
+            elif kind in AV1_FRAME_HEADERS:
                 frames.append(self._sequence.read_frame(BitReader(unit[:_AV1_HEADER])))
                 if len(frames) > MAX_HIDDEN:
                     raise UnsupportedMediaError(f"more than {MAX_HIDDEN} frames in a packet")
@@ -246,61 +246,19 @@ class Av1Reader(_ShownReader):
             return
         self._header = header
         self._sequence = _Av1Sequence()  # if the header cannot be read
-        self._sequence = _read_sequence(BitReader(header[:_SEQUENCE_BYTES]))
+        self._sequence = _read_sequence(BitReader(header[:SEQUENCE_BYTES]))
         self._picture_format = self._picture_format or self._sequence.picture_format
         if self._sequence.picture_format != self._picture_format:
             raise UnclearHeadersError("the picture size changes")
 
 
-def frame_headers(data: bytes) -> list[bytes]:
-    """The units of an AV1 packet that begin with a frame's header."""
-    return [unit for kind, unit in av1_units(data) if kind in (_FRAME_HEADER, _FRAME)]
-
-
-def av1_units(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield (kind, payload) of the units of an AV1 packet (5.3)."""
-    place = 0
-    while place < len(data):
-        head = data[place]
-        place += 2 if head & 4 else 1
-        end = len(data)
-        if head & 2:
-            size, place = _leb128(data, place)
-            end = min(place + size, end)
-        yield head >> 3 & 15, data[place:end]
-        place = end
-
-
-def _leb128(data: bytes, place: int) -> tuple[int, int]:
-    """A number in AV1's variable length (4.10.5), and where it ends."""
-    value = 0
-    for shift in range(0, 56, 7):
-        value |= (data[place] & 127) << shift
-        place += 1
-        if not data[place - 1] & 128:
-            break
-    return value, place
-
-
 def _read_sequence(bits: BitReader) -> _Av1Sequence:
-    bits.take(4)  # profile, still picture
-    if bits.take(1):
+    start = read_sequence_start(bits)
+    if start.is_reduced:
         raise UnclearHeadersError("a still picture")
-    delay_bits, time_bits = _read_timing(bits) if bits.take(1) else (0, 0)
-    has_delays = bits.take(1)
-    if bits.take(5):
+    if start.points > 1:
         raise UnclearHeadersError("several layers")
-    bits.take(12)
-    if bits.take(5) > 7:
-        bits.take(1)
-    if delay_bits and bits.take(1):
-        bits.take(2 * delay_bits + 1)
-    if has_delays and bits.take(1):
-        bits.take(4)
 
-    width_bits = bits.take(4) + 1
-    height_bits = bits.take(4) + 1
-    size = bits.take(width_bits), bits.take(height_bits)
     id_bits = bits.take(4) + bits.take(3) + 3 if bits.take(1) else 0
     bits.take(7)  # superblock, intra filter and edge, inter tools
     has_order = bits.take(1)
@@ -312,29 +270,11 @@ def _read_sequence(bits: BitReader) -> _Av1Sequence:
     order_bits = bits.take(3) + 1 if has_order else 0
     bits.take(3)  # superresolution, filters
     return _Av1Sequence(
-        picture_format=(*size, bits.take(1)),
-        time_bits=time_bits,
+        picture_format=(start.width, start.height, bits.take(1)),
+        time_bits=start.time_bits,
         id_bits=id_bits,
         screen_tools=screen_tools,
         integer_motion=integer_motion,
         order_bits=order_bits,
-        has_model=delay_bits > 0,
+        has_model=start.delay_bits > 0,
     )
-
-
-def _read_timing(bits: BitReader) -> tuple[int, int]:
-    """Read timing_info and decoder_model_info.
-
-    Returns:
-        The widths of a buffer delay and of a frame's presentation time; zeros without a model.
-    """
-    bits.take(64)
-    is_even = bits.take(1)
-    if is_even:
-        bits.golomb()
-    if not bits.take(1):
-        return 0, 0
-    delay_bits = bits.take(5) + 1
-    bits.take(37)
-    time_bits = bits.take(5) + 1
-    return delay_bits, 0 if is_even else time_bits

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from omnidali.catalog.listing.labels import UNLABELLED, Labels
-from omnidali.catalog.listing.list_reader import read_list
 from omnidali.catalog.listing.scan import SourceScan
 from omnidali.config.files import data_file
 from omnidali.config.sources import MediaConfig, key_of
@@ -92,7 +91,7 @@ def check_list_lines(
     )
     root = os.path.realpath(data_root / source.root)
     scan = SourceScan(name, source, root, data_root, classes=names)
-    _, entries = read_list(scan.lists(), source, labels.number, name, root=root, split=scan.split)
+    _, entries = scan.read_lists(labels.number)
 
     # Hashes instead of entries: a list may have millions.
     seen: set[int] = set()
