@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from omnidali.catalog.build import build_catalog
+from omnidali.catalog.database.left_out_table import left_out_path
 from omnidali.cli.main import main
 from omnidali.config.load import load_config
 from omnidali.config.sources import SourceConfig
@@ -20,7 +21,7 @@ from omnidali.errors import UserError
 from omnidali.experiments.curate import in_windows
 from omnidali.loading.data import make_plan, open_data
 from omnidali.models.recognizers import TSN
-from omnidali.testing.numbered_media import write_video
+from omnidali.testing.numbered_media import write_image, write_video
 
 CONFIG = """
 device: cpu
@@ -322,6 +323,17 @@ def test_output_folder_with_other_files_is_refused_and_unchanged(world, unique, 
         == 2
     )
     assert "--out: expected a folder outside of sources.parts, " in capsys.readouterr().err
+
+
+def test_command_takes_a_folder_in_which_a_refused_start_left_a_catalog(tmp_path):
+    """And the catalog's table of what it leaves out."""
+    write_image(tmp_path / "pics/cat/1.jpg", 0, 40, 30)
+    (tmp_path / "pics/cat/notes.txt").write_text("x")
+    out = tmp_path / "out"
+    sources = {"s": SourceConfig(kind="image", root="pics")}
+    build_catalog(out / "catalog.sqlite", sources, tmp_path, progress=False)
+    assert left_out_path(out / "catalog.sqlite").exists()
+    take_folder(out, "curate", tmp_path / "c.yaml")
 
 
 def test_command_takes_its_folder_again_after_a_kill(tmp_path):
