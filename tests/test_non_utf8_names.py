@@ -208,7 +208,7 @@ def test_folders_and_settings_with_bad_names_are_refused(odd):
     for key in ("data_root", "run_dir", "catalog", "sources.s.list"):
         with pytest.raises(
             UserError,
-            match=rf"override {key}: expected text in UTF-8, got caf\\xe9, a name that is",
+            match=rf"override {key}: expected text in UTF-8, got caf\\xe9, which is not",
         ):
             load_config(odd / "c.yaml", [f"{key}={ODD}"])
     summary = build_catalog(
