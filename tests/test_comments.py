@@ -3,7 +3,7 @@
 import pytest
 
 from helpers.small_builds import write
-from omnidali.catalog.listing.comments import TAKEN_FOR_COMMENT
+from omnidali.catalog.listing.comments import TAKEN_FOR_COMMENT, CommentRule
 from omnidali.catalog.listing.labels import Labels
 from omnidali.catalog.listing.list_reader import read_list
 from omnidali.config.sources import MediaConfig
@@ -74,3 +74,17 @@ def test_hash_in_the_roots_name_and_links_are_looked_through(tmp_path):
 def test_list_of_nothing_but_such_names_is_read(tmp_path):
     (tmp_path / "#1.mp4").touch()
     assert read(tmp_path, "#1.mp4 0\n", root=tmp_path, kind="video") == (["#1.mp4"], [])
+
+
+def test_many_comments_ask_the_disk_once(tmp_path, monkeypatch):
+    write(tmp_path / "#one.mp4", "")
+    write(tmp_path / "#two words.mp4", "")
+    asked = []
+    exists = CommentRule._exists
+    monkeypatch.setattr(CommentRule, "_exists", lambda *a: asked.append(a) or exists(*a))
+    rule = CommentRule(tmp_path)
+    lines = [f"# the comment number {n}" for n in range(2000)]
+    assert all(rule.is_comment("l.txt, line 1", line) for line in lines)
+    assert len(asked) < 1000
+    assert not rule.is_comment("l.txt, line 1", "#one.mp4 0")
+    assert not rule.is_comment("l.txt, line 1", "#two words.mp4 0")

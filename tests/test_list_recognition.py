@@ -142,3 +142,95 @@ def test_several_lists_of_a_source_have_one_format(tmp_path):
         read_list([one, two], source, Labels().number, "s")
     assert "2.txt: expected the format path_label, as in" in str(caught.value)
     assert "1.txt, got something_json" in str(caught.value)
+
+
+# kind, expected format, lines, and what lies below the root
+PLAIN_BEFORE = {
+    "pieces, mostly of whole seconds": (
+        "untrimmed",
+        "pieces",
+        ["a.mp4 0 50 0", "b.mp4 3 60 1", "c.mp4 2.5 60 1", "d.mp4 7 99 0"],
+        [],
+    ),
+    "parts, mostly with one positive": (
+        "untrimmed",
+        "parts",
+        ["v.mp4 1 6 3"] * 8 + ["w.mp4 1 6 0 3"] * 2,
+        [],
+    ),
+    "long videos with words": (
+        "untrimmed",
+        "path_label",
+        ["a.mp4\triding a bike", "b.mp4\triding a horse", "c.mp4\tjumping"],
+        [],
+    ),
+    "frames with words, names that end in numbers": (
+        "frames",
+        "path_label",
+        ["a/take archery", "a/take 2 archery", "a/take 3 archery"],
+        ["a/take/", "a/take 2/", "a/take 3/"],
+    ),
+    "frames, names that end in numbers": (
+        "frames",
+        "rawframes",
+        ["a/clip 30 0", "a/clip 2 30 1", "b/clip 30 0", "b/clip 2 30 1"],
+        ["a/clip/", "a/clip 2/", "b/clip/", "b/clip 2/"],
+    ),
+    "UCF101 without its folders": (
+        "video",
+        "path_label",
+        ["videos/v_Archery_g01_c01.avi 1", "videos/v_Bowling_g01_c01.avi 2"],
+        [],
+    ),
+    "UCF101 with merged classes": (
+        "video",
+        "path_label",
+        [
+            f"{name}/v_{name}_g01_c01.avi {number}"
+            for name, number in zip("ABC", "112", strict=True)
+        ],
+        [],
+    ),
+    "UCF101 with a comment that has a 0": (
+        "video",
+        "ucf101",
+        ["#A/v_A_g01_c01.avi 0", "A/v_A_g01_c01.avi 1", "B/v_B_g01_c01.avi 2"],
+        [],
+    ),
+    "a comma in one folder below the root's own name": (
+        "video",
+        "path_label",
+        ["root/a/x.mp4,0", "root/moving, child/z.mp4,1", "root/a/y.mp4,0"],
+        ["a/x.mp4", "a/y.mp4", "moving, child/z.mp4"],
+    ),
+    "semicolons in names": (
+        "video",
+        "path_label",
+        ["0;a.mp4 1", "1;b.mp4 0"],
+        ["0;a.mp4", "1;b.mp4"],
+    ),
+    "semicolons in folders of frames": ("frames", "rawframes", ["7;0 30 1"], ["7;0/"]),
+}
+
+
+@pytest.mark.parametrize("case", PLAIN_BEFORE)
+@pytest.mark.parametrize("is_absolute", [False, True])
+def test_list_that_is_one_format_alone_is_that_format(tmp_path, case, is_absolute):
+    kind, form, lines, files = PLAIN_BEFORE[case]
+    root = tmp_path / "root"
+    root.mkdir()
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).mkdir() if name.endswith("/") else (root / name).touch()
+    if is_absolute and files:
+        lines = [f"{root}/{line.removeprefix('root/')}" for line in lines]
+    path = write(tmp_path / "l.txt", "\n".join(lines))
+    assert recognise(path, MediaKind(kind), root) == form
+
+
+def test_wrong_number_of_ucf101_makes_no_other_format(tmp_path):
+    lines = [f"A/v_A_g{n:02}_c01.avi 1\n" for n in range(5)] + ["B/v_B_g01_c01.avi 2\n"]
+    path = write(tmp_path / "l.txt", "".join(lines) + "A/v_A_g09_c01.avi 2\n")
+    assert recognise(path, MediaKind.VIDEO) == "ucf101"
+    with pytest.raises(UserError, match="l.txt, line 7: expected one number for each class"):
+        read_file(path, ["A", "B"])

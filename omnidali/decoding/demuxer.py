@@ -17,7 +17,7 @@ from omnidali.catalog.database.media import Media
 from omnidali.catalog.probing.limits import UnsupportedMediaError, check_size
 from omnidali.catalog.probing.packet_decoder import KEEPS_STATE, decode_run, use_one_thread
 from omnidali.catalog.probing.packet_index import FRAMING, PacketIndex
-from omnidali.catalog.probing.video_container import open_video, video_stream
+from omnidali.catalog.probing.video_container import open_video, packets_of, video_stream
 from omnidali.decoding.failure_cause import cause_of
 from omnidali.errors import DecodeError
 from omnidali.utils.heartbeat import report_progress
@@ -178,7 +178,7 @@ class _IndexedSource:
         """
         number = None
         skipped = 0
-        for packet in self.container.demux(self.stream):
+        for packet in packets_of(self.container, self.stream):
             if not packet.size:
                 continue
             report_progress()
@@ -217,7 +217,7 @@ class _IndexedSource:
 def _all_frames(
     container: av.container.InputContainer, stream: av.VideoStream
 ) -> Iterator[av.VideoFrame]:
-    packets = (packet for packet in container.demux(stream) if packet.size)
+    packets = (packet for packet in packets_of(container, stream) if packet.size)
     for packet in itertools.chain(packets, [None]):
         yield from _decode(stream, packet)
 

@@ -1,7 +1,8 @@
 """Score a checkpoint on held-out data: each item with all views, on any number of ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from omnidali.config.schema import Config
 from omnidali.distributed.ranks import Ranks
@@ -14,7 +15,7 @@ from omnidali.loading.trial_outcome import hold_trial
 from omnidali.models.checkpoint_file import BEST, load_checkpoint, load_weights
 from omnidali.models.precision import make_autocast
 from omnidali.models.recognizers import build_model
-from omnidali.models.weights import best_weights
+from omnidali.models.weights import are_same_classes, best_weights, class_names
 from omnidali.utils.run_record import write_record
 
 
@@ -38,10 +39,14 @@ def evaluate(
     """
     path = checkpoint or config.run_dir
     state = load_checkpoint(path, preferred=BEST)
-    data = open_data(config, ranks, training=False, classes=state.get("classes"))
+    trained = class_names(state)
+    data = open_data(config, ranks, training=False, classes=_names_for_data(state, config))
     assert data.evaluation is not None and config.evaluation.source is not None
-    names = state.get("classes") or list(data.class_names)
-    _check_classes(names, data.class_names)
+    names = trained or list(data.class_names)
+    if data.named or state.get("classes"):
+        _check_classes(names, data.class_names)
+    elif len(trained) < len(data.class_names):  # of other projects, for something else
+        names = list(data.class_names)
     model = build_model(config.model, len(names), config.clip.clip_len)
     load_weights(model, {**state, "state_dict": best_weights(state)}, str(path))
     model.to(ranks.device)
@@ -79,9 +84,19 @@ def evaluate(
     return result
 
 
+def _names_for_data(state: Mapping[str, Any], config: Config) -> list[str] | None:
+    """The checkpoint's class names if they say which label a class of the data has.
+
+    Numbers in a list do so themselves, unless the checkpoint is ours.
+    """
+    source = config.evaluation.source
+    has_folders = source is not None and not source.list and not source.tars
+    return class_names(state) if has_folders or state.get("classes") else None
+
+
 def _check_classes(trained: Sequence[str], found: Sequence[str]) -> None:
     """Refuse data of other classes than those of the training."""
-    if list(found) != list(trained[: len(found)]):
+    if not are_same_classes(found, trained[: len(found)]):
         raise UserError(
             "evaluation.source",
             f"the checkpoint's classes ({', '.join(trained[:3])}, ...)",

@@ -24,7 +24,7 @@ from omnidali.models.weight_names import (
     first_few,
     rename_weights,
 )
-from omnidali.models.weights import best_weights, read_weights
+from omnidali.models.weights import are_same_classes, best_weights, class_names, read_weights
 
 # A reason for which a tensor is left out.
 _FRESH_HEAD = "asked for with pretrained_head: fresh"
@@ -238,8 +238,9 @@ def load_pretrained(
             str(path), "weights of a ResNet", first_few(list(report.left_out)), "Use another file."
         )
 
-    trained_on = list(state.get("classes") or classes)
-    if head == "keep" and classes and trained_on != list(classes):
+    trained_on = class_names(state) or list(classes)
+    takes_head = any(name.startswith(HEAD) for name in fitting)
+    if takes_head and classes and not are_same_classes(trained_on, classes):
         raise UserError(
             str(path), f"the classes {first_few(classes)}", first_few(trained_on), _FRESH_ADVICE
         )

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,27 @@ import torch
 
 from omnidali.errors import UserError, start_of
 from omnidali.models.foreign_types import STAND_INS, standing_in
+from omnidali.models.pickle_check import check_pickles
 from omnidali.utils.untrusted_text import for_shell
 
 # Entries under which projects keep the weights.
 WEIGHT_ENTRIES = ("state_dict", "model_state", "model_state_dict", "model")
 
-# Functions that no checkpoint needs, with which a pickle runs a program or reaches one.
-_RUNS_CODE = re.compile(
-    r"(_?pickle|bdb|code|codeop|commands|ctypes|cProfile|importlib|nt|operator|os|pdb|platform|posix"
-    r"|profile|pty|pydoc|runpy|shutil|socket|subprocess|sys|timeit|webbrowser)(\..*)?"
-    r"|(builtins\.)?(__import__|apply|breakpoint|compile|delattr|eval|exec|execfile|getattr"
-    r"|globals|input|locals|map|open|setattr|vars)"
+# Types of Python's own that hold plain values. Its other names can run programs.
+_PLAIN_TYPES = re.compile(
+    r"(datetime|collections|pathlib|decimal|enum|uuid)\.\w+|argparse\.Namespace"
+    r"|types\.SimpleNamespace"
+    r"|(builtins\.)?(bool|complex|dict|float|frozenset|int|list|object|range|set|slice|str|tuple)"
+)
+# Functions with which libraries make their values; all others are named in small letters, too.
+_MAKERS = re.compile(
+    r"numpy\.(\w+\.)*(_reconstruct|scalar|dtype|ndarray|_mareconstruct|__\w+_ctor)"
+    r"|torch\.(_utils|_tensor)\._rebuild_\w+"
+)
+# Through these a name may reach from a library into Python's own.
+_REACHES = frozenset(
+    ("builtins", "ctypes", "importlib", "nt", "os", "pickle", "posix", "pty", "runpy", "shutil")
+    + ("socket", "subprocess", "sys")
 )
 _OLDEST_PROTOCOL = 2  # of torch.save, and the only one that torch reads with care
 _STRIP = (
@@ -59,14 +70,51 @@ def read_entries(path: Path, *, foreign: bool) -> Any:
         _check_size(path)
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(str(path))
+        check_pickles(path)
         with standing_in() if foreign else contextlib.nullcontext():
-            return torch.load(path, map_location="cpu", weights_only=True)
+            entries = torch.load(path, map_location="cpu", weights_only=True)
+        return _as_plain(entries, {})
     except FileNotFoundError:
         raise UserError(
             str(path), "a checkpoint", f"no such file{start_of(path)}", "Check the path."
         ) from None
     except Exception as error:  # both readers raise many kinds for damaged files
         raise _refusal(path, str(error), foreign) from None
+
+
+def _as_plain(value: Any, done: dict[int, Any]) -> Any:
+    """A value without what a pickle can hang on dicts and tensors: attributes instead of methods.
+
+    Args:
+        value: that was read.
+        done: the values that have been made plain, by their identity.
+    """
+    made = done.get(id(value))
+    if made is not None:
+        return made
+    if isinstance(value, dict):
+        made = done[id(value)] = {}
+        for key, inner in dict.items(value):
+            made[key] = _as_plain(inner, done)
+    elif isinstance(value, list):
+        made = done[id(value)] = []
+        made.extend(_as_plain(inner, done) for inner in value)
+    elif type(value) is tuple:
+        made = done[id(value)] = tuple(_as_plain(inner, done) for inner in value)
+    elif isinstance(value, torch.Tensor):
+        made = done[id(value)] = torch.Tensor.detach(value)
+    else:
+        made = value
+    return made
+
+
+def _may_be_type(name: str) -> bool:
+    """Whether a pickle may name this to hold values, and not to run a program."""
+    first, *inner, last = (name if "." in name else f"builtins.{name}").split(".")
+    if first in sys.stdlib_module_names:
+        return _PLAIN_TYPES.fullmatch(name) is not None
+    is_class = re.match("_*[A-Z]", last) is not None
+    return (is_class and not _REACHES.intersection(inner)) or _MAKERS.fullmatch(name) is not None
 
 
 def _check_size(path: Path) -> None:
@@ -96,8 +144,8 @@ def _refusal(path: Path, text: str, foreign: bool) -> UserError:
     if named and named[1] in STAND_INS and not foreign:
         advice = "It is another project's: start from its weights by model.pretrained."
         return UserError(str(path), expected, f"an object of {named[1]}", advice)
-    if named and _RUNS_CODE.fullmatch(named[1]):
-        advice = "No checkpoint needs that: do not load the file by any means."
+    if named and not _may_be_type(named[1]):
+        advice = "No weights need that: do not load the file by any means."
         return UserError(str(path), expected, f"one that calls {named[1][:200]}", advice)
 
     protocol = _protocol(path) if "Unsupported operand" in text else _OLDEST_PROTOCOL

@@ -8,7 +8,10 @@ The name of the first convolution identifies the family of a file's names:
   below ``backbone.``, and heads without a counterpart.
 
 Before it may stand ``module.`` (DistributedDataParallel), ``_orig_mod.`` (torch.compile),
-``model.`` (Lightning), ``encoder.`` and ``backbone.``, in any order and number.
+``model.`` (Lightning), ``encoder.`` and ``backbone.``, in any order and number. What stands before
+tells two networks of one file apart. The one with the fewest such words counts, and weights are
+never taken from both: all of the backbone's have the same words, and the classifier has some of
+these, from the first on.
 """
 
 import re
@@ -31,9 +34,10 @@ _NO_COUNTERPART = "no counterpart"
 
 _STEM = "backbone.conv1.conv.weight"
 _STEM_ENDINGS = ("conv1.conv.weight", "conv1.weight")  # mmaction2's, torchvision's
-_PREFIXES = ("model", "encoder", "backbone")
+_WRAPPERS = ("module", "_orig_mod")
+_PREFIXES = ("model", "encoder", "backbone", *_WRAPPERS)
 # These precede the name of any module, also within a network.
-_MODULE_PREFIXES = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod)\.")
+_INNER_WRAPPERS = re.compile(rf"(?<=\.)(?:{'|'.join(_WRAPPERS)})\.")
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 # ResNets that other projects have, by the blocks of their stages and whether these are bottlenecks.
@@ -84,46 +88,56 @@ def rename_weights(
     {'model.fc.bias': 'classifier of another kind'}
     """
     weights = _unwrap(weights)
-    prefix, ending = _find_backbone(weights)
+    backbones = _find_backbones(weights)
+    if len(backbones) > 1:
+        return "two networks", {}, dict.fromkeys(weights, UNKNOWN)
+    prefix, ending = backbones[0]
     is_ours = ending == _STEM_ENDINGS[0]
+    head_prefix = _find_head(weights, prefix)
     has_cls_head = False
 
     known: dict[str, torch.Tensor] = {}
     left_out = {}
     for name, value in weights.items():
-        bare = _without_prefixes(name)
+        before, bare = _split_prefix(name)
         has_cls_head |= bare.startswith("cls_head.")
-        ours, reason = _our_name(name, bare, prefix=prefix, is_ours=is_ours)
-        if ours is None or ours in known:
+        is_head = is_ours and bare.startswith("cls_head.")
+        is_inside = before == (head_prefix if is_head else prefix)
+        ours, reason = _our_name(bare, is_inside=is_inside, is_ours=is_ours)
+        if ours is None:
             left_out[name] = reason
         else:
             known[ours] = value
 
     if is_ours:
         return "mmaction2", known, left_out
-    is_omni = has_cls_head and prefix.endswith("backbone.")
+    words = [word for word in prefix.split(".")[:-1] if word not in _WRAPPERS]
+    is_omni = has_cls_head and words[-1:] == ["backbone"]
     return "mmaction2 1.x OmniSource" if is_omni else "torchvision", known, left_out
 
 
 def _unwrap(weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-    """Remove what wrappers of modules add; nothing where two names would become one.
+    """Remove what wrappers of modules add within a network; nothing where two names become one.
 
-    >>> list(_unwrap({"module.backbone._orig_mod.conv1.conv.weight": torch.zeros(1)}))
-    ['backbone.conv1.conv.weight']
+    >>> list(_unwrap({"module.backbone.layer1._orig_mod.0.conv1.weight": torch.zeros(1)}))
+    ['module.backbone.layer1.0.conv1.weight']
     """
-    bare = {_MODULE_PREFIXES.sub("", name): value for name, value in weights.items()}
+    bare = {}
+    for name, value in weights.items():
+        before, rest = _split_prefix(name)
+        bare[before + _INNER_WRAPPERS.sub("", rest)] = value
     return bare if len(bare) == len(weights) else weights
 
 
-def _without_prefixes(name: str) -> str:
-    """A name without the parts that stand before those of a network.
+def _split_prefix(name: str) -> tuple[str, str]:
+    """A name as the words that may stand before a network, and its name within that.
 
-    >>> _without_prefixes("model.encoder.cls_head.fc_cls.bias")
-    'cls_head.fc_cls.bias'
+    >>> _split_prefix("model.encoder.cls_head.fc_cls.bias")
+    ('model.encoder.', 'cls_head.fc_cls.bias')
     """
     parts = name.split(".")
     first = next((at for at, part in enumerate(parts) if part not in _PREFIXES), 0)
-    return ".".join(parts[first:])
+    return "".join(f"{part}." for part in parts[:first]), ".".join(parts[first:])
 
 
 def _stems(weights: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, str]]:
@@ -136,41 +150,66 @@ def _stems(weights: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, str]]:
                 yield prefix, ending
 
 
-def _find_backbone(weights: Mapping[str, torch.Tensor]) -> tuple[str, str]:
+def _find_backbones(weights: Mapping[str, torch.Tensor]) -> list[tuple[str, str]]:
     """What stands before the names of the backbone, and how that of its first convolution ends.
 
-    Of two networks the one with the shortest prefix counts.
+    Of two networks the one with the fewest words before its names counts.
+
+    Returns:
+        One, or several if they are complete and have equally many words.
     """
     found = [
-        (prefix.count("."), order, prefix, ending)
-        for order, (prefix, ending) in enumerate(_stems(weights))
+        (prefix, ending)
+        for prefix, ending in _stems(weights)
         if all(part in _PREFIXES for part in prefix.split(".")[:-1])
     ]
-    return min(found)[2:] if found else ("", _STEM_ENDINGS[1])
+    fewest = min((prefix.count(".") for prefix, _ in found), default=0)
+    found = [(prefix, ending) for prefix, ending in found if prefix.count(".") == fewest]
+    if len(found) > 1:
+        complete = [one for one in found if _is_complete(weights, *one)]
+        return complete or found[:1]
+    return found or [("", _STEM_ENDINGS[1])]
 
 
-def _our_name(name: str, bare: str, *, prefix: str, is_ours: bool) -> tuple[str | None, str]:
+def _is_complete(weights: Mapping[str, torch.Tensor], prefix: str, ending: str) -> bool:
+    """Whether the names after a prefix are those of one of our networks."""
+    is_ours = ending == _STEM_ENDINGS[0]
+    names = (_split_prefix(name) for name in weights)
+    ours = (
+        _our_name(bare, is_inside=before == prefix, is_ours=is_ours)[0] for before, bare in names
+    )
+    return depth_of(dict.fromkeys(filter(None, ours), torch.empty(0))) is not None
+
+
+def _find_head(weights: Iterable[str], prefix: str) -> str | None:
+    """What stands before the names of the backbone's own classifier, the nearest one.
+
+    Args:
+        weights: all names.
+        prefix: of the backbone's names.
+    """
+    found = {before for before, bare in map(_split_prefix, weights) if bare.startswith("cls_head.")}
+    return max((before for before in found if prefix.startswith(before)), key=len, default=None)
+
+
+def _our_name(bare: str, *, is_inside: bool, is_ours: bool) -> tuple[str | None, str]:
     """Our name for a weight, or None with the reason.
 
     Args:
-        name: in the file.
         bare: the name without known prefixes.
-        prefix: of the backbone's names.
-        is_ours: whether they are ours below the prefix.
+        is_inside: whether these are the ones of the network.
+        is_ours: whether the network has our names.
     """
     if is_ours:
         if bare.startswith("data_preprocessor."):
             return None, _OTHER_NORMALISATION
-        if bare.startswith("cls_head."):
-            return bare, _NO_COUNTERPART
-        inside = name.startswith(prefix)
-        return f"backbone.{name.removeprefix(prefix)}" if inside else name, _NO_COUNTERPART
+        if not is_inside:
+            return None, UNKNOWN
+        return bare if bare.startswith("cls_head.") else f"backbone.{bare}", _NO_COUNTERPART
 
     if bare.startswith(("fc.", "head.fc.", "cls_head.")):
         return None, _OTHER_HEAD
-    if not name.startswith(prefix):
-        return None, _NO_COUNTERPART
-    return _from_torchvision(name.removeprefix(prefix)), _NO_COUNTERPART
+    return _from_torchvision(bare) if is_inside else None, _NO_COUNTERPART
 
 
 def _from_torchvision(name: str) -> str | None:
@@ -220,6 +259,11 @@ def find_other_network(weights: Mapping[str, torch.Tensor]) -> tuple[str, str] |
     Returns:
         None if their names and stages are those of one of our networks.
     """
+    backbones = _find_backbones(_unwrap(weights))
+    if len(backbones) > 1:
+        names = " and ".join(f"`{(prefix + ending)[:100]}`" for prefix, ending in backbones)
+        advice = "Keep the names of one of them alone under state_dict."
+        return f"several networks, with {names}", advice
     known = rename_weights(weights)[1]
     has_stem = _STEM in known
     what = _find_telling_name(weights, _OTHER_BLOCKS if has_stem else _OTHER_STEMS)

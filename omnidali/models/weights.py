@@ -4,7 +4,8 @@ import hashlib
 import io
 import itertools
 import os
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from omnidali.utils.atomic_write import write_whole
 
 # The entry of a checkpoint that holds the digest of the others.
 DIGEST = "digest"
+_DIGEST_BEGIN = "sha256:"
 
 
 def read_weights(path: str | Path, *, foreign: bool = True) -> dict[str, Any]:
@@ -30,7 +32,8 @@ def read_weights(path: str | Path, *, foreign: bool = True) -> dict[str, Any]:
             NumPy and mmengine do nothing.
 
     Returns:
-        The file's entries, with the tensors under ``state_dict``.
+        The file's entries, with the tensors under ``state_dict``, and averaged ones under ``ema``
+        if the file has them under the same names.
 
     Raises:
         UserError: if it is missing, damaged, holds more than plain data, or holds no weights.
@@ -51,13 +54,18 @@ def read_weights(path: str | Path, *, foreign: bool = True) -> dict[str, Any]:
 
     state = {**({} if weights is entries else entries), "state_dict": dict(weights)}
     _check_tensors(path, state["state_dict"])
-    _check_tensors(path, state.get("ema") or {})
+    ema = state.get("ema")
+    has_average = isinstance(ema, Mapping) and ema.keys() == state["state_dict"].keys()
+    if has_average:
+        _check_tensors(path, ema)
     if state.get("classes") is not None:
         names = as_list(state["classes"])
         if names is None or not all(isinstance(name, str) for name in names):
             raise UserError(str(path), "names under classes", "something else", "Use another file.")
         state["classes"] = names
     _check_digest(path, state)
+    if ema is not None and not has_average:
+        state["ema"] = None  # what other projects keep there
     return state
 
 
@@ -66,7 +74,7 @@ def best_weights(state: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
     return state.get("ema") or state["state_dict"]
 
 
-def class_names(state: Mapping[str, Any]) -> list[Any]:
+def class_names(state: Mapping[str, Any]) -> list[str]:
     """What a checkpoint holds as the names of its classes, in label order; empty if nothing.
 
     Ours stand under ``classes``, those of mmaction2 0.x under ``CLASSES`` in ``meta``, and those of
@@ -78,9 +86,30 @@ def class_names(state: Mapping[str, Any]) -> list[Any]:
         if isinstance(place, Mapping):
             for key in ("classes", "CLASSES"):
                 names = as_list(place.get(key))
-                if names:
+                are_names = names and all(isinstance(name, str) for name in names)
+                # an export has numbers in `meta` if the classes have no names
+                if are_names and (place is state or names != list(map(str, range(len(names))))):
                     return names
     return []
+
+
+def are_same_classes(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether class names are the same in the same order, in any Unicode form.
+
+    Underscores count as spaces if the names differ without them, too.
+
+    >>> are_same_classes(["long_jump", "run"], ["long jump", "run"])
+    True
+    >>> are_same_classes(["a_b", "a b"], ["a b", "a_b"])
+    False
+    """
+    names = [unicodedata.normalize("NFC", name) for name in one]
+    others = [unicodedata.normalize("NFC", name) for name in other]
+    if names == others:
+        return True
+    spaced = [name.replace("_", " ") for name in names]
+    are_different = len(set(spaced)) == len(spaced)
+    return are_different and spaced == [name.replace("_", " ") for name in others]
 
 
 def _find_weights(entries: Any) -> Mapping[Any, Any] | None:
@@ -98,8 +127,12 @@ def _find_weights(entries: Any) -> Mapping[Any, Any] | None:
 
 def _check_digest(path: str | Path, state: Mapping[str, object]) -> None:
     """Refuse a file of ours with other contents than those that were saved."""
+    found = state.get(DIGEST)
+    is_ours = "loader" in state or (isinstance(found, str) and found.startswith(_DIGEST_BEGIN))
+    if DIGEST not in state or not is_ours:
+        return
     try:
-        is_same = DIGEST not in state or state[DIGEST] == digest_of(state)
+        is_same = found == digest_of(state)
     except (RuntimeError, TypeError, ValueError):  # tensors of a kind that ours are not
         is_same = False
     if not is_same:
@@ -124,6 +157,8 @@ def _check_tensors(path: str | Path, weights: object) -> None:
             got = f"{type(value).__name__} under {name[:100]!r}"
         elif value.layout != torch.strided or value.is_meta or value.is_quantized:
             got = f"a tensor without plain numbers under {name[:100]!r}"
+        elif value.is_complex():
+            got = f"complex numbers under {name[:100]!r}"
         elif value.numel() * value.element_size() > value.untyped_storage().nbytes():
             # It shows one number many times.
             got = f"a tensor that claims more numbers than it has under {name[:100]!r}"
@@ -141,7 +176,7 @@ def digest_of(state: Mapping[str, object]) -> str:
     """
     digest = hashlib.sha256()
     _add(digest, {name: value for name, value in state.items() if name != DIGEST})
-    return f"sha256:{digest.hexdigest()}"
+    return f"{_DIGEST_BEGIN}{digest.hexdigest()}"
 
 
 def _add(digest: "hashlib._Hash", value: object) -> None:

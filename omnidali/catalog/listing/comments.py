@@ -16,6 +16,7 @@ from omnidali.utils.text_files import NOT_UTF8, is_text
 NoteLine: TypeAlias = Callable[[str, str, str], None]
 TAKEN_FOR_COMMENT = "begins with # and names no file: taken for a comment"
 _SEPARATORS = re.compile(r"[ \t,;]+|$")
+_ASKED_ALONE = 100  # lines for which the disk is asked, each alone
 _ENDS = 64  # of paths in a line: a path may hold spaces and commas
 
 
@@ -70,11 +71,33 @@ class CommentRule:
             return False
         if self.root is None:
             return True
-        if any(map(self._exists, _beginnings(line))):
+        if self._names_file(line):
             return False
         if self.is_item(line):
             self.leave_out(next(_beginnings(line), line), TAKEN_FOR_COMMENT, where)
         return True
+
+    def _names_file(self, line: str) -> bool:
+        # a list with a million comments asks the disk once
+        if next(self._asked) >= _ASKED_ALONE:
+            first = {path.partition("/")[0] for path in _beginnings(line)}
+            if first.isdisjoint(self._names_in_root):
+                return False
+        return any(map(self._exists, _beginnings(line)))
+
+    @cached_property
+    def _asked(self) -> Iterator[int]:
+        return itertools.count()
+
+    @cached_property
+    def _names_in_root(self) -> frozenset[str]:
+        """The names in the root that begin with ``#``, and the root's own."""
+        try:
+            names = os.listdir(self._real_root)
+        except OSError:
+            names = []
+        found = [name for name in names if name.startswith("#")]
+        return frozenset([*found, os.path.basename(self._real_root)])
 
     def _exists(self, path: str) -> bool:
         """Whether a path lies below the root; lists may begin with the root's own name."""

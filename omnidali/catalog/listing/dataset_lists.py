@@ -1,7 +1,7 @@
 """The lists of data sets whose classes are words beside the paths: read as they are downloaded."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from omnidali.catalog.listing.labels import label_text
 from omnidali.catalog.listing.list_file import Entry, ListFile
@@ -9,7 +9,8 @@ from omnidali.errors import UserError
 from omnidali.utils.text_files import is_whole
 
 # UCF101's files, in a folder named like the class: v_Archery_g01_c01.avi
-_UCF101_FILE = re.compile(r"(?:^|.*/)([^/]+)/v_[^/]+_g[0-9]+_c[0-9]+\.[A-Za-z0-9]+")
+# (but HandstandPushups/v_HandStandPushups_g01_c01.avi)
+_UCF101_FILE = re.compile(r"(?:^|.*/)([^/]+)/v_\1_g[0-9]+_c[0-9]+\.[a-z0-9]+", re.IGNORECASE)
 _HMDB51_LIST = re.compile(r"(.+)_test_split[0-9]+")
 _HMDB51_PARTS = {"1": "train", "2": "test", "0": "unused"}
 
@@ -53,10 +54,26 @@ def read_ucf101(file: ListFile) -> Iterator[Entry]:
         yield file.entry(path, file.number(name, where, path, listed), where)
 
 
-def ucf101_number(line: str) -> int | None:
-    """The class number of a line of UCF101's list, if it has one."""
-    fields = _ucf101_fields(line)
-    return int(fields[2]) if fields and fields[2] is not None else None
+def counts_otherwise(lines: Iterable[str]) -> bool:
+    """Whether lines of UCF101's paths have numbers of their own, and not those of the classes.
+
+    mmaction2's lists count from 0, and a user may have given one number to several classes.
+
+    Args:
+        lines: all lines of a list.
+    """
+    numbers: dict[str, set[str]] = {}
+    for path_and_number in lines:
+        fields = None if path_and_number.startswith("#") else _ucf101_fields(path_and_number)
+        if fields and fields[2] is not None:
+            _, name, number = fields
+            if int(number) == 0:
+                return True
+            numbers.setdefault(name, set()).add(number)
+
+    if any(len(found) > 1 for found in numbers.values()):  # a line is wrong
+        return False
+    return len(set().union(*numbers.values())) < len(numbers)
 
 
 def _ucf101_fields(line: str) -> tuple[str, str, str | None] | None:

@@ -148,7 +148,9 @@ def _pieces(file: ListFile) -> Iterator[Entry]:
 
 def _fits_pieces(line: str) -> bool:
     row = fields_of(line) if "," in line else line.rsplit(None, 3)
-    return len(row) == 4 and is_video_name(row[0])
+    # words are a label, and times in another notation are an error to be told
+    has_times = len(row) == 4 and all(field[:1].isdigit() for field in row[1:3])
+    return has_times and is_video_name(row[0])
 
 
 def _parts(file: ListFile) -> Iterator[Entry]:

@@ -9,7 +9,7 @@ from omnidali.catalog.listing import dataset_lists
 from omnidali.catalog.listing.comments import CommentRule
 from omnidali.catalog.listing.list_file import NUMBER, fields_of
 from omnidali.catalog.listing.list_formats import FORMATS, split_label
-from omnidali.catalog.probing.root_guard import escape_reason
+from omnidali.catalog.probing.root_guard import RootPaths, escape_reason
 from omnidali.errors import UserError
 from omnidali.media_kind import MediaKind
 from omnidali.utils.text_files import read_lines
@@ -59,8 +59,7 @@ def recognise(path: Path, kind: MediaKind, root: str | Path | None = None) -> st
         return _recognise_untrimmed(path, lines)
 
     form = _choose(path, lines, kind, root)
-    # mmaction2's lists of UCF101 have the same paths, and labels from 0
-    if form == "ucf101" and any(dataset_lists.ucf101_number(line) == 0 for line in _lines(path)):
+    if form == "ucf101" and dataset_lists.counts_otherwise(_lines(path)):
         return _CATCH_ALL
     return form
 
@@ -104,10 +103,17 @@ def _is_json(line: str) -> bool:
 def _choose(path: Path, lines: Sequence[str], kind: MediaKind, root: str | Path | None) -> str:
     """The format of a list of files or of folders of frames."""
     real_root = None if root is None else os.path.realpath(root)
+    forms = list(_BY_KIND[kind])
+    if not dataset_lists.is_hmdb51_name(path.stem) and "hmdb51" in forms:
+        forms.remove("hmdb51")
+    # a name may begin with a number and a semicolon, too
+    others = [form for form in (*forms, _CATCH_ALL) if form in _PATHS]
+    if any(_count_found(form, lines, real_root) for form in others) and "something_csv" in forms:
+        forms.remove("something_csv")
+
     best = None
-    for form in _BY_KIND[kind]:
-        if form == "hmdb51" and not dataset_lists.is_hmdb51_name(path.stem):
-            continue
+    unclear = []
+    for form in forms:
         count = sum(map(FORMATS[form].fits, lines))
         if best is None and count == len(lines):
             return form
@@ -117,9 +123,12 @@ def _choose(path: Path, lines: Sequence[str], kind: MediaKind, root: str | Path 
         if _is_most(count, lines):
             if best is None or _finds_more(form, best, lines, root=real_root):
                 best = form
-        elif best is None and 3 * count > len(lines):
-            _require_unlike(path, form, lines, real_root)
+        elif 3 * count > len(lines):
+            unclear.append(form)
 
+    if best is None:
+        for form in unclear:
+            _require_unlike(path, form, lines, real_root)
     if best is None or _finds_more(_CATCH_ALL, best, lines, root=real_root):
         return _CATCH_ALL
     return best
@@ -170,9 +179,18 @@ def _count_found(form: str, lines: Sequence[str], root: str | None) -> int:
     """How many lines name what lies below the root, if they are of a format."""
     if root is None or form not in _PATHS:
         return 0
-    paths = [_PATHS[form](line) for line in lines if FORMATS[form].fits(line)]
+    below = RootPaths(root).relative
+    own_name = f"{os.path.basename(root)}/"  # with which lists may begin
+    paths = [
+        below(_PATHS[form](line))
+        for line in lines
+        if form == _CATCH_ALL or FORMATS[form].fits(line)
+    ]
     return sum(
-        escape_reason(root, path) is None and os.path.lexists(os.path.join(root, path))
+        any(
+            escape_reason(root, name) is None and os.path.lexists(os.path.join(root, name))
+            for name in {path, path.removeprefix(own_name)}
+        )
         for path in paths
     )
 
@@ -180,8 +198,11 @@ def _count_found(form: str, lines: Sequence[str], root: str | None) -> int:
 def _recognise_untrimmed(path: Path, lines: Sequence[str]) -> str:
     pieces = [line for line in lines if FORMATS["pieces"].fits(line)]
     parts = [line for line in lines if FORMATS["parts"].fits(line)]
-    both = [line for line in pieces if line in set(parts)]
+    if (len(pieces) == len(lines)) != (len(parts) == len(lines)):
+        return "pieces" if len(pieces) == len(lines) else "parts"
 
+    parts_too = set(parts)
+    both = [line for line in pieces if line in parts_too]
     if _is_most(len(both), lines) and all(map(_counts_parts, both)):
         if not all(map(_counts_seconds, both)):
             return "parts"

@@ -17,6 +17,7 @@ from omnidali.catalog.probing.mpeg4_headers import count_pictures, is_lone_b_pic
 from omnidali.catalog.probing.nal_reader import NalReader
 from omnidali.catalog.probing.packet_index import FRAMING
 from omnidali.catalog.probing.run_checksums import RunChecksums
+from omnidali.catalog.probing.video_container import packets_of
 from omnidali.catalog.probing.vpx_av1_headers import Av1Reader, Vp9Reader
 from omnidali.utils.heartbeat import report_progress
 
@@ -135,7 +136,7 @@ class PacketScan:
             av.FFmpegError: from the demuxer.
         """
         with av.logging.Capture() as complaints:
-            for packet in container.demux(self._stream):
+            for packet in packets_of(container, self._stream):
                 report_progress()
                 if packet.size:
                     self._add(packet)

@@ -30,6 +30,7 @@ _SOUNDS = {
     b"MThd": "MIDI",
     b"#!AMR": "AMR",
     b"caff": "CAF",
+    b"\x0b\x77": "AC-3",
 }
 _OGG_SOUNDS = {
     b"\1vorbis": "Vorbis",
@@ -53,9 +54,23 @@ _OTHER_FILES = {
     b"\x93NUMPY": "NumPy",
     b".RMF": "RealMedia",
     b"YUV4MPEG2": "a raw video (Y4M)",
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an old Office file (DOC, XLS or PPT)",
     b"\0\0\1\xb3": "a raw MPEG video without a container",
     b"\0\0\0\1": "a raw video without a container",
 }
+_PAGE_STARTS = (
+    b"<!doctype",
+    b"<html",
+    b"<head",
+    b"<body",
+    b"<title",
+    b"<meta",
+    b"<script",
+    b"<style",
+    b"<?php",
+    b"<?xml",
+    b"<!--",
+)
 
 
 def sniff_video(head: bytes) -> str:
@@ -176,7 +191,7 @@ def _describe_text(head: bytes) -> str:
         return "a playlist"
     if start.startswith(b"<?xml") and b"<html" not in start:
         return "an XML error answer" if b"<error" in start else "XML"
-    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")):
+    if start.startswith(_PAGE_STARTS):
         return "a web page"
 
     if start and all(byte >= 32 or byte in b"\t\n\r" for byte in start):

@@ -1,7 +1,7 @@
 """Opens videos with FFmpeg so that a file can ask neither for other files nor for much memory."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import av
 from av.stream import Disposition
@@ -71,6 +71,23 @@ def open_video(
             raise
         if file.error is not None:
             raise file.error
+
+
+def packets_of(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> Iterator[av.Packet]:
+    """Yield the packets of a stream, and at its end the empty one that flushes a decoder.
+
+    A stream that begins in the middle of the file, as in Ogg, FLV and MPEG-TS, does not disturb
+    the one that was chosen.
+
+    Raises:
+        av.FFmpegError: from the demuxer.
+    """
+    # PyAV takes the list of streams once. At the end, after the empty packet of `stream`, it may
+    # look up a later one there.
+    with suppress(IndexError):
+        yield from container.demux(stream)
 
 
 def check_canvas(head: bytes) -> None:

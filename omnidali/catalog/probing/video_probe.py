@@ -7,6 +7,7 @@ from collections.abc import Callable
 import av
 import numpy as np
 
+from omnidali.catalog.probing.asf_objects import joined_file
 from omnidali.catalog.probing.file_span import FileSpan, ReadAt, Region
 from omnidali.catalog.probing.formats import DECODERS_OF, HEAD_BYTES
 from omnidali.catalog.probing.frame_numbering import (
@@ -41,7 +42,7 @@ from omnidali.catalog.probing.probe import (
     stretched,
 )
 from omnidali.catalog.probing.sniff import sniff_video
-from omnidali.catalog.probing.video_container import open_video, video_stream
+from omnidali.catalog.probing.video_container import open_video, packets_of, video_stream
 
 _MAX_ASPECT = 8  # of a pixel; what claims more is a mistake
 _USUAL_PIXELS = {"gif": ("bgra",)}  # of codecs that have no 4:2:0
@@ -128,7 +129,9 @@ def _order_by_times(span: FileSpan, demuxer: str) -> np.ndarray:
         stream = video_stream(container)
         assert stream is not None
         facts = [
-            (packet.pts, packet.is_discard) for packet in container.demux(stream) if packet.size
+            (packet.pts, packet.is_discard)
+            for packet in packets_of(container, stream)
+            if packet.size
         ]
     times = [time for time, is_hidden in facts if not is_hidden]
     shown = np.flatnonzero([not is_hidden for _, is_hidden in facts])
@@ -178,6 +181,8 @@ def _probe_of(
         numbers = index.numbers[index.keys]
         keyframes = pack_numbers(np.sort(numbers[numbers >= 0]))
         timing = _packed_times(frames, tick)
+    if demuxer == "asf" and (place := joined_file(read)) is not None:
+        notes = [*notes, f"another file is joined to it at byte {place}: it is not used"]
     if rate > 0 and not timing:  # else its times are known
         check_video(count / rate, 1)
     return Probe(
