@@ -33,6 +33,7 @@ from omnidali.catalog.probing.image_header import read_image_header
 from omnidali.catalog.probing.image_probe import IMAGE_HEADER_BYTES, check_image, probe_image
 from omnidali.catalog.probing.limits import MAX_HIDDEN, UnsupportedMediaError
 from omnidali.curation.copies.encode import encode_image
+from omnidali.decoding.colours import rgb_matrix
 from omnidali.errors import DecodeError
 
 if not decodes_avif():
@@ -134,6 +135,43 @@ def test_transparency_and_depth_do_not_change_colours(tmp_path):
         assert np.abs(shown - SHOWN[:, :HEIGHT]).mean() < 3
         # which scales colours up in another way
         assert np.abs(shown - by_ffmpeg(data)[:, :HEIGHT]).mean() < 6
+
+
+def flat_avif(colour, matrix, *, is_full):
+    """A picture of one colour (R, G, B), coded in a matrix and a range that its headers name."""
+    rows = rgb_matrix(matrix, is_full)
+    values = np.linalg.solve(rows[:, :3].astype(float), np.array(colour, float) - rows[:, 3])
+    frame = av.VideoFrame(64, 64, "yuv420p")
+    for plane, value in zip(frame.planes, values, strict=True):
+        plane.update(bytes([min(255, round(value))]) * (plane.line_size * plane.height))
+    frame.colorspace, frame.color_range = matrix, 2 if is_full else 1
+
+    file = io.BytesIO()
+    with av.open(file, "w", format="avif") as container:
+        stream = container.add_stream("libsvtav1", rate=1, options={"crf": "5"})
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        context = stream.codec_context
+        context.colorspace, context.color_range = frame.colorspace, frame.color_range
+        context.color_primaries = 1
+        context.color_trc = 13
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+# OpenCV's conversion for BT.601, BT.709 and BT.2020: levels by which blue may be off, which README
+# states.
+@pytest.mark.parametrize(
+    "matrix, is_full, blue",
+    [(6, False, 3), (1, False, 13), (9, False, 17), (6, True, 3), (1, True, 3), (9, True, 3)],
+)
+def test_matrix_and_range_are_followed_but_for_some_blue(tmp_path, matrix, is_full, blue):
+    for colour in ((0, 0, 255), (255, 0, 0), (0, 255, 0), (200, 120, 40), (128, 128, 128)):
+        data = flat_avif(colour, matrix, is_full=is_full)
+        shown = read_whole(tmp_path, data)[1].astype(int)
+        for right in (np.array(colour), by_ffmpeg(data).astype(int)):
+            assert (np.abs(shown - right).max((0, 1)) <= (3, 3, blue)).all()
 
 
 def test_header_after_what_is_read_first_is_found(tmp_path):

@@ -246,6 +246,47 @@ def test_folders_named_by_their_numbers_fit_numbered_lists(tmp_path):
     assert [row[1] for row in rows] == [1, 2]
 
 
+def test_numbers_that_a_class_file_names_classes_by_are_names_everywhere(tmp_path):
+    """As ``LC_ALL=C ls ROOT`` writes them: a folder 10 and a 10 in a list are one class."""
+    target = folders(tmp_path, "folders", "1", "10", "2")
+    config = config_of(tmp_path, target, numbers(10, 2, 1), classes="1\n10\n2\n")
+    names = find_names(config)
+    assert (
+        names.note
+        == "numbers in lists are names of classes, as classes.txt names classes by numbers"
+    )
+    assert labels_of(config) == {"target": [0, 1, 2], "evaluation": [1, 2, 0]}
+    config = config_of(tmp_path, target, numbers(10, 0), classes="1\n10\n2\n")
+    with pytest.raises(UserError, match="held_out.txt, line 2: expected one of 3 class names, wh"):
+        labels_of(config)
+
+
+def test_label_map_that_contradicts_the_class_file_is_refused_before_files_are_probed(tmp_path):
+    write(tmp_path / "map.txt", "2 ant\n1 bee\n")
+    write(tmp_path / "words.txt", WORDS)
+    for files in ({"list": "words.txt"}, {"tars": "*.tar"}):
+        write(tmp_path / "images/a.tar", "")
+        target = {"root": "images", "labels": "map.txt", **files}
+        config = config_of(tmp_path, target, classes="names")
+        with pytest.raises(UserError, match="map.txt, line 1: expected 0, the number of 'ant' in"):
+            open_data(config)
+        assert not (tmp_path / "run").exists()
+
+
+def test_list_that_looks_like_ucf101s_is_pointed_to_its_format(tmp_path):
+    for name, text in (("train", "A/v_A_g01_c01.avi 0\n"), ("val", "B/v_B_g01_c01.avi 1\n")):
+        write(tmp_path / f"{name}.txt", text)
+    sources = [
+        {"kind": "video", "root": "images", "list": f"{name}.txt"} for name in ("train", "val")
+    ]
+    with pytest.raises(
+        UserError, match="val.txt, line 1: .* `format: path_label` if its numbers are"
+    ):
+        labels_of(config_of(tmp_path, *sources))
+    sources[1]["format"] = "path_label"
+    assert labels_of(config_of(tmp_path, *sources)) == {"target": [0], "evaluation": [1]}
+
+
 @pytest.mark.parametrize("folder", ["eating cake", "eating_cake", "caf\u00e9", "cafe\u0301"])
 def test_folders_and_words_that_look_like_a_class_are_that_class(tmp_path, folder):
     names = ["archery", "eating cake", "caf\u00e9"]

@@ -231,10 +231,8 @@ def test_hostile_pickles_stay_refused(tmp_path, monkeypatch, attack):
     monkeypatch.chdir(tmp_path)
     checkpoint_with(tmp_path / "a.pth", HOSTILE[attack])
     name = re.escape(attack.split(" ")[0])
-    with pytest.raises(UserError, match=rf"got (one that calls|an object of) {name}\. ") as caught:
+    with pytest.raises(UserError, match=rf"got one that calls {name}\. .* by any means"):
         read_weights("a.pth")
-    is_plain = attack.startswith(("functools", "numpy.", "bytes"))
-    assert ("do not load the file by any means" in str(caught.value)) != is_plain
     assert not (tmp_path / "marker").exists()
 
 

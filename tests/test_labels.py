@@ -7,7 +7,7 @@ import pytest
 from helpers.list_files import names_in, read_file, read_text
 from helpers.small_builds import write
 from omnidali.catalog.listing.class_files import ClassNames, read_class_names, read_label_map
-from omnidali.catalog.listing.labels import label_text
+from omnidali.catalog.listing.labels import Labels, label_text
 from omnidali.catalog.listing.list_file import Entry
 from omnidali.errors import UserError
 
@@ -95,7 +95,13 @@ NUMBERED = [("a b", 0), ("Ünder", 1), ("c, d", 2)]
 
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize(
-    "form", ["{n} {name}", "{n},{name}", "{n}\t{name}", "{name} {n}", "{name},{n}"]
+    "form",
+    [
+        *("{n} {name}", "{n},{name}", "{n}\t{name}", "{n};{name}"),
+        *("{n}. {name}", "{n}.{name}", "{n}: {name}", "{n}:{name}", "{n}) {name}", "{n} : {name}"),
+        *("{name} {n}", "{name},{n}", "{name};{n}", "{name}: {n}"),
+        *('{n},"{name}"', '{n}; "{name}"', '"{name}",{n}'),
+    ],
 )
 @pytest.mark.parametrize("frame", ["{}", "\ufeff{}", "{}\n\n", "id,name\n{}"])
 def test_numbers_beside_class_names_give_the_order_and_go(tmp_path, first, form, frame):
@@ -107,6 +113,7 @@ def test_numbers_beside_class_names_give_the_order_and_go(tmp_path, first, form,
             path.write_bytes(frame.format(end.join(lines)).encode())
             names = read_class_names(path)
             assert names == ["a b", "Ünder", "c, d"] and names.counted_from == first
+            assert read_label_map(path) == {name: number + first for name, number in NUMBERED}
 
 
 @pytest.mark.parametrize(
@@ -114,6 +121,9 @@ def test_numbers_beside_class_names_give_the_order_and_go(tmp_path, first, form,
     [
         ("take 1\ntake 2\n", ["take 1", "take 2"]),
         ("10 km run\n5 km walk\nmarathon\n", ["10 km run", "5 km walk", "marathon"]),
+        ("1.5 km\n2.5 km\n0.5 km\n", ["1.5 km", "2.5 km", "0.5 km"]),
+        ("2 pointer\n3 pointer\n", ["2 pointer", "3 pointer"]),
+        ('0,"a ""b"", c"\n1,"d" or "e"\n', ['a "b", c', '"d" or "e"']),
         ("0\n2\n1\n", ["0", "2", "1"]),
         ("#run\nid,name\n", ["#run", "id,name"]),
         ('["a", " b"]', ["a", " b"]),
@@ -142,6 +152,15 @@ def test_class_names_are_read_from_usual_files(tmp_path, text, names):
         ("a\n\nb\n", "line 2: expected a class name of its own, got none"),
         ('{"a": 0, "b": 2}', "expected the number 1 after 0, got 2 for 'b'"),
         ('{"a": true}', "expected a class number from 0 to 1,000,000, got 'a: True'"),
+        ("1 a\n2 a\n3 b\n", "line 2: expected a class name of its own, got 'a', which"),
+        ("2) b\n0) a\n1) a\n", "line 3: expected a class name of its own, got 'a', which"),
+        ("id,name\n0,a\n1,a\n", "line 3: expected a class name of its own, got 'a', which"),
+        ("name,id\na,0\na,1\n", "line 3: expected a class name of its own, got 'a', which"),
+        ('["a", "a"]', "expected a class name of its own, got 'a', which"),
+        ('[{"id": 1, "name": "a"}]', "or a class name at each place of the JSON, got {'id': 1"),
+        ('{"a": {"id": 0}}', "or a class name at each place of the JSON, got {'id': 0}"),
+        ('{"0": {"name": "a"}}', "or a class name at each place of the JSON, got {'name': 'a'}"),
+        ('["a", null]', "or a class name at each place of the JSON, got None"),
     ],
 )
 def test_wrong_files_of_class_names_are_refused_with_their_line(tmp_path, text, message):
@@ -215,3 +234,80 @@ def test_json_says_a_label_as_a_list_does(tmp_path, value, text):
     elif text is None:
         with pytest.raises(UserError, match="l.json"):
             read_file(path, kind="untrimmed")
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("known_first", [None, 0, 1])
+def test_label_map_of_class_names_gives_their_labels(tmp_path, first, known_first):
+    """From 0 or from 1, whatever the file of class names has beside them."""
+    names = ClassNames(["a", "b c", "d"], first=known_first or 0, counted_from=known_first)
+    mapping = {"b_c": 1 + first, "d": 2 + first, "alias": first}
+    for text, label in (("b_c", 1), ("d", 2), ("alias", 0)):
+        assert read_text(tmp_path, f"x.mp4 {text}\n", names, mapping)[1] == [Entry("x.mp4", label)]
+
+
+@pytest.mark.parametrize(
+    "mapping, message",
+    [
+        ({"a": 0, "b": 2}, "expected 1, the number of 'b' in the file of class names, got 2"),
+        ({"b": 2, "a": 0}, "expected 1, the number of 'b' in the file of class names, got 2"),
+        (
+            {"a": 1, "b": 2, "c": 1},
+            "expected 3, the number of 'c' in the file of class names, got 1",
+        ),
+        ({"b": 0, "a": 1}, "expected 1, the number of 'b' in the file of class names, got 0"),
+        ({"a": 2, "b": 3}, "expected 0, the number of 'a' in the file of class names, got 2"),
+        ({"a": 1, "x": 0}, "expected 0, the number of 'a' in the file of class names, got 1"),
+    ],
+)
+def test_label_map_that_contradicts_the_class_names_is_refused(tmp_path, mapping, message):
+    for text in (json.dumps(mapping), "".join(f"{key} {mapping[key]}\n" for key in mapping)):
+        path = write(tmp_path / "map", text)
+        with pytest.raises(UserError, match=f"{path}.*: {message}"):
+            Labels(["a", "b", "c"], path)
+
+
+def test_label_map_of_numbers_or_videos_has_its_own_numbers(tmp_path):
+    names = ClassNames(["0", "1", "2"])  # of a checkpoint without names
+    assert read_text(tmp_path, "a.mp4 2\n", names, {"2": 1, "1": 0})[1] == [Entry("a.mp4", 1)]
+    assert read_text(tmp_path, "x/a.mp4\n", ["u", "v"], {"a": 1})[1] == [Entry("x/a.mp4", 1)]
+
+
+@pytest.mark.parametrize("number", ["", " 7"])
+@pytest.mark.parametrize("key", ["YoYo", "7", "YoYo/v_YoYo_g01_c01.avi", "v_YoYo_g01_c01"])
+def test_label_map_knows_ucf101s_files_by_class_number_or_path(tmp_path, key, number):
+    line = f"YoYo/v_YoYo_g01_c01.avi{number}\n"
+    if key == "7" and not number:
+        with pytest.raises(UserError, match="line 1: expected a class that .* holds, got 'YoYo'"):
+            read_text(tmp_path, line, mapping={key: 3})
+    else:
+        form, entries = read_text(tmp_path, line, mapping={key: 3, "v_YoYo_g01_c01.avi": 3})
+        assert form == "ucf101" and entries[0].label == 3
+
+
+def test_path_does_not_stand_in_for_a_label_that_the_map_lacks(tmp_path):
+    for text in ("13", "chess"):
+        with pytest.raises(UserError, match=f"line 1: expected a class that .* got '{text}'"):
+            read_text(tmp_path, f"x/12.mp4 {text}\n", mapping={"12": 3})
+
+
+@pytest.mark.parametrize(
+    "names", [["1", "2", "3"], ["1", "10", "2"], ["2", "0", "1"], ["01", "02"]]
+)
+def test_number_is_the_class_that_a_file_of_numbers_names(tmp_path, names):
+    known = read_class_names(write(tmp_path / "c.txt", "\n".join(names)))
+    assert known == names and known.are_numbers
+    lines = "".join(f"{name}.mp4 {name}\n" for name in names)
+    assert [entry.label for entry in read_text(tmp_path, lines, known)[1]] == [*range(len(names))]
+    with pytest.raises(UserError, match="line 2: expected one of . class names, which are numbers"):
+        read_text(tmp_path, f"a.mp4 {names[0]}\nb.mp4 7\n", known)
+    # a label map gives names, too
+    if "01" not in names:
+        assert read_text(tmp_path, "a.mp4 x\n", known, {"x": int(names[1])})[1][0].label == 1
+
+
+@pytest.mark.parametrize("text", ["0\n1\n2\n", "00\n01\n", "0 1\n1 2\n", '{"1": 0, "2": 1}'])
+def test_number_is_a_label_where_numbers_are_in_order_or_beside_names(tmp_path, text):
+    known = read_class_names(write(tmp_path / "c.txt", text))
+    assert not known.are_numbers
+    assert [entry.label for entry in read_text(tmp_path, "a.mp4 1\n", known)[1]] == [1]

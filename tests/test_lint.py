@@ -176,11 +176,12 @@ def test_files_that_class_folders_leave_out_are_reported(lint, tmp_path):
     assert lint(sets=("sources.images={kind: image, root: " + str(folder) + "}",))[:2] == (0, [])
     (folder / "run/picture.aspx").write_bytes((folder / "run/1.jpg").read_bytes())
     (folder / "run/page.aspx").write_text("<html>")
-    code, issues, _ = lint(sets=("sources.images={kind: image, root: " + str(folder) + "}",))
+    code, issues, printed = lint(sets=("sources.images={kind: image, root: " + str(folder) + "}",))
     assert code == 0 and issues == [
         ("images", "run/page.aspx", "left out"),
         ("images", "run/picture.aspx", "copy"),
     ]
+    assert "Correct the list, the folder or the tar; training goes on without them." in printed
 
 
 def test_only_chosen_sources_are_checked(lint):

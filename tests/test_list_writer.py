@@ -156,6 +156,53 @@ train: {{batch: 4, steps: 1}}
     assert [table.labels.tolist() for table in made.tables] == [[1, 2], [1, 2]]
 
 
+@pytest.mark.parametrize("classes", [None, "1\n10\n2\n"])
+def test_written_lists_name_the_classes_that_are_named_by_numbers(tmp_path, classes):
+    """The list of the evaluation, which stays, calls them by the same numbers."""
+    for name in ("1", "10", "2"):
+        write_image(tmp_path / "root" / name / "0.jpg", 1, 64, 48)
+    (tmp_path / "val.txt").write_text("10/0.jpg 10\n2/0.jpg 2\n")
+    (tmp_path / "classes.txt").write_text(classes or "")
+    (tmp_path / "config.yaml").write_text(
+        f"data_root: {tmp_path}\nrun_dir: {tmp_path}/run\ntrain: {{batch: 4, steps: 1}}\n"
+        + ("classes: classes.txt\n" if classes else "")
+        + "sources: {s: {kind: image, root: root}}\n"
+        "evaluation: {source: {kind: image, root: root, list: val.txt}}\n"
+    )
+    config = load_config(tmp_path / "config.yaml", [])
+    data = open_data(config)
+    new, _ = write_list(
+        tmp_path / "out",
+        config.catalog_path,
+        "s",
+        config.sources["s"],
+        np.ones(3, bool),
+        data.tables[0].labels,
+        names=data.listed_names,
+    )
+    write_config(tmp_path / "out", config, {"s": new}, data.class_names)
+    made = open_data(load_config(tmp_path / "out/config.yaml", []))
+    assert made.class_names == ("1", "10", "2")
+    assert made.tables[0].labels.tolist() == [0, 1, 2]
+    assert made.evaluation.labels.tolist() == data.evaluation.labels.tolist() == [1, 2]
+
+
+def test_written_numbers_beside_names_that_are_numbers_read_back(tmp_path):
+    """The class file counts from 1 and the lists from 0: their numbers stay labels."""
+    (tmp_path / "root").mkdir()
+    (tmp_path / "classes.txt").write_text("1 10\n2 1\n")
+    (tmp_path / "config.yaml").write_text(
+        f"data_root: {tmp_path}\nrun_dir: {tmp_path}/run\ntrain: {{steps: 1}}\n"
+        "classes: classes.txt\nsources: {s: {kind: image, root: root}}\n"
+    )
+    config = load_config(tmp_path / "config.yaml", [])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/catalog.sqlite").touch()  # an earlier start has copied it
+    write_config(tmp_path / "out", config, {}, ["10", "1"], first_label=0)
+    names = read_class_names(tmp_path / "out/classes.txt")
+    assert names == ["10", "1"] and names.first == 0 and not names.are_numbers
+
+
 @pytest.mark.parametrize("names", [["a", "b c"], ["1 a", "2 b"], ["take 1", "cut 2"], [" a", "a "]])
 def test_written_class_names_read_back(tmp_path, names):
     for name in names:

@@ -7,15 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.raw_pickles import (
-    Opcodes,
-    build,
-    call,
-    checkpoint_with,
-    name_of,
-    new,
-    opcodes,
-)
+from helpers.raw_pickles import Opcodes, build, call, checkpoint_with, name_of, new, opcodes
 from omnidali.errors import UserError
 from omnidali.models import pickle_check
 from omnidali.models.pickle_check import check_pickle, check_pickles
@@ -45,6 +37,8 @@ def hex_of_hex(text: Opcodes) -> Opcodes:
 
 TUPLES = doubled(b"K\x01", GET + GET + b"\x86", 60)
 LISTS = doubled(b"K\x01", b"](" + GET + GET + b"e", 60)
+COUNTER = call(name_of("collections", "Counter"), Opcodes(GET))
+COPIES = Opcodes(b"(" + opcodes(["a" * 18] * 10_000) + PUT + COUNTER * 100 + b"t")
 HOSTILE = {
     "bytearray of a number": (call(BYTEARRAY, GIGABYTES), "bytearray, which takes any amount"),
     "new bytearray": (new(BYTEARRAY, GIGABYTES), "bytearray, which takes any amount"),
@@ -72,26 +66,13 @@ HOSTILE = {
     "tuples of tuples": (TUPLES, "used too often"),
     "tuples of tuples as a key": (Opcodes(b"}(" + TUPLES + b"K\x01u"), "used too often"),
     "lists of lists": (LISTS, "used too often"),
-    "copies of a list": (
-        Opcodes(
-            opcodes(["a" * 18] * 10_000)
-            + PUT
-            + call(name_of("collections", "Counter"), Opcodes(GET)) * 100
-            + b"t"
-        ),
-        "used too often",
-    ),
+    "copies of a list": (COPIES, "used too often"),
     "list in itself": (Opcodes(b"]" + PUT + GET + b"a"), "filled late"),
     "list that is filled late": (
-        Opcodes(b"](]" + PUT + b"K\x01e(" + GET + GET + GET + b"e"),
+        Opcodes(b"(](]" + PUT + b"K\x01e" + GET + b"K\x01at"),
         "filled late",
     ),
 }
-# a group that the copies are in
-HOSTILE["copies of a list"] = (
-    Opcodes(b"(" + HOSTILE["copies of a list"][0]),
-    HOSTILE["copies of a list"][1],
-)
 
 
 @pytest.mark.parametrize("attack", HOSTILE)

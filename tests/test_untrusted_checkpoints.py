@@ -12,7 +12,7 @@ import torch
 from helpers.small_builds import write
 from omnidali.errors import UserError
 from omnidali.models.checkpoint_file import load_checkpoint
-from omnidali.models.weights import read_weights
+from omnidali.models.weights import best_weights, read_weights
 
 
 class Evil:
@@ -59,6 +59,7 @@ def test_checkpoints_that_claim_terabytes_are_refused(tmp_path):
         "name": {1: torch.zeros(2)},
         "meta": {"a": torch.zeros(9, device="meta")},
         "sparse": {"a": torch.zeros(9).to_sparse()},
+        "complex": {"a": torch.zeros(9, dtype=torch.complex64)},
     }
     for name, state in states.items():
         torch.save({"state_dict": state}, tmp_path / f"{name}.pth")
@@ -87,3 +88,34 @@ def test_checkpoints_that_claim_terabytes_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.pth")
     with pytest.raises(UserError, match="got no regular file"):
         read_weights(tmp_path / "pipe.pth")
+
+
+PLAIN = {"a.weight": torch.zeros(2), "a.bias": torch.zeros(2)}
+
+
+@pytest.mark.parametrize(
+    "ema",
+    [
+        *(torch.zeros(3), [1], "x", 0.99, {}, {"decay": 0.99}, {"decay": torch.tensor(0.99)}),
+        *({"module": PLAIN}, {"a.weight": torch.ones(2)}, {**PLAIN, "n_averaged": torch.ones(())}),
+    ],
+)
+def test_averages_count_only_with_the_names_of_the_weights(tmp_path, ema):
+    torch.save({"state_dict": PLAIN, "ema": ema}, tmp_path / "a.pth")
+    assert best_weights(read_weights(tmp_path / "a.pth")).keys() == PLAIN.keys()
+    average = {name: value + 1 for name, value in PLAIN.items()}
+    torch.save({"state_dict": PLAIN, "ema": average}, tmp_path / "a.pth")
+    assert best_weights(read_weights(tmp_path / "a.pth"))["a.bias"].tolist() == [1, 1]
+
+
+def test_checksum_is_compared_in_checkpoints_of_ours_alone(tmp_path):
+    for digest in ("abc", 3, b"sha256:", torch.zeros(1)):
+        torch.save({"state_dict": PLAIN, "digest": digest}, tmp_path / "a.pth")
+        assert read_weights(tmp_path / "a.pth")["state_dict"].keys() == PLAIN.keys()
+        ours = {"state_dict": PLAIN, "loader": {"step": 1}, "digest": digest}
+        torch.save(ours, tmp_path / "a.pth")
+        with pytest.raises(UserError, match="others than its checksum says"):
+            read_weights(tmp_path / "a.pth")
+    torch.save({"state_dict": PLAIN, "digest": "sha256:0"}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="others than its checksum says"):
+        read_weights(tmp_path / "a.pth")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from omnidali.errors import UserError
+from omnidali.models import pretrained
 from omnidali.models.checkpoint_file import load_weights
 from omnidali.models.pretrained import fit_weights, infer_architecture, load_pretrained
 from omnidali.models.recognizers import TSN, SlowOnly
@@ -108,6 +109,78 @@ def test_second_network_of_a_file_is_no_silent_choice():
     assert "encoder.backbone.conv1.conv.weight" in report.left_out
     with pytest.raises(UserError, match="encoder.backbone.conv1.conv.weight is unknown"):
         load_weights(model, {"state_dict": both}, "a.pth")
+
+
+def below(prefix, weights, part=""):
+    """Those weights whose names have a part, with a prefix."""
+    return {prefix + name: value for name, value in weights.items() if part in name}
+
+
+def without(weights, part):
+    return {name: value for name, value in weights.items() if part not in name}
+
+
+with torch.device("meta"):
+    A, B = TSN(18, 3, 0.5).state_dict(), TSN(18, 3, 0.5).state_dict()
+TV_A, TV_B = with_torchvision_names(A), with_torchvision_names(B)
+STEM = re.compile(r"(^|\.)(?<!\d\.)conv1\.(conv\.)?weight$")
+# Two networks in one file, in which nothing says which is meant, or of which one is cut.
+MIXED = {
+    "equally deep": (below("encoder.", A), below("model.", B)),
+    "equally deep, wrapped": (below("module.", A), below("model.", B)),
+    "equally deep, of torchvision": (below("encoder.", TV_A), below("backbone.", TV_B)),
+    "two families": (below("encoder.backbone.", TV_A), below("encoder.", B)),
+    "late layers of another": (
+        without(below("encoder.", A), "layer4"),
+        below("", B, "layer4"),
+    ),
+    "late layers of a wrapped one": (without(A, "layer4"), below("module.", B, "layer4")),
+    "late layers of an inner one": (without(A, "layer4"), below("backbone.", B, "layer4")),
+    "classifier of another": (without(A, "cls_head"), below("encoder.", B, "cls_head")),
+    "classifier of a wrapped one": (without(A, "cls_head"), below("module.", B, "cls_head")),
+    "classifier below the backbone": (without(A, "cls_head"), below("backbone.", B, "cls_head")),
+}
+
+
+@pytest.mark.parametrize("mixture", MIXED)
+def test_two_networks_of_a_file_are_not_mixed(monkeypatch, mixture):
+    with torch.device("meta"):
+        model = TSN(18, 3, 0.5)
+    for first, second in itertools.permutations(MIXED[mixture]):
+        state = {"state_dict": {**first, **second}}
+        monkeypatch.setattr(pretrained, "read_weights", lambda path, read=state: read)
+        with pytest.raises(UserError) as caught:
+            load_pretrained(model, "a.pth")
+        with pytest.raises(UserError):
+            load_weights(model, state, "a.pth")
+        if "equally" in mixture or "families" in mixture:
+            stems = [name for name in state["state_dict"] if STEM.search(name)]
+            wanted = " and ".join(f"`{name}`" for name in stems)
+            assert f"got several networks, with {wanted}. Keep" in str(caught.value)
+
+
+# Two networks of which one is nearer, whole, and has all that is taken.
+CHOSEN = {
+    "classifier elsewhere": (below("model.", B, "cls_head"), A),
+    "classifier below the backbone": (below("backbone.", B, "cls_head"), A),
+    "classifier above": (below("", B, "cls_head"), below("model.", A)),
+    "deeper": (below("model.", B), A),
+    "deeper, wrapped": (below("module.", B), A),
+    "unknown words": (below("teacher.", B), below("model.", A)),
+    "equally deep, but cut": (below("encoder.", B, "backbone.conv1."), below("model.", A)),
+}
+
+
+@pytest.mark.parametrize("pair", CHOSEN)
+def test_nearest_network_of_a_file_is_taken_alone(pair):
+    other, wanted = CHOSEN[pair]
+    with torch.device("meta"):
+        model = TSN(18, 3, 0.5)
+    for weights in ({**other, **wanted}, {**wanted, **other}):
+        fitting, report = fit_weights(model, weights, takes_head=True)
+        assert report.left_out.keys() == other.keys() and not report.wrong + report.missing
+        assert fitting.keys() == A.keys()
+        assert {id(value) for value in fitting.values()} == {id(value) for value in wanted.values()}
 
 
 @pytest.mark.parametrize("prefix", ["student.", "net.", "base_model.", "model.0.", "encoder_q."])

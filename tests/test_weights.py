@@ -9,7 +9,7 @@ from omnidali.errors import UserError
 from omnidali.models.checkpoint_file import load_weights
 from omnidali.models.pretrained import inflate, load_pretrained
 from omnidali.models.recognizers import TSN, SlowOnly, fixed_statistics
-from omnidali.models.weights import export_weights, read_weights
+from omnidali.models.weights import are_same_classes, class_names, export_weights, read_weights
 
 
 def torchvision_names(depth=50):
@@ -232,6 +232,46 @@ def test_classifier_of_classes_in_another_order_is_refused(tmp_path):
         UserError, match="expected a checkpoint file, got a folder. Name a file in it"
     ):
         load_pretrained(TSN(18, 2, 0.5), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        *({"classes": ["x", "y"]}, {"meta": {"CLASSES": ("x", "y")}}),
+        {"meta": {"dataset_meta": {"classes": ["x", "y"]}}},
+    ],
+)
+def test_classifier_of_other_classes_is_refused_wherever_their_names_are(tmp_path, entries):
+    torch.save({"state_dict": TSN(18, 2, 0.5).state_dict(), **entries}, tmp_path / "o.pth")
+    with pytest.raises(UserError, match="expected the classes a; b, got x; y. Set"):
+        load_pretrained(TSN(18, 2, 0.5), tmp_path / "o.pth", classes=["a", "b"])
+    load_pretrained(TSN(18, 2, 0.5), tmp_path / "o.pth", classes=["x", "y"])
+    load_pretrained(TSN(18, 2, 0.5), tmp_path / "o.pth", head="fresh", classes=["a", "b"])
+
+
+def test_classes_of_a_classifier_that_is_not_taken_do_not_matter(tmp_path):
+    torch.save({"state_dict": torchvision_names(18), "classes": ["x"]}, tmp_path / "o.pth")
+    assert load_pretrained(TSN(18, 2, 0.5), tmp_path / "o.pth", classes=["a", "b"]).matched
+
+
+@pytest.mark.parametrize(
+    "one, other, are_same",
+    [
+        (["caf\u00e9", "b"], ["cafe\u0301", "b"], True),
+        (["long_jump", "b"], ["long jump", "b"], True),
+        (["a", "b"], ["b", "a"], False),
+        (["a", "b"], ["a"], False),
+        (["a b", "a_b"], ["a_b", "a b"], False),
+        (["a b", "a_b"], ["a b", "a_b"], True),
+    ],
+)
+def test_names_of_classes_that_look_the_same_are_the_same(one, other, are_same):
+    assert are_same_classes(one, other) == are_same_classes(other, one) == are_same
+
+
+def test_numbers_of_an_export_are_no_names():
+    assert class_names({"meta": {"CLASSES": ["0", "1"]}}) == []
+    assert class_names({"classes": ["0", "1"]}) == ["0", "1"]
 
 
 class Evil:

@@ -45,6 +45,7 @@ def write_list(
     stays: np.ndarray | None = None,
     removed: np.ndarray | None = None,
     first_label: int = 0,
+    names: Sequence[str] | None = None,
 ) -> tuple[_MediaT, int]:
     """Write the list of a source's kept items.
 
@@ -63,6 +64,7 @@ def write_list(
         removed: bool (n,): pieces that no use of the list shall draw or score again, as pieces that
             do not show their class may be. Pieces that the old list calls removed stay so.
         first_label: the number that lists give to the first class.
+        names: what lists call the classes; None: their numbers.
 
     Returns:
         The source with the new list, and the number of samples in it.
@@ -74,6 +76,9 @@ def write_list(
     form = _list_format(catalog, name, source)
     items = read_items(catalog, name)
 
+    def listed_class(label: int) -> int | str:
+        return label + first_label if names is None else names[label]
+
     if form == "parts_json":
         path = folder / f"{name}.json"
         stays = kept if stays is None else stays
@@ -81,7 +86,7 @@ def write_list(
         videos = _video_rows(
             zip(items, kept.tolist(), stays.tolist(), removed.tolist(), strict=True),
             listed_pieces(catalog, name),
-            first_label=first_label,
+            listed_class=listed_class,
         )
         rows = [json.dumps(video, ensure_ascii=False) for video in videos]
         write_whole(path, ["[\n", ",\n".join(rows), "\n]\n"])
@@ -89,7 +94,7 @@ def write_list(
     else:
         path = folder / f"{name}.txt"
         write_line = LINE_WRITERS[form]
-        listed = zip(items, kept.tolist(), (labels + first_label).tolist(), strict=True)
+        listed = zip(items, kept.tolist(), map(listed_class, labels.tolist()), strict=True)
         write_whole(path, (write_line(item, label) for item, is_kept, label in listed if is_kept))
         count = int(kept.sum())
 
@@ -132,7 +137,7 @@ def _list_format(catalog: str, name: str, source: MediaConfig) -> WrittenFormat:
 def _video_rows(
     pieces: Iterable[tuple[ListedItem, bool, bool, bool]],
     listed: Mapping[tuple[str, int], list[bool]],
-    first_label: int = 0,
+    listed_class: Callable[[int], int | str],
 ) -> Iterator[dict[str, object]]:
     """Yield the rows of the release's list: the long videos, or folders of parts, that stay.
 
@@ -140,7 +145,7 @@ def _video_rows(
         pieces: of all videos, one video after the other: each item, and whether it is kept, stays
             and is removed; see :func:`write_list`.
         listed: of each (video, label): whether the old list calls each of its pieces removed.
-        first_label: see :func:`write_list`.
+        listed_class: what lists call the class of a label.
     """
     for (path, label), grouped in itertools.groupby(
         pieces, key=lambda piece: (piece[0].video, piece[0].label)
@@ -156,7 +161,7 @@ def _video_rows(
         gone.update(np.flatnonzero(listed[path, label]).tolist())
         row: dict[str, object] = {
             "video_dir": path,
-            "label": label + first_label,
+            "label": listed_class(label),
             "num_clips": count,
             "positive_clip_inds": positives,
         }
@@ -165,22 +170,22 @@ def _video_rows(
         yield row
 
 
-def _path_label_line(item: ListedItem, label: int) -> str:
+def _path_label_line(item: ListedItem, label: int | str) -> str:
     path = _readable_path(item.path, " \t,")
     # Where a line has a tab, its reader takes the label after the last one.
     separator = "\t" if "\t" in path else " "
     return f"{path}{separator}{label}\n"
 
 
-def _frames_line(item: ListedItem, label: int) -> str:
+def _frames_line(item: ListedItem, label: int | str) -> str:
     return _fields_line(item, item.begin, item.frames, label)
 
 
-def _piece_line(item: ListedItem, label: int) -> str:
+def _piece_line(item: ListedItem, label: int | str) -> str:
     return _fields_line(item, _decimal(item.first), _decimal(item.last), label)
 
 
-LINE_WRITERS: dict[LineFormat, Callable[[ListedItem, int], str]] = {
+LINE_WRITERS: dict[LineFormat, Callable[[ListedItem, int | str], str]] = {
     "path_label": _path_label_line,
     "rawframes_offset": _frames_line,
     "pieces": _piece_line,
@@ -253,8 +258,9 @@ def write_config(
     root = os.path.abspath(config.data_root)
     classes = config.classes and os.path.join(root, config.classes)
     if names and (not classes or read_class_names(Path(classes)).first != first_label):
+        are_numbered = classes is not None
         classes = str(out / "classes.txt")
-        _write_names(Path(classes), names)
+        _write_names(Path(classes), names, are_numbered)
     catalog = out / "catalog.sqlite"
     if not catalog.exists():
         _copy_catalog(Path(config.catalog_path), catalog)
@@ -281,11 +287,21 @@ def write_config(
     write_whole(out / "config.yaml", dump_config(changed_config))
 
 
-def _write_names(path: Path, names: Sequence[str]) -> None:
-    """Write a file of class names: a line each, or as JSON where lines would not read back."""
+def _write_names(path: Path, names: Sequence[str], are_numbered: bool) -> None:
+    """Write a file of class names: a line each, or as JSON where lines would not read back.
+
+    Args:
+        path: of the file.
+        names: in label order.
+        are_numbered: whether lists hold their labels, though the names are other numbers.
+    """
     write_whole(path, (f"{name}\n" for name in names))
     with contextlib.suppress(UserError):
-        if read_class_names(path) == list(names):
+        found = read_class_names(path)
+        if found.are_numbers and are_numbered:
+            write_whole(path, [json.dumps({name: label for label, name in enumerate(names)})])
+            return
+        if found == list(names):
             return
     write_whole(path, [json.dumps(list(names), ensure_ascii=False)])
 

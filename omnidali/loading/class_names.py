@@ -3,7 +3,12 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from omnidali.catalog.listing.class_files import ClassNames, read_class_names
+from omnidali.catalog.listing.class_files import (
+    ClassNames,
+    are_positions,
+    name_by_numbers,
+    read_class_names,
+)
 from omnidali.catalog.listing.label_zero import find_zero
 from omnidali.catalog.listing.labels import Labels
 from omnidali.catalog.listing.scan import SourceScan, source_class_names
@@ -18,8 +23,9 @@ def find_names(config: Config) -> ClassNames | None:
     """The class names: of the config's file, of the target's folders, or of its list.
 
     One rule says for all sources, that of the evaluation among them, what a number in a list means.
-    If the file of class names counts from 1, so do the lists, unless one of them holds a 0. Names
-    of folders and words of lists say nothing about numbers.
+    If the file of class names counts from 1, so do the lists, unless one of them holds a 0. If its
+    names are numbers, though not their own labels, numbers in lists are these names. Names of
+    folders and words of lists say nothing about numbers.
 
     Returns:
         None if the target's labels are numbers.
@@ -59,17 +65,14 @@ def class_names_from(names: Sequence[str], origin: str) -> ClassNames:
         names: in label order.
         origin: where they come from, for errors.
     """
-    are_positions = all(
-        name.isascii() and name.isdigit() and int(name) == number
-        for number, name in enumerate(names)
-    )
-    return ClassNames(names, origin="" if are_positions else origin)
+    are_numbers = name_by_numbers(names)
+    return ClassNames(names, origin="" if are_positions(names) else origin, are_numbers=are_numbers)
 
 
 def check_first_labels(
     sources: Mapping[str, MediaConfig], names: Sequence[str] | None, data_root: Path
 ) -> None:
-    """Read the first line of each list, before the files of any source are probed, for hours maybe.
+    """Read label maps and the first line of each list, before files are probed, for hours maybe.
 
     Args:
         sources: by name.
@@ -77,12 +80,14 @@ def check_first_labels(
         data_root: folder that lists and roots start from.
 
     Raises:
-        UserError: for a list of an unknown form, and where its first label fits no class.
+        UserError: for a list of an unknown form, where its first label fits no class, and for a
+            label map that contradicts the class names.
     """
     for name, source in sources.items():
-        if source.list:
+        if source.list or source.labels:
             scan = SourceScan.of(name, source, data_root, classes=None)
             labels = Labels(names, data_root / source.labels if source.labels else None)
+        if source.list:
             _, entries = scan.read_lists(labels.number)
             next(entries, None)
 
@@ -112,6 +117,9 @@ def _count_labels(
         sources: all that are labelled, by name.
         root: folder that their lists start from.
     """
+    if names.are_numbers:
+        note = f"numbers in lists are names of classes, as {path.name} names classes by numbers"
+        return ClassNames(names, are_numbers=True, note=note)
     if names.counted_from != 1:
         return names
     for name, source in sources.items():

@@ -43,6 +43,7 @@ class Data:
         reader: of the catalog.
         catalog: where the catalog belongs; the reader's is elsewhere if it was built for a trial.
         first_label: the number of the first class in lists whose labels are numbers.
+        listed_names: what lists call the classes, where numbers in them are names; else None.
     """
 
     tables: tuple[SourceTable, ...]
@@ -53,6 +54,7 @@ class Data:
     reader: CatalogReader | None = None
     catalog: Path | None = None
     first_label: int = 0
+    listed_names: tuple[str, ...] | None = None
 
     def keep_catalog(self, ranks: Ranks = ONE_RANK) -> None:
         """Replace the old catalog by one that was built for a trial; every rank calls this.
@@ -121,6 +123,7 @@ def open_data(
         class_names=tuple(names or map(str, range(count))),
         named=bool(names),
         first_label=names.first if names else 0,
+        listed_names=tuple(names) if names and names.are_numbers else None,
         summary=tuple(summary),
         reader=reader,
         catalog=Path(config.catalog_path),

@@ -31,7 +31,6 @@ _KNOWN = re.compile(
 _SIZED = re.compile(r"(__builtin__|builtins) bytearray|torch(\.\w+)* \w*(Tensor|Storage)")
 
 
-
 class _Value:
     """What stands for a value.
 

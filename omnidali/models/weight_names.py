@@ -38,6 +38,7 @@ _WRAPPERS = ("module", "_orig_mod")
 _PREFIXES = ("model", "encoder", "backbone", *_WRAPPERS)
 # These precede the name of any module, also within a network.
 _INNER_WRAPPERS = re.compile(rf"(?<=\.)(?:{'|'.join(_WRAPPERS)})\.")
+_BACKBONE_END = re.compile(rf"(?<![^.])backbone\.((?:{'|'.join(_WRAPPERS)})\.)*$")
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 # ResNets that other projects have, by the blocks of their stages and whether these are bottlenecks.
@@ -182,14 +183,20 @@ def _is_complete(weights: Mapping[str, torch.Tensor], prefix: str, ending: str) 
 
 
 def _find_head(weights: Iterable[str], prefix: str) -> str | None:
-    """What stands before the names of the backbone's own classifier, the nearest one.
+    """What stands before the names of a backbone's own classifier; None if that is not clear.
+
+    It lies beside the backbone, or else above it, if only one does.
 
     Args:
         weights: all names.
         prefix: of the backbone's names.
     """
     found = {before for before, bare in map(_split_prefix, weights) if bare.startswith("cls_head.")}
-    return max((before for before in found if prefix.startswith(before)), key=len, default=None)
+    beside = _BACKBONE_END.sub("", prefix)
+    if beside in found:
+        return beside
+    above = [before for before in found if beside.startswith(before)]
+    return above[0] if len(above) == 1 else None
 
 
 def _our_name(bare: str, *, is_inside: bool, is_ours: bool) -> tuple[str | None, str]:

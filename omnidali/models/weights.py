@@ -85,7 +85,7 @@ def class_names(state: Mapping[str, Any]) -> list[str]:
     for place in places:
         if isinstance(place, Mapping):
             for key in ("classes", "CLASSES"):
-                names = as_list(place.get(key))
+                names = as_list(place.get(key)) or []
                 are_names = names and all(isinstance(name, str) for name in names)
                 # an export has numbers in `meta` if the classes have no names
                 if are_names and (place is state or names != list(map(str, range(len(names))))):

@@ -1,23 +1,15 @@
 """Files of class names and label maps, in the forms that data sets come with."""
 
-import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
+from omnidali.catalog.listing.class_lines import ClassPair, json_pairs, line_pairs, numbered_names
 from omnidali.errors import UserError
 from omnidali.utils.text_files import is_whole, parse_json, read_lines
 
 MAX_LABEL = 1_000_000  # a slip in a list must not make a classifier that no memory holds
-_NUMBER_NAME = re.compile(r"(\d+)\s*[,\s]\s*(.+)")
-# what the columns of a label map are called
-_HEADER = re.compile(
-    r"\b(id|ids|idx|ind|index|indices|no|num|number|label|labels|class|classes|class_?id|label_?id"
-    r"|name|names|class_?name|label_?name|category|key)\b",
-    re.IGNORECASE,
-)
 
 
 class ClassNames(list[str]):
@@ -29,7 +21,9 @@ class ClassNames(list[str]):
         counted_from: the number beside the first name, in a file that has numbers; None: in others.
         origin: where the names come from, if that does not say which number a list gives to each:
             then a number cannot be the label of an item. Empty: it does.
-        note: a line for people that says from where lists count; empty: from 0, as always.
+        are_numbers: whether all names are numbers, though not their own labels, as those of folders
+            1, 2 and 3 are: then a number in a list is a name.
+        note: a line for people that says what numbers in lists are; empty: labels from 0.
     """
 
     def __init__(
@@ -39,13 +33,23 @@ class ClassNames(list[str]):
         first: int = 0,
         counted_from: int | None = None,
         origin: str = "",
+        are_numbers: bool = False,
         note: str = "",
     ):
         super().__init__(names)
         self.first = first
         self.counted_from = counted_from
         self.origin = origin
+        self.are_numbers = are_numbers
         self.note = note
+
+
+class LabelMap(dict[str, int]):
+    """Numbers by key, and the place of each key for errors: "FILE, line N", or the file of JSON."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: dict[str, str] = {}
 
 
 def signed_names(names: Sequence[str] | None) -> tuple[object, str]:
@@ -93,14 +97,6 @@ def _with_spaces(name: str) -> str:
     return name.replace("_", " ")
 
 
-class _Pair(NamedTuple):
-    """A key with its number, as text, and where they stand."""
-
-    where: str
-    key: str
-    number: str
-
-
 def same_form(name: str) -> str:
     """A name in Unicode's composed form (NFC), for comparisons: two forms look the same."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
@@ -111,8 +107,8 @@ def read_class_names(path: Path) -> ClassNames:
 
     A file has one name a line; the line number, counted from 0, is the label. Or it has a number
     beside each name, as UCF101's ``classInd.txt`` and the label maps of Kinetics have
-    (``1 Archery``, ``Archery,1``): then these give the order, from 0 or from 1 without a gap. JSON
-    lists of names and objects {name: number} or {number: name} are read alike.
+    (``1 Archery``, ``1. Archery``, ``Archery,1``): then these give the order, from 0 or from 1
+    without a gap. JSON lists of names and objects {name: number} or {number: name} are read alike.
 
     Args:
         path: of the file.
@@ -131,13 +127,13 @@ def read_class_names(path: Path) -> ClassNames:
 
     text = "\n".join(line for _, line in lines)
     if text.lstrip().startswith(("{", "[")):
-        pairs = _json_pairs(path, text)
+        pairs = json_pairs(path, text)
         is_numbered = parse_json(text, str(path)).__class__ is dict
     else:
-        found = _numbered_names(lines)
+        found = numbered_names(lines)
         is_numbered = found is not None
         pairs = found or [
-            _Pair(where, name, str(number)) for number, (where, name) in enumerate(lines)
+            ClassPair(where, name, str(number)) for number, (where, name) in enumerate(lines)
         ]
 
     first = 0
@@ -146,10 +142,33 @@ def read_class_names(path: Path) -> ClassNames:
         first = _require_contiguous(pairs)
     names = [pair.key for pair in pairs]
     _require_different(names, pairs)
-    return ClassNames(names, first=first, counted_from=first if is_numbered else None)
+    return ClassNames(
+        names,
+        first=first,
+        counted_from=first if is_numbered else None,
+        are_numbers=not is_numbered and name_by_numbers(names),
+    )
 
 
-def read_label_map(path: Path) -> dict[str, int]:
+def name_by_numbers(names: Sequence[str]) -> bool:
+    """Whether all classes are named by numbers that are not their own labels.
+
+    >>> name_by_numbers(["1", "2"]), name_by_numbers(["0", "1"]), name_by_numbers(["1", "a"])
+    (True, False, False)
+    """
+    return all(map(is_whole, names)) and not are_positions(names)
+
+
+def are_positions(names: Sequence[str]) -> bool:
+    """Whether each class is named by its own label.
+
+    >>> are_positions(["00", "01"]), are_positions(["1", "2"]), are_positions(["a"])
+    (True, False, False)
+    """
+    return all(is_whole(name) and int(name) == label for label, name in enumerate(names))
+
+
+def read_label_map(path: Path) -> LabelMap:
     """Read which number a list's word for a class means: its name, a video's id, another number.
 
     JSON objects {key: number} or {number: key} and lists of names, and text files with lines of
@@ -168,13 +187,14 @@ def read_label_map(path: Path) -> dict[str, int]:
     lines = list(read_lines(path, "label map"))
     text = "\n".join(line for _, line in lines)
     if text.lstrip().startswith(("{", "[")):
-        pairs = _json_pairs(path, text)
+        pairs = json_pairs(path, text)
     else:
-        pairs = _line_pairs([row for row in lines if row[1] and not row[1].startswith("#")])
+        pairs = line_pairs([row for row in lines if row[1] and not row[1].startswith("#")])
 
-    mapping: dict[str, int] = {}
+    mapping = LabelMap()
     for pair in pairs:
         key, number = same_form(pair.key), _class_number(pair)
+        mapping.places.setdefault(key, pair.where)
         if mapping.setdefault(key, number) != number:
             raise UserError(
                 pair.where,
@@ -189,7 +209,7 @@ def read_label_map(path: Path) -> dict[str, int]:
     return mapping
 
 
-def _class_number(pair: _Pair) -> int:
+def _class_number(pair: ClassPair) -> int:
     if not (is_whole(pair.number) and int(pair.number) <= MAX_LABEL):
         raise UserError(
             pair.where,
@@ -200,7 +220,7 @@ def _class_number(pair: _Pair) -> int:
     return int(pair.number)
 
 
-def _require_contiguous(pairs: Sequence[_Pair]) -> int:
+def _require_contiguous(pairs: Sequence[ClassPair]) -> int:
     """The first of the sorted numbers beside class names.
 
     Raises:
@@ -219,91 +239,16 @@ def _require_contiguous(pairs: Sequence[_Pair]) -> int:
     return first
 
 
-def _require_different(names: Sequence[str], pairs: Sequence[_Pair]) -> None:
+def _require_different(names: Sequence[str], pairs: Sequence[ClassPair]) -> None:
     seen: dict[str, str] = {}
     for name, pair in zip(names, pairs, strict=True):
-        before = seen.setdefault(same_form(name), pair.where)
-        if not name or before != pair.where:
+        before = seen.get(same_form(name))
+        if not name or before is not None:
             got = f"{name[:200]!r}, which {before} names, too" if name else "none"
-            raise UserError(pair.where, "a class name of its own", got, "Correct the line.")
-
-
-def _json_pairs(path: Path, text: str) -> list[_Pair]:
-    values = parse_json(text, str(path))
-    if isinstance(values, list):
-        return [_Pair(str(path), str(name), str(number)) for number, name in enumerate(values)]
-    assert isinstance(values, dict)
-    # PySlowFast's names keep the quotes of a CSV in the JSON's own
-    pairs = [(_unquoted(str(key)), str(value)) for key, value in values.items()]
-    if all(is_whole(key) and not is_whole(value) for key, value in pairs):  # {number: name}
-        pairs = [(value, key) for key, value in pairs]
-    return [_Pair(str(path), key, number) for key, number in pairs]
-
-
-def _numbered_names(lines: Sequence[tuple[str, str]]) -> list[_Pair] | None:
-    """Names with the numbers beside them; None where lines are names alone.
-
-    Raises:
-        UserError: for a line without a number among others that have one.
-    """
-    for parse in (_number_name, _key_number):
-        # a number beyond the count of lines belongs to the name: "500 meters"
-        found = [pair for pair in (parse(line) for _, line in lines) if pair]
-        near = [number for _, number in found if is_whole(number) and int(number) <= len(lines) + 1]
-        if 3 * len(near) < 2 * len(lines):
-            continue
-        pairs = _parsed(lines, parse)
-        # without their numbers, "take 1" and "take 2" would be one name
-        if pairs is not None and len({pair.key for pair in pairs}) == len(pairs):
-            return pairs
-    return None
-
-
-def _line_pairs(lines: Sequence[tuple[str, str]]) -> list[_Pair]:
-    for parse in (_key_number, _number_name):
-        pairs = _parsed(lines, parse)
-        if pairs is not None:
-            return pairs
-    return [_Pair(where, name, str(number)) for number, (where, name) in enumerate(lines)]
-
-
-def _parsed(
-    lines: Sequence[tuple[str, str]], parse: Callable[[str], tuple[str, str] | None]
-) -> list[_Pair] | None:
-    """Key and number of each line but a header; None if fewer than two thirds have both.
-
-    Raises:
-        UserError: for an odd line among others.
-    """
-    found = [(where, line, parse(line)) for where, line in lines]
-    if found and found[0][2] is None and _HEADER.search(found[0][1]) and len(found) > 1:
-        found = found[1:]
-    odd = [(where, line) for where, line, pair in found if pair is None]
-    if not found or 3 * len(odd) > len(found):
-        return None
-    if odd:
-        where, line = odd[0]
-        raise UserError(
-            where,
-            "a class and its number, as in other lines",
-            repr(line[:200]),
-            "Add what is missing.",
-        )
-    return [_Pair(where, *pair) for where, _, pair in found if pair is not None]
-
-
-def _key_number(line: str) -> tuple[str, str] | None:
-    """(key, number) of ``key number`` or ``key,number``."""
-    head = line.rstrip("0123456789")
-    key = head.rstrip().removesuffix(",").rstrip()
-    return (key, line[len(head) :]) if key and key != head and head != line else None
-
-
-def _number_name(line: str) -> tuple[str, str] | None:
-    """(name, number) of ``number name`` or ``number,name``."""
-    match = _NUMBER_NAME.fullmatch(line)
-    return (match[2], match[1]) if match else None
-
-
-def _unquoted(name: str) -> str:
-    return name[1:-1] if len(name) > 2 and name[0] == name[-1] == '"' else name
+            raise UserError(
+                pair.where,
+                "a class name of its own",
+                got,
+                "Correct the line; where numbers belong to the names, write a JSON list of them.",
+            )
+        seen[same_form(name)] = pair.where

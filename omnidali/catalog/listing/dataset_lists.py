@@ -65,10 +65,12 @@ def counts_otherwise(lines: Iterable[str]) -> bool:
     numbers: dict[str, set[str]] = {}
     for path_and_number in lines:
         fields = None if path_and_number.startswith("#") else _ucf101_fields(path_and_number)
-        if fields and fields[2] is not None:
-            _, name, number = fields
-            if int(number) == 0:
-                return True
+        if fields is None:
+            continue
+        _, name, number = fields
+        if number is not None and int(number) == 0:
+            return True
+        if number is not None:
             numbers.setdefault(name, set()).add(number)
 
     if any(len(found) > 1 for found in numbers.values()):  # a line is wrong

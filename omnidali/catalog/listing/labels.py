@@ -8,6 +8,7 @@ from omnidali.catalog.listing.class_files import (
     MAX_LABEL,
     ClassIndex,
     ClassNames,
+    LabelMap,
     read_label_map,
     same_form,
 )
@@ -51,10 +52,11 @@ class Labels:
         names: class names in label order, which limit the numbers. Those of a
             :class:`~omnidali.catalog.listing.class_files.ClassNames` say from where lists count.
         map_path: a file for :func:`~omnidali.catalog.listing.class_files.read_label_map`, through
-            which everything that a list says then goes.
+            which everything that a list says then goes. Where its keys are names of a file of class
+            names, its numbers are their labels, from 0 or from 1.
 
     Raises:
-        UserError: for a label map that cannot be read.
+        UserError: for a label map that cannot be read, or that contradicts the class names.
     """
 
     def __init__(self, names: Sequence[str] | None = None, map_path: Path | None = None):
@@ -63,9 +65,11 @@ class Labels:
         self._first = known.first
         self._counted_from = known.counted_from
         self._origin = known.origin
-        self._map_path = map_path
-        self._mapping = read_label_map(map_path) if map_path else {}
+        self._are_numbers = known.are_numbers
         self._by_name = ClassIndex(known)
+        self._map_path = map_path
+        self._mapping = read_label_map(map_path) if map_path else LabelMap()
+        self._map_first = self._first_of_map()
 
     def number(self, text: str | None, where: str, path: str, listed: int | None = None) -> int:
         """The label of an item.
@@ -80,9 +84,7 @@ class Labels:
             UserError: with ``where``.
         """
         if self._mapping:
-            keys = [text] if text is not None else [path, Path(path).name, Path(path).stem]
-            number = self._mapped(keys, where)
-            label = self._counted(number, where, str(number))
+            label = self._mapped(text, where, path, listed=listed)
         elif text is None:
             raise UserError(
                 where,
@@ -90,13 +92,14 @@ class Labels:
                 repr(path[:200]),
                 "Add the label, or name a label map with `labels:`.",
             )
-        elif text.isascii() and text.isdigit() and not self._is_name(text):
-            number = int(text) if len(text) < 10 else MAX_LABEL + 2
-            label = self._counted(number, where, text)
+        elif text.isascii() and text.isdigit():
+            label = self._numbered(text, where)
         else:
-            label = self._named(text, where)
+            label = self._named(text, where, listed)
 
-        if listed is not None and self._counted_from == 1 and listed != label + 1:
+        # a label map may give another class to the word or to its number
+        is_named = text is not None and self._by_name.find(text) == label
+        if listed is not None and self._counted_from == 1 and is_named and listed != label + 1:
             raise UserError(
                 where,
                 f"{label + 1}, the number of {text} in the file of class names",
@@ -105,12 +108,57 @@ class Labels:
             )
         return label
 
-    def _is_name(self, text: str) -> bool:
-        """Whether a number is the name of a class, as that of a folder may be."""
-        return bool(self._origin) and self._by_name.find(text) is not None
+    def _first_of_map(self) -> int | None:
+        """From where the label map counts, as its keys that are class names say; None: none is.
 
-    def _counted(self, number: int, where: str, text: str) -> int:
-        """The label of a number that a list or a label map gives as ``text``.
+        Raises:
+            UserError: if its numbers are not the labels of these names, from 0 or from 1.
+        """
+        if self._origin:  # numbers are no labels
+            return None
+        known: list[tuple[str, int, int]] = []
+        for key, number in self._mapping.items():
+            label = self._by_name.find(key)
+            # other numbers of a list are keys, too
+            if label is not None and (self._are_numbers or not key.isdigit()):
+                known.append((key, number, label))
+        if not known:
+            return None
+
+        _, number, label = known[0]
+        first = int(number == label + 1 and 0 not in self._mapping.values())
+        for key, number, label in known:
+            if number != label + first:
+                raise UserError(
+                    self._mapping.places[key],
+                    f"{label + first}, the number of {key[:200]!r} in the file of class names",
+                    str(number),
+                    "Correct the label map, or the order of the class names.",
+                )
+        return first
+
+    def _numbered(self, text: str, where: str) -> int:
+        """The label of a number in a list: of the class that it names, or the number itself.
+
+        Raises:
+            UserError: as :meth:`_counted`; for a number that is none of the names where all are.
+        """
+        if self._origin or self._are_numbers:
+            label = self._by_name.find(text)
+            if label is not None:
+                return label
+        if self._are_numbers and not self._origin:
+            raise UserError(
+                where,
+                f"one of {len(self._by_name)} class names, which are numbers",
+                text[:200],
+                "Correct the label, or give each name its number in the file of class names.",
+            )
+        number = int(text) if len(text) < 10 else MAX_LABEL + 2
+        return self._counted(number, where, text, first=self._first)
+
+    def _counted(self, number: int, where: str, text: str, *, first: int) -> int:
+        """The label of a number that a list or a label map, which counts from ``first``, has.
 
         Raises:
             UserError: if it is out of range, or nothing says what numbers mean.
@@ -122,31 +170,44 @@ class Labels:
                 text[:200],
                 "Name a file with `classes:`: one class name a line, in the order of the numbers.",
             )
-        label = number - self._first
+        label = number - first
         if label > MAX_LABEL:
             raise UserError(
                 where, f"a label of at most {MAX_LABEL:,}", text[:200], "Correct the line."
             )
         if self.names is None or 0 <= label < len(self.names):
             return label
-        last = len(self.names) - 1 + self._first
+        last = len(self.names) - 1 + first
         expected = f"a label below {len(self.names)}, the number of class names"
-        if self._first:
-            expected = f"a label from {self._first} to {last}, as in the file of class names"
+        if first:
+            expected = f"a label from {first} to {last}, as in the file of class names"
         raise UserError(where, expected, str(number), "Correct the label or add the class name.")
 
-    def _mapped(self, keys: Sequence[str], where: str) -> int:
-        for key in map(same_form, keys):
-            if key in self._mapping:
-                return self._mapping[key]
-        raise UserError(
-            where,
-            f"a class that the label map {self._map_path} holds",
-            repr(keys[-1][:200]),
-            "Add it to the map, or remove the line.",
-        )
+    def _mapped(self, text: str | None, where: str, path: str, *, listed: int | None) -> int:
+        """The label by the map, of the arguments of :meth:`number`."""
+        keys = [] if text is None else [text]
+        if listed is not None:
+            keys.append(str(listed))
+        item = Path(path)
+        # UCF101's lists say nothing of a class but in the paths
+        if text is None or text == item.parent.name:
+            keys += [path, item.name, item.stem]
 
-    def _named(self, text: str, where: str) -> int:
+        found = [key for key in map(same_form, keys) if key in self._mapping]
+        if not found:
+            raise UserError(
+                where,
+                f"a class that the label map {self._map_path} holds",
+                repr((keys[-1] if text is None else text)[:200]),
+                "Add it to the map, or remove the line.",
+            )
+        number = self._mapping[found[0]]
+        if self._map_first is None and self._are_numbers and not self._origin:
+            return self._numbered(str(number), where)
+        first = self._first if self._map_first is None else self._map_first
+        return self._counted(number, where, str(number), first=first)
+
+    def _named(self, text: str, where: str, listed: int | None) -> int:
         label = self._by_name.find(text)
         if label is not None:
             return label
@@ -155,9 +216,11 @@ class Labels:
             expected += f", or one of {len(self._by_name)} class names"
         if self._origin:
             expected = f"one of {len(self._by_name)} class names, which are {self._origin}"
-        raise UserError(
-            where,
-            expected,
-            repr(text[:200]),
-            "Correct the label, or name the classes with `classes:`.",
-        )
+        advice = "Correct the label, or name the classes with `classes:`."
+        if listed is not None and not len(self._by_name):
+            # a list of UCF101's paths that holds no class 0 may count from 0 all the same
+            advice = (
+                "Name the list's `format: path_label` if its numbers are the labels, or name the"
+                " classes with `classes:`."
+            )
+        raise UserError(where, expected, repr(text[:200]), advice)

@@ -1,5 +1,7 @@
 """Recognises a file by its first bytes: no name is believed and no decoder is tried."""
 
+import re
+
 from omnidali.catalog.probing.formats import ISO_PICTURES, PHOTOS, VIDEOS, Format, media_brands
 from omnidali.catalog.probing.limits import UnsupportedMediaError
 from omnidali.media_kind import MediaKind
@@ -54,22 +56,14 @@ _OTHER_FILES = {
     b"\x93NUMPY": "NumPy",
     b".RMF": "RealMedia",
     b"YUV4MPEG2": "a raw video (Y4M)",
-    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an old Office file (DOC, XLS or PPT)",
+    b"\xd0\xcf\x11\xe0": "an old Office file (DOC, XLS or PPT)",
     b"\0\0\1\xb3": "a raw MPEG video without a container",
     b"\0\0\0\1": "a raw video without a container",
 }
-_PAGE_STARTS = (
-    b"<!doctype",
-    b"<html",
-    b"<head",
-    b"<body",
-    b"<title",
-    b"<meta",
-    b"<script",
-    b"<style",
-    b"<?php",
-    b"<?xml",
-    b"<!--",
+_PAGE = re.compile(
+    rb"<!doctype|<!--|<\?xml|<\?php|"
+    rb"<(html|head|body|title|meta|base|link|style|script|noscript|div|span|table|form|iframe|"
+    rb"frameset|center|font|pre|img|br|hr|a|b|p|h[1-6])[\s/>]"
 )
 
 
@@ -191,12 +185,14 @@ def _describe_text(head: bytes) -> str:
         return "a playlist"
     if start.startswith(b"<?xml") and b"<html" not in start:
         return "an XML error answer" if b"<error" in start else "XML"
-    if start.startswith(_PAGE_STARTS):
+    if _PAGE.match(start):
         return "a web page"
 
     if start and all(byte >= 32 or byte in b"\t\n\r" for byte in start):
         is_json = start[:1] in (b"{", b"[") and b'"' in start
         return "a JSON answer" if is_json else "text"
+    if head.startswith(b"MZ"):  # after the texts that begin so
+        return "a Windows program"
     if head[4:8] == b"ftyp":
         brand = "".join(chr(byte) if 32 <= byte < 127 else "?" for byte in head[8:12])
         return f"ISO media ({brand})"

@@ -182,7 +182,7 @@ def _probe_of(
         keyframes = pack_numbers(np.sort(numbers[numbers >= 0]))
         timing = _packed_times(frames, tick)
     if demuxer == "asf" and (place := joined_file(read)) is not None:
-        notes = [*notes, f"another file is joined to it at byte {place}: it is not used"]
+        notes = (*notes, f"another file is joined to it at byte {place}: it is not used")
     if rate > 0 and not timing:  # else its times are known
         check_video(count / rate, 1)
     return Probe(

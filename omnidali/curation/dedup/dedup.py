@@ -318,6 +318,7 @@ def _write_results(
                 stays=~duplicates.dropped if takes_all else None,
                 removed=duplicates.dropped,
                 first_label=data.first_label,
+                names=data.listed_names,
             )
         names = data.class_names if data.named else None
         write_config(out, config, written, names, first_label=data.first_label)

@@ -49,6 +49,7 @@ class _Prepared:
         tables: of all sources that were opened, by name.
         class_names: a name for each output of the teacher.
         first_label: the number that lists give to the first class.
+        listed_names: what lists call the classes, where numbers in them are names.
     """
 
     config: Config
@@ -57,6 +58,7 @@ class _Prepared:
     tables: dict[str, SourceTable]
     class_names: tuple[str, ...]
     first_label: int
+    listed_names: tuple[str, ...] | None
 
 
 def filter_sources(
@@ -177,6 +179,7 @@ def _prepare(
         tables=tables,
         class_names=class_names,
         first_label=data.first_label,
+        listed_names=data.listed_names,
     )
 
 
@@ -259,6 +262,7 @@ def _write_results(
                 labels=outcome.labels,
                 stays=np.ones_like(outcome.kept) if keep_negatives else None,
                 first_label=prepared.first_label,
+                names=prepared.listed_names,
             )
             all_counts[name] = {
                 **counts[name],

@@ -89,7 +89,7 @@ PROBLEMS = {
     "left out": Problem(
         Level.WARN,
         "items are left out",
-        "Correct the list or the folders; training goes on without them.",
+        "Correct the list, the folder or the tar; training goes on without them.",
     ),
     "two labels": Problem(
         Level.WARN,
