@@ -19,13 +19,17 @@ from omnidali.errors import UserError
 from omnidali.utils.text_files import require_utf8_names
 
 
-def find_names(config: Config) -> ClassNames | None:
+def find_names(config: Config, trained: Sequence[str] | None = None) -> ClassNames | None:
     """The class names: of the config's file, of the target's folders, or of its list.
 
     One rule says for all sources, that of the evaluation among them, what a number in a list means.
     If the file of class names counts from 1, so do the lists, unless one of them holds a 0. If its
     names are numbers, though not their own labels, numbers in lists are these names. Names of
     folders and words of lists say nothing about numbers.
+
+    Args:
+        config: of the run.
+        trained: names that a network was trained on, which hold where the config names no file.
 
     Returns:
         None if the target's labels are numbers.
@@ -40,6 +44,9 @@ def find_names(config: Config) -> ClassNames | None:
     if config.classes:
         path = data_file(root, config.classes, "classes", "a file of class names")
         return _count_labels(read_class_names(path), path, sources, root)
+
+    if trained:
+        return class_names_from(trained, "those of the checkpoint")
 
     (target, source), *others = sources.items()
     names = source_class_names(target, source, root)

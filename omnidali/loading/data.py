@@ -17,7 +17,7 @@ from omnidali.config.schema import Config
 from omnidali.config.sources import EVALUATION, MediaConfig, SourceConfig, key_of
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
-from omnidali.loading.class_names import check_first_labels, class_names_from, find_names
+from omnidali.loading.class_names import check_first_labels, find_names
 from omnidali.loading.failures.quarantine import Quarantine
 from omnidali.loading.fusion import FusionIterator, LoaderOptions
 from omnidali.loading.trial_outcome import Trial, hold_trial
@@ -42,7 +42,7 @@ class Data:
         summary: lines that say what was found and what was left out, and why.
         reader: of the catalog.
         catalog: where the catalog belongs; the reader's is elsewhere if it was built for a trial.
-        first_label: the number of the first class in lists whose labels are numbers.
+        first_label: the number of the first class in lists of numbers.
         listed_names: what lists call the classes, where numbers in them are names; else None.
     """
 
@@ -138,15 +138,10 @@ def _build(
 ) -> tuple[Path, ClassNames | None, list[str]]:
     """Build the catalog; returns where it lies, the class names, and a line a source."""
     root = Path(config.data_root)
-    if classes and not config.classes:
-        names: ClassNames | None = class_names_from(classes, "those of the checkpoint")
-    else:
-        names = find_names(config)
+    path = Path(config.catalog_path)
+    names = find_names(config, trained=classes)
     if not as_begun:
         check_first_labels(sources, names, root)
-
-    path = Path(config.catalog_path)
-
     changes = would_change(path, sources, root, names) if as_begun else None
     if changes:
         path = begin_trial(path)
