@@ -129,7 +129,7 @@ def test_advised_settings_fit_the_config_and_the_ranks(name, world, measured):
     settings = advice.partition(": ")[2].split()
     smaller = load_config(name, settings)
     check_shares(smaller, world)
-    assert 20 * operations_of_step(smaller) < operations_of_step(config)
+    assert 15 * operations_of_step(smaller) < operations_of_step(config)
     views = smaller.evaluation.validation
     assert (views.size, views.short_side) == (112, 128) and views.num_clips <= 3
 

@@ -86,7 +86,7 @@ def rename_weights(
     >>> family, list(known)
     ('torchvision', ['backbone.conv1.conv.weight', 'backbone.conv1.bn.bias'])
     >>> left_out
-    {'model.fc.bias': 'classifier of another kind'}
+    {'module.model.fc.bias': 'classifier of another kind'}
     """
     weights = _unwrap(weights)
     backbones = _find_backbones(weights)
