@@ -9,6 +9,9 @@ from omnidali.loading.failures.quarantine import RECOVERED
 from omnidali.testing.damaged_media import EXACT, FAILS, REFUSED
 
 GROWTH = 0.02  # of the memory after the warm-up
+# of a soak of a few minutes, whose floor alone goes up and down by nearly 2 %
+SHORT_GROWTH = 0.04
+_SHORT_SECONDS = 600.0
 _AT_ONCE = 2  # descriptors that come and go as files are read; the least of many samples has fewer
 _WINDOW = 0.15  # of the time after the warm-up, but no less than
 # as memory goes up and down by 4 % with what is under way, for ten seconds and more
@@ -88,11 +91,12 @@ def check_memory(samples: Sequence[ProcessSample], warm_up: float) -> LimitCheck
         for part in first_and_last(samples, warm_up)
     )
     growth = after / before - 1
+    most = SHORT_GROWTH if samples[-1].seconds < _SHORT_SECONDS else GROWTH
     return LimitCheck(
         "resident memory",
         f"{before / 2**20:.1f} MiB became {after / 2**20:.1f} MiB, {100 * growth:+.2f} %",
-        f"below {100 * GROWTH:+.0f} %",
-        passed=growth < GROWTH,
+        f"below {100 * most:+.0f} %",
+        passed=growth < most,
     )
 
 

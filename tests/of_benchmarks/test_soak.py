@@ -43,12 +43,14 @@ def growing(**steps):
 def test_check_memory_fails_where_memory_grows():
     assert check_memory(SAMPLES, 30).passed  # what goes up and down is no leak
     assert check_memory(growing(rss=0.02 * MIB), 30).passed  # 0.6 % over the time that counts
-    leak = check_memory(growing(rss=0.1 * MIB), 30)  # 100 KiB a second
+    leak = check_memory(growing(rss=0.2 * MIB), 30)  # 200 KiB a second
     assert (
         not leak.passed
-        and "+2.72 %" in leak.figure
-        and str(leak).startswith("FAIL resident memory: 404.5")
+        and "+5.39 %" in leak.figure
+        and str(leak).startswith("FAIL resident memory: 408.2")
     )
+    hour = [replace(sample, seconds=sample.seconds * 20) for sample in growing(rss=0.1 * MIB)]
+    assert not check_memory(hour, 30).passed  # 2.7 %, which is much for an hour
     # what grows at the start alone is the warm-up
     assert check_memory(
         [
