@@ -7,7 +7,7 @@ import os
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from omnidali.config.sources import MediaConfig
 from omnidali.errors import UserError
 
 T = TypeVar("T")
+_CheckedRow: TypeAlias = tuple[Any, ...]  # id, path, size, time and tar of a file
 # files of a source whose size and time are compared at a warm start; of more than that
 CHECKED_AT_START = 100_000
 SAMPLE_AT_START = 20_000  # these, evenly spread
@@ -127,7 +128,8 @@ def _source_changed(db: sqlite3.Connection, scan: SourceScan) -> bool:
     (new,) = db.execute(
         "SELECT COUNT(*) FROM media WHERE source = ? AND state = ?", (known.id, NEW)
     ).fetchone()
-    return bool(new or _find_changed(db, known.id, scan.root, as_begun=True))
+    usable = _usable_rows(db, known.id)
+    return bool(new or _find_changed(db, known.id, scan.root, usable, as_begun=True))
 
 
 def mark_changed(db: sqlite3.Connection, source: int, scan: SourceScan, as_begun: bool) -> None:
@@ -142,16 +144,19 @@ def mark_changed(db: sqlite3.Connection, source: int, scan: SourceScan, as_begun
         scan: the source.
         as_begun: whether to look at usable files alone, and at what they hold alone.
     """
-    changed = _find_changed(db, source, scan.root, as_begun)
+    usable = _usable_rows(db, source)
+    changed = _find_changed(db, source, scan.root, usable, as_begun=as_begun)
     if not as_begun and not scan.config.follows_links:
-        changed += _find_moved_links(db, source, scan.root)
+        changed += _find_moved_links(db, source, scan.root, usable)
     db.executemany("UPDATE media SET state = ? WHERE id = ?", [(NEW, record) for record in changed])
     db.commit()
 
 
-def _find_changed(db: sqlite3.Connection, source: int, root: str, as_begun: bool) -> list[int]:
-    """The catalog ids of those files."""
-    groups = [_usable_records(db, source)]
+def _find_changed(
+    db: sqlite3.Connection, source: int, root: str, usable: list[_CheckedRow], *, as_begun: bool
+) -> list[int]:
+    """The catalog ids of files with another size or time, of usable ones and others."""
+    rows = usable
     if not as_begun:
         # two ranges instead of <>: the index finds them, and passes over millions of usable files
         refused = [
@@ -162,9 +167,7 @@ def _find_changed(db: sqlite3.Connection, source: int, root: str, as_begun: bool
                 (source, OK, NEW),
             )
         ]
-        groups.append(np.array(refused, np.int64).reshape(-1))
-
-    rows = [row for records in groups for row in _checked_rows(db, records)]
+        rows = rows + _checked_rows(db, np.array(refused, np.int64).reshape(-1))
 
     # a tar has many members
     @functools.lru_cache(maxsize=1000)
@@ -178,15 +181,16 @@ def _find_changed(db: sqlite3.Connection, source: int, root: str, as_begun: bool
     ]
 
 
-def _usable_records(db: sqlite3.Connection, source: int) -> np.ndarray:
-    """The catalog ids of the files that samples are made of: int64 (N,)."""
+def _usable_rows(db: sqlite3.Connection, source: int) -> list[_CheckedRow]:
+    """Rows as below, of the files that samples are made of."""
     chunks = db.execute(
         "SELECT data FROM packed WHERE source = ? AND name = 'records' ORDER BY chunk", (source,)
     )
-    return np.frombuffer(b"".join(data for (data,) in chunks), COLUMNS["records"])
+    records = np.frombuffer(b"".join(data for (data,) in chunks), COLUMNS["records"])
+    return _checked_rows(db, records)
 
 
-def _checked_rows(db: sqlite3.Connection, records: np.ndarray) -> list[tuple[Any, ...]]:
+def _checked_rows(db: sqlite3.Connection, records: np.ndarray) -> list[_CheckedRow]:
     """Id, path, size, time and tar of files, of many an even sample."""
     if len(records) > CHECKED_AT_START:
         records = records[np.linspace(0, len(records) - 1, SAMPLE_AT_START).astype(np.int64)]
@@ -197,7 +201,9 @@ def _checked_rows(db: sqlite3.Connection, records: np.ndarray) -> list[tuple[Any
     ).fetchall()
 
 
-def _find_moved_links(db: sqlite3.Connection, source: int, root: str) -> list[int]:
+def _find_moved_links(
+    db: sqlite3.Connection, source: int, root: str, usable: list[_CheckedRow]
+) -> list[int]:
     """The catalog ids of files that a link led out of the root, or leads now, but not both."""
 
     @functools.lru_cache(maxsize=10_000)
@@ -209,7 +215,6 @@ def _find_moved_links(db: sqlite3.Connection, source: int, root: str) -> list[in
             return True
         return os.path.islink(os.path.join(root, path)) and escape_reason(root, path) is not None
 
-    usable = _checked_rows(db, _usable_records(db, source))
     refused = db.execute(
         "SELECT id, COALESCE(archive, path) FROM media WHERE source = ? AND state = ?",
         (source, LINK_LEAVES),

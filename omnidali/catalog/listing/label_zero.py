@@ -6,7 +6,6 @@ from pathlib import Path
 
 from omnidali.catalog.listing.class_files import read_label_map
 from omnidali.catalog.listing.scan import SourceScan
-from omnidali.catalog.listing.tars import read_tar
 from omnidali.config.sources import MediaConfig
 from omnidali.errors import UserError
 
@@ -34,8 +33,7 @@ def find_zero(name: str, source: MediaConfig, data_root: Path) -> str | None:
 def _tar_labels(scan: SourceScan) -> Iterator[tuple[str, str]]:
     """Yield (label, place) of the members of a source's tars."""
     for tar in scan.tars():
-        members, _ = read_tar(scan.root, tar, scan.config.media_kind, scan.config.follows_links)
-        for member in members:
+        for member in scan.read_tar(tar)[0]:
             if member.label:
                 yield member.label, f"{tar}: {member.name}"
 

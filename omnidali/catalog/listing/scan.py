@@ -14,10 +14,10 @@ from omnidali.catalog.listing.comments import NoteLine, ignore
 from omnidali.catalog.listing.folder_walk import class_folders
 from omnidali.catalog.listing.folders import scan_folder
 from omnidali.catalog.listing.labels import Labels, NumberLabel
-from omnidali.catalog.listing.left_out import LeftOut
+from omnidali.catalog.listing.left_out import LeftOut, LeftOutItem
 from omnidali.catalog.listing.list_file import Entry, cut_into_windows
 from omnidali.catalog.listing.list_reader import find_lists, read_list
-from omnidali.catalog.listing.tars import find_tars, read_tar
+from omnidali.catalog.listing.tars import TarMember, find_tars, read_tar
 from omnidali.catalog.probing.file_span import stamp_of
 from omnidali.catalog.probing.root_guard import RootPaths
 from omnidali.config.files import data_file
@@ -187,6 +187,10 @@ class SourceScan:
             split=self.split,
         )
 
+    def read_tar(self, name: str) -> tuple[list[TarMember], list[LeftOutItem]]:
+        """The members of one of the source's tars, and what of it is left out."""
+        return read_tar(self.root, name, self.config.media_kind, self.config.follows_links)
+
     def _from_list(self, labels: Labels, left_out: LeftOut) -> tuple[str, Iterator[Entry]]:
         form, entries = self.read_lists(labels.number, left_out.add)
         entries = _below_root(entries, self.root, Path(self.data_root, self.config.root))
@@ -201,8 +205,7 @@ class SourceScan:
 
     def _from_tars(self, tars: list[str], labels: Labels, left_out: LeftOut) -> Iterator[ScanRow]:
         for name in tars:
-            kind = self.config.media_kind
-            members, unused = read_tar(self.root, name, kind, self.config.follows_links)
+            members, unused = self.read_tar(name)
             for item in unused:
                 left_out.add(*item)
             for member, offset, size, text in members:
@@ -222,10 +225,11 @@ def source_class_names(name: str, source: MediaConfig, data_root: Path) -> list[
     if source.labels or not os.path.isdir(root):  # the build reports the error
         return None
     if source.tars:
+        scan = SourceScan.of(name, source, data_root, classes=None)
         texts = {
             member.label
-            for tar in find_tars(root, source.tars, f"{key_of(name)}.tars")
-            for member in read_tar(str(root), tar, source.media_kind, source.follows_links)[0]
+            for tar in scan.tars()
+            for member in scan.read_tar(tar)[0]
             if member.label is not None
         }
         return None if all(text.isdigit() for text in texts) else sorted(texts)
