@@ -32,7 +32,8 @@ from benchmarks.soak_media import (
 from benchmarks.soak_rank import run_rank
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
-from omnidali.loading.data import QUARANTINE, open_data
+from omnidali.loading.data import open_data
+from omnidali.loading.open_loader import QUARANTINE
 from omnidali.utils.run_record import write_record
 from omnidali.utils.untrusted_text import say
 

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-from omnidali.config.schema import ClipConfig, Config, LoaderConfig, TrainConfig
+from omnidali.config.schema import ClipConfig, Config, LoaderConfig
 from omnidali.config.sources import SourceConfig
+from omnidali.config.train_settings import TrainConfig
 from omnidali.testing.damaged_media import (
     BASES,
     FAILS,

@@ -21,9 +21,10 @@ from omnidali.catalog.database.reader import CatalogReader
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.distributed.ranks import Ranks
 from omnidali.loading.batch import StepBatch
-from omnidali.loading.data import Data, open_loader
+from omnidali.loading.data import Data
 from omnidali.loading.failures.quarantine import Quarantine
 from omnidali.loading.fusion import FusionIterator
+from omnidali.loading.open_loader import open_loader
 from omnidali.planning.samples import Samples
 from omnidali.planning.train_plan import TrainPlan
 from omnidali.utils.untrusted_text import say

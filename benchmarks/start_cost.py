@@ -24,8 +24,9 @@ from omnidali.config.load import load_config
 from omnidali.distributed.devices import take_device
 from omnidali.distributed.ranks import start_process_group
 from omnidali.errors import UserError
-from omnidali.loading.data import open_data, open_loader
+from omnidali.loading.data import open_data
 from omnidali.loading.failures.quarantine import Quarantine
+from omnidali.loading.open_loader import open_loader
 from omnidali.processes.isolated_process import end_idle_processes
 from omnidali.testing.numbered_media import write_image
 from omnidali.utils.run_record import write_record

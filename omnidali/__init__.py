@@ -22,7 +22,7 @@ _PUBLIC = {
     "build_model": "omnidali.models.recognizers",
     "load_config": "omnidali.config.load",
     "open_data": "omnidali.loading.data",
-    "open_loader": "omnidali.loading.data",
+    "open_loader": "omnidali.loading.open_loader",
     "train": "omnidali.training.train",
     "Trainer": "omnidali.training.trainer",
     "Hooks": "omnidali.training.hooks",

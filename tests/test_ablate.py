@@ -11,8 +11,9 @@ import pytest
 from conftest import SMALL
 from omnidali.cli import main as cli
 from omnidali.config.load import load_config
-from omnidali.config.schema import Config, OptimizerConfig, TrainConfig
+from omnidali.config.schema import Config
 from omnidali.config.sources import SourceConfig
+from omnidali.config.train_settings import OptimizerConfig, TrainConfig
 from omnidali.errors import UserError
 from omnidali.experiments import ablate, expected_time, training_runs
 from omnidali.experiments.training_runs import TrainingRuns

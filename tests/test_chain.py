@@ -19,7 +19,8 @@ from omnidali.curation.dedup.frame_cache import UNREADABLE
 from omnidali.curation.output_folder import OWNER, take_folder
 from omnidali.errors import UserError
 from omnidali.experiments.curate import in_windows
-from omnidali.loading.data import make_plan, open_data
+from omnidali.loading.data import open_data
+from omnidali.loading.open_loader import make_plan
 from omnidali.models.recognizers import TSN
 from omnidali.testing.numbered_media import write_image, write_video
 

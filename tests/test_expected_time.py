@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from omnidali.config.load import load_config
-from omnidali.config.schema import ClipConfig, Config, EvaluationConfig, TrainConfig, ViewsConfig
+from omnidali.config.schema import ClipConfig, Config, EvaluationConfig, ViewsConfig
 from omnidali.config.sources import MediaConfig, SourceConfig
+from omnidali.config.train_settings import TrainConfig
 from omnidali.errors import UserError
 from omnidali.experiments import expected_time
 from omnidali.experiments.expected_time import ExpectedTime, PlannedRun, trial_steps

@@ -18,7 +18,8 @@ from helpers.filtering import (
 from omnidali.catalog.database.listed_items import flatten
 from omnidali.cli import main as cli
 from omnidali.config.load import load_config
-from omnidali.loading.data import make_plan, open_data
+from omnidali.loading.data import open_data
+from omnidali.loading.open_loader import make_plan
 from omnidali.planning.evaluation_plan import EvaluationPlan
 from omnidali.testing.numbered_media import write_image, write_video
 

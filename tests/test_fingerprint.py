@@ -20,8 +20,9 @@ from omnidali.config.schema import ClipConfig, Config, ViewsConfig
 from omnidali.config.sources import MediaConfig, SourceConfig
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
-from omnidali.loading.data import open_data, open_loader
+from omnidali.loading.data import open_data
 from omnidali.loading.fusion import FusionIterator
+from omnidali.loading.open_loader import open_loader
 from omnidali.planning.evaluation_plan import EvaluationPlan
 from omnidali.planning.fingerprint import find_differences
 from omnidali.testing.numbered_media import write_video

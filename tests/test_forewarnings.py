@@ -9,10 +9,11 @@ import torch
 from conftest import SMALL
 from omnidali.config.files import shipped_names
 from omnidali.config.load import load_config
-from omnidali.config.schema import Config, OptimizerConfig, TrainConfig
+from omnidali.config.schema import Config
 from omnidali.config.sources import SourceConfig
+from omnidali.config.train_settings import OptimizerConfig, TrainConfig
 from omnidali.distributed.ranks import Ranks
-from omnidali.loading.data import check_shares
+from omnidali.loading.open_loader import check_shares
 from omnidali.training import forewarnings
 from omnidali.training.forewarnings import check_and_warn, warn_of_length
 from omnidali.training.step_cost import operations_of_step

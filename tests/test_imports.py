@@ -43,13 +43,16 @@ ARROWS: dict[str, str] = {
     " models planning utils",
     "curation.copies": "catalog.database catalog.listing catalog.probing config curation decoding"
     " errors loading media_kind planning processes utils",
+    "prediction": "catalog catalog.database catalog.probing config distributed errors evaluation"
+    " loading media_kind models planning utils",
     "demo": "catalog.listing config distributed errors loading models processes utils",
     "experiments": "config curation demo distributed errors loading models planning processes"
     " training utils",
     "doctor": "catalog catalog.database catalog.probing config decoding distributed errors loading"
     " pipelines planning processes testing training utils",
     "cli": "config curation curation.copies curation.dedup curation.filter curation.lint demo"
-    " distributed doctor errors evaluation experiments loading models processes training utils",
+    " distributed doctor errors evaluation experiments loading models prediction processes training"
+    " utils",
     "__main__": "cli",
 }
 TORCH_FREE = ("utils", "processes", "catalog", "planning", "decoding", "config")

@@ -23,7 +23,8 @@ from omnidali.config.load import load_config
 from omnidali.config.sources import SourceConfig
 from omnidali.decoding.excerpt import make_excerpt
 from omnidali.errors import UserError
-from omnidali.loading.data import open_data, open_loader
+from omnidali.loading.data import open_data
+from omnidali.loading.open_loader import open_loader
 from omnidali.models.checkpoint_file import load_checkpoint
 from omnidali.testing.numbered_media import write_video
 

@@ -7,12 +7,14 @@ from hypothesis import strategies as st
 
 from conftest import SOURCES
 from helpers.plans import flat, made_up_table
-from omnidali.config.schema import ClipConfig, Config, TrainConfig
+from omnidali.config.schema import ClipConfig, Config
 from omnidali.config.sources import SourceConfig
+from omnidali.config.train_settings import TrainConfig
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
-from omnidali.loading.data import Data, open_loader
+from omnidali.loading.data import Data
 from omnidali.loading.fusion import FusionIterator
+from omnidali.loading.open_loader import open_loader
 from omnidali.planning.mixing import AlternatingMixing, FixedBatchMixing
 from omnidali.planning.train_plan import TrainPlan
 

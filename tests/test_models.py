@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from omnidali.config.schema import ModelConfig
+from omnidali.config.model_settings import ModelConfig
 from omnidali.models.recognizers import TSN, SlowOnly, build_model
 
 

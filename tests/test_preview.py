@@ -10,7 +10,8 @@ from omnidali.cli import main as cli
 from omnidali.config.load import load_config
 from omnidali.curation.preview import PlannedClip, _outlines
 from omnidali.loading.clip_images import LINE, captioned, clip_pixels, tile
-from omnidali.loading.data import make_plan, open_data, open_loader
+from omnidali.loading.data import open_data
+from omnidali.loading.open_loader import make_plan, open_loader
 from omnidali.planning.camera_motion import still
 from omnidali.planning.samples import Samples
 from omnidali.testing.numbered_media import read_numbers

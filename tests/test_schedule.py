@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from omnidali.config.schema import OptimizerConfig
+from omnidali.config.train_settings import OptimizerConfig
 from omnidali.training.schedule import Due, Schedule, learning_rate
 
 

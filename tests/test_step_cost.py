@@ -9,9 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import SMALL
 from omnidali.config.load import load_config
-from omnidali.config.schema import ModelConfig
+from omnidali.config.model_settings import ModelConfig
 from omnidali.distributed.ranks import Ranks
-from omnidali.loading.data import make_plan, open_data
+from omnidali.loading.data import open_data
+from omnidali.loading.open_loader import make_plan
 from omnidali.models.recognizers import build_model
 from omnidali.training.step_cost import OPERATIONS, frames_of_step, measure_step
 

@@ -19,7 +19,7 @@ from helpers.filtering import (
 )
 from omnidali.cli import main as cli
 from omnidali.config.load import load_config
-from omnidali.config.schema import ModelConfig
+from omnidali.config.model_settings import ModelConfig
 from omnidali.curation.filter.teacher import load_teacher
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError

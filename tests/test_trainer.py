@@ -14,7 +14,8 @@ from helpers.running import HELD_OUT, assert_same, run, step_of, weights
 from omnidali.config.load import load_config
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
-from omnidali.loading.data import open_data, open_loader
+from omnidali.loading.data import open_data
+from omnidali.loading.open_loader import open_loader
 from omnidali.training.run_folder import RunFolder
 from omnidali.training.train import train
 from omnidali.training.trainer import Trainer

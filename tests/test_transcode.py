@@ -28,7 +28,8 @@ from omnidali.curation.copies import advise as advice
 from omnidali.curation.copies import copy_gain as copies
 from omnidali.curation.copies.encode import ENCODERS, RECIPES
 from omnidali.errors import DecodeError
-from omnidali.loading.data import make_plan, open_data
+from omnidali.loading.data import open_data
+from omnidali.loading.open_loader import make_plan
 from omnidali.media_kind import MediaKind
 from omnidali.testing.numbered_media import write_image, write_video
 

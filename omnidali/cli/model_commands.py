@@ -54,7 +54,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _print_result(result: Mapping[str, object], folder: Path) -> None:
-    from omnidali.loading.data import QUARANTINE
+    from omnidali.loading.open_loader import QUARANTINE
 
     say(f"{'views':>12}  {'top-1':>7}  {'top-5':>7}  {'mean class':>10}  {'correct':>11}")
     say(

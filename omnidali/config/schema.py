@@ -10,16 +10,17 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
+from omnidali.config.model_settings import ModelConfig
 from omnidali.config.setting import (
     Count,
     Natural,
-    NotNegative,
     Positive,
     PositiveShare,
     Share,
     setting,
 )
 from omnidali.config.sources import MediaConfig, SourceConfig
+from omnidali.config.train_settings import OptimizerConfig, TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,95 +88,6 @@ class EvaluationConfig:
     )
     validation: ViewsConfig = setting(ViewsConfig(), "the views during training")
     test: ViewsConfig = setting(ViewsConfig(), "the views of `omnidali evaluate`")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The network.
-
-    TSN is mmaction2's Recognizer2D with average consensus, SlowOnly its Recognizer3D on
-    ResNet3dSlowOnly: a 3D ResNet whose last two stages look at three frames.
-    """
-
-    name: Literal["tsn", "slowonly"] = setting("tsn", "kind of network")
-    depth: Literal[18, 34, 50, 101] = setting(50, "layers of the ResNet")
-    dropout: Share = setting(0.4, "dropout before the last layer")
-    pretrained: str | None = setting(
-        None,
-        "weights to start from, relative to the current folder: .pth or .safetensors, ours,"
-        " mmaction2's, torchvision's or timm's",
-    )
-    pretrained_head: Literal["keep", "fresh"] = setting(
-        "keep", "fresh: the classifier starts anew, as for other classes"
-    )
-    norm: Literal["shared", "target_only"] = setting(
-        "shared", "the sources with samples that move the running statistics of batch norms"
-    )
-    sync_norm: bool = setting(False, "batch norms share statistics among all ranks (GPUs only)")
-    channels_last: bool = setting(True, "memory format of weights and activations")
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """SGD and its schedule."""
-
-    lr: Positive = setting(0.01, "learning rate after the warm-up, for the whole global batch")
-    momentum: NotNegative = setting(0.9, "momentum of SGD")
-    weight_decay: NotNegative = setting(1e-4, "L2 penalty on all weights")
-    nesterov: bool = setting(False, "Nesterov momentum")
-    clip_grad_norm: Positive | None = setting(40.0, "largest gradient norm; null: no clipping")
-    schedule: Literal["step", "cosine"] = setting("step", "how the learning rate falls")
-    milestones: tuple[float, ...] = setting(
-        (40.0, 80.0), "step: when the learning rate is multiplied by 0.1", unit="epochs"
-    )
-    warmup_epochs: NotNegative = setting(0.0, "linear rise from a tenth of lr", unit="epochs")
-    accumulate: Count = setting(1, "batches whose gradients make one optimizer step")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """The length of a run, its steps, and what it saves."""
-
-    batch: Count | None = setting(
-        None,
-        "slots of one step on all ranks together; null: 96, or the sum of the sources' batches",
-    )
-    step_mode: Literal["summed", "alternating"] = setting(
-        "summed", "one step on all sources, or one on each source's batch"
-    )
-    ratio: tuple[Count, ...] | None = setting(
-        None, "alternating: [2, 1, 1]: for two target batches one of each other source"
-    )
-    mixup: Literal["none", "intra", "cross"] = setting(
-        "none", "partners: none, both of the target, or of any source"
-    )
-    mixup_alpha: Positive = setting(0.2, "alpha of mixup's Beta(alpha, alpha)")
-    epochs: Positive | None = setting(
-        None, "length in passes over the target source (exactly one of epochs and steps)"
-    )
-    steps: Count | None = setting(None, "length in steps")
-    precision: Literal["fp32", "bf16", "fp16"] = setting("fp32", "autocast dtype")
-    compile: bool = setting(False, "torch.compile the model")
-    ema: Share | None = setting(
-        None, "decay of an averaged copy of the weights, which is evaluated instead"
-    )
-    log_every: Count = setting(20, "distance of console lines", unit="steps")
-    checkpoint_every: Count = setting(
-        1000, "distance of saves of last.pt; each evaluation also saves before", unit="steps"
-    )
-    checkpoint_minutes: NotNegative = setting(
-        15.0, "longest time between saves of last.pt; 0: by steps alone", unit="minutes"
-    )
-    final_save_minutes: NotNegative = setting(
-        10.0, "how long the last save is tried again if it fails, as on a full disk", unit="minutes"
-    )
-    keep_every: Count | None = setting(
-        None, "distance of checkpoints that are kept as step-N.pt", unit="steps"
-    )
-
-    def ratio_of(self, sources: int) -> tuple[int, ...] | None:
-        """How many steps in turn each of so many sources has; None unless steps alternate."""
-        return (self.ratio or (1,) * sources) if self.step_mode == "alternating" else None
 
 
 @dataclass(frozen=True, kw_only=True)

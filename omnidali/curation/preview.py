@@ -22,9 +22,10 @@ from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.loading.batch import StepBatch
 from omnidali.loading.clip_images import captioned, clip_grid, label_text, tile
-from omnidali.loading.data import Data, check_motions, open_data, open_loader, rank_options
+from omnidali.loading.data import Data, open_data
 from omnidali.loading.failures.quarantine import Quarantine
 from omnidali.loading.fusion import FusionIterator, LoaderOptions
+from omnidali.loading.open_loader import check_motions, open_loader, rank_options
 from omnidali.media_kind import MediaKind
 from omnidali.planning.evaluation_plan import EvaluationPlan
 from omnidali.planning.samples import Samples

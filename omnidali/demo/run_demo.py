@@ -9,7 +9,7 @@ from omnidali.config.load import load_config
 from omnidali.demo.world import make_world
 from omnidali.distributed.devices import count_gpus
 from omnidali.errors import UserError
-from omnidali.loading.data import check_shares
+from omnidali.loading.open_loader import check_shares
 from omnidali.models.pretrained import check_pretrained
 from omnidali.processes.launch import run_program
 from omnidali.utils.untrusted_text import for_shell, say

@@ -14,8 +14,8 @@ from omnidali.config.schema import Config, ViewsConfig
 from omnidali.config.sources import MediaConfig
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
-from omnidali.loading.data import QUARANTINE, rank_options
 from omnidali.loading.fusion import FusionIterator
+from omnidali.loading.open_loader import QUARANTINE, rank_options
 from omnidali.loading.trial_outcome import Trial, hold_trial
 from omnidali.models.recognizers import Recognizer
 from omnidali.planning.evaluation_plan import EvaluationPlan
@@ -60,7 +60,7 @@ def score_items(
     model.eval()
     network = model if views.average == "score" else _giving_probabilities(model)
     # The last column counts the ranks that scored the item.
-    table_scores = np.zeros((len(table), model.cls_head.fc_cls.out_features + 1))
+    table_scores = np.zeros((len(table), model.classes + 1))
     for rows, outputs, decoded in run_over(
         network,
         model.clip_len,

@@ -16,14 +16,8 @@ from omnidali.distributed.devices import count_gpus
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.experiments.expected_time import ExpectedTime, PlannedRun
-from omnidali.loading.data import (
-    Data,
-    check_shares,
-    count_steps,
-    drawn_part,
-    make_plan,
-    open_data,
-)
+from omnidali.loading.data import Data, drawn_part, open_data
+from omnidali.loading.open_loader import check_shares, count_steps, make_plan
 from omnidali.models.checkpoint_file import LAST
 from omnidali.models.pretrained import load_pretrained
 from omnidali.models.recognizers import build_model

@@ -5,7 +5,8 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from omnidali.config.schema import Config
-from omnidali.loading.data import Data, batch_unit, make_plan, open_data
+from omnidali.loading.data import Data, open_data
+from omnidali.loading.open_loader import batch_unit, make_plan
 from omnidali.planning.resampling import without_part
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from omnidali.config.schema import ModelConfig
+from omnidali.config.model_settings import ModelConfig
 from omnidali.errors import UserError, start_of
 from omnidali.models.weight_names import (
     HEAD,

@@ -1,12 +1,13 @@
 """TSN and SlowOnly: clips of any source in, one row of logits for each clip out."""
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
 
-from omnidali.config.schema import ModelConfig
+from omnidali.config.model_settings import ModelConfig
 from omnidali.models.resnet import Depth, ResNet
 
 Clips = torch.Tensor | Sequence[torch.Tensor]
@@ -26,28 +27,23 @@ class Head(nn.Module):
         return self.fc_cls(self.dropout(features))
 
 
-class TSN(nn.Module):
-    """Temporal segment network: a 2D ResNet on every frame, features averaged.
-
-    Source: Wang et al., ECCV 2016. Images are clips with one frame. Groups of clips with different
-    lengths share one forward pass of the backbone, and so the batch statistics of its norms.
-
-    Args:
-        depth: of the ResNet.
-        classes: outputs.
-        dropout: before the classifier.
+class Recognizer(nn.Module, ABC):
+    """A network that training, evaluation and curation can use.
 
     Attributes:
-        clip_len: frames that make one clip; None for any number.
+        clip_len: frames that make one clip in an evaluation; None for any number.
+        is_3d: whether it looks at several frames at a time; else at each frame alone.
     """
 
-    clip_len: int | None = None
+    clip_len: int | None
+    is_3d: bool
 
-    def __init__(self, depth: Depth, classes: int, dropout: float):
-        super().__init__()
-        self.backbone = ResNet(depth, dims=2)
-        self.cls_head = Head(self.backbone.channels, classes, dropout)
+    @property
+    @abstractmethod
+    def classes(self) -> int:
+        """The number of its outputs."""
 
+    @abstractmethod
     def forward(self, clips: Clips, auxiliary: Sequence[bool] = ()) -> torch.Tensor:
         """Logits of clips.
 
@@ -59,6 +55,35 @@ class TSN(nn.Module):
         Returns:
             (sum of N, classes), in the order of the groups.
         """
+
+
+class TSN(Recognizer):
+    """Temporal segment network: a 2D ResNet on every frame, features averaged.
+
+    Source: Wang et al., ECCV 2016. Images are clips with one frame. Groups of clips with different
+    lengths share one forward pass of the backbone, and so the batch statistics of its norms.
+
+    Args:
+        depth: of the ResNet.
+        classes: outputs.
+        dropout: before the classifier.
+    """
+
+    clip_len = None
+    is_3d = False
+
+    def __init__(self, depth: Depth, classes: int, dropout: float):
+        super().__init__()
+        self.backbone = ResNet(depth, dims=2)
+        self.cls_head = Head(self.backbone.channels, classes, dropout)
+
+    @property
+    def classes(self) -> int:
+        """The number of outputs."""
+        return self.cls_head.fc_cls.out_features
+
+    def forward(self, clips: Clips, auxiliary: Sequence[bool] = ()) -> torch.Tensor:
+        """Logits of clips; see :meth:`Recognizer.forward`."""
         groups = [clips] if isinstance(clips, torch.Tensor) else list(clips)
         if any(auxiliary) and not all(auxiliary):
             target = [
@@ -81,7 +106,7 @@ class TSN(nn.Module):
         return self.cls_head(torch.cat(consensus))
 
 
-class SlowOnly(nn.Module):
+class SlowOnly(Recognizer):
     """The slow pathway of SlowFast alone, as mmaction2's ResNet3dSlowOnly has it.
 
     Source: Feichtenhofer et al., ICCV 2019. Each group of clips has a forward pass, and so batch
@@ -94,23 +119,27 @@ class SlowOnly(nn.Module):
         clip_len: frames that make one clip in an evaluation.
     """
 
+    is_3d = True
+
     def __init__(self, depth: Depth, classes: int, dropout: float, clip_len: int):
         super().__init__()
         self.clip_len = clip_len
         self.backbone = ResNet(depth, dims=3)
         self.cls_head = Head(self.backbone.channels, classes, dropout)
 
+    @property
+    def classes(self) -> int:
+        """The number of outputs."""
+        return self.cls_head.fc_cls.out_features
+
     def forward(self, clips: Clips, auxiliary: Sequence[bool] = ()) -> torch.Tensor:
-        """Logits of clips; see :meth:`TSN.forward`."""
+        """Logits of clips; see :meth:`Recognizer.forward`."""
         groups = [clips] if isinstance(clips, torch.Tensor) else clips
         logits = []
         for group, fixed in zip(groups, auxiliary or (False,) * len(groups), strict=True):
             with fixed_statistics(self.backbone, fixed):
                 logits.append(self.cls_head(self.backbone(group).mean(dim=(2, 3, 4))))
         return torch.cat(logits)
-
-
-Recognizer = TSN | SlowOnly
 
 
 @contextlib.contextmanager
@@ -152,11 +181,11 @@ def _in_order(
     return torch.cat([next(parts[kind]) for kind in auxiliary])
 
 
-def memory_format(config: ModelConfig) -> torch.memory_format:
+def memory_format(model: Recognizer, *, channels_last: bool = True) -> torch.memory_format:
     """The layout of a network's weights in memory."""
-    if not config.channels_last:
+    if not channels_last:
         return torch.contiguous_format
-    return torch.channels_last if config.name == "tsn" else torch.channels_last_3d
+    return torch.channels_last_3d if model.is_3d else torch.channels_last
 
 
 def build_model(config: ModelConfig, classes: int, clip_len: int) -> Recognizer:

@@ -9,7 +9,7 @@ from omnidali.config.load import with_settings
 from omnidali.config.schema import Config
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
-from omnidali.loading.data import batch_unit, check_motions
+from omnidali.loading.open_loader import batch_unit, check_motions
 from omnidali.models.pretrained import check_pretrained
 from omnidali.training.console import format_seconds
 from omnidali.training.step_cost import frames_of_step, measure_step, operations_of_step

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from omnidali.config.schema import Config, OptimizerConfig
+from omnidali.config.schema import Config
+from omnidali.config.train_settings import OptimizerConfig
 from omnidali.distributed.ranks import Ranks
 from omnidali.models.pretrained import load_pretrained
 from omnidali.models.recognizers import Recognizer, build_model, memory_format
@@ -39,7 +40,7 @@ def make_model(
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model, ranks.group)
 
     return model.to(  # type: ignore[call-overload]  # torch's hints lack it
-        ranks.device, memory_format=memory_format(config.model)
+        ranks.device, memory_format=memory_format(model, channels_last=config.model.channels_last)
     )
 
 

@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from omnidali.config.schema import Config, EvaluationConfig, OptimizerConfig
+from omnidali.config.schema import Config, EvaluationConfig
+from omnidali.config.train_settings import OptimizerConfig
 from omnidali.models.checkpoint_file import LAST
 
 

@@ -72,8 +72,9 @@ def measure_step(config: Config, ranks: Ranks) -> float:
 def _make_model(config: Config) -> torch.nn.Module:
     """The config's network with weights of zero, which draws no random number."""
     with torch.device("meta"):
-        model: torch.nn.Module = build_model(config.model, 1, config.clip.clip_len)
+        model = build_model(config.model, 1, config.clip.clip_len)
     model = model.to_empty(device="cpu").eval()
     for tensor in model.state_dict().values():
         tensor.zero_()
-    return model.to(memory_format=memory_format(config.model))  # type: ignore[call-overload]
+    layout = memory_format(model, channels_last=config.model.channels_last)
+    return model.to(memory_format=layout)  # type: ignore[call-overload]

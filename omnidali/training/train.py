@@ -6,9 +6,10 @@ from omnidali.config.schema import Config
 from omnidali.distributed.failure_monitor import reporting_to_peers
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
-from omnidali.loading.data import check_shares, open_data, open_loader, try_decoders
+from omnidali.loading.data import open_data
 from omnidali.loading.failures.quarantine import Quarantine
 from omnidali.loading.fusion import LoaderOptions
+from omnidali.loading.open_loader import check_shares, open_loader, try_decoders
 from omnidali.models.precision import DTYPES
 from omnidali.training.console import print_on_main
 from omnidali.training.forewarnings import check_and_warn, warn_of_length

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from omnidali.config.schema import Config
@@ -29,6 +28,7 @@ from omnidali.training.gc_control import closing_loader, collecting_manually
 from omnidali.training.hooks import NO_HOOKS, Hooks
 from omnidali.training.meters import SourceMeter
 from omnidali.training.model_setup import make_model, make_optimizer
+from omnidali.training.objective import Objective
 from omnidali.training.run_folder import RunFolder
 from omnidali.training.save_clock import SaveClock
 from omnidali.training.schedule import Due, Schedule
@@ -97,6 +97,7 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, config.optimizer, ranks.device)
         self.scaler = make_scaler(config.train.precision, ranks.device)
         self.autocast = make_autocast(config.train.precision, ranks.device)
+        self.objective = Objective(config)
         self.loss_weights = torch.tensor(
             [source.loss_weight for source in config.sources.values()], device=ranks.device
         )
@@ -224,7 +225,7 @@ class Trainer:
         is_apart = self.config.model.norm == "target_only"
         with self.autocast:
             logits = self.network(batch.clips, batch.auxiliary if is_apart else ())
-        return F.cross_entropy(logits.float(), batch.labels, reduction="none"), logits
+        return self.objective(logits, batch.labels), logits
 
     def update(self, step: int) -> None:
         """Move the weights and their average; ``step`` is the number of steps done then."""

@@ -26,7 +26,8 @@ from omnidali.curation.job_log import LogRow, file_stamp, read_job_log, run_logg
 from omnidali.curation.output_folder import check_resumable_folder, is_disk_error
 from omnidali.curation.source_selection import all_sources
 from omnidali.errors import DecodeError, UserError
-from omnidali.loading.data import check_motions, open_data
+from omnidali.loading.data import open_data
+from omnidali.loading.open_loader import check_motions
 from omnidali.processes.isolated_process import call_isolated
 from omnidali.utils.atomic_write import write_whole, writing_to
 from omnidali.utils.untrusted_text import say

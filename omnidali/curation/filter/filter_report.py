@@ -16,8 +16,8 @@ from omnidali.curation.filter.teacher_check import TeacherCheck, find_favourite,
 from omnidali.curation.table_sample import evenly_spread
 from omnidali.distributed.ranks import Ranks
 from omnidali.loading.clip_images import clip_grid, tile
-from omnidali.loading.data import rank_options
 from omnidali.loading.fusion import FusionIterator
+from omnidali.loading.open_loader import rank_options
 from omnidali.planning.evaluation_plan import EvaluationPlan
 from omnidali.utils.atomic_write import table_lines, write_whole
 from omnidali.utils.plots import bar_chart, write_png

@@ -22,7 +22,7 @@ from omnidali.errors import UserError
 from omnidali.evaluation.score import allow_again, run_over
 from omnidali.loading.trial_outcome import hold_trial
 from omnidali.models.precision import make_autocast
-from omnidali.models.recognizers import TSN, SlowOnly
+from omnidali.models.recognizers import Recognizer, memory_format
 
 _SMALLEST = 1e-30  # a probability of 0 has no logarithm
 
@@ -130,10 +130,11 @@ def _outcomes(
     teacher: Teacher, task: ScoringTask, missing: SourceTable, config: Config, ranks: Ranks
 ) -> Iterator[tuple[SourceTable, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
     """Yield rows of ``missing`` as a table, and what :func:`run_over` yields of that table."""
-    layout = torch.channels_last_3d if teacher.is_3d else torch.channels_last
     for model in teacher.models:
         # torch's hints know no memory_format here
-        model.to(ranks.device, memory_format=layout)  # type: ignore[call-overload]
+        model.to(  # type: ignore[call-overload]
+            ranks.device, memory_format=memory_format(model)
+        )
 
     trial = hold_trial([(missing, task.source)], ranks, config.loader)
     for models, rows in teacher.juries(missing):
@@ -166,9 +167,7 @@ def _is_short(catalog: str, name: str, source: MediaConfig) -> bool:
     )
 
 
-def _network(
-    models: Sequence[TSN | SlowOnly], average: str
-) -> Callable[[torch.Tensor], torch.Tensor]:
+def _network(models: Sequence[Recognizer], average: str) -> Callable[[torch.Tensor], torch.Tensor]:
     """Clips (N, 3, T, H, W) to logits (N, classes), or to probabilities if these are averaged."""
     clip_len = models[0].clip_len or 1
 
@@ -182,7 +181,7 @@ def _network(
     return network
 
 
-def _mean_log_probabilities(models: Sequence[TSN | SlowOnly], clips: torch.Tensor) -> torch.Tensor:
+def _mean_log_probabilities(models: Sequence[Recognizer], clips: torch.Tensor) -> torch.Tensor:
     """The logarithm of the models' mean probabilities: (N, classes); it is used as logits are.
 
     The best teacher of OmniSource is such an ensemble (Fig. 6). The clips are decoded once.

@@ -11,11 +11,9 @@ import numpy as np
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.config.sources import key_of
 from omnidali.errors import UserError
-from omnidali.models.checkpoint_file import BEST, load_checkpoint, load_weights
-from omnidali.models.pretrained import infer_architecture
-from omnidali.models.recognizers import TSN, SlowOnly, build_model
+from omnidali.models.recognizers import Recognizer
+from omnidali.models.trained_model import load_trained
 from omnidali.models.weight_names import first_few
-from omnidali.models.weights import best_weights, class_names, digest_of
 from omnidali.planning.resampling import parts_of
 
 
@@ -35,7 +33,7 @@ class Teacher:
             that part.
     """
 
-    models: tuple[TSN | SlowOnly, ...]
+    models: tuple[Recognizer, ...]
     is_3d: bool
     digests: tuple[str, ...]
     path: str
@@ -51,7 +49,7 @@ class Teacher:
             return self.digests[0]
         return hashlib.sha256("".join(sorted(self.digests)).encode()).hexdigest()
 
-    def juries(self, table: SourceTable) -> list[tuple[tuple[TSN | SlowOnly, ...], np.ndarray]]:
+    def juries(self, table: SourceTable) -> list[tuple[tuple[Recognizer, ...], np.ndarray]]:
         """The models that score together, with the rows int64 (n,) of ``table`` that they score.
 
         A model that held out a part of the source scores that part alone: it agrees with whatever
@@ -143,32 +141,16 @@ def load_teacher(checkpoint: str | Path, clip_len: int) -> Teacher:
     Raises:
         UserError: if it cannot be read, or is none of our networks.
     """
-    state = load_checkpoint(checkpoint, preferred=BEST)
-    weights = best_weights(state)
-    network, outputs = infer_architecture(weights, checkpoint)
-    model = build_model(network, outputs, clip_len)
-    load_weights(model, {**state, "state_dict": weights}, str(checkpoint))
-
-    # exported checkpoints and those of the reference have their facts in `meta`
-    meta = state.get("meta")
-    if not isinstance(meta, dict):
-        meta = {}
-    classes = class_names(state)
-    numbers = list(map(str, range(outputs)))
-    are_names = (
-        len(classes) == outputs
-        and all(isinstance(name, str) for name in classes)
-        and list(classes) != numbers  # which are written if the classes have no names
-    )
+    trained = load_trained(checkpoint, clip_len)
     return Teacher(
-        models=(model.eval(),),
-        is_3d=isinstance(model, SlowOnly),
-        digests=(digest_of(weights),),
+        models=(trained.network,),
+        is_3d=trained.network.is_3d,
+        digests=(trained.digest,),
         path=str(checkpoint),
         name=Path(checkpoint).name,
-        classes=tuple(classes) if are_names else (),
-        outputs=outputs,
-        hold_outs=(_hold_outs(state.get("hold_out") or meta.get("hold_out") or {}, checkpoint),),
+        classes=trained.classes,
+        outputs=trained.network.classes,
+        hold_outs=(_hold_outs(trained.hold_out, checkpoint),),
     )
 
 

@@ -15,8 +15,8 @@ from omnidali.curation.lint.source_stats import count_files
 from omnidali.curation.source_selection import all_sources
 from omnidali.decoding.failure_cause import Cause
 from omnidali.errors import FILE, UserError, start_of
-from omnidali.loading.data import QUARANTINE
 from omnidali.loading.failures.quarantine import RECOVERED
+from omnidali.loading.open_loader import QUARANTINE
 from omnidali.utils.untrusted_text import for_terminal
 
 SCORES = "scores"  # the table of teacher scores, where a filter has written one
