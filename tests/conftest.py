@@ -18,6 +18,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from helpers import torchvision_stubs
 from helpers.filtering import filter_images, make_network, make_world, save_teacher
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database.media import Media
@@ -28,8 +29,10 @@ from omnidali.catalog.probing.video_probe import probe_video
 from omnidali.config.sources import SourceConfig
 from omnidali.loading.thread_pool import Task
 from omnidali.testing.numbered_media import write_image, write_video
+from omnidali.testing.usual_priority import keeping_priority
 
 torch.set_num_threads(1)
+torchvision_stubs.install()
 # a shell's background jobs ignore Ctrl-C, and what nohup starts ignores a hang-up; programs that
 # the tests start would, too
 for number, handler in (
@@ -49,6 +52,13 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("needs_gpu"):
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def usual_priority():
+    """Undo what SVT-AV1 does to the scheduling of the whole process, see keeping_priority."""
+    with keeping_priority():
+        yield
 
 
 def needs_tool(name: str) -> None:

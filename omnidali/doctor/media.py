@@ -10,6 +10,7 @@ from typing import NamedTuple
 import av
 
 from omnidali.testing.numbered_media import add_stream, video_frame, write_image
+from omnidali.testing.usual_priority import keeping_priority
 
 BT601 = 6  # FFmpeg's numbers of the matrices
 BT709 = 1
@@ -117,7 +118,7 @@ class MediaFolder:
 
 def _write(path: Path, video: Video) -> None:
     encoder = _ENCODERS[video.codec]
-    with av.open(str(path), "w") as container:
+    with keeping_priority(), av.open(str(path), "w") as container:
         stream = add_stream(
             container,
             encoder.name,

@@ -18,6 +18,7 @@ import av
 import cv2
 import numpy as np
 
+from omnidali.testing.usual_priority import keeping_priority
 from omnidali.utils.x264 import repeatable
 
 BITS = 12  # of each number
@@ -134,7 +135,7 @@ def write_video(
         pixel_aspect: width of a pixel divided by its height, as the file says.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
+    with keeping_priority(), av.open(str(path), "w") as container:
         stream = add_stream(
             container,
             codec,

@@ -16,6 +16,7 @@ import numpy as np
 
 from helpers.frame_matrix.case import FILE, FRAMES, GOP, PATIENCE_SECONDS, RATE
 from omnidali.testing.numbered_media import add_stream, numbered_image, video_frame
+from omnidali.testing.usual_priority import keeping_priority
 
 os.environ.setdefault("SVT_LOG", "1")  # or its encoder prints its settings
 
@@ -143,7 +144,7 @@ def encode(
     form = "matroska" if codec == "prores" else "nut"  # NUT takes them all but ProRes
 
     file_like = io.BytesIO()
-    with av.open(file_like, "w", format=form) as container:
+    with keeping_priority(), av.open(file_like, "w", format=form) as container:
         stream = add_stream(
             container,
             encoder,
