@@ -47,6 +47,7 @@ def build_catalog(
     progress: bool = True,
     as_begun: bool = False,
     is_current: bool = False,
+    multi_label: bool = False,
 ) -> list[Summary]:
     """Bring the catalog at ``path`` up to date with ``sources``.
 
@@ -66,6 +67,7 @@ def build_catalog(
             run that was never stopped.
         is_current: whether :func:`~omnidali.catalog.changes.would_change` has just found that
             nothing changed, so that no file is checked again.
+        multi_label: whether an item may have several labels.
 
     Raises:
         UserError: for missing roots and lists, bad lines, and sources without any usable file.
@@ -74,7 +76,8 @@ def build_catalog(
     path = Path(path)
     # before anything is made
     scans = [
-        SourceScan.of(name, source, data_root, classes=classes) for name, source in sources.items()
+        SourceScan.of(name, source, data_root, classes=classes, multi_label=multi_label)
+        for name, source in sources.items()
     ]
 
     with (
@@ -149,6 +152,7 @@ def _update_source(
             source,
             by_video=scan.config.media_kind.has_pieces,
             keep_all=scan.config.pieces == "all",
+            multi_label=scan.multi_label,
         )
     db.commit()
     return summarise(
@@ -175,15 +179,15 @@ def _write_entries(db: sqlite3.Connection, known: KnownSource, scan: SourceScan)
     config = scan.config
     db.execute(
         "CREATE TEMP TABLE IF NOT EXISTS listed (path TEXT, label INTEGER, unit TEXT, first REAL,"
-        " last REAL, video TEXT, positive INTEGER, line INTEGER, list INTEGER, archive TEXT,"
-        " offset INTEGER, size INTEGER)"
+        " last REAL, video TEXT, positive INTEGER, line INTEGER, list INTEGER, labels TEXT,"
+        " archive TEXT, offset INTEGER, size INTEGER)"
     )
     db.execute("DELETE FROM listed")
     clear_left_out(db, source, LISTING)
     left_out = LeftOut(partial(write_left_out, db, source, LISTING))
     form, rows, watched = scan.read(left_out)
     total = db.executemany(
-        "INSERT INTO listed VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
+        "INSERT INTO listed VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
     ).rowcount
     left_out.flush()
     db.execute("CREATE INDEX IF NOT EXISTS temp.listed_path ON listed (path)")
@@ -227,7 +231,7 @@ def _note_repeated(db: sqlite3.Connection, source: int, lists: Sequence[str]) ->
     repeated = LeftOut(partial(write_left_out, db, source, LISTING))
     for path, line, number in db.execute(
         "SELECT path, line, list FROM listed WHERE rowid NOT IN"
-        " (SELECT MIN(rowid) FROM listed GROUP BY path, label, unit, first, last)"
+        " (SELECT MIN(rowid) FROM listed GROUP BY path, label, labels, unit, first, last)"
     ):
         repeated.add(path, REPEATED, f"{lists[number]}, line {line}" if line else "")
     repeated.flush()
@@ -253,17 +257,17 @@ def _replace_entries(db: sqlite3.Connection, source: int, by_video: bool) -> int
     """Make the entries anew in the list's order, without repetitions; return how many."""
     order = "l.rowid"
     if by_video:
-        order = "MIN(l.rowid) OVER (PARTITION BY l.video, l.label), l.rowid"
+        order = "MIN(l.rowid) OVER (PARTITION BY l.video, l.label, l.labels), l.rowid"
     db.execute("DELETE FROM entries WHERE source = ?", (source,))
     # a removed piece whose file is not needed is an entry all the same: the numbers of the others
     # count it
     return db.execute(
         "INSERT INTO entries"
-        " (source, media, label, unit, first, last, video, positive, line, list)"
+        " (source, media, label, unit, first, last, video, positive, line, list, labels)"
         " SELECT ?, COALESCE(m.id, 0), l.label, l.unit, l.first, l.last, l.video, l.positive,"
-        " l.line, l.list"
+        " l.line, l.list, l.labels"
         " FROM listed l LEFT JOIN media m ON m.source = ? AND m.path = l.path WHERE l.rowid IN"
-        " (SELECT MIN(rowid) FROM listed GROUP BY path, label, unit, first, last)"
+        " (SELECT MIN(rowid) FROM listed GROUP BY path, label, labels, unit, first, last)"
         f" ORDER BY {order}",
         (source, source),
     ).rowcount
@@ -272,10 +276,12 @@ def _replace_entries(db: sqlite3.Connection, source: int, by_video: bool) -> int
 def _entries_crc(db: sqlite3.Connection, source: int) -> int:
     """Compute the checksum of a source's entries."""
     crc = 0
-    for row in db.execute(
-        "SELECT media, label, unit, first, last, video, positive FROM entries WHERE source = ?"
-        " ORDER BY id",
+    for *row, labels in db.execute(
+        "SELECT media, label, unit, first, last, video, positive, labels FROM entries"
+        " WHERE source = ? ORDER BY id",
         (source,),
     ):
+        # catalogs from before there were several labels keep their checksums
+        row = (*row, labels) if labels else tuple(row)
         crc = zlib.crc32(repr(row).encode("utf-8", "surrogatepass"), crc)
     return crc

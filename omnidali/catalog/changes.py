@@ -15,7 +15,7 @@ from omnidali.catalog.database.connection import connect
 from omnidali.catalog.database.integrity import DamagedCatalogError
 from omnidali.catalog.database.source_table import COLUMNS
 from omnidali.catalog.database.sql_schema import NEW
-from omnidali.catalog.listing.scan import SIGNED, SourceScan
+from omnidali.catalog.listing.scan import MULTI_LABEL, SIGNED, SourceScan
 from omnidali.catalog.probing.file_span import stamp_of
 from omnidali.catalog.probing.probe import OK, UNREADABLE
 from omnidali.catalog.probing.root_guard import LINK_LEAVES, escape_reason
@@ -93,7 +93,12 @@ class KnownSource(NamedTuple):
 
 
 def would_change(
-    path: Path, sources: Mapping[str, MediaConfig], data_root: Path, classes: list[str] | None
+    path: Path,
+    sources: Mapping[str, MediaConfig],
+    data_root: Path,
+    classes: list[str] | None,
+    *,
+    multi_label: bool = False,
 ) -> bool | None:
     """Whether a build would write to the catalog of a resumed run.
 
@@ -104,6 +109,7 @@ def would_change(
         sources: by name.
         data_root: folder that lists and roots start from.
         classes: names in label order; none: numbers alone.
+        multi_label: whether an item may have several labels.
 
     Returns:
         None if there is no good catalog, which is built again, and for one of an older version:
@@ -114,7 +120,12 @@ def would_change(
     try:
         with contextlib.closing(connect(path, read_only=True)) as db:
             return any(
-                _source_changed(db, SourceScan.of(name, source, data_root, classes))
+                _source_changed(
+                    db,
+                    SourceScan.of(
+                        name, source, data_root, classes=classes, multi_label=multi_label
+                    ),
+                )
                 for name, source in sources.items()
             )
     except (UserError, DamagedCatalogError, sqlite3.Error):
@@ -242,8 +253,9 @@ def parse_stored(text: str, kind: type[T]) -> T:
 
 def _users_part(signature: str, scan: SourceScan) -> tuple[object, ...]:
     """The part of a signature that the user decides on, without the files found in folders."""
-    settings, root, classes, _, watched, *_ = parse_stored(signature, list)
+    settings, root, classes, _, watched, *rules = parse_stored(signature, list)
     lists = [str(path) for path in scan.lists()]
     if scan.config.labels:
         lists.append(str(scan.data_root / scan.config.labels))
-    return settings, root, classes, [[path, stamp] for path, stamp in watched if path in lists]
+    stamps = [[path, stamp] for path, stamp in watched if path in lists]
+    return settings, root, classes, stamps, MULTI_LABEL in rules

@@ -131,12 +131,9 @@ def summarise(
     # what was read may have been read wrong: the next start reads it again
     db.execute("UPDATE sources SET signature = NULL WHERE id = ?", (source,))
     db.commit()
-    raise NoUsableFilesError(
-        key_of(scan.name),
-        f"at least one usable file for kind {scan.config.kind}",
-        str(summary),
-        f"Check the list, and its paths below {scan.root}.",
-    )
+    expected = f"at least one usable file for kind {scan.config.kind}"
+    advice = f"Check the list, and its paths below {scan.root}."
+    raise NoUsableFilesError(key_of(scan.name), expected, str(summary), advice)
 
 
 def _count_refused(db: sqlite3.Connection, source: int) -> tuple[Counter[str], dict[str, str]]:

@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
@@ -14,8 +15,10 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from omnidali.catalog.database.connection import open_to_copy
+from omnidali.catalog.database.label_sets import LabelSets
 from omnidali.catalog.database.listed_items import (
     ListedItem,
+    SampleKey,
     list_format,
     listed_pieces,
     read_items,
@@ -26,12 +29,12 @@ from omnidali.catalog.listing.list_formats import REMOVED
 from omnidali.config.load import dump_config
 from omnidali.config.schema import Config
 from omnidali.config.sources import EVALUATION, MediaConfig, SourceConfig
+from omnidali.curation.list_lines import LINE_WRITERS, LineFormat, several_labels_line
 from omnidali.curation.source_selection import files_of
 from omnidali.errors import UserError
-from omnidali.utils.atomic_write import csv_lines, write_whole
+from omnidali.utils.atomic_write import write_whole
 
 _MediaT = TypeVar("_MediaT", bound=MediaConfig)
-LineFormat = Literal["path_label", "rawframes_offset", "pieces"]
 WrittenFormat = Literal[LineFormat, "parts_json"]
 
 
@@ -46,6 +49,7 @@ def write_list(
     removed: np.ndarray | None = None,
     first_label: int = 0,
     names: Sequence[str] | None = None,
+    label_sets: LabelSets | None = None,
 ) -> tuple[_MediaT, int]:
     """Write the list of a source's kept items.
 
@@ -65,6 +69,7 @@ def write_list(
             do not show their class may be. Pieces that the old list calls removed stay so.
         first_label: the number that lists give to the first class.
         names: what lists call the classes; None: their numbers.
+        label_sets: of the items, where these may have several labels; they replace ``labels``.
 
     Returns:
         The source with the new list, and the number of samples in it.
@@ -75,33 +80,60 @@ def write_list(
     """
     form = _list_format(catalog, name, source)
     items = read_items(catalog, name)
-
-    def listed_class(label: int) -> int | str:
-        return label + first_label if names is None else names[label]
+    listed_class = _class_namer(first_label, names)
 
     if form == "parts_json":
         path = folder / f"{name}.json"
         stays = kept if stays is None else stays
         removed = np.zeros_like(kept) if removed is None else removed
-        videos = _video_rows(
-            zip(items, kept.tolist(), stays.tolist(), removed.tolist(), strict=True),
-            listed_pieces(catalog, name),
-            listed_class=listed_class,
-        )
-        rows = [json.dumps(video, ensure_ascii=False) for video in videos]
-        write_whole(path, ["[\n", ",\n".join(rows), "\n]\n"])
-        count = len(rows)
+        pieces = zip(items, kept.tolist(), stays.tolist(), removed.tolist(), strict=True)
+        videos = _video_rows(pieces, listed_pieces(catalog, name), listed_class=listed_class)
+        count = _write_array(path, videos)
     else:
         path = folder / f"{name}.txt"
-        write_line = LINE_WRITERS[form]
-        listed = zip(items, kept.tolist(), map(listed_class, labels.tolist()), strict=True)
+        write_line = _line_writer(form, label_sets is not None)
+        classes = _listed_classes(labels, label_sets, listed_class)
+        listed = zip(items, kept.tolist(), classes, strict=True)
         write_whole(path, (write_line(item, label) for item, is_kept, label in listed if is_kept))
         count = int(kept.sum())
 
     return replace(source, list=str(path), format=form, labels=None), count
 
 
-def check_list_paths(catalog: str, name: str, source: MediaConfig, kept: np.ndarray) -> None:
+def _write_array(path: Path, rows: Iterable[object]) -> int:
+    """Write a JSON array with a line a row; returns the number of rows."""
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    write_whole(path, ["[\n", ",\n".join(lines), "\n]\n"])
+    return len(lines)
+
+
+def _line_writer(form: LineFormat, multi_label: bool) -> Callable[[ListedItem, int | str], str]:
+    return partial(several_labels_line, form) if multi_label else LINE_WRITERS[form]
+
+
+def _class_namer(first_label: int, names: Sequence[str] | None) -> Callable[[int], int | str]:
+    """What lists call the class of a label."""
+    if names is None:
+        return lambda label: label + first_label
+    return lambda label: names[label]
+
+
+def _listed_classes(
+    labels: np.ndarray,
+    label_sets: LabelSets | None,
+    listed_class: Callable[[int], int | str],
+) -> Iterator[int | str]:
+    """Yield what a list calls the class of each item, or its classes with spaces between them."""
+    if label_sets is None:
+        yield from map(listed_class, labels.tolist())
+        return
+    for row in range(len(label_sets)):
+        yield " ".join(str(listed_class(label)) for label in label_sets.at(row))
+
+
+def check_list_paths(
+    catalog: str, name: str, source: MediaConfig, kept: np.ndarray, *, multi_label: bool = False
+) -> None:
     """Refuse paths that :func:`write_list` would refuse, before the first list is written.
 
     Args:
@@ -109,14 +141,16 @@ def check_list_paths(catalog: str, name: str, source: MediaConfig, kept: np.ndar
         name: of the source.
         source: its settings.
         kept: bool (n,), as for :func:`write_list`.
+        multi_label: whether items may have several labels.
 
     Raises:
         UserError: for a path that would not read back.
     """
     form = _list_format(catalog, name, source)
     if form != "parts_json":
+        write_line = _line_writer(form, multi_label)
         for item in itertools.compress(read_items(catalog, name), kept.tolist()):
-            LINE_WRITERS[form](item, 0)
+            write_line(item, 0)
 
 
 def _list_format(catalog: str, name: str, source: MediaConfig) -> WrittenFormat:
@@ -136,7 +170,7 @@ def _list_format(catalog: str, name: str, source: MediaConfig) -> WrittenFormat:
 
 def _video_rows(
     pieces: Iterable[tuple[ListedItem, bool, bool, bool]],
-    listed: Mapping[tuple[str, int], list[bool]],
+    listed: Mapping[SampleKey, list[bool]],
     listed_class: Callable[[int], int | str],
 ) -> Iterator[dict[str, object]]:
     """Yield the rows of the release's list: the long videos, or folders of parts, that stay.
@@ -144,90 +178,29 @@ def _video_rows(
     Args:
         pieces: of all videos, one video after the other: each item, and whether it is kept, stays
             and is removed; see :func:`write_list`.
-        listed: of each (video, label): whether the old list calls each of its pieces removed.
+        listed: of each sample: whether the old list calls each of its pieces removed.
         listed_class: what lists call the class of a label.
     """
-    for (path, label), grouped in itertools.groupby(
-        pieces, key=lambda piece: (piece[0].video, piece[0].label)
-    ):
+    for sample, grouped in itertools.groupby(pieces, key=lambda piece: piece[0].sample):
         group = list(grouped)
         positives = sorted(item.number for item, is_kept, _, _ in group if is_kept)
         if not positives and not any(stays for _, _, stays, _ in group):
             continue
 
         last = group[-1][0]
-        count = 1 + last.number if last.unit == "windows" else len(listed[path, label])
+        count = 1 + last.number if last.unit == "windows" else len(listed[sample])
         gone = {item.number for item, _, _, is_removed in group if is_removed}
-        gone.update(np.flatnonzero(listed[path, label]).tolist())
+        gone.update(np.flatnonzero(listed[sample]).tolist())
+        classes = [listed_class(label) for label in last.label_set]
         row: dict[str, object] = {
-            "video_dir": path,
-            "label": listed_class(label),
+            "video_dir": last.video,
+            "label": classes if len(classes) > 1 else classes[0],
             "num_clips": count,
             "positive_clip_inds": positives,
         }
         if gone:  # the key is ours, not the release's
             row[REMOVED] = sorted(gone)
         yield row
-
-
-def _path_label_line(item: ListedItem, label: int | str) -> str:
-    path = _readable_path(item.path, " \t,")
-    # Where a line has a tab, its reader takes the label after the last one.
-    separator = "\t" if "\t" in path else " "
-    return f"{path}{separator}{label}\n"
-
-
-def _frames_line(item: ListedItem, label: int | str) -> str:
-    return _fields_line(item, item.begin, item.frames, label)
-
-
-def _piece_line(item: ListedItem, label: int | str) -> str:
-    return _fields_line(item, _decimal(item.first), _decimal(item.last), label)
-
-
-LINE_WRITERS: dict[LineFormat, Callable[[ListedItem, int | str], str]] = {
-    "path_label": _path_label_line,
-    "rawframes_offset": _frames_line,
-    "pieces": _piece_line,
-}
-
-
-def _fields_line(item: ListedItem, *fields: object) -> str:
-    row = [_readable_path(item.path, None), *fields]
-    if "," in item.path:
-        return next(csv_lines([row]))
-    return f"{' '.join(str(value) for value in row)}\n"
-
-
-def _decimal(seconds: float) -> str:
-    """Seconds without an exponent.
-
-    >>> _decimal(10.0), _decimal(0.0000001)
-    ('10', '0.0000001')
-    """
-    return np.format_float_positional(seconds, trim="-")
-
-
-def _readable_path(path: str, stripped: str | None) -> str:
-    """A path that a list's reader returns as it is, or with ``./`` before it.
-
-    Args:
-        path: of an item.
-        stripped: characters that the reader strips from its end; None: all white space.
-
-    Raises:
-        UserError: if it ends with one of them.
-    """
-    if path != path.rstrip(stripped):
-        raise UserError(
-            repr(path),
-            "a name that a list can hold",
-            f"one that ends with {path[-1]!r}",
-            "Rename it, in its list too; nothing but the new name is looked at again.",
-        )
-    # A reader would take it for a comment or a byte order mark, or strip white space.
-    is_mistaken = path.startswith(("#", "\ufeff")) or path != path.lstrip()
-    return f"./{path}" if is_mistaken else path
 
 
 def write_config(

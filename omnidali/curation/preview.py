@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 from omnidali.catalog.database.media import Media
 from omnidali.catalog.database.source_table import SourceTable
+from omnidali.config.augment_settings import AugmentConfig
 from omnidali.config.schema import Config
 from omnidali.config.sources import EVALUATION
-from omnidali.curation.source_selection import all_sources, choose_sources
+from omnidali.curation.source_selection import choose_sources
 from omnidali.decoding.decoders import decode_thumbnail
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
@@ -24,17 +25,21 @@ from omnidali.loading.batch import StepBatch
 from omnidali.loading.clip_images import captioned, clip_grid, label_text, tile
 from omnidali.loading.data import Data, open_data
 from omnidali.loading.failures.quarantine import Quarantine
-from omnidali.loading.fusion import FusionIterator, LoaderOptions
+from omnidali.loading.fusion import FusionIterator
+from omnidali.loading.loader_options import LoaderOptions
 from omnidali.loading.open_loader import check_motions, open_loader, rank_options
 from omnidali.media_kind import MediaKind
 from omnidali.planning.evaluation_plan import EvaluationPlan
 from omnidali.planning.samples import Samples
+from omnidali.planning.train_plan import TrainPlan
+from omnidali.training.augmentation import Augmentation
 from omnidali.training.tensorboard_log import TensorBoardLog
 from omnidali.utils.atomic_write import writing_to
 from omnidali.utils.plots import write_png
 from omnidali.utils.untrusted_text import for_image, say
 
 FRAMES_A_ROW = 8  # of the clips' image; a longer clip has a row of its own
+NO_LABEL = "no label"  # as the class of a clip
 _MOST_STEPS = 100  # that are decoded for sources with few slots a step
 _WHOLE = 320  # longer side of a whole frame, pixels
 _COLUMNS = 3  # of whole frames
@@ -79,7 +84,7 @@ def preview(
 ) -> list[Path]:
     """Draw the first clips of each source, and their crops in whole frames.
 
-    The clips are those that the training takes from ``step`` on, blended where it blends them;
+    The clips are those that the training takes from ``step`` on, blended and augmented as there;
     those of the evaluation source are the views of its first items in a validation. The images,
     ``NAME.png`` and ``NAME-frames.png``, go to TensorBoard, too.
 
@@ -101,23 +106,47 @@ def preview(
     chosen = choose_sources(config, names) if names else list(config.sources)
     if chosen != [EVALUATION]:
         check_motions(config)
-    data = open_data(config, training=chosen != [EVALUATION])
+    data = _with_unlabelled(open_data(config, training=chosen != [EVALUATION], labelled=False))
     say(*data.summary)
     roots = {
         name: os.path.realpath(Path(config.data_root, source.root))
-        for name, source in all_sources(config).items()
+        for name, source in config.all_sources.items()
     }
     clips: dict[str, list[PlannedClip]] = {name: [] for name in chosen}
     steps: dict[str, int] = {}  # that were looked at
     with tqdm(total=count * len(chosen), desc="preview", unit="clip", disable=None) as bar:
         for loader in _loaders(config, data, chosen, step):
             taken = _collect(
-                loader, clips, roots=roots, class_names=data.class_names, count=count, bar=bar
+                loader,
+                clips,
+                roots=roots,
+                class_names=data.class_names,
+                count=count,
+                bar=bar,
+                augment=_augmentation(config, loader),
             )
             steps |= {table.name: taken for table in loader.plan.tables}
 
     take()
     return _write_images(config, Path(out or Path(config.run_dir, "preview")), clips, steps)
+
+
+def _with_unlabelled(data: Data) -> Data:
+    """The data with one more class, of the items that have no label, if there are such items."""
+    unlabelled = len(data.class_names)
+
+    def named(table: SourceTable) -> SourceTable:
+        return replace(table, labels=np.where(table.labels < 0, unlabelled, table.labels))
+
+    tables = [*data.tables, *([data.evaluation] if data.evaluation is not None else [])]
+    if all((table.labels >= 0).all() for table in tables):
+        return data
+    return replace(
+        data,
+        tables=tuple(map(named, data.tables)),
+        evaluation=None if data.evaluation is None else named(data.evaluation),
+        class_names=(*data.class_names, NO_LABEL),
+    )
 
 
 def _loaders(
@@ -150,6 +179,13 @@ def _loaders(
             yield loader
 
 
+def _augmentation(config: Config, loader: FusionIterator) -> Augmentation:
+    """What the loader's clips go through: in an evaluation, nothing changes them."""
+    is_training = isinstance(loader.plan, TrainPlan)
+    settings = config.train.augment if is_training else AugmentConfig()
+    return Augmentation(settings, config.seed, loader.device)
+
+
 def _collect(
     loader: FusionIterator,
     clips: dict[str, list[PlannedClip]],
@@ -158,6 +194,7 @@ def _collect(
     class_names: tuple[str, ...],
     count: int,
     bar: tqdm,
+    augment: Augmentation,
 ) -> int:
     """Take steps until each of the loader's sources that is requested has its clips.
 
@@ -168,7 +205,7 @@ def _collect(
         number: table for number, table in enumerate(loader.plan.tables) if table.name in clips
     }
     taken = 0
-    for batch in itertools.islice(loader, _MOST_STEPS):
+    for batch in map(augment, itertools.islice(loader, _MOST_STEPS)):
         taken += 1
         for number, table in tables.items():
             more = list(
@@ -214,7 +251,7 @@ def _clips_of(
 def _write_images(
     config: Config, out: Path, clips: dict[str, list[PlannedClip]], steps: dict[str, int]
 ) -> list[Path]:
-    sources = all_sources(config)
+    sources = config.all_sources
     written = []
     with contextlib.closing(TensorBoardLog(Path(config.run_dir))) as log, writing_to(out):
         for name, shown in clips.items():

@@ -8,21 +8,14 @@ from typing import TypeVar
 from omnidali.catalog.listing.list_reader import match_lists
 from omnidali.catalog.listing.list_recognition import recognise
 from omnidali.config.schema import Config
-from omnidali.config.sources import EVALUATION, MediaConfig, key_of
+from omnidali.config.sources import MediaConfig, key_of
 from omnidali.errors import UserError
 
 FRAME_SECONDS = 1.0  # a 2D teacher looks at a frame a second of long videos (OmniSource, Sec. 3.3)
-WHOLE_FILES = ("path_label", "class folders")  # formats of long videos that are cut into windows
+# formats of long videos that are cut into windows
+WHOLE_FILES = ("path_label", "paths", "class folders")
 
 _MediaT = TypeVar("_MediaT", bound=MediaConfig)
-
-
-def all_sources(config: Config) -> dict[str, MediaConfig]:
-    """The training sources in the config's order, then the held-out one if there is one."""
-    sources: dict[str, MediaConfig] = dict(config.sources)
-    if config.evaluation.source is not None:
-        sources[EVALUATION] = config.evaluation.source
-    return sources
 
 
 def choose_sources(config: Config, names: Collection[str], training: bool = False) -> list[str]:
@@ -36,7 +29,7 @@ def choose_sources(config: Config, names: Collection[str], training: bool = Fals
     Raises:
         UserError: for a name that the config does not have.
     """
-    sources = config.sources if training else all_sources(config)
+    sources = config.sources if training else config.all_sources
     for name in names:
         if name not in sources:
             expected = f"some of {'the training sources ' if training else ''}{', '.join(sources)}"
@@ -68,7 +61,7 @@ def choose_crawled(
             "Add it to the config, or name the target itself.",
         )
 
-    sources = all_sources(config)
+    sources = config.all_sources
     for name in chosen:
         if lists and sources[name].tars:
             raise UserError(
@@ -86,12 +79,13 @@ def files_of(source: MediaConfig) -> dict[str, str]:
     return {key: path for key, path in files.items() if path}
 
 
-def is_cut_into_windows(source: MediaConfig, data_root: str) -> bool:
+def is_cut_into_windows(source: MediaConfig, data_root: str, multi_label: bool = False) -> bool:
     """Whether windows are cut from the source's videos.
 
     Args:
         source: its settings.
         data_root: folder that list and root start from.
+        multi_label: whether an item may have several labels.
 
     Raises:
         UserError: for a list that cannot be read.
@@ -104,42 +98,52 @@ def is_cut_into_windows(source: MediaConfig, data_root: str) -> bool:
     form: str = source.format
     if form == "auto":
         path, *_ = match_lists(source.list, Path(data_root)) or [Path(data_root, source.list)]
-        form = recognise(path, source.media_kind, Path(data_root, source.root))
+        form = recognise(path, source.media_kind, Path(data_root, source.root), multi_label)
     return form in WHOLE_FILES
 
 
-def with_all_pieces(source: _MediaT, data_root: str, window: float | None) -> _MediaT:
+def with_all_pieces(
+    source: _MediaT, data_root: str, window: float | None, *, multi_label: bool = False
+) -> _MediaT:
     """A source of long videos with all of its pieces; other sources as they are.
 
     Args:
         source: its settings.
         data_root: folder that list and root start from.
         window: seconds of the pieces, where they are windows; None: as configured.
+        multi_label: whether an item may have several labels.
 
     Raises:
         UserError: for a list that cannot be read.
     """
     if not source.media_kind.has_pieces:
         return source
-    if window and is_cut_into_windows(source, data_root):
+    if window and is_cut_into_windows(source, data_root, multi_label):
         source = replace(source, window_seconds=window)
     return replace(source, pieces="all")
 
 
-def check_window(window: float | None, sources: Mapping[str, MediaConfig], data_root: str) -> None:
+def check_window(
+    window: float | None,
+    sources: Mapping[str, MediaConfig],
+    data_root: str,
+    *,
+    multi_label: bool = False,
+) -> None:
     """Refuse a length of windows that would change nothing.
 
     Args:
         window: seconds; None: not asked for.
         sources: those that a command works on, by name.
         data_root: folder that lists and roots start from.
+        multi_label: whether an item may have several labels.
 
     Raises:
         UserError: naming --window.
     """
     if window is None:
         return
-    if not any(is_cut_into_windows(source, data_root) for source in sources.values()):
+    if not any(is_cut_into_windows(source, data_root, multi_label) for source in sources.values()):
         raise UserError(
             "--window",
             "a source of long videos whose list names them whole",

@@ -31,6 +31,8 @@ class Accuracy:
     def mean_class(self) -> float:
         """Top-1 accuracy averaged over the classes that have items, 0..1."""
         seen = self.class_items > 0
+        if not seen.any():
+            return 0.0
         return float((self.class_correct[seen] / self.class_items[seen]).mean())
 
     @property
@@ -39,19 +41,39 @@ class Accuracy:
 
         Else an evaluation that reads a single item, and is right, would stay the best for ever.
         """
-        return round(100 * self.top1 / (self.items + self.unreadable), 3)
+        return round(percent(self.top1, self.items + self.unreadable), 3)
+
+    @property
+    def result(self) -> float:
+        """Percent, to compare evaluations; see :attr:`top1_of_all`."""
+        return self.top1_of_all
+
+    @property
+    def summary(self) -> str:
+        """The figures in a few words."""
+        top1 = f"top1 {percent(self.top1, self.items):.2f} ({self.top1}/{self.items})"
+        return f"{top1}, mean class {100 * self.mean_class:.2f}"
 
     def as_row(self) -> dict[str, float | int]:
         """Percentages and the counts that they are computed from, for JSON."""
         return {
-            "top1": round(100 * self.top1 / self.items, 3),
-            "top5": round(100 * self.top5 / self.items, 3),
+            "top1": round(percent(self.top1, self.items), 3),
+            "top5": round(percent(self.top5, self.items), 3),
             "mean_class": round(100 * self.mean_class, 3),
             "correct": self.top1,
             "correct_top5": self.top5,
             "items": self.items,
             "unreadable": self.unreadable,
         }
+
+
+def percent(count: int, items: int) -> float:
+    """The share that ``count`` is of ``items``; 0 without an item.
+
+    >>> percent(3, 4)
+    75.0
+    """
+    return 100 * count / items if items else 0.0
 
 
 def measure_accuracy(scores: np.ndarray, labels: np.ndarray) -> Accuracy:

@@ -7,16 +7,20 @@ from typing import Any
 from omnidali.config.schema import Config
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
-from omnidali.evaluation.accuracy import measure_accuracy
+from omnidali.evaluation.precision import measure_scores
 from omnidali.evaluation.reports import write_reports
-from omnidali.evaluation.score import score_items
-from omnidali.loading.data import open_data
+from omnidali.evaluation.score import as_probabilities, score_items
+from omnidali.loading.data import Data, open_data
 from omnidali.loading.trial_outcome import hold_trial
+from omnidali.models.build import build_model
 from omnidali.models.checkpoint_file import BEST, load_checkpoint, load_weights
+from omnidali.models.model_folder import settings_of
 from omnidali.models.precision import make_autocast
-from omnidali.models.recognizers import build_model
-from omnidali.models.weights import are_same_classes, best_weights, class_names
+from omnidali.models.recognizers import Recognizer
+from omnidali.models.weights import are_same_classes, best_weights, class_names, digest_of
 from omnidali.utils.run_record import write_record
+
+_SHOWN = ("num_clips", "positions", "crops", "size", "average")  # of the views
 
 
 def evaluate(
@@ -39,24 +43,18 @@ def evaluate(
     """
     path = checkpoint or config.run_dir
     state = load_checkpoint(path, preferred=BEST)
-    trained = class_names(state)
+    check_labels_a_line(config, state, path)
     data = open_data(config, ranks, training=False, classes=_names_for_data(state, config))
     assert data.evaluation is not None and config.evaluation.source is not None
-    names = trained or list(data.class_names)
-    if data.named or state.get("classes"):
-        _check_classes(names, data.class_names)
-    elif len(trained) < len(data.class_names):  # of other projects, for something else
-        names = list(data.class_names)
-    model = build_model(config.model, len(names), config.clip.clip_len)
-    load_weights(model, {**state, "state_dict": best_weights(state)}, str(path))
-    model.to(ranks.device)
+    names = _names_of_outputs(state, data)
+    views = getattr(config.evaluation, protocol)
+    model = _load_network(config, state, str(path), outputs=len(names), protocol=protocol)
 
     # an evaluation of the training may have decoded the same files
     kept = state.get("loader", {}).get("trial")
     trial = hold_trial([(data.evaluation, config.evaluation.source)], ranks, config.loader, kept)
-    views = getattr(config.evaluation, protocol)
     scores = score_items(
-        model,
+        model.to(ranks.device),
         data.evaluation,
         source=config.evaluation.source,
         views=views,
@@ -66,22 +64,66 @@ def evaluate(
         trial=trial,
     )
     assert scores is not None  # only a training abandons an evaluation
-    accuracy = measure_accuracy(scores, data.evaluation.labels)
+    accuracy = measure_scores(scores, data.evaluation)
     result = {
         "checkpoint": str(path),
         "protocol": protocol,
-        "num_clips": views.num_clips,
-        "positions": views.positions,
-        "crops": views.crops,
-        "size": views.size,
-        "average": views.average,
+        **{name: getattr(views, name) for name in _SHOWN},
         **accuracy.as_row(),
     }
     if ranks.is_main:
-        record = {"evaluation": result, "seed": config.seed, "sources": list(config.sources)}
-        write_record(config.run_dir, record)
-        write_reports(reports_folder(config, protocol), accuracy, scores, data.evaluation, names)
+        facts = {"seed": config.seed, "sources": list(config.sources)}
+        digest = digest_of(best_weights(state))
+        write_record(config.run_dir, {"evaluation": result, "weights": digest, **facts})
+        write_reports(
+            reports_folder(config, protocol),
+            accuracy,
+            as_probabilities(scores, views.average, config.multi_label),
+            table=data.evaluation,
+            names=names,
+        )
     return result
+
+
+def _load_network(
+    config: Config, state: Mapping[str, Any], where: str, *, outputs: int, protocol: str
+) -> Recognizer:
+    """The config's network with the weights of a checkpoint.
+
+    Args:
+        config: of the run.
+        state: of the checkpoint.
+        where: the checkpoint, for errors.
+        outputs: of the network.
+        protocol: whose views the network has to take.
+
+    Raises:
+        UserError: if the weights are of another network.
+    """
+    model = build_model(
+        config.model,
+        outputs,
+        config.clip.clip_len,
+        size=getattr(config.evaluation, protocol).size,
+        size_key=f"evaluation.{protocol}.size",
+    )
+    load_weights(model, {**state, "state_dict": best_weights(state)}, where)
+    return model
+
+
+def _names_of_outputs(state: Mapping[str, Any], data: Data) -> list[str]:
+    """A name for each output of the checkpoint's network.
+
+    Raises:
+        UserError: if the data have other classes.
+    """
+    trained = class_names(state)
+    names = trained or list(data.class_names)
+    if data.named or state.get("classes"):
+        _check_classes(names, data.class_names)
+    elif len(trained) < len(data.class_names):  # of other projects, for something else
+        return list(data.class_names)
+    return names
 
 
 def _names_for_data(state: Mapping[str, Any], config: Config) -> list[str] | None:
@@ -102,6 +144,26 @@ def _check_classes(trained: Sequence[str], found: Sequence[str]) -> None:
             f"the checkpoint's classes ({', '.join(trained[:3])}, ...)",
             f"{', '.join(found[:3])}, ...",
             "Use the classes and lists of the training.",
+        )
+
+
+def check_labels_a_line(config: Config, state: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse a checkpoint that says that it was trained on one label an item, or on several, where
+    the config says otherwise.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    settings = settings_of(state)
+    if settings is None:  # of another project
+        return
+    trained = bool(settings.get("multi_label", False))
+    if trained != config.multi_label:
+        raise UserError(
+            "multi_label",
+            f"{str(trained).lower()}, as {path} was trained",
+            str(config.multi_label).lower(),
+            f"Set multi_label={str(trained).lower()}, or name another checkpoint.",
         )
 
 

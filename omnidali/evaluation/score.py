@@ -17,6 +17,7 @@ from omnidali.errors import UserError
 from omnidali.loading.fusion import FusionIterator
 from omnidali.loading.open_loader import QUARANTINE, rank_options
 from omnidali.loading.trial_outcome import Trial, hold_trial
+from omnidali.models.probabilities import to_probabilities
 from omnidali.models.recognizers import Recognizer
 from omnidali.planning.evaluation_plan import EvaluationPlan
 
@@ -41,7 +42,8 @@ def score_items(
         views: clips, crops and whether logits (``score``) or probabilities (``prob``) are averaged.
             TSN averages the features of an item's frames, which for its linear head is the same as
             logits.
-        config: clip length and interval, batch, and options of the loader.
+        config: clip length and interval, batch, options of the loader, and whether probabilities
+            are those of several labels an item.
         ranks: that share the items.
         autocast: context of the forward pass.
         trial: that includes the source; None: one is held.
@@ -58,7 +60,8 @@ def score_items(
 
     was_training = model.training
     model.eval()
-    network = model if views.average == "score" else _giving_probabilities(model)
+    is_mean = views.average == "score"
+    network = model if is_mean else _giving_probabilities(model, config.multi_label)
     # The last column counts the ranks that scored the item.
     table_scores = np.zeros((len(table), model.classes + 1))
     for rows, outputs, decoded in run_over(
@@ -81,8 +84,26 @@ def score_items(
     return _check_scores(ranks.sum(torch.from_numpy(table_scores).to(ranks.device)).cpu().numpy())
 
 
-def _giving_probabilities(model: Recognizer) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda clips: model(clips).float().softmax(dim=1)
+def as_probabilities(scores: np.ndarray, average: str, multi_label: bool) -> np.ndarray:
+    """The probabilities of items from their mean scores.
+
+    Args:
+        scores: (items, classes) of :func:`score_items`.
+        average: what is averaged over views: logits (``score``) or probabilities (``prob``).
+        multi_label: as in :func:`~omnidali.models.probabilities.to_probabilities`.
+
+    Returns:
+        float64 (items, classes); NaN for items without a score.
+    """
+    if average == "prob":
+        return scores
+    return to_probabilities(torch.from_numpy(scores), multi_label).numpy()
+
+
+def _giving_probabilities(
+    model: Recognizer, multi_label: bool
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda clips: to_probabilities(model(clips), multi_label)
 
 
 def _check_scores(table_scores: np.ndarray) -> np.ndarray | None:
@@ -125,6 +146,7 @@ def run_over(
     autocast: torch.autocast,
     trial: Trial | None = None,
     title: str = "evaluate",
+    progress: bool = True,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield a network's outputs for this rank's items, averaged over their views, by batch.
 
@@ -141,6 +163,7 @@ def run_over(
         autocast: context of the forward pass.
         trial: that includes the source; None: one is held.
         title: of the progress bar.
+        progress: whether there is one, on a terminal.
 
     Yields:
         Rows of the table, int64 (n,); outputs, float64 (n, D); whether the item was decoded, bool
@@ -153,7 +176,7 @@ def run_over(
     options = rank_options(config, ranks)
     options["trial"] = trial or hold_trial([(table, source)], ranks, config.loader)
     seen = None
-    hidden = None if ranks.is_main else True  # None: on a terminal only
+    hidden = None if ranks.is_main and progress else True  # None: on a terminal only
     with (
         FusionIterator(plan, [source], **options) as batches,
         tqdm(total=batches.end, desc=title, unit="batch", disable=hidden, leave=False) as bar,
@@ -166,14 +189,19 @@ def run_over(
             rows, places = np.unique(group.slot.cpu().numpy(), return_inverse=True)
             means, counts = _mean_over_views(outputs, places)
             seen = seen or int(counts[0])
-            if (counts != seen).any():
-                raise RuntimeError(
-                    f"items were seen {counts.min()} to {counts.max()} times, not {seen} times"
-                )
+            _require_equal(counts, seen)
             decoded = ~np.isin(np.arange(len(rows)), places[~group.valid.cpu().numpy()])
             inside = rows < len(table)  # rows past the end only fill up the last step
             yield rows[inside], means[inside], decoded[inside]
             bar.update()
+
+
+def _require_equal(counts: np.ndarray, seen: int) -> None:
+    """Raise RuntimeError unless all items were seen equally often."""
+    if (counts != seen).any():
+        raise RuntimeError(
+            f"items were seen {counts.min()} to {counts.max()} times, not {seen} times"
+        )
 
 
 def _mean_over_views(outputs: torch.Tensor, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,14 @@ from pathlib import Path
 from omnidali.config.load import load_config
 from omnidali.config.schema import Config
 from omnidali.errors import UserError
-from omnidali.experiments.results_table import SCORE_COLUMNS, SeedScores, markdown_table
+from omnidali.experiments.results_table import (
+    MEAN_PRECISION,
+    TOP1,
+    SeedScores,
+    figure_of,
+    markdown_table,
+    score_columns,
+)
 from omnidali.experiments.training_runs import (
     TrainingRuns,
     check_experiment,
@@ -155,7 +162,7 @@ def _report(
         "rows": [vars(row) for row in rows],
     }
     write_record(out, record)
-    table = ablation_table(rows).split("\n")
+    table = (out / "table.md").read_text().split("\n")
     say("", *table, f"also in {out / 'results.json'} and {out / 'table.png'}")
 
 
@@ -170,29 +177,37 @@ def _write_results(
     """
     rows = []
     for (fraction, variant), found in results.items():
-        top1 = tuple(result["top1"] for result in found)
-        baseline = statistics.mean(result["top1"] for result in results[fraction, BASELINE])
+        top1 = tuple(map(figure_of, found))
+        baseline = statistics.mean(map(figure_of, results[fraction, BASELINE]))
         rows.append(
             AblationRow(
                 variant=variant,
                 fraction=fraction,
                 top1=top1,
-                mean_class=tuple(result["mean_class"] for result in found),
+                mean_class=tuple(
+                    result["mean_class"] for result in found if "mean_class" in result
+                ),
                 gain=statistics.mean(top1) - baseline,
             )
         )
 
     values = [vars(row) | {"mean": row.mean, "spread": row.spread} for row in rows]
+    is_precision = any(MEAN_PRECISION in result for found in results.values() for result in found)
+    figure = MEAN_PRECISION if is_precision else TOP1
     bars = {f"{row.variant}, {100 * row.fraction:g} %": (row.mean, row.top1) for row in rows}
     with writing_to(out):
         write_whole(out / "results.json", json.dumps(values, indent=1) + "\n")
-        write_whole(out / "table.md", ablation_table(rows))
-        write_png(out / "table.png", bar_chart(bars, "top-1, %"))
+        write_whole(out / "table.md", ablation_table(rows, figure))
+        write_png(out / "table.png", bar_chart(bars, f"{figure}, %"))
     return rows
 
 
-def ablation_table(rows: Sequence[AblationRow]) -> str:
+def ablation_table(rows: Sequence[AblationRow], figure: str = TOP1) -> str:
     """The rows as a Markdown table.
+
+    Args:
+        rows: of the table.
+        figure: that the scores are.
 
     >>> print(ablation_table([AblationRow("baseline", 1.0, (50.0, 52.0), (49.0, 50.0), 0.0)]))
     | sources | labels | top-1, mean | spread | gain | by seed | mean class |
@@ -201,7 +216,7 @@ def ablation_table(rows: Sequence[AblationRow]) -> str:
     <BLANKLINE>
     """
     return markdown_table(
-        ("sources", "labels", *SCORE_COLUMNS),
+        ("sources", "labels", *score_columns(figure)),
         [
             [for_markdown(row.variant), f"{100 * row.fraction:g} %", *row.cells(row.gain)]
             for row in rows

@@ -21,7 +21,14 @@ from omnidali.config.schema import Config
 from omnidali.curation.source_selection import FRAME_SECONDS, is_cut_into_windows
 from omnidali.errors import UserError
 from omnidali.experiments.expected_time import PlannedRun
-from omnidali.experiments.results_table import CurationRow, curation_table, precision_and_recall
+from omnidali.experiments.results_table import (
+    MEAN_PRECISION,
+    TOP1,
+    CurationRow,
+    curation_table,
+    figure_of,
+    precision_and_recall,
+)
 from omnidali.experiments.training_runs import (
     TrainingRuns,
     check_experiment,
@@ -158,7 +165,8 @@ def curate(
         "rows": [vars(row) for row in rows],
     }
     write_record(out, record)
-    say("", *curation_table(rows).split("\n"), f"also in {out / 'results.json'}")
+    figure = MEAN_PRECISION if config.multi_label else TOP1
+    say("", *curation_table(rows, figure).split("\n"), f"also in {out / 'results.json'}")
     return rows
 
 
@@ -292,8 +300,9 @@ class _Curation:
         if row is not None:
             _, *web = open_data(config).tables
             row.samples.append(sum(map(len, web)))
-            row.top1.append(result["top1"])
-            row.mean_class.append(result["mean_class"])
+            row.top1.append(figure_of(result))
+            if "mean_class" in result:
+                row.mean_class.append(result["mean_class"])
             if row.name != TARGET:
                 row.truth.append(
                     precision_and_recall(self.config, config, "labels")
@@ -306,7 +315,8 @@ class _Curation:
         results = json.dumps([vars(row) for row in rows], indent=1)
         with writing_to(self.out):
             write_whole(self.out / "results.json", results + "\n")
-            write_whole(self.out / "table.md", curation_table(rows))
+            figure = MEAN_PRECISION if self.config.multi_label else TOP1
+            write_whole(self.out / "table.md", curation_table(rows, figure))
 
 
 def _round_name(number: int) -> str:
@@ -321,6 +331,6 @@ def in_windows(config: Config) -> Config:
     short = {
         name: replace(config.sources[name], window_seconds=FRAME_SECONDS)
         for name in web
-        if is_cut_into_windows(config.sources[name], config.data_root)
+        if is_cut_into_windows(config.sources[name], config.data_root, config.multi_label)
     }
     return replace(config, sources=MappingProxyType({**config.sources, **short}))

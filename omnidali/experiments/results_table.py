@@ -1,7 +1,7 @@
 """Tables of what trainings scored, and of the quality of their training sets, as Markdown."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,15 +10,31 @@ from omnidali.demo.truth import judge_lists
 from omnidali.demo.world_plan import TRUTH
 from omnidali.utils.untrusted_text import for_markdown
 
-SCORE_COLUMNS = ("top-1, mean", "spread", "gain", "by seed", "mean class")
+TOP1 = "top-1"
+MEAN_PRECISION = "mAP"  # the figure of items with several labels
+
+
+def score_columns(figure: str) -> tuple[str, ...]:
+    """The columns of :meth:`SeedScores.cells`, of ``TOP1`` or ``MEAN_PRECISION``."""
+    columns = (f"{figure}, mean", "spread", "gain", "by seed")
+    return columns if figure == MEAN_PRECISION else (*columns, "mean class")
+
+
+def figure_of(result: Mapping[str, float]) -> float:
+    """What tables compare of an evaluation, percent.
+
+    It is the mean average precision where items may have several labels, else top-1.
+    """
+    return result[MEAN_PRECISION] if MEAN_PRECISION in result else result["top1"]
 
 
 class SeedScores:
     """The base of a table's rows: the scores of one training set, one of each seed.
 
     Attributes:
-        top1: accuracy, percent.
-        mean_class: mean of the classes' accuracies, percent.
+        top1: accuracy, or mean average precision where items may have several labels, percent.
+        mean_class: the accuracy as a mean over classes, percent; empty beside mean average
+            precision, which is one.
     """
 
     top1: Sequence[float]
@@ -35,14 +51,16 @@ class SeedScores:
         return statistics.stdev(self.top1) if len(self.top1) > 1 else 0.0
 
     def cells(self, gain: float) -> list[str]:
-        """The cells under ``SCORE_COLUMNS``; the gain is in points."""
-        return [
+        """The cells under :func:`score_columns`; the gain is in points."""
+        cells = [
             f"{self.mean:.1f}",
             f"{self.spread:.1f}",
             f"{gain:+.1f}",
             ", ".join(f"{value:.1f}" for value in self.top1),
-            f"{statistics.mean(self.mean_class):.1f}",
         ]
+        if self.mean_class:
+            cells.append(f"{statistics.mean(self.mean_class):.1f}")
+        return cells
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -90,8 +108,12 @@ def precision_and_recall(crawl: Config, kept: Config, what: str) -> dict[str, tu
     }
 
 
-def curation_table(rows: Sequence[CurationRow]) -> str:
+def curation_table(rows: Sequence[CurationRow], figure: str = TOP1) -> str:
     """The rows as Markdown: the scores, then what a demo world knows of the training sets.
+
+    Args:
+        rows: of the table.
+        figure: that the scores are.
 
     >>> target = CurationRow("target alone", [0], [50.0], [49.0])
     >>> everything = CurationRow("everything", [90], [60.0], [59.0], [{"images, labels": (0.9, 1)}])
@@ -107,7 +129,7 @@ def curation_table(rows: Sequence[CurationRow]) -> str:
     <BLANKLINE>
     """
     table = markdown_table(
-        ("training set", "web samples", *SCORE_COLUMNS),
+        ("training set", "web samples", *score_columns(figure)),
         [
             [
                 row.name,

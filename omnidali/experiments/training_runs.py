@@ -19,11 +19,10 @@ from omnidali.experiments.expected_time import ExpectedTime, PlannedRun
 from omnidali.loading.data import Data, drawn_part, open_data
 from omnidali.loading.open_loader import check_shares, count_steps, make_plan
 from omnidali.models.checkpoint_file import LAST
-from omnidali.models.pretrained import load_pretrained
-from omnidali.models.recognizers import build_model
 from omnidali.processes.launch import run_program
 from omnidali.processes.program_log import log_of
 from omnidali.training.forewarnings import check_and_warn
+from omnidali.training.model_setup import start_model
 from omnidali.utils.atomic_write import write_whole, writing_to
 from omnidali.utils.untrusted_text import say
 
@@ -85,6 +84,14 @@ def check_experiment(config: Config, ranks: int, seeds: Sequence[int]) -> None:
             "evaluation.source", "labelled data to compare on", "nothing", "Add it to the config."
         )
 
+    if config.train.max_hours is not None:
+        raise UserError(
+            "train.max_hours",
+            "null, as each training of an experiment goes to its end",
+            f"{config.train.max_hours:g}",
+            "Remove it; a stopped experiment goes on where it stood.",
+        )
+
     device = torch.device("cuda" if gpus else "cpu")
     say(*check_and_warn(config, Ranks(world=ranks, core_sharers=ranks, device=device)))
 
@@ -104,8 +111,7 @@ def check_trainings(
         UserError: for the first mistake.
     """
     if config.model.pretrained:
-        model = build_model(config.model, len(class_names), config.clip.clip_len)
-        load_pretrained(model, config.model.pretrained, config.model.pretrained_head, class_names)
+        start_model(config, class_names)
     for variant in variants:
         for mistake in find_mistakes(variant):
             raise mistake

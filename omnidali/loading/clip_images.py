@@ -73,10 +73,12 @@ def tile(cells: Sequence[np.ndarray], columns: int) -> np.ndarray:
 
 
 def label_text(label: torch.Tensor, names: tuple[str, ...]) -> str:
-    """A class name, or the parts of a blended clip, as a line of a caption."""
+    """A class name, all of a clip, or the parts of a blended clip, as a line of a caption."""
     if label.ndim == 0:
         return for_image(names[int(label)])
     parts = label.nonzero()[:, 0].tolist()
+    if all(float(label[part]) == 1 for part in parts):
+        return " + ".join(for_image(names[part], 40) for part in parts)
     return " + ".join(f"{float(label[part]):.2f} {for_image(names[part], 40)}" for part in parts)
 
 

@@ -14,7 +14,7 @@ from omnidali.config.schema import Config
 from omnidali.config.sources import EVALUATION, MediaConfig, SourceConfig, key_of
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
-from omnidali.loading.class_names import check_first_labels, find_names
+from omnidali.loading.class_names import check_first_labels, find_names, no_labels
 from omnidali.planning.resampling import fraction_of, without_part
 
 ONE_RANK = Ranks()
@@ -64,6 +64,7 @@ def open_data(
     training: bool = True,
     classes: Sequence[str] | None = None,
     as_begun: bool = False,
+    labelled: bool = True,
 ) -> Data:
     """Probe new files on the main rank, and open the tables on every rank.
 
@@ -75,6 +76,7 @@ def open_data(
         as_begun: for a resumed run; see :func:`~omnidali.catalog.build.build_catalog`. Where
             its lists have changed, the catalog is built for a trial: call :meth:`Data.keep_catalog`
             once the run is not refused.
+        labelled: whether each item must have a label. Else those without one have the label -1.
 
     Raises:
         UserError: for missing or wrong lists, roots and labels.
@@ -86,27 +88,24 @@ def open_data(
         raise UserError(
             "evaluation.source", "labelled data to evaluate on", "nothing", "Add it to the config."
         )
-    path, names, summary = ranks.on_main(lambda: _build(config, sources, classes, as_begun))
+    path, names, summary = ranks.on_main(
+        lambda: _build(config, sources, classes, as_begun=as_begun, labelled=labelled)
+    )
 
     reader = CatalogReader(path)
     tables = {}
     highest = {}
     for name, source in sources.items():
         table = reader.table(name)
+        if labelled:
+            require_labels(table)
         tables[name] = drawn_part(table, source, config.seed)
         # of what is held out, too: networks of other parts have the same outputs
-        highest[name] = int(table.labels.max())
+        highest[name] = table.highest_label
     evaluation = tables.pop(EVALUATION, None)
 
     count = len(names) if names else 1 + max(highest[name] for name in tables or highest)
-    for name, label in highest.items():
-        if label >= count:
-            raise UserError(
-                key_of(name),
-                f"labels below {count}, the number of classes of the training sources",
-                str(label),
-                "Correct the list.",
-            )
+    _check_highest(highest, count)
     return Data(
         tables=tuple(tables.values()),
         evaluation=evaluation,
@@ -120,26 +119,59 @@ def open_data(
     )
 
 
+def _check_highest(highest: Mapping[str, int], classes: int) -> None:
+    """Refuse labels that are no class, given the highest one of each source."""
+    for name, label in highest.items():
+        if label >= classes:
+            raise UserError(
+                key_of(name),
+                f"labels below {classes}, the number of classes of the training sources",
+                str(label),
+                "Correct the list.",
+            )
+
+
 def _build(
     config: Config,
     sources: Mapping[str, MediaConfig],
     classes: Sequence[str] | None,
+    *,
     as_begun: bool,
+    labelled: bool,
 ) -> tuple[Path, ClassNames | None, list[str]]:
     """Build the catalog; returns where it lies, the class names, and a line a source."""
     root = Path(config.data_root)
     path = Path(config.catalog_path)
     names = find_names(config, trained=classes)
     if not as_begun:
-        check_first_labels(sources, names, root)
-    changes = would_change(path, sources, root, names) if as_begun else None
+        check_first_labels(sources, names, root, config.multi_label, labelled=labelled)
+    changes = None
+    if as_begun:
+        changes = would_change(path, sources, root, names, multi_label=config.multi_label)
     if changes:
         path = begin_trial(path)
     summaries = build_catalog(
-        path, sources, root, names, as_begun=as_begun, is_current=changes is False
+        path,
+        sources,
+        root,
+        names,
+        as_begun=as_begun,
+        is_current=changes is False,
+        multi_label=config.multi_label,
     )
     notes = [names.note] if names and names.note else []
     return path, names, [*notes, *map(str, summaries)]
+
+
+def require_labels(table: SourceTable) -> None:
+    """Refuse a source with items that have no label.
+
+    Raises:
+        UserError: naming the source.
+    """
+    unlabelled = int((table.labels < 0).sum())
+    if unlabelled:
+        raise no_labels(table.name, f"{unlabelled:,} of {len(table):,} without one")
 
 
 def drawn_part(table: SourceTable, source: MediaConfig, seed: int) -> SourceTable:
@@ -151,15 +183,8 @@ def drawn_part(table: SourceTable, source: MediaConfig, seed: int) -> SourceTabl
         seed: of the training.
 
     Raises:
-        UserError: if a row has no label, or no row is left.
+        UserError: if no row is left.
     """
-    if (table.labels < 0).any():
-        raise UserError(
-            key_of(table.name),
-            "a label for every file",
-            "files without label",
-            "Use class folders or a list.",
-        )
     if not isinstance(source, SourceConfig):
         return table
     part = fraction_of(table, source.fraction, seed)

@@ -23,14 +23,14 @@ class _Blend:
         partners: slot that each clip is blended with.
         own_weights: of each clip in its blend.
         partner_frames: which frame of a longer partner an image takes.
-        labels: int (N,), of the clips.
+        targets: float32 (N, classes), 1 for each label of the clips.
     """
 
     slots: np.ndarray
     partners: np.ndarray
     own_weights: np.ndarray
     partner_frames: np.ndarray
-    labels: np.ndarray
+    targets: np.ndarray
 
 
 class StepBuffer:
@@ -97,20 +97,19 @@ class StepBuffer:
         for buffer in buffers:
             self._device.lend(buffer)
 
-        soft_labels = None
+        targets = None
         if isinstance(self._plan, TrainPlan) and self.samples[0].partners is not None:
-            assert self._plan.classes is not None
             blends = [self._columns(members) for members, _ in self._groups]
-            buffers, soft_labels = _blend(
-                buffers, blends, classes=self._plan.classes, device=self._device
-            )
+            buffers, targets = _blend(buffers, blends, device=self._device)
+        elif isinstance(self._plan, TrainPlan) and self._plan.multi_label:
+            targets = [self._targets(members) for members, _ in self._groups]
 
         batches = []
         for number, (members, _) in enumerate(self._groups):
             facts = torch.cat([self._facts(source) for source in members], dim=1)
             labels, source, record, slot, valid = self._device.upload(facts).unbind()
-            if soft_labels is not None:
-                labels = self._device.upload(soft_labels[number])
+            if targets is not None:
+                labels = self._device.upload(targets[number])
             clips = buffers[number].permute(0, 4, 1, 2, 3)
             batches.append(ClipBatch(clips, labels, source, record, slot, valid.bool()))
 
@@ -119,17 +118,33 @@ class StepBuffer:
             tuple(batches),
             auxiliary=tuple(0 not in members for members, _ in self._groups),
             samples=tuple(self.samples),
+            slots=tuple(map(self._slots, (members for members, _ in self._groups))),
         )
+
+    def _slots(self, members: list[int]) -> np.ndarray:
+        """The slot of every clip of a group."""
+        parts = [self.samples[source] for source in members]
+        return np.concatenate([part.slots.repeat(part.boxes.shape[1]) for part in parts])
 
     def _columns(self, members: list[int]) -> _Blend:
         """What a group is blended with: the columns of its sources, one after the other."""
         parts = [self.samples[source] for source in members]
-        labels = [self._plan.tables[part.source].labels[part.rows] for part in parts]
         columns = {
             name: np.concatenate([getattr(part, name) for part in parts])
             for name in ("slots", "partners", "own_weights", "partner_frames")
         }
-        return _Blend(**columns, labels=np.concatenate(labels))
+        return _Blend(**columns, targets=self._targets(members))
+
+    def _targets(self, members: list[int]) -> np.ndarray:
+        """float32 (N, classes): 1 for each label of the clips of a group of a training."""
+        assert isinstance(self._plan, TrainPlan) and self._plan.classes is not None
+        parts = [self.samples[source] for source in members]
+        return np.concatenate(
+            [
+                self._plan.tables[part.source].targets(part.rows, self._plan.classes)
+                for part in parts
+            ]
+        )
 
     def _facts(self, source: int) -> torch.Tensor:
         """int64 (5, n * V): label, source, record, slot and valid of every clip."""
@@ -150,7 +165,6 @@ def _blend(
     buffers: Sequence[torch.Tensor],
     blends: Sequence[_Blend],
     *,
-    classes: int,
     device: DeviceWork,
 ) -> tuple[list[torch.Tensor], list[np.ndarray]]:
     """Blend the groups of a step.
@@ -158,12 +172,11 @@ def _blend(
     Args:
         buffers: (N, T, S, S, 3) each, T being 1 or the clip's length.
         blends: of the groups.
-        classes: of the soft labels.
         device: that has the buffers.
 
     Returns:
         w * clip + (1 - w) * partner for every clip of every group; and of every group the labels,
-            float32 (N, classes), each row summing to 1.
+            float32 (N, classes), blended alike.
     """
     place_of = {
         slot: (number, place)
@@ -175,7 +188,7 @@ def _blend(
     for buffer, group in zip(buffers, blends, strict=True):
         partners = np.array([place_of[slot] for slot in group.partners.tolist()])
         clips.append(_blend_clips(buffer, group, buffers=buffers, partners=partners, device=device))
-        labels.append(_blend_labels(group, blends, partners, classes))
+        labels.append(_blend_labels(group, blends, partners))
     return clips, labels
 
 
@@ -217,12 +230,7 @@ def _blend_clips(
     return out
 
 
-def _blend_labels(
-    group: _Blend, blends: Sequence[_Blend], partners: np.ndarray, classes: int
-) -> np.ndarray:
-    theirs = np.array([blends[other].labels[place] for other, place in partners.tolist()])
-    soft = np.zeros((len(theirs), classes), np.float32)
-    rows = np.arange(len(theirs))
-    np.add.at(soft, (rows, group.labels), group.own_weights)
-    np.add.at(soft, (rows, theirs), 1 - group.own_weights)
-    return soft
+def _blend_labels(group: _Blend, blends: Sequence[_Blend], partners: np.ndarray) -> np.ndarray:
+    theirs = np.stack([blends[other].targets[place] for other, place in partners.tolist()])
+    own = group.own_weights[:, None]
+    return own * group.targets + (1 - own) * theirs

@@ -29,6 +29,7 @@ def describe_content(table: SourceTable, pattern: str | None = None) -> dict[str
         pattern: by which the frames of a folder were chosen.
     """
     labels = table.labels[table.labels >= 0]
+    sets = table.label_sets
     columns = [getattr(table, name) for name in _FILES]
     return {
         "content": table.fingerprint,
@@ -41,6 +42,7 @@ def describe_content(table: SourceTable, pattern: str | None = None) -> dict[str
             "classes": _checksum(np.bincount(labels)),
             "files": [_checksum(column) for column in columns if column is not None],
             "irregular": [list(table.irregular[0]), table.irregular[1]],
+            **({} if sets is None else {"label sets": _checksum(sets.values)}),
         },
     }
 
@@ -116,7 +118,7 @@ def _changes(had: Mapping[str, Any], has: Mapping[str, Any]) -> list[str]:
         )
     elif had["classes"] != has["classes"]:
         changes = ["has other labels, with other numbers of samples in the classes"]
-    elif had["labels"] != has["labels"]:
+    elif had["labels"] != has["labels"] or had.get("label sets") != has.get("label sets"):
         changes = ["has its samples in another order, or labels that were exchanged"]
     elif had["files"] != has["files"]:
         changes = ["has files of other sizes or lengths, or in another order"]

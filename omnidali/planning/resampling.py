@@ -188,13 +188,15 @@ def fraction_of(table: SourceTable, fraction: float, seed: int) -> SourceTable:
     """
     if fraction == 1:
         return table
-    classes = _RowsByClass(table.labels)
+    # rows without a label are a class of their own
+    known = table.labels - min(0, int(table.labels.min(initial=0)))
+    classes = _RowsByClass(known)
     stream = Stream(seed, 0)
     kept = []
     for begin in range(0, len(table), _BLOCK):
         places = np.arange(begin, min(begin + _BLOCK, len(table)))
         rows = classes.rows(places)
-        labels = table.labels[rows]
+        labels = known[rows]
 
         # The order depends on the class alone, so that fractions nest.
         keys = stream.words(Purpose.FRACTION, labels.astype(np.int64), 1)[:, 0].astype(np.int64)

@@ -37,10 +37,11 @@ class TrainPlan:
         mixup: ``none``, ``intra`` (pairs of the first source) or ``cross``.
         mixup_alpha: of mixup's Beta distribution.
         motions: of the sources with ``inflate: warp``, by their place.
-        classes: number of classes, for the soft labels that mixup makes.
+        classes: number of classes, for mixup's soft labels and for several labels a row.
 
     Attributes:
         batch: slots of one step on all ranks; the mean if steps alternate.
+        multi_label: whether rows may have several labels.
         steps_per_epoch: steps in which the first source, the target, is seen once.
 
     Raises:
@@ -66,6 +67,7 @@ class TrainPlan:
         self.seed = seed
         self.ratio = ratio
         self.classes = classes
+        self.multi_label = any(table.label_sets is not None for table in self.tables)
         self.mixing = make_mixing(sources, batch, ratio)
         self.batch = self.mixing.batch
         self._is_cross = mixup == "cross"
@@ -89,6 +91,8 @@ class TrainPlan:
             "mixup": mixup,
             "order of sources": [table.name for table in self.tables],
             "sources": {source.table.name: source.fingerprint for source in self._sources},
+            # what was saved before there was the setting has one label a row
+            **({"multi_label": True} if self.multi_label else {}),
         }
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> tuple[Samples, ...]:

@@ -27,6 +27,7 @@ from omnidali.catalog.probing.probe import IRREGULAR, OK, planned_codec
 ANOTHER_SIZE = "piece of another size than its video's first"
 NO_POSITIVE = "video without a piece that shows its class"
 _SAMPLE_COLUMNS = ("labels", "widths", "heights", "positives", "starts")
+_SET_COLUMNS = ("set_sizes", "set_labels")
 _CHUNK = 1 << 20  # rows in one row of the table of packed columns
 _FETCHED = 10_000  # rows that are in memory at once, apart from the columns
 # some samples: their columns by name, and the paths of their files
@@ -45,8 +46,17 @@ class _Piece(NamedTuple):
     first: int
 
 
+def _places_of(names: Sequence[str]) -> dict[str, int]:
+    return {name: place for place, name in enumerate(names)}
+
+
 def write_columns(
-    db: sqlite3.Connection, source: int, by_video: bool, keep_all: bool = False
+    db: sqlite3.Connection,
+    source: int,
+    by_video: bool,
+    keep_all: bool = False,
+    *,
+    multi_label: bool = False,
 ) -> None:
     """Write the columns of a source's usable rows, its fingerprint, and why pieces were left out.
 
@@ -55,9 +65,9 @@ def write_columns(
         source: its id of the source.
         by_video: whether the pieces of one video make one sample.
         keep_all: whether to keep videos that never show their class, too.
+        multi_label: whether to keep all labels of a row.
     """
     codecs = _codec_names(db, source)
-    codec_places = {name: place for place, name in enumerate(codecs)}
     has_units = db.execute(
         "SELECT 1 FROM entries WHERE source = ? AND unit <> '' LIMIT 1", (source,)
     ).fetchone()
@@ -67,10 +77,8 @@ def write_columns(
     left_out = LeftOut(partial(write_left_out, db, source, PIECES))
     leave_out = partial(_leave_out, left_out, _lists_of(db, source))
     files = read_entries(db, source)
-    if by_video:
-        chunks = _pack_videos(files, codec_places, keep_all, leave_out)
-    else:
-        chunks = _pack_pieces(files, codec_places, leave_out)
+    pack = partial(_pack_videos, keep_all=keep_all) if by_video else _pack_pieces
+    chunks = pack(files, _places_of(codecs), leave_out, sets=_SET_COLUMNS if multi_label else ())
 
     # damage that was found later makes no other plan
     sound = [planned_codec(name) for name in codecs]
@@ -177,13 +185,25 @@ def _extend(
         columns[name].extend(values)
 
 
+def _extend_sets(columns: Mapping[str, "array[int]"], items: Iterable[ListedItem]) -> None:
+    """Append the labels of samples, where the columns are to hold all of them."""
+    if "set_sizes" in columns:
+        for item in items:
+            columns["set_sizes"].append(len(item.label_set))
+            columns["set_labels"].extend(item.label_set)
+
+
 def _pack_pieces(
-    files: Iterator[ListedItem], codec_places: Mapping[str, int], leave_out: LeaveOut
+    files: Iterator[ListedItem],
+    codec_places: Mapping[str, int],
+    leave_out: LeaveOut,
+    *,
+    sets: Sequence[str],
 ) -> Iterator[_Chunk]:
     """Yield chunks in which every entry is a sample of one piece."""
     for file in files:
         entries = chain([file], islice(files, _CHUNK - 1))
-        columns = _empty_columns("labels", "widths", "heights", *PIECE_COLUMNS)
+        columns = _empty_columns("labels", "widths", "heights", *PIECE_COLUMNS, *sets)
         paths: list[str] = []
         # a million rows would take several times the memory of the columns made of them
         while part := list(islice(entries, _FETCHED)):
@@ -198,6 +218,7 @@ def _pack_pieces(
 
             _extend(columns, _SAMPLE_COLUMNS, samples)
             _extend(columns, PIECE_COLUMNS, pieces)
+            _extend_sets(columns, (row for row, _, _ in found))
             paths += [row.path for row, _, _ in found]
         if paths:
             yield columns, paths
@@ -206,18 +227,20 @@ def _pack_pieces(
 def _pack_videos(
     files: Iterator[ListedItem],
     codec_places: Mapping[str, int],
-    keep_all: bool,
     leave_out: LeaveOut,
+    *,
+    sets: Sequence[str],
+    keep_all: bool,
 ) -> Iterator[_Chunk]:
-    """Yield chunks in which the entries of one video and label make a sample.
+    """Yield chunks in which the entries of one video with the same labels make a sample.
 
     Pieces that show the class come first.
     """
-    columns = _empty_columns(*_SAMPLE_COLUMNS, *PIECE_COLUMNS)
+    columns = _empty_columns(*_SAMPLE_COLUMNS, *PIECE_COLUMNS, *sets)
     columns["starts"].append(0)
     paths: list[str] = []
     end = 0
-    for (_, label), entries in groupby(files, key=lambda file: (file.video, file.label)):
+    for (_, label, _), entries in groupby(files, key=lambda file: file.sample):
         shown: list[_Piece] = []
         others: list[_Piece] = []
         removed: list[_Piece] = []
@@ -246,10 +269,11 @@ def _pack_videos(
         end += len(pieces)
         _extend(columns, _SAMPLE_COLUMNS, [(label, *size, len(shown), end)])
         _extend(columns, PIECE_COLUMNS, pieces)
+        _extend_sets(columns, [file])
         paths += dict.fromkeys(paths_by_record[piece.record] for piece in pieces)
         if len(columns["records"]) >= _CHUNK:
             yield columns, paths
-            columns = _empty_columns(*_SAMPLE_COLUMNS, *PIECE_COLUMNS)
+            columns = _empty_columns(*_SAMPLE_COLUMNS, *PIECE_COLUMNS, *sets)
             paths = []
     if paths:
         yield columns, paths

@@ -6,12 +6,13 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
 from omnidali.catalog.database.connection import connect
 from omnidali.catalog.database.integrity import reporting_damage
+from omnidali.catalog.database.label_sets import LabelSets
 from omnidali.catalog.database.source_table import COLUMNS, SourceTable
 from omnidali.catalog.listing.list_formats import MAX_PIECES
 from omnidali.catalog.probing.packed_numbers import unpack_times
@@ -24,17 +25,22 @@ TOO_MANY = f"video of more than {MAX_PIECES:,} windows: raise window_seconds or 
 _ENTRIES = (
     "SELECT e.label, m.width, m.height, m.id, m.frames, m.codec, m.path, e.unit, e.first, e.last,"
     " e.video, e.positive, m.frame_rate, m.tick,"
-    " CASE WHEN e.unit IN ('seconds', 'windows') THEN m.timing END, m.aspect, e.line, e.list"
+    " CASE WHEN e.unit IN ('seconds', 'windows') THEN m.timing END, m.aspect, e.line, e.list,"
+    " e.labels"
     " FROM entries e JOIN media m ON m.id = e.media"
     " WHERE e.source = ? AND m.state = ? ORDER BY e.id"
 )
+
+
+# the video that an item is a piece of, its label and its labels, as in the entry
+SampleKey: TypeAlias = tuple[str, int, str]
 
 
 class ListedItem(NamedTuple):
     """An entry of a list with its usable file, or one piece of it; fields as in the query above.
 
     Attributes:
-        label: of the list.
+        label: of the list; of several the first.
         width: upright pixels.
         height: upright pixels.
         record: catalog id of the file to decode.
@@ -53,6 +59,7 @@ class ListedItem(NamedTuple):
         aspect: width of a stored pixel by its height.
         line: of the list; 0: in none.
         list: number of the list among several.
+        labels: as in the entry: all labels as text, where it has several.
         begin: frame of the file that the piece begins with.
         number: of the piece in its video, also counting files that are missing.
     """
@@ -75,8 +82,19 @@ class ListedItem(NamedTuple):
     aspect: float = 1
     line: int = 0
     list: int = 0
+    labels: str = ""
     begin: int = 0
     number: int = 0
+
+    @property
+    def label_set(self) -> tuple[int, ...]:
+        """All labels."""
+        return tuple(map(int, self.labels.split(","))) if self.labels else (self.label,)
+
+    @property
+    def sample(self) -> "SampleKey":
+        """What the pieces of one sample have in common."""
+        return self.video, self.label, self.labels
 
 
 def stretches_pixels(db: sqlite3.Connection, source: int) -> bool:
@@ -104,8 +122,36 @@ def stretched_codec(name: str) -> str:
     return f"{name.partition(':')[0]}:anamorphic"
 
 
+class Spanned(Protocol):
+    """A part of a file as a list names it; the attributes are those of :class:`ListedItem`."""
+
+    @property
+    def unit(self) -> str: ...
+
+    @property
+    def first(self) -> float: ...
+
+    @property
+    def last(self) -> float: ...
+
+    @property
+    def frames(self) -> int: ...
+
+    @property
+    def rate(self) -> float: ...
+
+    @property
+    def tick(self) -> float: ...
+
+    @property
+    def timing(self) -> bytes | None: ...
+
+
+_SpannedT = TypeVar("_SpannedT", bound=Spanned)
+
+
 def spans(
-    item: ListedItem, leave_out: Callable[[ListedItem, str, str], None] = lambda *_: None
+    item: _SpannedT, leave_out: Callable[[_SpannedT, str, str], None] = lambda *_: None
 ) -> Iterator[tuple[int, int, int]]:
     """Yield (number of the window, first frame, frames) of what an entry names.
 
@@ -148,7 +194,7 @@ def spans(
             yield number, begin, end - begin
 
 
-def _why_outside(item: ListedItem) -> tuple[str, str]:
+def _why_outside(item: Spanned) -> tuple[str, str]:
     """The reason why an entry names no frame of its file, and the figures."""
     if item.unit == "frames":
         return FEWER_FRAMES, f"{item.frames:,} frames where the list needs {item.last:,.0f}"
@@ -156,7 +202,7 @@ def _why_outside(item: ListedItem) -> tuple[str, str]:
     return OUTSIDE, f"{item.first:g} to {item.last:g} s of {seconds:.1f} s"
 
 
-def _frame_seconds(item: ListedItem) -> np.ndarray:
+def _frame_seconds(item: Spanned) -> np.ndarray:
     """When each frame is shown, in seconds after the first: float64 (frames,)."""
     times = unpack_times(item.timing or b"", item.frames)
     if times is None:
@@ -176,15 +222,15 @@ def read_items(catalog: str | Path, name: str) -> Iterator[ListedItem]:
     """
     with _opened(catalog, name) as (db, source):
         usable = read_entries(db, source)
-        video = None
+        sample = None
         number = 0
-        for label, of, state in db.execute(
-            "SELECT e.label, e.video, m.state FROM entries e"
+        for *key, state in db.execute(
+            "SELECT e.video, e.label, e.labels, m.state FROM entries e"
             " LEFT JOIN media m ON m.id = e.media WHERE e.source = ? ORDER BY e.id",
             (source,),
         ):
-            number = number + 1 if video == (of, label) else 0
-            video = (of, label)
+            number = number + 1 if sample == key else 0
+            sample = key
             if state != OK:
                 continue
             entry = next(usable)
@@ -202,15 +248,16 @@ def read_items(catalog: str | Path, name: str) -> Iterator[ListedItem]:
                 yield item
 
 
-def listed_pieces(catalog: str | Path, name: str) -> dict[tuple[str, int], list[bool]]:
-    """Whether each piece of each (video, label) was removed; missing pieces are among them."""
-    pieces: dict[tuple[str, int], list[bool]] = {}
+def listed_pieces(catalog: str | Path, name: str) -> dict[SampleKey, list[bool]]:
+    """Whether each piece of each sample was removed; missing pieces are among them."""
+    pieces: dict[SampleKey, list[bool]] = {}
     with _opened(catalog, name) as (db, source):
-        for video, label, is_removed in db.execute(
-            "SELECT video, label, positive IS NULL FROM entries WHERE source = ? ORDER BY id",
+        for *key, is_removed in db.execute(
+            "SELECT video, label, labels, positive IS NULL FROM entries WHERE source = ?"
+            " ORDER BY id",
             (source,),
         ):
-            pieces.setdefault((video, label), []).append(bool(is_removed))
+            pieces.setdefault((key[0], key[1], key[2]), []).append(bool(is_removed))
     return pieces
 
 
@@ -240,9 +287,15 @@ def flatten(catalog: str | Path, table: SourceTable) -> SourceTable:
     ]
 
     columns = np.array(rows, np.int64).reshape(-1, 7).T
+    labels = columns[0].astype(COLUMNS["labels"])
+    sets = None
+    if table.label_sets is not None:
+        sets = LabelSets.of_rows([item.label_set for item in read_items(catalog, table.name)])
+        labels = sets.rarest()
     return replace(
         table,
-        labels=columns[0].astype(COLUMNS["labels"]),
+        labels=labels,
+        label_sets=sets,
         widths=columns[1].astype(COLUMNS["widths"]),
         heights=columns[2].astype(COLUMNS["heights"]),
         records=columns[3].astype(COLUMNS["records"]),

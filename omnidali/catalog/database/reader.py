@@ -14,6 +14,7 @@ import numpy as np
 from omnidali.catalog.database.columns import read_columns
 from omnidali.catalog.database.connection import connect, warn_waiting
 from omnidali.catalog.database.integrity import damage, may_pass, reporting_damage
+from omnidali.catalog.database.label_sets import LabelSets
 from omnidali.catalog.database.media import Media
 from omnidali.catalog.database.source_table import COLUMNS, SourceTable
 from omnidali.catalog.database.sql_schema import MEDIA_COLUMNS, RARE_COLUMNS, media_crc
@@ -56,6 +57,10 @@ class CatalogReader:
         self._opening = threading.Lock()
         self._spare: _Spare | None = None
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # connections stay in their process: another one opens the file itself
+        return type(self), (self.path,)
+
     def table(self, name: str) -> SourceTable:
         """Load the usable rows of the source ``name``.
 
@@ -86,11 +91,15 @@ class CatalogReader:
             columns[column] = np.concatenate(
                 [np.frombuffer(data, COLUMNS[column]) for data in chunks]
             )
+        sets = None
+        if "set_sizes" in columns:
+            sets = LabelSets.of(columns["set_sizes"], columns["set_labels"])
         return SourceTable(
             name=name,
             kind=MediaKind(kind),
             records=columns["records"],
-            labels=columns["labels"],
+            labels=columns["labels"] if sets is None else sets.rarest(),
+            label_sets=sets,
             widths=columns["widths"],
             heights=columns["heights"],
             frames=columns["frames"],

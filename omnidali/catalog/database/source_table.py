@@ -6,11 +6,12 @@ from typing import Protocol
 
 import numpy as np
 
+from omnidali.catalog.database.label_sets import LabelSets
 from omnidali.catalog.database.media import Media
 from omnidali.media_kind import MediaKind
 
 # What the plan needs of every row or piece, as narrow as it fits; a codec is its place in the
-# sorted list of codecs.
+# sorted list of codecs. Sets of labels are kept where a row may have several.
 COLUMNS = {
     "labels": np.int32,
     "widths": np.uint16,
@@ -21,6 +22,8 @@ COLUMNS = {
     "frames": np.int32,
     "codecs": np.uint8,
     "firsts": np.int32,
+    "set_sizes": np.int32,
+    "set_labels": np.int32,
 }
 PIECE_COLUMNS = ("records", "frames", "codecs", "firsts")
 
@@ -43,7 +46,8 @@ class SourceTable:
     unless ``starts`` says otherwise, which it does for long videos.
 
     Attributes:
-        labels: int32 (N,), -1 for unlabelled.
+        labels: int32 (N,), -1 for unlabelled; of rows with several labels the rarest of them, to
+            which class they count where classes are balanced.
         widths: uint16 (N,), upright pixels.
         heights: uint16 (N,), upright pixels.
         records: int64 (P,), catalog ids of the files.
@@ -59,6 +63,7 @@ class SourceTable:
         irregular: paths of a few files whose timestamps do not identify frames, and how many
             there are.
         stretches: whether pixels that are not square are stretched.
+        label_sets: all labels of the rows, where a row may have several; None: each has one.
     """
 
     name: str
@@ -77,6 +82,7 @@ class SourceTable:
     taken_from: int | None = None
     irregular: tuple[tuple[str, ...], int] = ((), 0)
     stretches: bool = False
+    label_sets: LabelSets | None = None
     _reader: MediaReader | None = None
 
     def __len__(self) -> int:
@@ -107,6 +113,39 @@ class SourceTable:
         record = self.reader.find_record(self.name, path)
         return None if record is None else self.media(record)
 
+    def labels_at(self, row: int) -> tuple[int, ...]:
+        """All labels of a row."""
+        return (int(self.labels[row]),) if self.label_sets is None else self.label_sets.at(row)
+
+    def class_items(self, classes: int) -> np.ndarray:
+        """int64 (classes,): how many rows have each label."""
+        values = self.labels if self.label_sets is None else self.label_sets.values
+        return np.bincount(values[values >= 0], minlength=classes)
+
+    def targets(self, rows: np.ndarray, classes: int) -> np.ndarray:
+        """Which classes rows have: float32 (n, classes), 1 for each label of a row, else 0.
+
+        Args:
+            rows: int64 (n,).
+            classes: number of classes.
+        """
+        if self.label_sets is not None:
+            return self.label_sets.multi_hot(classes, rows)
+        hot = np.zeros((len(rows), classes), np.float32)
+        hot[np.arange(len(rows)), self.labels[rows]] = 1
+        return hot
+
+    @property
+    def highest_label(self) -> int:
+        """The highest label of all rows."""
+        return int((self.labels if self.label_sets is None else self.label_sets.values).max())
+
+    def rows_above(self, count: int) -> np.ndarray:
+        """int64 (n,): the rows with a label that none of so many classes has."""
+        if self.label_sets is None:
+            return np.flatnonzero(self.labels >= count)
+        return np.unique(self.label_sets.rows[self.label_sets.values >= count])
+
     def first_record(self, row: int) -> int:
         """The catalog id of a row's first piece."""
         return int(self.records[row if self.starts is None else self.starts[row]])
@@ -135,12 +174,13 @@ class SourceTable:
         columns = {
             name: getattr(self, name)[pieces if name in PIECE_COLUMNS else rows]
             for name in COLUMNS
-            if name != "starts" and getattr(self, name) is not None
+            if name != "starts" and getattr(self, name, None) is not None
         }
         return replace(
             self,
             **columns,
             starts=starts,
+            label_sets=self.label_sets and self.label_sets.take(rows),
             fingerprint=f"{self.fingerprint} {note}",
             taken_from=self.source_rows,
         )

@@ -8,12 +8,13 @@ from pathlib import Path
 from omnidali.catalog.database.integrity import crc_of
 from omnidali.utils.untrusted_text import say
 
-VERSION = 7
-UPGRADED = (4, 5, 6)  # the versions that can be brought up to the present one
+VERSION = 8
+UPGRADED = (4, 5, 6, 7)  # the versions that can be brought up to the present one
 NEW = "new"  # the state of a file before its probe
 
 # media: a row a file, as probed; entries: a row an item of the list, in its order, with the number
-# of its line and of its list among several; left_out: what no sample is made of, by stage.
+# of its line and of its list among several, and with all labels as text where it has several;
+# left_out: what no sample is made of, by stage.
 # A file's id is never given to another one: a run that reads an older list shall miss a file rather
 # than show another's pictures.
 SCHEMA = """
@@ -31,7 +32,7 @@ CREATE INDEX IF NOT EXISTS media_note ON media (source) WHERE note <> '';
 CREATE TABLE IF NOT EXISTS entries (
     id INTEGER PRIMARY KEY, source INTEGER NOT NULL, media INTEGER NOT NULL, label INTEGER NOT NULL, unit TEXT,
     first REAL, last REAL, video TEXT, positive INTEGER, line INTEGER NOT NULL DEFAULT 0,
-    list INTEGER NOT NULL DEFAULT 0);
+    list INTEGER NOT NULL DEFAULT 0, labels TEXT NOT NULL DEFAULT '');
 CREATE INDEX IF NOT EXISTS entries_source ON entries (source, id);
 CREATE TABLE IF NOT EXISTS packed (
     source INTEGER, name TEXT, chunk INTEGER, data BLOB, crc INTEGER, PRIMARY KEY (source, name, chunk));
@@ -76,6 +77,7 @@ _TABLES = (
     "ALTER TABLE entries ADD COLUMN list INTEGER NOT NULL DEFAULT 0",
     *(statement for statement in SCHEMA.split(";") if " left_out" in statement),
 )
+_LABELS = ("ALTER TABLE entries ADD COLUMN labels TEXT NOT NULL DEFAULT ''",)
 # Files that are probed again, by the version of the catalog. A run that still reads their rows does
 # without an index of packets. NULL marks those of which frames may have other numbers.
 _VIDEOS = "source IN (SELECT id FROM sources WHERE kind IN ('video', 'untrimmed'))"
@@ -105,8 +107,9 @@ def upgrade(db: sqlite3.Connection, path: Path) -> None:
     """Bring an older catalog up to the present version.
 
     Version 5 numbers frames in a decoder's order; version 6 knows which packets no other refers to,
-    and their checksums; version 7 knows lines, and what is left out. The build that follows probes
-    again what is affected; ids, teachers' scores and JPEGs stay.
+    and their checksums; version 7 knows lines, and what is left out; version 8 keeps several labels
+    of an item. The build that follows probes again what is affected; ids, teachers' scores and
+    JPEGs stay.
     """
     with db:  # which rolls back after an error
         db.execute("BEGIN IMMEDIATE")
@@ -117,7 +120,9 @@ def upgrade(db: sqlite3.Connection, path: Path) -> None:
         if version == 4:
             _add(db, _COLUMNS, "ignore")  # pixel_aspect
             db.execute("UPDATE sources SET pixel_aspect = 'ignore'")
-        _add(db, _TABLES, "below", "auto")  # links and split
+        if version < 7:
+            _add(db, _TABLES, "below", "auto")  # links and split
+        _add(db, _LABELS)
         again = db.execute(_AGAIN[version]).rowcount if version in _AGAIN else 0
         db.execute(_INCOMPLETE)
         db.execute(f"PRAGMA user_version = {VERSION}")
@@ -125,8 +130,10 @@ def upgrade(db: sqlite3.Connection, path: Path) -> None:
 
     if version in _NOTES:
         done = f": {again:,} {_NOTES[version]}"
-    else:
+    elif version == 6:
         done = " is brought up to date: it knows what lists and folders leave out now"
+    else:
+        done = " is brought up to date: it can keep several labels of an item now"
     say(f"{path}: a catalog of an older version{done}", error=True)
 
 

@@ -10,7 +10,9 @@ from omnidali.config.sources import MediaConfig
 from omnidali.errors import UserError
 
 
-def find_zero(name: str, source: MediaConfig, data_root: Path) -> str | None:
+def find_zero(
+    name: str, source: MediaConfig, data_root: Path, multi_label: bool = False
+) -> str | None:
     """Where a source calls a class 0: in its label map, its list or its tars; None if nowhere.
 
     What cannot be read holds no 0: the build says what is wrong with it.
@@ -19,9 +21,12 @@ def find_zero(name: str, source: MediaConfig, data_root: Path) -> str | None:
         name: of the source.
         source: its settings.
         data_root: folder that its files start from.
+        multi_label: whether an item may have several labels.
     """
+    if source.format == "paths":
+        return None
     with contextlib.suppress(UserError):
-        scan = SourceScan.of(name, source, data_root, classes=None)
+        scan = SourceScan.of(name, source, data_root, classes=None, multi_label=multi_label)
         if source.labels:
             path = data_root / source.labels
             return str(path) if 0 in read_label_map(path).values() else None
@@ -34,8 +39,8 @@ def _tar_labels(scan: SourceScan) -> Iterator[tuple[str, str]]:
     """Yield (label, place) of the members of a source's tars."""
     for tar in scan.tars():
         for member in scan.read_tar(tar)[0]:
-            if member.label:
-                yield member.label, f"{tar}: {member.name}"
+            for text in filter(None, member.texts(scan.multi_label)):
+                yield text, f"{tar}: {member.name}"
 
 
 def _list_labels(scan: SourceScan) -> Iterator[tuple[str, str]]:

@@ -13,9 +13,10 @@ from omnidali.catalog.listing.class_files import (
     same_form,
 )
 from omnidali.errors import UserError
-from omnidali.utils.text_files import is_line
+from omnidali.utils.text_files import is_line, is_whole
 
 UNLABELLED = -1
+_SEPARATORS = "|;,\t"  # of several labels, besides spaces
 _EXACT = 2**53  # above it, floating-point numbers leave out whole numbers
 
 
@@ -43,6 +44,45 @@ def label_text(value: object) -> str | None:
     if isinstance(value, int):
         return str(value)
     return value if isinstance(value, str) and is_line(value) else None
+
+
+def label_texts(value: object) -> tuple[str, ...] | None:
+    """What a JSON list says of an item's classes; None if it is no list of labels.
+
+    >>> label_texts([3, "run"]), label_texts(3), label_texts([]), label_texts([[1]])
+    (('3', 'run'), None, None, None)
+    """
+    if not isinstance(value, list):
+        return None
+    texts = tuple(text for text in map(label_text, value) if text is not None)
+    return texts if texts and len(texts) == len(value) else None
+
+
+def split_labels(text: str, by_space: bool = False) -> list[str]:
+    """The labels of a text that may hold several, as it has them.
+
+    Args:
+        text: with ``|``, ``;``, commas or tabs between them, the first of these that occurs, or
+            spaces. What stands after the last separator may be empty, as in tables whose rows have
+            different lengths.
+        by_space: whether spaces separate names, too, and not numbers alone.
+
+    >>> split_labels("1 3 5"), split_labels("high jump"), split_labels("run; high jump")
+    (['1', '3', '5'], ['high jump'], ['run', 'high jump'])
+    >>> split_labels("run jump", by_space=True), split_labels("1,3,,")
+    (['run', 'jump'], ['1', '3'])
+    """
+    for separator in _SEPARATORS:
+        if separator in text.strip():
+            parts = [part.strip() for part in text.split(separator)]
+            break
+    else:
+        parts = text.split()
+        if not by_space and not all(map(is_whole, parts)):
+            parts = [text.strip()]
+    while parts and not parts[-1]:
+        parts.pop()
+    return parts
 
 
 class Labels:
@@ -217,6 +257,8 @@ class Labels:
         if self._origin:
             expected = f"one of {len(self._by_name)} class names, which are {self._origin}"
         advice = "Correct the label, or name the classes with `classes:`."
+        if len(split_labels(text)) > 1:
+            advice = "Correct the label, or set `multi_label: true` if these are several."
         if listed is not None and not len(self._by_name):
             # a list of UCF101's paths that holds no class 0 may count from 0 all the same
             advice = (

@@ -3,13 +3,13 @@
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from omnidali.catalog.listing.comments import CommentRule
-from omnidali.catalog.listing.labels import NumberLabel
+from omnidali.catalog.listing.labels import NumberLabel, label_text, label_texts, split_labels
 from omnidali.config.sources import MediaConfig, key_of
 from omnidali.errors import UserError
 from omnidali.media_kind import MediaKind
@@ -35,6 +35,8 @@ class Entry(NamedTuple):
         positive: whether the piece shows its class; None for one that was removed, and only counts.
         line: of the list, from 1; 0 without a list.
         list: which of the source's lists it is in, from 0 in sorted order.
+        labels: of an item with several, all of them in rising order, as text with commas; else
+            empty. ``label`` is then the first one.
     """
 
     path: str
@@ -46,6 +48,7 @@ class Entry(NamedTuple):
     positive: bool | None = True
     line: int = 0
     list: int = 0
+    labels: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class ListFile:
         expected: what a line looks like.
         comments: tells comments from items, and decides on lines that are not UTF-8.
         split: ``train`` or ``test``, of a list that holds both.
+        multi_label: whether an item may have several labels.
     """
 
     path: Path
@@ -73,6 +77,7 @@ class ListFile:
     expected: str
     comments: CommentRule
     split: str
+    multi_label: bool = False
 
     def lines(self, is_item: Callable[[str], bool] | None = None) -> Iterator[tuple[str, str]]:
         """Yield ("FILE, line N", line) of every line that is neither empty nor a comment.
@@ -102,6 +107,37 @@ class ListFile:
         """The entry of a file with its place in the list, where "FILE, line N" is known."""
         return Entry(path, label, line=_line_of(where), list=self.index)
 
+    def labelled(self, path: str, texts: Sequence[str], where: str) -> Entry:
+        """The entry of a file with the labels that the list gives it, a repeated one once.
+
+        Args:
+            path: relative to the root.
+            texts: of its labels; none: a label map knows the path.
+            where: "FILE, line N".
+
+        Raises:
+            UserError: for a wrong label.
+        """
+        given: Sequence[str | None] = texts or [None]
+        labels = sorted({self.number(text, where, path) for text in given})
+        return self.entry(path, labels[0], where)._replace(labels=joined_labels(labels))
+
+    def texts_of(self, text: str | None) -> list[str]:
+        """The labels that a field of the list holds: one, unless there may be several."""
+        if text is None:
+            return []
+        return split_labels(text) if self.multi_label else [text]
+
+    def texts_in(self, value: object) -> Sequence[str] | None:
+        """The labels that a JSON value holds, in a list where there may be several; None if it is
+        no label.
+        """
+        several = label_texts(value) if self.multi_label else None
+        if several is not None:
+            return several
+        text = label_text(value)
+        return None if text is None else self.texts_of(text)
+
     def wrong(self, where: str, line: str) -> UserError:
         """The error of a line that does not look as expected."""
         return UserError(
@@ -129,6 +165,15 @@ class ListFile:
                 f"{pattern!r} ({error})",
                 "Correct the pattern.",
             ) from None
+
+
+def joined_labels(labels: Sequence[int]) -> str:
+    """The labels of an item as the catalog keeps them: empty for one.
+
+    >>> joined_labels([1, 3]), joined_labels([3])
+    ('1,3', '')
+    """
+    return ",".join(map(str, labels)) if len(labels) > 1 else ""
 
 
 def cut_into_windows(entries: Iterator[Entry], source: MediaConfig) -> Iterator[Entry]:

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeGuard
 
 from omnidali.catalog.listing import dataset_lists
 from omnidali.catalog.listing.folders import endings_of, is_video_name
-from omnidali.catalog.listing.labels import label_text
+from omnidali.catalog.listing.labels import UNLABELLED
 from omnidali.catalog.listing.list_file import (
     NUMBER,
     Entry,
@@ -44,6 +44,11 @@ def _labelled_paths(file: ListFile) -> Iterator[Entry]:
     for where, line in file.lines():
         path, text = split_label(line)
         yield file.entry(path, file.number(text, where, path), where)
+
+
+def _paths(file: ListFile) -> Iterator[Entry]:
+    entries = (file.entry(line, UNLABELLED, where) for where, line in file.lines())
+    return cut_into_windows(entries, file.source)
 
 
 def _fits_path_label(line: str) -> bool:
@@ -86,7 +91,7 @@ def _kinetics_csv(file: ListFile) -> Iterator[Entry]:
 
         split = row.get("split", "")
         path = file.fill_pattern(default, label=label, id=name, start=start, end=end, split=split)
-        entry = file.entry(path, file.number(label, where, name), where)
+        entry = file.labelled(path, file.texts_of(label), where)
         if whole:
             entry = entry._replace(unit="seconds", first=start, last=end, video=path)
         yield entry
@@ -158,9 +163,9 @@ def _parts(file: ListFile) -> Iterator[Entry]:
         row = line.split()
         if len(row) < 3 or not all(map(is_whole, row[2:])):
             raise file.wrong(where, line)
-        label = file.number(row[1], where, row[0])
+        entry = file.labelled(row[0], file.texts_of(row[1]), where)
         count, *positives = map(int, row[2:])
-        yield from _parts_of(file, where, row[0], label, count, positives=positives)
+        yield from _parts_of(file, where, entry, count, positives=positives)
 
 
 def _fits_parts(line: str) -> bool:
@@ -172,7 +177,7 @@ def _parts_json(file: ListFile) -> Iterator[Entry]:
     for where, item in file.objects():
         values = item if isinstance(item, dict) else {}
         video = values.get("video_dir")
-        label = label_text(values.get("label"))
+        texts = file.texts_in(values.get("label"))
         count = values.get("num_clips")
         positives = values.get("positive_clip_inds")
         removed = values.get(REMOVED, [])
@@ -180,17 +185,15 @@ def _parts_json(file: ListFile) -> Iterator[Entry]:
         if (
             not isinstance(video, str)
             or not is_text(video)
-            or label is None
+            or texts is None
             or type(count) is not int
             or not _are_numbers(positives)
             or not _are_numbers(removed)
         ):
             raise file.wrong_object(where, item)
 
-        number = file.number(label, where, video)
-        yield from _parts_of(
-            file, where, video, number, count, positives=positives, removed=removed
-        )
+        entry = file.labelled(video, texts, where)
+        yield from _parts_of(file, where, entry, count, positives=positives, removed=removed)
 
 
 def _are_numbers(values: object) -> TypeGuard[list[int]]:
@@ -200,8 +203,7 @@ def _are_numbers(values: object) -> TypeGuard[list[int]]:
 def _parts_of(
     file: ListFile,
     where: str,
-    video: str,
-    label: int,
+    entry: Entry,
     count: int,
     *,
     positives: list[int],
@@ -212,8 +214,7 @@ def _parts_of(
     Args:
         file: the list.
         where: file and line, for errors.
-        video: path of its folder of parts, or of the video itself.
-        label: of the video.
+        entry: with the path of its folder of parts, or of the video itself, and its labels.
         count: how many pieces it has.
         positives: numbers of those that show the class.
         removed: numbers of those that curation took out.
@@ -229,6 +230,7 @@ def _parts_of(
                 where, f"{what} pieces from 0 to {count - 1}", str(wrong[0]), "Correct the indices."
             )
 
+    video = entry.path
     whole = is_video_name(video)
     pattern = file.source.pattern or "part_{}.mp4"
     if not whole and not has_number(pattern):
@@ -249,11 +251,10 @@ def _parts_of(
         if whole:
             # a remainder of less than half a window belongs to the last one, as without numbers
             end = index + (1 if index < count - 1 else 1.5)
-            entry = file.entry(video, label, where)
-            entry = entry._replace(unit="seconds", first=index * length, last=end * length)
+            piece = entry._replace(unit="seconds", first=index * length, last=end * length)
         else:
-            entry = file.entry(f"{video}/{pattern.format(index)}", label, where)
-        yield entry._replace(video=video, positive=positive)
+            piece = entry._replace(path=f"{video}/{pattern.format(index)}")
+        yield piece._replace(video=video, positive=positive)
 
 
 class ListFormat(NamedTuple):
@@ -277,6 +278,8 @@ _LONG = (MediaKind.UNTRIMMED,)
 FORMATS = {
     # mmaction2, OmniSource's release; spaces, tabs or a comma, and the path may hold spaces
     "path_label": ListFormat("path label", tuple(MediaKind), _path_label, _fits_path_label),
+    # a path alone: of files that nobody has labelled
+    "paths": ListFormat("path", tuple(MediaKind), _paths),
     # PySlowFast
     "slowfast_csv": ListFormat("path,label", _FILES, _slowfast_csv, _fits_slowfast),
     # Kinetics, under a header that may also name a split

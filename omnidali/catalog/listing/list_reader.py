@@ -3,15 +3,17 @@
 import glob
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from omnidali.catalog.listing.comments import CommentRule, NoteLine, ignore
 from omnidali.catalog.listing.labels import NumberLabel
 from omnidali.catalog.listing.list_file import Entry, ListFile
-from omnidali.catalog.listing.list_formats import FORMATS
-from omnidali.catalog.listing.list_recognition import recognise
+from omnidali.catalog.listing.list_formats import FORMATS, ListFormat
+from omnidali.catalog.listing.list_recognition import names_paths_alone, recognise
+from omnidali.catalog.listing.one_label import require_one_label
+from omnidali.catalog.listing.several_labels import read_several, reads_several
 from omnidali.config.files import data_file
 from omnidali.config.sources import MediaConfig, key_of
 from omnidali.errors import UserError
@@ -56,6 +58,7 @@ def read_list(
     root: str | Path | None = None,
     leave_out: NoteLine = ignore,
     split: str = "train",
+    multi_label: bool = False,
 ) -> tuple[str, Iterator[Entry]]:
     """The format of a list, and its entries, which are read as they are requested.
 
@@ -72,20 +75,18 @@ def read_list(
         leave_out: receives (path, reason, "FILE, line N") of each line that looks like an item and
             is left out.
         split: ``train`` or ``test``, of lists that hold both.
+        multi_label: whether a line may have several labels.
 
     Raises:
         UserError: naming file and line, also while the entries are read.
     """
     paths = [paths] if isinstance(paths, Path) else list(paths)
-    form = _format_of(paths, source, root)
-    expected, kinds, read, fits = FORMATS[form]
+    form = _format_of(paths, source, root, multi_label=multi_label)
+    expected, kinds, read, fits = _as_read(form, multi_label)
+    if not multi_label and root is not None:
+        require_one_label(paths[0], form, root)
     if source.media_kind not in kinds:
-        raise UserError(
-            f"{key_of(name)}.format",
-            f"a list format for kind {source.kind}",
-            f"{form} in {paths[0]}",
-            f"Use kind: {' or '.join(kinds)}.",
-        )
+        raise _other_kind(f"{form} in {paths[0]}", kinds, source.kind, name)
 
     rule = CommentRule(
         root,
@@ -102,13 +103,32 @@ def read_list(
         expected=expected,
         comments=rule,
         split=split,
+        multi_label=multi_label,
     )
-    files = (make(path, index) for index, path in enumerate(paths))
-    entries = itertools.chain.from_iterable(map(read, files))
+    entries = itertools.chain.from_iterable(map(read, map(make, paths, itertools.count())))
     return form, _not_empty(paths, form, entries)
 
 
-def _format_of(paths: Sequence[Path], source: MediaConfig, root: str | Path | None) -> str:
+def _other_kind(got: str, kinds: Iterable[str], kind: str, name: str) -> UserError:
+    return UserError(
+        f"{key_of(name)}.format",
+        f"a list format for kind {kind}",
+        got,
+        f"Use kind: {' or '.join(kinds)}.",
+    )
+
+
+def _as_read(form: str, multi_label: bool) -> ListFormat:
+    """A format, with the reader of several labels where a line may have them."""
+    found = FORMATS[form]
+    if not (multi_label and reads_several(form)):
+        return found
+    return found._replace(line=f"{found.line} label ...", read=read_several)
+
+
+def _format_of(
+    paths: Sequence[Path], source: MediaConfig, root: str | Path | None, *, multi_label: bool
+) -> str:
     """The format of all lists of a source.
 
     Raises:
@@ -116,9 +136,9 @@ def _format_of(paths: Sequence[Path], source: MediaConfig, root: str | Path | No
     """
     if source.format != "auto":
         return source.format
-    first = recognise(paths[0], source.media_kind, root)
-    for path in paths[1:]:
-        form = recognise(path, source.media_kind, root)
+    forms = [_recognise(path, source, root, multi_label) for path in paths]
+    first = forms[0]
+    for path, form in zip(paths, forms, strict=True):
         if form != first:
             raise UserError(
                 str(path),
@@ -127,6 +147,20 @@ def _format_of(paths: Sequence[Path], source: MediaConfig, root: str | Path | No
                 "Correct the pattern of the lists, or name their `format:`.",
             )
     return first
+
+
+def _recognise(path: Path, source: MediaConfig, root: str | Path | None, multi_label: bool) -> str:
+    """The format of one list; without a label map, one without any label holds paths alone."""
+    try:
+        form = recognise(path, source.media_kind, root, multi_label)
+    except UserError:
+        # commas before each of several labels look like columns
+        if not multi_label and root is not None and not source.media_kind.is_folder:
+            require_one_label(path, "path_label", root)
+        raise
+    if form == "path_label" and not source.labels and names_paths_alone(path, root, multi_label):
+        return "paths"
+    return form
 
 
 def _not_empty(paths: Sequence[Path], form: str, entries: Iterator[Entry]) -> Iterator[Entry]:

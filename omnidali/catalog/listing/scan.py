@@ -13,11 +13,11 @@ from omnidali.catalog.listing.class_files import same_form, signed_names
 from omnidali.catalog.listing.comments import NoteLine, ignore
 from omnidali.catalog.listing.folder_walk import class_folders
 from omnidali.catalog.listing.folders import scan_folder
-from omnidali.catalog.listing.labels import Labels, NumberLabel
+from omnidali.catalog.listing.labels import UNLABELLED, Labels, NumberLabel
 from omnidali.catalog.listing.left_out import LeftOut, LeftOutItem
-from omnidali.catalog.listing.list_file import Entry, cut_into_windows
+from omnidali.catalog.listing.list_file import Entry, cut_into_windows, joined_labels
 from omnidali.catalog.listing.list_reader import find_lists, read_list
-from omnidali.catalog.listing.tars import TarMember, find_tars, read_tar
+from omnidali.catalog.listing.tars import SEVERAL_CLASSES, TarMember, find_tars, read_tar
 from omnidali.catalog.probing.file_span import stamp_of
 from omnidali.catalog.probing.root_guard import RootPaths
 from omnidali.config.files import data_file
@@ -30,6 +30,7 @@ ScanRow = tuple[object, ...]
 # Of the rules by which lists, folders and tars are read: where they change, a start reads again.
 RULES = 2
 
+MULTI_LABEL = "multi_label"  # in signatures of lists whose items may have several labels
 # Settings that decide what reading finds.
 SIGNED = [field.name for field in dataclasses.fields(MediaConfig) if field.name != "decode"]
 _FILES = {"list": "a list file", "labels": "a label map"}  # that settings name
@@ -47,6 +48,7 @@ class SourceScan:
         root: real path of its folder.
         data_root: folder that its list and label map are relative to.
         classes: class names in label order; none: numbers alone.
+        multi_label: whether an item may have several labels.
     """
 
     name: str
@@ -54,6 +56,7 @@ class SourceScan:
     root: str
     data_root: Path
     classes: list[str] | None
+    multi_label: bool = False
 
     @property
     def split(self) -> str:
@@ -64,7 +67,12 @@ class SourceScan:
 
     @classmethod
     def of(
-        cls, name: str, config: MediaConfig, data_root: str | Path, classes: list[str] | None
+        cls,
+        name: str,
+        config: MediaConfig,
+        data_root: str | Path,
+        classes: list[str] | None,
+        multi_label: bool = False,
     ) -> "SourceScan":
         """Find the root of a source, and the files that it names.
 
@@ -87,7 +95,7 @@ class SourceScan:
                 f"{root}, which is not",
                 "Rename it, or move the data.",
             )
-        scan = cls(name, config, root, Path(data_root), classes)
+        scan = cls(name, config, root, Path(data_root), classes, multi_label=multi_label)
         # now, as the probe of the sources before may take hours
         scan.lists()
         if config.labels:
@@ -120,7 +128,8 @@ class SourceScan:
         stamps = [[path, stamp_of(path)] for path in watched]
         # how lists count their labels follows from all of them
         classes, origin = signed_names(self.classes)
-        return json.dumps([settings, self.root, classes, matches, stamps, RULES, origin])
+        several = [MULTI_LABEL] if self.multi_label else []
+        return json.dumps([settings, self.root, classes, matches, stamps, RULES, origin, *several])
 
     def read(self, left_out: LeftOut) -> tuple[str, Iterator[ScanRow], list[str]]:
         """The format, the rows, and the files to watch for changes.
@@ -185,6 +194,7 @@ class SourceScan:
             root=self.root,
             leave_out=leave_out,
             split=self.split,
+            multi_label=self.multi_label,
         )
 
     def read_tar(self, name: str) -> tuple[list[TarMember], list[LeftOutItem]]:
@@ -208,33 +218,53 @@ class SourceScan:
             members, unused = self.read_tar(name)
             for item in unused:
                 left_out.add(*item)
-            for member, offset, size, text in members:
-                if text is None and not self.config.labels:
-                    left_out.add(f"{name}:{member}", "member without a class")
-                else:
-                    label = labels.number(text, f"{name}: {member}", member)
-                    yield (*Entry(f"{name}:{member}", label), name, offset, size)
+            for member in members:
+                path = f"{name}:{member.name}"
+                if self.config.format == "paths":  # whatever the tar says of classes
+                    entry = Entry(path, UNLABELLED)
+                    yield (*entry, name, member.offset, member.size)
+                    continue
+                texts = member.texts(self.multi_label)
+                if not texts and not self.config.labels:
+                    reason = SEVERAL_CLASSES if member.labels else "member without a class"
+                    left_out.add(path, reason)
+                    continue
+                given: Sequence[str | None] = texts or [None]
+                where = f"{name}: {member.name}"
+                found = sorted({labels.number(text, where, member.name) for text in given})
+                entry = Entry(path, found[0], labels=joined_labels(found))
+                yield (*entry, name, member.offset, member.size)
 
 
-def source_class_names(name: str, source: MediaConfig, data_root: Path) -> list[str] | None:
+def source_class_names(
+    name: str, source: MediaConfig, data_root: Path, multi_label: bool = False
+) -> list[str] | None:
     """Find the class names that a source itself gives; None if it has none.
 
     They are its folders' names, or the labels of its list where they are names.
+
+    Args:
+        name: of the source.
+        source: its settings.
+        data_root: folder that its list and root start from.
+        multi_label: whether an item may have several labels.
     """
     root = data_root / source.root
-    if source.labels or not os.path.isdir(root):  # the build reports the error
+    # without a root the build reports the error
+    if source.labels or source.format == "paths" or not os.path.isdir(root):
         return None
     if source.tars:
-        scan = SourceScan.of(name, source, data_root, classes=None)
+        scan = SourceScan.of(name, source, data_root, classes=None, multi_label=multi_label)
         texts = {
-            member.label
+            text
             for tar in scan.tars()
             for member in scan.read_tar(tar)[0]
-            if member.label is not None
+            for text in member.texts(multi_label)
         }
         return None if all(text.isdigit() for text in texts) else sorted(texts)
     if source.list:
-        return _listed_names(SourceScan.of(name, source, data_root, classes=None))
+        scan = SourceScan.of(name, source, data_root, classes=None, multi_label=multi_label)
+        return _listed_names(scan)
     return class_folders(root) or None
 
 
@@ -257,6 +287,8 @@ def _listed_names(scan: SourceScan) -> list[str] | None:
     for _ in entries:
         if numbered:
             return None
+    if not found:  # paths alone
+        return None
     order = {text: number for text, number in found.values() if number is not None}
     names = [text for text, _ in found.values()]
     return sorted(names, key=order.__getitem__) if len(order) == len(names) else sorted(names)

@@ -2,21 +2,22 @@
 
 Members of one sample share everything up to the first dot of their file name, and the rest says
 what they are: ``x/0001.jpg`` with ``x/0001.cls`` (the class as text) or ``x/0001.json`` (its
-``label``, ``cls`` or ``class``), while ``x/0001.seg.png`` is no photo. Without a class of either
-kind, the first folder in the member's name is its class.
+``label``, ``cls`` or ``class``; a list there, or under ``labels``, holds several), while
+``x/0001.seg.png`` is no photo. Without a class of either kind, the first folder in the member's
+name is its class.
 """
 
 import io
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from omnidali.catalog.listing.folder_walk import is_class_name
 from omnidali.catalog.listing.folders import endings_of
-from omnidali.catalog.listing.labels import label_text
+from omnidali.catalog.listing.labels import label_text, label_texts, split_labels
 from omnidali.catalog.listing.left_out import LeftOutItem
 from omnidali.catalog.probing.formats import IMAGE_ENDINGS, VIDEO_ENDINGS
 from omnidali.catalog.probing.limits import UnsupportedMediaError
@@ -27,7 +28,9 @@ from omnidali.media_kind import MediaKind
 from omnidali.utils.text_files import NOT_UTF8, is_text, parse_json
 
 HIDDEN = "member that is hidden, or an operating system's"
+SEVERAL_CLASSES = "member with several classes, which `multi_label: true` reads"
 _CLASS_KEYS = ("label", "cls", "class")  # of a sample's JSON
+_LIST_KEY = "labels"  # which holds a list
 _SMALL = 1 << 20  # largest member that is read for its label, and longest header, bytes
 _MAX_TARS = 1_000_000  # of a pattern with ranges
 # By the first bytes of a file: the format, and the program that unpacks it.
@@ -50,12 +53,22 @@ class TarMember(NamedTuple):
         offset: of its data in the tar, bytes.
         size: of its data, bytes.
         label: its class as text; None without one.
+        labels: its classes, where its JSON has a list of them.
     """
 
     name: str
     offset: int
     size: int
     label: str | None
+    labels: tuple[str, ...] = ()
+
+    def texts(self, multi_label: bool) -> Sequence[str]:
+        """Its labels as text, several of them only where that is asked for."""
+        if multi_label and self.labels:
+            return self.labels
+        if self.label is None:
+            return ()
+        return split_labels(self.label) if multi_label else (self.label,)
 
 
 def find_tars(root: Path, pattern: str, where: str) -> list[str]:
@@ -131,7 +144,7 @@ def read_tar(
     """
     members: list[TarMember] = []
     left_out: list[LeftOutItem] = []
-    classes: dict[str, str] = {}
+    classes: dict[str, str | tuple[str, ...]] = {}
     path = os.path.join(root, name)
     try:
         _check(root, name, follows_links)
@@ -146,7 +159,7 @@ def read_tar(
         left_out.append(LeftOutItem(name, f"tar broken: {error}"))
 
     # the class of a member may stand after it
-    return [member._replace(label=_label(member.name, classes)) for member in members], left_out
+    return [_with_classes(member, classes) for member in members], left_out
 
 
 class _Headers(io.FileIO):
@@ -168,9 +181,9 @@ def _walk(
     kind: MediaKind,
     *,
     members: list[TarMember],
-    classes: dict[str, str],
+    classes: dict[str, str | tuple[str, ...]],
 ) -> Iterator[tuple[str, str]]:
-    """Fill ``members``, and ``classes`` with the class of each sample.
+    """Fill ``members``, and ``classes`` with the class of each sample, or its classes.
 
     Yields:
         Name and reason of each member that is left out.
@@ -234,10 +247,14 @@ def _split(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{stem}", f".{ending.lower()}"
 
 
-def _label(name: str, classes: dict[str, str]) -> str | None:
-    key, _ = _split(name)
-    folder, slash, _ = name.removeprefix("./").partition("/")
-    return classes.get(key, folder if slash else None)
+def _with_classes(member: TarMember, classes: Mapping[str, str | tuple[str, ...]]) -> TarMember:
+    """The member with its class, or with the list of its classes and its folder's name."""
+    key, _ = _split(member.name)
+    folder, slash, _ = member.name.removeprefix("./").partition("/")
+    found = classes.get(key, folder if slash else None)
+    if isinstance(found, tuple):
+        return member._replace(label=folder if slash else None, labels=found)
+    return member._replace(label=found)
 
 
 def _is_hidden(name: str) -> bool:
@@ -294,7 +311,8 @@ def _odd(member: tarfile.TarInfo, size: int) -> str | None:
     return None
 
 
-def _class_text(ending: str, data: bytes) -> str | None:
+def _class_text(ending: str, data: bytes) -> str | tuple[str, ...] | None:
+    """The class that a member's text or JSON names; of a list in it, all classes."""
     try:
         text = data.decode("utf-8-sig")
         values = {"cls": text.strip() or None} if ending == ".cls" else parse_json(text, "")
@@ -302,7 +320,10 @@ def _class_text(ending: str, data: bytes) -> str | None:
         return None
     if not isinstance(values, dict):
         return None
-    return label_text(next((values[key] for key in _CLASS_KEYS if key in values), None))
+    value = next((values[key] for key in _CLASS_KEYS if key in values), None)
+    if value is None:
+        return label_texts(values.get(_LIST_KEY))
+    return label_texts(value) or label_text(value)
 
 
 def _expand(pattern: str) -> list[str]:

@@ -145,6 +145,7 @@ def _sample(table: SourceTable, count: int) -> SourceTable:
     return replace(
         table,
         labels=table.labels[rows],
+        label_sets=None,
         widths=table.widths[rows],
         heights=table.heights[rows],
         records=table.records[pieces],

@@ -217,6 +217,9 @@ def matching_rows(
     if same and not len(lost):  # pieces of part files shift if one of them is lost
         columns = ("labels", "frames", "firsts", "starts", "positives")
         same = all(np.array_equal(getattr(table, key), getattr(copy, key)) for key in columns)
+    if table.label_sets is not None and copy.label_sets is not None:
+        ours, theirs = table.label_sets.take(kept), copy.label_sets
+        return kept, same and np.array_equal(ours.values, theirs.values)
     return kept, same and np.array_equal(table.labels[kept], copy.labels)
 
 

@@ -14,7 +14,7 @@ from omnidali.catalog.listing.list_reader import find_lists
 from omnidali.config.load import config_files
 from omnidali.config.schema import Config
 from omnidali.config.sources import EVALUATION, MediaConfig, key_of
-from omnidali.curation.source_selection import all_sources, choose_sources, files_of
+from omnidali.curation.source_selection import choose_sources, files_of
 from omnidali.errors import UserError
 
 MediaT = TypeVar("MediaT", bound=MediaConfig)
@@ -46,7 +46,7 @@ def lay_out(config: Config, names: Collection[str], out: str | Path) -> CopyLayo
     """
     data_root = Path(os.path.abspath(config.data_root))
     out = Path(os.path.abspath(out))
-    sources = all_sources(config)
+    sources = config.all_sources
     roots = {
         name: os.path.realpath(data_root / sources[name].root)
         for name in choose_sources(config, names)
@@ -141,7 +141,7 @@ def keep_clear(
         UserError: naming --out.
     """
     root = Path(config.data_root)
-    sources = all_sources(config)
+    sources = config.all_sources
     files: dict[str, str | Path | None] = {
         f"--config, base {place}" if place else "--config": file
         for place, file in enumerate(config_files(config_file))

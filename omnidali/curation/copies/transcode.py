@@ -24,7 +24,6 @@ from omnidali.curation.copies.copy_tar import copy_tar
 from omnidali.curation.copies.encode import ENCODERS, JPEG_QUALITY, RECIPES, Recipe
 from omnidali.curation.job_log import LogRow, file_stamp, read_job_log, run_logged_jobs
 from omnidali.curation.output_folder import check_resumable_folder, is_disk_error
-from omnidali.curation.source_selection import all_sources
 from omnidali.errors import DecodeError, UserError
 from omnidali.loading.data import open_data
 from omnidali.loading.open_loader import check_motions
@@ -177,7 +176,7 @@ def _prepare_folder(layout: CopyLayout) -> None:
         # or the catalog would read it again
         os.utime(copy, ns=(0, os.stat(original).st_mtime_ns))
 
-    sources = all_sources(layout.config)
+    sources = layout.config.all_sources
     for name, (root, copy) in layout.roots.items():
         if not (sources[name].list or sources[name].tars):
             for folder in class_folders(Path(root)):  # one without a usable file keeps its number

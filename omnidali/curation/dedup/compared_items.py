@@ -10,7 +10,7 @@ from hashlib import blake2b
 import numpy as np
 
 from omnidali.catalog.database.connection import connect
-from omnidali.catalog.database.listed_items import RATE_IF_UNKNOWN, read_items
+from omnidali.catalog.database.listed_items import RATE_IF_UNKNOWN, SampleKey, read_items
 from omnidali.catalog.database.media import Media
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.planning.frame_sampling import sample_test
@@ -93,9 +93,9 @@ def find_compared_items(catalog: str, table: SourceTable, rate: float) -> Compar
     rows = np.arange(len(table))
     shown = np.ones(len(table), bool)
     if table.kind.has_pieces:
-        videos: dict[tuple[str, int], int] = {}
+        videos: dict[SampleKey, int] = {}
         for place, item in enumerate(read_items(catalog, table.name)):
-            rows[place] = videos.setdefault((item.video, item.label), len(videos))
+            rows[place] = videos.setdefault(item.sample, len(videos))
             shown[place] = item.positive
 
     facts = _read_file_facts(catalog, table)

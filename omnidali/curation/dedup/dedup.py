@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import NoReturn
 
 import numpy as np
 
@@ -47,7 +48,6 @@ from omnidali.curation.dedup.search import Criterion, SearchedSource, digest_fil
 from omnidali.curation.exact_duplicates import DIGEST_BYTES
 from omnidali.curation.list_writer import check_list_paths, write_config, write_list
 from omnidali.curation.source_selection import (
-    all_sources,
     check_window,
     choose_crawled,
     with_all_pieces,
@@ -91,13 +91,13 @@ def dedup(
     """
     out = Path(os.path.abspath(out))
     names = choose_crawled(config, names, training=True)
-    _check_comparison(config, settings)
     listed = {name: config.sources[name] for name in names}
-    check_window(settings.window, listed, config.data_root)
+    _check_settings(config, settings, listed)
 
     # All pieces of long videos are compared, as the list that is written numbers all of them.
+    several = config.multi_label
     searched = {
-        name: with_all_pieces(source, config.data_root, settings.window)
+        name: with_all_pieces(source, config.data_root, settings.window, multi_label=several)
         for name, source in listed.items()
     }
     searching = _search_config(config, out, searched)
@@ -134,8 +134,10 @@ def _search_config(config: Config, out: Path, searched: Mapping[str, SourceConfi
     )
 
 
-def _check_comparison(config: Config, settings: DedupSettings) -> None:
-    """Refuse a search that would compare nothing."""
+def _check_settings(
+    config: Config, settings: DedupSettings, sources: Mapping[str, SourceConfig]
+) -> None:
+    """Refuse a search that would compare nothing, and a window that no source takes."""
     if config.evaluation.source is None and not settings.within:
         raise UserError(
             "evaluation.source",
@@ -143,6 +145,7 @@ def _check_comparison(config: Config, settings: DedupSettings) -> None:
             "nothing",
             "Add it to the config, or look for duplicates inside the sources alone with --within.",
         )
+    check_window(settings.window, sources, config.data_root, multi_label=config.multi_label)
 
 
 def _find_items(config: Config, names: Sequence[str], rate: float) -> dict[str, ComparedItems]:
@@ -194,7 +197,7 @@ def _search(
         The duplicates of each source, the least similarity of duplicates by kind, and the
         whitening of features, None without a network.
     """
-    configs = all_sources(config)
+    configs = config.all_sources
     sources = {}
     for name, compared in items.items():
         digests = FrameCache(
@@ -267,6 +270,23 @@ def _compute_features(
     )
 
 
+def _refuse_empty(
+    duplicates: SourceDuplicates, out: Path, write_report: Callable[[Path], None]
+) -> NoReturn:
+    """Raise UserError for a source of which nothing is left, with a report."""
+    # In a folder of its own: the files of an earlier start belong together and stay.
+    refused = out / _REFUSED
+    write_report(refused)
+    raise UserError(
+        key_of(duplicates.name),
+        "items that are not in the validation set",
+        f"{int(duplicates.items.shown.sum()):,} of which all are duplicates",
+        "Check that evaluation.source is another set, choose a higher --threshold"
+        f" (both: see {refused / 'report.md'}), or leave the source out with"
+        " --sources.",
+    )
+
+
 def _write_results(
     config: Config,
     out: Path,
@@ -285,20 +305,12 @@ def _write_results(
     with writing_to(out):
         for duplicates in found:
             if not duplicates.left.any():
-                # In a folder of its own: the files of an earlier start belong together and stay.
-                refused = out / _REFUSED
-                write_report(refused)
-                raise UserError(
-                    key_of(duplicates.name),
-                    "items that are not in the validation set",
-                    f"{int(duplicates.items.shown.sum()):,} of which all are duplicates",
-                    "Check that evaluation.source is another set, choose a higher --threshold"
-                    f" (both: see {refused / 'report.md'}), or leave the source out with"
-                    " --sources.",
-                )
+                _refuse_empty(duplicates, out, write_report)
         for duplicates in found:
             name = duplicates.name
-            check_list_paths(catalog, name, listed[name], duplicates.left)
+            check_list_paths(
+                catalog, name, listed[name], duplicates.left, multi_label=config.multi_label
+            )
 
         # The config of an earlier start would name lists that this report does not describe.
         (out / "config.yaml").unlink(missing_ok=True)
@@ -319,6 +331,7 @@ def _write_results(
                 removed=duplicates.dropped,
                 first_label=data.first_label,
                 names=data.listed_names,
+                label_sets=duplicates.items.table.label_sets,
             )
         names = data.class_names if data.named else None
         write_config(out, config, written, names, first_label=data.first_label)

@@ -88,7 +88,7 @@ def _csv_rows(
         bits = int(found.bits[item])
         yield [
             paths[int(items.table.records[item])],
-            class_names[items.table.labels[item]],
+            "; ".join(class_names[label] for label in items.table.labels_at(item)),
             items.frame(int(found.mine[item])),
             *other,
             str(found.kinds[item]),

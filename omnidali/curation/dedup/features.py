@@ -24,6 +24,7 @@ from omnidali.errors import UserError
 from omnidali.models.checkpoint_file import BEST, find_checkpoint
 from omnidali.models.pretrained import load_pretrained
 from omnidali.models.recognizers import TSN
+from omnidali.models.resnet import ResNet
 from omnidali.models.weight_names import depth_of, rename_weights
 from omnidali.models.weights import best_weights, read_weights
 from omnidali.planning.crops import RANDOM_RESIZED_NUMBERS, random_resized
@@ -117,7 +118,9 @@ def load_image_network(path: str | Path, device: torch.device) -> ImageNetwork:
     for name, value in sorted(model.backbone.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.contiguous().numpy().tobytes())
-    return ImageNetwork(model.backbone.to(device), model.backbone.channels, digest.hexdigest())
+    backbone = model.backbone
+    assert isinstance(backbone, ResNet)
+    return ImageNetwork(backbone.to(device), backbone.channels, digest.hexdigest())
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,18 @@
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
 from omnidali.catalog.database.source_table import SourceTable
-from omnidali.catalog.database.teacher_scores import ScoreStore
 from omnidali.config.schema import Config
-from omnidali.config.sources import EVALUATION, MediaConfig, SourceConfig, key_of
+from omnidali.config.sources import EVALUATION, MediaConfig, SourceConfig
 from omnidali.curation.filter.filter_report import FilteredSource, write_filter_report
-from omnidali.curation.filter.rules import Rules, TeacherScores, apply_rules, scores_of_queries
+from omnidali.curation.filter.judging import judge_items, require_kept, require_queries
+from omnidali.curation.filter.rules import Rules
 from omnidali.curation.filter.scoring import ScoringTask, make_task, score
 from omnidali.curation.filter.teacher import Teacher, load_teachers
 from omnidali.curation.filter.teacher_check import (
@@ -25,13 +26,11 @@ from omnidali.curation.filter.teacher_check import (
 from omnidali.curation.list_writer import check_list_paths, write_config, write_list
 from omnidali.curation.source_selection import (
     FRAME_SECONDS,
-    all_sources,
     check_window,
     choose_crawled,
     with_all_pieces,
 )
 from omnidali.distributed.ranks import Ranks
-from omnidali.errors import UserError
 from omnidali.loading.data import open_data
 from omnidali.utils.atomic_write import writing_to
 from omnidali.utils.run_record import write_record
@@ -96,33 +95,36 @@ def filter_sources(
     """
     out = Path(os.path.abspath(out))
     prepared = _prepare(
-        config, checkpoints, out=out, names=names, window=window, lists=not score_only, ranks=ranks
+        config,
+        checkpoints,
+        out=out,
+        names=names,
+        window=window,
+        lists=not score_only,
+        relabel=score_only or rules.relabel,
+        ranks=ranks,
     )
-    teacher = prepared.teacher
     labelled = open_labelled(config, prepared.config, prepared.tables, ranks)
     take()
 
     check = _check(prepared, labelled, ranks)
     counts = {
-        name: _score(teacher, task, prepared.config, ranks) for name, task in prepared.tasks.items()
+        name: _score(prepared.teacher, task, prepared.config, ranks)
+        for name, task in prepared.tasks.items()
     }
     if not score_only:
-        counts = ranks.on_main(
-            lambda: _write_results(
-                out,
-                prepared,
-                counts,
-                config=config,
-                rules=rules,
-                check=check,
-                keep_negatives=keep_negatives,
-            )
-        )
+        write = partial(_write_results, out, prepared, counts, config=config, rules=rules)
+        counts = ranks.on_main(lambda: write(check=check, keep_negatives=keep_negatives))
     if ranks.is_main:
         used = None if score_only else str(rules)
-        judge = {"checkpoint": teacher.path, "digest": teacher.digest, "check": check.as_row()}
-        write_record(out, {"filter": counts, **judge, "rules": used, "ranks": ranks.world})
+        _write_record(out, prepared.teacher, check, filter=counts, rules=used, ranks=ranks.world)
     return counts
+
+
+def _write_record(out: Path, teacher: Teacher, check: TeacherCheck, **facts: object) -> None:
+    """Leave in the folder what was done with which teacher."""
+    judge = {"checkpoint": teacher.path, "digest": teacher.digest, "check": check.as_row()}
+    write_record(out, {**judge, **facts})
 
 
 def _prepare(
@@ -133,39 +135,33 @@ def _prepare(
     names: Collection[str],
     window: float | None,
     lists: bool,
+    relabel: bool,
     ranks: Ranks,
 ) -> _Prepared:
-    """Open the sources and the teacher; nothing but the catalog is written."""
+    """Open the sources and the teacher; nothing but the catalog is written.
+
+    ``relabel``: whether items without a label may be among them.
+    """
     chosen = choose_crawled(config, names, lists=lists)
-    sources = {name: all_sources(config)[name] for name in chosen}
-    check_window(window, sources, config.data_root)
-    teacher = load_teachers(checkpoints, config.clip.clip_len)
+    sources = {name: config.all_sources[name] for name in chosen}
+    check_window(window, sources, config.data_root, multi_label=config.multi_label)
+    teacher = load_teachers(
+        checkpoints, config.clip.clip_len, config.multi_label, trusted=config.model.functions
+    )
     window = window or (None if teacher.is_3d else FRAME_SECONDS)
     sources = {
-        name: with_all_pieces(source, config.data_root, window) for name, source in sources.items()
+        name: with_all_pieces(source, config.data_root, window, multi_label=config.multi_label)
+        for name, source in sources.items()
     }
 
-    # all items of the sources, and the target, which may give the names of the classes
-    training: dict[str, SourceConfig] = {}
-    target = next(iter(config.sources))
-    for name in config.sources:
-        if name in sources or name == target:
-            source = sources.get(name, config.sources[name])
-            assert isinstance(source, SourceConfig)
-            training[name] = replace(source, fraction=1.0, hold_out=None)
-    config = replace(
-        config,
-        catalog=config.catalog_path,
-        run_dir=str(out),  # faults are named there: the run folder may be that of a training
-        sources=MappingProxyType(training),
-        evaluation=replace(config.evaluation, source=sources.get(EVALUATION)),
-    )
-
-    data = open_data(config, ranks)
+    config = _scoring_config(config, sources, out)
+    data = open_data(config, ranks, labelled=False)
     if ranks.is_main:
         say(*data.summary)
     class_names = teacher.match_classes(data.class_names, data.named)
     tables = {table.name: table for table in (*data.tables, data.evaluation) if table is not None}
+    for name in sources:
+        require_queries(tables[name], relabel)
     tasks = {
         name: make_task(teacher, tables[name], source, config, class_names)
         for name, source in sources.items()
@@ -180,6 +176,30 @@ def _prepare(
         class_names=class_names,
         first_label=data.first_label,
         listed_names=data.listed_names,
+    )
+
+
+def _scoring_config(config: Config, sources: Mapping[str, MediaConfig], out: Path) -> Config:
+    """A config of the sources that are scored, whole.
+
+    Args:
+        config: of the command.
+        sources: that are scored, by name.
+        out: folder for the results.
+    """
+    training: dict[str, SourceConfig] = {}
+    target = next(iter(config.sources))  # it may give the names of the classes
+    for name in config.sources:
+        if name in sources or name == target:
+            source = sources.get(name, config.sources[name])
+            assert isinstance(source, SourceConfig)
+            training[name] = replace(source, fraction=1.0, hold_out=None)
+    return replace(
+        config,
+        catalog=config.catalog_path,
+        run_dir=str(out),  # faults are named there: the run folder may be that of a training
+        sources=MappingProxyType(training),
+        evaluation=replace(config.evaluation, source=sources.get(EVALUATION)),
     )
 
 
@@ -242,11 +262,13 @@ def _write_results(
     keep_negatives: bool,
 ) -> dict[str, dict]:
     """Apply the rules, and write everything that ``out`` gets; adds to the counts what was kept."""
-    catalog, sources = prepared.config.catalog_path, all_sources(config)
-    filtered = {name: _apply_rules(catalog, task, rules) for name, task in prepared.tasks.items()}
+    catalog, sources = prepared.config.catalog_path, config.all_sources
+    filtered = {name: judge_items(catalog, task, rules) for name, task in prepared.tasks.items()}
     for name, source in filtered.items():
-        _require_kept(source, rules)
-        check_list_paths(catalog, name, sources[name], source.outcome.kept)
+        require_kept(source, rules)
+        check_list_paths(
+            catalog, name, sources[name], source.outcome.kept, multi_label=config.multi_label
+        )
 
     lists: dict[str, MediaConfig] = {}
     all_counts: dict[str, dict] = {}
@@ -260,6 +282,7 @@ def _write_results(
                 replace(sources[name], window_seconds=source.task.source.window_seconds),
                 kept=outcome.kept,
                 labels=outcome.labels,
+                label_sets=outcome.label_sets,
                 stays=np.ones_like(outcome.kept) if keep_negatives else None,
                 first_label=prepared.first_label,
                 names=prepared.listed_names,
@@ -281,39 +304,6 @@ def _write_results(
     for name, source in filtered.items():
         _print_result(name, source, all_counts[name])
     return all_counts
-
-
-def _apply_rules(catalog: str, task: ScoringTask, rules: Rules) -> FilteredSource:
-    """What becomes of a source's items; a few thousand scores are in memory at a time."""
-    table = task.table
-    with ScoreStore(catalog, task.scorer) as store:
-        chunks = [scores_of_queries(logs, table.labels[rows]) for rows, logs in store.read(table)]
-    scores = TeacherScores(
-        probability=np.concatenate([chunk.probability for chunk in chunks]),
-        rank=np.concatenate([chunk.rank for chunk in chunks]),
-        other=np.concatenate([chunk.other for chunk in chunks]),
-        other_probability=np.concatenate([chunk.other_probability for chunk in chunks]),
-    )
-    # a piece of a video about one class does not become a video about another
-    if table.kind.has_pieces:
-        rules = replace(rules, relabel=False)
-    return FilteredSource(
-        task, scores, apply_rules(scores, table.labels, rules, classes=len(task.scorer.classes))
-    )
-
-
-def _require_kept(source: FilteredSource, rules: Rules) -> None:
-    if source.outcome.kept.any():
-        return
-    best = np.sort(source.scores.probability[source.scores.decoded])[::-1][:5]
-    shown = ", ".join(f"{value:.3f}" for value in best) or "none: nothing decodes"
-    raise UserError(
-        key_of(source.task.table.name),
-        f"items that pass the rule ({rules})",
-        f"none of {len(source.task.table):,}; the best probabilities are {shown}",
-        "Lower the threshold, use another --rule or teacher, or leave the source out with"
-        " --sources.",
-    )
 
 
 def _print_result(name: str, source: FilteredSource, counts: dict) -> None:

@@ -12,6 +12,7 @@ from omnidali.catalog.database.listed_items import ListedItem, read_items
 from omnidali.config.schema import ClipConfig, Config, ViewsConfig
 from omnidali.curation.filter.rules import RuleOutcome, Rules, TeacherScores
 from omnidali.curation.filter.scoring import ScoringTask
+from omnidali.curation.filter.set_rules import changed_rows
 from omnidali.curation.filter.teacher_check import TeacherCheck, find_favourite, predictions
 from omnidali.curation.table_sample import evenly_spread
 from omnidali.distributed.ranks import Ranks
@@ -46,13 +47,29 @@ class FilteredSource:
     @property
     def relabelled(self) -> np.ndarray:
         """bool (n,)."""
+        sets = self.outcome.label_sets
+        if sets is not None and self.task.table.label_sets is not None:
+            return self.outcome.kept & changed_rows(self.task.table.label_sets, sets)
         return self.outcome.labels != self.task.table.labels
+
+    def listed_names(self, row: int) -> str:
+        """The classes that the list gives an item."""
+        return "; ".join(self.class_names[label] for label in self.task.table.labels_at(row))
+
+    def new_names(self, row: int) -> str:
+        """The classes that an item is found with."""
+        sets = self.outcome.label_sets
+        labels = [int(self.outcome.labels[row])] if sets is None else sets.at(row)
+        return "; ".join(self.class_names[label] for label in labels)
 
     def classes(self) -> Iterator[tuple[int, int, int]]:
         """Yield (class, items of the list, items that are kept with it)."""
         count = len(self.class_names)
-        listed = np.bincount(self.task.table.labels, minlength=count)
-        kept = np.bincount(self.outcome.labels[self.outcome.kept], minlength=count)
+        listed = self.task.table.class_items(count)
+        labels = self.outcome.labels[self.outcome.kept]
+        if self.outcome.label_sets is not None:
+            labels = self.outcome.label_sets.take(np.flatnonzero(self.outcome.kept)).values
+        kept = np.bincount(labels, minlength=count)
         yield from zip(range(count), listed.tolist(), kept.tolist(), strict=True)
 
     def best(self, label: int) -> float:
@@ -80,7 +97,7 @@ class FilteredSource:
         }
         failed = "; ".join(texts[name] for name, rows in self.outcome.failed.items() if rows[row])
         if self.relabelled[row]:
-            return f"relabelled from {self.class_names[self.task.table.labels[row]]} ({failed})"
+            return f"relabelled from {self.listed_names(row)} ({failed})"
         return failed
 
 
@@ -182,7 +199,7 @@ def _rows(
         yield [
             items[row].path,
             items[row].number if items[row].video else "",
-            source.class_names[source.outcome.labels[row]],
+            source.new_names(row),
             *values,
             source.reason(row, rules),
         ]
@@ -230,8 +247,8 @@ def _grid(source: FilteredSource, rows: np.ndarray, config: Config) -> np.ndarra
 
 
 def _caption(source: FilteredSource, row: int) -> str:
-    listed = for_image(source.class_names[source.task.table.labels[row]], 40)
+    listed = for_image(source.listed_names(row), 40)
     text = f"{source.scores.probability[row]:.2f} {listed}"
     if source.relabelled[row]:
-        text += f" > {for_image(source.class_names[source.outcome.labels[row]], 40)}"
+        text += f" > {for_image(source.new_names(row), 40)}"
     return text

@@ -5,9 +5,12 @@ fails comes in with the best other class, if that class passes the same rules.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
+
+from omnidali.catalog.database.label_sets import LabelSets
 
 
 @dataclass(frozen=True, repr=False)
@@ -30,6 +33,16 @@ class TeacherScores:
     def decoded(self) -> np.ndarray:
         """bool (n,)."""
         return ~np.isnan(self.probability)
+
+    @classmethod
+    def joined(cls, chunks: Sequence["TeacherScores"]) -> "TeacherScores":
+        """The scores of chunks of items, one after another."""
+        names = [field.name for field in fields(cls)]
+        return cls(*(np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in names))
+
+    def take(self, places: np.ndarray) -> "TeacherScores":
+        """The scores of the items at ``places``."""
+        return TeacherScores(*(getattr(self, field.name)[places] for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -72,13 +85,17 @@ class RuleOutcome:
 
     Attributes:
         kept: bool (n,).
-        labels: int32 (n,), those of the list, or new ones.
+        labels: int32 (n,), those of the list, or new ones; of items with several the one that they
+            are judged by.
         failed: bool (n,) by rule, whether the query fails it.
+        label_sets: of items that may have several labels: those of the list, or what is left of
+            them, or a new one.
     """
 
     kept: np.ndarray
     labels: np.ndarray
     failed: dict[str, np.ndarray]
+    label_sets: LabelSets | None = None
 
 
 def scores_of_queries(logs: np.ndarray, labels: np.ndarray) -> TeacherScores:
@@ -147,6 +164,13 @@ def apply_rules(
         new_labels[relabelled] = scores.other[relabelled]
         kept = kept | relabelled
     return RuleOutcome(kept, new_labels, failed)
+
+
+def passes_rules(
+    rules: Rules, probability: np.ndarray, rank: np.ndarray, least: np.ndarray
+) -> np.ndarray:
+    """Whether items pass all rules: bool (n,); arguments as of :func:`_passed`."""
+    return np.all(list(_passed(rules, probability, rank, least).values()), axis=0)
 
 
 def _passed(

@@ -22,6 +22,7 @@ from omnidali.errors import UserError
 from omnidali.evaluation.score import allow_again, run_over
 from omnidali.loading.trial_outcome import hold_trial
 from omnidali.models.precision import make_autocast
+from omnidali.models.probabilities import to_log_probabilities, to_probabilities
 from omnidali.models.recognizers import Recognizer, memory_format
 
 _SMALLEST = 1e-30  # a probability of 0 has no logarithm
@@ -66,6 +67,8 @@ def make_task(
         **views.identity,
         "precision": config.train.precision,
     }
+    if teacher.multi_label:  # the same weights have other scores
+        settings["multi_label"] = True
     # the same weights have other scores if they say nothing of what they were trained on
     held_out = sorted(
         (digest, *held[table.name])
@@ -121,7 +124,8 @@ def score(teacher: Teacher, task: ScoringTask, config: Config, ranks: Ranks) -> 
                         "Its weights are damaged, or train.precision is too short; try fp32.",
                     )
                 assert store is not None
-                store.add(part, places, _logs(outputs, task.views.average), decoded)
+                logs = _logs(outputs, task.views.average, teacher.multi_label)
+                store.add(part, places, logs, decoded)
                 scored += int(decoded.sum())
     return ranks.on_main(lambda: (scored, time.monotonic() - started))
 
@@ -140,7 +144,7 @@ def _outcomes(
     for models, rows in teacher.juries(missing):
         part = missing.take(rows, "of a jury")
         for outcome in run_over(
-            _network(models, task.views.average),
+            _network(models, task.views.average, teacher.multi_label),
             teacher.models[0].clip_len,
             part,
             source=task.source,
@@ -167,7 +171,9 @@ def _is_short(catalog: str, name: str, source: MediaConfig) -> bool:
     )
 
 
-def _network(models: Sequence[Recognizer], average: str) -> Callable[[torch.Tensor], torch.Tensor]:
+def _network(
+    models: Sequence[Recognizer], average: str, multi_label: bool
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """Clips (N, 3, T, H, W) to logits (N, classes), or to probabilities if these are averaged."""
     clip_len = models[0].clip_len or 1
 
@@ -175,23 +181,33 @@ def _network(models: Sequence[Recognizer], average: str) -> Callable[[torch.Tens
         repeats = clip_len // clips.shape[2]
         if repeats > 1:  # an image stands still
             clips = clips.repeat_interleave(repeats, dim=2)
-        outputs = models[0](clips) if len(models) == 1 else _mean_log_probabilities(models, clips)
-        return outputs.float().softmax(dim=1) if average == "prob" else outputs
+        outputs = _mean_logits(models, clips, multi_label)
+        return to_probabilities(outputs, multi_label) if average == "prob" else outputs
 
     return network
 
 
-def _mean_log_probabilities(models: Sequence[Recognizer], clips: torch.Tensor) -> torch.Tensor:
-    """The logarithm of the models' mean probabilities: (N, classes); it is used as logits are.
+def _mean_logits(
+    models: Sequence[Recognizer], clips: torch.Tensor, multi_label: bool
+) -> torch.Tensor:
+    """The logits (N, classes) of the models' mean probabilities, or of the only model.
 
     The best teacher of OmniSource is such an ensemble (Fig. 6). The clips are decoded once.
     """
-    logs = torch.stack([model(clips).float().log_softmax(dim=1) for model in models])
-    return logs.logsumexp(dim=0) - math.log(len(models))
+    if len(models) == 1:
+        return models[0](clips)
+    logits = [model(clips).float() for model in models]
+    logs = torch.stack([to_log_probabilities(part, multi_label) for part in logits])
+    mean = logs.logsumexp(dim=0) - math.log(len(models))
+    if not multi_label:
+        return mean
+    # 1 - sigmoid(x) is sigmoid(-x)
+    others = torch.stack([to_log_probabilities(-part, multi_label) for part in logits])
+    return mean - (others.logsumexp(dim=0) - math.log(len(models)))
 
 
-def _logs(outputs: np.ndarray, average: str) -> np.ndarray:
+def _logs(outputs: np.ndarray, average: str, multi_label: bool) -> np.ndarray:
     """Log-probabilities (n, classes) from mean logits, or from mean probabilities."""
     if average == "prob":
         return np.log(np.maximum(outputs, _SMALLEST))
-    return torch.from_numpy(outputs).log_softmax(dim=1).numpy()
+    return to_log_probabilities(torch.from_numpy(outputs), multi_label).numpy()

@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +29,8 @@ class Teacher:
         name: for people.
         classes: names that a checkpoint carries; empty if none does.
         outputs: how many classes they know.
+        multi_label: whether each class has a probability of its own, as they were trained on
+            several labels an item.
         hold_outs: by model, (part, parts) by the name of a source of which its training saw all but
             that part.
     """
@@ -40,6 +42,7 @@ class Teacher:
     name: str
     classes: tuple[str, ...]
     outputs: int
+    multi_label: bool
     hold_outs: tuple[Mapping[str, tuple[int, int]], ...]
 
     @property
@@ -110,13 +113,20 @@ class Teacher:
         return found
 
 
-def load_teachers(checkpoints: Sequence[str | Path], clip_len: int) -> Teacher:
+def load_teachers(
+    checkpoints: Sequence[str | Path],
+    clip_len: int,
+    multi_label: bool = False,
+    trusted: Collection[str] = (),
+) -> Teacher:
     """Make one teacher of one checkpoint or several; arguments as of :func:`load_teacher`.
 
     Raises:
         UserError: if one cannot be read, they do not look at the same clips, or have other classes.
     """
-    teachers = [load_teacher(checkpoint, clip_len) for checkpoint in checkpoints]
+    teachers = [
+        load_teacher(checkpoint, clip_len, multi_label, trusted) for checkpoint in checkpoints
+    ]
     for other in teachers[1:]:
         _require_same_task(teachers[0], other)
 
@@ -131,17 +141,25 @@ def load_teachers(checkpoints: Sequence[str | Path], clip_len: int) -> Teacher:
     )
 
 
-def load_teacher(checkpoint: str | Path, clip_len: int) -> Teacher:
-    """Read a checkpoint of ours or of the reference; the network is inferred from its tensors.
+def load_teacher(
+    checkpoint: str | Path,
+    clip_len: int,
+    multi_label: bool = False,
+    trusted: Collection[str] = (),
+) -> Teacher:
+    """Read a checkpoint of ours or of the reference as a teacher.
 
     Args:
         checkpoint: a file, or a run folder for its best.pt.
-        clip_len: frames of a clip, for SlowOnly.
+        clip_len: frames of a clip, for networks over clips.
+        multi_label: whether it was trained on several labels an item, where its file does not say.
+        trusted: functions that a checkpoint may have called; see
+            :func:`~omnidali.models.trained_model.build_trained`.
 
     Raises:
         UserError: if it cannot be read, or is none of our networks.
     """
-    trained = load_trained(checkpoint, clip_len)
+    trained = load_trained(checkpoint, clip_len, trusted)
     return Teacher(
         models=(trained.network,),
         is_3d=trained.network.is_3d,
@@ -150,8 +168,12 @@ def load_teacher(checkpoint: str | Path, clip_len: int) -> Teacher:
         name=Path(checkpoint).name,
         classes=trained.classes,
         outputs=trained.network.classes,
+        multi_label=multi_label if trained.config is None else trained.multi_label,
         hold_outs=(_hold_outs(trained.hold_out, checkpoint),),
     )
+
+
+_LABELS = {False: "one an item", True: "several an item"}
 
 
 def _require_same_task(one: Teacher, other: Teacher) -> None:
@@ -160,6 +182,7 @@ def _require_same_task(one: Teacher, other: Teacher) -> None:
         ("kind", kinds[one.is_3d], kinds[other.is_3d]),
         ("number of classes", one.outputs, other.outputs),
         ("classes", one.classes, other.classes),
+        ("kind of labels", _LABELS[one.multi_label], _LABELS[other.multi_label]),
     ):
         if first and second and first != second:
             raise UserError(

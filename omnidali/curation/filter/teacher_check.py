@@ -20,8 +20,8 @@ from omnidali.config.schema import Config
 from omnidali.config.sources import EVALUATION, MediaConfig, key_of
 from omnidali.curation.filter.rules import TeacherScores, scores_of_queries
 from omnidali.curation.filter.scoring import make_task, score
+from omnidali.curation.filter.set_rules import likeliest_queries
 from omnidali.curation.filter.teacher import Teacher
-from omnidali.curation.source_selection import all_sources
 from omnidali.curation.table_sample import evenly_spread
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
@@ -73,7 +73,7 @@ class TeacherCheck:
 
     def __str__(self) -> str:
         if not self.items:
-            return f"teacher: not checked, as nothing of {key_of(self.source)} decodes"
+            return f"teacher: not checked, as nothing labelled of {key_of(self.source)} decodes"
         return (
             f"teacher: correct for {self.correct:,} of {self.items:,} items of"
             f" {key_of(self.source)} ({100 * self.correct / self.items:.1f} %);"
@@ -126,7 +126,7 @@ def open_labelled(
         ranks: all of them call this.
     """
     target = next(iter(config.sources))
-    known = all_sources(scoring_config)
+    known = scoring_config.all_sources
     held_out = config.evaluation.source
     if EVALUATION in tables:
         return LabelledSource(tables[EVALUATION], known[EVALUATION])
@@ -135,7 +135,9 @@ def open_labelled(
         sources = MappingProxyType({target: scoring_config.sources[target]})
         try:
             data = open_data(
-                replace(scoring_config, sources=sources, evaluation=config.evaluation), ranks
+                replace(scoring_config, sources=sources, evaluation=config.evaluation),
+                ranks,
+                labelled=False,
             )
         except UserError as error:  # without it, everything but the check is possible
             if ranks.is_main:
@@ -191,8 +193,11 @@ def check_teacher(
     def read() -> TeacherCheck:
         with ScoreStore(config.catalog_path, task.scorer) as store:
             logs = np.concatenate([found for _, found in store.read(sample)])
-        scores = scores_of_queries(logs, sample.labels)
-        return judge_teacher(table.name, scores, sample.labels, names)
+        if sample.label_sets is None:
+            scores, labels = scores_of_queries(logs, sample.labels), sample.labels
+        else:  # it is right if its class is one of them
+            scores, labels = likeliest_queries(logs, sample.label_sets)
+        return judge_teacher(table.name, scores, labels, names)
 
     return ranks.on_main(read)
 

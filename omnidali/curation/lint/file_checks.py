@@ -14,6 +14,7 @@ from omnidali.catalog.probing.probe import OK
 from omnidali.config.schema import ClipConfig, ViewsConfig
 from omnidali.config.sources import EVALUATION, MediaConfig, SourceConfig
 from omnidali.curation.lint.findings import Finding, Issues, Level
+from omnidali.curation.lint.leak_checks import LABELS
 from omnidali.curation.lint.source_stats import MediaStats, find_short_rows
 from omnidali.utils.text_files import NOT_UTF8
 
@@ -70,9 +71,9 @@ def check_files(db: sqlite3.Connection, name: str, source: MediaConfig, issues: 
             issues.add(name, path, "pixels", f"{aspect:.4g} times as wide as high")
 
     for path, labels in db.execute(
-        "SELECT m.path, GROUP_CONCAT(DISTINCT e.label) FROM entries e JOIN media m"
+        f"SELECT m.path, GROUP_CONCAT(DISTINCT {LABELS}) FROM entries e JOIN media m"
         " ON m.id = e.media WHERE e.source = ? GROUP BY e.media, e.unit, e.first, e.last"
-        " HAVING COUNT(DISTINCT e.label) > 1",
+        f" HAVING COUNT(DISTINCT {LABELS}) > 1",
         (number,),
     ):
         issues.add(name, path, "two labels", f"labels {labels.replace(',', ' and ')}")
@@ -104,15 +105,15 @@ def check_labels(
             labelled[name] = table
 
     training = [table for name, table in labelled.items() if name != EVALUATION]
-    highest = max((int(table.labels.max()) for table in training or labelled.values()), default=-1)
+    highest = max((table.highest_label for table in training or labelled.values()), default=-1)
     class_names = tuple(names or map(str, range(1 + highest)))
 
     held_out = labelled.get(EVALUATION)
     if held_out is not None:
-        rows = np.flatnonzero(held_out.labels >= len(class_names)).tolist()
+        rows = held_out.rows_above(len(class_names)).tolist()
         for row in rows:
             detail = (
-                f"label {held_out.labels[row]}; the training sources have"
+                f"label {max(held_out.labels_at(row))}; the training sources have"
                 f" {len(class_names)} classes"
             )
             issues.add(EVALUATION, _listed_path(held_out, row, roots[EVALUATION]), "label", detail)

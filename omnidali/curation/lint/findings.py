@@ -93,7 +93,7 @@ PROBLEMS = {
     ),
     "two labels": Problem(
         Level.WARN,
-        "files have several labels",
+        "files are listed with different labels",
         "Keep one line of each, or none.",
     ),
     "copy": Problem(

@@ -12,7 +12,6 @@ from omnidali.catalog.database.sql_schema import NEW, VERSION
 from omnidali.catalog.probing.probe import OK
 from omnidali.config.schema import Config
 from omnidali.curation.lint.source_stats import count_files
-from omnidali.curation.source_selection import all_sources
 from omnidali.decoding.failure_cause import Cause
 from omnidali.errors import FILE, UserError, start_of
 from omnidali.loading.failures.quarantine import RECOVERED
@@ -56,7 +55,7 @@ def describe_catalog(path: str | Path, config: Config | None = None) -> dict[str
     if config is not None:
         folders.add(Path(config.run_dir))
         known = {source["name"] for source in sources}
-        absent = [name for name in all_sources(config) if name not in known]
+        absent = [name for name in config.all_sources if name not in known]
     return {
         "catalog": str(path),
         "version": VERSION,
@@ -115,6 +114,10 @@ def _describe_source(
         (number, OK),
     ).fetchone()
 
+    (unlabelled,) = db.execute(
+        "SELECT COUNT(*) FROM entries WHERE source = ? AND label < 0", (number,)
+    ).fetchone()
+
     refused = Counter({state: count for state, count in states.items() if state not in (OK, NEW)})
     for text in (left_out, unusable):
         refused.update(json.loads(text or "{}"))
@@ -124,6 +127,7 @@ def _describe_source(
         "root": root,
         "format": form,
         "samples": samples,
+        "unlabelled": unlabelled,
         "files": states.get(OK, 0),
         "not_probed": states.get(NEW, 0),
         "refused": dict(refused.most_common()),
@@ -190,6 +194,8 @@ def _source_lines(source: dict) -> list[str]:
         f"  {source['files']:,} files, {source['frames']:,} frames,"
         f" {source['bytes'] / 1e6:,.1f} MB",
     ]
+    if source["unlabelled"]:
+        lines.append(f"  {source['unlabelled']:,} items have no label")
     if source["not_probed"]:
         lines.append(f"  {source['not_probed']:,} files are not probed yet: the next start does it")
 

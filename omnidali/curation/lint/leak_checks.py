@@ -18,16 +18,21 @@ _YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 _KINETICS_NAME = re.compile(r"([A-Za-z0-9_-]{11})_\d{6}_\d{6}")
 # A word, a number, or a word with a number, such as video_00012.
 _COUNTING_NAME = re.compile(r"[A-Za-z]*[ _-]*\d*[ _-]*")
+# of an entry: its label, or all of them as one text
+LABELS = "CASE WHEN e.labels = '' THEN e.label ELSE REPLACE(e.labels, ',', '+') END"
 _MIN_LENGTH = 6  # characters of a name that can identify a video
 
 
 class _File(NamedTuple):
-    """A file of a group of equal ones, with the lowest and the highest of its labels."""
+    """A file of a group of equal ones, with the lowest and the highest of its labels.
+
+    Of an item with several labels all are one text.
+    """
 
     source: str
     path: str
-    lowest: int
-    highest: int
+    lowest: int | str
+    highest: int | str
 
 
 def check_equal_files(
@@ -61,7 +66,7 @@ def check_equal_files(
     kinds = {number: sources[name].media_kind for number, name in name_of.items()}
     for group in find_exact_duplicates(db, reader, kinds, hang_seconds, unread=note_unread):
         rows = db.execute(
-            "SELECT m.source, m.path, MIN(e.label), MAX(e.label) FROM media m JOIN entries e"
+            f"SELECT m.source, m.path, MIN({LABELS}), MAX({LABELS}) FROM media m JOIN entries e"
             " ON e.media = m.id WHERE m.id IN (SELECT value FROM json_each(?)) GROUP BY m.id",
             (json.dumps(group),),
         )
@@ -84,7 +89,7 @@ def _check_group(files: list[_File], sources: Mapping[str, MediaConfig], issues:
         if held_out:
             issues.add(file.source, file.path, "leak by content", f"equals {held_out[0]}")
         if firsts and len(labels) > 1:
-            listed = " and ".join(str(label) for label in sorted(labels))
+            listed = " and ".join(sorted(map(str, labels), key=lambda text: (len(text), text)))
             detail = f"equals {rest[0].path} of {rest[0].source}, labels {listed}"
             issues.add(file.source, file.path, "two labels", detail)
         elif file.source in firsts:

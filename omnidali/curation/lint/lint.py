@@ -25,7 +25,7 @@ from omnidali.curation.lint.leak_checks import check_equal_files, check_video_id
 from omnidali.curation.lint.lint_report import write_tables
 from omnidali.curation.lint.list_checks import check_list_lines
 from omnidali.curation.lint.source_stats import MediaStats, compute_media_stats
-from omnidali.curation.source_selection import all_sources, choose_sources
+from omnidali.curation.source_selection import choose_sources
 from omnidali.errors import ConfigError, NoUsableFilesError, UserError
 from omnidali.loading.class_names import find_names
 from omnidali.utils.atomic_write import writing_to
@@ -61,7 +61,7 @@ def lint(
         UserError: for unknown sources, and a folder that cannot be written.
     """
     chosen = choose_sources(config, names)
-    sources = {name: source for name, source in all_sources(config).items() if name in chosen}
+    sources = {name: source for name, source in config.all_sources.items() if name in chosen}
     out = Path(out or Path(config.run_dir, "lint"))
     take()
 
@@ -164,13 +164,25 @@ def _read_source(
     """
     catalog = Path(config.catalog_path)
     data_root = Path(config.data_root)
-    if not check_list_lines(name, source, data_root, names, issues, words_are_fine=words_are_fine):
+    if not check_list_lines(
+        name,
+        source,
+        data_root,
+        names=names,
+        issues=issues,
+        words_are_fine=words_are_fine,
+        multi_label=config.multi_label,
+    ):
         return False
 
-    (summary,) = build_catalog(catalog, {name: source}, data_root, names)
+    (summary,) = build_catalog(
+        catalog, {name: source}, data_root, names, multi_label=config.multi_label
+    )
     say(summary)
     if decodes and _decode_files(catalog, name, source, sample, issues):
-        (summary,) = build_catalog(catalog, {name: source}, data_root, names)
+        (summary,) = build_catalog(
+            catalog, {name: source}, data_root, names, multi_label=config.multi_label
+        )
     with contextlib.closing(connect(catalog, read_only=True)) as db:
         check_left_out(db, name, issues)
     return True

@@ -58,6 +58,8 @@ def check_list_lines(
     names: list[str] | None,
     issues: Issues,
     words_are_fine: bool = False,
+    *,
+    multi_label: bool = False,
 ) -> bool:
     """Read the whole list of a source and look for wrong labels and repeated lines.
 
@@ -68,6 +70,7 @@ def check_list_lines(
         names: class names; None if labels are numbers.
         issues: receives the findings.
         words_are_fine: whether labels may be any word, as the class names could not be read.
+        multi_label: whether a line may have several labels.
 
     Returns:
         Whether every line has its label, without which the catalog cannot be built.
@@ -90,14 +93,17 @@ def check_list_lines(
         map_path=map_path,
     )
     root = os.path.realpath(data_root / source.root)
-    scan = SourceScan(name, source, root, data_root, classes=names)
+    scan = SourceScan(
+        name, source, root, data_root=data_root, classes=names, multi_label=multi_label
+    )
     _, entries = scan.read_lists(labels.number)
 
     # Hashes instead of entries: a list may have millions.
     seen: set[int] = set()
     for entry in entries:
-        line = hash((entry.path, entry.label, entry.unit, entry.first, entry.last))
+        labels_text = entry.labels or str(entry.label)
+        line = hash((entry.path, labels_text, entry.unit, entry.first, entry.last))
         if line in seen:
-            issues.add(name, entry.path, "repeated line", f"label {entry.label}")
+            issues.add(name, entry.path, "repeated line", f"label {labels_text}")
         seen.add(line)
     return not labels.wrong

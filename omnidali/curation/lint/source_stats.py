@@ -103,7 +103,7 @@ def compute_media_stats(
         kind=table.kind,
         samples=len(table),
         files=files,
-        classes=np.bincount(table.labels, minlength=class_count),
+        classes=table.class_items(class_count),
         codecs=count_files(db, number, "codec"),
         containers=count_files(db, number, "container"),
         sizes=count_files(db, number, "width || 'x' || height"),
