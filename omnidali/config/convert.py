@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from omnidali.config.reference import find_settings
-from omnidali.config.setting import describe_type
+from omnidali.config.setting import OneOrMore, describe_type
 from omnidali.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="DataclassInstance")
 
+# of settings that are text or a truth value; a command line has these words without YAML
+_TRUTH: dict[object, bool] = {True: True, False: False, "true": True, "false": False}
 _VALUES = {
     str: "the text",
     bool: "the truth value",
@@ -112,6 +114,12 @@ def _convert(value: object, hint: typing.Any, where: str, errors: list[UserError
     if origin in (typing.Union, types.UnionType):
         if value is None or (value == "none" and str not in inner):
             return None
+        if bool in inner and isinstance(value, (bool, str)) and value in _TRUTH:
+            return _TRUTH[value]
+        if bool in inner and not isinstance(value, str):
+            advice = "Correct the value."
+            errors.append(UserError(where, describe_type(hint), _show(value), advice))
+            return None
         present = next(item for item in inner if item is not type(None))
         return _convert(value, present, where, errors)
 
@@ -138,6 +146,8 @@ def _convert(value: object, hint: typing.Any, where: str, errors: list[UserError
 def _convert_mapping(
     value: object, hint: object, where: str, errors: list[UserError]
 ) -> Mapping[str, object] | None:
+    if value is None and not dataclasses.is_dataclass(hint):  # null clears names of the user's
+        value = {}
     if not isinstance(value, dict):
         errors.append(
             UserError(
@@ -146,6 +156,8 @@ def _convert_mapping(
         )
         return None
 
+    if hint is object:  # plain values of any kind, nulls included
+        return types.MappingProxyType({str(key): item for key, item in value.items()})
     built = {}
     for key, item in value.items():
         name = _short(key)
@@ -162,6 +174,8 @@ def _convert_tuple(
 ) -> tuple[object, ...] | None:
     inner = typing.get_args(hint)
     is_open_ended = inner[-1] is Ellipsis
+    if hint == OneOrMore and (value is None or isinstance(value, str)):
+        value = [value] if value else []
     if not isinstance(value, (list, tuple)) or not (is_open_ended or len(value) == len(inner)):
         errors.append(UserError(where, describe_type(hint), _show(value), "Write it as [a, b]."))
         return None

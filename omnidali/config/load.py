@@ -11,11 +11,15 @@ import yaml
 
 from omnidali.config.convert import build_config, config_to_dict
 from omnidali.config.files import find_config
+from omnidali.config.network_sizes import drop_null_sizes, with_network_sizes
 from omnidali.config.overrides import apply_override, find_expanded
 from omnidali.config.schema import Config
 from omnidali.config.strict_yaml import parse_yaml
 from omnidali.config.validate import find_mistakes
 from omnidali.errors import ConfigError, UserError, start_of
+
+# settings that are compared as a whole, as a name in them may come or go
+_FREE_NAMES = ("optimizer.lr_factors", "model.options")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -39,8 +43,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             apply_override(values, text)
         except UserError as error:
             errors.append(error)
+    drop_null_sizes(values)
     config = build_config(Config, values, errors)
     assert config is not None  # all fields of a Config have defaults
+    config = with_network_sizes(config, values, errors)
 
     # A mistake about the settings above another mistake may only be its consequence.
     reported = [f"{error.where}." for error in errors]
@@ -96,7 +102,8 @@ def find_changes(
     for key, after in new.items():
         name = f"{where}.{key}" if where else key
         before = old.get(key, after)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
+        is_group = name not in _FREE_NAMES
+        if is_group and isinstance(before, Mapping) and isinstance(after, Mapping):
             lines += find_changes(before, after, name)
         elif before != after:
             lines.append(f"{name}: {_show_plain(before)} became {_show_plain(after)}")

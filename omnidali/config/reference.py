@@ -56,7 +56,7 @@ def _settings_of(schema: type, above: str) -> Iterator[SettingHelp]:
             field.metadata["meaning"],
             describe_type(hint),
             field.metadata["unit"],
-            default=_default_of(field),
+            default=_default_of(field, is_group=group is not None),
             is_group=group is not None,
         )
         yield setting
@@ -76,10 +76,15 @@ def _schema_in(hint: object) -> type | None:
     return None
 
 
-def _default_of(field: dataclasses.Field) -> str | None:
+def _default_of(field: dataclasses.Field, is_group: bool) -> str | None:
+    if not is_group and field.default_factory is not dataclasses.MISSING:
+        return "{}"  # names of the user's
     if field.default is dataclasses.MISSING or dataclasses.is_dataclass(field.default):
         return None
-    return field.default if isinstance(field.default, str) else json.dumps(field.default)
+    if isinstance(field.default, str):
+        return field.default
+    # YAML takes 1e-08 for text
+    return re.sub(r"\b(?<!\.)(\d+)e", r"\1.0e", json.dumps(field.default))
 
 
 def find_settings(key: str) -> list[SettingHelp]:

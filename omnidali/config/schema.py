@@ -14,12 +14,13 @@ from omnidali.config.model_settings import ModelConfig
 from omnidali.config.setting import (
     Count,
     Natural,
+    OneOrMore,
     Positive,
     PositiveShare,
     Share,
     setting,
 )
-from omnidali.config.sources import MediaConfig, SourceConfig
+from omnidali.config.sources import EVALUATION, MediaConfig, SourceConfig
 from omnidali.config.train_settings import OptimizerConfig, TrainConfig
 
 
@@ -138,6 +139,11 @@ class Config:
     classes: str | None = setting(
         None, "file of class names in label order, or numbered; relative to data_root"
     )
+    multi_label: bool = setting(
+        False,
+        "an item may have several labels: each class is trained and scored for itself (sigmoid,"
+        " binary cross-entropy, mAP)",
+    )
     seed: Natural = setting(0, "seed of the plan and of the initial weights")
     device: Literal["auto", "cpu", "cuda"] = setting(
         "auto", "where networks run and clips go; auto: a GPU for each rank, where there are GPUs"
@@ -146,12 +152,25 @@ class Config:
         default_factory=lambda: MappingProxyType({}),
         metadata={"meaning": "training sources by name", "unit": ""},
     )
+    logger: OneOrMore = setting(
+        (),
+        "where figures go, too: csv (metrics.csv), or package.module:factory, which gets the Config"
+        " and returns an omnidali.Logger; one or a list",
+    )
     clip: ClipConfig = setting(ClipConfig(), "frames and crops of a training clip")
     model: ModelConfig = setting(ModelConfig(), "the network")
-    optimizer: OptimizerConfig = setting(OptimizerConfig(), "SGD and its schedule")
+    optimizer: OptimizerConfig = setting(
+        OptimizerConfig(), "the optimizer, what it moves, and its schedule"
+    )
     train: TrainConfig = setting(TrainConfig(), "length, steps and checkpoints")
     evaluation: EvaluationConfig = setting(EvaluationConfig(), "what is evaluated, and when")
     loader: LoaderConfig = setting(LoaderConfig(), "decoding ahead of the step")
+
+    @property
+    def all_sources(self) -> dict[str, MediaConfig]:
+        """The training sources by name, the target first, and the held-out one as EVALUATION."""
+        held_out = self.evaluation.source
+        return {**self.sources, **({EVALUATION: held_out} if held_out is not None else {})}
 
     @property
     def batches(self) -> tuple[int, ...] | None:

@@ -35,6 +35,7 @@ class MediaConfig:
     format: Literal[
         "auto",
         "path_label",
+        "paths",
         "slowfast_csv",
         "kinetics_csv",
         "video_ids",
@@ -47,7 +48,10 @@ class MediaConfig:
         "hmdb51",
         "something_json",
         "something_csv",
-    ] = setting("auto", "of the list; auto: recognised from its first lines")
+    ] = setting(
+        "auto",
+        "of the list; auto: recognised from its first lines; paths, also of tars: without labels",
+    )
     tars: str | None = setting(
         None, 'WebDataset tars under root instead of a list: "*.tar", "train-{000..099}.tar"'
     )
@@ -127,3 +131,8 @@ class SourceConfig(MediaConfig):
     motion_per_class: bool = setting(
         False, "warp: each class has its own distribution, where the file has it"
     )
+
+    @property
+    def shows_single_frames(self) -> bool:
+        """Whether its samples have one frame each, and no clip."""
+        return self.media_kind.is_still and self.inflate == "single"

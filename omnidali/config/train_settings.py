@@ -1,19 +1,55 @@
 """The settings of a training: its optimizer, its length, its steps, and what it saves."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
-from omnidali.config.setting import Count, NotNegative, Positive, Share, setting
+from omnidali.config.augment_settings import AugmentConfig
+from omnidali.config.setting import (
+    Count,
+    Natural,
+    NotNegative,
+    Positive,
+    PositiveShare,
+    Share,
+    ShareBelowOne,
+    setting,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """SGD and its schedule."""
+    """The optimizer, what it moves, and its schedule."""
 
+    name: Literal["sgd", "adamw"] = setting("sgd", "kind of optimizer")
     lr: Positive = setting(0.01, "learning rate after the warm-up, for the whole global batch")
-    momentum: NotNegative = setting(0.9, "momentum of SGD")
-    weight_decay: NotNegative = setting(1e-4, "L2 penalty on all weights")
-    nesterov: bool = setting(False, "Nesterov momentum")
+    momentum: NotNegative = setting(0.9, "sgd: momentum")
+    weight_decay: NotNegative = setting(
+        1e-4, "sgd: L2 penalty; adamw: share of lr by which a step shrinks the weights"
+    )
+    nesterov: bool = setting(False, "sgd: Nesterov momentum")
+    betas: tuple[ShareBelowOne, ShareBelowOne] = setting(
+        (0.9, 0.999), "adamw: decay of the averages of gradients and of their squares"
+    )
+    eps: Positive = setting(1e-8, "adamw: added to the root of the averaged squares")
+    decay_norms: bool = setting(
+        True, "weight_decay on biases and norms, too; false: only on weights of two dimensions"
+    )
+    layer_decay: PositiveShare = setting(
+        1.0, "factor of lr from each stage of the network to the one before it"
+    )
+    lr_factors: Mapping[str, Positive] = field(
+        default_factory=lambda: MappingProxyType({}),
+        metadata={
+            "meaning": "factors of lr by stage (stem, layer1, ..., classifier), or for backbone and"
+            " head",
+            "unit": "",
+        },
+    )
+    frozen_stages: Natural = setting(
+        0, "first stages of the network that stay as they are, norms included; the stem is one"
+    )
     clip_grad_norm: Positive | None = setting(40.0, "largest gradient norm; null: no clipping")
     schedule: Literal["step", "cosine"] = setting("step", "how the learning rate falls")
     milestones: tuple[float, ...] = setting(
@@ -41,6 +77,10 @@ class TrainConfig:
         "none", "partners: none, both of the target, or of any source"
     )
     mixup_alpha: Positive = setting(0.2, "alpha of mixup's Beta(alpha, alpha)")
+    label_smoothing: ShareBelowOne = setting(
+        0.0, "share of each label that is spread over all classes"
+    )
+    augment: AugmentConfig = setting(AugmentConfig(), "changes of the training clips' pixels")
     epochs: Positive | None = setting(
         None, "length in passes over the target source (exactly one of epochs and steps)"
     )
@@ -62,6 +102,18 @@ class TrainConfig:
     )
     keep_every: Count | None = setting(
         None, "distance of checkpoints that are kept as step-N.pt", unit="steps"
+    )
+    keep_best: Natural = setting(
+        0, "checkpoints that are kept as best-STEP-RESULT.pt, of the best evaluations"
+    )
+    patience: Count | None = setting(
+        None, "evaluations without a better one after which the run ends; null: it goes on"
+    )
+    min_delta: NotNegative = setting(
+        0.0, "patience: an evaluation is better if it gains more than this", unit="percent"
+    )
+    max_hours: Positive | None = setting(
+        None, "time after which this start saves and ends; --resume auto goes on", unit="hours"
     )
 
     def ratio_of(self, sources: int) -> tuple[int, ...] | None:

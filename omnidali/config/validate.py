@@ -8,29 +8,37 @@ from omnidali.config.patterns import has_number
 from omnidali.config.schema import Config
 from omnidali.config.setting import range_of
 from omnidali.config.sources import RESERVED, MediaConfig, SourceConfig
+from omnidali.config.validate_network import find_network_mistakes
 from omnidali.config.validate_training import find_training_mistakes
 from omnidali.errors import UserError
 
 
 def find_mistakes(config: Config) -> Iterator[UserError]:
     """Yield every number out of its range, and every group of settings that exclude each other."""
-    yield from _range_mistakes(config)
+    yield from range_mistakes(config)
     yield from _source_mistakes(config)
+    yield from find_network_mistakes(config.model)
     yield from find_training_mistakes(config)
     yield from _evaluation_mistakes(config)
 
 
-def _range_mistakes(config: object, where: str = "") -> Iterator[UserError]:
+def range_mistakes(config: object, where: str = "") -> Iterator[UserError]:
     """Compare every number below a dataclass, or a mapping of them, with the range of its field."""
     if isinstance(config, Mapping):
         for name, source in config.items():
-            yield from _range_mistakes(source, f"{where}{name}.")
+            yield from range_mistakes(source, f"{where}{name}.")
     elif dataclasses.is_dataclass(config):
         for name, hint in typing.get_type_hints(type(config), include_extras=True).items():
             value = getattr(config, name)
-            yield from _range_mistakes(value, f"{where}{name}.")
+            yield from range_mistakes(value, f"{where}{name}.")
 
             allowed = range_of(hint)
+            if allowed and isinstance(value, Mapping):
+                for key, number in value.items():
+                    if number not in allowed:
+                        place = f"{where}{name}.{key}"
+                        yield UserError(place, str(allowed), f"{number:g}", "Correct the value.")
+                continue
             numbers = value if isinstance(value, tuple) else (value,)
             if allowed and value is not None and any(number not in allowed for number in numbers):
                 shown = list(value) if isinstance(value, tuple) else f"{value:g}"
@@ -67,7 +75,8 @@ def _media_mistakes(where: str, source: MediaConfig) -> Iterator[UserError]:
         yield UserError(
             f"{where}.tars", "tars of images or videos", f"kind {kind}", "Use a list or folders."
         )
-    if source.format != "auto" and not source.list:
+    is_unlabelled = source.format == "paths" and source.tars
+    if source.format != "auto" and not source.list and not is_unlabelled:
         yield UserError(
             f"{where}.format",
             "a list that has the format",

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 
+from omnidali.config.augment_settings import AugmentConfig
 from omnidali.config.schema import Config
+from omnidali.config.train_settings import OptimizerConfig
 from omnidali.errors import UserError
 
 
@@ -11,6 +13,9 @@ def find_training_mistakes(config: Config) -> Iterator[UserError]:
     yield from _batch_mistakes(config)
     yield from _step_mode_mistakes(config)
     yield from _training_mistakes(config)
+    yield from _optimizer_mistakes(config.optimizer)
+    yield from _augment_mistakes(config.train.augment)
+    yield from _ending_mistakes(config)
 
 
 def _batch_mistakes(config: Config) -> Iterator[UserError]:
@@ -104,17 +109,65 @@ def _training_mistakes(config: Config) -> Iterator[UserError]:
     # Norms that wait for each other must run equally often on every rank, also if one rank
     # lacks a source, for which SlowOnly has a forward pass of its own.
     model = config.model
-    single = [
-        name
-        for name, source in config.sources.items()
-        if source.media_kind.is_still and source.inflate == "single"
-    ]
-    apart = single if model.name == "slowonly" else []
+    single = [name for name, source in config.sources.items() if source.shows_single_frames]
+    apart = [] if model.is_frame_wise else single
     if model.sync_norm and (model.norm != "shared" or apart):
         got = f", {', '.join(single)} as single frames" if single else ""
         yield UserError(
             "model.sync_norm",
-            "norm: shared, and for slowonly no image as a single frame",
+            "norm: shared, and for networks over clips no image as a single frame",
             f"norm: {model.norm}{got}",
             "Switch it off, or inflate the images.",
+        )
+
+
+def _optimizer_mistakes(optimizer: OptimizerConfig) -> Iterator[UserError]:
+    """Settings of SGD that exclude each other, and those of AdamW, which it would not see.
+
+    A config that builds on one with SGD keeps the momentum, which means nothing for AdamW.
+    """
+    if optimizer.name != "sgd":
+        return
+    for name in ("betas", "eps"):
+        if getattr(optimizer, name) != getattr(OptimizerConfig(), name):
+            yield UserError(
+                f"optimizer.{name}",
+                "optimizer.name: adamw, which has it",
+                f"{name} with sgd",
+                "Remove it, or set optimizer.name=adamw.",
+            )
+    if optimizer.nesterov and optimizer.momentum == 0:
+        yield UserError(
+            "optimizer.nesterov", "a momentum above 0", "0", "Raise optimizer.momentum."
+        )
+
+
+def _augment_mistakes(augment: AugmentConfig) -> Iterator[UserError]:
+    """Ranges that begin above their end."""
+    erasing = augment.erasing
+    for name, (low, high) in (("area", erasing.area), ("aspect", erasing.aspect)):
+        if low > high:
+            yield UserError(
+                f"train.augment.erasing.{name}",
+                "the smallest number first, then the largest",
+                f"[{low:g}, {high:g}]",
+                "Exchange the two.",
+            )
+
+
+def _ending_mistakes(config: Config) -> Iterator[UserError]:
+    """Settings that need evaluations, of which there are none."""
+    train = config.train
+    wanting = {"keep_best": train.keep_best > 0, "patience": train.patience is not None}
+    for name, is_wanted in wanting.items():
+        if is_wanted and config.evaluation.source is None:
+            yield UserError(
+                f"train.{name}",
+                "evaluation.source, as it compares evaluations",
+                "none",
+                "Add labelled data that training never sees.",
+            )
+    if train.min_delta > 0 and train.patience is None:
+        yield UserError(
+            "train.min_delta", "train.patience, which uses it", "none", "Set both or none."
         )

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 
 from omnidali.errors import UserError, start_of
+from omnidali.models.download import find_released, locate_weights
+from omnidali.models.library_weights import is_external
+from omnidali.models.model_folder import RECIPE, WEIGHTS, is_model_folder, read_folder
 from omnidali.models.pretrained import fit_weights
 from omnidali.models.weight_names import UNKNOWN, find_other_network, first_few
 from omnidali.models.weights import DIGEST, digest_of, read_weights
@@ -168,15 +171,18 @@ def find_checkpoint(path: str | Path, preferred: str = LAST) -> Path:
     """The checkpoint file that a path means.
 
     Args:
-        path: a file, or a run folder.
+        path: a file, a run folder, an exported folder, or the name of released weights, which may
+            be downloaded.
         preferred: name of the wanted checkpoint of a run folder, which else is the last one.
 
     Raises:
-        UserError: if the run folder has neither.
+        UserError: if the run folder has neither, or released weights cannot be had.
     """
-    path = Path(path)
+    path = locate_weights(path)
     if not path.is_dir():
         return path
+    if is_model_folder(path):
+        return path / WEIGHTS
     for name in (preferred, LAST):
         file = path / "checkpoints" / name
         if file.exists():
@@ -202,8 +208,14 @@ def load_checkpoint(
     Raises:
         UserError: if it is missing, damaged or no checkpoint.
     """
+    if is_model_folder(path):
+        return read_folder(path)
+    released = find_released(path)
     path = find_checkpoint(path, preferred)
     state = read_weights(path, foreign=foreign)
+    if released is not None and released.recipe is not None:
+        meta = state.get("meta")
+        state["meta"] = {**(meta if isinstance(meta, dict) else {}), RECIPE: released.recipe}
     if "loader" in state and DIGEST not in state and os.environ.get("RANK", "0") == "0":
         say(
             f"{path} was saved without a checksum: damage to its contents would not be noticed",
@@ -249,7 +261,8 @@ def load_weights(
 
     if wrong:
         made_for = _made_for(state.get("model"))
-        other = None if made_for else find_other_network(state["state_dict"])
+        is_known = made_for or is_external(model)
+        other = None if is_known else find_other_network(state["state_dict"])
         got, advice = other or (
             first_few(wrong),
             f"It was made for: {made_for or 'an unknown model'}. Set model.* and classes to match.",

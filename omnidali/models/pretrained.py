@@ -8,14 +8,18 @@ Carreira and Zisserman, CVPR 2017).
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from omnidali.config.model_settings import ModelConfig
 from omnidali.errors import UserError, start_of
+from omnidali.models.download import find_released, locate_weights
+from omnidali.models.library_weights import fit_library_weights, is_external
+from omnidali.models.recognizers import Recognizer
+from omnidali.models.released_weights import ReleasedWeights
 from omnidali.models.weight_names import (
+    FRESH_HEAD,
     HEAD,
     OUR_RESNETS,
     UNKNOWN,
@@ -25,59 +29,11 @@ from omnidali.models.weight_names import (
     rename_weights,
 )
 from omnidali.models.weights import are_same_classes, best_weights, class_names, read_weights
-
-# A reason for which a tensor is left out.
-_FRESH_HEAD = "asked for with pretrained_head: fresh"
+from omnidali.models.weights_report import WeightsReport
 
 _FRESH_ADVICE = "Set model.pretrained_head: fresh to train a classifier for other classes."
 # The second convolutions of the late blocks of SlowOnly-18 and -34.
 _LATE_CONV2 = re.compile(r"(.*\.)?layer[34]\.\d+\.conv2\.conv\.weight")
-
-
-@dataclass
-class WeightsReport:
-    """What became of every tensor of a file, by name.
-
-    Attributes:
-        family: the project that the names of the file come from.
-        matched: taken as they are.
-        inflated: from 2D to 3D.
-        lengthened: of those taken, the kernels that have zeros around them now; see
-            :func:`lengthen_kernels`.
-        left_out: of the file, with the reason.
-        missing: of the model, which keep their initial values.
-        wrong: those of the backbone or the classifier that do not fit, each with the reason.
-    """
-
-    family: str
-    left_out: dict[str, str]
-    matched: list[str] = field(default_factory=list)
-    inflated: list[str] = field(default_factory=list)
-    lengthened: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        text = (
-            f"weights with {self.family}'s names: {len(self.matched)} tensors as they are,"
-            f" {len(self.inflated)} inflated to 3D"
-        )
-        if self.lengthened:
-            text += f"; {self.note_on_lengthened}"
-        for reason in dict.fromkeys(self.left_out.values()):
-            names = [name for name, other in self.left_out.items() if other == reason]
-            text += f"; left out, {reason}: {first_few(sorted(names))}"
-        if self.missing:
-            text += f"; at their initial values: {first_few(self.missing)}"
-        return text
-
-    @property
-    def note_on_lengthened(self) -> str:
-        """What was done to weights from before 0.2."""
-        return (
-            f"{len(self.lengthened)} kernels from before 0.2 got zeros for the frames around,"
-            " which changes no output"
-        )
 
 
 def infer_architecture(
@@ -156,6 +112,8 @@ def fit_weights(
         weights: with names of any family.
         takes_head: whether the classifier is wanted; else it keeps its initial values.
     """
+    if is_external(model):
+        return fit_library_weights(model, weights, takes_head)
     own = model.state_dict()
     family, known, left_out = rename_weights(weights)
     known, lengthened = lengthen_kernels(known)
@@ -168,7 +126,7 @@ def fit_weights(
         elif wanted is None:
             report.left_out[name] = UNKNOWN
         elif name.startswith(HEAD) and not takes_head:
-            report.left_out[name] = _FRESH_HEAD
+            report.left_out[name] = FRESH_HEAD
         elif value.shape == wanted.shape:
             fitting[name] = value
             report.matched.append(name)
@@ -178,39 +136,58 @@ def fit_weights(
         else:
             report.wrong.append(f"{name} is {tuple(value.shape)} instead of {tuple(wanted.shape)}")
 
-    # Files of old torch versions have no counters of batches.
-    wrong = {text.partition(" ")[0] for text in report.wrong}
-    report.missing += [
-        name
-        for name in own
-        if name not in fitting and name not in wrong and not name.endswith("num_batches_tracked")
-    ]
+    report.note_missing(own, fitting)
     return fitting, report
 
 
 def check_pretrained(config: ModelConfig) -> None:
-    """Refuse a file of weights that is not there, which needs no data.
+    """Refuse weights that are not there, or of another network, which needs no data.
+
+    Released weights are downloaded, unless the cache has them.
 
     Raises:
-        UserError: naming the file.
+        UserError: naming the file or the released weights.
     """
-    if config.pretrained and not os.path.isfile(config.pretrained):
+    name = config.pretrained
+    if not isinstance(name, str) or os.path.isfile(name):
+        return
+    released = find_released(name)
+    if released is not None and config.external is None:
+        _check_network(config, released)
+    if not locate_weights(name).is_file():
         raise UserError(
-            config.pretrained,
+            name,
             "a checkpoint",
-            f"no such file{start_of(config.pretrained)}",
+            f"no such file{start_of(name)}",
             "Correct the path, or start from scratch with model.pretrained=null.",
         )
 
 
+def _check_network(config: ModelConfig, released: ReleasedWeights) -> None:
+    """Refuse released weights of another depth, and 3D kernels for a 2D network.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    is_wrong_kind = released.network == "slowonly" and config.name == "tsn"
+    if is_wrong_kind or released.depth != config.depth:
+        raise UserError(
+            "model.pretrained",
+            f"weights for model.name={config.name} model.depth={config.depth}",
+            f"{released.name}, a {released}",
+            "Name others (`omnidali help weights`), or set model.name and model.depth to what they"
+            " are for.",
+        )
+
+
 def load_pretrained(
-    model: torch.nn.Module, path: str | Path, head: str = "keep", classes: Sequence[str] = ()
+    model: Recognizer, path: str | Path, head: str = "keep", classes: Sequence[str] = ()
 ) -> WeightsReport:
     """Start a model from a file of any family.
 
     Args:
-        model: ours.
-        path: as in :func:`~omnidali.models.weights.read_weights`.
+        model: ours, or one around an external network, whose names the file has.
+        path: as in :func:`~omnidali.models.weights.read_weights`, or the name of released weights.
         head: ``keep`` takes the classifier too, ``fresh`` leaves it at its initial values.
             Classifiers of torchvision and timm, which name ImageNet's classes, are never taken.
         classes: names that a kept classifier must have been trained with, where the file has them.
@@ -219,34 +196,53 @@ def load_pretrained(
         UserError: if a tensor has another shape, the backbone is incomplete, or the classifier is
             missing though it is wanted.
     """
-    state = read_weights(path)
+    state = read_weights(locate_weights(path))
     weights = best_weights(state)
     fitting, report = fit_weights(model, weights, takes_head=head == "keep")
-
-    lacking = [name for name in report.missing if not name.startswith(HEAD)]
-    if report.wrong or lacking:
-        only_head = not lacking and all(text.startswith(HEAD) for text in report.wrong)
-        got = first_few([*report.wrong, *(f"{name} is missing" for name in lacking)])
-        advice = "Set model.name and model.depth to what the file was made for."
-        if only_head:
-            advice = _FRESH_ADVICE
-        else:
-            got, advice = find_other_network(weights) or (got, advice)
-        raise UserError(str(path), "the weights of this config's model", got, advice)
+    classifier = model.stages[-1]
+    _check_fit(model, weights, report, str(path))
     if not fitting:
-        raise UserError(
-            str(path), "weights of a ResNet", first_few(list(report.left_out)), "Use another file."
-        )
+        expected = f"weights of {report.family if is_external(model) else 'a ResNet'}"
+        raise UserError(str(path), expected, first_few(list(report.left_out)), "Use another file.")
 
     trained_on = class_names(state) or list(classes)
-    takes_head = any(name.startswith(HEAD) for name in fitting)
+    takes_head = any(classifier.holds(name) for name in fitting)
     if takes_head and classes and not are_same_classes(trained_on, classes):
         raise UserError(
             str(path), f"the classes {first_few(classes)}", first_few(trained_on), _FRESH_ADVICE
         )
-    lacks_head = any(name.startswith(HEAD) for name in report.missing)
+    lacks_head = any(classifier.holds(name) for name in report.missing)
     if lacks_head and head == "keep" and report.family == "mmaction2":
         raise UserError(str(path), "a classifier", "none", "Set model.pretrained_head: fresh.")
 
     model.load_state_dict(fitting, strict=False)
     return report
+
+
+def _check_fit(
+    model: Recognizer, weights: Mapping[str, torch.Tensor], report: WeightsReport, where: str
+) -> None:
+    """Refuse weights of another shape, and those that lack any but the classifier's.
+
+    Args:
+        model: that they are for.
+        weights: of the file.
+        report: of :func:`fit_weights`.
+        where: the file, for errors.
+
+    Raises:
+        UserError: naming up to five of them.
+    """
+    classifier = model.stages[-1]
+    lacking = [name for name in report.missing if not classifier.holds(name)]
+    if not report.wrong and not lacking:
+        return
+    got = first_few([*report.wrong, *(f"{name} is missing" for name in lacking)])
+    if not lacking and all(classifier.holds(text.partition(" ")[0]) for text in report.wrong):
+        advice = _FRESH_ADVICE
+    elif is_external(model):
+        advice = "Set model.name, model.backbone and model.options to what the file was made for."
+    else:
+        advice = "Set model.name and model.depth to what the file was made for."
+        got, advice = find_other_network(weights) or (got, advice)
+    raise UserError(where, "the weights of this config's model", got, advice)

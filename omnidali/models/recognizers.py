@@ -3,11 +3,13 @@
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import nn
 
-from omnidali.config.model_settings import ModelConfig
+from omnidali.config.libraries import InputFormat
 from omnidali.models.resnet import Depth, ResNet
 
 Clips = torch.Tensor | Sequence[torch.Tensor]
@@ -27,21 +29,82 @@ class Head(nn.Module):
         return self.fc_cls(self.dropout(features))
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A part of a network that can be frozen, or have a learning rate of its own.
+
+    Attributes:
+        name: such as ``layer1``.
+        prefixes: dotted names of its modules and of parameters that belong to none of these.
+    """
+
+    name: str
+    prefixes: tuple[str, ...]
+
+    def holds(self, name: str) -> bool:
+        """Whether a parameter or module of this name belongs to the stage.
+
+        >>> Stage("layer1", ("backbone.layer1",)).holds("backbone.layer1.0.conv1.conv.weight")
+        True
+        """
+        return any(f"{name}.".startswith(f"{prefix}.") for prefix in self.prefixes)
+
+
 class Recognizer(nn.Module, ABC):
     """A network that training, evaluation and curation can use.
 
     Attributes:
         clip_len: frames that make one clip in an evaluation; None for any number.
         is_3d: whether it looks at several frames at a time; else at each frame alone.
+        input: what the network inside takes. The recognizer itself takes the loader's clips.
+        external_prefix: before the names of the weights of an external network; empty for ours.
+        frozen: stages that stay as they are, in evaluation mode.
+        class_names: of its outputs, in their order, where they are known.
     """
 
     clip_len: int | None
     is_3d: bool
+    input: InputFormat = InputFormat()
+    external_prefix: str = ""
+    frozen: tuple[Stage, ...] = ()
+    class_names: tuple[str, ...] = ()
 
     @property
     @abstractmethod
     def classes(self) -> int:
         """The number of its outputs."""
+
+    @property
+    @abstractmethod
+    def description(self) -> dict[str, object]:
+        """What a checkpoint says of it: plain values, from which it can be built again."""
+
+    @property
+    @abstractmethod
+    def stages(self) -> tuple[Stage, ...]:
+        """Its stages from the input to the classifier, which is the last one, named ``classifier``.
+
+        Each parameter belongs to exactly one.
+        """
+
+    def freeze(self, count: int) -> None:
+        """Keep the first ``count`` stages as they are; no optimizer and no clip moves them.
+
+        Their norms use their running statistics, and their dropout lets everything pass.
+        """
+        self.frozen = self.stages[:count]
+        for name, parameter in self.named_parameters():
+            if any(stage.holds(name) for stage in self.frozen):
+                parameter.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Go into training mode, or out of it; frozen stages stay out of it."""
+        super().train(mode)
+        for name, module in self.named_modules() if self.frozen else ():
+            if any(stage.holds(name) for stage in self.frozen):
+                module.training = False
+        return self
 
     @abstractmethod
     def forward(self, clips: Clips, auxiliary: Sequence[bool] = ()) -> torch.Tensor:
@@ -71,16 +134,31 @@ class TSN(Recognizer):
 
     clip_len = None
     is_3d = False
+    backbone: nn.Module
+    cls_head: nn.Module
 
     def __init__(self, depth: Depth, classes: int, dropout: float):
         super().__init__()
-        self.backbone = ResNet(depth, dims=2)
-        self.cls_head = Head(self.backbone.channels, classes, dropout)
+        self.depth = depth
+        backbone = ResNet(depth, dims=2)
+        self.backbone = backbone
+        self.cls_head = Head(backbone.channels, classes, dropout)
 
     @property
     def classes(self) -> int:
         """The number of outputs."""
+        assert isinstance(self.cls_head, Head)
         return self.cls_head.fc_cls.out_features
+
+    @property
+    def description(self) -> dict[str, object]:
+        """Name, depth and classes."""
+        return {"name": "tsn", "depth": self.depth, "classes": self.classes}
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stem, the stages of the ResNet, and the classifier."""
+        return _resnet_stages(self.backbone)
 
     def forward(self, clips: Clips, auxiliary: Sequence[bool] = ()) -> torch.Tensor:
         """Logits of clips; see :meth:`Recognizer.forward`."""
@@ -96,14 +174,18 @@ class TSN(Recognizer):
         # (N * T, 3, H, W), no copy
         frames = [group.transpose(1, 2).flatten(0, 1) for group in groups]
         with fixed_statistics(self.backbone, any(auxiliary)):
-            maps = self.backbone(torch.cat(frames) if len(frames) > 1 else frames[0])
+            rows = self.features(torch.cat(frames) if len(frames) > 1 else frames[0])
 
-        features = maps.mean(dim=(2, 3)).split([len(part) for part in frames])
+        features = rows.split([part.shape[0] for part in frames])
         consensus = [
-            part.view(len(group), -1, part.shape[1]).mean(dim=1)
+            part.view(group.shape[0], -1, part.shape[1]).mean(dim=1)
             for group, part in zip(groups, features, strict=True)
         ]
         return self.cls_head(torch.cat(consensus))
+
+    def features(self, frames: torch.Tensor) -> torch.Tensor:
+        """One row (N, C) for each of the frames (N, 3, H, W)."""
+        return self.backbone(frames).mean(dim=(2, 3))
 
 
 class SlowOnly(Recognizer):
@@ -123,6 +205,7 @@ class SlowOnly(Recognizer):
 
     def __init__(self, depth: Depth, classes: int, dropout: float, clip_len: int):
         super().__init__()
+        self.depth = depth
         self.clip_len = clip_len
         self.backbone = ResNet(depth, dims=3)
         self.cls_head = Head(self.backbone.channels, classes, dropout)
@@ -132,6 +215,16 @@ class SlowOnly(Recognizer):
         """The number of outputs."""
         return self.cls_head.fc_cls.out_features
 
+    @property
+    def description(self) -> dict[str, object]:
+        """Name, depth and classes."""
+        return {"name": "slowonly", "depth": self.depth, "classes": self.classes}
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stem, the stages of the ResNet, and the classifier."""
+        return _resnet_stages(self.backbone)
+
     def forward(self, clips: Clips, auxiliary: Sequence[bool] = ()) -> torch.Tensor:
         """Logits of clips; see :meth:`Recognizer.forward`."""
         groups = [clips] if isinstance(clips, torch.Tensor) else clips
@@ -140,6 +233,16 @@ class SlowOnly(Recognizer):
             with fixed_statistics(self.backbone, fixed):
                 logits.append(self.cls_head(self.backbone(group).mean(dim=(2, 3, 4))))
         return torch.cat(logits)
+
+
+def _resnet_stages(backbone: nn.Module) -> tuple[Stage, ...]:
+    """The stages of a recognizer with a ResNet as its ``backbone``."""
+    stages = [
+        Stage("stem" if name == "conv1" else name, (f"backbone.{name}",))
+        for name, child in backbone.named_children()
+        if any(True for _ in child.parameters())
+    ]
+    return (*stages, Stage("classifier", ("cls_head",)))
 
 
 @contextlib.contextmanager
@@ -155,7 +258,10 @@ def fixed_statistics(module: nn.Module, fixed: bool = True) -> Iterator[None]:
     changed = [
         norm
         for norm in module.modules()
-        if fixed and module.training and isinstance(norm, nn.modules.batchnorm._BatchNorm)
+        if fixed
+        and module.training
+        and isinstance(norm, nn.modules.batchnorm._BatchNorm)
+        and norm.track_running_stats
     ]
     for norm in changed:
         norm.track_running_stats = False
@@ -182,14 +288,12 @@ def _in_order(
 
 
 def memory_format(model: Recognizer, *, channels_last: bool = True) -> torch.memory_format:
-    """The layout of a network's weights in memory."""
-    if not channels_last:
+    """The layout of a network's weights in memory.
+
+    An external network with kernels of both two and three dimensions has the usual one.
+    """
+    other_kernels = 4 if model.is_3d else 5
+    tensors = (*model.parameters(), *model.buffers())
+    if not channels_last or any(tensor.ndim == other_kernels for tensor in tensors):
         return torch.contiguous_format
     return torch.channels_last_3d if model.is_3d else torch.channels_last
-
-
-def build_model(config: ModelConfig, classes: int, clip_len: int) -> Recognizer:
-    """The network that ``config`` describes, freshly initialised."""
-    if config.name == "tsn":
-        return TSN(config.depth, classes, config.dropout)
-    return SlowOnly(config.depth, classes, config.dropout, clip_len)

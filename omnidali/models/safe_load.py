@@ -7,16 +7,22 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
+import safetensors
 import torch
 
 from omnidali.errors import UserError, start_of
 from omnidali.models.foreign_types import STAND_INS, standing_in
 from omnidali.models.pickle_check import check_pickles
+from omnidali.utils.text_files import parse_json
 from omnidali.utils.untrusted_text import for_shell
 
 # Entries under which projects keep the weights.
 WEIGHT_ENTRIES = ("state_dict", "model_state", "model_state_dict", "model")
+# Metadata of a safetensors file, which is text, that holds the `meta` of other files as JSON.
+META = "meta"
+_LARGEST_META = 16 * 2**20  # characters
+# Files that are programs, and how they are run.
+_PROGRAMS = {".onnx": "onnxruntime.InferenceSession", ".pt2": "torch.export.load"}
 
 # Types of Python's own that hold plain values. Its other names can run programs.
 _PLAIN_TYPES = re.compile(
@@ -65,21 +71,43 @@ def read_entries(path: Path, *, foreign: bool) -> Any:
         )
     if path.exists() and not path.is_file():  # reading a pipe would wait for a writer
         raise UserError(str(path), "a checkpoint file", "no regular file", "Name a file.")
+    if path.suffix in _PROGRAMS and path.is_file():
+        raise UserError(
+            str(path),
+            "weights",
+            "a program",
+            f"{_PROGRAMS[path.suffix]} runs it; OmniDALI takes .pth and .safetensors.",
+        )
 
     try:
         _check_size(path)
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(str(path))
+            return _read_safetensors(path)
         check_pickles(path)
         with standing_in() if foreign else contextlib.nullcontext():
             entries = torch.load(path, map_location="cpu", weights_only=True)
         return _as_plain(entries, {})
     except FileNotFoundError:
         raise UserError(
-            str(path), "a checkpoint", f"no such file{start_of(path)}", "Check the path."
+            str(path),
+            "a checkpoint",
+            f"no such file{start_of(path)}",
+            "Check the path.",
         ) from None
     except Exception as error:  # both readers raise many kinds for damaged files
         raise _refusal(path, str(error), foreign) from None
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """The tensors of a file, or with its facts about them the entries of a checkpoint."""
+    with safetensors.safe_open(str(path), framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        text = (file.metadata() or {}).get(META, "")
+    meta = None
+    if len(text) <= _LARGEST_META:
+        with contextlib.suppress(UserError):  # another project's
+            meta = parse_json(text, str(path))
+    return {"state_dict": tensors, "meta": meta} if isinstance(meta, dict) else tensors
 
 
 def _as_plain(value: Any, done: dict[int, Any]) -> Any:

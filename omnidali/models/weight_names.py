@@ -28,6 +28,7 @@ HEAD = "cls_head.fc_cls."
 
 # Reasons for which a tensor is left out.
 UNKNOWN = "unknown to this model"
+FRESH_HEAD = "asked for with pretrained_head: fresh"
 _OTHER_NORMALISATION = "normalisation of the input, which is ours"
 _OTHER_HEAD = "classifier of another kind"
 _NO_COUNTERPART = "no counterpart"

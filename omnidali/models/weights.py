@@ -3,7 +3,7 @@
 import hashlib
 import io
 import itertools
-import os
+import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +12,9 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from omnidali.errors import UserError, start_of
+from omnidali.errors import UserError
 from omnidali.models.foreign_types import as_list
-from omnidali.models.safe_load import WEIGHT_ENTRIES, read_entries
+from omnidali.models.safe_load import META, WEIGHT_ENTRIES, read_entries
 from omnidali.utils.atomic_write import write_whole
 
 # The entry of a checkpoint that holds the digest of the others.
@@ -203,66 +203,23 @@ def _add(digest: "hashlib._Hash", value: object) -> None:
 def export_weights(
     weights: Mapping[str, torch.Tensor], path: str | Path, meta: Mapping[str, object]
 ) -> None:
-    """Write a state dict for others: ``.pth`` as mmaction2 0.x reads it, or ``.safetensors``.
+    """Write a state dict for others: ``.safetensors``, or else as mmaction2 0.x reads it.
 
     Args:
         weights: by name.
         path: of the file.
-        meta: facts about the weights, as mmaction2 has them.
+        meta: facts about the weights as plain values: the file's ``meta``; of a safetensors file,
+            whose metadata is text, ``meta`` of that, as JSON.
 
     Raises:
-        UserError: for another ending, or a file that cannot be written.
+        OSError: if it cannot be written.
     """
     path = Path(path)
-    check_export(path)
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
     if path.suffix == ".safetensors":
-        data = safetensors.torch.save(
-            weights, metadata={key: str(value) for key, value in meta.items()}
-        )
+        data = safetensors.torch.save(weights, metadata={"format": "pt", META: json.dumps(meta)})
     else:
         buffer = io.BytesIO()
         torch.save({"meta": dict(meta), "state_dict": weights}, buffer)
         data = buffer.getvalue()
-
-    try:
-        write_whole(path, data)
-    except OSError as error:
-        raise UserError(
-            str(path),
-            "a file that can be written",
-            f"{error.strerror or error}{start_of(path)}",
-            "Choose another place.",
-        ) from None
-
-
-def check_export(path: str | Path, checkpoint: str | Path | None = None) -> None:
-    """Refuse a file that :func:`export_weights` would not write, or a checkpoint of the same run.
-
-    Args:
-        path: of the file.
-        checkpoint: file or run folder with the weights.
-
-    Raises:
-        UserError: naming it.
-    """
-    path = Path(path)
-    if path.suffix not in (".pth", ".pt", ".safetensors"):
-        raise UserError(
-            str(path),
-            "a name that ends in .pth or .safetensors",
-            path.suffix or "none",
-            "Rename it.",
-        )
-    if path.is_dir():
-        raise UserError(str(path), "a file to write", "a folder", "Name a file in it.")
-    if checkpoint is None or not path.exists():
-        return
-
-    is_run = os.path.isdir(checkpoint)
-    beside = Path(checkpoint, "checkpoints") if is_run else Path(checkpoint).parent
-    is_needed = is_run or path.samefile(checkpoint) or beside.name == "checkpoints"
-    if is_needed and os.path.realpath(beside) == os.path.realpath(path.parent):
-        raise UserError(
-            "--out", "a new file, as a run needs its checkpoints", str(path), "Choose another name."
-        )
+    write_whole(path, data)
