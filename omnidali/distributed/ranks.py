@@ -81,16 +81,27 @@ class Ranks:
             raise error
         return result
 
-    def wrap(self, model: torch.nn.Module) -> torch.nn.Module:
+    def wrap(self, model: torch.nn.Module, *, skips_weights: bool = False) -> torch.nn.Module:
         """Average the model's gradients over the ranks; returns it as it is on a single one.
 
         Each rank keeps its own batch-norm statistics, as the reference does.
+
+        Args:
+            model: the network.
+            skips_weights: whether a forward pass may leave weights out, whose gradients nobody
+                must wait for.
         """
         if self.world == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
         known = inspect.signature(DistributedDataParallel.__init__).parameters
-        wrap = functools.partial(DistributedDataParallel, model, devices, process_group=self.group)
+        wrap = functools.partial(
+            DistributedDataParallel,
+            model,
+            devices,
+            process_group=self.group,
+            find_unused_parameters=skips_weights,
+        )
         if "forward_sync_buffers" in known:  # since torch 2.13, which warns about the old name
             network = wrap(forward_sync_buffers=False)
         else:
@@ -227,6 +238,31 @@ def start_process_group() -> Ranks:
 
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     return Ranks(rank, world, core_sharers=core_sharers, local_rank=local_rank)
+
+
+def joined_ranks() -> Ranks:
+    """The ranks of the process group that this program has joined by itself; one without a group.
+
+    Raises:
+        UserError: if a launcher has started several processes, and this one has not joined them.
+    """
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if dist.is_available() and dist.is_initialized():
+        return Ranks(
+            dist.get_rank(),
+            dist.get_world_size(),
+            core_sharers=int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size())),
+            local_rank=int(os.environ.get("LOCAL_RANK", 0)),
+        )
+    if world > 1:
+        raise UserError(
+            "WORLD_SIZE",
+            "a process group that this process has joined",
+            f"none, but {world} processes",
+            "Call torch.distributed.init_process_group, or make Accelerate's Accelerator, before"
+            " the loader; with Lightning open the loader in train_dataloader.",
+        )
+    return Ranks()
 
 
 def _init_process_group() -> None:

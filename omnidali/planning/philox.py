@@ -25,6 +25,10 @@ class Purpose(IntEnum):
     MOTION = 6
     MIXUP = 7
     FRACTION = 8
+    JITTER = 9
+    OPERATIONS = 10
+    ERASING = 11
+    ERASED_BOX = 12
 
 
 def philox(counter: tuple, key: tuple) -> np.ndarray:

@@ -1,7 +1,6 @@
 """The checkpoints of a run: which one it resumes, and what happens when a save fails."""
 
 import contextlib
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,12 +20,14 @@ from omnidali.models.checkpoint_file import (
     remove_parts,
     save_checkpoint,
 )
+from omnidali.training.best_files import PATTERN, BestFile, BestFiles
 from omnidali.training.console import format_age
 from omnidali.training.retry import RetriedWrites
 from omnidali.training.run_lock import RunFolderTakenError
+from omnidali.training.spare_checkpoint import SpareCheckpoint
 from omnidali.training.state import TrainingState
 from omnidali.utils.backoff import Backoff
-from omnidali.utils.untrusted_text import for_shell, warn
+from omnidali.utils.untrusted_text import warn
 
 
 class Checkpointer:
@@ -38,9 +39,11 @@ class Checkpointer:
         writes: whether this process writes at all.
         retried: warns of writes that fail.
         minutes: for which the last save is tried again if it fails.
+        keep_best: how many checkpoints of the best evaluations are kept, beside best.pt.
         check_folder: raises UserError if another run has taken the folder.
 
     Attributes:
+        best_files: which of these there are.
         owes_save: whether the last checkpoint could not be written and none has been since; the
             same on every rank.
         saved_step: steps done in last.pt, if this process has read or written it.
@@ -54,6 +57,7 @@ class Checkpointer:
         writes: bool,
         retried: RetriedWrites,
         minutes: float,
+        keep_best: int,
         check_folder: Callable[[], None],
     ):
         self.owes_save = False
@@ -61,6 +65,7 @@ class Checkpointer:
 
         self._run = run
         self._folder = run / "checkpoints"
+        self.best_files = BestFiles(self._folder, keep_best)
         self._last = self._folder / LAST
         self._ranks = ranks
         self._writes = writes
@@ -70,7 +75,7 @@ class Checkpointer:
 
         self._is_damaged = False  # last.pt, which must not become the previous one
         self._best = -1.0  # of best.pt
-        self._step_elsewhere: int | None = None  # of a checkpoint that could only be saved there
+        self._spare = SpareCheckpoint(self._last)
         self._chosen: dict | None = None  # contents of the checkpoint that is resumed
         # name and state of what could not be written, by its kind
         self._owed: dict[str, tuple[str, dict]] = {}
@@ -135,13 +140,13 @@ class Checkpointer:
 
     def remove_parts(self) -> None:
         """Remove what a crash during a save has left."""
-        remove_parts(self._folder, LAST, PREVIOUS, BEST, "step-*.pt")
+        remove_parts(self._folder, LAST, PREVIOUS, BEST, "step-*.pt", PATTERN)
 
     def save(self, state: dict, *names: str, final: bool = False) -> None:
         """Write a checkpoint under each of ``names``, in this order.
 
         Where files other than the last cannot be written, the next save tries them again, with
-        their present content; of several ``step-N`` the newest.
+        their present content; of several ``step-N`` the newest, of several best ones the best.
 
         Args:
             state: its ``best`` is that of best.pt; the other files get what best.pt then holds.
@@ -164,8 +169,8 @@ class Checkpointer:
         try:
             self._check_folder()
         except RunFolderTakenError as taken:
-            path = self._save_elsewhere(state)
-            advice = self._how_to_use(path, taken) if path else "What was trained is lost."
+            path = self._spare.save(state)
+            advice = self._spare.how_to_use(path, taken) if path else "What was trained is lost."
             raise UserError(
                 taken.where, "the folder that this run began in", taken.got, advice
             ) from None
@@ -186,14 +191,22 @@ class Checkpointer:
                     failed = None
                 owes_last = failed is not None
             elif failed is not None:
-                copied = copy_state(state)
-                assert isinstance(copied, dict)
-                self._owed[_kind(name)] = (name, copied)
+                self._owe(name, state)
                 failed = failed if name == BEST else None  # a run can be without step-N
             failure = failure or failed
         if failure is not None and final:
             raise failure
         return owes_last
+
+    def _owe(self, name: str, state: dict) -> None:
+        """Remember a file for the next try, unless a better one of its kind waits."""
+        kind = _kind(name)
+        new = BestFile.parse(name)
+        waiting = BestFile.parse(self._owed[kind][0]) if kind in self._owed else None
+        if new is None or waiting is None or new.is_better_than(waiting):
+            copied = copy_state(state)
+            assert isinstance(copied, dict)
+            self._owed[kind] = (name, copied)
 
     def _write(self, name: str, state: dict) -> UserError | None:
         path = self._folder / name
@@ -213,6 +226,8 @@ class Checkpointer:
             if name == LAST:
                 self.saved_step = step
                 self._is_damaged = False
+            elif (best_file := BestFile.parse(name)) is not None:
+                self.best_files.prune(best_file)
         return failure
 
     def _force_last(self, state: dict, failure: UserError | None) -> None:
@@ -229,23 +244,22 @@ class Checkpointer:
         if failure is None:
             return
 
-        elsewhere = self._save_elsewhere(state)
+        elsewhere = self._spare.save(state)
         if elsewhere is not None:
             warn(f"the last checkpoint is in {elsewhere} until it can be written to {self._last}")
         failure = self._keep_trying(state, failure)
         if elsewhere is None:
-            for path in reversed(self.found()):
-                is_kept = not path.name.startswith("step-")
-                if isinstance(failure, NoSpaceError) and not is_kept and self._drop(path.name):
+            kept = [p.name for p in reversed(self.found()) if p.name.startswith("step-")]
+            for name in (*kept, *(file.name for file in self.best_files.found())):
+                if isinstance(failure, NoSpaceError) and self._drop(name):
                     failure = self._write(LAST, state)
             if failure is not None:
                 raise failure
         elif failure is not None:
-            advice = self._how_to_use(elsewhere, failure)
+            advice = self._spare.how_to_use(elsewhere, failure)
             raise UserError(failure.where, "a place to write a checkpoint", failure.got, advice)
         else:
-            _remove(elsewhere)
-            self._step_elsewhere = None
+            self._spare.remove(elsewhere)
 
     def _keep_trying(self, state: dict, failure: UserError | None) -> UserError | None:
         end = time.monotonic() + 60 * self._minutes
@@ -274,7 +288,7 @@ class Checkpointer:
         The main rank does it alone. Nothing is raised: that would hide the error of the run.
         """
         # a save elsewhere is in the error's text
-        if not self._writes or training.step == self._step_elsewhere:
+        if not self._writes or training.step == self._spare.step:
             return
         is_saved = training.step == self.saved_step and self._last.exists()
         if not is_saved and training.step != training.first_step:
@@ -308,40 +322,13 @@ class Checkpointer:
             return False
 
         warn(f"step {training.step} is not saved: {failure}")
-        path = self._save_elsewhere(state) if state is not None else None
+        path = self._spare.save(state) if state is not None else None
         if path is not None:
-            warn(self._how_to_use(path, failure))
+            warn(self._spare.how_to_use(path, failure))
         return path is not None
-
-    def _save_elsewhere(self, state: dict) -> Path | None:
-        """Save into a new private folder for temporary files (TMPDIR); None if that fails."""
-        path = None
-        try:
-            path = Path(tempfile.mkdtemp(prefix="omnidali-")) / f"step-{state['loader']['step']}.pt"
-            save_checkpoint(path, state)
-            self._step_elsewhere = state["loader"]["step"]
-            return path
-        except Exception:  # the caller has other ways
-            if path is not None:
-                _remove(path)
-            return None
-
-    def _how_to_use(self, path: Path, failure: Exception) -> str:
-        """Advice in words and as a command, for a checkpoint that could only be saved elsewhere."""
-        found = f"What was trained is in {path}."
-        if isinstance(failure, RunFolderTakenError):
-            return f"{found} Go on with {for_shell('--resume', path)} and another run_dir."
-        move = for_shell("mv", path, self._last)
-        return f"{found} Once there is room: {move}, then start with --resume auto."
 
 
 def _kind(name: str) -> str:
     """The kind of a checkpoint; one of each waits for another try, as it takes much memory."""
-    return {LAST: "checkpoints", BEST: BEST}.get(name, "step-N.pt")
-
-
-def _remove(path: Path) -> None:
-    """Remove a file that was saved elsewhere, with the folder made for it."""
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
-        path.parent.rmdir()
+    others = "step-N.pt" if BestFile.parse(name) is None else "best-STEP.pt"
+    return {LAST: "checkpoints", BEST: BEST}.get(name, others)

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 
 from omnidali.distributed.ranks import Ranks
+from omnidali.evaluation.accuracy import Accuracy
+from omnidali.evaluation.precision import LabelPrecision
 from omnidali.loading.batch import StepBatch
 from omnidali.loading.stats import SourceStats
 from omnidali.utils.untrusted_text import say
@@ -93,6 +95,12 @@ class ThroughputMeter:
         self._wait = 0.0
         self._source_waits = {name: row.wait_seconds for name, row in stats.items()}
         return figures
+
+
+def evaluation_line(step: int, accuracy: Accuracy | LabelPrecision) -> str:
+    """Format the line of an evaluation after ``step`` steps."""
+    unreadable = f", {accuracy.unreadable} items unreadable" if accuracy.unreadable else ""
+    return f"evaluation at step {step}: {accuracy.summary}{unreadable}"
 
 
 def step_line(

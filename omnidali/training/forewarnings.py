@@ -10,8 +10,11 @@ from omnidali.config.schema import Config
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.loading.open_loader import batch_unit, check_motions
+from omnidali.models.build import check_network
 from omnidali.models.pretrained import check_pretrained
+from omnidali.models.recognizers import Recognizer
 from omnidali.training.console import format_seconds
+from omnidali.training.model_setup import check_stages
 from omnidali.training.step_cost import frames_of_step, measure_step, operations_of_step
 
 # Seconds of a step from which on a CPU is the wrong machine: a thousand steps, which is a short
@@ -51,12 +54,14 @@ def check_and_warn(config: Config, ranks: Ranks) -> list[str]:
     if config.model.sync_norm and ranks.device.type != "cuda":
         raise UserError("model.sync_norm", "GPUs", "the CPU", "Switch it off.")
     check_pretrained(config.model)
+    external = check_network(config)
+    check_stages(config, external)
     check_motions(config)
     if not ranks.is_main:
         return []
     epochs = config.train.epochs
     lines = [] if epochs is None else list(_warn_of_schedule(config, epochs))
-    return [*lines, *_warn_of_cpu(config, ranks)]
+    return [*lines, *_warn_of_cpu(config, ranks, external)]
 
 
 def warn_of_length(config: Config, *, steps: int, steps_per_epoch: float) -> list[str]:
@@ -112,25 +117,27 @@ def _warn_of_average(config: Config, steps: int) -> Iterator[str]:
     )
 
 
-def _warn_of_cpu(config: Config, ranks: Ranks) -> Iterator[str]:
+def _warn_of_cpu(config: Config, ranks: Ranks, external: Recognizer | None) -> Iterator[str]:
     """Warn of a network and batch that this CPU cannot train in reasonable time."""
     if ranks.device.type != "cpu":
         return
-    quick = operations_of_step(config) / (ranks.world * ranks.threads * _FAST_CORE)
+    quick = operations_of_step(config, external) / (ranks.world * ranks.threads * _FAST_CORE)
     if quick < _SLOW_STEP / 10:
         return
-    seconds = measure_step(config, ranks)
+    seconds = measure_step(config, ranks, external)
     if seconds < _SLOW_STEP:
         return
 
     steps = config.train.steps
     whole = f", and all {steps:,} steps {format_seconds(steps * seconds)}" if steps else ""
     frames = f"{frames_of_step(config):,.0f} frames of {config.clip.size} x {config.clip.size}"
+    network = config.model.external or f"{config.model.name} of depth {config.model.depth}"
     yield (
         f"WARNING: a step takes {_show(seconds)} or more on this CPU{whole}: {frames} pixels are"
-        f" much for a {config.model.name} of depth {config.model.depth}. Train on a GPU, or make it"
-        " smaller."
+        f" much for a {network}. Train on a GPU, or make it smaller."
     )
+    if external is not None:  # what it can do without is not known
+        return
     settings, small = small_settings(config, ranks.world, seconds)
     words = " ".join(f"{key}={_plain(value)}" for key, value in settings.items())
     yield f"With these settings a step takes about {_show(small)}: {words}"

@@ -19,8 +19,9 @@ class Hooks:
     Attributes:
         wrap_loader: makes what the loop iterates over, on every rank; by default the loader itself.
             A generator that yields the batch of each step will do, and sees how the loop waits.
-        on_batch: gets each batch before the network does, on every rank, and returns the one to
-            train on, of the same step. Torch's random numbers in it are the same after a resume.
+        on_batch: gets each batch before the network does, on every rank and augmented as the config
+            says, and returns the one to train on, of the same step. Torch's random numbers in it
+            are the same after a resume.
         loggers: get every figure and picture, beside metrics.jsonl, pictures/ and TensorBoard, on
             the main rank.
 

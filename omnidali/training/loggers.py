@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,8 @@ class Logger:
         place: where it writes to, for warnings.
     """
 
-    name: str
-    place: Path
+    name: str = "figures of a logger"
+    place: Path = Path("logger")
 
     def log_values(self, kind: str, step: int, values: Mapping[str, object]) -> None:
         """Take figures.
@@ -70,7 +70,7 @@ class MetricsLog(Logger):
         """
         row = {"kind": kind, "step": step, "time": round(time.time(), 3)}
         self._lines.append(json.dumps({**row, **values}) + "\n")
-        _append(self.place, "".join(self._lines).encode())
+        append_whole(self.place, "".join(self._lines).encode())
         self._lines.clear()
 
 
@@ -91,7 +91,20 @@ class PictureLog(Logger):
         write_png(self.place / f"step{step}-{tag.rpartition('/')[2]}.png", image)
 
 
-def _append(path: Path, data: bytes) -> None:
+def flatten(values: Mapping[str, object], above: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the numbers of nested mappings, with their names joined by slashes.
+
+    >>> dict(flatten({"lr": 0.1, "sources": {"all": {"loss": 2.0}}}))
+    {'lr': 0.1, 'sources/all/loss': 2.0}
+    """
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{above}{name}/")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield f"{above}{name}", value
+
+
+def append_whole(path: Path, data: bytes) -> None:
     """Append all of ``data`` or nothing, so that no line is cut in the middle."""
     with open(path, "ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)

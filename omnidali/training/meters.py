@@ -27,7 +27,8 @@ class SourceMeter:
     ) -> None:
         """Count a batch.
 
-        A clip with a soft label is right by the share that the predicted class has in it.
+        A clip with a soft label is right by the share that the predicted class has in it; one with
+        several labels if the class that scores highest is one of them.
 
         Args:
             losses: (N,).

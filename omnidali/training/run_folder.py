@@ -23,6 +23,8 @@ from omnidali.loading.clip_images import clip_grid, label_text
 from omnidali.loading.trial_outcome import TrialRecord
 from omnidali.models.checkpoint_file import remove_parts
 from omnidali.training.checkpointer import Checkpointer
+from omnidali.training.chosen_loggers import load_factories, make_loggers
+from omnidali.training.ending import TimeLimit
 from omnidali.training.loggers import Logger, MetricsLog, PictureLog
 from omnidali.training.retry import RetriedWrites
 from omnidali.training.run_lock import RunLock
@@ -53,6 +55,7 @@ class RunFolder:
         loggers: get the figures and pictures, too.
 
     Attributes:
+        time_limit: of this start, which begins here: reading the data counts.
         checkpoints: reads and writes ``checkpoints/``.
 
     Raises:
@@ -68,6 +71,7 @@ class RunFolder:
         writes: bool = True,
         loggers: Sequence[Logger] = (),
     ):
+        self.time_limit = TimeLimit(config.train.max_hours)
         self.path = Path(config.run_dir)
         self._catalog = Path(config.catalog_path)
         self._is_main = ranks.is_main
@@ -88,16 +92,20 @@ class RunFolder:
             writes=self._writes,
             retried=self._retried,
             minutes=config.train.final_save_minutes,
+            keep_best=config.train.keep_best,
             check_folder=self._check_lock,
         )
-        if writes:
+        if not writes:
+            # the functions themselves do not travel to the other ranks
+            ranks.on_main(lambda: len(load_factories(config.logger)))
+        else:
             try:
-                ranks.on_main(lambda: self._open(resume))
+                ranks.on_main(lambda: self._open(resume, config))
             except BaseException:
                 self.close()
                 raise
 
-    def _open(self, resume: str) -> None:
+    def _open(self, resume: str, config: Config) -> None:
         if resume not in ("auto", "none") and not os.path.exists(resume):
             raise UserError(
                 "--resume",
@@ -114,6 +122,14 @@ class RunFolder:
             resume != "none" and self.path.resolve() in (resumed, *resumed.parents)
         )
         found = self.checkpoints.found()
+        leftover = [] if found else self.checkpoints.best_files.found()
+        if leftover:
+            raise UserError(
+                f"run_dir {self.path}",
+                "a folder without checkpoints of another run",
+                f"{leftover[-1].name} alone",
+                "Move the files best-*.pt away, or choose another run_dir.",
+            )
         if found and not is_own:
             raise UserError(
                 f"run_dir {self.path}",
@@ -121,6 +137,8 @@ class RunFolder:
                 f"a run with {found[0].name}",
                 "Go on with --resume auto, or choose another run_dir.",
             )
+        # last, as a factory may make a run elsewhere
+        self._loggers = (*self._loggers, *make_loggers(config))
 
     def _check_lock(self) -> None:
         if self._lock is not None:

@@ -11,7 +11,10 @@ from omnidali.config.schema import Config
 from omnidali.errors import UserError
 from omnidali.loading.fusion import FusionIterator
 from omnidali.models.checkpoint_file import LAST, load_weights
+from omnidali.models.recognizers import Recognizer
+from omnidali.training.early_stop import EarlyStop
 from omnidali.training.ema import Ema
+from omnidali.training.optimizer import load_optimizer_state
 
 _STEP_SECONDS = 10.0  # that an optimizer step may take; after that the state counts as incomplete
 
@@ -50,12 +53,13 @@ class TrainingState:
         step: steps done up to the last optimizer step.
         best: top-1 of the best evaluation, percent; -1 before the first one.
         owes_evaluation: whether an evaluation is due that has not been finished.
+        early_stop: whether the evaluations no longer get better.
     """
 
     def __init__(
         self,
         config: Config,
-        model: torch.nn.Module,
+        model: Recognizer,
         *,
         ema: Ema | None,
         optimizer: torch.optim.Optimizer,
@@ -67,6 +71,7 @@ class TrainingState:
         self.step = self.first_step
         self.best = -1.0
         self.owes_evaluation = False
+        self.early_stop = EarlyStop(config.train.patience, config.train.min_delta)
         self._config = config
         self._model = model
         self._ema = ema
@@ -97,18 +102,19 @@ class TrainingState:
             self._remember_statistics()
             self._is_complete = True
 
-    def record_evaluation(self, top1: float) -> bool:
+    def record_evaluation(self, result: float) -> bool:
         """Note that the evaluation that was due is finished.
 
         Args:
-            top1: its accuracy, percent.
+            result: its top-1 accuracy, or mean average precision of several labels, percent.
 
         Returns:
             Whether it is the best one so far.
         """
         self.owes_evaluation = False
-        is_best = top1 > self.best
-        self.best = max(self.best, top1)
+        self.early_stop.record(result)
+        is_best = result > self.best
+        self.best = max(self.best, result)
         return is_best
 
     @contextlib.contextmanager
@@ -148,17 +154,14 @@ class TrainingState:
             "loader": {**self._loader.state_dict(), "step": self.step},
             "best": self.best,
             "owes_evaluation": self.owes_evaluation,
+            "early_stop": self.early_stop.state_dict(),
             "classes": self._classes,
             "hold_out": {
                 name: list(source.hold_out)
                 for name, source in config.sources.items()
                 if source.hold_out
             },
-            "model": {
-                "name": config.model.name,
-                "depth": config.model.depth,
-                "classes": len(self._classes),
-            },
+            "model": self._model.description,
             "config": config_to_dict(config),
         }
 
@@ -182,16 +185,16 @@ class TrainingState:
                 "Restore the old class names, or start anew in another run_dir.",
             )
 
-        # momentum and the like come from the config, as lr does, and not from the checkpoint
-        self._optimizer.load_state_dict(
-            {**self._optimizer.state_dict(), "state": saved["optimizer"]["state"]}
-        )
+        kind = self._config.optimizer.name
+        note = load_optimizer_state(self._optimizer, saved["optimizer"], self._model, kind)
+        notes += [note] if note else []
         self._scaler.load_state_dict(saved["scaler"])
         if self._ema is not None:
             self._ema.average.load_state_dict(saved["ema"] or saved["state_dict"])
 
         self.best = saved["best"]
         self.owes_evaluation = saved.get("owes_evaluation", False)
+        self.early_stop.load_state_dict(saved.get("early_stop", {"best": self.best, "stale": 0}))
         self.first_step = self._loader.next_step
         self.step = self.first_step
         self._remember_statistics()

@@ -1,13 +1,16 @@
 """What a step of a training costs: frames, and the seconds that a CPU needs at least."""
 
+import math
 import time
 
 import torch
 
 from omnidali.config.schema import Config
 from omnidali.distributed.ranks import Ranks
+from omnidali.models.build import build_model
+from omnidali.models.dry_pass import count_operations
 from omnidali.models.precision import make_autocast
-from omnidali.models.recognizers import build_model, memory_format
+from omnidali.models.recognizers import Recognizer, memory_format
 from omnidali.planning.mixing import make_mixing
 
 # Floating-point operations of a forward pass on one pixel of a frame of 224 x 224.
@@ -29,20 +32,25 @@ def frames_of_step(config: Config) -> float:
     mixing = make_mixing(sources, config.batch, ratio)
 
     clip = config.clip.num_clips * config.clip.clip_len
-    frames = [
-        1 if source.media_kind.is_still and source.inflate == "single" else clip
-        for source in sources
-    ]
+    frames = [1 if source.shows_single_frames else clip for source in sources]
     return float(mixing.batch * (mixing.shares @ frames))
 
 
-def operations_of_step(config: Config) -> float:
-    """Floating-point operations of a step on all ranks, within a fifth."""
+def operations_of_step(config: Config, external: Recognizer | None = None) -> float:
+    """Floating-point operations of a step on all ranks, within a fifth.
+
+    Args:
+        config: of the run.
+        external: the network, if it is none of ours: its operations are counted, and infinite
+            where they cannot be.
+    """
+    if external is not None:
+        return TRAINING * _operations_of_frame(config, external) * frames_of_step(config)
     of_pixel = OPERATIONS[config.model.name][config.model.depth]
     return TRAINING * of_pixel * config.clip.size**2 * frames_of_step(config)
 
 
-def measure_step(config: Config, ranks: Ranks) -> float:
+def measure_step(config: Config, ranks: Ranks, external: Recognizer | None = None) -> float:
     """Seconds that a step takes at least on this CPU, by a forward pass on one clip.
 
     Decoding, gradients' sums over the ranks, and the optimizer come on top. Random numbers, and the
@@ -51,9 +59,11 @@ def measure_step(config: Config, ranks: Ranks) -> float:
     Args:
         config: of the run.
         ranks: this process and its peers, which share the cores of this machine.
+        external: the network, if it is none of ours.
     """
-    clip = torch.zeros(1, 3, _MEASURED_FRAMES, config.clip.size, config.clip.size)
-    model = _make_model(config)
+    frames = _MEASURED_FRAMES if external is None else config.clip.clip_len
+    clip = torch.zeros(1, 3, frames, config.clip.size, config.clip.size)
+    model = _make_ours(config) if external is None else external.eval()
     passes: list[float] = []
     threads = torch.get_num_threads()
     torch.set_num_threads(ranks.threads)
@@ -66,11 +76,18 @@ def measure_step(config: Config, ranks: Ranks) -> float:
     finally:
         torch.set_num_threads(threads)
     rank_frames = frames_of_step(config) / ranks.world
-    return TRAINING * min(passes) * rank_frames / _MEASURED_FRAMES
+    return TRAINING * min(passes) * rank_frames / frames
 
 
-def _make_model(config: Config) -> torch.nn.Module:
-    """The config's network with weights of zero, which draws no random number."""
+def _operations_of_frame(config: Config, network: Recognizer) -> float:
+    """Floating-point operations of a forward pass of an external network, for each frame."""
+    frames, size = config.clip.clip_len, config.clip.size
+    count = count_operations(network, 1, 3, frames, size, size)
+    return math.inf if count is None else count / frames
+
+
+def _make_ours(config: Config) -> torch.nn.Module:
+    """Our network with weights of zero; random numbers stay as they are."""
     with torch.device("meta"):
         model = build_model(config.model, 1, config.clip.clip_len)
     model = model.to_empty(device="cpu").eval()

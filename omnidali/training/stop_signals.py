@@ -28,7 +28,7 @@ class StopSignals:
     signal that is ignored when this is entered stays so.
 
     Attributes:
-        received: the first signal's name on this rank, or None.
+        received: the first signal's name on this rank, or what else was to end the run; or None.
     """
 
     def __init__(self, ranks: Ranks):
@@ -78,6 +78,10 @@ class StopSignals:
         elif time.monotonic() - self._first_time > _echo_seconds(number):
             warn(f"{name} again: ends without saving")
             os._exit(128 + number)
+
+    def request(self, reason: str) -> None:
+        """Let the run end as after a signal; ``reason`` stands for its name."""
+        self.received = self.received or reason
 
     def agreed(self, wants_save: bool = False) -> tuple[bool, bool]:
         """Whether the run stops, and whether it saves; all ranks call this after the same steps.

@@ -2,13 +2,13 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from omnidali.training.loggers import Logger
+from omnidali.training.loggers import Logger, flatten
 from omnidali.utils.untrusted_text import for_tensorboard
 
 
@@ -30,7 +30,7 @@ class TensorBoardLog(Logger):
         """Write the numbers, as ``kind/name``."""
 
         def draw(writer: SummaryWriter) -> None:
-            for name, value in _flatten(values):
+            for name, value in flatten(values):
                 writer.add_scalar(for_tensorboard(f"{kind}/{name}"), value, step)
 
         self._write(draw)
@@ -62,14 +62,6 @@ class TensorBoardLog(Logger):
             with contextlib.suppress(OSError):
                 self._writer.close()
             self._writer = None
-
-
-def _flatten(values: Mapping[str, object], above: str = "") -> Iterator[tuple[str, float]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{above}{name}/")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            yield f"{above}{name}", value
 
 
 def _silence_writer_threads() -> None:

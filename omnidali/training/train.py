@@ -8,7 +8,7 @@ from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.loading.data import open_data
 from omnidali.loading.failures.quarantine import Quarantine
-from omnidali.loading.fusion import LoaderOptions
+from omnidali.loading.loader_options import LoaderOptions
 from omnidali.loading.open_loader import check_shares, open_loader, try_decoders
 from omnidali.models.precision import DTYPES
 from omnidali.training.console import print_on_main

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from omnidali.config.schema import Config
 from omnidali.distributed.failure_monitor import reporting_to_peers
 from omnidali.distributed.ranks import Ranks
-from omnidali.evaluation.accuracy import Accuracy, measure_accuracy
+from omnidali.evaluation.accuracy import Accuracy
+from omnidali.evaluation.precision import LabelPrecision, measure_scores
 from omnidali.evaluation.score import score_items
 from omnidali.loading.batch import StepBatch
 from omnidali.loading.data import Data
@@ -22,13 +22,16 @@ from omnidali.models.checkpoint_file import BEST, LAST
 from omnidali.models.precision import make_autocast, make_scaler
 from omnidali.models.recognizers import Recognizer
 from omnidali.planning.train_plan import TrainPlan
-from omnidali.training.console import ThroughputMeter, print_on_main, step_line
+from omnidali.training.augmentation import Augmentation
+from omnidali.training.console import ThroughputMeter, evaluation_line, print_on_main, step_line
 from omnidali.training.ema import Ema
+from omnidali.training.ending import Ending
 from omnidali.training.gc_control import closing_loader, collecting_manually
 from omnidali.training.hooks import NO_HOOKS, Hooks
 from omnidali.training.meters import SourceMeter
-from omnidali.training.model_setup import make_model, make_optimizer
+from omnidali.training.model_setup import make_model, make_network, seed_step, summing_gradients
 from omnidali.training.objective import Objective
+from omnidali.training.optimizer import make_optimizer, set_learning_rate
 from omnidali.training.run_folder import RunFolder
 from omnidali.training.save_clock import SaveClock
 from omnidali.training.schedule import Due, Schedule
@@ -59,7 +62,8 @@ class Trainer:
         schedule: what is due when.
         figures: those of the last evaluation; None before.
         speed: those of the last line; None before.
-        is_stopped: whether a signal has ended the run before its last step.
+        ending: sees whether a signal, the time or patience ends the run before its last step.
+        is_stopped: whether one of these has ended it.
 
     Raises:
         UserError: if the pretrained weights do not fit the network.
@@ -90,17 +94,15 @@ class Trainer:
 
         self.model = make_model(config, data.class_names, ranks, say=self.say)
         self.ema = Ema(self.model, config.train.ema) if config.train.ema is not None else None
-        compiled = torch.compile(self.model) if config.train.compile else self.model
-        assert isinstance(compiled, torch.nn.Module)
-        self.network = ranks.wrap(compiled)
+        self.network = make_network(self.model, config, ranks)
 
         self.optimizer = make_optimizer(self.model, config.optimizer, ranks.device)
         self.scaler = make_scaler(config.train.precision, ranks.device)
         self.autocast = make_autocast(config.train.precision, ranks.device)
+        self.augment = Augmentation(config.train.augment, config.seed, ranks.device)
         self.objective = Objective(config)
-        self.loss_weights = torch.tensor(
-            [source.loss_weight for source in config.sources.values()], device=ranks.device
-        )
+        loss_weights = [source.loss_weight for source in config.sources.values()]
+        self.loss_weights = torch.tensor(loss_weights, device=ranks.device)
 
         self.schedule = Schedule.of(
             config,
@@ -122,6 +124,8 @@ class Trainer:
         self.throughput = ThroughputMeter(loader.end)
         self.save_clock = SaveClock(config.train.checkpoint_minutes)
         self.signals = StopSignals(ranks)
+        limit = folder.time_limit
+        self.ending = Ending(self.signals, self.state, schedule=self.schedule, time_limit=limit)
         self.figures: dict | None = None
         self.speed: dict | None = None
         self.is_stopped = False
@@ -144,12 +148,11 @@ class Trainer:
         self.model.train()
         with self._guarded():
             self.make_up_evaluation()
+            self.is_stopped = self.is_stopped or self.ending.lost_patience()
             if not self.is_stopped:
                 self.loop()
             if self.is_stopped:
-                received = self.signals.received or "a signal to another rank"
-                done = f"stopped by {received} after step {self.state.step}"
-                self.say(f"{done}; go on with --resume auto")
+                self.say(self.ending)
         return self.figures
 
     @contextlib.contextmanager
@@ -188,7 +191,7 @@ class Trainer:
         step = self.schedule.first
         for batch in self.throughput.timing(self.hooks.wrap_loader(self.loader)):
             seed_step(self.config.seed, step, self.ranks.rank)
-            batch = self.hooks.on_batch(batch)
+            batch = self.hooks.on_batch(self.augment(batch))
             if not isinstance(batch, StepBatch) or batch.step != step:
                 raise RuntimeError(f"the hooks gave no batch of step {step}, but {batch!r:.80}")
             yield batch
@@ -200,13 +203,10 @@ class Trainer:
     def train_step(self, batch: StepBatch) -> None:
         """Forward and backward; the last of ``accumulate`` batches moves the weights."""
         self.folder.show_batch(batch, self.source_names, self.data.class_names)
-
-        lr = self.schedule.learning_rate(self.plan.mixing.schedule_step(batch.step))
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rate(self.optimizer, self.learning_rate(batch.step))
 
         updates = self.schedule.updates(batch.step + 1)
-        with self._summing_gradients(updates):
+        with summing_gradients(self.network, updates):
             losses, logits = self.forward(batch)
             loss = (losses * self.loss_weights[batch.source]).mean()
             self.scaler.scale(loss / self.config.optimizer.accumulate).backward()
@@ -214,11 +214,9 @@ class Trainer:
             self.update(batch.step + 1)
         self.meter.add(losses.detach(), logits.detach(), batch.labels, batch.source)
 
-    def _summing_gradients(self, updates: bool) -> contextlib.AbstractContextManager[None]:
-        """Sum gradients over the ranks once an optimizer step: that of eq. 1 is a mean of all."""
-        if isinstance(self.network, DistributedDataParallel) and not updates:
-            return self.network.no_sync()
-        return contextlib.nullcontext()
+    def learning_rate(self, step: int) -> float:
+        """That of the schedule for a step, counted from 0, before the factors of its groups."""
+        return self.schedule.learning_rate(self.plan.mixing.schedule_step(step))
 
     def forward(self, batch: StepBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The losses (N,) and logits (N, classes) of a batch's clips."""
@@ -244,6 +242,7 @@ class Trainer:
         """What is due after a step; the ranks agree on a stop, and on a save by time."""
         saves = False
         if self.schedule.updates(step) and step != self.schedule.last:
+            self.ending.check_time()
             wants_save = self.ranks.is_main and self.save_clock.is_old
             self.is_stopped, saves = self.signals.agreed(wants_save)
 
@@ -263,7 +262,7 @@ class Trainer:
         sources = self.meter.read(stats)
         clips = sources["all"]["clips"]
         self.speed = self.throughput.read(step, clips, stats, self.ranks.device)
-        lr = self.optimizer.param_groups[0]["lr"]
+        lr = self.learning_rate(step - 1)
         self.folder.log("train", step, {"lr": lr, "sources": sources, **self.speed})
         self.say(
             step_line(step, self.schedule.steps, sources=sources, throughput=self.speed, lr=lr)
@@ -300,11 +299,17 @@ class Trainer:
                 is_final = self.checkpointer.owes_save
             else:
                 self.figures = accuracy.as_row()
-                is_best = self.state.record_evaluation(accuracy.top1_of_all)
-                files = (BEST, *due.files) if is_best else due.files
-                is_final = due.is_end
+                files = (*self.record(due.step, accuracy.result), *due.files)
+                self.is_stopped = self.ending.lost_patience()
+                is_final = due.is_end or self.is_stopped
             self.checkpointer.save(self.state_dict(), *files, final=is_final)
             self.save_clock.restart()
+
+    def record(self, step: int, result: float) -> list[str]:
+        """Note an evaluation's result, percent; returns the files that are to hold the best."""
+        is_best = self.state.record_evaluation(result)
+        kept = self.checkpointer.best_files.name_for(step, result)
+        return [name for name in (BEST if is_best else None, kept) if name is not None]
 
     def make_up_evaluation(self) -> None:
         """Finish the evaluation that an earlier process of this run owes, if there is one."""
@@ -316,7 +321,7 @@ class Trainer:
             self.save(due)
             self.validate(due)
 
-    def evaluate(self, step: int) -> Accuracy | None:
+    def evaluate(self, step: int) -> Accuracy | LabelPrecision | None:
         """Score the evaluation source, and report the accuracy; None after a signal."""
         assert self.data.evaluation is not None and self.config.evaluation.source is not None
         scored = self.ema.average if self.ema is not None else self.model
@@ -330,22 +335,15 @@ class Trainer:
             ranks=self.ranks,
             autocast=self.autocast,
             trial=self.loader.trial,
-            stop=lambda: self.signals.received is not None,
+            stop=self.ending.abandons_evaluation,
         )
         if scores is None:
             return None
 
-        accuracy = measure_accuracy(scores, self.data.evaluation.labels)
+        accuracy = measure_scores(scores, self.data.evaluation)
         self.folder.log("evaluation", step, accuracy.as_row())
-        self.folder.show_image("evaluation/confusion", step, confusion_image(accuracy.confusion))
-        self.say(
-            f"evaluation at step {step}: top1 {100 * accuracy.top1 / accuracy.items:.2f}"
-            f" ({accuracy.top1}/{accuracy.items}), mean class {100 * accuracy.mean_class:.2f}"
-            + (f", {accuracy.unreadable} items unreadable" if accuracy.unreadable else "")
-        )
+        if isinstance(accuracy, Accuracy):
+            picture = confusion_image(accuracy.confusion)
+            self.folder.show_image("evaluation/confusion", step, picture)
+        self.say(evaluation_line(step, accuracy))
         return accuracy
-
-
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Make dropout a function of (seed, step, rank), so that a resumed run repeats it."""
-    torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + rank) % 2**63)
