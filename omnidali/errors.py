@@ -92,6 +92,46 @@ class BadSourceError(UserError):
     """More files of a source fail than its limits allow."""
 
 
+class OtherProcessError(UserError):
+    """A loader was carried into another process than its own.
+
+    Args:
+        report: ignored. PyTorch raises the error of a worker anew in the main process, with its
+            own report of it as the only argument.
+    """
+
+    def __init__(self, report: str = ""):
+        super().__init__(
+            "FusionIterator",
+            "to be used in the process that opened it, with num_workers=0 of a DataLoader",
+            "another process, such as a worker of a DataLoader",
+            "Use num_workers=0, as it decodes on threads of its own (loader.threads); in processes"
+            " of your own call open_loader in each.",
+        )
+
+
+class UnreadableItemError(UserError):
+    """An item of a dataset does not decode, and nothing takes its place.
+
+    Args:
+        where: as of :class:`UserError`; alone, PyTorch's report of a worker that raised the error,
+            which the main process raises anew.
+        expected: as of :class:`UserError`, like the next two.
+        got: found instead.
+        advice: one imperative sentence.
+    """
+
+    def __init__(self, where: str, expected: str = "", got: str = "", advice: str = ""):
+        if expected:
+            super().__init__(where, expected, got, advice)
+            return
+        # the error's own line is the last one of the report
+        line = where.rstrip().rpartition("\n")[2]
+        ValueError.__init__(self, line.removeprefix(f"{__name__}.{type(self).__name__}: "))
+        self.where = self.args[0].partition(": ")[0]
+        self.got = self.args[0]
+
+
 class NoUsableFilesError(UserError):
     """No file of a source is usable, and the catalog has the reason for each."""
 

@@ -1,73 +1,51 @@
 """FusionIterator: the sources' clips, mixed as planned, one StepBatch a step."""
 
 import os
-import time
-from collections.abc import Mapping, Sequence
-from typing import NotRequired, Self, TypedDict
+from collections.abc import Sequence
+from typing import NoReturn, Self
 
 import torch
+from torch.utils.data import IterableDataset
 
 from omnidali.config.schema import LoaderConfig
 from omnidali.config.sources import MediaConfig
-from omnidali.decoding.routes import describe_codecs, gives_same_pixels
-from omnidali.errors import UserError
+from omnidali.decoding.routes import gives_same_pixels
+from omnidali.errors import OtherProcessError, UserError
 from omnidali.loading.backend import Workers
 from omnidali.loading.batch import StepBatch
 from omnidali.loading.buffer_pool import BufferPool, Trimmer
 from omnidali.loading.device_work import device_work
+from omnidali.loading.exit_calls import call_at_exit
 from omnidali.loading.failures.dali_failures import DaliFailures, beside
 from omnidali.loading.failures.quarantine import Quarantine
 from omnidali.loading.failures.tracker import FailureTracker
+from omnidali.loading.loader_options import LoaderState, check_options
 from omnidali.loading.prefetcher import ERROR_SECONDS, Prefetcher
 from omnidali.loading.source_decoder import SourceDecoder
-from omnidali.loading.source_routes import describe_sources, route_sources
-from omnidali.loading.stats import Meter, SourceStats
+from omnidali.loading.source_routes import describe_decoders, describe_sources, route_sources
+from omnidali.loading.stats import LoaderMeters, SourceStats
 from omnidali.loading.step_buffer import StepBuffer
 from omnidali.loading.thread_plan import thread_plan
-from omnidali.loading.trial_outcome import NO_TRIAL, Trial, TrialRecord
+from omnidali.loading.trial_outcome import NO_TRIAL, Trial
 from omnidali.planning.evaluation_plan import EvaluationPlan
 from omnidali.planning.fingerprint import find_differences
 from omnidali.planning.train_plan import TrainPlan
+from omnidali.utils.log import LOG
+
+_EXIT_SECONDS = 10.0  # for decodes that have begun when the program ends
 
 
-class LoaderState(TypedDict):
-    """The state of a :class:`FusionIterator`.
-
-    Attributes:
-        step: that the next batch belongs to.
-        plan: everything that the order depends on.
-        decoders: by source, what decodes it, on which the pixels depend; older states lack it.
-        trial: what a trial of DALI showed; older states lack it.
-    """
-
-    step: int
-    plan: Mapping[str, object]
-    decoders: NotRequired[Mapping[str, str]]
-    trial: NotRequired[TrialRecord]
-
-
-class LoaderOptions(TypedDict, total=False):
-    """Keyword arguments of :class:`FusionIterator`, where its meaning of each is documented."""
-
-    rank: int
-    world: int
-    device: torch.device | str
-    dtype: torch.dtype
-    threads: int
-    prefetch: int
-    cpu_share: float
-    max_bad_ratio: float
-    max_bad_in_a_row: int
-    hang_seconds: float
-    stall_seconds: float
-    target_apart: bool
-    quarantine: Quarantine | None
-    trial: Trial
-    end: int | None
-
-
-class FusionIterator:
+class FusionIterator(IterableDataset[StepBatch]):
     """Iterate over the steps of a plan; decoding runs ahead in the background.
+
+    It is an iterator over one run, from its first step to ``end``. A loop that begins after a
+    ``break`` goes on with the next step, and one that begins after the end gets nothing; with
+    ``itertools.islice(loader, n)`` an epoch has n steps. ``len`` is the number of steps of the
+    whole run, ``len(loader) - loader.next_step`` what is left of it.
+
+    It is also a dataset of PyTorch, whose samples are whole batches: ``DataLoader(loader,
+    batch_size=None, pin_memory=True)``, and torchdata's StatefulDataLoader. It decodes on threads
+    of its own, so that ``num_workers`` stays 0; it belongs to the process that opened it.
 
     Args:
         plan: a :class:`TrainPlan` or :class:`EvaluationPlan`.
@@ -99,7 +77,9 @@ class FusionIterator:
         routes: a line a source: which decoder takes how many of its files, and why.
 
     Raises:
-        UserError: if a source asks for a decoder that cannot take its codecs.
+        UserError: for options out of their range, and if a source asks for a decoder that cannot
+            take its codecs.
+        OtherProcessError: if it is pickled, or used in another process than its own.
 
     A clip that cannot be decoded is replaced by the planned substitute, the same one on any number
     of ranks; its file is named in the quarantine, and every step has all its clips. In an
@@ -136,6 +116,7 @@ class FusionIterator:
         trial: Trial = NO_TRIAL,
         end: int | None = None,
     ):
+        check_options(rank=rank, world=world, threads=threads, prefetch=prefetch, end=end)
         self.plan = plan
         self.rank = rank
         self.world = world
@@ -143,7 +124,6 @@ class FusionIterator:
         self.dtype = dtype
         self.prefetch = prefetch
         self.target_apart = target_apart
-        self.end = plan.steps(world) if end is None and isinstance(plan, EvaluationPlan) else end
         self._settings = LoaderConfig(
             threads=threads or len(os.sched_getaffinity(0)),
             prefetch=prefetch,
@@ -153,6 +133,7 @@ class FusionIterator:
             hang_seconds=hang_seconds,
             stall_seconds=stall_seconds,
         )
+        self.end = plan.steps(world) if end is None and isinstance(plan, EvaluationPlan) else end
 
         quarantine = quarantine or Quarantine()
         self._left = beside(quarantine)
@@ -162,19 +143,18 @@ class FusionIterator:
         )
         self.routes = describe_sources(plan.tables, self.file_routes, self.device, cpu_share)
 
-        # the number of threads is that of one rank already
-        threads_of = thread_plan(self._settings.threads, 1, len(plan.tables))
-        self._device = device_work(self.device)
-        self._workers = Workers(threads_of, self._device)
+        self._workers = self._make_workers()
         self._decoders = self._make_decoders(quarantine)
-        self._meters = self._make_meters()
+        self._meters = LoaderMeters(plan, self._decoders, prefetch)
         self._buffers = BufferPool()
         self._trim = Trimmer(self._buffers, self._settings.threads)
 
         self.next_step = 0
-        self._asked_first: float | None = None  # when the first batch was requested
         self._closed = False
+        self._has_ended = False
+        self._process = os.getpid()
         self._prefetcher: Prefetcher | None = None
+        call_at_exit(self._close_at_exit)
 
     def _make_decoders(self, quarantine: Quarantine) -> list[SourceDecoder]:
         return [
@@ -192,15 +172,33 @@ class FusionIterator:
             )
         ]
 
-    def _make_meters(self) -> list[Meter]:
-        shares = self.plan.mixing.shares if isinstance(self.plan, TrainPlan) else [1.0]
-        return [
-            Meter(float(share), decoder.tracker, decoder.failures)
-            for share, decoder in zip(shares, self._decoders, strict=True)
-        ]
+    def _make_workers(self) -> Workers:
+        # the number of threads is that of one rank already
+        threads = thread_plan(self._settings.threads, 1, len(self.plan.tables))
+        return Workers(threads, device_work(self.device))
 
     def __iter__(self) -> Self:
+        """Itself: a loop goes on with the next step, wherever the last one stopped."""
+        self._check_process()
+        if self._has_ended:
+            LOG.warning(
+                "the loader is at its end, step %d: this loop gets nothing; load_state_dict with an"
+                " earlier state goes back, a longer train.epochs or train.steps goes on",
+                self.next_step,
+            )
         return self
+
+    def __len__(self) -> int:
+        """The steps of the whole run, whatever was consumed of it.
+
+        Raises:
+            TypeError: if it has no end.
+        """
+        if self.end is None:
+            raise TypeError(
+                "this FusionIterator has no length, as it has no end: open it with end="
+            )
+        return self.end
 
     def __next__(self) -> StepBatch:
         """The batch of the next step.
@@ -212,6 +210,7 @@ class FusionIterator:
         """
         self._check_open()
         if self.end is not None and self.next_step >= self.end:
+            self._has_ended = True
             raise StopIteration
         if self._prefetcher is None:
             self._prefetcher = Prefetcher(
@@ -220,27 +219,20 @@ class FusionIterator:
                 first=self.next_step,
                 end=self.end,
                 ahead=self.prefetch,
-                device=self._device,
+                device=self._workers.device,
                 rank=self.rank,
                 stall_seconds=self._settings.stall_seconds,
             )
 
-        asked = time.perf_counter()
-        self._asked_first = self._asked_first or asked
-        for meter, ready in zip(self._meters, self._prefetcher.ready(), strict=True):
-            meter.requests += 1
-            meter.occupancy += ready / self.prefetch
+        self._meters.on_request(self._prefetcher.ready())
         try:
             step = self._prefetcher.take(self.next_step)
         except BaseException:
             self._close(ERROR_SECONDS)
             raise
 
-        for meter, samples, finished_at in zip(
-            self._meters, step.samples, step.finished_at, strict=True
-        ):
-            meter.clips += len(samples) * samples.boxes.shape[1]
-            meter.wait_seconds += max(0.0, finished_at - asked)
+        clips = [len(samples) * samples.boxes.shape[1] for samples in step.samples]
+        self._meters.on_step(clips, step.finished_at)
         self.next_step += 1
         self._trim()
         return step.batch()
@@ -251,7 +243,7 @@ class FusionIterator:
             number,
             rank=self.rank,
             world=self.world,
-            device=self._device,
+            device=self._workers.device,
             dtype=self.dtype,
             target_apart=self.target_apart,
             pool=self._buffers,
@@ -289,6 +281,7 @@ class FusionIterator:
             )
         self._stop(self._settings.hang_seconds)
         self.next_step = state["step"]
+        self._has_ended = False
 
         before = state.get("decoders", {})
         now = self._describe()
@@ -304,25 +297,19 @@ class FusionIterator:
 
     def _describe(self) -> dict[str, str]:
         """By source, what decodes it and where."""
-        on_gpu = self.device.type == "cuda"
-        place = f", finished on {self.device.type}" if on_gpu else ""
         share = self._settings.cpu_share
-        return {
-            table.name: describe_codecs(table, routes, on_gpu, share) + place
-            for table, routes in zip(self.plan.tables, self.file_routes, strict=True)
-        }
+        return describe_decoders(self.plan.tables, self.file_routes, self.device, share)
 
     def stats(self) -> dict[str, SourceStats]:
         """Figures per source since the start, by name."""
-        clips = sum(meter.clips for meter in self._meters)
-        return {
-            table.name: meter.snapshot(clips, self._asked_first)
-            for table, meter in zip(self.plan.tables, self._meters, strict=True)
-        }
+        return self._meters.snapshot()
 
     def close(self) -> None:
         """Stop the background work and free its memory. A second call does nothing."""
         self._close(self._settings.hang_seconds)
+
+    def _close_at_exit(self) -> None:
+        self._close(_EXIT_SECONDS)
 
     def _close(self, patience: float) -> None:
         """Leave threads that need more than ``patience`` seconds to themselves."""
@@ -339,7 +326,16 @@ class FusionIterator:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied: threads, and where they are, stay in their process."""
+        raise OtherProcessError
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise OtherProcessError
+
     def _check_open(self) -> None:
+        self._check_process()
         if self._closed:
             raise RuntimeError(f"this FusionIterator (rank {self.rank}) was closed; make a new one")
 

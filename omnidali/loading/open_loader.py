@@ -1,41 +1,70 @@
 """From a config and its tables to the plan and the loader of a training."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
+
+import torch
 
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.config.files import data_file
 from omnidali.config.schema import Config
 from omnidali.config.sources import MediaConfig, key_of
-from omnidali.distributed.ranks import Ranks
+from omnidali.distributed.ranks import Ranks, joined_ranks
 from omnidali.errors import UserError
-from omnidali.loading.data import ONE_RANK, Data
+from omnidali.loading.data import ONE_RANK, Data, open_data
 from omnidali.loading.failures.quarantine import Quarantine
-from omnidali.loading.fusion import FusionIterator, LoaderOptions
+from omnidali.loading.fusion import FusionIterator
+from omnidali.loading.loader_options import LoaderOptions
 from omnidali.loading.trial_outcome import Trial, hold_trial
-from omnidali.planning.camera_motion import load_motion
+from omnidali.planning.camera_motion import Motion, load_motion
 from omnidali.planning.train_plan import TrainPlan
 
 QUARANTINE = "quarantine.jsonl"  # in the run folder
 
 
 def open_loader(
-    config: Config, data: Data, ranks: Ranks = ONE_RANK, **options: Unpack[LoaderOptions]
+    config: Config,
+    data: Data | None = None,
+    ranks: Ranks | None = None,
+    **options: Unpack[LoaderOptions],
 ) -> FusionIterator:
     """The training loader of a config, as long as the training.
 
     Args:
         config: of the run.
-        data: of the config.
-        ranks: this process and its peers, all of which call this.
+        data: of the config; None opens it.
+        ranks: this process and its peers, all of which call this; None: those of torch's process
+            group, or this process alone if it has joined none. Their clips come on the CPU, unless
+            ``device`` says otherwise.
         options: replace those of the config; without a ``trial``, one is held.
 
     Raises:
-        UserError: if the batch cannot be shared out over the ranks, or a source asks for DALI and
-            it does not work here.
+        UserError: if the batch cannot be shared out over the ranks, a source asks for DALI and it
+            does not work here, or the process is one of several that have not joined each other.
+
+    Example::
+
+        with open_loader(load_config("tsn_omni"), device="cuda") as batches:
+            for batch in batches:
+                loss = F.cross_entropy(model(batch.clips), batch.labels)
     """
-    check_shares(config, ranks.world)
+    if ("rank" in options) != ("world" in options):
+        raise UserError(
+            "open_loader",
+            "rank and world, or neither",
+            "rank alone" if "rank" in options else "world alone",
+            "Give both, or leave both out: those of torch's process group count then.",
+        )
+    if ranks is None:
+        ranks = Ranks() if "world" in options else joined_ranks()
+    if "device" in options:
+        ranks = replace(ranks, device=torch.device(options["device"]))
+    if data is None:
+        data = open_data(config, ranks)
+    check_shares(config, max(1, options.get("world", ranks.world)))
     plan = make_plan(config, data)
     if "trial" not in options:
         options["trial"] = try_decoders(config, data, ranks)
@@ -127,13 +156,11 @@ def make_plan(config: Config, data: Data) -> TrainPlan:
     """
     sources = list(config.sources.values())
     train = config.train
-    motions = {
-        number: load_motion(
-            _motion_file(config, name), source.motion_per_class, list(data.class_names)
-        )
-        for number, (name, source) in enumerate(config.sources.items())
-        if source.inflate == "warp"
-    }
+    motions = {}
+    for number, name in enumerate(config.sources):
+        motion = load_motion_of(config, name, data.class_names)
+        if motion is not None:
+            motions[number] = motion
 
     return TrainPlan(
         data.tables,
@@ -176,6 +203,23 @@ def check_motions(config: Config) -> None:
     for name, source in config.sources.items():
         if source.inflate == "warp":
             load_motion(_motion_file(config, name), source.motion_per_class)
+
+
+def load_motion_of(config: Config, name: str, class_names: Sequence[str]) -> Motion | None:
+    """The camera motion over a source's images; None for sources without.
+
+    Args:
+        config: of the run.
+        name: of the source.
+        class_names: in label order.
+
+    Raises:
+        UserError: if the motion file is missing or wrong.
+    """
+    source = config.sources[name]
+    if source.inflate != "warp":
+        return None
+    return load_motion(_motion_file(config, name), source.motion_per_class, list(class_names))
 
 
 def _motion_file(config: Config, name: str) -> Path | None:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -16,10 +17,8 @@ from omnidali.decoding.recheck import RECHECK_SECONDS, is_decodable
 from omnidali.errors import MACHINE, DecodeError
 from omnidali.loading.failures.tracker import FailureTracker, ReplacedFrames
 from omnidali.loading.thread_pool import Task
-from omnidali.planning.evaluation_plan import EvaluationPlan
 from omnidali.planning.samples import Samples
 from omnidali.planning.source_plan import CLASS_SUBSTITUTES
-from omnidali.planning.train_plan import TrainPlan
 from omnidali.utils.backoff import Backoff
 from omnidali.utils.log import LOG
 
@@ -28,6 +27,13 @@ _WARN_AGAIN_SECONDS = 60.0
 
 # a file that does not decode, and why; None if it was not tried, as it is quarantined
 _Failure = tuple[Media, Cause | None]
+
+
+class Substitutes(Protocol):
+    """What names the substitutes of samples that cannot be decoded: a plan."""
+
+    def substitute(self, samples: Samples, index: int, attempt: int) -> Samples | None:
+        """See :meth:`omnidali.planning.train_plan.TrainPlan.substitute`; None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +58,7 @@ class SampleDecoder:
         tracker: learns of every file that fails.
     """
 
-    def __init__(
-        self, plan: TrainPlan | EvaluationPlan, table: SourceTable, tracker: FailureTracker
-    ):
+    def __init__(self, plan: Substitutes, table: SourceTable, tracker: FailureTracker):
         self._plan = plan
         self._table = table
         self._tracker = tracker

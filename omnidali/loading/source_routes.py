@@ -7,7 +7,7 @@ import torch
 
 from omnidali.catalog.database.source_table import SourceTable
 from omnidali.config.sources import MediaConfig
-from omnidali.decoding.routes import Routes, choose_routes, describe_files
+from omnidali.decoding.routes import Routes, choose_routes, describe_codecs, describe_files
 from omnidali.errors import UserError
 from omnidali.loading.failures.dali_failures import known_records
 from omnidali.loading.failures.quarantine import Quarantine
@@ -67,6 +67,21 @@ def describe_sources(
         describe_files(table, of_source, on_gpu, cpu_share)
         for table, of_source in zip(tables, routes, strict=True)
     ]
+
+
+def describe_decoders(
+    tables: Sequence[SourceTable],
+    routes: Sequence[Routes],
+    device: torch.device,
+    cpu_share: float,
+) -> dict[str, str]:
+    """By source, what decodes it and where, on which its pixels depend."""
+    on_gpu = device.type == "cuda"
+    place = f", finished on {device.type}" if on_gpu else ""
+    return {
+        table.name: describe_codecs(table, of_source, on_gpu, cpu_share) + place
+        for table, of_source in zip(tables, routes, strict=True)
+    }
 
 
 def capability_of(device: torch.device) -> tuple[int, int] | None:

@@ -1,10 +1,14 @@
 """Figures of a running loader, per source, and how to read them."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from omnidali.loading.failures.dali_failures import DaliFailures
 from omnidali.loading.failures.tracker import FailureTracker
+from omnidali.loading.source_decoder import SourceDecoder
+from omnidali.planning.evaluation_plan import EvaluationPlan
+from omnidali.planning.train_plan import TrainPlan
 
 
 @dataclass(frozen=True)
@@ -83,3 +87,52 @@ class Meter:
             left_to_cpu=self.failures.count(),
             by_dali=self.failures.decoded,
         )
+
+
+class LoaderMeters:
+    """The meters of all sources, which the consumer's requests move.
+
+    Args:
+        plan: of the loader.
+        decoders: of the plan's sources.
+        prefetch: steps made ready ahead.
+    """
+
+    def __init__(
+        self, plan: TrainPlan | EvaluationPlan, decoders: Sequence[SourceDecoder], prefetch: int
+    ):
+        shares = plan.mixing.shares if isinstance(plan, TrainPlan) else [1.0]
+        self._meters = {
+            decoder.table.name: Meter(float(share), decoder.tracker, decoder.failures)
+            for share, decoder in zip(shares, decoders, strict=True)
+        }
+        self._prefetch = prefetch
+        self._first_request: float | None = None  # perf_counter seconds
+        self._request = 0.0
+
+    def on_request(self, ready: Sequence[int]) -> None:
+        """A step is requested now; ``ready``: by source, how many are finished ahead."""
+        self._request = time.perf_counter()
+        if self._first_request is None:
+            self._first_request = self._request
+        for meter, steps in zip(self._meters.values(), ready, strict=True):
+            meter.requests += 1
+            meter.occupancy += steps / self._prefetch
+
+    def on_step(self, clips: Sequence[int], finished_at: Sequence[float]) -> None:
+        """The requested step is delivered.
+
+        Args:
+            clips: by source, how many it has.
+            finished_at: by source, when they were made, perf_counter seconds.
+        """
+        for meter, count, finished in zip(self._meters.values(), clips, finished_at, strict=True):
+            meter.clips += count
+            meter.wait_seconds += max(0.0, finished - self._request)
+
+    def snapshot(self) -> dict[str, SourceStats]:
+        """The figures of each source as they stand now, by name."""
+        clips = sum(meter.clips for meter in self._meters.values())
+        return {
+            name: meter.snapshot(clips, self._first_request) for name, meter in self._meters.items()
+        }
