@@ -103,6 +103,69 @@ def test_recipes_equal_reference(model, batch, lr, epochs, images):
         assert views.average == ("score" if model == "tsn" else "prob")
 
 
+K400_SOURCES = {
+    "googleimage": ["googleimage"],
+    "webimage": ["webimage"],
+    "insvideo": ["insvideo"],
+    "kineticsraw": ["kineticsraw"],
+    "omni": ["webimage", "insvideo", "kineticsraw"],
+}
+# A plain restatement of mmaction2's recipes for Kinetics-400 (method.md, B.2): slots of the target,
+# learning rate for them, epochs, milestones (none: cosine), epochs of warm-up.
+K400_SETTINGS = {
+    "tsn": (256, 0.01, 100, (40, 80), 0),
+    "slowonly_r50_4x16": (64, 0.1, 256, None, 0),
+    "slowonly_r101_8x8": (64, 0.1, 196, None, 34),
+    "imagenet": (64, 0.01, 150, (90, 130), 10),
+    "ircsn": (96, 0.0005, 58, (32, 48), 16),
+}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs/k400").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_k400_recipes_equal_reference(path):
+    config = load_config(path)
+    kind = "imagenet" if "imagenet" in path.stem else path.stem
+    batch, lr, epochs, milestones, warmup = next(
+        settings for name, settings in K400_SETTINGS.items() if kind.startswith(name)
+    )
+    optimizer = config.optimizer
+    assert (config.batches[0], config.train.epochs) == (batch, epochs)
+    assert optimizer.lr == pytest.approx(lr * config.batch / batch)
+    assert (optimizer.warmup_epochs, optimizer.clip_grad_norm) == (warmup, 40)
+    assert optimizer.schedule == ("cosine" if milestones is None else "step")
+    assert milestones is None or optimizer.milestones == milestones
+
+    target, *others = config.sources
+    assert target == "k400" and others == K400_SOURCES.get(path.stem.rpartition("_")[2], [])
+    assert config.train.step_mode == "summed"
+    is_tsn = config.model.is_frame_wise
+    for other in others:
+        is_image = config.sources[other].kind == "image"
+        assert config.sources[other].inflate == ("warp" if is_image and not is_tsn else "single")
+        assert len(others) > 1 or config.sources[other].batch == batch
+
+    frames = config.clip.num_clips, config.clip.clip_len, config.clip.frame_interval
+    assert frames == next(
+        value
+        for name, value in {
+            "tsn": (3, 1, 1),
+            "slowonly_r50_4x16": (1, 4, 16),
+            "slowonly_r101_8x8": (1, 8, 8),
+            "ircsn": (1, 32, 2),
+        }.items()
+        if path.stem.startswith(name)
+    )
+    views = config.evaluation.test
+    assert (views.num_clips, views.crops, views.size) == (
+        (25, "ten", 224) if is_tsn else (10, "three", 256)
+    )
+    # from scratch alone does mixup gain (table 9)
+    is_scratch = config.model.pretrained is None
+    assert config.train.mixup == ("cross" if len(others) > 1 and is_scratch else "none")
+
+
 def test_configs_are_short():
     for path in (ROOT / "configs").rglob("*.yaml"):
         assert len(path.read_text().splitlines()) <= 30, path
