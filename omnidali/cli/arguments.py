@@ -137,7 +137,7 @@ def _check_words(
             "Rename the file or folder, or make a link to it that has another name.",
         )
         for text in arguments
-        if not is_text(text)
+        if not (is_text(text) or (command.takes_any_name and not text.startswith("-")))
     ]
     if settings and not command.has_settings:
         expected = "no settings, as it has no config"

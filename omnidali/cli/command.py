@@ -31,7 +31,7 @@ class Option:
     @property
     def takes_value(self) -> bool:
         """Whether what follows it is its value."""
-        return "action" not in self.keywords
+        return self.keywords.get("action") in (None, "append")
 
 
 def option(name: str, **keywords: Any) -> Option:
@@ -54,6 +54,7 @@ class Command:
         has_settings: whether it takes ``key.path=value``, as ``overrides`` of the options.
         operands: what it takes besides options and settings, as ``operands`` of the options; one
             word, such as VIDEO, for the help. Empty: nothing.
+        takes_any_name: whether operands may be names that are not UTF-8.
         examples: command lines after the name of the program.
     """
 
@@ -63,6 +64,7 @@ class Command:
     options: Sequence[Option] = ()
     has_settings: bool = False
     operands: str = ""
+    takes_any_name: bool = False
     examples: Sequence[str] = ()
 
 

@@ -9,6 +9,7 @@ from omnidali.cli.mistakes import explain_topic
 from omnidali.config.files import purpose_of, shipped_names
 from omnidali.config.reference import SettingHelp, all_settings, find_settings, suggest_keys
 from omnidali.errors import UserError
+from omnidali.models.released_weights import RELEASED
 
 _WIDTH = 80
 _INTRODUCTION = """\
@@ -34,7 +35,8 @@ def topic_help(program: Program, topic: Sequence[str]) -> str:
 
     Args:
         program: whose help it is.
-        topic: a verb, ``settings`` and keys, ``configs``, or nothing for the whole program.
+        topic: a verb, ``settings`` and keys, ``configs``, ``weights``, or nothing for the whole
+            program.
 
     Raises:
         UserError: for another topic, and an unknown key.
@@ -45,6 +47,8 @@ def topic_help(program: Program, topic: Sequence[str]) -> str:
         return settings_help(topic[1:])
     if list(topic) == ["configs"]:
         return _configs_help()
+    if list(topic) == ["weights"]:
+        return _weights_help()
     command = program.find(topic)
     if command is None or len(command.name.split()) < len(topic):
         raise explain_topic(topic, program)
@@ -58,6 +62,17 @@ def _configs_help() -> str:
     ]
     for name in shipped_names():
         lines += ["", name, _indented(purpose_of(name))]
+    return "\n".join(lines)
+
+
+def _weights_help() -> str:
+    lines = [
+        "Weights that others have released, for model.pretrained=NAME and --checkpoint",
+        "NAME. Their files are downloaded once, into $TORCH_HOME/hub/checkpoints (by",
+        "default ~/.cache/torch/hub/checkpoints). Of ResNets the classifier is left out.",
+    ]
+    for name, weights in RELEASED.items():
+        lines += ["", name, _indented(str(weights)), f"    {weights.url}"]
     return "\n".join(lines)
 
 

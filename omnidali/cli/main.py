@@ -9,10 +9,12 @@ from omnidali.cli.command import Command, Program
 from omnidali.cli.curation_commands import DEDUP, FILTER
 from omnidali.cli.doctor_command import DOCTOR
 from omnidali.cli.error_report import run_reporting_errors
+from omnidali.cli.export_command import EXPORT
 from omnidali.cli.help_texts import topic_help
 from omnidali.cli.inspect_commands import INFO, LINT, PREVIEW
 from omnidali.cli.media_commands import ADVISE, MOTION_ESTIMATE, TRANSCODE
-from omnidali.cli.model_commands import EVALUATE, EXPORT, TRAIN
+from omnidali.cli.model_commands import EVALUATE, TRAIN
+from omnidali.cli.predict_command import PREDICT
 from omnidali.cli.start import parse_command, use_utf8
 from omnidali.cli.train_commands import ABLATE, CURATE, DEMO
 from omnidali.distributed.slurm import adopt_step
@@ -26,7 +28,7 @@ def _help(options: argparse.Namespace) -> None:
 
 HELP = Command(
     name="help",
-    summary="explain a verb, the settings, or the shipped configs",
+    summary="explain a verb, settings, configs, or weights by name",
     run=_help,
     operands="TOPIC",
     examples=(
@@ -34,6 +36,7 @@ HELP = Command(
         "omnidali help settings train.precision",
         "omnidali help settings loader",
         "omnidali help configs",
+        "omnidali help weights",
     ),
 )
 OMNIDALI = Program(
@@ -44,6 +47,7 @@ OMNIDALI = Program(
         "try": (DEMO,),
         "train": (TRAIN, EXPORT),
         "evaluate": (EVALUATE,),
+        "predict": (PREDICT,),
         "prepare data": (DEDUP, FILTER, CURATE, TRANSCODE, MOTION_ESTIMATE),
         "look": (LINT, INFO, PREVIEW),
         "measure": (DOCTOR, ADVISE, ABLATE),
@@ -54,7 +58,8 @@ OMNIDALI = Program(
         "CONFIG is a YAML file, or the name of a shipped config.",
         "`omnidali help VERB` shows the options of a verb and examples, `omnidali help",
         "settings` every setting key.path=value, `omnidali help configs` the shipped",
-        "configs. `omnidali --version` prints the version.",
+        "configs, `omnidali help weights` the weights that have names. `omnidali",
+        "--version` prints the version.",
     ),
 )
 

@@ -140,7 +140,7 @@ def explain_topic(topic: Sequence[str], program: Program) -> UserError:
     """
     text = " ".join(topic)
     key, _, _ = text.partition("=")
-    names = [*(command.name for command in program.commands), "settings", "configs"]
+    names = [*(command.name for command in program.commands), "settings", "configs", "weights"]
     help_command = f"{program.name} help"
 
     advice = f"`{help_command}` lists the verbs."
@@ -154,7 +154,7 @@ def explain_topic(topic: Sequence[str], program: Program) -> UserError:
         advice = f"Did you mean {' or '.join(close)}?"
     elif keys:
         advice = f"For a setting: {help_command} settings {keys[0]}"
-    return UserError(help_command, "a verb, `settings` or `configs`", text, advice)
+    return UserError(help_command, "a verb, `settings`, `configs` or `weights`", text, advice)
 
 
 def _begun(text: str, names: Sequence[str]) -> list[str]:

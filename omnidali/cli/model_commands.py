@@ -1,4 +1,4 @@
-"""``train``, ``evaluate`` and ``export``: commands that make, judge and export a model."""
+"""``train`` and ``evaluate``: commands that make and judge a model."""
 
 import argparse
 import json
@@ -56,12 +56,20 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _print_result(result: Mapping[str, object], folder: Path) -> None:
     from omnidali.loading.open_loader import QUARANTINE
 
-    say(f"{'views':>12}  {'top-1':>7}  {'top-5':>7}  {'mean class':>10}  {'correct':>11}")
-    say(
-        f"{result['num_clips']:>4} x {result['crops']:<6} {result['top1']:>7.2f}"
-        f"  {result['top5']:>7.2f}  {result['mean_class']:>10.2f}"
-        f"  {result['correct']:>5}/{result['items']}"
-    )
+    views = f"{result['num_clips']:>4} x {result['crops']:<6}"
+    if "mAP" in result:
+        say(f"{'views':>12}  {'mAP':>7}  {'top-1 hit':>9}  {'classes':>7}  {'labels':>7}")
+        say(
+            f"{views} {result['mAP']:>7.2f}  {result['top1']:>9.2f}  {result['classes']:>7}"
+            f"  {result['labels']:>7} of {result['items']} items"
+        )
+    else:
+        say(f"{'views':>12}  {'top-1':>7}  {'top-5':>7}  {'mean class':>10}  {'correct':>11}")
+        say(
+            f"{views} {result['top1']:>7.2f}"
+            f"  {result['top5']:>7.2f}  {result['mean_class']:>10.2f}"
+            f"  {result['correct']:>5}/{result['items']}"
+        )
     if result["unreadable"]:
         say(
             f"{result['unreadable']} items could not be decoded and are not counted,"
@@ -69,23 +77,6 @@ def _print_result(result: Mapping[str, object], folder: Path) -> None:
         )
     say(f"reports in {folder}")
     say(json.dumps(result))
-
-
-def _export(options: argparse.Namespace) -> None:
-    from omnidali.models.checkpoint_file import BEST, load_checkpoint
-    from omnidali.models.pretrained import lengthen_kernels
-    from omnidali.models.weights import best_weights, check_export, export_weights
-
-    check_export(options.out, options.checkpoint)
-    state = load_checkpoint(options.checkpoint, preferred=BEST)
-    meta = {"CLASSES": list(state.get("classes") or []), **(state.get("model") or {})}
-    if state.get("hold_out"):  # `filter` has to know it
-        meta["hold_out"] = state["hold_out"]
-
-    # mmaction2 reads no weights of SlowOnly-18 and -34 from before 0.2
-    weights, _ = lengthen_kernels(best_weights(state))
-    export_weights(weights, options.out, meta=meta)
-    say(f"{len(weights)} tensors{', averaged weights' if state.get('ema') else ''}: {options.out}")
 
 
 TRAIN = Command(
@@ -122,7 +113,11 @@ EVALUATE = Command(
     has_settings=True,
     options=(
         CONFIG,
-        option("--checkpoint", help="checkpoint, or run folder for its best.pt (default: run_dir)"),
+        option(
+            "--checkpoint",
+            help="checkpoint, run folder for its best.pt, exported folder, or a name of `omnidali"
+            " help weights` (default: run_dir)",
+        ),
         option(
             "--protocol",
             choices=("test", "validation"),
@@ -135,18 +130,4 @@ EVALUATE = Command(
         "omnidali evaluate --config tsn_omni evaluation.test.crops=three",
         "torchrun --nproc-per-node 8 -m omnidali evaluate --config tsn_omni",
     ),
-)
-EXPORT = Command(
-    name="export",
-    summary="write a checkpoint's weights for other programs",
-    run=_export,
-    options=(
-        option("--checkpoint", required=True, help="checkpoint, or run folder for its best.pt"),
-        option(
-            "--out",
-            required=True,
-            help="file to write: .pth as mmaction2 0.x reads it, or .safetensors",
-        ),
-    ),
-    examples=("omnidali export --checkpoint runs/tsn_omni --out tsn_omni.safetensors",),
 )

@@ -59,7 +59,7 @@ def check_dedup(text: str, config: Config, windowed: Config) -> tuple[list[str],
         settings = dedup_settings_from(options)
         names = choose_crawled(config, options.sources, training=True)
         sources = {name: windowed.sources[name] for name in names}
-        check_window(settings.window, sources, config.data_root)
+        check_window(settings.window, sources, config.data_root, multi_label=config.multi_label)
         if options.checkpoint:
             import torch
 

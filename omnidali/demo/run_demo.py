@@ -14,6 +14,7 @@ from omnidali.models.pretrained import check_pretrained
 from omnidali.processes.launch import run_program
 from omnidali.utils.untrusted_text import for_shell, say
 
+DEMO_VIDEOS = "kinetics_8_val"  # of the world, which the training does not see
 RANKS = 2  # of both programs; fewer where there are fewer GPUs
 _OPTIONS = {"data_root": "Use --out.", "run_dir": "Use --out.", "seed": "Use --seed."}
 
@@ -49,6 +50,8 @@ def run_demo(folder: str | Path, seed: int = 0, overrides: Sequence[str] = ()) -
     classes = len((run / "evaluation-test" / "per_class.csv").read_text().splitlines()) - 1
     say("", f"what the model saw, and where it errs: {', '.join(str(path) for path in plots)}")
     say("curves: " + for_shell("tensorboard", "--logdir", run / "tb"))
+    videos = world / DEMO_VIDEOS
+    say("its predictions: " + for_shell("omnidali", "predict", "--checkpoint", run, videos))
     say(
         f"top-1 {row['top1']:.1f} % on {row['items']} held-out videos of {classes} classes"
         f" (chance {100 / classes:.1f} %), {time.monotonic() - started:.0f} s"
