@@ -19,15 +19,19 @@ _PUBLIC = {
     "EvaluationPlan": "omnidali.planning.evaluation_plan",
     "read_frames": "omnidali.decoding.read_frames",
     "count_frames": "omnidali.decoding.read_frames",
-    "build_model": "omnidali.models.recognizers",
+    "build_model": "omnidali.models.build",
+    "from_pretrained": "omnidali.models.from_pretrained",
     "load_config": "omnidali.config.load",
     "open_data": "omnidali.loading.data",
+    "ClipDataset": "omnidali.loading.clip_dataset",
     "open_loader": "omnidali.loading.open_loader",
     "train": "omnidali.training.train",
     "Trainer": "omnidali.training.trainer",
     "Hooks": "omnidali.training.hooks",
     "Logger": "omnidali.training.loggers",
     "evaluate": "omnidali.evaluation.evaluate",
+    "Predictor": "omnidali.prediction.predictor",
+    "Prediction": "omnidali.prediction.prediction",
 }
 __all__ = list(_PUBLIC)
 

@@ -15,7 +15,7 @@ from omnidali.config.schema import Config
 from omnidali.config.sources import SourceConfig
 from omnidali.config.train_settings import OptimizerConfig, TrainConfig
 from omnidali.errors import UserError
-from omnidali.experiments import ablate, expected_time, training_runs
+from omnidali.experiments import ablate, expected_time, results_table, training_runs
 from omnidali.experiments.training_runs import TrainingRuns
 from omnidali.experiments.variants import make_variant
 
@@ -120,6 +120,15 @@ def test_trial_comes_first_and_trains_what_the_largest_variant_does(
 
     # nothing is left to measure
     assert cli.main(command) == 0 and len(trials) == 1
+
+
+@pytest.mark.parametrize("figure", [results_table.TOP1, results_table.MEAN_PRECISION])
+def test_table_has_the_mean_over_classes_once(figure):
+    by_class = () if figure == results_table.MEAN_PRECISION else (49.0, 50.0)
+    row = ablate.AblationRow("baseline", 1.0, (50.0, 52.0), by_class, gain=0.0)
+    head, _, cells, _ = ablate.ablation_table([row], figure).split("\n")
+    assert head.count("|") == cells.count("|") and f"{figure}, mean" in head
+    assert ("mean class" in head) == (figure == results_table.TOP1) == ("49.5" in cells)
 
 
 def test_run_that_was_stopped_does_not_count_as_whole(media_root, tmp_path, faked, capsys):

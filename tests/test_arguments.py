@@ -143,7 +143,7 @@ def test_mistake_says_what_was_meant(capsys, words, message):
         ),
         (
             "help xyzzy",
-            "omnidali help: expected a verb, `settings` or `configs`, got xyzzy."
+            "omnidali help: expected a verb, `settings`, `configs` or `weights`, got xyzzy."
             " `omnidali help` lists the verbs.",
         ),
         ("help motion", "got motion. Did you mean motion estimate?"),
@@ -198,5 +198,5 @@ def test_every_verb_with_a_config_takes_settings():
     """The grammar is one: only verbs that read no config take no settings."""
     for command in OMNIDALI.commands:
         names = [option.name for option in command.options]
-        reads_config = "--config" in names or command.name == "demo"
+        reads_config = "--config" in names or command.name in ("demo", "predict")
         assert command.has_settings == reads_config, command.name

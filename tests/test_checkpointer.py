@@ -18,7 +18,7 @@ from helpers.running import (
 )
 from omnidali.errors import UserError
 from omnidali.evaluation.accuracy import Accuracy
-from omnidali.training import checkpointer, model_setup
+from omnidali.training import checkpointer, model_setup, spare_checkpoint
 from omnidali.training.trainer import Trainer
 from omnidali.utils import backoff
 
@@ -131,7 +131,8 @@ def test_last_save_removes_older_files_for_room(options, tmp_path, monkeypatch):
             )
         real(path, state, previous)
 
-    monkeypatch.setattr(checkpointer, "save_checkpoint", save)
+    for module in (checkpointer, spare_checkpoint):
+        monkeypatch.setattr(module, "save_checkpoint", save)
     for files, left in (
         (5, {"last.pt", "previous.pt", "step-2.pt", "step-4.pt", "step-6.pt", "step-8.pt"}),
         (3, {"last.pt", "previous.pt", "step-6.pt", "step-8.pt"}),

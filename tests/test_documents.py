@@ -8,7 +8,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 IS_SDIST = (ROOT / "PKG-INFO").exists()  # a source distribution, which holds no benchmarks
-DOCUMENTS = ["README.md", "SECURITY.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "RESULTS.md"]
+PAGES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
+DOCUMENTS = [
+    *("README.md", "SECURITY.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "RESULTS.md"),
+    *PAGES,
+]
 
 
 def written_tests():
@@ -28,18 +32,20 @@ def named_tests(text):
     return set(re.findall(r"`(test_\w+)`", text))
 
 
-def named_paths(text):
+def named_paths(document):
     """The files of the project that a document names in code or links to."""
+    text = (ROOT / document).read_text(encoding="utf-8")
     named = re.findall(r"`((?:omnidali|pipelines|configs|tests|benchmarks|docs)/[\w./]+)`", text)
     linked = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
-    return {path.rstrip("/") for path in named + linked}
+    folder = Path(document).parent
+    return {path.rstrip("/") for path in named + [str(folder / path) for path in linked]}
 
 
-@pytest.mark.parametrize("document", ["README.md", "SECURITY.md"])
+@pytest.mark.parametrize("document", ["README.md", "SECURITY.md", *PAGES])
 def test_every_named_test_exists(document):
     existing = set().union(*written_tests().values())
     named = named_tests((ROOT / document).read_text(encoding="utf-8"))
-    assert len(named) > 20
+    assert len(named) > 20 or document in PAGES
     assert named - existing == set()
 
 
@@ -72,7 +78,23 @@ def test_a_missing_test_is_noticed():
 def test_every_named_file_exists(document):
     missing = [
         path
-        for path in named_paths((ROOT / document).read_text(encoding="utf-8"))
+        for path in named_paths(document)
         if not (ROOT / path).exists() and not (IS_SDIST and path.startswith("benchmarks"))
     ]
     assert not missing
+
+
+def headings(document):
+    """The anchors of a document's headings, as GitHub makes them."""
+    text = re.sub(r"```.*?```", "", (ROOT / document).read_text(encoding="utf-8"), flags=re.S)
+    titles = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_linked_heading_exists(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    folder = Path(document).parent
+    for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", text):
+        target = folder / path if path else document
+        assert anchor in headings(target), f"{path}#{anchor}"

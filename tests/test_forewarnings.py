@@ -26,13 +26,14 @@ def measured(monkeypatch):
     """A machine of a known speed; returns the configs that were measured."""
     configs = []
 
-    def measure(config, ranks):
+    def measure(config, ranks, external):
         configs.append(config)
         return operations_of_step(config) / ranks.world / SPEED
 
     monkeypatch.setattr(forewarnings, "measure_step", measure)
-    # the recipes name weights that are not here
+    # the recipes name weights and networks that are not here
     monkeypatch.setattr(forewarnings, "check_pretrained", lambda config: None)
+    monkeypatch.setattr(forewarnings, "check_network", lambda config: None)
     return configs
 
 
@@ -121,6 +122,8 @@ def test_default_network_on_a_cpu_is_reported_with_settings_that_work(measured, 
 def test_advised_settings_fit_the_config_and_the_ranks(name, world, measured):
     ranks = Ranks(world=world, core_sharers=world)
     config = load_config(name)
+    if config.model.external is not None:  # what it can do without is not known
+        return
     lines = check_and_warn(config, ranks)
     assert not check_and_warn(config, replace(ranks, device=torch.device("cuda")))
     if not lines:  # they are for a CPU

@@ -15,7 +15,7 @@ from helpers.avif_files import clap, grid_avif, imir, irot, picture_avif
 from helpers.bmp_files import RLE8, bmp
 from helpers.fuzzing import SLOWEST, fuzz, mutate, record_counts, token
 from omnidali.catalog.listing.class_files import read_label_map
-from omnidali.catalog.listing.labels import Labels
+from omnidali.catalog.listing.labels import UNLABELLED, Labels
 from omnidali.catalog.listing.list_formats import FORMATS
 from omnidali.catalog.listing.list_reader import read_list
 from omnidali.catalog.listing.tars import read_tar
@@ -83,13 +83,23 @@ LINES = st.lists(
 
 def test_lists(tmp_path):
     def check(value):
-        text, kind, form = value
+        text, kind, form, multi_label = value
         (tmp_path / "l.txt").write_bytes(text.encode("utf-8", "surrogatepass"))
         try:
-            for entry in read_list(
-                tmp_path / "l.txt", MediaConfig(kind=kind, format=form), Labels().number, "s"
-            )[1]:
-                assert isinstance(entry.path, str) and entry.label >= 0
+            found, entries = read_list(
+                tmp_path / "l.txt",
+                MediaConfig(kind=kind, format=form),
+                Labels().number,
+                "s",
+                root=tmp_path,
+                multi_label=multi_label,
+            )
+            for entry in entries:
+                assert isinstance(entry.path, str)
+                assert entry.label >= 0 or (found == "paths" and entry.label == UNLABELLED)
+                labels = [int(text) for text in entry.labels.split(",") if text]
+                assert labels == sorted(set(labels)) and len(labels) != 1
+                assert multi_label or not labels
         except UserError as error:
             assert len(str(error)) < 2000
 
@@ -99,6 +109,7 @@ def test_lists(tmp_path):
             LINES,
             st.sampled_from(["video", "image", "frames", "untrimmed"]),
             st.sampled_from(["auto", *FORMATS]),
+            st.booleans(),
         ),
         check,
     )
@@ -288,7 +299,7 @@ def test_tars(tmp_path):
     def check(seed):
         (tmp_path / "t.tar").write_bytes(mutate(random.Random(seed), base.getvalue()))
         size, began = os.path.getsize(tmp_path / "t.tar"), time.process_time()
-        for name, offset, count, _ in read_tar(str(tmp_path), "t.tar", MediaKind.IMAGE)[0]:
+        for name, offset, count, *_ in read_tar(str(tmp_path), "t.tar", MediaKind.IMAGE)[0]:
             assert (
                 0 <= offset <= offset + count <= size
                 and name.isprintable()

@@ -43,8 +43,8 @@ ARROWS: dict[str, str] = {
     " models planning utils",
     "curation.copies": "catalog.database catalog.listing catalog.probing config curation decoding"
     " errors loading media_kind planning processes utils",
-    "prediction": "catalog catalog.database catalog.probing config distributed errors evaluation"
-    " loading media_kind models planning utils",
+    "prediction": "catalog catalog.database catalog.listing catalog.probing config distributed"
+    " errors evaluation loading loading.failures media_kind models utils",
     "demo": "catalog.listing config distributed errors loading models processes utils",
     "experiments": "config curation demo distributed errors loading models planning processes"
     " training utils",

@@ -18,7 +18,7 @@ from omnidali.catalog.listing.list_reader import read_list
 from omnidali.catalog.listing.list_recognition import recognise
 from omnidali.config import schema as config
 from omnidali.config.sources import MediaConfig
-from omnidali.curation.list_writer import LINE_WRITERS
+from omnidali.curation.list_lines import LINE_WRITERS
 from omnidali.errors import UserError
 from omnidali.media_kind import MediaKind
 
@@ -256,8 +256,9 @@ def test_any_text_is_read_or_reported(tmp_path_factory, text, kind):
     path = tmp_path_factory.getbasetemp() / f"any-{kind}.txt"
     path.write_text(text, encoding="utf-8", errors="replace")
     try:
-        for entry in read_list(path, MediaConfig(kind=kind), Labels().number, "s")[1]:
-            assert entry.path and entry.label >= 0
+        form, entries = read_list(path, MediaConfig(kind=kind), Labels().number, "s")
+        for entry in entries:
+            assert entry.path and (entry.label == -1 if form == "paths" else entry.label >= 0)
     except UserError as error:
         assert str(path) in str(error)
 
@@ -270,7 +271,7 @@ def test_labels_are_split_from_the_right(tmp_path):
 @pytest.mark.parametrize(
     "text, names, message",
     [
-        ("a.mp4\n", None, "line 1: expected a label after the path, got 'a.mp4'"),
+        ("a.mp4 0\nb.mp4\n", None, "line 2: expected a label after the path, got 'b.mp4'"),
         ("a.mp4 0\nb.mp4 -1\n", None, "line 2: expected a class number of 0 or more, got '-1'"),
         ("a.mp4 x\n", None, "got 'x'"),
         ("a.mp4 2\n", ["p", "q"], "expected a label below 2, the number of class names, got 2"),

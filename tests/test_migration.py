@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.old_runs import ARCHIVE, relocate, unpack_world
 from omnidali.catalog.build import build_catalog
 from omnidali.catalog.database import sql_schema
 from omnidali.catalog.database.connection import connect
-from omnidali.catalog.database.integrity import crc_of
 from omnidali.catalog.database.left_out_table import left_out_path
 from omnidali.catalog.database.reader import CatalogReader
-from omnidali.catalog.database.sql_schema import MEDIA_COLUMNS
 from omnidali.cli import main as cli
 from omnidali.config.load import load_config
 from omnidali.config.sources import SourceConfig
@@ -27,10 +26,6 @@ from omnidali.loading.data import open_data
 from omnidali.loading.open_loader import open_loader
 from omnidali.models.checkpoint_file import load_checkpoint
 from omnidali.testing.numbered_media import write_video
-
-ARCHIVE = Path(__file__).parent / "golden" / "run-0.1.tar.xz"
-# where the run of the archive was made; `relocate` writes another folder in its place
-BUILT_IN = "/tmp/fx"
 
 
 @pytest.fixture
@@ -59,36 +54,7 @@ def fifth(tmp_path, monkeypatch):
 @pytest.fixture
 def sixth(tmp_path, monkeypatch):
     """A run folder with a catalog of version 6, which passed a JPEG named .aspx over."""
-    with tarfile.open(ARCHIVE.with_name("catalog-6.tar.xz")) as archive:
-        archive.extractall(tmp_path, filter="data")
-    catalog = tmp_path / "world/run/catalog.sqlite"
-    relocate(catalog, str(tmp_path))
-    db = sqlite3.connect(catalog)
-    for folder, path, time in db.execute(
-        "SELECT s.root, m.path, m.mtime_ns FROM media m JOIN sources s ON s.id = m.source"
-        " WHERE m.mtime_ns IS NOT NULL"
-    ):
-        os.utime(os.path.join(folder, path), ns=(time, time))  # the archive has whole seconds
-    db.close()
-    monkeypatch.chdir(tmp_path / "world")
-    return tmp_path / "world"
-
-
-def relocate(catalog, root):
-    """Write another folder into an older catalog, as if it had been made there."""
-    db = sqlite3.connect(catalog)
-    for source, *texts in db.execute("SELECT id, root, signature, watched FROM sources").fetchall():
-        texts = [text.replace(BUILT_IN, root) for text in texts]
-        db.execute(
-            "UPDATE sources SET root = ?, signature = ?, watched = ? WHERE id = ?", (*texts, source)
-        )
-    for record, folder, *values in db.execute(
-        f"SELECT m.id, s.root, m.{', m.'.join(MEDIA_COLUMNS)}"
-        " FROM media m JOIN sources s ON s.id = m.source"
-    ):
-        db.execute("UPDATE media SET crc = ? WHERE id = ?", (crc_of(folder, *values), record))
-    db.commit()
-    db.close()
+    return unpack_world("catalog-6", tmp_path, monkeypatch)
 
 
 def test_run_over_unchanged_files_resumes(old, capfd):
@@ -140,7 +106,7 @@ def test_runs_resume_or_are_refused_with_a_new_catalog(old):
 def test_info_reports_how_to_upgrade_an_old_catalog(old, capsys):
     assert cli.main(["info", "--catalog", "run_right/catalog.sqlite"]) == 2
     assert (
-        "expected a catalog of version 7, got version 4. Start the training, or `omnidali lint`"
+        "expected a catalog of version 8, got version 4. Start the training, or `omnidali lint`"
         in capsys.readouterr().err
     )
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from omnidali.config.model_settings import ModelConfig
-from omnidali.models.recognizers import TSN, SlowOnly, build_model
+from omnidali.models.build import build_model
+from omnidali.models.recognizers import TSN, SlowOnly
 
 
 @pytest.mark.parametrize(

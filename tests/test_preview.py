@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from conftest import SMALL
 from omnidali.cli import main as cli
 from omnidali.config.load import load_config
-from omnidali.curation.preview import PlannedClip, _outlines
+from omnidali.curation.preview import PlannedClip, _outlines, preview
 from omnidali.loading.clip_images import LINE, captioned, clip_pixels, tile
 from omnidali.loading.data import open_data
 from omnidali.loading.open_loader import make_plan, open_loader
@@ -249,3 +249,18 @@ def test_cells_hold_captions_and_images_of_any_size():
     assert (
         grid.shape == (2 * (20 + LINE), 60, 3) and (grid[2 * LINE : 2 * LINE + 5, 30:36] == 7).all()
     )
+
+
+def test_clips_are_augmented_as_in_the_training(config, tmp_path):
+    """Those of a validation stay as they are."""
+    path, sets = config
+    erased = "train.augment.erasing={probability: 1, area: [0.4, 0.5], mode: const}"
+    names = ["clips", "evaluation"]
+    for folder, more in (("plain", []), ("erased", [erased])):
+        preview(load_config(path, [*sets, *more]), tmp_path / folder, names, count=2)
+    pictures = {
+        name: [(tmp_path / folder / f"{name}.png").read_bytes() for folder in ("plain", "erased")]
+        for name in names
+    }
+    assert pictures["clips"][0] != pictures["clips"][1]
+    assert pictures["evaluation"][0] == pictures["evaluation"][1]

@@ -6,7 +6,6 @@ import shutil
 import time
 
 import pytest
-import torch
 
 from helpers.crashing import calling
 from helpers.recorder import small_model
@@ -20,6 +19,7 @@ from omnidali.config.load import load_config
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
 from omnidali.evaluation import evaluate
+from omnidali.models.build import build_model
 from omnidali.models.checkpoint_file import (
     load_checkpoint,
     save_checkpoint,
@@ -73,10 +73,10 @@ REFUSED = {
 def test_refused_resume_changes_nothing(options, tmp_path, media_root, name, monkeypatch):
     if name == "model":
 
-        def build(config, *given):
+        def build(config, *given, **_):
             if config.depth == 18:
                 return small_model(config, *given)
-            return torch.nn.Sequential(torch.nn.Linear(2, 2))
+            return build_model(config, *given)
 
         monkeypatch.setattr(model_setup, "build_model", build)
     assert run(*options, "train.steps=4")[0] == 0

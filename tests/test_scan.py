@@ -63,7 +63,7 @@ def test_loose_files_without_labels_are_reported(tmp_path):
         run_dir=str(tmp_path),
         sources={"p": SourceConfig(kind="image", root="p", fraction=0.5)},
     )
-    with pytest.raises(UserError, match="sources.p: expected a label for every file"):
+    with pytest.raises(UserError, match="sources.p: expected a label for every item"):
         open_data(run)
 
 

@@ -13,7 +13,7 @@ from omnidali.config.model_settings import ModelConfig
 from omnidali.distributed.ranks import Ranks
 from omnidali.loading.data import open_data
 from omnidali.loading.open_loader import make_plan
-from omnidali.models.recognizers import build_model
+from omnidali.models.build import build_model
 from omnidali.training.step_cost import OPERATIONS, frames_of_step, measure_step
 
 MIXES = {

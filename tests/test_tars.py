@@ -67,7 +67,7 @@ def test_odd_members_of_tars_are_left_out(tmp_path):
         ],
     )
     members, left_out = read_members(tmp_path, "a.tar")
-    assert [(name, text) for name, _, _, text in members] == [
+    assert [(name, text) for name, _, _, text, _ in members] == [
         ("1.jpg", "2"),
         ("2.jpg", "1"),
         ("dog/3.jpg", "dog"),
@@ -81,7 +81,7 @@ def test_odd_members_of_tars_are_left_out(tmp_path):
         "member that is no image": 1,
     }
     data = (tmp_path / "a.tar").read_bytes()
-    name, offset, size, _ = members[0]
+    name, offset, size, *_ = members[0]
     assert data[offset : offset + size] == photo(1)
     sources = {"w": SourceConfig(kind="image", root=".", tars="*.tar")}
     (summary,) = build_catalog(

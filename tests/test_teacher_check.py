@@ -110,7 +110,7 @@ def test_few_items_or_none_prove_nothing():
         list("abcd"),
     )
     assert not list(nothing.warnings())
-    assert str(nothing) == "teacher: not checked, as nothing of evaluation.source decodes"
+    assert str(nothing) == "teacher: not checked, as nothing labelled of evaluation.source decodes"
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from omnidali.doctor.findings import Findings
 from omnidali.doctor.media import MediaFolder, Video
 from omnidali.doctor.pictures import NEAR, difference
 from omnidali.doctor.world import CENTRED, Road, World, clips_of, shown_numbers
-from omnidali.loading.fusion import LoaderOptions
+from omnidali.loading.loader_options import LoaderOptions
 
 Damage = Callable[[list[Path]], None]
 

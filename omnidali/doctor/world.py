@@ -16,7 +16,8 @@ from omnidali.config.schema import ClipConfig
 from omnidali.config.sources import SourceConfig
 from omnidali.doctor.device import Device, pixels_of
 from omnidali.loading.batch import StepBatch
-from omnidali.loading.fusion import FusionIterator, LoaderOptions
+from omnidali.loading.fusion import FusionIterator
+from omnidali.loading.loader_options import LoaderOptions
 from omnidali.planning.train_plan import TrainPlan
 from omnidali.testing.numbered_media import read_numbers
 

@@ -7,7 +7,7 @@ import torch
 
 from conftest import SMALL
 from omnidali.config.load import load_config
-from omnidali.models.recognizers import build_model
+from omnidali.models.build import build_model
 
 _TRAINING = """
 evaluation: {source: {kind: video, root: shorts, list: shorts.txt}}

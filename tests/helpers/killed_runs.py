@@ -33,6 +33,10 @@ SETTINGS = {
         "evaluation.every_steps=10",
         "loader.prefetch=4",
         "train.ema=0.9",
+        "train.keep_best=1",
+        "train.patience=9",
+        "optimizer.name=adamw",
+        "train.augment.randaugment.count=1",
     ],
     "alternating": [
         *JOINT["alternating"],

@@ -9,7 +9,6 @@ from pathlib import Path
 from omnidali.catalog.build import build_catalog
 from omnidali.cli import main as cli
 from omnidali.config.load import load_config
-from omnidali.curation.source_selection import all_sources
 from omnidali.testing.numbered_media import write_image, write_video
 
 ID = "dQw4w9WgXcQ"
@@ -62,7 +61,7 @@ def make_lint_world(root: Path) -> Path:
             "".join(f"{path.name} 0\n" for path in (root / name).iterdir())
         )
     config = load_config(root / "c.yaml")
-    build_catalog(root / "catalog.sqlite", all_sources(config), root, progress=False)
+    build_catalog(root / "catalog.sqlite", config.all_sources, root, progress=False)
     for name in ("train", "val", "images"):
         (root / f"{name}.txt").unlink()
     return root

@@ -29,6 +29,7 @@ def read_text(folder, text, names=None, mapping=None, **settings):
     if mapping:
         map_path = folder / "map.json"
         map_path.write_text(json.dumps(mapping))
+        settings["labels"] = map_path.name
     labels = Labels(names, map_path)
     form, entries = read_list(
         path, MediaConfig(**{"kind": "video", **settings}), labels.number, "s"

@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from omnidali.cli import main as cli
-from omnidali.models.recognizers import Head, build_model
+from omnidali.models.build import build_model
+from omnidali.models.recognizers import Head
 from omnidali.models.resnet import Block, ConvBN
 from omnidali.training import model_setup, train
 from omnidali.training.hooks import Hooks
@@ -94,7 +95,7 @@ def recording(folder):
     return wrap
 
 
-def small_model(config, classes, clip_len):
+def small_model(config, classes, clip_len, **_):
     """The config's recognizer with a small backbone, which still has norms, dropout and time."""
     model = build_model(config, classes, clip_len)
     dims = 2 if config.name == "tsn" else 3

@@ -35,7 +35,8 @@ class StubbingFinder(importlib.abc.MetaPathFinder):
 
 def install():
     """Define the operators when torchvision is imported, which may be never."""
-    if not any(isinstance(finder, StubbingFinder) for finder in sys.meta_path):
+    names = [type(finder).__name__ for finder in sys.meta_path]  # sitecustomize has its own copy
+    if StubbingFinder.__name__ not in names:
         sys.meta_path.insert(0, StubbingFinder())
 
 
