@@ -187,7 +187,7 @@ def test_error_in_forward_pass_saves_previous_step(options, tmp_path, whole, mon
                 raise torch.cuda.OutOfMemoryError("no memory")
             return found
 
-    monkeypatch.setattr(Ranks, "wrap", lambda _, model: FailingModel(model))
+    monkeypatch.setattr(Ranks, "wrap", lambda _, model, **more: FailingModel(model))
     with pytest.raises(torch.cuda.OutOfMemoryError):
         run(*options)
     assert step_of(tmp_path / "run") == 6

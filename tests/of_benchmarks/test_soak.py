@@ -160,8 +160,8 @@ def test_eight_ranks_pass_on_two_cores(tmp_path):
 
 
 @pytest.mark.slow
-def test_soak_of_three_minutes_passes(tmp_path, capfd):
-    code = cli.main(["soak", "--out", str(tmp_path / "soak"), "--minutes", "3", "--clips", "4000"])
+def test_soak_of_two_minutes_passes(tmp_path, capfd):
+    code = cli.main(["soak", "--out", str(tmp_path / "soak"), "--minutes", "2", "--clips", "4000"])
     told = capfd.readouterr().out
     assert code == 0, told[-3000:]
     assert "ok   resident memory" in told and (tmp_path / "soak" / "records.jsonl").exists()
