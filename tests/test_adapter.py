@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from helpers.tiny_networks import TINY, VIDEOMAE
 from omnidali.config.libraries import OUR_MEAN, OUR_STD
 from omnidali.config.model_settings import ModelConfig
 from omnidali.errors import UserError
@@ -11,15 +12,6 @@ from omnidali.models.dry_pass import run_dry
 from omnidali.models.recognizers import memory_format
 from omnidali.training.ema import Ema
 
-TINY = "helpers.tiny_networks"
-VIDEOMAE = {
-    "image_size": 32,
-    "num_frames": 4,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-}
 CLASSES = 5
 
 

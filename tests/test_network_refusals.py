@@ -4,19 +4,11 @@ import sys
 
 import pytest
 
+from helpers.tiny_networks import TINY, VIDEOMAE
 from omnidali.config.model_settings import ModelConfig
 from omnidali.errors import UserError
 from omnidali.models.build import build_model
 
-TINY = "helpers.tiny_networks"
-VIDEOMAE = {
-    "image_size": 32,
-    "num_frames": 4,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-}
 CLASSES = 5
 
 

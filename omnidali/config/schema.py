@@ -173,6 +173,11 @@ class Config:
         return {**self.sources, **({EVALUATION: held_out} if held_out is not None else {})}
 
     @property
+    def shown_source(self) -> MediaConfig | None:
+        """The held-out source, else the target: its items are shown as a prediction shows them."""
+        return self.evaluation.source or next(iter(self.sources.values()), None)
+
+    @property
     def batches(self) -> tuple[int, ...] | None:
         """The batches of the sources if all have one, else None."""
         sizes = [source.batch for source in self.sources.values() if source.batch is not None]

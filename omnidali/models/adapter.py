@@ -60,7 +60,35 @@ class InputChange(nn.Module):
         return torch.addcmul(self.shift.to(pixels.dtype).view(shape), pixels, scale)
 
 
-class FrameNetwork(TSN):
+class ExternalNetwork(Recognizer):
+    """What networks over frames and over clips share.
+
+    Args:
+        made: the network.
+        config: of the network.
+        classes: outputs.
+    """
+
+    def __init__(self, made: MadeNetwork, config: ModelConfig, classes: int):
+        Recognizer.__init__(self)  # and not TSN's, which would make a ResNet
+        self.input = made.input
+        self.change = InputChange(made.input)
+        self._classes = classes
+        self._description = _describe(made, config, classes)
+        self.network_name = str(made.network)
+
+    @property
+    def classes(self) -> int:
+        """The number of outputs."""
+        return self._classes
+
+    @property
+    def description(self) -> dict[str, object]:
+        """What makes the network again."""
+        return self._description
+
+
+class FrameNetwork(ExternalNetwork, TSN):
     """TSN over an external network, which gives features, feature maps or logits of a frame.
 
     Our dropout and linear classifier follow. A function that was asked for one output for each
@@ -88,29 +116,14 @@ class FrameNetwork(TSN):
         size: int | None = None,
         size_key: str = CLIP_SIZE,
     ):
-        Recognizer.__init__(self)
-        self.input = made.input
-        self.change = InputChange(made.input)
+        super().__init__(made, config, classes)
         self.backbone = made.module
-        self._classes = classes
-        self._description = _describe(made, config, classes)
-        self.network_name = str(made.network)
 
         channels = self.output_of(size or made.input.size or _USUAL_SIZE, size_key)
         self.has_own_head = made.gives_logits and channels == classes
         self.cls_head = nn.Identity()
         if not self.has_own_head:
             self.cls_head = Head(channels, classes, config.dropout)
-
-    @property
-    def classes(self) -> int:
-        """The number of outputs."""
-        return self._classes
-
-    @property
-    def description(self) -> dict[str, object]:
-        """What makes the network again."""
-        return self._description
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -158,7 +171,7 @@ class FrameNetwork(TSN):
             return bool(features != channels)
 
 
-class ClipNetwork(Recognizer):
+class ClipNetwork(ExternalNetwork):
     """A whole external network over clips, with its classifier.
 
     Each group of clips has a forward pass, and so batch statistics, of its own.
@@ -188,27 +201,12 @@ class ClipNetwork(Recognizer):
         size: int | None = None,
         size_key: str = CLIP_SIZE,
     ):
-        super().__init__()
+        super().__init__(made, config, classes)
         self.clip_len = clip_len
-        self.input = made.input
-        self.change = InputChange(made.input)
         self.network = made.module
         self._frames_first = made.frames_first
-        self._classes = classes
-        self._description = _describe(made, config, classes)
-        self.network_name = str(made.network)
         if size is not None:
             self._check_outputs(size, size_key)
-
-    @property
-    def classes(self) -> int:
-        """The number of outputs."""
-        return self._classes
-
-    @property
-    def description(self) -> dict[str, object]:
-        """What makes the network again."""
-        return self._description
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -84,7 +84,7 @@ def recipe_of(config: Config) -> dict[str, object]:
     evaluation = values["evaluation"]
     assert isinstance(model, dict) and isinstance(evaluation, dict)
     kept = {name: evaluation[name] for name in ("batch", "validation", "test")}
-    source = config.evaluation.source or next(iter(config.sources.values()), None)
+    source = config.shown_source
     if source is not None and source.pixel_aspect != "ignore":
         kept["source"] = {"kind": source.kind, "pixel_aspect": source.pixel_aspect}
     return {

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from omnidali.catalog.listing.class_files import read_class_names
 from omnidali.config.schema import Config
-from omnidali.config.sources import MediaConfig
 from omnidali.distributed.devices import take_device
 from omnidali.distributed.ranks import Ranks
 from omnidali.errors import UserError
@@ -274,9 +273,5 @@ def _class_names(config: Config, trained: tuple[str, ...], outputs: int) -> tupl
 
 def _pixel_aspect(config: Config | None) -> str:
     """How the training, or its evaluation, shows pixels that are not square."""
-    if config is None:
-        return "ignore"
-    source: MediaConfig | None = config.evaluation.source
-    if source is None:
-        source = next(iter(config.sources.values()), None)
+    source = None if config is None else config.shown_source
     return "ignore" if source is None else source.pixel_aspect

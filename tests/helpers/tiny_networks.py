@@ -5,6 +5,15 @@ import threading
 import torch
 from torch import nn
 
+TINY = __name__  # as configs name this module
+VIDEOMAE = {
+    "image_size": 32,
+    "num_frames": 4,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
 NO_FUNCTION = 3
 
 
